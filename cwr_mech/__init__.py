@@ -1,0 +1,43 @@
+"""cwr-mech: how small transformers represent a world, and which training updates leave that map.
+
+Axes are named alike everywhere: `city layer head pos d_model d_head d_mlp row`, `run seed task`, `n p` for
+the samples and features of an analysis. Coordinates and distances are in tenths of a degree on a plane.
+Names below are imported when first used, so that `import cwr_mech` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULE_OF = {
+    "TASKS": "cwr_mech.tasks",
+    "Task": "cwr_mech.tasks",
+    "Tokenizer": "cwr_mech.tokenizer",
+    "World": "cwr_mech.world",
+    "load_world": "cwr_mech.world",
+    "Rows": "cwr_mech.dataset",
+    "generate": "cwr_mech.dataset",
+    "HookedQwen2": "cwr_mech.model",
+    "Run": "cwr_mech.runs",
+    "load_run": "cwr_mech.runs",
+    "train": "cwr_mech.training",
+    "evaluate": "cwr_mech.evaluation",
+    "ActivationStore": "cwr_mech.activations",
+    "RunConfig": "cwr_mech.config",
+    "PRESETS": "cwr_mech.presets",
+    "CwrError": "cwr_mech.errors",
+    "UserError": "cwr_mech.errors",
+}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'cwr_mech' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""Analyses: one formula, one module, one citation. All are float64 numpy on the CPU."""

@@ -1,0 +1,224 @@
+"""Frozen settings that refuse unknown keys; what a run folder stores and `--set` changes."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cwr_mech.errors import ConfigError, UnknownName
+
+TASK_NAMES = ("distance", "trianglearea", "angle", "compass", "inside", "perimeter", "crossing")
+"""The seven tasks in the order used everywhere."""
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, strict about names, lenient about nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class WorldConfig(Config):
+    """Which cities there are and which ids they carry.
+
+    `source` is "cities" (the shipped GeoNames table), a synthetic world ("uniform", "grid", "clusters",
+    "ring") or the path of a CSV file. Coordinates are integers in tenths of a degree. `id_min` None means
+    the smallest number with `id_digits` digits. `new` names the entities held back for fine-tuning:
+    "none", "atlantis", "scattered" or "holdout:REGION"; `n_new` is their number (for a hold-out the region
+    decides).
+    """
+
+    source: str = "cities"
+    n_cities: int = Field(5075, ge=1)
+    id_digits: int = Field(4, ge=1, le=6)
+    id_min: int | None = Field(None, ge=0)
+    new: str = "none"
+    n_new: int = Field(100, ge=1)
+    seed: int = Field(42, ge=0)
+
+
+class Protocol(Config):
+    """Choices that differ between our data and the reference's, each its own switch.
+
+    `split_by_hash`: a query's split follows from its canonical form, so splits never overlap; otherwise
+    each split is drawn by itself. `inside_balance_within_n`: TRUE and FALSE are balanced for every number
+    of hull points; otherwise only overall. `crossing_keeps_label`: rows are shuffled by symmetries that
+    keep the label; otherwise all four cities are permuted and the label is computed anew.
+    `refill_repeats`: triples with a repeated city are redrawn; otherwise dropped, which shortens the set.
+    """
+
+    split_by_hash: bool = True
+    inside_balance_within_n: bool = True
+    crossing_keeps_label: bool = True
+    refill_repeats: bool = True
+
+
+STRICT = Protocol()
+PAPER = Protocol(
+    split_by_hash=False, inside_balance_within_n=False, crossing_keeps_label=False, refill_repeats=False
+)
+PROTOCOLS = {"strict": STRICT, "paper": PAPER}
+
+
+class DataConfig(Config):
+    """What a model is trained on. `rows_per_task` None draws fresh rows for ever; a number makes a fixed set
+    that is reshuffled every epoch. `weights` are the tasks' shares of the rows (equal when None)."""
+
+    tasks: tuple[str, ...] = TASK_NAMES
+    protocol: Protocol = STRICT
+    rows_per_task: int | None = Field(None, ge=1)
+    weights: tuple[float, ...] | None = None
+    label_noise: float = Field(0.0, ge=0.0, le=1.0)
+    label_noise_kind: Literal["uniform", "local"] = "uniform"
+    seed: int = Field(42, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for task in self.tasks:
+            if task not in TASK_NAMES:
+                raise UnknownName("task", task, TASK_NAMES)
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"tasks must be given once each, got {', '.join(self.tasks) or 'none'}")
+        if self.weights is not None and (len(self.weights) != len(self.tasks) or min(self.weights) <= 0):
+            raise ConfigError(f"weights must be {len(self.tasks)} positive numbers, one a task")
+        return self
+
+
+class ModelConfig(Config):
+    """A Qwen2 transformer. Defaults are the paper's: 1,601,920 parameters."""
+
+    n_layers: int = Field(6, ge=1)
+    d_model: int = Field(128, ge=2)
+    n_heads: int = Field(4, ge=1)
+    n_key_value_heads: int | None = Field(None, ge=1)
+    d_mlp: int = Field(512, ge=1)
+    d_vocab: int = Field(98, ge=98)
+    n_ctx: int = Field(256, ge=64)
+    rope_theta: float = Field(10000.0, gt=0)
+    rms_eps: float = Field(1e-6, gt=0)
+    tied: bool = False
+    init_std: float = Field(0.1, gt=0)
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def n_kv(self) -> int:
+        """Number of key/value heads."""
+        return self.n_key_value_heads or self.n_heads
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.d_model % self.n_heads or self.d_head % 2:
+            raise ConfigError(
+                f"d_model {self.d_model} must be n_heads {self.n_heads} times an even head width"
+            )
+        if self.n_heads % self.n_kv:
+            raise ConfigError(f"n_heads {self.n_heads} must be a multiple of n_key_value_heads {self.n_kv}")
+        return self
+
+
+class TrainConfig(Config):
+    """How a model is trained. `loss` "full" predicts every token of a row, "answer" the answer and end only.
+
+    `schedule`: after `warmup` steps the rate is held ("constant"), falls linearly to 0 ("linear"), by a
+    half cosine ("cosine"), or is held and falls linearly over the last `decay` share of the steps ("hold").
+    `checkpoints` log-spaced checkpoints are kept beside the last one. `save_every` steps (or `save_minutes`,
+    whichever comes first) the state for a resume is written.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(3e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant", "hold"] = "linear"
+    decay: float = Field(0.3, gt=0, le=1)
+    warmup: int = Field(50, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    loss: Literal["full", "answer"] = "full"
+    checkpoints: int = Field(8, ge=0)
+    save_every: int = Field(500, ge=1)
+    eval_every: int = Field(500, ge=1)
+    eval_rows: int = Field(64, ge=1)
+    compile: bool = True
+    seed: int = Field(42, ge=0)
+
+
+class RunConfig(Config):
+    """All settings of one trained model."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    world: WorldConfig = WorldConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    def with_settings(self, settings: Iterable[str]) -> "RunConfig":
+        """A copy with `key=value` settings applied; `lr=1e-3` will do where only one section has an `lr`.
+
+        Raises ConfigError or UnknownName, quoting the setting.
+        """
+        content = self.model_dump()
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not equals:
+                raise ConfigError(f"'{setting}' is not a setting", "write key=value, as in --set lr=1e-3")
+            path = _locate(content, key.strip())
+            target = content
+            for part in path[:-1]:
+                target = target[part]
+            target[path[-1]] = _value(value.strip(), target[path[-1]])
+        return parse(RunConfig, content)
+
+
+def _leaves(content: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    paths: list[tuple[str, ...]] = []
+    for key, value in content.items():
+        paths += _leaves(value, (*prefix, key)) if isinstance(value, dict) else [(*prefix, key)]
+    return paths
+
+
+def _locate(content: dict[str, Any], key: str) -> tuple[str, ...]:
+    paths = _leaves(content)
+    wanted = tuple(key.split("."))
+    found = [path for path in paths if path[-len(wanted) :] == wanted]
+    exact = [path for path in found if path == wanted]
+    if exact or len(found) == 1:
+        return (exact or found)[0]
+    if found:
+        raise ConfigError(
+            f"'{key}' is ambiguous", "say one of " + ", ".join(".".join(path) for path in found)
+        )
+    raise UnknownName("setting", key, [".".join(path) for path in paths])
+
+
+def _value(text: str, current: Any) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    if isinstance(current, tuple | list):
+        return [item.strip() for item in text.split(",")]
+    if isinstance(current, str):
+        return text
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except ValueError:
+        return text
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(kind: type[C], content: object) -> C:
+    """Build a config from plain data. Raises ConfigError with the first fault, its place and its value."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"unknown setting '{place}'") from error
+        raise ConfigError(f"setting '{place}' cannot be {first['input']!r}: {first['msg']}") from error
