@@ -1,0 +1,208 @@
+"""Drawing queries: rejection from uniform draws, block by block, each block from a seed of its own.
+
+A block holds BLOCK_ROWS queries of one (task, split, seed, group) and depends on nothing else but the world,
+so any range of rows can be made without the rows before it. Within a block the rows follow a pattern of
+cells: every run of as many rows as there are cells holds each cell once, in random order. Balance is
+therefore exact, not only on average.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Int64
+
+from cwr_mech.config import Protocol
+from cwr_mech.errors import UnknownName, WorldError
+from cwr_mech.splits import SPLITS, Split, split_of
+from cwr_mech.tasks import TASKS, Task
+from cwr_mech.world import World
+
+BLOCK_ROWS = 3072
+"""Rows a block; a multiple of every task's number of cells."""
+
+Group = Literal["old", "new", "all"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+_MAX_CHUNK = 1 << 17
+_PATIENCE, _RAREST = 1 << 21, 2.0**-16
+"""A cell is called empty when, after _PATIENCE draws, less than the share _RAREST of them has fitted."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of row: its numbers of cities, its label (any when None), and how often a draw fits, roughly.
+
+    The rate only sets how many queries are drawn at once; it was measured on the shipped world.
+    """
+
+    sizes: tuple[int, ...]
+    label: int | None = None
+    rate: float = 1.0
+
+
+def cells(task: Task, protocol: Protocol) -> tuple[Cell, ...]:
+    """The cells that share the rows of a task equally.
+
+    inside: TRUE and FALSE for every number of hull points; or, as in the reference, TRUE and FALSE only,
+    with the number of hull points drawn first, so that large hulls are over-represented among TRUE.
+    crossing: TRUE and FALSE. perimeter: every number of cities. The others have one cell.
+    """
+    sizes = tuple(range(task.n_min, task.n_max + 1))
+    if task.name == "crossing":
+        return Cell(sizes, 0, 0.77), Cell(sizes, 1, 0.23)
+    if task.name == "inside" and not protocol.inside_balance_within_n:
+        return Cell(sizes, 0, 0.83), Cell(sizes, 1, 0.17)
+    if task.name == "inside":
+        rates = dict(zip(sizes, (0.09, 0.17, 0.25), strict=True))
+        return tuple(
+            Cell((size,), label, rate if label else 1 - rate)
+            for size, rate in rates.items()
+            for label in (0, 1)
+        )
+    return tuple(Cell((size,)) for size in sizes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of one kind come from: everything that is the same for all blocks."""
+
+    world: World
+    task: Task
+    split: Split
+    seed: int
+    group: Group
+    protocol: Protocol
+
+    def __post_init__(self) -> None:
+        for kind, name, choices in (("split", self.split, SPLITS), ("group", self.group, GROUPS)):
+            if name not in choices:
+                raise UnknownName(kind, name, choices)
+        if self.group == "new" and not len(self.world.new()):
+            raise WorldError(
+                "group 'new' needs new cities and this world has none", "set new=atlantis or another kind"
+            )
+        n = len(self.pool)
+        if n < self.task.n_max:
+            which = "old cities" if self.group == "old" else "cities"
+            raise WorldError(
+                f"task '{self.task.name}' needs {self.task.n_max} cities and this world has {n} {which}",
+                "take a larger n_cities",
+            )
+
+    @property
+    def pool(self) -> Int64[np.ndarray, " city"]:
+        """World rows that a query may name."""
+        return self.world.old() if self.group == "old" else np.arange(self.world.n)
+
+    @property
+    def drops_repeats(self) -> bool:
+        """Whether rows that name a city twice are drawn, then dropped and not replaced.
+
+        As in the reference this concerns triples of old cities only.
+        """
+        return not self.protocol.refill_repeats and self.task.n_min == 3 and self.group == "old"
+
+    def generator(self, block: int, stream: int = 0) -> np.random.Generator:
+        """The generator of one block; `stream` 0 draws queries, 1 label noise."""
+        key = (
+            list(TASKS).index(self.task.name),
+            SPLITS.index(self.split),
+            GROUPS.index(self.group),
+            block,
+            stream,
+        )
+        return np.random.default_rng(np.random.SeedSequence([self.seed, *key]))
+
+
+def draw_block(source: Source, block: int) -> tuple[Int64[np.ndarray, "row k"], Int64[np.ndarray, " row"]]:
+    """City ids (padded with -1) and answer values of the BLOCK_ROWS queries of a block.
+
+    Raises WorldError when the world is too small to hold a query of every cell in this split.
+    """
+    rng = source.generator(block)
+    kinds = cells(source.task, source.protocol)
+    each = BLOCK_ROWS // len(kinds)
+    pattern = rng.permuted(np.tile(np.arange(len(kinds)), (each, 1)), axis=1).ravel()
+    ids = np.full((source.task.n_max, BLOCK_ROWS), -1, dtype=np.int64)
+    values = np.zeros(BLOCK_ROWS, dtype=np.int64)
+    for index, cell in enumerate(kinds):
+        rows = np.flatnonzero(pattern == index) if len(kinds) > 1 else slice(None)
+        ids[:, rows], values[rows] = _fill(source, cell, each, rng)
+    return ids.T, values
+
+
+def _fill(source: Source, cell: Cell, need: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`need` queries of a cell: ids [k need] and values [need]."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    found = drawn = 0
+    rate = cell.rate
+    if source.protocol.split_by_hash:
+        rate *= 0.94 if source.split == "train" else 0.03
+    while found < need:
+        chunk = min(int(1.1 * (need - found) / rate) + 32, _MAX_CHUNK)
+        parts.append(_candidates(source, cell, chunk, rng))
+        found, drawn = found + len(parts[-1][1]), drawn + chunk
+        rate = max(found, 1) / drawn
+        if drawn > _PATIENCE and found < _RAREST * drawn:
+            raise _too_small(source, cell)
+    ids, values = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+    return ids[:, :need], values[:need]
+
+
+def _candidates(
+    source: Source, cell: Cell, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `n` uniform draws that fit the cell and the split: ids [k row], values [row]."""
+    world, task, width = source.world, source.task, source.task.n_max
+    cities, sizes = _draw(source, cell, n, rng)
+    if not source.drops_repeats:
+        fresh = _distinct(cities, sizes)
+        cities, sizes = cities[:, fresh], sizes[fresh]
+    used = cell.sizes[-1]
+    xy = world.xy[cities[:used].T]
+    values = task.answer_value(xy, sizes if len(cell.sizes) > 1 else None)
+    keep = np.ones(len(values), dtype=bool) if cell.label is None else values == cell.label
+    ids = np.where(np.arange(width)[:, None] < sizes, world.ids[cities], -1)
+    if task.name == "crossing" and not source.protocol.crossing_keeps_label:
+        # The reference permutes the four cities of an accepted row and answers again: 26 % stay TRUE.
+        order = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1)[: len(values)].T
+        ids, cities = (np.take_along_axis(array, order, axis=0) for array in (ids, cities))
+        values = task.answer_value(world.xy[cities.T])
+    if source.protocol.split_by_hash:
+        keep &= split_of(task, ids.T) == SPLITS.index(source.split)
+    return ids[:, keep], values[keep]
+
+
+def _draw(source: Source, cell: Cell, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """World rows [k n] drawn uniformly with repetition, and the number of places that each query uses."""
+    pool = source.pool
+    cities = pool[rng.integers(len(pool), size=(source.task.n_max, n))]
+    sizes = (
+        np.array(cell.sizes)[rng.integers(len(cell.sizes), size=n)]
+        if len(cell.sizes) > 1
+        else np.full(n, cell.sizes[0])
+    )
+    if source.group == "new":
+        # One place, uniform among those used, names a new city; the others may, too.
+        new = source.world.new()
+        cities[rng.integers(sizes), np.arange(n)] = new[rng.integers(len(new), size=n)]
+    return cities, sizes
+
+
+def _distinct(cities: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    fresh = np.ones(cities.shape[1], dtype=bool)
+    for j in range(1, len(cities)):
+        for i in range(j):
+            fresh &= (cities[i] != cities[j]) | (j >= sizes)
+    return fresh
+
+
+def _too_small(source: Source, cell: Cell) -> WorldError:
+    label = "" if cell.label is None else f" with answer {source.task.labels[cell.label]}"
+    sizes = "" if source.task.n_min == source.task.n_max else f" about {cell.sizes[0]} cities"
+    return WorldError(
+        f"this world of {source.world.n} cities has no {source.task.name} query{sizes}{label} "
+        f"in split '{source.split}', group '{source.group}'",
+        "take a larger n_cities, another source, or leave the task out",
+    )
