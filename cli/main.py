@@ -1,0 +1,155 @@
+"""The `cwr-mech` command: runs the command named on the line and turns what went wrong into one line.
+
+Only the module of the command asked for is imported, and those modules import their heavy parts inside the
+command, so `--help` answers at once.
+"""
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any, NamedTuple
+
+import typer
+
+
+class Command(NamedTuple):
+    """One command: its name, the module of cli/ and function behind it, and the line that `--help` shows."""
+
+    name: str
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS: tuple[Command, ...] = ()
+"""Every command, in the order of the help text. A new one is one row here and one module in cli/."""
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def version(show: bool) -> None:
+    """Print the version and leave."""
+    if show:
+        from importlib.metadata import version as installed
+
+        print(f"cwr-mech {installed('cwr-mech')}")
+        raise typer.Exit
+
+
+def root(
+    _version: bool = typer.Option(
+        False, "--version", callback=version, is_eager=True, help="Print the version and leave."
+    ),
+) -> None:
+    """Train small transformers on a world of cities, and look for the map inside them."""
+
+
+def one_line(message: str, hint: str | None = None) -> None:
+    """Print a red `error:` line, and a dim `hint:` line when there is one, on stderr."""
+    from rich.text import Text
+
+    from .common import err_console
+
+    err_console.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
+    if hint:
+        err_console.print(Text(f"hint: {hint}", style="dim"), soft_wrap=True)
+
+
+def explain(error: BaseException) -> int:
+    """Say on stderr what `error` means to the user; returns the exit code.
+
+    2: the user can mend it (UserError). 1: the computation failed, or a bug of ours, shown with its
+    traceback. 130: Ctrl-C or SIGTERM. A closed pipe (`| head`) ends quietly with 1.
+    """
+    from cwr_mech.errors import CwrError, UserError
+
+    if isinstance(error, CwrError):
+        one_line(error.message, error.hint)
+        return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
+    if isinstance(error, KeyboardInterrupt):
+        one_line("interrupted", "what was finished is kept; nothing half-written is left")
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    from rich.traceback import Traceback
+
+    from .common import err_console
+
+    err_console.print(Traceback.from_exception(type(error), error, error.__traceback__, suppress=[typer]))
+    one_line("this is a bug in cwr-mech", "please report it with the lines above")
+    return EXIT_FAILED
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as typer should call it: what it raises is explained and becomes an exit code."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = function(*args, **kwargs)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(explain(error)) from None
+        return result
+
+    return run
+
+
+def _load(row: Command) -> Callable[..., Any]:
+    return getattr(import_module(f"{__package__}.{row.module}"), row.function)
+
+
+def _listed_only() -> None:
+    """Stands for a command that is listed in the help text but not asked for."""
+
+
+def build_app(args: Sequence[str]) -> typer.Typer:
+    """The typer application for one command line: the command that `args` names is imported, no other."""
+    app = typer.Typer(
+        name="cwr-mech",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    asked = next((arg for arg in args if not arg.startswith("-")), None)
+    for row in COMMANDS:
+        function = guarded(_load(row)) if row.name == asked else _listed_only
+        app.command(row.name, short_help=row.help)(function)
+    return app
+
+
+def _check_known(args: Sequence[str]) -> None:
+    """Raises UnknownName when the first word names no command."""
+    from cwr_mech.errors import UnknownName
+
+    if args and not args[0].startswith("-") and args[0] not in {row.name for row in COMMANDS}:
+        raise UnknownName("command", args[0], [row.name for row in COMMANDS])
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of the `cwr-mech` script."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    args = sys.argv[1:]
+    try:
+        _check_known(args)
+        app = build_app(args)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(explain(error))
+    app(args=args, prog_name="cwr-mech")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Settings every test runs under: no network, no trackers, one thread (two workers share two cores)."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "WANDB_MODE": "disabled",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+import torch
+
+torch.set_num_threads(1)
