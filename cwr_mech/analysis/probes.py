@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from cwr_mech.analysis.ridge import Decomposed, Method, fit_linear
+from cwr_mech.analysis.ridge import PENALTIES, Decomposed, Method, fit_linear
 from cwr_mech.errors import AnalysisError
 
 
@@ -82,12 +82,19 @@ def cross_decode(
     when a training set has fewer than 3 cities or a feature is NaN or infinite.
     """
     decoded = np.empty(places.shape)
+    targets = np.concatenate(list(places), axis=1)
     for held in np.unique(fold):
         test = fold == held
         features = Decomposed(x[~test])
-        for draw, xy in enumerate(places):
-            probe = features.best(xy[~test]) if method == "ridge" else features.fit(xy[~test])
-            decoded[draw, test] = probe.predict(x[test])
+        penalties = np.zeros(len(places))
+        if method == "ridge":
+            errors = features.leave_one_out(targets[~test]).reshape(PENALTIES.size, len(places), 2)
+            penalties = PENALTIES[errors.sum(axis=2).argmin(axis=0)]
+        for penalty in np.unique(penalties):
+            draws = np.flatnonzero(penalties == penalty)
+            maps = features.fit(np.concatenate(list(places[draws][:, ~test]), axis=1), float(penalty))
+            seen = maps.predict(x[test]).reshape(-1, draws.size, 2)
+            decoded[np.ix_(draws, test)] = seen.transpose(1, 0, 2)
     return decoded
 
 
