@@ -1,0 +1,209 @@
+"""Where the cities of a world come from: the shipped table, a user's CSV file, or a synthetic pattern."""
+
+import csv
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from cwr_mech.errors import MissingArtifact, UnknownName, WorldError
+
+X_MAX = 1800
+Y_MAX = 900
+"""Coordinates are whole tenths of a degree on a plane: x in [-1800, 1800], y in [-900, 900]."""
+
+N_SHIPPED = 5075
+N_CLUSTERS = 20
+CLUSTER_SD = 30.0
+RING_RADIUS = 800.0
+
+WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+
+
+@dataclass(frozen=True, eq=False)
+class Cities:
+    """Cities before they form a world: `ids` is None where the world still has to draw them."""
+
+    names: tuple[str, ...]
+    xy: Int64[np.ndarray, "city 2"]
+    region: tuple[str, ...]
+    ids: Int64[np.ndarray, " city"] | None = None
+
+
+def tenths(degrees: Float[np.ndarray, "city 2"]) -> Int64[np.ndarray, "city 2"]:
+    """Longitude and latitude in degrees to whole tenths of a degree, half to even as in the reference."""
+    return np.rint(degrees * 10).astype(np.int64)
+
+
+def shipped() -> Cities:
+    """The 5,075 most populous GeoNames cities, most populous first (`data/README.md`)."""
+    text = files("cwr_mech").joinpath("data/cities.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    degrees = np.array([(row["lon"], row["lat"]) for row in rows], dtype=np.float64)
+    return Cities(tuple(row["name"] for row in rows), tenths(degrees), tuple(row["region"] for row in rows))
+
+
+def read_csv(path: Path) -> Cities:
+    """A user's cities: columns id, name, then x and y (whole tenths of a degree) or lon and lat (degrees).
+
+    A column `region` is read when there is one; other columns are ignored; x,y win over lon,lat. Raises
+    MissingArtifact, or WorldError naming the file, the line and the fault.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise MissingArtifact(f"no such world file: {path}") from error
+    except OSError as error:
+        raise WorldError(f"cannot read the world file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise WorldError(
+            f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV with UTF-8 encoding"
+        ) from error
+    reader = csv.reader(text.splitlines(), strict=True)
+    try:
+        table = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise WorldError(f"{path}, line {reader.line_num}: broken CSV: {error}") from error
+    if not table:
+        raise WorldError(f"{path} is empty", "the first line names the columns: id,name,x,y")
+    header = [name.strip().lower() for name in table[0][1]]
+    columns = _columns(path, header)
+    if len(table) == 1:
+        raise WorldError(f"{path} names its columns but holds no city")
+    ids: dict[int, int] = {}
+    xy = np.empty((len(table) - 1, 2), dtype=np.int64)
+    names, regions = [], []
+    for city, (line, row) in enumerate(table[1:]):
+        place = f"{path}, line {line}"
+        if len(row) != len(header):
+            raise WorldError(f"{place}: {len(row)} fields, but the first line names {len(header)} columns")
+        value = dict(zip(header, (field.strip() for field in row), strict=True))
+        number = _whole(place, "id", value["id"])
+        if number in ids:
+            raise WorldError(f"{place}: id {number} was given already on line {ids[number]}")
+        ids[number] = line
+        xy[city] = [_coordinate(place, column, value[column]) for column in columns]
+        names.append(value["name"])
+        regions.append(value.get("region") or "no region")
+    return Cities(tuple(names), xy, tuple(regions), np.array(list(ids), dtype=np.int64))
+
+
+def _columns(path: Path, header: list[str]) -> tuple[str, str]:
+    hint = (
+        "wanted: id,name and x,y (whole tenths of a degree) or lon,lat (degrees); commas between the fields"
+    )
+    columns = (
+        ("lon", "lat") if {"lon", "lat"} <= set(header) and not {"x", "y"} <= set(header) else ("x", "y")
+    )
+    for name in ("id", "name", *columns):
+        if name not in header:
+            raise WorldError(f"{path} has no column '{name}'; it has '{', '.join(header)}'", hint)
+        if header.count(name) > 1:
+            raise WorldError(f"{path} names the column '{name}' twice", hint)
+    return columns
+
+
+def _whole(place: str, column: str, text: str) -> int:
+    if not WHOLE.fullmatch(text):
+        raise WorldError(f"{place}: {column} '{text}' is not a whole number")
+    return int(text)
+
+
+def _coordinate(place: str, column: str, text: str) -> int:
+    """One coordinate in whole tenths of a degree."""
+    if not NUMBER.fullmatch(text):
+        raise WorldError(f"{place}: {column} '{text}' is not a number")
+    limit = X_MAX if column in ("x", "lon") else Y_MAX
+    if column in ("lon", "lat"):
+        limit, unit = limit // 10, "degrees"
+    else:
+        unit = "tenths of a degree"
+        if not float(text).is_integer():
+            raise WorldError(
+                f"{place}: {column} '{text}' is not a whole number of tenths of a degree",
+                "for degrees, name the columns lon and lat",
+            )
+    if not -limit <= float(text) <= limit:
+        raise WorldError(f"{place}: {column} {text} is outside -{limit}..{limit} {unit}")
+    return int(np.rint(float(text) * (10 if unit == "degrees" else 1)))
+
+
+def _blocks(xy: Int64[np.ndarray, "city 2"]) -> tuple[str, ...]:
+    """Region names for a pattern with none of its own: 4 by 2 equal blocks of the plane, west to east."""
+    column = np.minimum((xy[:, 0] + X_MAX) * 4 // (2 * X_MAX), 3)
+    row = np.minimum((xy[:, 1] + Y_MAX) * 2 // (2 * Y_MAX), 1)
+    return tuple(f"block {number}" for number in 1 + column + 4 * row)
+
+
+def _legal(points: Float[np.ndarray, "city 2"]) -> Int64[np.ndarray, "city 2"]:
+    return np.clip(np.rint(points), (-X_MAX, -Y_MAX), (X_MAX, Y_MAX)).astype(np.int64)
+
+
+def uniform(n: int, rng: np.random.Generator) -> Int64[np.ndarray, "city 2"]:
+    """`n` points spread evenly at random over the whole rectangle."""
+    return _legal(rng.uniform((-X_MAX, -Y_MAX), (X_MAX, Y_MAX), (n, 2)))
+
+
+def gaussian(
+    n: int, centre: tuple[float, float], sd: float, rng: np.random.Generator
+) -> Int64[np.ndarray, "city 2"]:
+    """`n` points of an isotropic Gaussian, in tenths of a degree, clipped to the rectangle."""
+    return _legal(rng.normal(centre, sd, (n, 2)))
+
+
+def _uniform(n: int, rng: np.random.Generator) -> tuple[Int64[np.ndarray, "city 2"], tuple[str, ...]]:
+    xy = uniform(n, rng)
+    return xy, _blocks(xy)
+
+
+def _grid(n: int, rng: np.random.Generator) -> tuple[Int64[np.ndarray, "city 2"], tuple[str, ...]]:
+    """Twice as many columns as rows, row by row from the south-west; the last row may be shorter."""
+    columns = int(np.ceil(np.sqrt(2 * n)))
+    rows = -(-n // columns)
+    x = (np.arange(columns) + 0.5) * 2 * X_MAX / columns - X_MAX
+    y = (np.arange(rows) + 0.5) * 2 * Y_MAX / rows - Y_MAX
+    xy = _legal(np.stack([np.tile(x, rows), np.repeat(y, columns)], axis=1)[:n])
+    return xy, _blocks(xy)
+
+
+def _clusters(n: int, rng: np.random.Generator) -> tuple[Int64[np.ndarray, "city 2"], tuple[str, ...]]:
+    """20 Gaussian clusters of standard deviation 3 degrees around uniform centres."""
+    centres = rng.uniform((-X_MAX + 100, -Y_MAX + 100), (X_MAX - 100, Y_MAX - 100), (N_CLUSTERS, 2))
+    cluster = rng.integers(N_CLUSTERS, size=n)
+    xy = _legal(rng.normal(centres[cluster], CLUSTER_SD))
+    return xy, tuple(f"cluster {number}" for number in cluster + 1)
+
+
+def _ring(n: int, rng: np.random.Generator) -> tuple[Int64[np.ndarray, "city 2"], tuple[str, ...]]:
+    """A circle of radius 80 degrees around the origin, at uniform random angles; regions are 8 sectors."""
+    turn = rng.uniform(0, 1, n)
+    xy = _legal(RING_RADIUS * np.stack([np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)], axis=1))
+    return xy, tuple(f"sector {number}" for number in 1 + (turn * 8).astype(np.int64))
+
+
+SYNTHETIC: Mapping[
+    str, Callable[[int, np.random.Generator], tuple[Int64[np.ndarray, "city 2"], tuple[str, ...]]]
+] = {"uniform": _uniform, "grid": _grid, "clusters": _clusters, "ring": _ring}
+"""Worlds that are not the earth, for controls: name -> function of (number of cities, generator)."""
+
+
+def synthetic(kind: str, n: int, rng: np.random.Generator) -> Cities:
+    """`n` cities of the pattern `kind`, named after it."""
+    xy, region = SYNTHETIC[kind](n, rng)
+    return Cities(tuple(f"{kind}_{number:04d}" for number in range(1, n + 1)), xy, region)
+
+
+def read_source(source: str, n: int, rng: np.random.Generator) -> Cities:
+    """All cities of `source`: "cities", a name in SYNTHETIC (with `n` cities), or the path of a CSV file."""
+    if source == "cities":
+        return shipped()
+    if source in SYNTHETIC:
+        return synthetic(source, n, rng)
+    if "/" in source or "." in source:
+        return read_csv(Path(source))
+    raise UnknownName("world", source, ("cities", *SYNTHETIC, "FILE.csv"))
