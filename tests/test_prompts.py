@@ -55,10 +55,8 @@ def test_spans_tile_the_question(task: str, n: int) -> None:
     found = spans(task, n)
     whole = [span for name, span in found.items() if not name.endswith(("_digits", "_last"))]
     assert [span.start for span in whole] == [0, *(span.stop for span in whole[:-1])]
-    assert (
-        whole[-1].stop
-        == 1 + len(TASKS[task].prompt(np.full((1, n), 1000))[0]) + TASKS[task].max_answer_tokens
-    )
+    question = TASKS[task].prompt(np.full((1, n), 1000))[0]
+    assert whole[-1].stop == 1 + len(question) + TASKS[task].max_answer_tokens
 
 
 @pytest.mark.parametrize(("task", "n"), SHAPES)
@@ -75,7 +73,7 @@ def test_impossible_requests_are_refused() -> None:
         spans("perimeter", 6)
     with pytest.raises(AnalysisError, match="at least 1 digit"):
         spans("distance", 2, 0)
-    with pytest.raises(UnknownName, match=r"did you mean 'city2\?|city2"):
+    with pytest.raises(UnknownName, match="did you mean 'city2_last'"):
         find_span("distance", "city3_last", 2)
     with pytest.raises(UnknownName, match="unknown task 'dist'"):
         spans("dist", 2)
