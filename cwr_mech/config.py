@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -73,7 +73,7 @@ class DataConfig(Config):
     seed: int = Field(42, ge=0)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "DataConfig":
         for task in self.tasks:
             if task not in TASK_NAMES:
                 raise UnknownName("task", task, TASK_NAMES)
@@ -110,7 +110,7 @@ class ModelConfig(Config):
         return self.n_key_value_heads or self.n_heads
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "ModelConfig":
         if self.d_model % self.n_heads or self.d_head % 2:
             raise ConfigError(
                 f"d_model {self.d_model} must be n_heads {self.n_heads} times an even head width"
