@@ -6,7 +6,7 @@ the last 100 rows of `generate(..., n=150)`, and a stream can be entered at any 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
@@ -14,16 +14,12 @@ from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
 from cwr_mech.config import STRICT, Protocol
 from cwr_mech.encoding import encode
 from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.label_noise import NOISE_KINDS, NoiseKind, with_noise
 from cwr_mech.sampling import BLOCK_ROWS, Group, Source, draw_block
 from cwr_mech.splits import Split
 from cwr_mech.tasks import TASKS, get_task
 from cwr_mech.tokenizer import Tokenizer
 from cwr_mech.world import World
-
-NoiseKind = Literal["uniform", "local"]
-NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
-LOCAL_NOISE = 0.05
-"""Largest relative change of a number under local label noise."""
 
 MAX_CITIES = max(task.n_max for task in TASKS.values())
 
@@ -55,9 +51,13 @@ class Rows:
         """One row as text, without `<bos>` and `<eos>`."""
         return Tokenizer().decode(self.tokens[row, : self.lengths[row]].tolist())
 
+    def texts(self) -> list[str]:
+        """All rows as text."""
+        return Tokenizer().decode_rows(self.tokens)
+
     def prompts(self) -> list[str]:
         """The questions, up to and including '='."""
-        return [self.text(row).partition("=")[0] + "=" for row in range(len(self))]
+        return [text.partition("=")[0] + "=" for text in self.texts()]
 
 
 def concat(parts: Iterable[Rows]) -> Rows:
@@ -127,34 +127,13 @@ class Stream:
         source = self.source
         ids, values = draw_block(source, block)
         if self.noise:
-            values = self._with_noise(values, source.generator(block, stream=1))
+            rng = source.generator(block, stream=1)
+            values = with_noise(source.task, values, self.noise, self.noise_kind, rng)
         tokens, lengths, start = encode(source.task, ids, values, source.world.config.id_digits)
         cities = np.full((len(ids), MAX_CITIES), -1, dtype=np.int32)
         cities[:, : ids.shape[1]] = ids
         index = np.full(len(ids), list(TASKS).index(source.task.name), dtype=np.int8)
         return Rows(tokens, lengths, start, index, cities, values)
-
-    def _with_noise(
-        self, values: Int64[np.ndarray, " row"], rng: np.random.Generator
-    ) -> Int64[np.ndarray, " row"]:
-        """Answers of which the share `noise` is wrong; the same rows are hit for both kinds of noise.
-
-        uniform: a number becomes the answer to another query of the block, a label any other label.
-        local: a number changes by up to 5 % (at least by 1), a label becomes a neighbour in the task's order
-        of labels (compass: the next sector on either side; TRUE/FALSE: the other one).
-        """
-        hit = rng.random(len(values)) < self.noise
-        sign = rng.choice([-1, 1], size=len(values))
-        labels = len(self.source.task.labels)
-        if labels:
-            far = rng.integers(1, labels, size=len(values))
-            wrong = (values + (far if self.noise_kind == "uniform" else sign)) % labels
-        elif self.noise_kind == "uniform":
-            wrong = np.roll(values, int(rng.integers(1, len(values))))
-        else:
-            change = np.rint(rng.random(len(values)) * LOCAL_NOISE * values).astype(np.int64)
-            wrong = np.abs(values + sign * np.maximum(change, 1))
-        return np.where(hit, wrong, values)
 
 
 def generate(

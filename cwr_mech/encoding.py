@@ -3,13 +3,13 @@
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
 
+from cwr_mech.prompts import spans
 from cwr_mech.tasks import Task
 from cwr_mech.tokenizer import CHAR_ID, Tokenizer
 
 Tokens = UInt8[np.ndarray, "row pos"]
 Places = Int32[np.ndarray, " row"]
 
-_SPECIAL = Tokenizer()
 _DIGITS = np.array([CHAR_ID[digit] for digit in "0123456789"], dtype=np.uint8)
 
 
@@ -25,33 +25,29 @@ def encode(
     (`Task.max_tokens`), so that the width depends on the task and on `id_digits` only. `city_ids` may end in
     -1 for unused places; `values` are answer values as `Task.answer_value` gives them.
     """
-    tokens = np.full((len(city_ids), task.max_tokens(id_digits)), _SPECIAL.pad, dtype=np.uint8)
+    tokens = np.full((len(city_ids), task.max_tokens(id_digits)), Tokenizer.pad, dtype=np.uint8)
     start = np.zeros(len(city_ids), dtype=np.int32)
     sizes = (city_ids >= 0).sum(axis=1)
     for size in range(task.n_min, task.n_max + 1):
         rows = slice(None) if task.n_min == task.n_max else np.flatnonzero(sizes == size)
-        tokens[rows, : start_of(task, size, id_digits)] = _prompts(task, city_ids[rows, :size], id_digits)
-        start[rows] = start_of(task, size, id_digits)
+        prompts = _prompts(task, city_ids[rows, :size], id_digits)
+        start[rows] = prompts.shape[1]
+        tokens[rows, : prompts.shape[1]] = prompts
     return tokens, _write_answers(task, tokens, start, values), start
 
 
-def start_of(task: Task, size: int, id_digits: int) -> int:
-    """Position of the first answer token in a row about `size` cities: bos, prefix, brackets, ids, '='."""
-    return 1 + len(task.prefix) + 1 + size * (id_digits + 3) + 1
-
-
 def _prompts(task: Task, city_ids: np.ndarray, id_digits: int) -> np.ndarray:
+    """`<bos>` to '=' of questions that all use the k cities of `city_ids` [row k]: uint8 [row pos]."""
     size = city_ids.shape[1]
     template = task.prompt(np.zeros((1, size), dtype=np.int64), id_digits)[0]
-    tokens = np.tile(
-        np.array([_SPECIAL.bos, *(CHAR_ID[char] for char in template)], dtype=np.uint8), (len(city_ids), 1)
-    )
-    for i in range(size):
-        left = city_ids[:, i].astype(np.int32)
-        last_digit = 1 + len(task.prefix) + 1 + i * (id_digits + 3) + 2 + id_digits - 1
-        for place in range(id_digits):
+    tokens = np.tile(np.array(Tokenizer().encode_prompt(template), dtype=np.uint8), (len(city_ids), 1))
+    places = spans(task.name, size, id_digits)
+    for city in range(size):
+        digits = tokens[:, places[f"city{city + 1}_digits"]]
+        left = city_ids[:, city].astype(np.int32)
+        for place in reversed(range(id_digits)):
             left, digit = np.divmod(left, 10)
-            tokens[:, last_digit - place] = _DIGITS[digit]
+            digits[:, place] = _DIGITS[digit]
     return tokens
 
 
@@ -75,5 +71,5 @@ def _write_answers(
         else:  # the last digit first
             left, digit = np.divmod(left, 10)
             flat[(first + size - 1 - i)[used]] = _DIGITS[digit[used]]
-    flat[first + size] = _SPECIAL.eos
+    flat[first + size] = Tokenizer.eos
     return (start + size + 1).astype(np.int32)

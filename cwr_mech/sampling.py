@@ -3,10 +3,13 @@
 A block holds BLOCK_ROWS queries of one (task, split, seed, group) and depends on nothing else but the world,
 so any range of rows can be made without the rows before it. Within a block the rows follow a pattern of
 cells: every run of as many rows as there are cells holds each cell once, in random order. Balance is
-therefore exact, not only on average.
+therefore exact, not only on average. Draws are uniform and ordered, so every symmetric way of writing a
+query is equally likely and no further shuffling is needed. Queries are drawn with replacement: in a small
+world they repeat within a split, but they never cross into another.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -90,10 +93,22 @@ class Source:
                 "take a larger n_cities",
             )
 
-    @property
+    @cached_property
     def pool(self) -> Int64[np.ndarray, " city"]:
         """World rows that a query may name."""
         return self.world.old() if self.group == "old" else np.arange(self.world.n)
+
+    @cached_property
+    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
+        x, y = self.world.xy.T
+        return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+    def answers(
+        self, cities: Int64[np.ndarray, "k row"], sizes: Int64[np.ndarray, " row"]
+    ) -> Int64[np.ndarray, " row"]:
+        """Answers to queries given as world rows, of which row r uses the first `sizes[r]`."""
+        xy = np.stack([column[cities] for column in self._columns])
+        return self.task.answer_value(xy.transpose(2, 1, 0), sizes)
 
     @property
     def drops_repeats(self) -> bool:
@@ -127,8 +142,8 @@ def draw_block(source: Source, block: int) -> tuple[Int64[np.ndarray, "row k"], 
     ids = np.full((source.task.n_max, BLOCK_ROWS), -1, dtype=np.int64)
     values = np.zeros(BLOCK_ROWS, dtype=np.int64)
     for index, cell in enumerate(kinds):
-        rows = np.flatnonzero(pattern == index) if len(kinds) > 1 else slice(None)
-        ids[:, rows], values[rows] = _fill(source, cell, each, rng)
+        rows = np.flatnonzero(pattern == index)
+        ids[: max(cell.sizes), rows], values[rows] = _fill(source, cell, each, rng)
     return ids.T, values
 
 
@@ -153,36 +168,36 @@ def _fill(source: Source, cell: Cell, need: int, rng: np.random.Generator) -> tu
 def _candidates(
     source: Source, cell: Cell, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `n` uniform draws that fit the cell and the split: ids [k row], values [row]."""
-    world, task, width = source.world, source.task, source.task.n_max
+    """Those of `n` uniform draws that fit the cell and the split: ids [k row], values [row].
+
+    Each condition is tested only on what is left by those before it.
+    """
+    task, protocol = source.task, source.protocol
     cities, sizes = _draw(source, cell, n, rng)
     if not source.drops_repeats:
-        fresh = _distinct(cities, sizes)
-        cities, sizes = cities[:, fresh], sizes[fresh]
-    used = cell.sizes[-1]
-    xy = world.xy[cities[:used].T]
-    values = task.answer_value(xy, sizes if len(cell.sizes) > 1 else None)
-    keep = np.ones(len(values), dtype=bool) if cell.label is None else values == cell.label
-    ids = np.where(np.arange(width)[:, None] < sizes, world.ids[cities], -1)
-    if task.name == "crossing" and not source.protocol.crossing_keeps_label:
+        cities, sizes = _keep(_distinct(cities, sizes), cities, sizes)
+    values = source.answers(cities, sizes)
+    if cell.label is not None:
+        cities, sizes, values = _keep(values == cell.label, cities, sizes, values)
+    if task.name == "crossing" and not protocol.crossing_keeps_label:
         # The reference permutes the four cities of an accepted row and answers again: 26 % stay TRUE.
-        order = rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1)[: len(values)].T
-        ids, cities = (np.take_along_axis(array, order, axis=0) for array in (ids, cities))
-        values = task.answer_value(world.xy[cities.T])
-    if source.protocol.split_by_hash:
-        keep &= split_of(task, ids.T) == SPLITS.index(source.split)
-    return ids[:, keep], values[keep]
+        order = rng.permuted(np.tile(np.arange(4), (len(values), 1)), axis=1).T
+        cities = np.take_along_axis(cities, order, axis=0)
+        values = source.answers(cities, sizes)
+    ids = np.where(np.arange(len(cities))[:, None] < sizes, source.world.ids[cities], -1)
+    if protocol.split_by_hash:
+        ids, values = _keep(split_of(task, ids.T) == SPLITS.index(source.split), ids, values)
+    return ids, values
+
+
+def _keep(mask: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.compress(mask, array, axis=-1) for array in arrays)
 
 
 def _draw(source: Source, cell: Cell, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """World rows [k n] drawn uniformly with repetition, and the number of places that each query uses."""
-    pool = source.pool
-    cities = pool[rng.integers(len(pool), size=(source.task.n_max, n))]
-    sizes = (
-        np.array(cell.sizes)[rng.integers(len(cell.sizes), size=n)]
-        if len(cell.sizes) > 1
-        else np.full(n, cell.sizes[0])
-    )
+    """World rows [k n] drawn uniformly with repetition, and how many of the k places each query uses."""
+    cities = source.pool[rng.integers(len(source.pool), size=(max(cell.sizes), n))]
+    sizes = np.array(cell.sizes)[rng.integers(len(cell.sizes), size=n)]
     if source.group == "new":
         # One place, uniform among those used, names a new city; the others may, too.
         new = source.world.new()
@@ -202,7 +217,7 @@ def _too_small(source: Source, cell: Cell) -> WorldError:
     label = "" if cell.label is None else f" with answer {source.task.labels[cell.label]}"
     sizes = "" if source.task.n_min == source.task.n_max else f" about {cell.sizes[0]} cities"
     return WorldError(
-        f"this world of {source.world.n} cities has no {source.task.name} query{sizes}{label} "
-        f"in split '{source.split}', group '{source.group}'",
+        f"this world of {source.world.n} cities has no, or hardly any, {source.task.name} query"
+        f"{sizes}{label} in split '{source.split}', group '{source.group}'",
         "take a larger n_cities, another source, or leave the task out",
     )
