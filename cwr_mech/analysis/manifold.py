@@ -1,0 +1,170 @@
+"""The world manifold: a smooth map from places to activations, and where a city stands with respect to it.
+
+The map is a ridge regression from functions of place to the whole activation: the two coordinates
+themselves, so that it goes on straight where cities are rare, and Gaussian bumps around some of the cities
+(scikit-learn's Nystroem features of the RBF kernel: Williams and Seeger 2001). The width of the bumps and the
+penalty are the pair with the least exact leave-one-out error over the cities given; nothing is set by eye.
+
+For an activation h the nearest point f(z) of the map splits what a probe's error mixes:
+  along   |z - true place|   how far off the city is on the map, in tenths of a degree
+  off     |h - f(z)|         how far it is from any place of the map, in units of the activation
+Both are read beside ordinary cities that the map was not fitted on (`placement.py`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.covariance import ledoit_wolf
+from sklearn.kernel_approximation import Nystroem
+
+from cwr_mech.analysis.ridge import PENALTIES, Decomposed, LinearMap
+from cwr_mech.errors import AnalysisError
+
+Metric = Literal["euclidean", "residual"]
+WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Widths of the bumps tried, in units of the cities' root mean square distance from their centre."""
+LANDMARKS = 400
+LEAST = 20
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """A fitted map from places to activations.
+
+    `variance` is the share of the cities' variance that is a function of place, by leave-one-out error.
+    With metric "residual" distances are taken after whitening by the (shrunk) covariance of what is left of
+    ordinary cities: a step counts for more in a direction where ordinary cities do not vary.
+    """
+
+    centre: Float[np.ndarray, "2"]
+    spread: float
+    bumps: Nystroem
+    linear: LinearMap
+    whiten: Float[np.ndarray, "p p"] | None
+    candidates: Float[np.ndarray, "candidate 2"]
+    width: float
+    variance: float
+    n: int
+
+    def map(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p"]:
+        """Activation that the map gives to places (tenths of a degree)."""
+        return self.linear.predict(_features(self.bumps, self._unit(xy)))
+
+    def tangents(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p 2"]:
+        """Change of the mapped activation per tenth of a degree eastwards and northwards."""
+        unit = self._unit(xy)
+        landmarks, mixing = self.bumps.components_, self.bumps.normalization_
+        apart = unit[:, None, :] - landmarks[None, :, :]
+        gamma = self.bumps.gamma
+        kernel = np.exp(-gamma * np.sum(apart**2, axis=2))
+        straight, round_ = self.linear.weights[:2], mixing.T @ self.linear.weights[2:]
+        slopes = np.stack([(-2 * gamma * apart[:, :, k] * kernel) @ round_ + straight[k] for k in (0, 1)], -1)
+        return slopes / self.spread
+
+    def nearest(
+        self, x: Float[np.ndarray, "city p"], *, steps: int = 20
+    ) -> tuple[Float[np.ndarray, "city 2"], Float[np.ndarray, "city"]]:
+        """Nearest point of the map to each activation: its place and the distance to it.
+
+        The best of a grid and of the fitted cities' own places is refined by damped Gauss-Newton steps that
+        are kept when they shorten the distance, inside the rectangle of the fitted cities.
+        """
+        places = self.candidates
+        mapped = self._white(self.map(places))
+        white = self._white(np.asarray(x, dtype=np.float64))
+        apart = np.sum(mapped**2, axis=1)[None, :] - 2 * white @ mapped.T
+        place = places[np.argmin(apart, axis=1)]
+        lower, upper = places.min(axis=0), places.max(axis=0)
+        left = white - self._white(self.map(place))
+        best = np.sum(left**2, axis=1)
+        damping = np.full(len(x), 1e-3)
+        for _ in range(steps):
+            slopes = self.tangents(place)
+            if self.whiten is not None:
+                slopes = np.einsum("pq,cqk->cpk", self.whiten, slopes)
+            gram = np.einsum("cpk,cpl->ckl", slopes, slopes)
+            pull = np.einsum("cpk,cp->ck", slopes, left)
+            # Marquardt's damping: each coordinate by its own curvature, so that a flat one cannot run away.
+            ridge = damping[:, None, None] * np.eye(2) * np.trace(gram, axis1=1, axis2=2)[:, None, None]
+            step = np.linalg.solve(gram + ridge + 1e-300 * np.eye(2), pull[..., None])[..., 0]
+            tried = np.clip(place + step, lower, upper)
+            new_left = white - self._white(self.map(tried))
+            distance = np.sum(new_left**2, axis=1)
+            better = distance < best
+            place = np.where(better[:, None], tried, place)
+            left = np.where(better[:, None], new_left, left)
+            best = np.where(better, distance, best)
+            damping = np.where(better, damping / 5, damping * 5)
+        return place, np.sqrt(best)
+
+    def _unit(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city 2"]:
+        return (np.asarray(xy, dtype=np.float64) - self.centre) / self.spread
+
+    def _white(self, x: Float[np.ndarray, "city p"]) -> Float[np.ndarray, "city p"]:
+        return x if self.whiten is None else x @ self.whiten.T
+
+
+def fit_manifold(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    *,
+    seed: int = 0,
+    metric: Metric = "euclidean",
+) -> Manifold:
+    """Fit the map on the given (ordinary) cities. `seed` chooses the cities that carry the bumps.
+
+    Raises AnalysisError for fewer than 20 cities, for cities that all stand at one place, and for NaN or
+    infinite activations.
+    """
+    x, xy = np.asarray(x, dtype=np.float64), np.asarray(xy, dtype=np.float64)
+    if len(x) < LEAST:
+        raise AnalysisError(f"{len(x)} cities are too few to fit a manifold", f"at least {LEAST} are needed")
+    centre = xy.mean(axis=0)
+    spread = float(np.sqrt(np.mean(np.sum((xy - centre) ** 2, axis=1))))
+    if spread == 0:
+        raise AnalysisError("all cities stand at one place: there is no map to fit")
+    unit = (xy - centre) / spread
+    total = float(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
+    if total == 0:
+        raise AnalysisError("the activations are the same for every city")
+    best_error, best = np.inf, None
+    for width in WIDTHS:
+        bumps = Nystroem(
+            gamma=1 / (2 * width**2), n_components=min(len(x), LANDMARKS), random_state=seed
+        ).fit(unit)
+        features = Decomposed(_features(bumps, unit))
+        errors = features.leave_one_out(x).sum(axis=1)
+        if errors.min() < best_error:
+            best_error = float(errors.min())
+            best = (width, bumps, features.fit(x, float(PENALTIES[int(np.argmin(errors))])))
+    if best is None:
+        raise AnalysisError("no map could be fitted: the leave-one-out error is not a number")
+    width, bumps, linear = best
+    whiten = None
+    if metric == "residual":
+        covariance, _ = ledoit_wolf(x - linear.predict(_features(bumps, unit)))
+        values, vectors = np.linalg.eigh(covariance)
+        whiten = (vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))) @ vectors.T
+    return Manifold(
+        centre=centre,
+        spread=spread,
+        bumps=bumps,
+        linear=linear,
+        whiten=whiten,
+        candidates=np.concatenate([xy, _grid(xy)]),
+        width=width * spread,
+        variance=1 - best_error / total,
+        n=len(x),
+    )
+
+
+def _features(bumps: Nystroem, unit: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city feature"]:
+    return np.concatenate([unit, bumps.transform(unit)], axis=1)
+
+
+def _grid(xy: Float[np.ndarray, "city 2"], side: int = 32) -> Float[np.ndarray, "point 2"]:
+    """A grid over the cities' rectangle, so that places without cities can be found too."""
+    axes = [np.linspace(low, high, side) for low, high in zip(xy.min(axis=0), xy.max(axis=0), strict=True)]
+    return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
