@@ -4,7 +4,7 @@
 are written from arrays, read back with every fault named, and joined on city ids.
 """
 
-import errno
+import io
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,25 +51,59 @@ def hook_of(layer: str | int) -> str:
     return f"blocks.{text}.hook_resid_post" if text.isdigit() else text
 
 
-def activations_path(run: str, step: int | str, root: Path | str = "activations") -> Path:
-    """Where `cwr-mech cache-acts` puts the file of a run's step."""
-    return Path(root) / f"{run}-step{step}.h5"
+def activations_path(run: str, step: int | None, root: Path | str = "activations") -> Path:
+    """Where `cwr-mech cache-acts` puts the file of a run's step; step None is the untrained model."""
+    return Path(root) / (f"{run}-untrained.h5" if step is None else f"{run}-step{step}.h5")
 
 
 def rebuild_command(path: Path | str) -> str:
     """The command that makes an activation file, with run and step where the file's name tells them."""
-    named = re.fullmatch(r"(.+)-step(\d+|-untrained)\.h5", Path(path).name)
+    named = re.fullmatch(r"(.+)-(untrained|step(\d+))\.h5", Path(path).name)
     if not named:
         return "cwr-mech cache-acts RUN"
-    option = "--untrained" if named[2] == "-untrained" else f"--step {named[2]}"
-    return f"cwr-mech cache-acts {named[1]} {option}"
+    return f"cwr-mech cache-acts {named[1]} {f'--step {named[3]}' if named[3] else '--untrained'}"
+
+
+class _Disk(io.FileIO):
+    """A new file whose write errors wait for the end: HDF5 crashes the process when the disk is full.
+
+    After the first error nothing more is written; `check` raises it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or keep the error."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while self.error is None and done < len(view):
+            try:
+                done += super().write(view[done:]) or 0
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, or keep the error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
 
 
 class StoreWriter:
     """Fills an open file; made by `store_writer`."""
 
-    def __init__(self, file: h5py.File, n_cities: int, keys: Collection[Key]) -> None:
-        self._file, self._n, self._missing = file, n_cities, dict.fromkeys(keys, n_cities)
+    def __init__(self, file: h5py.File, disk: _Disk, n_cities: int, keys: Collection[Key]) -> None:
+        self._disk, self._file, self._n, self._missing = disk, file, n_cities, dict.fromkeys(keys, n_cities)
 
     def put(self, key: Key, start: int, values: Float[np.ndarray, "row width"]) -> None:
         """Write the rows from `start` on. Raises AnalysisError where a value is not a finite number."""
@@ -84,6 +118,7 @@ class StoreWriter:
             self._file.create_dataset(name, (self._n, width), np.float32, chunks=(rows, width))
         self._file[name][start : start + len(values)] = values
         self._missing[key] -= len(values)
+        self._disk.check()
 
     def finish(self) -> None:
         """Raise AnalysisError when an array is missing or incomplete."""
@@ -121,31 +156,21 @@ def store_writer(
         "sites": json.dumps(list(sites)),
         "versions": json.dumps(provenance()),
     }
-    with atomic_file(path) as part, _disk_full(), h5py.File(part, "w") as file:
-        file.attrs.update({**root, **(attrs or {})})
-        for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
-            file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
-        file.create_dataset("cities/is_new", data=world.is_new.astype("u1"))
-        file.create_dataset("cities/region", data=[str(region) for region in world.region], dtype=TEXT)
-        file.create_dataset("cities/name", data=list(world.names), dtype=TEXT)
-        for task, ids in (partners or {}).items():
-            file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
-        keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
-        writer = StoreWriter(file, world.n, keys)
-        yield writer
-        writer.finish()
-
-
-@contextmanager
-def _disk_full() -> Iterator[None]:
-    """HDF5 reports a full disk in its own words; give the error its number back."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            if f"errno = {number}," in str(error):
-                raise OSError(number, "disk full") from error
-        raise
+    with atomic_file(path) as part, _Disk(part) as disk:
+        with h5py.File(disk, "w") as file:
+            file.attrs.update({**root, **(attrs or {})})
+            for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
+                file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
+            file.create_dataset("cities/is_new", data=world.is_new.astype("u1"))
+            file.create_dataset("cities/region", data=[str(region) for region in world.region], dtype=TEXT)
+            file.create_dataset("cities/name", data=list(world.names), dtype=TEXT)
+            for task, ids in (partners or {}).items():
+                file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
+            keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
+            writer = StoreWriter(file, disk, world.n, keys)
+            yield writer
+            writer.finish()
+        disk.check()
 
 
 def write_store(
