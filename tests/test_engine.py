@@ -9,10 +9,18 @@ from cwr_mech.engine import Engine, FlatParameters, MicroBatch
 from cwr_mech.model import HookedQwen2
 
 SHAPES = [
-    dict(n_layers=2, d_model=32, n_heads=4, d_mlp=48),
-    dict(n_layers=2, d_model=32, n_heads=4, n_key_value_heads=2, d_mlp=48),
-    dict(n_layers=1, d_model=32, n_heads=2, d_mlp=64, tied=True),
-    dict(n_layers=3, d_model=48, n_heads=2, n_key_value_heads=1, d_mlp=40, tied=True, rope_theta=500.0),
+    {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_mlp": 48},
+    {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_key_value_heads": 2, "d_mlp": 48},
+    {"n_layers": 1, "d_model": 32, "n_heads": 2, "d_mlp": 64, "tied": True},
+    {
+        "n_layers": 3,
+        "d_model": 48,
+        "n_heads": 2,
+        "n_key_value_heads": 1,
+        "d_mlp": 40,
+        "tied": True,
+        "rope_theta": 500.0,
+    },
 ]
 
 
