@@ -60,12 +60,34 @@ PAPER = Protocol(
 PROTOCOLS = {"strict": STRICT, "paper": PAPER}
 
 
+class Part(Config):
+    """One ingredient of a mixture: rows of `task`, from row `start` on.
+
+    `group` says which queries: "old" name no new city, "new" at least one, "all" any. `rows` None is
+    endless; `weight` is the share among endless parts.
+    """
+
+    task: str
+    group: Literal["old", "new", "all"] = "old"
+    rows: int | None = Field(None, ge=1)
+    start: int = Field(0, ge=0)
+    weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Part":
+        if self.task not in TASK_NAMES:
+            raise UnknownName("task", self.task, TASK_NAMES)
+        return self
+
+
 class DataConfig(Config):
     """What a model is trained on. `rows_per_task` None draws fresh rows for ever; a number makes a fixed set
-    that is reshuffled every epoch. `weights` are the tasks' shares of the rows (equal when None)."""
+    that is reshuffled every epoch. `weights` are the tasks' shares of the rows (equal when None).
+    `parts`, when given, say in full what the mixture is made of (fine-tuning does)."""
 
     tasks: tuple[str, ...] = TASK_NAMES
     protocol: Protocol = STRICT
+    parts: tuple[Part, ...] = ()
     rows_per_task: int | None = Field(None, ge=1)
     weights: tuple[float, ...] | None = None
     label_noise: float = Field(0.0, ge=0.0, le=1.0)
@@ -125,8 +147,8 @@ class TrainConfig(Config):
 
     `schedule`: after `warmup` steps the rate is held ("constant"), falls linearly to 0 ("linear"), by a
     half cosine ("cosine"), or is held and falls linearly over the last `decay` share of the steps ("hold").
-    `checkpoints` log-spaced checkpoints are kept beside the last one. `save_every` steps (or `save_minutes`,
-    whichever comes first) the state for a resume is written.
+    `checkpoints` log-spaced checkpoints are kept beside the first and the last. Every `save_every` steps the
+    state for a resume is written; every `eval_every` steps `eval_rows` questions a task are answered.
     """
 
     steps: int = Field(1000, ge=1)
@@ -144,7 +166,6 @@ class TrainConfig(Config):
     save_every: int = Field(500, ge=1)
     eval_every: int = Field(500, ge=1)
     eval_rows: int = Field(64, ge=1)
-    compile: bool = True
     seed: int = Field(42, ge=0)
 
 

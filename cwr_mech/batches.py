@@ -1,0 +1,110 @@
+"""Which rows a training step sees: a pure function of (settings, world, step), so a resume needs no state.
+
+Training data is a list of parts (task, group of queries, number of rows or endless). Endless parts are
+mixed in exact shares, fresh rows every step. Finite parts are pooled and reshuffled every epoch, as in the
+paper.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int
+
+from cwr_mech.config import DataConfig, Part
+from cwr_mech.dataset import Rows, Stream, concat
+from cwr_mech.errors import ConfigError
+from cwr_mech.world import World
+
+
+def parts_of(data: DataConfig) -> tuple[Part, ...]:
+    """The parts a mixture is made of: those given, or one part a task of queries without new cities."""
+    if data.parts:
+        return data.parts
+    weights = data.weights or (1.0,) * len(data.tasks)
+    return tuple(
+        Part(task=task, group="old", rows=data.rows_per_task, weight=weight)
+        for task, weight in zip(data.tasks, weights, strict=True)
+    )
+
+
+@dataclass
+class Batches:
+    """`at(step)` gives the rows of a step. Steps may be asked for in any order; forward is cheapest."""
+
+    data: DataConfig
+    world: World
+    batch_size: int
+    _streams: list[Stream] = field(init=False, repr=False)
+    _pool: Rows | None = field(init=False, repr=False, default=None)
+    _epoch: tuple[int, np.ndarray] | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError when the parts are of both kinds, or a share is under one row a batch."""
+        self.parts = parts_of(self.data)
+        finite = [part.rows is not None for part in self.parts]
+        if any(finite) and not all(finite):
+            raise ConfigError("either all parts of the data have a number of rows or none has")
+        self._streams = [self._stream(part) for part in self.parts]
+        weights = np.array([part.weight for part in self.parts])
+        self.edges = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
+        self.edges[-1] = 1.0
+        if all(finite):
+            taken = [s.take(p.rows) for s, p in zip(self._streams, self.parts, strict=True) if p.rows]
+            self._pool = concat(taken)
+        elif self.batch_size * weights.min() / weights.sum() < 1:
+            raise ConfigError(
+                f"a batch of {self.batch_size} rows is too small for these {len(self.parts)} parts",
+                "raise batch_size or the smallest weight",
+            )
+
+    def _stream(self, part: Part) -> Stream:
+        return Stream(
+            self.world,
+            part.task,
+            seed=self.data.seed,
+            group=part.group,
+            start=part.start,
+            protocol=self.data.protocol,
+            label_noise=self.data.label_noise,
+            label_noise_kind=self.data.label_noise_kind,
+        )
+
+    @property
+    def pool_rows(self) -> int | None:
+        """Rows of the fixed set; None when rows are endless."""
+        return None if self._pool is None else len(self._pool)
+
+    def counts(self, step: int) -> Sequence[int]:
+        """Rows of each endless part in the batch of `step`: whole numbers that keep to the shares."""
+        return (self._given(step + 1) - self._given(step)).tolist()
+
+    def _given(self, step: int) -> Int[np.ndarray, " part"]:
+        """Rows of each endless part used up before `step`."""
+        return np.diff(np.floor(step * self.batch_size * self.edges + 1e-6).astype(np.int64))
+
+    def at(self, step: int) -> Rows:
+        """The rows of one step (counted from 0)."""
+        if self._pool is not None:
+            return self._pool.take(self._pooled(step * self.batch_size))
+        starts, counts = self._given(step).tolist(), self.counts(step)
+        taken = []
+        for stream, part, start, n in zip(self._streams, self.parts, starts, counts, strict=True):
+            stream.position = part.start + start
+            if n:
+                taken.append(stream.take(n))
+        return concat(taken)
+
+    def _pooled(self, start: int) -> np.ndarray:
+        """Pool indices `start` to `start + batch_size` of the endless sequence of shuffled epochs."""
+        picked: list[np.ndarray] = []
+        size, left = len(self._pool or ()), self.batch_size
+        while left:
+            epoch, at = divmod(start, size)
+            if self._epoch is None or self._epoch[0] != epoch:
+                rng = np.random.default_rng(np.random.SeedSequence([self.data.seed, 77, epoch]))
+                self._epoch = (epoch, rng.permutation(size))
+            piece = self._epoch[1][at : at + left]
+            picked.append(piece)
+            start, left = start + len(piece), left - len(piece)
+        return np.concatenate(picked)

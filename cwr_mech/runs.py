@@ -1,0 +1,157 @@
+"""A run folder: what was trained, on what, how far it got, and its checkpoints.
+
+runs/NAME/
+    manifest.json      schema, settings, parents' hashes, versions, state, checkpoints' hashes
+    metrics.jsonl      one JSON object a line: losses, rates, answers scored on the way
+    checkpoints/step-0001000/   Hugging Face folders (config.json, model.safetensors, tokenizer)
+    state-0.safetensors, state-1.safetensors   optimiser states, written in turn, for a resume
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cwr_mech.artifacts import provenance, read_json, sha256_file, write_json
+from cwr_mech.config import RunConfig, parse
+from cwr_mech.errors import ArtifactExists, CorruptArtifact, MissingArtifact
+from cwr_mech.model import HookedQwen2
+from cwr_mech.tokenizer import Tokenizer
+from cwr_mech.world import World, load_world
+
+SCHEMA = "cwr-mech/run/1"
+ROOT = Path("runs")
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained (or training) model on disk."""
+
+    folder: Path
+    config: RunConfig
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def state(self) -> str:
+        """ "running", "done", "interrupted" or "diverged"."""
+        return str(self.manifest["state"])
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps with a checkpoint, ascending."""
+        found = (_STEP.fullmatch(path.name) for path in (self.folder / "checkpoints").glob("step-*"))
+        return tuple(sorted(int(match[1]) for match in found if match))
+
+    @property
+    def last_step(self) -> int:
+        """The newest checkpoint's step. Raises MissingArtifact when there is none."""
+        if not self.steps:
+            raise MissingArtifact(
+                f"run {self.name} has no checkpoint yet", f"cwr-mech train --resume {self.name}"
+            )
+        return self.steps[-1]
+
+    def checkpoint(self, step: int | None = None) -> Path:
+        """Folder of a checkpoint, the last one by default. Raises MissingArtifact."""
+        step = self.last_step if step is None else step
+        path = checkpoint_path(self.folder, step)
+        if not path.is_dir():
+            known = ", ".join(map(str, self.steps))
+            raise MissingArtifact(f"run {self.name} has no checkpoint at step {step}", f"steps: {known}")
+        return path
+
+    def model(self, step: int | None = None) -> HookedQwen2:
+        """The model at a step, the last one by default."""
+        return HookedQwen2.from_pretrained(self.checkpoint(step))
+
+    def sha256(self, step: int | None = None) -> str:
+        """Hash of a checkpoint's weights file."""
+        return sha256_file(self.checkpoint(step) / "model.safetensors")
+
+    @cached_property
+    def _world(self) -> World:
+        return load_world(self.config.world)
+
+    def world(self) -> World:
+        """The world this run was trained in."""
+        return self._world
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of all runs."""
+        return Tokenizer()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        return [json.loads(line) for line in lines[:-1]]
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / "checkpoints" / f"step-{step:07d}"
+
+
+def create_run(folder: Path, config: RunConfig, parent: Run | None = None) -> Run:
+    """Begin a run: make its folder and manifest. Raises ArtifactExists when there is one already."""
+    if (folder / "manifest.json").exists():
+        raise ArtifactExists(
+            f"{folder} holds a run already", "continue it with --resume, or choose another --out"
+        )
+    if folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise ArtifactExists(f"{folder} exists and is not a run", "choose another --out")
+    parents = {}
+    if parent is not None:
+        step = parent.last_step
+        parents = {"run": parent.name, "step": step, "sha256": parent.sha256(step)}
+    manifest = {
+        "schema": SCHEMA,
+        "config": config.model_dump(mode="json"),
+        "world_sha256": load_world(config.world).sha256,
+        "tokenizer_sha256": Tokenizer().sha256,
+        "parent": parents,
+        "state": "running",
+        "checkpoints": {},
+        "provenance": provenance(),
+    }
+    write_json(folder / "manifest.json", manifest)
+    return load_run(folder)
+
+
+def update_manifest(run: Run, **changes: Any) -> Run:
+    """Write changed manifest fields and return the run as it now stands."""
+    write_json(run.folder / "manifest.json", {**run.manifest, **changes})
+    return load_run(run.folder)
+
+
+def load_run(folder: Path | str) -> Run:
+    """Read a run by its folder, or by its name in runs/.
+
+    Raises MissingArtifact, CorruptArtifact or SchemaMismatch.
+    """
+    path = Path(folder)
+    if not (path / "manifest.json").exists() and (ROOT / path / "manifest.json").exists():
+        path = ROOT / path
+    manifest = read_json(path / "manifest.json", schema=SCHEMA, rebuild="cwr-mech train")
+    for key in ("config", "state"):
+        if key not in manifest:
+            raise CorruptArtifact(f"{path / 'manifest.json'} lacks '{key}'", "train the run anew")
+    return Run(path, parse(RunConfig, manifest["config"]), manifest)
+
+
+def latest_run(root: Path | str = ROOT) -> Path:
+    """Folder of the run whose manifest changed last. Raises MissingArtifact when there is none."""
+    found = sorted(Path(root).glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise MissingArtifact(f"there is no run in {root}/", "train one with: cwr-mech train")
+    return found[-1].parent
