@@ -35,7 +35,7 @@ Listener = Callable[[Mapping[str, Any]], None]
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> frozenset[int]:
-    """Steps at which the model is kept: 0, the last, and `checkpoints` log-spaced ones between 1 % and all."""
+    """Steps at which the model is kept: 0, the last, and `checkpoints` log-spaced ones from 1 % on."""
     between = np.geomspace(max(1.0, steps / 100), steps, checkpoints + 1)[:-1]
     return frozenset({0, steps, *np.rint(between).astype(int).tolist()})
 
