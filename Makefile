@@ -1,0 +1,53 @@
+# make demo    environment if missing, then train, probe, compare and patch, and write a report
+# make test    environment if missing, then every check a change must pass
+# make bench   time and memory of the parts that claim to be fast
+# make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
+# make clean   remove the environment and caches; runs, activations and reports stay
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.PHONY: demo test bench env clean FORCE
+
+demo: .venv/.ready
+	@$(PY) -m cwr_mech_cli.main demo
+
+test: .venv/.ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -n 2
+
+bench: .venv/.ready
+	@$(PY) tests/benchmarks/run.py
+
+env: .venv/.ready
+
+# .venv/.making marks an installation under way. Left behind by an interruption it means that packages may be
+# half there, which pip cannot tell, so the environment starts afresh. Debian without python3-venv has no
+# ensurepip; then the system's pip puts a pip into the environment.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cwr-mech needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; say which with: make PYTHON=python3.12 ...")'
+	@if [ -e .venv/.making ] || ! $(PIP) --version >/dev/null 2>&1; then rm -rf .venv; fi
+	@echo "installing into .venv (a few minutes the first time)"
+	@mkdir -p .venv && touch .venv/.making
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv >/dev/null || \
+		{ $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python $(PY) install -qq pip; }
+ifdef TORCH
+	@$(PIP) install -qq --force-reinstall --no-deps '$(TORCH)'
+else
+	@$(PIP) install -qq torch==$(TORCH_VERSION)+cpu 2>/dev/null || \
+		$(PIP) install -qq --index-url https://download.pytorch.org/whl/cpu torch==$(TORCH_VERSION)
+endif
+	@$(PIP) install -qq -c constraints.txt -e '.[dev]'
+	@mv .venv/.making $@ && touch $@
+
+ifdef TORCH
+.venv/.ready: FORCE
+endif
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
