@@ -1,0 +1,77 @@
+"""`cwr-mech cka`: how alike representations are, across layers and runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs to compare; the latest by default.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")] = None,
+    prompts: Annotated[
+        str, typer.Option(help="Prompts: own (each run's first task), all, or tasks by name.")
+    ] = "own",
+    site: Annotated[
+        str, typer.Option(help="Where a city is read; a+b puts two side by side.")
+    ] = "last_digit+delimiter",
+    cities: Annotated[str, typer.Option(help="old, new or all cities.")] = "old",
+    biased: Annotated[
+        bool, typer.Option("--biased", help="The paper's estimator instead of the debiased one.")
+    ] = False,
+    draws: Annotated[int, typer.Option(min=1, help="Shuffles of the cities for the null.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffles.")] = 0,
+    step: Annotated[int | None, typer.Option(help="Checkpoint of the runs; the last by default.")] = None,
+    activations: Annotated[
+        list[Path] | None, typer.Option(help="Activation files instead of runs; may be repeated.")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
+    ] = None,
+) -> None:
+    """Linear CKA of every pair of layers, prompts and runs, with intervals, shuffled cities as the null, and
+    a matrix as the figure.
+    """
+    from cwr_mech.analysis.cka_survey import cka_result
+    from cwr_mech.analysis.items import Item, choose_hooks
+
+    from .common import console, rows_of, save_result, say, table
+    from .stores import command_line, hashes, open_sources, prompts_of, split
+
+    sources = open_sources(runs, activations, step)
+    items = [
+        Item(source.store, hook, prompt, site)
+        for source in sources
+        for prompt in prompts_of(source, split(prompts))
+        for hook in choose_hooks(source.store, split(layers))
+    ]
+    result = cka_result(
+        items,
+        debiased=not biased,
+        cities=cities,
+        draws=draws,
+        seed=seed,
+        command=command_line(),
+        inputs=hashes(sources),
+    )
+    labels = [f"{item.run} {item.task} L{item.layer}" for item in items]
+    if len(items) <= 12:
+        rows = [
+            [label, *(float(value) for value in result.arrays["matrix"][index])]
+            for index, label in enumerate(labels)
+        ]
+        console.print(table(str(result.values["measure"]), ["", *map(str, range(1, len(items) + 1))], rows))
+    else:
+        cells = sorted(result.tables["cells"], key=lambda cell: -(cell["cka"] or 0))
+        sides = [
+            {"a": f"{c['run_a']} {c['task_a']} L{c['layer_a']}"}
+            | {"b": f"{c['run_b']} {c['task_b']} L{c['layer_b']}"}
+            | c
+            for c in [*cells[:6], *cells[-6:]]
+        ]
+        columns = ["a", "b", "cka", "ci_lo", "ci_hi", "null_max"]
+        title = f"{result.values['measure']}: the 6 most and the 6 least alike of {len(cells)} pairs"
+        console.print(table(title, columns, rows_of(sides, columns)))
+    for note in result.notes:
+        say(note)
+    save_result(result, report or sources[0].run, "cka" if cities == "old" else f"cka-{cities}")
