@@ -5,8 +5,8 @@ reference lists "punctuation block, upper-case with brackets, lower-case with br
 read as ASCII order with the ten digits moved to the end: ! to / and : to @ (22), A to ` (32), a to ~ (30),
 0 to 9. A digit d therefore has the id 88 + d.
 
-A row is written `dist(c_0865,c_4879)=769` in this library and `<bos> d i s t ( ... 7 6 9 <eos>` in the paper's
-data; `to_spaced` and `from_spaced` go between them. Spaces separate characters and are never tokens.
+A row is written `dist(c_0865,c_4879)=769` in this library and `<bos> d i s t ( ... 7 6 9 <eos>` in the
+paper's data; `to_spaced` and `from_spaced` go between them. Spaces separate characters, they are no tokens.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int32, Integer, UInt8
 
 from cwr_mech.artifacts import disk_errors, sha256_bytes
 
@@ -65,7 +65,7 @@ class Tokenizer:
         """<bos> and the characters, for the model to go on from."""
         return [BOS, *(CHAR_ID.get(char, UNK) for char in text if char != " ")]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Integer[np.ndarray, " pos"]) -> str:
         """The characters up to the first <eos>, without <pad> and <bos>; <unk> becomes UNKNOWN_CHAR.
 
         Raises IndexError on an id outside 0..97.
@@ -98,21 +98,21 @@ class Tokenizer:
             tokens[np.arange(len(plain)), lengths - 1] = EOS
         return tokens, lengths
 
-    def decode_rows(self, tokens: Int[np.ndarray, "row pos"]) -> list[str]:
+    def decode_rows(self, tokens: Integer[np.ndarray, "row pos"]) -> list[str]:
         """`decode` of every row."""
         ended = np.logical_or.accumulate(tokens == EOS, axis=1)
         text = _CODE_OF[np.where(ended, PAD, tokens)].tobytes().decode("utf-32-le")
         width = tokens.shape[1]
         return [text[row * width : (row + 1) * width].replace("\0", "") for row in range(len(tokens))]
 
-    def answer_mask(self, tokens: Int[np.ndarray, "row pos"]) -> Bool[np.ndarray, "row pos"]:
+    def answer_mask(self, tokens: Integer[np.ndarray, "row pos"]) -> Bool[np.ndarray, "row pos"]:
         """True on the answer: after a row's first '=', up to and including its <eos>."""
         equals = np.cumsum(tokens == CHAR_ID["="], axis=1) > 0
         after = np.zeros_like(equals)
         after[:, 1:] = equals[:, :-1]
         return after & (tokens != PAD)
 
-    def to_spaced(self, ids: Iterable[int]) -> str:
+    def to_spaced(self, ids: Iterable[int] | Integer[np.ndarray, " pos"]) -> str:
         """The paper's text of a row, `<bos> d i s t ( ...`, every token and a space between them."""
         return " ".join(VOCAB[number] for number in ids)
 

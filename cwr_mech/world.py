@@ -3,15 +3,16 @@
 Every random choice has its own stream of the world's seed, so that one choice never moves another: new
 entities change neither the ids nor the positions of the old cities, and therefore no answer about them.
 The i-th city of the seeded order carries the i-th id of the seeded permutation of all ids, so a smaller world
-is a part of every larger one of the same seed; new entities take their ids from the permutation's far end.
+of real cities is a part of every larger one of the same seed; new entities take their ids from the far end.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped
 
 from cwr_mech.artifacts import sha256_bytes
 from cwr_mech.config import WorldConfig, parse
@@ -88,7 +89,7 @@ class World:
         table[self.ids] = np.arange(self.n)
         return table
 
-    def rows(self, ids: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
+    def rows(self, ids: Int[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
         """Row of each city id, in the shape given. Raises WorldError on an id that no city has."""
         legal = (ids >= 0) & (ids < len(self._row_of))
         rows = np.where(legal, self._row_of[np.where(legal, ids, 0)], -1)
@@ -98,14 +99,14 @@ class World:
             raise WorldError(f"no city has the id {missing[0]}{more}", f"this world has {self.n} cities")
         return rows
 
-    def xy_of(self, ids: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape 2"]:
+    def xy_of(self, ids: Int[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape 2"]:
         """Positions of city ids. Raises WorldError on an id that no city has."""
         return self.xy[self.rows(ids)]
 
     @cached_property
     def sha256(self) -> str:
         """Digest of what the world holds: ids, positions, names, regions and which cities are new."""
-        text = "\n".join((*self.names, *self.region))
+        text = json.dumps([self.names, self.region.tolist()])
         arrays = (self.ids.astype("<i8"), self.xy.astype("<i8"), self.is_new)
         return sha256_bytes(text.encode(), *(array.tobytes() for array in arrays))
 
@@ -136,21 +137,29 @@ def _generator(config: WorldConfig, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(stream,)))
 
 
-def _id_order(config: WorldConfig, n: int) -> Int64[np.ndarray, " id"]:
-    """All ids of the world's digits in seeded order. Raises WorldError when they are fewer than `n`."""
+def _id_range(config: WorldConfig) -> range:
+    """All ids that a city may have. Raises WorldError when there is none."""
     lowest = 10 ** (config.id_digits - 1) if config.id_min is None else config.id_min
-    space = np.arange(lowest, 10**config.id_digits)
-    if len(space) < n:
+    ids = range(lowest, 10**config.id_digits)
+    if not ids:
+        raise WorldError(f"no id of {config.id_digits} digits is {lowest} or more", "lower id_min")
+    return ids
+
+
+def _id_order(config: WorldConfig, n: int) -> Int64[np.ndarray, " id"]:
+    """All ids in seeded order. Raises WorldError when they are fewer than `n`."""
+    ids = _id_range(config)
+    if len(ids) < n:
         raise WorldError(
-            f"{n} cities do not fit into the {len(space)} ids from {lowest} to {10**config.id_digits - 1}",
+            f"{n} cities do not fit into the {len(ids)} ids from {ids[0]} to {ids[-1]}",
             "use more id_digits, a lower id_min or fewer cities",
         )
-    return _generator(config, _IDS).permutation(space)
+    return _generator(config, _IDS).permutation(np.array(ids, dtype=np.int64))
 
 
 def _source_world(config: WorldConfig) -> World:
     """The cities of the source with their ids, none of them new."""
-    source = read_source(config.source, config.n_cities, _generator(config, _PLACES))
+    source = read_source(config.source, config.n_cities, _id_range(config), _generator(config, _PLACES))
     total = len(source.names)
     n = config.n_cities if source.ids is None else min(config.n_cities, total)
     if n > total:
@@ -158,23 +167,9 @@ def _source_world(config: WorldConfig) -> World:
     order = _generator(config, _ORDER).permutation(total)[:n]
     by_source = np.argsort(order)
     kept = order[by_source]
-    if source.ids is None:
-        ids = _id_order(config, n)[:n][by_source]
-    else:
-        _check_ids(config, source.ids)
-        ids = source.ids[kept]
+    ids = _id_order(config, n)[:n][by_source] if source.ids is None else source.ids[kept]
     names = tuple(source.names[row] for row in kept)
     return World(ids, names, source.xy[kept], np.array(source.region)[kept], np.zeros(n, dtype=bool), config)
-
-
-def _check_ids(config: WorldConfig, ids: Int64[np.ndarray, " city"]) -> None:
-    """Ids of a CSV file must be in the range that drawn ids have."""
-    lowest = 10 ** (config.id_digits - 1) if config.id_min is None else config.id_min
-    for number in ids[(ids < lowest) | (ids >= 10**config.id_digits)][:1]:
-        raise WorldError(
-            f"{config.source}: id {number} is outside {lowest}..{10**config.id_digits - 1}",
-            "change the id, or set id_digits and id_min",
-        )
 
 
 def _with_invented(world: World) -> World:

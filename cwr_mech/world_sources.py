@@ -1,6 +1,7 @@
 """Where the cities of a world come from: the shipped table, a user's CSV file, or a synthetic pattern."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,12 @@ N_CLUSTERS = 20
 CLUSTER_SD = 30.0
 RING_RADIUS = 800.0
 
-WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+COLUMNS_HINT = (
+    "the first line must name the columns id,name,x,y (tenths of a degree) or id,name,lon,lat (degrees)"
+)
+# int() and float() take more than this: underscores, digits of other scripts, "nan".
+WHOLE = re.compile(r"[+-]?[0-9]{1,300}")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +53,40 @@ def shipped() -> Cities:
     return Cities(tuple(row["name"] for row in rows), tenths(degrees), tuple(row["region"] for row in rows))
 
 
-def read_csv(path: Path) -> Cities:
+def read_csv(path: Path, ids: range) -> Cities:
     """A user's cities: columns id, name, then x and y (whole tenths of a degree) or lon and lat (degrees).
 
     A column `region` is read when there is one; other columns are ignored; x,y win over lon,lat. Raises
-    MissingArtifact, or WorldError naming the file, the line and the fault.
+    MissingArtifact, or WorldError naming the file, the line and the fault; an id outside `ids` is a fault.
     """
+    lines = _lines(path)
+    if not lines:
+        raise WorldError(f"{path} is empty", COLUMNS_HINT)
+    header = [name.strip().lower() for name in lines[0][1]]
+    columns = _coordinate_columns(path, header)
+    if len(lines) == 1:
+        raise WorldError(f"{path} names its columns but holds no city")
+    line_of: dict[int, int] = {}
+    names, xy, regions = [], [], []
+    for line, fields in lines[1:]:
+        place = f"{path}, line {line}"
+        if len(fields) != len(header):
+            raise WorldError(f"{place}: {len(fields)} fields, but the first line names {len(header)} columns")
+        city = dict(zip(header, (field.strip() for field in fields), strict=True))
+        number = _id(place, city["id"], ids)
+        if number in line_of:
+            raise WorldError(f"{place}: id {number} was given already on line {line_of[number]}")
+        line_of[number] = line
+        names.append(city["name"])
+        xy.append([_coordinate(place, column, city[column]) for column in columns])
+        regions.append(city.get("region") or "no region")
+    return Cities(
+        tuple(names), np.array(xy, dtype=np.int64), tuple(regions), np.array(list(line_of), dtype=np.int64)
+    )
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and fields of every line of a CSV file that is not blank."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
@@ -62,75 +95,60 @@ def read_csv(path: Path) -> Cities:
         raise WorldError(f"cannot read the world file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise WorldError(
-            f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV with UTF-8 encoding"
+            f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV in UTF-8"
         ) from error
-    reader = csv.reader(text.splitlines(), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        table = [(reader.line_num, row) for row in reader if row]
+        return [(reader.line_num, fields) for fields in reader if fields]
     except csv.Error as error:
         raise WorldError(f"{path}, line {reader.line_num}: broken CSV: {error}") from error
-    if not table:
-        raise WorldError(f"{path} is empty", "the first line names the columns: id,name,x,y")
-    header = [name.strip().lower() for name in table[0][1]]
-    columns = _columns(path, header)
-    if len(table) == 1:
-        raise WorldError(f"{path} names its columns but holds no city")
-    ids: dict[int, int] = {}
-    xy = np.empty((len(table) - 1, 2), dtype=np.int64)
-    names, regions = [], []
-    for city, (line, row) in enumerate(table[1:]):
-        place = f"{path}, line {line}"
-        if len(row) != len(header):
-            raise WorldError(f"{place}: {len(row)} fields, but the first line names {len(header)} columns")
-        value = dict(zip(header, (field.strip() for field in row), strict=True))
-        number = _whole(place, "id", value["id"])
-        if number in ids:
-            raise WorldError(f"{place}: id {number} was given already on line {ids[number]}")
-        ids[number] = line
-        xy[city] = [_coordinate(place, column, value[column]) for column in columns]
-        names.append(value["name"])
-        regions.append(value.get("region") or "no region")
-    return Cities(tuple(names), xy, tuple(regions), np.array(list(ids), dtype=np.int64))
 
 
-def _columns(path: Path, header: list[str]) -> tuple[str, str]:
-    hint = (
-        "wanted: id,name and x,y (whole tenths of a degree) or lon,lat (degrees); commas between the fields"
-    )
-    columns = (
-        ("lon", "lat") if {"lon", "lat"} <= set(header) and not {"x", "y"} <= set(header) else ("x", "y")
-    )
+def _coordinate_columns(path: Path, header: list[str]) -> tuple[str, str]:
+    degrees = {"lon", "lat"} <= set(header) and not {"x", "y"} <= set(header)
+    columns = ("lon", "lat") if degrees else ("x", "y")
     for name in ("id", "name", *columns):
         if name not in header:
-            raise WorldError(f"{path} has no column '{name}'; it has '{', '.join(header)}'", hint)
-        if header.count(name) > 1:
-            raise WorldError(f"{path} names the column '{name}' twice", hint)
+            raise WorldError(f"{path} has no column '{name}', only {_quote(','.join(header))}", COLUMNS_HINT)
+    for name in header:
+        if name and header.count(name) > 1:
+            raise WorldError(f"{path} names the column {_quote(name)} twice")
     return columns
 
 
-def _whole(place: str, column: str, text: str) -> int:
+def _quote(text: str) -> str:
+    """`text` as an error message can show it: on one line, not too long."""
+    return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
+def _id(place: str, text: str, ids: range) -> int:
     if not WHOLE.fullmatch(text):
-        raise WorldError(f"{place}: {column} '{text}' is not a whole number")
+        raise WorldError(f"{place}: id {_quote(text)} is not a whole number")
+    if int(text) not in ids:
+        raise WorldError(
+            f"{place}: id {_quote(text)} is outside {ids[0]}..{ids[-1]}",
+            "change the id, or the settings id_digits and id_min",
+        )
     return int(text)
 
 
 def _coordinate(place: str, column: str, text: str) -> int:
     """One coordinate in whole tenths of a degree."""
     if not NUMBER.fullmatch(text):
-        raise WorldError(f"{place}: {column} '{text}' is not a number")
-    limit = X_MAX if column in ("x", "lon") else Y_MAX
+        raise WorldError(f"{place}: {column} {_quote(text)} is not a number")
+    value, limit, unit = float(text), X_MAX if column in ("x", "lon") else Y_MAX, "tenths of a degree"
     if column in ("lon", "lat"):
         limit, unit = limit // 10, "degrees"
-    else:
-        unit = "tenths of a degree"
-        if not float(text).is_integer():
-            raise WorldError(
-                f"{place}: {column} '{text}' is not a whole number of tenths of a degree",
-                "for degrees, name the columns lon and lat",
-            )
-    if not -limit <= float(text) <= limit:
-        raise WorldError(f"{place}: {column} {text} is outside -{limit}..{limit} {unit}")
-    return int(np.rint(float(text) * (10 if unit == "degrees" else 1)))
+    if not -limit <= value <= limit:
+        raise WorldError(f"{place}: {column} {_quote(text)} is outside -{limit}..{limit} {unit}")
+    if column in ("lon", "lat"):
+        return round(10 * value)
+    if not value.is_integer():
+        raise WorldError(
+            f"{place}: {column} {_quote(text)} is not a whole number of tenths of a degree",
+            "degrees go into columns named lon and lat",
+        )
+    return int(value)
 
 
 def _blocks(xy: Int64[np.ndarray, "city 2"]) -> tuple[str, ...]:
@@ -198,12 +216,13 @@ def synthetic(kind: str, n: int, rng: np.random.Generator) -> Cities:
     return Cities(tuple(f"{kind}_{number:04d}" for number in range(1, n + 1)), xy, region)
 
 
-def read_source(source: str, n: int, rng: np.random.Generator) -> Cities:
-    """All cities of `source`: "cities", a name in SYNTHETIC (with `n` cities), or the path of a CSV file."""
+def read_source(source: str, n: int, ids: range, rng: np.random.Generator) -> Cities:
+    """All cities of `source`: "cities", a name in SYNTHETIC (with `n` cities), or the path of a CSV file,
+    whose ids must be in `ids`."""
     if source == "cities":
         return shipped()
     if source in SYNTHETIC:
         return synthetic(source, n, rng)
-    if "/" in source or "." in source:
-        return read_csv(Path(source))
+    if "/" in source or "." in source or Path(source).is_file():
+        return read_csv(Path(source), ids)
     raise UnknownName("world", source, ("cities", *SYNTHETIC, "FILE.csv"))
