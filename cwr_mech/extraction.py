@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import reduce
-from jaxtyping import Float, Int64
+from einops import reduce, repeat
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from cwr_mech.activations import EMBED, FINAL, hook_of, store_writer
 from cwr_mech.artifacts import sha256_bytes
@@ -25,7 +26,7 @@ from cwr_mech.tokenizer import Tokenizer
 from cwr_mech.world import World
 
 DEFAULT_SITES = ("last_digit", "delimiter")
-BATCH = 1024
+BATCH = 512
 NO_POSITION = ("hook_attn_scores", "hook_pattern")
 """Hooks whose second axis is heads, not positions."""
 
@@ -106,12 +107,19 @@ def extract(
     with store_writer(path, world, hooks, tasks, sites, attrs=meta, partners=partners) as writer:
         for task in tasks:
             tokens, _ = Tokenizer().encode_rows(texts[task], end=False)
+            shared = _shared(tokens, places[task].values())
             for start in range(0, world.n, batch):
                 part = torch.from_numpy(tokens[start : start + batch].astype(np.int64))
-                for (hook, site), values in _run(model, part, hooks, places[task]).items():
+                for (hook, site), values in _run(model, part, hooks, places[task], shared).items():
                     writer.put((hook, task, site), start, values)
                 if advance:
                     advance(len(part))
+
+
+def _shared(tokens: UInt8[np.ndarray, "city pos"], spans: Iterable[slice]) -> int:
+    """Number of first positions that all prompts have in common and nobody reads."""
+    same = (tokens == tokens[:1]).all(axis=0)
+    return min(int(same.argmin()) if not same.all() else 0, *(span.start for span in spans))
 
 
 def _places(task: str, sites: Iterable[str], id_digits: int) -> dict[str, slice]:
@@ -158,17 +166,33 @@ def _stop(hooks: Iterable[str]) -> int | None:
 
 @torch.no_grad()
 def _run(
-    model: HookedQwen2, tokens: Tensor, hooks: Sequence[str], places: Mapping[str, slice]
+    model: HookedQwen2, tokens: Tensor, hooks: Sequence[str], places: Mapping[str, slice], shared: int
 ) -> dict[tuple[str, str], Float[np.ndarray, "batch width"]]:
-    """(hook, site) -> vectors of a batch of prompts of one length."""
+    """(hook, site) -> vectors of a batch of prompts of one length, whose first `shared` tokens are the same.
+
+    Those tokens are run once, not once a prompt: most of a city's prompt is the same for all cities.
+    """
     found: dict[tuple[str, str], np.ndarray] = {}
 
-    def keep(activation: Tensor, hook: object) -> None:
+    def keep(activation: Tensor, hook: HookPoint) -> None:
         for site, span in places.items():
-            vectors = reduce(activation[:, span].float(), "batch pos ... -> batch (...)", "mean")
-            found[str(getattr(hook, "name", "")), site] = vectors.cpu().numpy()
+            at = slice(span.start - shared, span.stop - shared)
+            vectors = reduce(activation[:, at].float(), "batch pos ... -> batch (...)", "mean")
+            found[hook.name or "", site] = vectors.cpu().numpy()
 
+    stop = _stop(hooks)
+    tokens = tokens.to(model.W_E.device)
+    past = None
+    if shared:
+        past = model.new_past()
+        model(tokens[:1, :shared], stop_at_layer=model.cfg.n_layers if stop is None else stop, past=past)
+        for layer in past:
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = (
+                    repeat(kept, "1 head pos d_head -> batch head pos d_head", batch=len(tokens))
+                    for kept in (layer.keys, layer.values)
+                )
     gates = {flag: True for hook in hooks if (flag := model.closed_gate(hook))}
     with model.flags(**gates), model.hooks(fwd_hooks=[(hook, keep) for hook in hooks]):
-        model(tokens.to(model.W_E.device), stop_at_layer=_stop(hooks))
+        model(tokens[:, shared:], stop_at_layer=stop, past=past)
     return found
