@@ -6,7 +6,7 @@ A checkpoint is a Hugging Face folder: `config.json`, `model.safetensors` and th
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import EinopsError, rearrange
@@ -49,6 +49,7 @@ SIZES = {
 """ModelConfig field -> Qwen2Config field, where both mean the same number."""
 
 
+@runtime_checkable
 class SavesPretrained(Protocol):
     """Anything that can put tokenizer files into a folder."""
 
