@@ -6,7 +6,6 @@ the last 100 rows of `generate(..., n=150)`, and a stream can be entered at any 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Self
 
 import numpy as np
 from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
@@ -14,9 +13,8 @@ from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
 from cwr_mech.config import STRICT, Protocol
 from cwr_mech.encoding import encode
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.label_noise import NOISE_KINDS, NoiseKind, with_noise
-from cwr_mech.sampling import BLOCK_ROWS, Group, Source, draw_block
-from cwr_mech.splits import Split
+from cwr_mech.label_noise import NOISE_KINDS, with_noise
+from cwr_mech.sampling import BLOCK_ROWS, Source, draw_block
 from cwr_mech.tasks import TASKS, get_task
 from cwr_mech.tokenizer import Tokenizer
 from cwr_mech.world import World
@@ -43,9 +41,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> Self:
+    def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> "Rows":
         """The rows of an index array, a mask or a slice."""
-        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Rows(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def text(self, row: int) -> str:
         """One row as text, without `<bos>` and `<eos>`."""
@@ -84,13 +82,13 @@ class Stream:
         world: World,
         task: str,
         *,
-        split: Split = "train",
+        split: str = "train",
         seed: int = 42,
         start: int = 0,
-        group: Group = "old",
+        group: str = "old",
         protocol: Protocol = STRICT,
         label_noise: float = 0.0,
-        label_noise_kind: NoiseKind = "uniform",
+        label_noise_kind: str = "uniform",
     ) -> None:
         """Raises UnknownName, ConfigError, or WorldError when the world is too small for the task."""
         if label_noise_kind not in NOISE_KINDS:
@@ -141,13 +139,13 @@ def generate(
     task: str,
     n: int,
     *,
-    split: Split = "train",
+    split: str = "train",
     seed: int = 42,
     start: int = 0,
-    group: Group = "old",
+    group: str = "old",
     protocol: Protocol = STRICT,
     label_noise: float = 0.0,
-    label_noise_kind: NoiseKind = "uniform",
+    label_noise_kind: str = "uniform",
 ) -> Rows:
     """Rows `start` to `start + n` of one task.
 

@@ -1,20 +1,17 @@
 """Wrong answers on purpose: the questions stay, a share of the answers is replaced."""
 
-from typing import Literal, get_args
-
 import numpy as np
 from jaxtyping import Int64
 
 from cwr_mech.tasks import Task
 
-NoiseKind = Literal["uniform", "local"]
-NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
+NOISE_KINDS = ("uniform", "local")
 LOCAL_CHANGE = 0.05
 """Largest relative change of a number under local noise."""
 
 
 def with_noise(
-    task: Task, values: Int64[np.ndarray, " row"], share: float, kind: NoiseKind, rng: np.random.Generator
+    task: Task, values: Int64[np.ndarray, " row"], share: float, kind: str, rng: np.random.Generator
 ) -> Int64[np.ndarray, " row"]:
     """Answer values of which each was hit with probability `share`; both kinds hit the same rows.
 

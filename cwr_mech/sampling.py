@@ -10,22 +10,21 @@ world they repeat within a split, but they never cross into another.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Int64
 
 from cwr_mech.config import Protocol
 from cwr_mech.errors import UnknownName, WorldError
-from cwr_mech.splits import SPLITS, Split, split_of
+from cwr_mech.splits import SPLITS, split_of
 from cwr_mech.tasks import TASKS, Task
 from cwr_mech.world import World
 
 BLOCK_ROWS = 3072
 """Rows a block; a multiple of every task's number of cells."""
 
-Group = Literal["old", "new", "all"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+GROUPS = ("old", "new", "all")
+"""Which cities a query may name: no new city, at least one new city, any city."""
 
 _MAX_CHUNK = 1 << 17
 _PATIENCE, _RAREST = 1 << 21, 2.0**-16
@@ -72,9 +71,9 @@ class Source:
 
     world: World
     task: Task
-    split: Split
+    split: str
     seed: int
-    group: Group
+    group: str
     protocol: Protocol
 
     def __post_init__(self) -> None:

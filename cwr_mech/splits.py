@@ -4,15 +4,12 @@ The canonical form of a query (`cwr_mech.symmetry`) and its task are hashed to a
 every machine and independent of any seed. 94 % of all queries are training queries, 3 % validation, 3 % test.
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 from jaxtyping import Int, Int8, UInt64
 
 from cwr_mech.tasks import TASKS, Task
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS = ("train", "val", "test")
 PERCENT = {"train": 94, "val": 3, "test": 3}
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

@@ -1,7 +1,8 @@
 """One canonical way to write each query: which orders of the cities ask the same thing.
 
 Every function takes city ids of shape [query k], padded at the end with -1 where a row uses fewer cities,
-and returns them reordered within each row. Two rows ask the same question exactly if the results are equal.
+and returns them reordered within each row. Two rows of distinct cities ask the same question exactly if the
+results are equal.
 The split of a query follows from this form (`cwr_mech.splits`), so no symmetric copy can leak into another.
 """
 

@@ -1,0 +1,55 @@
+"""The best constant answers: no other constant does better, and counting cities helps where it should."""
+
+import numpy as np
+import pytest
+
+from cwr_mech.baselines import baseline
+from cwr_mech.config import PAPER, TASK_NAMES
+from cwr_mech.dataset import concat, generate
+from cwr_mech.errors import AnalysisError
+from cwr_mech.tasks import TASKS
+from cwr_mech.world import load_world
+
+WORLD = load_world(n_cities=300)
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_no_constant_is_better(name):
+    task, rows = TASKS[name], generate(WORLD, name, 1200)
+    best = baseline(rows)
+    assert best.kind == task.kind
+    values = range(len(task.labels)) if task.labels else np.unique(rows.values)
+    if task.labels:
+        scores = [(rows.values == value).mean() for value in values]
+        assert best.score == max(scores)
+        assert best.median_error is None
+        assert best.score_by_size >= best.score
+    else:
+        scores = [np.abs(rows.values - value).mean() for value in values]
+        assert best.score <= min(scores) + 0.5  # the median may lie between two answers, rounded
+        assert best.score_by_size <= best.score
+    assert task.parse(best.answer) is not None
+
+
+def test_counting_cities():
+    """inside: worth nothing under strict, more than a constant under paper; perimeter: always."""
+    strict, paper = (baseline(generate(WORLD, "inside", 6144, **kind)) for kind in ({}, {"protocol": PAPER}))
+    assert strict.score == strict.score_by_size == paper.score == 0.5
+    assert paper.score_by_size > 0.58
+    perimeter = baseline(generate(WORLD, "perimeter", 4000))
+    assert perimeter.score_by_size < 0.9 * perimeter.score
+
+
+def test_chosen_and_scored_on_different_rows():
+    fit, score = generate(WORLD, "compass", 600), generate(WORLD, "compass", 600, split="test")
+    found = baseline(fit, score)
+    assert found.answer == baseline(fit).answer
+    assert found.score == np.mean(score.values == TASKS["compass"].parse(found.answer))
+
+
+def test_refused():
+    rows = generate(WORLD, "distance", 10)
+    with pytest.raises(AnalysisError, match="2 tasks"):
+        baseline(concat([rows, generate(WORLD, "angle", 10)]))
+    with pytest.raises(AnalysisError, match="got 0"):
+        baseline(rows.take(slice(0, 0)))

@@ -1,0 +1,141 @@
+"""Drawn queries: balance, groups, protocols, tiny worlds, and splits that never share a query."""
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+
+from cwr_mech.config import PAPER, STRICT, TASK_NAMES, Protocol
+from cwr_mech.dataset import generate
+from cwr_mech.sampling import BLOCK_ROWS, Source, cells, draw_block
+from cwr_mech.splits import SPLITS, query_hash, split_of
+from cwr_mech.tasks import TASKS
+from cwr_mech.world import load_world
+
+names = pytest.mark.parametrize("name", TASK_NAMES)
+
+
+@cache
+def world(**settings):
+    return load_world(**({"n_cities": 300, "new": "atlantis", "n_new": 20} | settings))
+
+
+def queries(rows, name):
+    """Hash of the canonical query of each row."""
+    return query_hash(TASKS[name], rows.cities[:, : TASKS[name].n_max].astype(np.int64))
+
+
+def sizes(rows):
+    return (rows.cities >= 0).sum(axis=1)
+
+
+@names
+def test_cells_share_a_block_equally(name):
+    for protocol in (STRICT, PAPER):
+        assert BLOCK_ROWS % len(cells(TASKS[name], protocol)) == 0
+
+
+@names
+def test_splits_are_disjoint_over_a_million_rows(name):
+    """No test or validation query is among a million training rows, whatever the seeds; sizes are exact."""
+    task, w = TASKS[name], load_world()
+
+    def drawn(n, **kind):
+        source = Source(w, task, **({"seed": 42, "group": "old", "protocol": STRICT} | kind))
+        blocks = range(-(-n // BLOCK_ROWS))
+        return np.concatenate([query_hash(task, draw_block(source, block)[0]) for block in blocks])[:n]
+
+    train = drawn(1_000_000, split="train")
+    held = [drawn(10_000, split=split, seed=7) for split in ("val", "test")]
+    assert [len(train), *map(len, held)] == [1_000_000, 10_000, 10_000]
+    assert not np.isin(np.concatenate(held), train).any()
+    assert not np.isin(*held).any()
+    # What generate gives are these blocks.
+    assert (queries(generate(w, name, 50, start=BLOCK_ROWS), name) == train[BLOCK_ROWS:][:50]).all()
+    # Control: the reference's separate draws do meet, where there are few enough queries.
+    if name in ("distance", "compass"):
+        assert np.isin(drawn(10_000, split="test", protocol=PAPER), train).mean() > 0.05
+
+
+@names
+@pytest.mark.parametrize("group", ["old", "new", "all"])
+def test_groups(name, group):
+    w = world()
+    rows = generate(w, name, 2000, group=group)
+    used = rows.cities >= 0
+    is_new = np.zeros_like(used)
+    is_new[used] = w.is_new[w.rows(rows.cities[used].astype(np.int64))]
+    has_new = is_new.any(axis=1)
+    if group == "all":
+        assert 0 < has_new.mean() < 1
+    else:
+        assert (has_new == (group == "new")).all()
+    if group == "new":  # new cities stand at every place
+        assert is_new.any(axis=0)[: TASKS[name].n_max].all()
+    ordered = np.sort(np.where(used, rows.cities, -1 - np.arange(6)), axis=1)
+    assert (np.diff(ordered, axis=1) != 0).all(), "all cities of a query are distinct"
+
+
+def test_cities_are_drawn_uniformly():
+    rows = generate(world(), "trianglearea", 30 * BLOCK_ROWS)
+    for place in range(3):
+        count = np.bincount(world().rows(rows.cities[:, place].astype(np.int64)), minlength=300)[:300]
+        expected = count.sum() / 300
+        chi2 = float(((count - expected) ** 2 / expected).sum())
+        assert 200 < chi2 < 420  # 299 degrees of freedom: mean 299, sd 24
+
+
+def test_inside_is_balanced_within_every_number_of_hull_points():
+    rows = generate(world(), "inside", 6 * 200, start=6 * 5)
+    counts = Counter(zip(sizes(rows).tolist(), rows.values.tolist(), strict=True))
+    assert counts == {(size, label): 200 for size in (4, 5, 6) for label in (0, 1)}
+    paper = generate(world(), "inside", 2 * BLOCK_ROWS, protocol=PAPER)
+    assert paper.values.mean() == 0.5
+    true_share = [paper.values[sizes(paper) == size].mean() for size in (4, 5, 6)]
+    assert true_share[0] < 0.4 < 0.6 < true_share[2]  # the number of hull points gives the label away
+
+
+def test_each_switch_of_the_protocol_works_alone():
+    only = Protocol(inside_balance_within_n=False)
+    rows = generate(world(), "inside", 4000, protocol=only)
+    assert rows.values[sizes(rows) == 6].mean() > 0.6
+    assert (split_of(TASKS["inside"], rows.cities.astype(np.int64)) == 0).all()
+    only = Protocol(crossing_keeps_label=False)
+    rows = generate(world(), "crossing", 4000, protocol=only, split="test")
+    assert 0.22 < rows.values.mean() < 0.31
+    assert (split_of(TASKS["crossing"], rows.cities[:, :4].astype(np.int64)) == 2).all()
+    only = Protocol(refill_repeats=False)
+    rows = generate(world(n_cities=30), "angle", 4000, protocol=only)
+    assert 0.85 < len(rows) / 4000 < 0.95  # about 3 in 30 triples name a city twice
+    assert len(generate(world(n_cities=30), "angle", 4000)) == 4000
+    assert len(generate(world(n_cities=30), "perimeter", 4000, protocol=only)) == 4000
+    only = Protocol(split_by_hash=False)
+    rows = generate(world(), "distance", 4000, protocol=only)
+    assert set(split_of(TASKS["distance"], rows.cities[:, :2].astype(np.int64)).tolist()) == {0, 1, 2}
+
+
+def test_crossing_is_balanced_and_written_in_every_way():
+    rows = generate(world(), "crossing", 20_000)
+    assert rows.values.mean() == 0.5
+    assert (rows.values.reshape(-1, 2).sum(axis=1) == 1).all()
+    a, b, c, d = rows.cities[:, :4].T
+    smaller_first = [(a < b).mean(), (c < d).mean(), (np.minimum(a, b) < np.minimum(c, d)).mean()]
+    for label in (0, 1):
+        chosen = rows.values == label
+        assert abs(np.mean(a[chosen] < b[chosen]) - 0.5) < 0.02
+    assert np.allclose(smaller_first, 0.5, atol=0.02)
+
+
+def test_perimeter_has_every_number_of_cities_equally_often():
+    rows = generate(world(), "perimeter", 400)
+    assert Counter(sizes(rows).tolist()) == dict.fromkeys((2, 3, 4, 5), 100)
+
+
+@names
+def test_tiny_worlds_repeat_rows_but_never_across_splits(name):
+    w = world(source="uniform", n_cities=12, new="none")
+    rows = {split: queries(generate(w, name, 3000, split=split), name) for split in SPLITS}
+    assert len(set(rows["train"].tolist())) < 3000 or name in ("inside", "perimeter", "crossing")
+    assert not set(rows["train"].tolist()) & set(rows["test"].tolist())
+    assert not set(rows["val"].tolist()) & set(rows["test"].tolist())
