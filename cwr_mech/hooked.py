@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens.utilities import Slice
 
 from cwr_mech.blocks import HookedConfig
 from cwr_mech.errors import ConfigError, UnknownName
@@ -26,7 +27,16 @@ GATES = {
 }
 """Hook within a block -> the flag of `cfg` without which it stays silent."""
 
-NamesFilter = str | list[str] | Callable[[str], bool] | None
+NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
+
+
+def _pos_axis(name: str) -> int:
+    return -2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
+
+
+def _sliced(save: Any, cut: Slice, axis: int) -> Any:
+    # HookedRootModule's own slicing takes the head axis of hook_rot_q and its like for positions.
+    return lambda tensor, hook: save(cut.apply(tensor, dim=axis), hook=hook)
 
 
 class HookedBase(HookedRootModule):
@@ -36,7 +46,7 @@ class HookedBase(HookedRootModule):
 
     def closed_gate(self, name: str) -> str | None:
         """The flag that hook `name` waits for, or None when it fires."""
-        flag = GATES.get(name.split(".", 2)[2]) if name.startswith("blocks.") else None
+        flag = GATES.get(".".join(name.split(".")[2:]))
         return flag if flag and not getattr(self.cfg, flag) else None
 
     def check_hook(self, name: str) -> None:
@@ -56,23 +66,35 @@ class HookedBase(HookedRootModule):
         self.check_hook(name)
         super()._enable_hook_with_name(name, hook, dir)
 
-    def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> Any:
-        """As HookedRootModule's, but named hooks are checked, and a predicate (or None, for all) passes over
-        the hooks whose flag is off.
+    def get_caching_hooks(
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: Any = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+        pos_slice: Any = None,
+    ) -> tuple[dict[str, Tensor], list[Any], list[Any]]:
+        """As HookedRootModule's, but hooks given by name are checked.
+
+        A predicate, or None for all, passes over hooks whose flag is off. `pos_slice` cuts every hook along
+        its (query) positions.
 
         Raises UnknownName or ConfigError, see `check_hook`.
         """
-        if isinstance(names_filter, str | list):
-            for name in [names_filter] if isinstance(names_filter, str) else names_filter:
+        if callable(names_filter) or names_filter is None:
+            chosen = [name for name in self.hook_dict if self.closed_gate(name) is None]
+            chosen = [name for name in chosen if names_filter is None or names_filter(name)]
+        else:
+            chosen = [names_filter] if isinstance(names_filter, str) else list(names_filter)
+            for name in chosen:
                 self.check_hook(name)
-            return super().get_caching_hooks(names_filter, *args, **kwargs)
-        if names_filter is not None and not callable(names_filter):
-            raise ConfigError(f"names_filter must be a name, a list or a function, got {names_filter!r}")
-
-        def wanted(name: str) -> bool:
-            return self.closed_gate(name) is None and (names_filter is None or names_filter(name))
-
-        return super().get_caching_hooks(wanted, *args, **kwargs)
+        cut = Slice.unwrap(pos_slice)
+        cache, *both = super().get_caching_hooks(chosen, incl_bwd, device, remove_batch_dim, cache)
+        forward, backward = (
+            [(name, _sliced(hook, cut, _pos_axis(name))) for name, hook in hooks] for hooks in both
+        )
+        return cache, forward, backward
 
     def run_with_cache(
         self, *model_args: Any, remove_batch_dim: bool = False, **kwargs: Any
@@ -84,9 +106,9 @@ class HookedBase(HookedRootModule):
     @contextmanager
     def flags(self, **values: bool) -> Iterator[None]:
         """Set flags such as `use_attn_result=True` and put them back at the end, also after an error."""
-        before = {name: getattr(self.cfg, name) for name in values}
         if unknown := set(values) - set(GATES.values()):
             raise UnknownName("flag", min(unknown), sorted(set(GATES.values())))
+        before = {name: getattr(self.cfg, name) for name in values}
         try:
             for name, value in values.items():
                 setattr(self.cfg, name, value)

@@ -6,7 +6,7 @@ from 0. Attention runs fused unless somebody listens to its scores or pattern.
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,7 @@ class HookedQwen2(HookedBase):
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset(generator)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Any, recurse: bool = True) -> "HookedQwen2":
         """As torch's; `cfg` follows the model to another device or type."""
         super()._apply(fn, recurse)
         self.cfg.device, self.cfg.dtype = str(self.W_E.device), self.W_E.dtype
@@ -152,7 +152,7 @@ class HookedQwen2(HookedBase):
         return [LayerCache() for _ in self.blocks]
 
     @classmethod
-    def from_hf(cls, model: Any) -> Self:
+    def from_hf(cls, model: Any) -> "HookedQwen2":
         """Copy a transformers Qwen2ForCausalLM into float32, in evaluation mode.
 
         Raises ConfigError for another kind of model or an option Qwen2 here does not have.
@@ -174,7 +174,7 @@ class HookedQwen2(HookedBase):
         return theirs.to(self.cfg.device).eval()
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> Self:
+    def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> "HookedQwen2":
         """Load a checkpoint folder into float32, in evaluation mode.
 
         Raises MissingArtifact, or CorruptArtifact for truncated or unfitting files; see `hf.read_folder`.
