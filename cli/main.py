@@ -25,7 +25,9 @@ class Command(NamedTuple):
     help: str
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command("train", "train", "command", "Train a model, or go on with one."),
+)
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

@@ -1,0 +1,177 @@
+"""`cwr-mech train`: train one model, or go on with one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cwr_mech.config import RunConfig
+
+PLAIN_SECONDS = 15.0
+"""Where the output is not a terminal: at most one line of progress in this time."""
+
+
+def command(
+    preset: Annotated[str, typer.Option(help="Settings to start from: tiny, quick, small, paper.")] = "quick",
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks by name, separated by commas, or 'all'. The preset's by default."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the model's first weights.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out (the latest run by default).")
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")
+    ] = 1,
+) -> None:
+    """Train a model and keep it, with its checkpoints and metrics, in a run folder.
+
+    Without options: the quick preset, all seven tasks. Ctrl-C saves the state; --resume goes on from there
+    and ends with the same weights as if nothing had happened.
+    """
+    import torch
+
+    from cwr_mech.presets import preset as find_preset
+    from cwr_mech.runs import latest_run, load_run
+    from cwr_mech.training import train
+
+    from .common import RUNS, say
+
+    torch.set_num_threads(threads)
+    if resume:
+        folder = out or latest_run(RUNS)
+        config = load_run(folder).config
+    else:
+        config = configure(find_preset(preset), tasks, seed, settings or [])
+        folder = out or RUNS / config.name
+        config = config.model_copy(update={"name": folder.name})
+    say(f"training {config.name}: {describe(config)}")
+    with display(config) as listener:
+        run = train(config, folder, resume=resume, listener=listener)
+    say(f"run     {run.folder}")
+
+
+def configure(config: "RunConfig", tasks: str | None, seed: int | None, settings: list[str]) -> "RunConfig":
+    """The preset with the options of the command line applied; the name says what differs."""
+    from cwr_mech.config import TASK_NAMES
+    from cwr_mech.presets import for_tasks
+
+    config = config.with_settings(settings)
+    if tasks is not None:
+        names = TASK_NAMES if tasks == "all" else tuple(name.strip() for name in tasks.split(","))
+        config = for_tasks(config, names)
+    if seed is not None:
+        config = config.with_settings([f"train.seed={seed}", f"name={config.name}-seed{seed}"])
+    return config
+
+
+def describe(config: "RunConfig") -> str:
+    """One line on what is trained."""
+    world, model, train = config.world, config.model, config.train
+    return (
+        f"{', '.join(config.data.tasks)}; {world.n_cities:,} cities; {model.n_layers} layers of width "
+        f"{model.d_model}; {train.steps:,} steps of {train.batch_size} rows"
+    )
+
+
+@contextmanager
+def display(config: "RunConfig") -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a listener for `train`: a live table on a terminal, a plain line now and then elsewhere."""
+    from .common import console
+
+    state = Progress(config)
+    if not console.is_terminal:
+        yield state.plain
+        return
+    from rich.live import Live
+
+    with Live(state.table(), console=console, refresh_per_second=4) as live:
+
+        def listener(record: Mapping[str, Any]) -> None:
+            state.update(record)
+            live.update(state.table())
+
+        yield listener
+
+
+class Progress:
+    """The last losses, scores and rates of a training."""
+
+    def __init__(self, config: "RunConfig") -> None:
+        import time
+
+        from cwr_mech.tasks import TASKS
+
+        self.clock = time.monotonic
+        self.shown = float("-inf")
+        self.steps = config.train.steps
+        self.units = {task: TASKS[task].unit for task in config.data.tasks}
+        self.record: Mapping[str, Any] = {}
+        self.scores: Mapping[str, float] = {}
+
+    def update(self, record: Mapping[str, Any]) -> None:
+        """Take in a metrics line."""
+        if "scores" in record:
+            self.scores = record["scores"]
+        else:
+            self.record = record
+
+    def left(self) -> str:
+        """Time left at the present rate."""
+        from .common import duration
+
+        rate = self.record.get("rows_per_second")
+        if not rate:
+            return ""
+        steps = self.steps - self.record["step"]
+        return duration(steps * self.record["rows"] / self.record["step"] / rate)
+
+    def plain(self, record: Mapping[str, Any]) -> None:
+        """Print a line when scores come in or some time has passed."""
+        from .common import number, say
+
+        self.update(record)
+        now = self.clock()
+        if "scores" in record:
+            parts = [f"{task} {number(float(value))}" for task, value in self.scores.items()]
+            say(f"  step {record['step']:,}  answers: " + ", ".join(parts))
+        elif now - self.shown >= PLAIN_SECONDS or record["step"] == self.steps:
+            self.shown = now
+            rate = number(float(record["rows_per_second"]))
+            say(
+                f"  step {record['step']:,}/{self.steps:,}  loss {record['loss']:.3f}  {rate} rows/s  "
+                f"{self.left()} left"
+            )
+
+    def table(self) -> "RenderableType":
+        """Bar, rates and a row a task."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        from .common import number, table
+
+        step = self.record.get("step", 0)
+        head = Table.grid(padding=(0, 2))
+        rate = self.record.get("rows_per_second")
+        head.add_row(
+            ProgressBar(total=self.steps, completed=step, width=28),
+            Text(f"{step:,}/{self.steps:,} steps"),
+            Text(f"{number(float(rate))} rows/s" if rate else "", style="dim"),
+            Text(f"{self.left()} left" if rate else "", style="dim"),
+        )
+        losses = self.record.get("losses", {})
+        rows = [[task, losses.get(task), self.scores.get(task), unit] for task, unit in self.units.items()]
+        return Group(head, table("", ["task", "loss (nats a token)", "error or accuracy", "unit"], rows))
