@@ -1,0 +1,248 @@
+"""What can be patched: components, named places, and the new residual values that each patch amounts to.
+
+A cell of a sweep names a component, a layer, a head where the component has heads, and a span. Whatever the
+component, the patch is exact as an edit of the residual stream right after it: a head's output z enters
+through W_O, a changed query, key, value or pattern first changes z.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cwr_mech.analysis.patch_forward import Forward, Record, Tree
+from cwr_mech.blocks import HookedConfig
+from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.prompts import spans
+from cwr_mech.tasks import get_task
+
+
+@dataclass(frozen=True)
+class Component:
+    """`hook` is TransformerLens' name with L for the layer; `heads` says which heads it has ("" for none)."""
+
+    hook: str
+    heads: str = ""
+
+
+COMPONENTS: Mapping[str, Component] = MappingProxyType(
+    {
+        "resid_pre": Component("blocks.L.hook_resid_pre"),
+        "resid_mid": Component("blocks.L.hook_resid_mid"),
+        "resid_post": Component("blocks.L.hook_resid_post"),
+        "attn_out": Component("blocks.L.hook_attn_out"),
+        "mlp_out": Component("blocks.L.hook_mlp_out"),
+        "z": Component("blocks.L.attn.hook_z", "query"),
+        "q": Component("blocks.L.attn.hook_q", "query"),
+        "k": Component("blocks.L.attn.hook_k", "key"),
+        "v": Component("blocks.L.attn.hook_v", "key"),
+        "pattern": Component("blocks.L.attn.hook_pattern", "query"),
+        "neurons": Component("blocks.L.mlp.hook_post"),
+    }
+)
+"""Patchable components. `pattern` replaces whole rows: where the span's positions look. q and k are patched
+before the rotation, which is the same as after it because donor and base positions agree."""
+
+RESIDUAL = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
+"""Components that are the residual stream -> boundary within the layer. Only these take a subspace."""
+
+SPANS = (
+    "swapped_digits", "swapped_last", "swapped_delimiter", "later_digits", "later_last", "later_delimiter", "equals",
+)  # fmt: skip
+"""Places relative to the swapped city, in the order of the text; the answer's tokens follow as answer1, ..."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patch. `subspace` names an orthonormal basis to which a residual patch is confined; `neurons` are
+    the columns of `mlp.hook_post` that component "neurons" replaces (all when None)."""
+
+    component: str
+    layer: int
+    head: int | None
+    span: str
+    subspace: str | None = None
+    neurons: tuple[int, ...] | None = None
+
+
+def grid(
+    cfg: HookedConfig,
+    components: Iterable[str],
+    places: Iterable[str],
+    *,
+    layers: Iterable[int] | None = None,
+    subspaces: Sequence[str | None] = (None,),
+) -> list[Cell]:
+    """All cells of these components at these spans, layer by layer. Raises UnknownName for a component."""
+    cells, places = [], list(places)
+    components = list(components)
+    for name in components:
+        if name not in COMPONENTS:
+            raise UnknownName("component", name, COMPONENTS)
+    for layer in range(cfg.n_layers) if layers is None else layers:
+        for name in components:
+            count = {"": 0, "query": cfg.n_heads, "key": cfg.n_kv}[COMPONENTS[name].heads]
+            heads: list[int | None] = list(range(count)) if count else [None]
+            for subspace in subspaces if name in RESIDUAL else (None,):
+                cells += [Cell(name, layer, head, place, subspace) for head in heads for place in places]
+    return cells
+
+
+def span_positions(
+    task: str, n_cities: int, slot: int, id_digits: int, tree: Tree
+) -> dict[str, tuple[int, ...]]:
+    """Span name -> positions in a run's tree, for questions whose city `slot` (from 0) is swapped.
+
+    Absolute names are those of `prompts.spans` and `posN` for the single position N of the prompt; names
+    that begin with `swapped` and `later` follow the swapped city and the cities after it. `answerN` is the
+    N-th answer token, in every branch that has one.
+    """
+    absolute = spans(task, n_cities, id_digits)
+    found: dict[str, tuple[int, ...]] = {f"pos{p}": (p,) for p in range(tree.prompt)}
+    for name, place in absolute.items():
+        if name.startswith("answer"):
+            depth = place.start - tree.prompt
+            starts = [tree.branch_start(i) + depth for i, n in enumerate(tree.branches) if depth < n]
+            found[name] = tuple(starts)
+        else:
+            found[name] = tuple(range(place.start, place.stop))
+    parts = {"": "city{}", "_digits": "city{}_digits", "_last": "city{}_last", "_delimiter": "delimiter{}"}
+    for end, template in parts.items():
+        found[f"swapped{end}"] = found[template.format(slot + 1)]
+        later = [found[template.format(city + 1)] for city in range(slot + 1, n_cities)]
+        found[f"later{end}"] = tuple(p for place in later for p in place)
+    return found
+
+
+def check_places(places: Iterable[str], task: str, id_digits: int) -> list[str]:
+    """The spans asked for. "positions" stands for every position of the task's longest prompt, "default" for
+    SPANS and the answer tokens. Raises UnknownName."""
+    definition = get_task(task)
+    answers = [f"answer{n}" for n in range(1, definition.max_answer_tokens)]
+    length = spans(task, definition.n_max, id_digits)["equals"].stop
+    tree = Tree(length, (definition.max_answer_tokens,))
+    known = span_positions(task, definition.n_max, 0, id_digits, tree)
+    chosen: list[str] = []
+    for place in places:
+        if place == "positions":
+            chosen += [f"pos{p}" for p in range(length)]
+        elif place == "default":
+            chosen += [*SPANS, *answers]
+        elif place in known:
+            chosen.append(place)
+        else:
+            raise UnknownName("span", place, ["default", "positions", *known])
+    return list(dict.fromkeys(chosen))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """New residual values at a boundary: `values[row, i]` at `positions[i]`."""
+
+    boundary: int
+    positions: tuple[int, ...]
+    values: Float[Tensor, "row changed d_model"]
+
+
+class Editor:
+    """Turns cells into edits for runs of one record. `bases` holds orthonormal columns `[d_model rank]`."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        record: Record,
+        tree: Tree,
+        reads: Sequence[int],
+        bases: Mapping[str, Float[Tensor, "d_model rank"]] | None = None,
+    ) -> None:
+        self.forward, self.record, self.tree, self.reads = forward, record, tree, list(reads)
+        self.visible = tree.visible()
+        self.bases = bases or {}
+
+    def edited(self, cell: Cell, span: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        """The boundary and the positions whose residual changes when `cell` is patched at `span`."""
+        if cell.component in RESIDUAL:
+            return 2 * cell.layer + RESIDUAL[cell.component], tuple(span)
+        if cell.component in ("mlp_out", "neurons"):
+            return 2 * cell.layer + 2, tuple(span)
+        if cell.component not in ("k", "v"):
+            return 2 * cell.layer + 1, tuple(span)
+        final = cell.layer == self.forward.cfg.n_layers - 1
+        sees = self.visible[:, list(span)].any(1)
+        return 2 * cell.layer + 1, tuple(
+            p for p in (self.reads if final else range(self.tree.width)) if sees[p]
+        )
+
+    def edit(
+        self, cell: Cell, span: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
+    ) -> Edit:
+        """Replace the cell's activation in runs `base` by that of runs `donor`."""
+        boundary, positions = self.edited(cell, span)
+        before = self.record.resid[boundary][base][:, list(positions)]
+        theirs = self.record.resid[boundary][donor][:, list(positions)]
+        if cell.component in RESIDUAL:
+            if cell.subspace is None:
+                return Edit(boundary, positions, theirs)
+            basis = self.basis(cell.subspace)
+            return Edit(boundary, positions, before + (theirs - before) @ basis @ basis.T)
+        if cell.component in ("attn_out", "mlp_out"):
+            at = self.record.resid[boundary - 1]
+            start, other = at[base][:, list(positions)], at[donor][:, list(positions)]
+            return Edit(boundary, positions, start + (theirs - other))
+        if cell.component == "neurons":
+            return Edit(boundary, positions, before + self._neurons(cell, positions, base, donor))
+        change = self._z(cell, list(span), list(positions), base, donor)
+        change -= self.record.z[cell.layer, base][:, :, list(positions)]
+        if cell.head is not None:
+            keep = torch.zeros(change.shape[1], 1, 1, device=change.device)
+            group = 1 if COMPONENTS[cell.component].heads == "query" else self._group
+            keep[cell.head * group : (cell.head + 1) * group] = 1
+            change = change * keep
+        return Edit(boundary, positions, before + self.forward.write(cell.layer, change))
+
+    def basis(self, name: str) -> Float[Tensor, "d_model rank"]:
+        """The subspace of that name. Raises UnknownName, or AnalysisError when it is not orthonormal."""
+        if name not in self.bases:
+            raise UnknownName("subspace", name, self.bases)
+        basis = self.bases[name]
+        if (basis.T @ basis - torch.eye(basis.shape[1], device=basis.device)).abs().max() > 1e-4:
+            raise AnalysisError(f"the basis of subspace '{name}' is not orthonormal")
+        return basis
+
+    @property
+    def _group(self) -> int:
+        return self.forward.cfg.n_heads // self.forward.cfg.n_kv
+
+    def _neurons(
+        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
+    ) -> Float[Tensor, "row changed d_model"]:
+        mid = self.record.resid[2 * cell.layer + 1]
+        here = self.forward.mlp_post(cell.layer, mid[base][:, list(positions)])
+        there = self.forward.mlp_post(cell.layer, mid[donor][:, list(positions)])
+        which = slice(None) if cell.neurons is None else list(cell.neurons)
+        return (there - here)[..., which] @ self.forward.model.blocks[cell.layer].mlp.W_out[which]
+
+    def _z(
+        self,
+        cell: Cell,
+        span: list[int],
+        positions: list[int],
+        base: Int[Tensor, "row"],
+        donor: Int[Tensor, "row"],
+    ) -> Float[Tensor, "row head changed d_head"]:
+        """All heads' outputs at `positions` when all heads' q, k, v, pattern or z at `span` are the donor's."""
+        layer, record, forward = cell.layer, self.record, self.forward
+        if cell.component == "z":
+            return record.z[layer, donor][:, :, span]
+        visible = self.visible[positions].to(forward.device)
+        if cell.component == "pattern":
+            pattern = forward.pattern(record.q[layer, donor][:, :, span], record.k[layer, donor], visible)
+            return pattern @ forward.spread(record.v[layer, base])
+        q, k, v = record.q[layer, base], record.k[layer, base], record.v[layer, base]
+        edited = {"q": q, "k": k, "v": v}[cell.component]
+        source = {"q": record.q, "k": record.k, "v": record.v}[cell.component]
+        edited[:, :, span] = source[layer, donor][:, :, span]
+        return forward.attend(q[:, :, positions], k, v, visible)
