@@ -143,6 +143,7 @@ def test_no_such_id(tokenizer: Tokenizer, number: int) -> None:
 def test_the_mask_covers_the_answer(prompt: str, answer: str) -> None:
     tokenizer = Tokenizer()
     tokens, _ = tokenizer.encode_rows([f"{prompt}={answer}", prompt])
+    tokens = np.pad(tokens, ((0, 0), (0, 2)))
     mask = tokenizer.answer_mask(tokens)
     # As in the reference: 0 up to and including the first '=', 1 afterwards; padding never counts.
     assert tokens[0][mask[0]].tolist() == tokenizer.encode(answer)[1:]
