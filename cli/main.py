@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: tuple[Command, ...] = (
+    Command("data", "data", "command", "Print rows of the training data, or their statistics."),
     Command("train", "train", "command", "Train a model, or go on with one."),
 )
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""

@@ -8,7 +8,7 @@ import pytest
 
 from cwr_mech.config import PAPER, STRICT, TASK_NAMES, Protocol
 from cwr_mech.dataset import generate
-from cwr_mech.sampling import BLOCK_ROWS, Source, cells, draw_block
+from cwr_mech.sampling import BLOCK_ROWS, cells
 from cwr_mech.splits import SPLITS, query_hash, split_of
 from cwr_mech.tasks import TASKS
 from cwr_mech.world import load_world
@@ -34,28 +34,6 @@ def sizes(rows):
 def test_cells_share_a_block_equally(name):
     for protocol in (STRICT, PAPER):
         assert BLOCK_ROWS % len(cells(TASKS[name], protocol)) == 0
-
-
-@names
-def test_splits_are_disjoint_over_a_million_rows(name):
-    """No test or validation query is among a million training rows, whatever the seeds; sizes are exact."""
-    task, w = TASKS[name], load_world()
-
-    def drawn(n, **kind):
-        source = Source(w, task, **({"seed": 42, "group": "old", "protocol": STRICT} | kind))
-        blocks = range(-(-n // BLOCK_ROWS))
-        return np.concatenate([query_hash(task, draw_block(source, block)[0]) for block in blocks])[:n]
-
-    train = drawn(1_000_000, split="train")
-    held = [drawn(10_000, split=split, seed=7) for split in ("val", "test")]
-    assert [len(train), *map(len, held)] == [1_000_000, 10_000, 10_000]
-    assert not np.isin(np.concatenate(held), train).any()
-    assert not np.isin(*held).any()
-    # What generate gives are these blocks.
-    assert (queries(generate(w, name, 50, start=BLOCK_ROWS), name) == train[BLOCK_ROWS:][:50]).all()
-    # Control: the reference's separate draws do meet, where there are few enough queries.
-    if name in ("distance", "compass"):
-        assert np.isin(drawn(10_000, split="test", protocol=PAPER), train).mean() > 0.05
 
 
 @names

@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_mech.config import TASK_NAMES
+from cwr_mech.config import PAPER, STRICT, TASK_NAMES
+from cwr_mech.dataset import generate
+from cwr_mech.sampling import BLOCK_ROWS, Source, draw_block
 from cwr_mech.splits import PERCENT, SPLITS, query_hash, split_of
 from cwr_mech.tasks import TASKS
+from cwr_mech.world import load_world
 
 # The first query of each task must keep its number for ever: published test sets depend on it.
 PINNED = {
@@ -57,3 +60,27 @@ def test_padding_and_width_of_the_integers_do_not_matter(ids, dtype):
     plain = np.array([ids], dtype=dtype)
     padded = np.pad(plain, ((0, 0), (0, 6 - len(ids))), constant_values=-1)
     assert query_hash(task, plain) == query_hash(task, padded)
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_splits_are_disjoint_over_a_million_rows(name):
+    """No test or validation query is among a million training rows, whatever the seeds; sizes are exact."""
+    task, w = TASKS[name], load_world()
+
+    def drawn(n, **kind):
+        source = Source(w, task, **({"seed": 42, "group": "old", "protocol": STRICT} | kind))
+        blocks = range(-(-n // BLOCK_ROWS))
+        return np.concatenate([query_hash(task, draw_block(source, block)[0]) for block in blocks])[:n]
+
+    train = drawn(1_000_000, split="train")
+    held = [drawn(10_000, split=split, seed=7) for split in ("val", "test")]
+    assert [len(train), *map(len, held)] == [1_000_000, 10_000, 10_000]
+    assert not np.isin(np.concatenate(held), train).any()
+    assert not np.isin(*held).any()
+    # What generate gives are these blocks.
+    rows = generate(w, name, 50, start=BLOCK_ROWS)
+    found = query_hash(task, rows.cities[:, : task.n_max].astype(np.int64))
+    assert (found == train[BLOCK_ROWS:][:50]).all()
+    # Control: the reference's separate draws do meet, where there are few enough queries.
+    if name in ("distance", "compass"):
+        assert np.isin(drawn(10_000, split="test", protocol=PAPER), train).mean() > 0.05

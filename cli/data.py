@@ -1,0 +1,102 @@
+"""`cwr-mech data`: rows of the training data, or what they look like in numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.data_stats import TaskStats
+
+
+def command(
+    task: Annotated[str, typer.Option("--task", "-t", help="A task, several as a,b, or all.")] = "all",
+    n: Annotated[
+        int | None, typer.Option("-n", help="Rows a task; 5, or 10000 for --stats.", show_default=False)
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Answers, baselines and overlap of splits.")] = False,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    group: Annotated[str, typer.Option(help="old: no new city; new: at least one; all: any city.")] = "old",
+    protocol: Annotated[
+        str, typer.Option(help="strict, or paper: the reference's choices, its defects included.")
+    ] = "strict",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rows.")] = 42,
+    start: Annotated[int, typer.Option(min=0, help="The first row.")] = 0,
+    world: Annotated[
+        str, typer.Option(help="cities, uniform, grid, clusters, ring, or a CSV file.")
+    ] = "cities",
+    n_cities: Annotated[int, typer.Option(min=1, help="Number of old cities.")] = 5075,
+    new: Annotated[
+        str, typer.Option(help="New cities: none, atlantis, scattered or holdout:REGION.")
+    ] = "none",
+) -> None:
+    """Print rows of one or several tasks, or with --stats their answers, the scores of answers that never
+    look at the cities, and how many questions the splits share.
+    """
+    from cwr_mech.config import PROTOCOLS
+    from cwr_mech.data_stats import task_stats
+    from cwr_mech.dataset import generate
+    from cwr_mech.errors import UnknownName
+    from cwr_mech.tasks import TASKS, get_task
+    from cwr_mech.world import load_world
+
+    if protocol not in PROTOCOLS:
+        raise UnknownName("protocol", protocol, PROTOCOLS)
+    names = list(TASKS) if task == "all" else [get_task(name.strip()).name for name in task.split(",")]
+    # The paper's ids may begin with 0; ours may not.
+    id_min = 0 if protocol == "paper" else None
+    cities = load_world(source=world, n_cities=n_cities, new=new, id_min=id_min)
+    kind: dict[str, Any] = {
+        "split": split,
+        "seed": seed,
+        "start": start,
+        "group": group,
+        "protocol": PROTOCOLS[protocol],
+    }
+    if stats:
+        found = [task_stats(cities, name, 10_000 if n is None else n, **kind) for name in names]
+        show_stats(found, f"{split} rows, group {group}, protocol {protocol}, {cities.n} cities")
+        return
+    from .common import say
+
+    for name in names:
+        for text in generate(cities, name, 5 if n is None else n, **kind).texts():
+            say(text)
+
+
+def show_stats(found: Sequence["TaskStats"], about: str) -> None:
+    """Print answers, baselines and overlap of each task as tables."""
+    from .common import console, table
+
+    answers = [[s.task.name, s.rows, s.distinct, s.mean_tokens, in_words(s, s.answers)] for s in found]
+    console.print(table(f"Answers: {about}", ["task", "rows", "distinct", "tokens", "answers"], answers))
+    by_size = [
+        [s.task.name, size, in_words(s, part)]
+        for s in found
+        if len(s.by_size) > 1
+        for size, part in s.by_size.items()
+    ]
+    if by_size:
+        console.print(table("\nAnswers by number of cities", ["task", "cities", "answers"], by_size))
+    blind = [
+        [
+            s.task.name,
+            s.baseline.answer,
+            s.baseline.score,
+            s.baseline.score_by_size,
+            "accuracy" if s.task.labels else f"mean error, {s.task.unit}",
+        ]
+        for s in found
+    ]
+    title = "\nScores of answers that never look at the cities"
+    console.print(table(title, ["task", "best constant", "score", "knowing how many", "measure"], blind))
+    shared = [[s.task.name, *s.overlap.values()] for s in found]
+    pairs = [f"{first} in {second}" for second, first in found[0].overlap]
+    console.print(table("\nQuestions of one split that occur in another", ["task", *pairs], shared))
+
+
+def in_words(stats: "TaskStats", answers: Mapping[str, float]) -> str:
+    """Shares of labels as percentages, or quantiles of numbers."""
+    if stats.task.labels:
+        return "  ".join(f"{label} {100 * share:.1f}%" for label, share in answers.items())
+    return "  ".join(f"{name} {value:.0f}" for name, value in answers.items())

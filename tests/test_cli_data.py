@@ -1,0 +1,82 @@
+"""`cwr-mech data`: rows as text, statistics as tables, one line for each mistake."""
+
+import re
+
+import pytest
+import typer
+from cwr_mech_cli.data import command
+from cwr_mech_cli.main import guarded
+from typer.testing import CliRunner
+
+from cwr_mech.dataset import generate
+from cwr_mech.world import load_world
+
+app = typer.Typer()
+app.command()(guarded(command))
+
+SMALL = ["--n-cities", "200"]
+
+
+def run(*args):
+    return CliRunner().invoke(app, [*SMALL, *args], env={"COLUMNS": "100"})
+
+
+def test_rows():
+    found = run("--task", "crossing", "-n", "5")
+    assert found.exit_code == 0
+    lines = found.stdout.splitlines()
+    assert lines == generate(load_world(n_cities=200), "crossing", 5).texts()
+    assert all(re.fullmatch(r"cross\(c_\d{4},c_\d{4};c_\d{4},c_\d{4}\)=(TRUE|FALSE)", line) for line in lines)
+
+
+def test_several_tasks_and_ranges():
+    found = run(
+        "-t",
+        "distance,inside",
+        "-n",
+        "2",
+        "--start",
+        "3",
+        "--split",
+        "test",
+        "--new",
+        "atlantis",
+        "--group",
+        "new",
+    )
+    world = load_world(n_cities=200, new="atlantis")
+    expected = [
+        text
+        for name in ("distance", "inside")
+        for text in generate(world, name, 2, start=3, split="test", group="new").texts()
+    ]
+    assert found.stdout.splitlines() == expected
+
+
+def test_stats():
+    out = run("--stats", "-n", "600").stdout
+    assert "FALSE 50.0%  TRUE 50.0%" in out
+    assert re.search(r"inside +FALSE +0.50 +0.50 +accuracy", out)
+    assert re.search(r"crossing +0 +0 +0", out)
+    paper = run("--stats", "-n", "2000", "--protocol", "paper", "-t", "distance").stdout
+    assert re.search(r"distance +[1-9]\d* +[1-9]\d* +[1-9]\d*", paper)  # the control: splits that meet
+
+
+MISTAKES = [
+    (["-t", "distanse"], "unknown task 'distanse'"),
+    (["--protocol", "sloppy"], "unknown protocol 'sloppy'"),
+    (["--split", "dev"], "unknown split 'dev'"),
+    (["--group", "new"], "this world has none"),
+    (["-n", "0"], "at least one row"),
+    (["--new", "holdout:Atlantis"], "Atlantis"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES)
+def test_mistakes(args, message):
+    found = run(*args)
+    assert found.exit_code == 2
+    errors = found.stderr.splitlines()
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert len(errors) <= 2
