@@ -6,11 +6,9 @@ import torch
 
 from cwr_mech.analysis.pairs import find_pairs
 from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, check_places, grid, span_positions
-from cwr_mech.analysis.patch_forward import Forward, Tree
-from cwr_mech.analysis.patch_metrics import Answers
-from cwr_mech.analysis.patching import ARMS, SWAP, Arm, sweep
+from cwr_mech.analysis.patch_forward import Tree
+from cwr_mech.analysis.patching import ARMS, sweep
 from cwr_mech.config import ModelConfig
-from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model import HookedQwen2
 from cwr_mech.tasks import TASKS
 from cwr_mech.tokenizer import CHAR_ID, EOS, Tokenizer

@@ -13,6 +13,7 @@ order  the clean question with its cities reordered where the task is symmetric:
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Shaped
@@ -70,12 +71,11 @@ class Pairs:
 
     def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> "Pairs":
         """The pairs of an index array, a mask or a slice."""
-        arrays = {
-            field.name: value[rows]
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), np.ndarray)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        picked: dict[str, Any] = {
+            name: value[rows] if isinstance(value, np.ndarray) else value for name, value in values.items()
         }
-        return replace(self, **arrays)
+        return Pairs(**picked)
 
     def by_size(self) -> Iterator[tuple[int, Int64[np.ndarray, " row"]]]:
         """(number of cities, rows) for every number of cities: questions of one size have one layout."""
@@ -270,10 +270,8 @@ def _equal_donors(
 
 
 def _join(parts: list[Pairs]) -> Pairs:
-    first = parts[0]
-    arrays = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(Pairs)
-        if isinstance(getattr(first, field.name), np.ndarray)
+    columns: dict[str, list[Any]] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Pairs)}
+    joined: dict[str, Any] = {
+        name: np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0] for name, v in columns.items()
     }
-    return replace(first, **arrays)
+    return Pairs(**joined)

@@ -50,9 +50,10 @@ RESIDUAL = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
 """Components that are the residual stream -> boundary within the layer. Only these take a subspace."""
 
 SPANS = (
-    "swapped_digits", "swapped_last", "swapped_delimiter", "later_digits", "later_last", "later_delimiter", "equals",
+    "swapped_digits", "swapped_last", "swapped_delimiter",
+    "later_digits", "later_last", "later_delimiter", "equals",
 )  # fmt: skip
-"""Places relative to the swapped city, in the order of the text; the answer's tokens follow as answer1, ..."""
+"""Places relative to the swapped city, in the order of the text; the answer follows as answer1, ..."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class Editor:
         here = self.forward.mlp_post(cell.layer, mid[base][:, list(positions)])
         there = self.forward.mlp_post(cell.layer, mid[donor][:, list(positions)])
         which = slice(None) if cell.neurons is None else list(cell.neurons)
-        return (there - here)[..., which] @ self.forward.model.blocks[cell.layer].mlp.W_out[which]
+        return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
 
     def _z(
         self,
@@ -233,7 +234,7 @@ class Editor:
         base: Int[Tensor, "row"],
         donor: Int[Tensor, "row"],
     ) -> Float[Tensor, "row head changed d_head"]:
-        """All heads' outputs at `positions` when all heads' q, k, v, pattern or z at `span` are the donor's."""
+        """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the donor's."""
         layer, record, forward = cell.layer, self.record, self.forward
         if cell.component == "z":
             return record.z[layer, donor][:, :, span]

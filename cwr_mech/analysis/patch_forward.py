@@ -12,6 +12,7 @@ and sees no other branch, so one pass serves all answers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cwr_mech.blocks import LayerCache
+from cwr_mech.blocks import Block, LayerCache
 from cwr_mech.model import HookedQwen2
 
 
@@ -53,7 +54,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything kept of some runs: residuals at all boundaries, rotated queries and keys, values, outputs z."""
+    """What is kept of some runs: residuals at all boundaries, rotated queries and keys, values, outputs z."""
 
     tokens: Int[Tensor, "run pos"]
     resid: Float[Tensor, "boundary run pos d_model"]
@@ -78,9 +79,12 @@ class Forward:
     def __init__(self, model: HookedQwen2) -> None:
         self.model, self.cfg = model, model.cfg
         self.device = model.W_E.device
-        self._qkv, self._bias, self._gate_in = [], [], []
+        self.blocks = [cast(Block, block) for block in model.blocks]
+        self._qkv: list[Tensor] = []
+        self._bias: list[Tensor] = []
+        self._gate_in: list[Tensor] = []
         with torch.no_grad():
-            for block in model.blocks:
+            for block in self.blocks:
                 attn, mlp = block.attn, block.mlp
                 weights = [rearrange(w, "h m d -> m (h d)") for w in (attn.W_Q, attn.W_K, attn.W_V)]
                 self._qkv.append(torch.cat(weights, 1).contiguous())
@@ -98,13 +102,13 @@ class Forward:
 
     def mlp_post(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_mlp"]:
         """The MLP's neurons (`mlp.hook_post`) given the residual stream before it."""
-        both = self.norm(resid, self.model.blocks[layer].ln2.w) @ self._gate_in[layer]
+        both = self.norm(resid, self.blocks[layer].ln2.w) @ self._gate_in[layer]
         gate, linear = both.chunk(2, dim=-1)
         return F.silu(gate, inplace=True).mul_(linear) if not both.requires_grad else F.silu(gate) * linear
 
     def mlp(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The MLP's output given the residual stream before it."""
-        return self.mlp_post(layer, resid) @ self.model.blocks[layer].mlp.W_out
+        return self.mlp_post(layer, resid) @ self.blocks[layer].mlp.W_out
 
     def qkv(
         self, layer: int, resid: Float[Tensor, "run pos d_model"], depth: Int[Tensor, "pos"]
@@ -116,7 +120,7 @@ class Forward:
         """Rotated queries and keys, and values, of the residual stream at positions of these depths."""
         flat = torch.addmm(
             self._bias[layer],
-            self.norm(resid, self.model.blocks[layer].ln1.w).flatten(0, 1),
+            self.norm(resid, self.blocks[layer].ln1.w).flatten(0, 1),
             self._qkv[layer],
         )
         n, kv, d = self.cfg.n_heads, self.cfg.n_kv, self.cfg.d_head
@@ -148,7 +152,7 @@ class Forward:
 
     def write(self, layer: int, z: Float[Tensor, "run head pos d_head"]) -> Float[Tensor, "run pos d_model"]:
         """What attention outputs add to the residual stream."""
-        return rearrange(z, "r h p d -> r p (h d)") @ self.model.blocks[layer].attn.W_O.flatten(0, 1)
+        return rearrange(z, "r h p d -> r p (h d)") @ self.blocks[layer].attn.W_O.flatten(0, 1)
 
     def logits(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits of the last boundary's residual stream."""
@@ -183,7 +187,7 @@ class Forward:
         reads: Sequence[int],
         past: list[LayerCache] | None = None,
     ) -> Float[Tensor, "row read d_vocab"]:
-        """Logits at `reads` of runs `base` of the record whose residual at `boundary` has `values` at `positions`.
+        """Logits at `reads` of runs `base`, whose residual at `boundary` now has `values` at `positions`.
 
         With `past`, every layer's keys and values of the edited runs are put there, one entry a layer, so
         that decoding can go on from them.

@@ -1,4 +1,4 @@
-"""Activation patching, exact and batched: replace a piece of one run by that of another and see the answer move.
+"""Activation patching, exact and batched: replace a piece of one run by that of another, see the answer move.
 
 A sweep scores every cell (component, layer, head, span) in both directions. "denoise" copies the clean run's
 activation into the corrupt run and asks whether it is sufficient for the clean answer; "noise" copies the
@@ -49,6 +49,7 @@ ARMS = (
     Arm("denoise", "swap", "corrupt", "clean"),
     Arm("noise", "swap", "clean", "corrupt"),
     Arm("denoise", "unrelated", "corrupt", "third"),
+    Arm("noise", "unrelated", "clean", "third"),
     Arm("denoise", "self", "corrupt", "corrupt"),
     Arm("noise", "equal", "clean", "equal"),
     Arm("noise", "order", "clean", "order"),
@@ -261,10 +262,10 @@ def patch_batch(
         for start in range(0, len(jobs), size):
             tile = jobs[start : start + size]
             edited = _edits(batch, cells, tile, forward)
-            base = torch.tensor([job.base for job in tile], device=forward.device)
-            out = forward.resume(batch.record, answers.tree, base, boundary, positions, edited, answers.reads)
-            pair_of = torch.tensor([job.pair for job in tile], device=forward.device)
-            scores = answers.score(metrics, out, pair_of, reference).double().cpu().numpy()
+            runs = torch.tensor([job.base for job in tile], device=forward.device)
+            of = torch.tensor([job.pair for job in tile], device=forward.device)
+            out = forward.resume(batch.record, answers.tree, runs, boundary, positions, edited, answers.reads)
+            scores = answers.score(metrics, out, of, reference).double().cpu().numpy()
             for row, job in enumerate(tile):
                 values[job.arm, job.cell, :, job.pair] = scores[:, row]
             if advance is not None:
