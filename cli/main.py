@@ -28,6 +28,8 @@ class Command(NamedTuple):
 COMMANDS: tuple[Command, ...] = (
     Command("data", "data", "command", "Print rows of the training data, or their statistics."),
     Command("train", "train", "command", "Train a model, or go on with one."),
+    Command("eval", "evaluate", "command", "How well a model answers, beside constant answers."),
+    Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
 )
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""
 

@@ -1,13 +1,13 @@
 """Activation files: what a model holds about each city, one HDF5 file for each model state.
 
-`activations/README.md` is the schema. `cwr_mech.extraction.extract` makes the files from a model; here they
-are written from arrays, read back with every fault named, and joined on city ids.
+`activations/README.md` is the schema. `cwr_mech.extraction.extract` makes the files from a model and
+`cwr_mech.activation_writer.write_store` from arrays; here they are read, with every fault named, and joined
+on city ids.
 """
 
-import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from cwr_mech.artifacts import atomic_file, provenance
 from cwr_mech.errors import (
     AnalysisError,
     CorruptArtifact,
@@ -24,14 +23,11 @@ from cwr_mech.errors import (
     SchemaMismatch,
     UnknownName,
 )
-from cwr_mech.tokenizer import Tokenizer
 from cwr_mech.world import World
 
 SCHEMA = "cwr-mech/activations/1"
 EMBED, FINAL = "hook_embed", "unembed.hook_in"
 AXES = ("hooks", "tasks", "sites")
-CHUNK_ROWS = 1024
-TEXT = h5py.string_dtype("utf-8")
 
 Key = tuple[str, str, str]
 """(hook, task, site)."""
@@ -62,132 +58,6 @@ def rebuild_command(path: Path | str) -> str:
     if not named:
         return "cwr-mech cache-acts RUN"
     return f"cwr-mech cache-acts {named[1]} {f'--step {named[3]}' if named[3] else '--untrained'}"
-
-
-class _Disk(io.FileIO):
-    """A new file whose write errors wait for the end: HDF5 crashes the process when the disk is full.
-
-    After the first error nothing more is written; `check` raises it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`, or keep the error."""
-        view = memoryview(data).cast("B")
-        done = 0
-        while self.error is None and done < len(view):
-            try:
-                done += super().write(view[done:]) or 0
-            except OSError as error:
-                self.error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size, or keep the error."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
-
-    def check(self) -> None:
-        """Raise the error that was kept."""
-        if self.error is not None:
-            raise self.error
-
-
-class StoreWriter:
-    """Fills an open file; made by `store_writer`."""
-
-    def __init__(self, file: h5py.File, disk: _Disk, n_cities: int, keys: Collection[Key]) -> None:
-        self._disk, self._file, self._n, self._missing = disk, file, n_cities, dict.fromkeys(keys, n_cities)
-
-    def put(self, key: Key, start: int, values: Float[np.ndarray, "row width"]) -> None:
-        """Write the rows from `start` on. Raises AnalysisError where a value is not a finite number."""
-        if not np.isfinite(values).all():
-            raise AnalysisError(
-                f"activations at {key[0]} for {key[1]} are not finite", "the model's weights are broken"
-            )
-        name = "acts/" + "/".join(key)
-        if name not in self._file:
-            width = values.shape[1]
-            rows = min(self._n, CHUNK_ROWS)
-            self._file.create_dataset(name, (self._n, width), np.float32, chunks=(rows, width))
-        self._file[name][start : start + len(values)] = values
-        self._missing[key] -= len(values)
-        self._disk.check()
-
-    def finish(self) -> None:
-        """Raise AnalysisError when an array is missing or incomplete."""
-        for key, missing in self._missing.items():
-            if missing:
-                raise AnalysisError(f"{missing} of {self._n} rows of {'/'.join(key)} were not written")
-
-
-@contextmanager
-def store_writer(
-    path: Path | str,
-    world: World,
-    hooks: Sequence[str],
-    tasks: Sequence[str],
-    sites: Sequence[str],
-    *,
-    attrs: Mapping[str, str | int] | None = None,
-    partners: Mapping[str, Int64[np.ndarray, "city k"]] | None = None,
-) -> Iterator[StoreWriter]:
-    """Yield a StoreWriter for all `hooks` x `tasks` x `sites`; the file appears at `path` when all is there.
-
-    `attrs` are added to the root attributes (texts and whole numbers): `run`, `step`, `model_sha256`, ...
-    `partners`: task -> city ids of the other cities in each city's question.
-    """
-    root: dict[str, str | int] = {
-        "schema": SCHEMA,
-        "run": "",
-        "step": -1,
-        "model_sha256": "",
-        "tokenizer_sha256": Tokenizer().sha256,
-        "world_sha256": world.sha256,
-        "world": world.config.model_dump_json(),
-        "hooks": json.dumps(list(hooks)),
-        "tasks": json.dumps(list(tasks)),
-        "sites": json.dumps(list(sites)),
-        "versions": json.dumps(provenance()),
-    }
-    with atomic_file(path) as part, _Disk(part) as disk:
-        with h5py.File(disk, "w") as file:
-            file.attrs.update({**root, **(attrs or {})})
-            for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
-                file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
-            file.create_dataset("cities/is_new", data=world.is_new.astype("u1"))
-            file.create_dataset("cities/region", data=[str(region) for region in world.region], dtype=TEXT)
-            file.create_dataset("cities/name", data=list(world.names), dtype=TEXT)
-            for task, ids in (partners or {}).items():
-                file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
-            keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
-            writer = StoreWriter(file, disk, world.n, keys)
-            yield writer
-            writer.finish()
-        disk.check()
-
-
-def write_store(
-    path: Path | str,
-    world: World,
-    arrays: Mapping[Key, Float[np.ndarray, "city width"]],
-    *,
-    attrs: Mapping[str, str | int] | None = None,
-) -> None:
-    """Write arrays given by (hook, task, site), rows in the order of `world`, as an activation file.
-
-    Every combination of the hooks, tasks and sites named must be there. Raises AnalysisError.
-    """
-    hooks, tasks, sites = (list(dict.fromkeys(key[axis] for key in arrays)) for axis in range(3))
-    with store_writer(path, world, hooks, tasks, sites, attrs=attrs) as writer:
-        for key, values in arrays.items():
-            writer.put(key, 0, values)
 
 
 class ActivationStore:
@@ -288,6 +158,17 @@ class ActivationStore:
                             f"holds {file[name].shape[0]} rows of {name} for {len(self)} cities"
                         )
 
+    def width(self, hook: str | int) -> int:
+        """Numbers a city at a hook. Raises UnknownName."""
+        name = self._known("hook", hook_of(hook), self.hooks)
+        with self._file() as file:
+            return int(file[f"acts/{name}/{self.tasks[0]}/{self.sites[0]}"].shape[1])
+
+    def _known(self, kind: str, name: str, choices: Sequence[str]) -> str:
+        if name not in choices:
+            raise UnknownName(f"{kind} in {self.path.name}", name, choices)
+        return name
+
     def rows(self, ids: Int[np.ndarray, " picked"] | Iterable[int]) -> Int64[np.ndarray, " picked"]:
         """Row of each city id. Raises AnalysisError for an id that is not in the file."""
         wanted = np.asarray(ids).tolist()
@@ -311,18 +192,14 @@ class ActivationStore:
         "+", whose vectors are put side by side ("last_digit+delimiter" is the paper's choice).
         Raises UnknownName, AnalysisError for an id that is not there, CorruptArtifact for NaN.
         """
-        hook = hook_of(hook)
-        for kind, name, choices in (("hook", hook, self.hooks), ("task", task, self.tasks)):
-            if name not in choices:
-                raise UnknownName(f"{kind} in {self.path.name}", name, choices)
+        place = f"{self._known('hook', hook_of(hook), self.hooks)}/{self._known('task', task, self.tasks)}"
         parts = []
         with self._file() as file:
             for single in site.split("+"):
-                if single not in self.sites:
-                    raise UnknownName(f"site in {self.path.name}", single, self.sites)
-                values = file[f"acts/{hook}/{task}/{single}"][()].astype(np.float64)
+                name = f"acts/{place}/{self._known('site', single, self.sites)}"
+                values = file[name][()].astype(np.float64)
                 if not np.isfinite(values).all():
-                    raise self._corrupt(f"holds values that are not finite in {hook}/{task}/{single}")
+                    raise self._corrupt(f"holds values that are not finite in {name}")
                 parts.append(values)
         joined = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         return joined if ids is None else joined[self.rows(ids)]

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from cwr_mech.activations import EMBED, FINAL, hook_of, store_writer
+from cwr_mech.activation_writer import store_writer
+from cwr_mech.activations import EMBED, FINAL, hook_of
 from cwr_mech.artifacts import sha256_bytes
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model import HookedQwen2

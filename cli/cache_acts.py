@@ -1,0 +1,166 @@
+"""`cwr-mech cache-acts`: what a model holds about every city, in an HDF5 file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
+
+import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.activations import ActivationStore
+
+
+def command(
+    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
+    step: Annotated[int | None, typer.Option(help="Its checkpoint; the last by default.")] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="The model before any training, as a control.")
+    ] = False,
+    layers: Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")] = None,
+    hooks: Annotated[
+        str | None, typer.Option(help="More hooks by full name, e.g. blocks.1.attn.hook_z.")
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="Prompts: tasks by name, or all.")] = "all",
+    sites: Annotated[
+        str, typer.Option(help="Places: last_digit, delimiter, equals, or a span such as city1_digits.")
+    ] = "last_digit,delimiter",
+    out: Annotated[Path | None, typer.Option(help="File; activations/RUN-stepN.h5 by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write anew even when up to date.")] = False,
+    show: Annotated[
+        Path | None, typer.Option("--show", metavar="FILE", help="Only print what is in a file.")
+    ] = None,
+) -> None:
+    """Run every city through every task's prompt and keep the chosen layers at the chosen places.
+
+    A file that holds all this for the same weights is left as it is; one that holds other things for the
+    same weights keeps them. After more training it is made anew.
+    """
+    from cwr_mech.activations import ActivationStore, activations_path
+    from cwr_mech.runs import load_run
+
+    from .common import ACTIVATIONS, duration, number, progress, resolve_run, say
+
+    if show is not None:
+        describe(ActivationStore(show))
+        return
+
+    import time
+
+    from cwr_mech.extraction import extract, model_digest
+    from cwr_mech.model import HookedQwen2
+
+    found = load_run(resolve_run(run))
+    at = None if untrained else found.last_step if step is None else step
+    path = out or activations_path(found.name, at, ACTIVATIONS)
+    if at is None:
+        model = HookedQwen2(found.config.model, seed=found.config.train.seed).eval()
+        digest = model_digest(model)
+    else:
+        model, digest = found.model(at), found.sha256(at)
+    world = found.world()
+    wanted = Selection.parse(layers, hooks, tasks, sites, model.cfg.n_layers)
+    old = None if force else reusable(path, digest, world.sha256, named=out is not None)
+    if old is not None:
+        kept = Selection(list(old.hooks), list(old.tasks), list(old.sites))
+        wanted = kept.joined(wanted)
+        if wanted == kept:
+            say(f"{path} is up to date; --force writes it anew, --show {path} prints what is inside")
+            return
+    began = time.monotonic()
+    prompts = world.n * len(wanted.tasks)
+    with progress(f"caching {path.name}", prompts, "prompts") as advance:
+        extract(
+            model,
+            world,
+            path,
+            **wanted._asdict(),
+            attrs={"run": found.name, "step": at or 0, "model_sha256": digest},
+            advance=advance,
+        )
+    seconds = time.monotonic() - began
+    say(f"{path}  {size(path)}, {duration(seconds)}, {number(prompts / seconds)} prompts/s")
+    say(f"{world.n} cities x {wanted}; --show {path} prints what is inside")
+
+
+class Selection(NamedTuple):
+    """What a file is asked to hold."""
+
+    hooks: list[str]
+    tasks: list[str]
+    sites: list[str]
+
+    @classmethod
+    def parse(cls, layers: str | None, hooks: str | None, tasks: str, sites: str, n_layers: int) -> Self:
+        """The selection that the options name."""
+        from cwr_mech.activations import hook_of
+        from cwr_mech.config import TASK_NAMES
+        from cwr_mech.extraction import default_hooks
+
+        from .stores import split
+
+        named = [*map(hook_of, split(layers) or []), *(split(hooks) or [])]
+        chosen = list(TASK_NAMES) if tasks == "all" else split(tasks) or []
+        return cls(named or list(default_hooks(n_layers)), chosen, split(sites) or [])
+
+    def joined(self, other: Self) -> Self:
+        """What this or `other` asks for."""
+        return type(self)(*(list(dict.fromkeys([*a, *b])) for a, b in zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        return f"{len(self.hooks)} hooks x {len(self.tasks)} prompts x {len(self.sites)} places"
+
+
+def reusable(path: Path, model_sha256: str, world_sha256: str, *, named: bool) -> "ActivationStore | None":
+    """The file at `path` when it was made from these weights and this world.
+
+    Raises ArtifactExists where the user named the file and it is something else, which only --force replaces.
+    """
+    from cwr_mech.activations import ActivationStore
+    from cwr_mech.errors import ArtifactError, ArtifactExists, MissingArtifact
+
+    try:
+        store = ActivationStore(path)
+    except MissingArtifact:
+        return None
+    except ArtifactError as error:
+        if named:
+            raise ArtifactExists(
+                f"not overwritten: {error.message}", "choose another --out, or replace it with --force"
+            ) from error
+        return None
+    same = store.attrs["model_sha256"] == model_sha256 and store.attrs["world_sha256"] == world_sha256
+    return store if same else None
+
+
+def describe(store: "ActivationStore") -> None:
+    """Print what an activation file holds."""
+    import json
+
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from .common import console
+
+    attrs = store.attrs
+    tree = Tree(Text.assemble((str(store.path), "bold"), f"  {size(store.path)}, {attrs['schema']}"))
+    made = tree.add(f"made from run {attrs['run'] or '?'}, step {attrs['step']}")
+    for name in ("model_sha256", "world_sha256", "tokenizer_sha256"):
+        made.add(f"{name} {str(attrs[name])[:16]}")
+    ids = f"ids {store.city_ids.min()} to {store.city_ids.max()}"
+    tree.add(f"{len(store)} cities, {int(store.is_new.sum())} of them new; {ids}")
+    prompts = json.loads(str(attrs.get("prompts", "{}")))
+    lists = {
+        "hooks": [f"{hook}  {store.width(hook)} numbers a city" for hook in store.hooks],
+        "prompts": [f"{task}  {prompts.get(task, '')}" for task in store.tasks],
+        "places": list(store.sites),
+    }
+    for title, lines in lists.items():
+        branch = tree.add(f"{len(lines)} {title}")
+        for line in lines:
+            branch.add(Text(line))
+    console.print(tree, soft_wrap=True)
+
+
+def size(path: Path) -> str:
+    """A file's size for a reader."""
+    n = path.stat().st_size
+    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"

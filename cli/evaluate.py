@@ -1,0 +1,94 @@
+"""`cwr-mech eval`: how well models answer, beside answers that never looked at the cities."""
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs; the latest by default.")] = None,
+    tasks: Annotated[str, typer.Option(help="Tasks by name, separated by commas, or all.")] = "all",
+    groups: Annotated[
+        str | None,
+        typer.Option(help="old (no new city), new (at least one), all (mixed); by default what there is."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")] = 1000,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 42,
+    protocol: Annotated[
+        str | None, typer.Option(help="How questions are drawn: strict or paper; the run's by default.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint of the runs; the last by default.")] = None,
+    report: Annotated[
+        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
+    ] = None,
+) -> None:
+    """Answer fresh questions greedily and score them: share that can be read, error or accuracy, and the best
+    constant answer or the most frequent label for comparison.
+    """
+    from cwr_mech.config import PROTOCOLS, TASK_NAMES
+    from cwr_mech.errors import UnknownName
+    from cwr_mech.evaluation import evaluate
+    from cwr_mech.results import Result
+    from cwr_mech.runs import load_run
+
+    from .common import console, progress, resolve_run, rows_of, save_result, table
+    from .stores import command_line
+    from .stores import split as parts
+
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise UnknownName("protocol", protocol, PROTOCOLS)
+    names = list(TASK_NAMES) if tasks == "all" else parts(tasks) or []
+    loaded = [load_run(resolve_run(name)) for name in runs or (None,)]
+    chosen = {
+        run.name: parts(groups) or (["old", "new", "all"] if len(run.world().new()) else ["old"])
+        for run in loaded
+    }
+    records = []
+    total = rows * len(names) * sum(map(len, chosen.values()))
+    with progress("answering", total, "questions") as advance:
+        for run in loaded:
+            model = run.model(step)
+            for group in chosen[run.name]:
+                found = evaluate(
+                    model,
+                    run.world(),
+                    names,
+                    rows,
+                    group=group,
+                    split=split,
+                    seed=seed,
+                    protocol=PROTOCOLS[protocol] if protocol else run.config.data.protocol,
+                    advance=advance,
+                )
+                records += [{"run": run.name, **record} for record in found.table()]
+    columns = ["task", "group", "n", "parse_rate", "value_mean", "value_median", "baseline", "metric", "unit"]
+    for run in loaded:
+        own = [record for record in records if record["run"] == run.name]
+        title = f"{run.name}, step {run.last_step if step is None else step}, {split} questions"
+        heads = ["task", "group", "n", "read", "mean", "median", "constant", "metric", "unit"]
+        console.print(table(title, heads, rows_of(own, columns)))
+    result = Result(
+        kind="eval",
+        command=command_line(),
+        inputs={run.folder.as_posix(): run.sha256(step) for run in loaded},
+        params={
+            "runs": [run.name for run in loaded],
+            "tasks": names,
+            "groups": sorted({group for groups_of_run in chosen.values() for group in groups_of_run}),
+            "rows": rows,
+            "split": split,
+            "seed": seed,
+            "protocol": protocol or "the run's",
+            "step": step,
+        },
+        tables={"tasks": records},
+        notes=[
+            "An answer is read when it is exactly a number or label and then ends; one that cannot be read "
+            "counts the task's failure value (accuracy 0). The column 'constant' (baseline) scores the best "
+            "answer that never looks at the question, chosen on these very rows: the median, or the most "
+            "frequent label.",
+            "Group old: no new city in the question; new: at least one; all: any.",
+        ],
+    )
+    save_result(result, report or loaded[0].name, "eval")

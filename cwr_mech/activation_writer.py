@@ -1,0 +1,150 @@
+"""Writing activation files: whole or not at all, also when the disk is full.
+
+The schema is `activations/README.md`; `cwr_mech.activations` reads the files.
+"""
+
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float, Int64
+
+from cwr_mech.activations import SCHEMA, Key
+from cwr_mech.artifacts import atomic_file, provenance
+from cwr_mech.errors import AnalysisError
+from cwr_mech.tokenizer import Tokenizer
+from cwr_mech.world import World
+
+CHUNK_ROWS = 1024
+TEXT = h5py.string_dtype("utf-8")
+
+
+class _Disk(io.FileIO):
+    """A new file whose write errors wait for the end: HDF5 crashes the process when the disk is full.
+
+    After the first error nothing more is written; `check` raises it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or keep the error."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while self.error is None and done < len(view):
+            try:
+                done += super().write(view[done:]) or 0
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, or keep the error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
+
+
+class StoreWriter:
+    """Fills an open file; made by `store_writer`."""
+
+    def __init__(self, file: h5py.File, disk: _Disk, n_cities: int, keys: Collection[Key]) -> None:
+        self._disk, self._file, self._n, self._missing = disk, file, n_cities, dict.fromkeys(keys, n_cities)
+
+    def put(self, key: Key, start: int, values: Float[np.ndarray, "row width"]) -> None:
+        """Write the rows from `start` on. Raises AnalysisError where a value is not a finite number."""
+        if not np.isfinite(values).all():
+            raise AnalysisError(
+                f"activations at {key[0]} for {key[1]} are not finite", "the model's weights are broken"
+            )
+        name = "acts/" + "/".join(key)
+        if name not in self._file:
+            width = values.shape[1]
+            rows = min(self._n, CHUNK_ROWS)
+            self._file.create_dataset(name, (self._n, width), np.float32, chunks=(rows, width))
+        self._file[name][start : start + len(values)] = values
+        self._missing[key] -= len(values)
+        self._disk.check()
+
+    def finish(self) -> None:
+        """Raise AnalysisError when an array is missing or incomplete."""
+        for key, missing in self._missing.items():
+            if missing:
+                raise AnalysisError(f"{missing} of {self._n} rows of {'/'.join(key)} were not written")
+
+
+@contextmanager
+def store_writer(
+    path: Path | str,
+    world: World,
+    hooks: Sequence[str],
+    tasks: Sequence[str],
+    sites: Sequence[str],
+    *,
+    attrs: Mapping[str, str | int] | None = None,
+    partners: Mapping[str, Int64[np.ndarray, "city k"]] | None = None,
+) -> Iterator[StoreWriter]:
+    """Yield a StoreWriter for all `hooks` x `tasks` x `sites`; the file appears at `path` when all is there.
+
+    `attrs` are added to the root attributes (texts and whole numbers): `run`, `step`, `model_sha256`, ...
+    `partners`: task -> city ids of the other cities in each city's question.
+    """
+    root: dict[str, str | int] = {
+        "schema": SCHEMA,
+        "run": "",
+        "step": -1,
+        "model_sha256": "",
+        "tokenizer_sha256": Tokenizer().sha256,
+        "world_sha256": world.sha256,
+        "world": world.config.model_dump_json(),
+        "hooks": json.dumps(list(hooks)),
+        "tasks": json.dumps(list(tasks)),
+        "sites": json.dumps(list(sites)),
+        "versions": json.dumps(provenance()),
+    }
+    with atomic_file(path) as part, _Disk(part) as disk:
+        with h5py.File(disk, "w") as file:
+            file.attrs.update({**root, **(attrs or {})})
+            for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
+                file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
+            file.create_dataset("cities/is_new", data=world.is_new.astype("u1"))
+            file.create_dataset("cities/region", data=[str(region) for region in world.region], dtype=TEXT)
+            file.create_dataset("cities/name", data=list(world.names), dtype=TEXT)
+            for task, ids in (partners or {}).items():
+                file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
+            keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
+            writer = StoreWriter(file, disk, world.n, keys)
+            yield writer
+            writer.finish()
+        disk.check()
+
+
+def write_store(
+    path: Path | str,
+    world: World,
+    arrays: Mapping[Key, Float[np.ndarray, "city width"]],
+    *,
+    attrs: Mapping[str, str | int] | None = None,
+) -> None:
+    """Write arrays given by (hook, task, site), rows in the order of `world`, as an activation file.
+
+    Every combination of the hooks, tasks and sites named must be there. Raises AnalysisError.
+    """
+    hooks, tasks, sites = (list(dict.fromkeys(key[axis] for key in arrays)) for axis in range(3))
+    with store_writer(path, world, hooks, tasks, sites, attrs=attrs) as writer:
+        for key, values in arrays.items():
+            writer.put(key, 0, values)
