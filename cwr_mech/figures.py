@@ -1,35 +1,80 @@
 """Figures of results: FIGURES names, for each kind of result, the functions that draw it.
 
-A figure is drawn from a Result and nothing else. Kinds and what they read are in each function's docstring.
+A figure is drawn from a Result and nothing else; each function's docstring says which tables and arrays it
+reads. The PNG carries the digest of its result and matplotlib's version, so that a reader can tell whether a
+figure still belongs to the numbers beside it.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from cwr_mech.artifacts import atomic_file
+from cwr_mech.errors import CorruptArtifact
+from cwr_mech.figures_grids import cka_figure, patch_figure
+from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
+from cwr_mech.figures_maps import map_figure, pca_figure
+from cwr_mech.figures_style import RC
 from cwr_mech.results import Result
+
+DPI = 150
+SOURCE = "Source"
+"""Name of the PNG text field that holds the digest of the result."""
 
 
 class Plot(NamedTuple):
-    """One figure of a kind of result: `suffix` names the file NAME[-suffix].png."""
+    """One figure of a kind of result: the file is NAME[-suffix].png, `title` says what it shows."""
 
     suffix: str
+    title: str
     function: Callable[[Result], Figure]
 
 
-FIGURES: Mapping[str, tuple[Plot, ...]] = {}
+FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
+    {
+        "train": (Plot("", "Learning curves", learning_figure),),
+        "eval": (Plot("", "Scores by task", eval_figure),),
+        "probe": (
+            Plot("map", "The map, true and decoded", map_figure),
+            Plot("pca", "First principal components", pca_figure),
+            Plot("layers", "Probe by layer", probe_layers_figure),
+        ),
+        "cka": (Plot("", "Similarity of representations", cka_figure),),
+        "patch": (Plot("", "Effect of patching", patch_figure),),
+    }
+)
 """Kind of result -> its figures, in the order of the report."""
 
 
+def figure_names(result: Result, name: str) -> list[tuple[Plot, str]]:
+    """The figures of a result saved as `name`, with their file names."""
+    return [
+        (plot, f"{name}{'-' if plot.suffix else ''}{plot.suffix}.png")
+        for plot in FIGURES.get(result.kind, ())
+    ]
+
+
 def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
-    """Draw all figures of `result` as PNG files in `folder`; returns their paths (none for kinds without)."""
+    """Draw all figures of `result` as PNG files in `folder`; returns their paths (none for kinds without).
+
+    Raises CorruptArtifact when the result lacks a table or array that its figure needs.
+    """
     paths = []
-    for plot in FIGURES.get(result.kind, ()):
-        path = Path(folder) / f"{name}{'-' if plot.suffix else ''}{plot.suffix}.png"
-        with atomic_file(path) as part:
-            plot.function(result).savefig(part, format="png", dpi=150)
+    for plot, file in figure_names(result, name):
+        path = Path(folder) / file
+        with matplotlib.rc_context(RC):
+            try:
+                figure = plot.function(result)
+            except KeyError as error:
+                raise CorruptArtifact(
+                    f"the {result.kind} result '{name}' lacks {error}, which its figure needs",
+                    f"make it anew with: {result.command}",
+                ) from error
+            with atomic_file(path) as part:
+                figure.savefig(part, format="png", dpi=DPI, metadata={SOURCE: result.sha256})
         paths.append(path)
     return paths

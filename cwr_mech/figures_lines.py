@@ -1,0 +1,201 @@
+"""Figures of numbers against something: learning curves, task scores, probes by layer."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.figures_style import (
+    BASELINE,
+    GREYS,
+    caption,
+    floats,
+    layer_name,
+    new_figure,
+    short,
+    task_look,
+)
+from cwr_mech.results import Result, Row
+
+GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
+R2_FLOOR = -0.5
+
+
+def learning_figure(result: Result) -> Figure:
+    """Loss by task above; score of each task against its best constant answer below.
+
+    Reads arrays `rows` [point], `loss` [point], `loss_by_task` [point task], `tasks` [task]; table `tasks`
+    {run, step, rows, task, metric, unit, value, baseline}.
+    """
+    tasks = [str(task) for task in result.arrays["tasks"]]
+    rows = result.arrays["rows"] / 1000
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = new_figure(2.8 + 1.6 * lines)
+    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.4] + [1.6] * lines)
+    ax = figure.add_subplot(grid[0, :])
+    for index, task in enumerate(tasks):
+        look = task_look(task)
+        ax.plot(rows, result.arrays["loss_by_task"][:, index], color=look.colour, lw=0.9, alpha=0.85)
+        ax.plot([], [], color=look.colour, marker=look.marker, label=task)
+    ax.plot(rows, result.arrays["loss"], color="#000000", lw=2, ls=(0, (4, 1)), label="all")
+    ax.set_title(f"training loss of {result.params['runs'][0]}")
+    ax.set_ylabel("nats a predicted token")
+    ax.set_xlabel("thousand rows seen")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    for index, task in enumerate(tasks):
+        panel = figure.add_subplot(grid[1 + index // columns, index % columns])
+        _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
+    caption(
+        figure,
+        f"{short(float(result.arrays['rows'][-1]))} rows. Small panels, against thousand rows: mean over "
+        f"{result.params['eval_rows']} validation questions; dashed: the best constant answer or majority "
+        "label.",
+    )
+    return figure
+
+
+def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
+    look = task_look(task)
+    x, y = floats([row["rows"] for row in rows]) / 1000, floats([row["value"] for row in rows])
+    ax.plot(x, y, color=look.colour, marker=look.marker)
+    ax.set_title(f"{task}\n{_measure(rows[0]) if rows else ''}", fontsize=8)
+    ax.set_xlim(0, None)
+    if rows:
+        ax.axhline(float(rows[0]["baseline"]), color=BASELINE, ls="--", lw=1)
+        ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else None)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def _measure(row: Row) -> str:
+    if row["metric"] == "accuracy":
+        return "accuracy ↑"
+    return f"error, {UNITS.get(row['unit'], row['unit'])} ↓"
+
+
+UNITS = {
+    "tenths of a degree": "0.1°",
+    "square tenths of a degree": "0.01 sq °",
+    "degrees": "°",
+    "degree": "°",
+}
+
+
+def eval_figure(result: Result) -> Figure:
+    """One panel a task: bars for each model and kind of question, the constant answer as a dashed line.
+
+    Reads table `tasks` {run, task, group, n, parse_rate, metric, unit, value_mean, baseline}.
+    """
+    table = result.tables["tasks"]
+    tasks = [task for task in TASK_NAMES if any(row["task"] == task for row in table)]
+    bars = list(dict.fromkeys((row["run"], row["group"]) for row in table))
+    runs = list(dict.fromkeys(run for run, _ in bars))
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = new_figure(0.9 + lines * (0.75 + 0.24 * len(bars)))
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for index, panel in enumerate(panels.ravel()):
+        if index >= len(tasks):
+            panel.set_axis_off()
+            continue
+        mine = {(row["run"], row["group"]): row for row in table if row["task"] == tasks[index]}
+        values = floats([mine[bar]["value_mean"] if bar in mine else None for bar in bars])
+        base = floats([mine[bar]["baseline"] if bar in mine else None for bar in bars])
+        colours = [GREYS[runs.index(run) % len(GREYS)] for run, _ in bars]
+        spots = np.arange(len(bars))
+        panel.barh(spots, np.nan_to_num(values), color=colours, height=0.7)
+        panel.plot(base, spots, color=BASELINE, marker="|", ls="--", lw=1, markersize=11, mew=1.6)
+        widest = np.nanmax([*values, *base, 1e-9])
+        for spot, value in enumerate(values):
+            if bars[spot] in mine:
+                _bar_number(panel, max(np.nan_to_num(value), 0) + widest * 0.03, spot, value)
+        accuracy = next(iter(mine.values()))["metric"] == "accuracy"
+        panel.set_xlim(0, 1.25 if accuracy else widest * 1.3)
+        panel.set_title(f"{tasks[index]}\n{_measure(next(iter(mine.values())))}", fontsize=8, loc="left")
+        panel.xaxis.set_major_locator(MaxNLocator(3))
+        panel.tick_params(axis="y", length=0)
+        panel.set_yticks(spots, [f"{run}{GROUPS.get(group, group)}" for run, group in bars])
+    panels[0, 0].invert_yaxis()
+    sizes = sorted({int(row["n"]) for row in table})
+    n = short(sizes[0]) if len(sizes) == 1 else f"{short(sizes[0])} to {short(sizes[-1])}"
+    worst = min(float(row["parse_rate"]) for row in table)
+    caption(
+        figure,
+        f"n = {n} test questions a bar; answers that cannot be read count as failures (read: at least "
+        f"{worst:.1%}). Red: the best constant answer, or the majority label. ↑ larger is better, ↓ smaller.",
+    )
+    return figure
+
+
+def probe_layers_figure(result: Result) -> Figure:
+    """Held-out R2 and distance error by layer, one line a prompt, controls in red.
+
+    Reads table `layers` {layer, hook, task, site, r2, error_mean, control_r2_shuffled, n_test} and, where
+    there, ci_lo, ci_hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
+    """
+    site = result.params["map"]["site"]
+    table = [row for row in result.tables["layers"] if row["site"] == site]
+    layers = sorted({(row["layer"], row["hook"]) for row in table})
+    spots = {layer: index for index, (layer, _) in enumerate(layers)}
+    figure = new_figure(3.6)
+    left, right = figure.subplots(1, 2)
+    for task in dict.fromkeys(row["task"] for row in table):
+        rows = sorted((row for row in table if row["task"] == task), key=lambda row: row["layer"])
+        look = task_look(task)
+        x = np.array([spots[row["layer"]] for row in rows])
+        r2 = floats([row["r2"] for row in rows])
+        style = {"color": look.colour, "marker": look.marker, "label": task}
+        if "ci_lo" in rows[0]:
+            ends = floats([row["ci_lo"] for row in rows]), floats([row["ci_hi"] for row in rows])
+            left.vlines(x, np.maximum(ends[0], R2_FLOOR), ends[1], color=look.colour, lw=0.8, alpha=0.6)
+        left.plot(x, np.maximum(r2, R2_FLOOR), **style)
+        right.plot(x, floats([row["error_mean"] for row in rows]), **style)
+    _controls(left, table, spots)
+    left.set_ylim(R2_FLOOR - 0.04, 1.04)
+    left.set_ylabel("R² on held-out cities")
+    right.set_ylabel("mean distance error (0.1°)")
+    right.set_ylim(0, None)
+    left.set_title(f"{result.params['runs'][0]}, at {site.replace('_', ' ').replace('+', ' and ')}")
+    for ax in (left, right):
+        ax.set_xticks(range(len(layers)), [layer_name(*layer) for layer in layers])
+        ax.set_xlabel("residual stream after block")
+        ax.grid(True, axis="y")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", title="prompt / control", alignment="left")
+    caption(
+        figure,
+        f"n = {table[0]['n_test']} held-out cities, {table[0]['n_train']} fitted; bars: 95 % over cities. "
+        f"Red: controls, mean over prompts. Values below {R2_FLOOR} are drawn at that height.",
+    )
+    return figure
+
+
+def _bar_number(panel: Axes, x: float, y: float, value: float) -> None:
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    panel.text(x, y, short(value), va="center", fontsize=7, bbox=behind)
+
+
+CONTROLS = {
+    "control_r2_shuffled": ("shuffled places", ":"),
+    "control_r2_untrained": ("untrained model", "--"),
+    "control_r2_digits": ("digits of the id", "-."),
+}
+
+
+def _controls(ax: Axes, table: list[Row], spots: dict[int, int]) -> None:
+    for column, (label, style) in CONTROLS.items():
+        means = []
+        for layer in spots:
+            cells = floats([row.get(column) for row in table if row["layer"] == layer])
+            means.append(np.nanmean(cells) if np.isfinite(cells).any() else np.nan)
+        if np.isfinite(means).any():
+            ax.plot(
+                list(spots.values()),
+                np.maximum(means, R2_FLOOR),
+                color=BASELINE,
+                ls=style,
+                lw=1.2,
+                label=label,
+            )
