@@ -28,6 +28,7 @@ class Command(NamedTuple):
 COMMANDS: tuple[Command, ...] = (
     Command("data", "data", "command", "Print rows of the training data, or their statistics."),
     Command("train", "train", "command", "Train a model, or go on with one."),
+    Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
     Command("eval", "evaluate", "command", "How well a model answers, beside constant answers."),
     Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
 )
