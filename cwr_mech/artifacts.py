@@ -185,6 +185,21 @@ def folder_lock(folder: Path | str) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(folder: Path | str) -> bool:
+    """Whether a process holds `folder` at this moment; this one's own lock counts."""
+    try:
+        handle = os.open(Path(folder) / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def provenance() -> dict[str, str]:
     """Versions of what computed a result: Python, the machine type and the packages that matter."""
     versions = {"python": platform.python_version(), "machine": platform.machine()}

@@ -1,8 +1,8 @@
 """Which rows a training step sees: a pure function of (settings, world, step), so a resume needs no state.
 
 Training data is a list of parts (task, group of queries, number of rows or endless). Endless parts are
-mixed in exact shares, fresh rows every step. Finite parts are pooled and reshuffled every epoch, as in the
-paper.
+mixed in exact shares, fresh rows every step, other ones for every order seed. Finite parts are pooled; the
+pool is the same for all order seeds and reshuffled every epoch, as in the paper.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ from cwr_mech.config import DataConfig, Part
 from cwr_mech.dataset import Rows, Stream, concat
 from cwr_mech.errors import ConfigError
 from cwr_mech.world import World
+
+ROWS_PER_SEED = 1 << 36
+"""Rows of an endless part that belong to one order seed: more than any training sees."""
 
 
 def parts_of(data: DataConfig) -> tuple[Part, ...]:
@@ -35,6 +38,7 @@ class Batches:
     data: DataConfig
     world: World
     batch_size: int
+    order_seed: int = 0
     _streams: list[Stream] = field(init=False, repr=False)
     _pool: Rows | None = field(init=False, repr=False, default=None)
     _epoch: tuple[int, np.ndarray] | None = field(init=False, repr=False, default=None)
@@ -50,8 +54,8 @@ class Batches:
         self.edges = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
         self.edges[-1] = 1.0
         if all(finite):
-            taken = [s.take(p.rows) for s, p in zip(self._streams, self.parts, strict=True) if p.rows]
-            self._pool = concat(taken)
+            pairs = zip(self._streams, self.parts, strict=True)
+            self._pool = concat([_exactly(stream, part.rows) for stream, part in pairs if part.rows])
         elif self.batch_size * weights.min() / weights.sum() < 1:
             raise ConfigError(
                 f"a batch of {self.batch_size} rows is too small for these {len(self.parts)} parts",
@@ -90,7 +94,7 @@ class Batches:
         starts, counts = self._given(step).tolist(), self.counts(step)
         taken = []
         for stream, part, start, n in zip(self._streams, self.parts, starts, counts, strict=True):
-            stream.position = part.start + start
+            stream.position = part.start + self.order_seed * ROWS_PER_SEED + start
             if n:
                 taken.append(stream.take(n))
         return concat(taken)
@@ -102,9 +106,18 @@ class Batches:
         while left:
             epoch, at = divmod(start, size)
             if self._epoch is None or self._epoch[0] != epoch:
-                rng = np.random.default_rng(np.random.SeedSequence([self.data.seed, 77, epoch]))
+                rng = np.random.default_rng(np.random.SeedSequence([self.data.seed, self.order_seed, epoch]))
                 self._epoch = (epoch, rng.permutation(size))
             piece = self._epoch[1][at : at + left]
             picked.append(piece)
             start, left = start + len(piece), left - len(piece)
         return np.concatenate(picked)
+
+
+def _exactly(stream: Stream, n: int) -> Rows:
+    """The next rows until there are `n`: under the reference's protocol some are drawn and dropped."""
+    taken, missing = [], n
+    while missing:
+        taken.append(stream.take(missing))
+        missing -= len(taken[-1])
+    return concat(taken)

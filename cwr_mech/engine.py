@@ -20,11 +20,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32, UInt8
 from torch import Tensor
 
-from cwr_mech.config import ModelConfig
-from cwr_mech.model import HookedQwen2
+from cwr_mech.parameters import FlatParameters
 
 MICRO_TOKENS = 640
 """Tokens of a micro-batch: small enough for the cache, large enough for the matrix products."""
@@ -67,82 +66,6 @@ class MicroBatch:
                 torch.from_numpy(weights.astype(np.float32)),
             )
             start = stop
-
-
-class FlatParameters:
-    """All parameters of a Qwen2 in one vector: first the matrices (which decay), then gains and biases."""
-
-    def __init__(self, cfg: ModelConfig) -> None:
-        self.cfg = cfg
-        d, m, v = cfg.d_model, cfg.d_mlp, cfg.d_vocab
-        qkv = (cfg.n_heads + 2 * cfg.n_kv) * cfg.d_head
-        matrices = {"embed": (v, d)} | ({} if cfg.tied else {"unembed": (d, v)})
-        vectors: dict[str, tuple[int, ...]] = {"ln_final": (d,)}
-        for i in range(cfg.n_layers):
-            matrices |= {f"{i}.qkv": (d, qkv), f"{i}.o": (cfg.n_heads * cfg.d_head, d)}
-            matrices |= {f"{i}.gate_up": (d, 2 * m), f"{i}.down": (m, d)}
-            vectors |= {f"{i}.ln1": (d,), f"{i}.ln2": (d,), f"{i}.qkv_bias": (qkv,)}
-        self.shapes = matrices | vectors
-        self.n_decay = sum(int(np.prod(shape)) for shape in matrices.values())
-        total = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        self.values = torch.zeros(total)
-        self.grads = torch.zeros(total)
-        self.p = self._views(self.values)
-        self.g = self._views(self.grads)
-
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        views, at = {}, 0
-        for name, shape in self.shapes.items():
-            size = int(np.prod(shape))
-            views[name] = flat[at : at + size].view(shape)
-            at += size
-        return views
-
-    def load(self, model: HookedQwen2) -> None:
-        """Copy a model's weights in."""
-        self._exchange(model, lambda flat, weight: flat.copy_(weight))
-
-    def store(self, model: HookedQwen2) -> None:
-        """Copy the weights out into a model of the same shape."""
-        self._exchange(model, lambda flat, weight: weight.copy_(flat))
-
-    def store_grads(self, model: HookedQwen2) -> None:
-        """Write the gradients into the model's `.grad` fields."""
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        self._exchange(model, lambda flat, weight: weight.copy_(flat), self.g, gradients)
-
-    @torch.no_grad()
-    def _exchange(
-        self,
-        model: HookedQwen2,
-        copy: Callable[[Tensor, Tensor], object],
-        flat: dict[str, Tensor] | None = None,
-        weights: dict[str, Tensor | None] | None = None,
-    ) -> None:
-        """Call `copy(view of the flat vector, view of the model's tensor)` for every parameter."""
-        f = self.p if flat is None else flat
-        w = dict(model.named_parameters()) if weights is None else weights
-        cfg, k = self.cfg, self.cfg.d_head
-        copy(f["embed"], w["embed.W_E"])
-        if not cfg.tied:
-            copy(f["unembed"], w["unembed.W_U"])
-        copy(f["ln_final"], w["ln_final.w"])
-        for i in range(cfg.n_layers):
-            at = 0
-            for letter, heads in (("Q", cfg.n_heads), ("K", cfg.n_kv), ("V", cfg.n_kv)):
-                part = slice(at, at + heads * k)
-                matrix = f[f"{i}.qkv"][:, part].unflatten(1, (heads, k)).permute(1, 0, 2)
-                copy(matrix, w[f"blocks.{i}.attn.W_{letter}"])
-                copy(f[f"{i}.qkv_bias"][part].unflatten(0, (heads, k)), w[f"blocks.{i}.attn.b_{letter}"])
-                at += heads * k
-            copy(f[f"{i}.o"].unflatten(0, (cfg.n_heads, k)), w[f"blocks.{i}.attn.W_O"])
-            copy(f[f"{i}.gate_up"][:, : cfg.d_mlp], w[f"blocks.{i}.mlp.W_gate"])
-            copy(f[f"{i}.gate_up"][:, cfg.d_mlp :], w[f"blocks.{i}.mlp.W_in"])
-            copy(f[f"{i}.down"], w[f"blocks.{i}.mlp.W_out"])
-            copy(f[f"{i}.ln1"], w[f"blocks.{i}.ln1.w"])
-            copy(f[f"{i}.ln2"], w[f"blocks.{i}.ln2.w"])
 
 
 @lru_cache(maxsize=64)
@@ -200,6 +123,26 @@ class Engine:
             g[f"{i}.ln2"] += (dw * p[f"{i}.gate_up"]).sum(1)
             for grad in (self.qkv_grad[i], self.bias_grad[i], self.gate_up_grad[i]):
                 grad.zero_()
+
+    def batch(
+        self,
+        tokens: UInt8[np.ndarray, "row pos"],
+        lengths: Int32[np.ndarray, " row"],
+        first: Int32[np.ndarray, " row"],
+        total_weight: float,
+        hook: GradientHook | None = None,
+    ) -> Float[Tensor, " row"]:
+        """Add a whole batch's gradient to the flat vector; return each row's summed loss, in nats.
+
+        `first` is the first predicted position of each row. The gradient is that of the sum divided by
+        `total_weight`, which is the number of predictions for a mean.
+        """
+        losses = torch.zeros(len(lengths))
+        self.fold()
+        for micro in MicroBatch.cut(tokens, lengths, first):
+            losses[micro.rows] = self.loss_and_grad(micro, total_weight, hook)
+        self.unfold()
+        return losses
 
     @torch.no_grad()
     def loss_and_grad(

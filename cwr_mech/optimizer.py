@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cwr_mech.config import TrainConfig
-from cwr_mech.engine import FlatParameters
+from cwr_mech.parameters import FlatParameters
 
 
 def rate_at(train: TrainConfig, step: int) -> float:
@@ -39,16 +39,18 @@ class Optimizer:
         betas = (train.beta1, train.beta2)
         self.adam = torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=1e-8, fused=True)
 
-    def step(self, step: int) -> float:
-        """Clip, update, clear the gradients; returns the gradient's norm before clipping."""
-        norm = float(self.flat.grads.norm())
+    def norm(self) -> float:
+        """Euclidean norm of the gradient."""
+        return float(self.flat.grads.norm())
+
+    def step(self, step: int, norm: float) -> None:
+        """Clip the gradient, whose norm is given, update the parameters and clear the gradient."""
         if norm > self.train.clip:
             self.flat.grads.mul_(self.train.clip / (norm + 1e-6))
         for group in self.adam.param_groups:
             group["lr"] = rate_at(self.train, step)
         self.adam.step()
         self.flat.grads.zero_()
-        return norm
 
     def state(self) -> dict[str, Tensor]:
         """All tensors a resume needs, the parameters included."""

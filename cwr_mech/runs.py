@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cwr_mech.artifacts import provenance, read_json, sha256_file, write_json
+from cwr_mech.artifacts import is_locked, provenance, read_json, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, CorruptArtifact, MissingArtifact
 from cwr_mech.model import HookedQwen2
@@ -42,8 +42,14 @@ class Run:
 
     @property
     def state(self) -> str:
-        """ "running", "done", "interrupted" or "diverged"."""
-        return str(self.manifest["state"])
+        """ "running", "done", "interrupted", "diverged", or "stopped": killed, or the machine went down."""
+        state = str(self.manifest["state"])
+        return "stopped" if state == "running" and not is_locked(self.folder) else state
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the run whose last checkpoint this one started from; None for a fresh start."""
+        return self.manifest["parent"].get("run")
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -79,10 +85,16 @@ class Run:
 
     @cached_property
     def _world(self) -> World:
-        return load_world(self.config.world)
+        world = load_world(self.config.world)
+        if world.sha256 != self.manifest["world_sha256"]:
+            raise CorruptArtifact(
+                f"the world of run {self.name} is no longer the one it was trained in",
+                f"restore the cities that '{self.config.world.source}' stood for, or train the run anew",
+            )
+        return world
 
     def world(self) -> World:
-        """The world this run was trained in."""
+        """The world this run was trained in. Raises CorruptArtifact when its cities have changed since."""
         return self._world
 
     @property
@@ -102,26 +114,32 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:07d}"
 
 
-def create_run(folder: Path, config: RunConfig, parent: Run | None = None) -> Run:
-    """Begin a run: make its folder and manifest. Raises ArtifactExists when there is one already."""
+def create_run(folder: Path, config: RunConfig, model: HookedQwen2, parent: Run | None = None) -> Run:
+    """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
+
+    The manifest comes last, so where there is one there is also a model to start from, whatever it was made
+    of. `parent` is the run whose last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
+    """
     if (folder / "manifest.json").exists():
         raise ArtifactExists(
             f"{folder} holds a run already", "continue it with --resume, or choose another --out"
         )
-    if folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+    if folder.exists() and any(path.name not in (".lock", "checkpoints") for path in folder.iterdir()):
         raise ArtifactExists(f"{folder} exists and is not a run", "choose another --out")
-    parents = {}
+    world = load_world(config.world)
+    parents: dict[str, Any] = {}
     if parent is not None:
         step = parent.last_step
         parents = {"run": parent.name, "step": step, "sha256": parent.sha256(step)}
+    model.save_pretrained(checkpoint_path(folder, 0))
     manifest = {
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),
-        "world_sha256": load_world(config.world).sha256,
+        "world_sha256": world.sha256,
         "tokenizer_sha256": Tokenizer().sha256,
         "parent": parents,
         "state": "running",
-        "checkpoints": {},
+        "checkpoints": {"0": sha256_file(checkpoint_path(folder, 0) / "model.safetensors")},
         "provenance": provenance(),
     }
     write_json(folder / "manifest.json", manifest)
@@ -143,7 +161,7 @@ def load_run(folder: Path | str) -> Run:
     if not (path / "manifest.json").exists() and (ROOT / path / "manifest.json").exists():
         path = ROOT / path
     manifest = read_json(path / "manifest.json", schema=SCHEMA, rebuild="cwr-mech train")
-    for key in ("config", "state"):
+    for key in ("config", "state", "world_sha256", "parent", "checkpoints"):
         if key not in manifest:
             raise CorruptArtifact(f"{path / 'manifest.json'} lacks '{key}'", "train the run anew")
     return Run(path, parse(RunConfig, manifest["config"]), manifest)

@@ -7,31 +7,37 @@ of threads).
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from cwr_mech.artifacts import folder_lock, sha256_file, sweep_parts
+from cwr_mech.artifacts import disk_errors, folder_lock, sha256_file, sweep_parts
 from cwr_mech.batches import Batches, parts_of
 from cwr_mech.config import TASK_NAMES, RunConfig
 from cwr_mech.dataset import Rows
-from cwr_mech.engine import Engine, FlatParameters, GradientHook, MicroBatch
+from cwr_mech.engine import Engine, GradientHook
 from cwr_mech.errors import ConfigError, TrainingDiverged
 from cwr_mech.evaluation import evaluate
+from cwr_mech.meter import Meter
 from cwr_mech.model import HookedQwen2
 from cwr_mech.optimizer import Optimizer, rate_at
+from cwr_mech.parameters import FlatParameters
 from cwr_mech.runs import Run, checkpoint_path, create_run, load_run, update_manifest
-from cwr_mech.training_state import read_state, write_state
+from cwr_mech.training_state import TrainingState, recover_state, remove_states, write_state
 
-LOG_SECONDS = 2.0
-"""At most one metrics line, and one event, in this time."""
+METRICS_LINES = 1000
+"""About as many metrics lines are written, evenly spaced, whatever the number of steps."""
+EVENT_SECONDS = 0.5
+"""A listener hears of the training at most this often between metrics lines."""
 
 Listener = Callable[[Mapping[str, Any]], None]
-"""Called with {"step", "steps", "rows", "loss", ...} while training runs; see `Trainer.fit`."""
+"""Called with the metrics lines as they are written, and with the same averages more often in between."""
+RowsHook = Callable[[Rows], GradientHook]
+"""Given the rows of a step, makes the function that may change the gradient at each layer's input."""
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> frozenset[int]:
@@ -47,135 +53,144 @@ def train(
     resume: bool = False,
     base: Run | None = None,
     listener: Listener | None = None,
-    hook: Callable[[Rows], GradientHook] | None = None,
+    hook: RowsHook | None = None,
 ) -> Run:
     """Train the model that `config` describes and return its finished run.
 
-    base: start from this run's last checkpoint instead of a fresh draw. hook: given a step's rows, makes the
-    function that may change the gradient flowing back into each layer's input.
-    Raises ArtifactExists, ArtifactLocked, CorruptArtifact, ConfigError, NoSpace; TrainingDiverged when the
-    loss is no longer a number. On KeyboardInterrupt the state is saved and the exception goes on.
+    base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder). hook:
+    see RowsHook; a resume needs the same one. With `resume` a finished run is returned as it is.
+    Raises ArtifactExists, ArtifactLocked, MissingArtifact, CorruptArtifact, ConfigError, NoSpace, and
+    TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt the state is
+    saved and the exception goes on.
     """
-    folder = Path(folder)
+    folder = load_run(folder).folder if resume else Path(folder)
     with folder_lock(folder):
         sweep_parts(folder)
-        run = load_run(folder) if resume else create_run(folder, config, base)
-        if resume and run.config != config:
+        run = load_run(folder) if resume else create_run(folder, config, _first_model(config, base), base)
+        if run.config != config:
             raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
         if run.state == "done":
+            remove_states(folder)
             return run
-        return Trainer(run, base, listener, hook).fit()
+        if run.state == "diverged":
+            raise TrainingDiverged(
+                f"run {run.name} diverged, and would again", "train anew with a lower lr or a longer warmup"
+            )
+        return Trainer(run, listener, hook).fit()
+
+
+def _first_model(config: RunConfig, base: Run | None) -> HookedQwen2:
+    if base is None:
+        return HookedQwen2(config.model, seed=config.train.seed)
+    if base.config.model != config.model:
+        raise ConfigError(f"run {base.name} has a model of another shape than the settings say")
+    return base.model()
 
 
 class Trainer:
     """One model being trained in a run folder whose lock the caller holds."""
 
-    def __init__(
-        self,
-        run: Run,
-        base: Run | None,
-        listener: Listener | None,
-        hook: Callable[[Rows], GradientHook] | None,
-    ) -> None:
+    def __init__(self, run: Run, listener: Listener | None = None, hook: RowsHook | None = None) -> None:
         self.run, self.listener, self.hook = run, listener, hook
         self.config, self.train = run.config, run.config.train
         self.world = run.world()
-        self.batches = Batches(self.config.data, self.world, self.train.batch_size)
-        self.model = base.model() if base else HookedQwen2(self.config.model, seed=self.train.seed)
-        if self.model.config != self.config.model:
-            raise ConfigError("the base model has another shape than the settings say")
+        self.batches = Batches(self.config.data, self.world, self.train.batch_size, self.train.seed)
+        self.model = run.model(0)
         self.flat = FlatParameters(self.config.model)
         self.flat.load(self.model)
         self.engine = Engine(self.flat)
         self.optimizer = Optimizer(self.flat, self.train)
         self.keep = checkpoint_steps(self.train.steps, self.train.checkpoints)
-        self.step = 0
-        self._lines: list[str] = []
-        self._restore()
+        self.line_every = math.ceil(self.train.steps / METRICS_LINES)
+        self.metrics = run.folder / "metrics.jsonl"
+        self.step, self.saved, seconds = self._restore()
+        self.meter = Meter(self.train.steps, self.train.batch_size, seconds)
+        self.metrics_length = self.metrics.stat().st_size
+        self.whole = True
+        """Whether parameters and moments are those of `step`, and not in the middle of an update."""
 
-    def _restore(self) -> None:
-        found = read_state(self.run.folder)
-        path = self.run.folder / "metrics.jsonl"
-        if found is None:
-            path.unlink(missing_ok=True)
-            return
-        self.step, length, tensors = found
-        self.optimizer.load_state(tensors)
-        with open(path, "a+b") as metrics:  # lines written after the state belong to steps done again
-            metrics.truncate(length)
+    def _restore(self) -> tuple[int, int, float]:
+        """Load the newest whole state; returns its step, the step last saved (-1: none) and its seconds."""
+        state = recover_state(self.run.folder)
+        with open(self.metrics, "a+b") as metrics:  # lines after the state are of steps to be done again
+            metrics.truncate(min(state.metrics_length, metrics.tell()) if state else 0)
+        if state is None:
+            return 0, -1, 0.0
+        self.optimizer.load_state(state.tensors)
+        return state.step, state.step, state.seconds
 
     def fit(self) -> Run:
-        """Train to the last step. Events carry step, steps, rows, loss, losses by task, rates and seconds."""
+        """Train to the last step."""
         self.run = update_manifest(self.run, state="running")
         try:
             self._loop()
         except KeyboardInterrupt:
-            self._save_state()
+            if self.whole and self.step != self.saved:
+                self._save_state()
             update_manifest(self.run, state="interrupted")
             raise
         except TrainingDiverged:
             update_manifest(self.run, state="diverged")
             raise
         self.run = update_manifest(self.run, state="done")
-        for state in self.run.folder.glob("state-*.safetensors"):
-            state.unlink()
+        remove_states(self.run.folder)
         return self.run
 
     def _loop(self) -> None:
-        meter = Meter(self.train.batch_size)
-        if self.step == 0:
-            self._checkpoint()
-        while self.step < self.train.steps:
-            meter.begin()
-            rows = self.batches.at(self.step)
-            meter.data_ready()
-            losses, norm = self._update(rows)
-            self.step += 1
-            meter.add(rows, losses, norm, self._first(rows))
+        """What is due at a step (state, checkpoint, answers) is done before the next one begins.
+
+        The state comes first: whoever goes on from it does the rest again, whether it was done or not.
+        """
+        last_event = time.monotonic()
+        while True:
+            self.metrics_length = self.metrics.stat().st_size
             last = self.step == self.train.steps
-            if meter.due() or last:
-                self._emit(meter.report(self.step, self.train.steps, rate_at(self.train, self.step - 1)))
+            if self.step and self.step != self.saved and (last or self.step % self.train.save_every == 0):
+                self._save_state()
             if self.step in self.keep:
                 self._checkpoint()
-            if self.step % self.train.eval_every == 0 or last:
+            if last or (self.step and self.step % self.train.eval_every == 0):
                 self._evaluate()
-                meter.skip()
-            if self.step % self.train.save_every == 0 and not last:
-                self._save_state()
-                meter.skip()
-        self._flush_metrics()
+            if last:
+                return
+            self._advance()
+            if self.step % self.line_every == 0 or self.step == self.train.steps:
+                self._write_line(self._report())
+                self.meter.clear()
+                last_event = time.monotonic()
+            elif self.listener and time.monotonic() - last_event >= EVENT_SECONDS:
+                self.listener(self._report())
+                last_event = time.monotonic()
 
-    def _first(self, rows: Rows) -> np.ndarray:
-        """First predicted position of each row."""
-        return rows.answer_start if self.train.loss == "answer" else np.ones_like(rows.lengths)
-
-    def _update(self, rows: Rows) -> tuple[np.ndarray, float]:
-        """One step; returns each row's summed loss and the gradient's norm."""
-        first = self._first(rows)
+    def _advance(self) -> None:
+        """One step: rows, gradient, update."""
+        self.meter.begin()
+        rows = self.batches.at(self.step)
+        self.meter.data_ready()
+        first = rows.answer_start if self.train.loss == "answer" else np.ones_like(rows.lengths)
         total = float((rows.lengths - first).sum())
         hook = self.hook(rows) if self.hook else None
-        losses = torch.zeros(len(rows))
-        self.engine.fold()
-        for micro in MicroBatch.cut(rows.tokens, rows.lengths, first):
-            losses[micro.rows] = self.engine.loss_and_grad(micro, total, hook)
-        self.engine.unfold()
-        if not math.isfinite(float(losses.sum())):
+        losses = self.engine.batch(rows.tokens, rows.lengths, first, total, hook).numpy()
+        norm = self.optimizer.norm()
+        if not (np.isfinite(losses).all() and math.isfinite(norm)):
             raise TrainingDiverged(
-                f"the loss of run {self.run.name} is no longer a number at step {self.step}",
-                f"the last good state is kept in {self.run.folder}; lower lr or raise warmup",
+                f"the loss of run {self.run.name} is no longer a number after step {self.step}",
+                f"checkpoints up to then are kept in {self.run.folder}; train anew with a lower lr",
             )
-        return losses.numpy(), self.optimizer.step(self.step)
+        self.whole = False
+        self.optimizer.step(self.step, norm)
+        self.step += 1
+        self.whole = True
+        self.meter.add(rows, losses, norm, first)
 
-    def _emit(self, record: Mapping[str, Any]) -> None:
-        self._lines.append(json.dumps(record, allow_nan=False))
-        self._flush_metrics()
+    def _report(self) -> dict[str, Any]:
+        return self.meter.report(self.step, rate_at(self.train, self.step - 1))
+
+    def _write_line(self, record: Mapping[str, Any]) -> None:
+        with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as metrics:
+            metrics.write(json.dumps(record, allow_nan=False) + "\n")
         if self.listener:
             self.listener(record)
-
-    def _flush_metrics(self) -> None:
-        with open(self.run.folder / "metrics.jsonl", "a", encoding="utf-8") as metrics:
-            metrics.writelines(f"{line}\n" for line in self._lines)
-        self._lines.clear()
 
     def _current_model(self) -> HookedQwen2:
         self.flat.store(self.model)
@@ -188,91 +203,30 @@ class Trainer:
         self.run = update_manifest(self.run, checkpoints=known)
 
     def _save_state(self) -> None:
-        self._flush_metrics()
-        length = (self.run.folder / "metrics.jsonl").stat().st_size
-        write_state(self.run.folder, self.step, length, self.optimizer.state())
+        with open(self.metrics, "ab") as metrics:
+            os.fsync(metrics.fileno())
+        state = TrainingState(self.step, self.metrics_length, self.meter.seconds, self.optimizer.state())
+        write_state(self.run.folder, state)
+        self.saved = self.step
 
     def _evaluate(self) -> None:
-        tasks = tuple(t for t in TASK_NAMES if any(part.task == t for part in parts_of(self.config.data)))
-        scores = evaluate(
+        """Write a line with the score of every trained task on validation questions."""
+        tasks = [task for task in TASK_NAMES if any(part.task == task for part in parts_of(self.config.data))]
+        answered = evaluate(
             self._current_model(),
             self.world,
             tasks,
             self.train.eval_rows,
             split="val",
             seed=self.config.data.seed,
+            protocol=self.config.data.protocol,
         )
-        values = {score.task: score.value_mean for score in scores.scores}
-        self._emit(
+        self._write_line(
             {
                 "step": self.step,
                 "steps": self.train.steps,
                 "rows": self.step * self.train.batch_size,
-                "scores": values,
+                "scores": {score.task: score.value_mean for score in answered.scores},
+                "seconds": self.meter.seconds,
             }
         )
-
-
-class Meter:
-    """Averages between two metrics lines, and where the time went."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.start = self.shown = time.perf_counter()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.loss = self.count = self.norm = 0.0
-        self.by_task: dict[str, list[float]] = {}
-        self.steps = self.rows = self.tokens = 0
-        self.data_seconds = self.step_seconds = 0.0
-
-    def begin(self) -> None:
-        """A step begins."""
-        self._began = time.perf_counter()
-
-    def data_ready(self) -> None:
-        """Its rows are there."""
-        self.data_seconds += time.perf_counter() - self._began
-
-    def skip(self) -> None:
-        """Time since the last step went into something else (answers, saving)."""
-
-    def add(self, rows: Rows, losses: np.ndarray, norm: float, first: np.ndarray) -> None:
-        """A step is done; `losses` are each row's sum over its predicted tokens."""
-        predicted = rows.lengths - first
-        for index in np.unique(rows.task):
-            mine = rows.task == index
-            sums = self.by_task.setdefault(TASK_NAMES[index], [0.0, 0.0])
-            sums[0] += float(losses[mine].sum())
-            sums[1] += float(predicted[mine].sum())
-        self.loss += float(losses.sum())
-        self.count += float(predicted.sum())
-        self.norm += norm
-        self.steps += 1
-        self.rows += len(rows)
-        self.tokens += int(rows.lengths.sum())
-        self.step_seconds += time.perf_counter() - self._began
-
-    def due(self) -> bool:
-        """Whether a metrics line should be written."""
-        return time.perf_counter() - self.shown >= LOG_SECONDS
-
-    def report(self, step: int, steps: int, lr: float) -> dict[str, Any]:
-        """The metrics line since the last one. Losses are nats a predicted token."""
-        record = {
-            "step": step,
-            "steps": steps,
-            "rows": step * self.batch_size,
-            "loss": self.loss / self.count,
-            "losses": {task: total / count for task, (total, count) in sorted(self.by_task.items())},
-            "lr": lr,
-            "grad_norm": self.norm / self.steps,
-            "rows_per_second": self.rows / self.step_seconds,
-            "tokens_per_second": self.tokens / self.step_seconds,
-            "data_share": self.data_seconds / self.step_seconds,
-            "seconds": time.perf_counter() - self.start,
-        }
-        self.shown = time.perf_counter()
-        self._clear()
-        return record

@@ -1,5 +1,6 @@
-"""The optimiser's state on disk: two files written in turn, each whole, each with its own checksum."""
+"""The state of a training on disk: two files written in turn, each whole, each with its own checksum."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -8,48 +9,83 @@ from torch import Tensor
 
 from cwr_mech.artifacts import atomic_file, sha256_bytes
 
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    return sha256_bytes(*(tensors[name].contiguous().numpy().tobytes() for name in sorted(tensors)))
+FILES = ("state-0.safetensors", "state-1.safetensors")
 
 
-def _newest_first(folder: Path) -> list[tuple[int, Path]]:
-    found = []
-    for path in sorted(folder.glob("state-*.safetensors")):
-        try:
-            with safe_open(path, "pt") as handle:
-                found.append((int(handle.metadata()["step"]), path))
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-            continue
-    return sorted(found, reverse=True)
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """Everything a resume needs.
 
-
-def write_state(folder: Path, step: int, metrics_length: int, tensors: dict[str, Tensor]) -> None:
-    """Write the state of `step` over the older of the two files. Raises NoSpace."""
-    newest = _newest_first(folder)
-    name = (
-        "state-1.safetensors"
-        if newest and newest[0][1].name == "state-0.safetensors"
-        else "state-0.safetensors"
-    )
-    whole = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
-    metadata = {"step": str(step), "metrics_length": str(metrics_length), "sha256": _digest(whole)}
-    with atomic_file(folder / name) as part:
-        save_file(whole, part, metadata=metadata)
-
-
-def read_state(folder: Path) -> tuple[int, int, dict[str, Tensor]] | None:
-    """(step, length of metrics.jsonl, tensors) of the newest state that is whole; None when there is none.
-
-    A truncated or altered file is passed over, so that training goes on from the one before it.
+    metrics_length: bytes of metrics.jsonl that belong to the steps done; lines after them are of steps that
+    will be done again. seconds: time the run has taken so far.
     """
-    for step, path in _newest_first(folder):
-        try:
-            with safe_open(path, "pt") as handle:
-                metadata = handle.metadata()
-                tensors: dict[str, Tensor] = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
-            continue
-        if _digest(tensors) == metadata.get("sha256"):
-            return step, int(metadata["metrics_length"]), tensors
-    return None
+
+    step: int
+    metrics_length: int
+    seconds: float
+    tensors: dict[str, Tensor]
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Write over the older of the two files. Raises NoSpace, and then both files stand as they were."""
+    older = min((_step_of(folder / name), name) for name in FILES)[1]
+    tensors = {name: value.detach().clone().contiguous() for name, value in state.tensors.items()}
+    metadata = {
+        "step": str(state.step),
+        "metrics_length": str(state.metrics_length),
+        "seconds": repr(state.seconds),
+    }
+    metadata["sha256"] = _digest(metadata, tensors)
+    with atomic_file(folder / older) as part:
+        save_file(tensors, part, metadata=metadata)
+
+
+def recover_state(folder: Path) -> TrainingState | None:
+    """The newest state that is whole; None when there is none.
+
+    Truncated or altered files are removed, so that the next write does not spare them.
+    """
+    found = []
+    for name in FILES:
+        state = _read(folder / name)
+        if state is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            found.append(state)
+    return max(found, key=lambda state: state.step, default=None)
+
+
+def remove_states(folder: Path) -> None:
+    """Remove both files: the training is done."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    about = [f"{key}={metadata[key]}".encode() for key in sorted(metadata)]
+    return sha256_bytes(*about, *(tensors[name].numpy().tobytes() for name in sorted(tensors)))
+
+
+def _step_of(path: Path) -> int:
+    """The step a file claims to hold, -1 when it is not there or cannot be read."""
+    try:
+        with safe_open(path, "pt") as handle:
+            return int(handle.metadata()["step"])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        return -1
+
+
+def _read(path: Path) -> TrainingState | None:
+    try:
+        with safe_open(path, "pt") as handle:
+            metadata: dict[str, str] = handle.metadata() or {}
+            names: list[str] = list(handle.keys())
+            tensors = {name: handle.get_tensor(name) for name in names}
+    except (SafetensorError, OSError):
+        return None
+    claimed = metadata.pop("sha256", None)
+    if claimed != _digest(metadata, tensors):
+        return None
+    return TrainingState(
+        int(metadata["step"]), int(metadata["metrics_length"]), float(metadata["seconds"]), tensors
+    )

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from cwr_mech.config import ModelConfig
-from cwr_mech.engine import Engine, FlatParameters, MicroBatch
+from cwr_mech.engine import Engine, MicroBatch
 from cwr_mech.model import HookedQwen2
+from cwr_mech.parameters import FlatParameters
 
 SHAPES = [
     {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_mlp": 48},
