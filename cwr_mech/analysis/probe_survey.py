@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.items import Item, digits_in_place, run_label, shared_ids
@@ -16,6 +17,8 @@ from cwr_mech.results import Result
 BOOTSTRAP = 400
 
 
+# Decompositions of a few hundred cities are slower with threads than without (40 times on a busy machine).
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def probe_result(
     store: ActivationStore,
     hooks: Sequence[str],

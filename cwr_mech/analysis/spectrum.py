@@ -1,0 +1,80 @@
+"""How many directions a representation uses, and whether the map surfaces in the leading ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.analysis.probes import cross_decode, score
+from cwr_mech.analysis.ridge import fit_linear
+from cwr_mech.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Variance of the principal components and three ways to count them.
+
+    `shares` of variance, descending. `effective_rank`: exp of the entropy of the normalised singular values
+    (Roy and Vetterli 2007). `participation`: (sum of variances)^2 / sum of squared variances.
+    `participation_singular`: the same of singular values, the paper's "effective rank".
+    """
+
+    shares: Float[np.ndarray, "component"]
+    effective_rank: float
+    participation: float
+    participation_singular: float
+
+
+def spectrum(x: Float[np.ndarray, "n p"]) -> Spectrum:
+    """Spectrum of centred features. Raises AnalysisError when all cities have the same features."""
+    s = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
+    if s[0] <= 1e-12 * max(float(np.linalg.norm(x)), np.finfo(np.float64).tiny):
+        raise AnalysisError("a representation has the same features for every city")
+    s = s / s[0]
+    weight = s / s.sum()
+    entropy = -float(np.sum(weight[weight > 0] * np.log(weight[weight > 0])))
+    power = s**2
+    return Spectrum(
+        shares=power / power.sum(),
+        effective_rank=float(np.exp(entropy)),
+        participation=float(power.sum() ** 2 / np.sum(power**2)),
+        participation_singular=float(s.sum() ** 2 / power.sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Surfacing:
+    """What the first `k` principal components carry of the map.
+
+    `variance`: share of variance; `r2`: of a held-out probe on them alone; `alignment`: share of the squared
+    length of the full probe's two orthonormal directions inside them (k / p for random directions).
+    """
+
+    k: int
+    variance: float
+    r2: float
+    alignment: float
+
+
+def surfacing(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    fold: Int[np.ndarray, "city"],
+    ks: Sequence[int] = (1, 2, 3, 4, 6, 8, 10, 16, 32),
+) -> list[Surfacing]:
+    """Linear surfacing (the paper's open question 2) for growing numbers of components.
+
+    The probe on k components is scored on held-out cities; the components themselves use no places, so all
+    cities may define them. Numbers of components beyond min(n, p) are left out.
+    """
+    moved = x - x.mean(axis=0)
+    u, s, vt = np.linalg.svd(moved, full_matrices=False)
+    directions = np.linalg.qr(fit_linear(moved, xy).weights)[0]
+    inside = np.cumsum(np.sum((vt @ directions) ** 2, axis=1)) / 2
+    shares = np.cumsum(s**2) / np.sum(s**2)
+    found = []
+    for k in (k for k in ks if k <= len(s)):
+        decoded = cross_decode(u[:, :k] * s[:k], xy[None], fold)[0]
+        found.append(Surfacing(k, float(shares[k - 1]), score(decoded, xy).r2, float(inside[k - 1])))
+    return found

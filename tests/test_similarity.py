@@ -1,0 +1,369 @@
+"""CKA and its relatives: two routes to each number, invariances, the bias, and what they refuse."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import subspace_angles
+from scipy.spatial import procrustes
+from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
+from sklearn.cross_decomposition import CCA
+
+from cwr_mech.analysis import kernels, neighbours, shape, similarity, spectrum
+from cwr_mech.analysis.probes import random_folds
+from cwr_mech.errors import AnalysisError, CwrError
+
+TOLERANCE = 1e-8
+
+
+def related(rng: np.random.Generator, n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two representations that share some directions, far from the origin and of unequal scales."""
+    x = rng.normal(size=(n, p)) * rng.lognormal(size=p) + 5
+    y = x @ rng.normal(size=(p, q)) / p + rng.normal(size=(n, q)) - 3
+    return x, y
+
+
+def structured(rng: np.random.Generator, n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two smooth images of one map, with one giant direction, as residual streams have."""
+    places = rng.uniform(-1, 1, (n, 2))
+    x = np.sin(places @ rng.normal(size=(2, p)) * 3) + 0.1 * rng.normal(size=(n, p))
+    y = np.cos(places @ rng.normal(size=(2, q)) * 2) + 0.1 * rng.normal(size=(n, q))
+    x[:, 0] *= 50
+    return x, y
+
+
+DATA = [(related, 40, 5, 7), (related, 30, 60, 20), (structured, 80, 16, 12), (structured, 12, 30, 30)]
+
+
+@pytest.fixture(params=DATA, ids=lambda row: f"{row[0].__name__}-{row[1]}x{row[2]}x{row[3]}")
+def pair(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    make, n, p, q = request.param
+    return make(np.random.default_rng(7), n, p, q)
+
+
+# Independent routes to CKA, each after a published text or package, none sharing code with the package.
+
+
+def kornblith_biased(x: np.ndarray, y: np.ndarray) -> float:
+    """Kornblith et al. 2019, eq. 3 and 4, with explicit centring matrices."""
+    n = len(x)
+    h = np.eye(n) - np.ones((n, n)) / n
+    k, m = h @ (x @ x.T) @ h, h @ (y @ y.T) @ h
+    return float(np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m)))
+
+
+def google_debiased(x: np.ndarray, y: np.ndarray) -> float:
+    """google-research/representation_similarity, `feature_space_linear_cka(debiased=True)`: its formula."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    n = len(x)
+
+    def term(xty: float, rx: np.ndarray, ry: np.ndarray) -> float:
+        return float(xty - n / (n - 2) * rx @ ry + rx.sum() * ry.sum() / ((n - 1) * (n - 2)))
+
+    rx, ry = (x**2).sum(1), (y**2).sum(1)
+    cross = term(np.linalg.norm(x.T @ y) ** 2, rx, ry)
+    own = [term(np.linalg.norm(s.T @ s) ** 2, r, r) for s, r in ((x, rx), (y, ry))]
+    return cross / np.sqrt(own[0] * own[1])
+
+
+def song_debiased(x: np.ndarray, y: np.ndarray) -> float:
+    """Song et al. 2012, eq. 5, with matrices and ones (the route of platonic-rep's hsic_unbiased)."""
+
+    def hsic(k: np.ndarray, m: np.ndarray) -> float:
+        n, one = len(k), np.ones(len(k))
+        k, m = k.copy(), m.copy()
+        np.fill_diagonal(k, 0)
+        np.fill_diagonal(m, 0)
+        middle = one @ k @ m @ one * 2 / (n - 2)
+        return float(
+            (np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / (n - 1) / (n - 2) - middle) / n / (n - 3)
+        )
+
+    # Centred first: HSIC_1 does not change, but a large mean would cost 6 digits.
+    k, m = ((s - s.mean(0)) @ (s - s.mean(0)).T for s in (x, y))
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def test_linear_cka_agrees_with_published_formulas(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = pair
+    biased = similarity.linear_cka(x, y, debiased=False)
+    debiased = similarity.linear_cka(x, y)
+    assert biased == pytest.approx(kornblith_biased(x, y), abs=TOLERANCE)
+    assert debiased == pytest.approx(google_debiased(x, y), abs=TOLERANCE)
+    assert debiased == pytest.approx(song_debiased(x, y), abs=TOLERANCE)
+    for value, flag in ((biased, False), (debiased, True)):
+        assert value == pytest.approx(kernels.kernel_cka(x @ x.T, y @ y.T, debiased=flag), abs=1e-6)
+    assert abs(biased - debiased) > 1e-4  # the two estimators are not the same one
+
+
+def test_hsic_1_is_the_average_over_all_quadruples() -> None:
+    """Its definition as a U-statistic, by brute force over ordered quadruples of different cities."""
+    from itertools import permutations
+
+    x, y = related(np.random.default_rng(0), 7, 2, 3)
+    features = [similarity.prepare(side) for side in (x, y)]
+    k, m = (side.x @ side.x.T for side in features)
+    terms = [
+        k[i, j] * m[i, j] + k[i, j] * m[q, r] - 2 * k[i, j] * m[i, q]
+        for i, j, q, r in permutations(range(7), 4)
+    ]
+    assert similarity.hsic(*features) == pytest.approx(float(np.mean(terms)), abs=1e-12)
+
+
+def test_matrix_and_jackknife_match_the_single_values(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = pair
+    matrix = similarity.linear_cka_matrix([x, y, x[:, ::-1] * 2])
+    assert matrix.values[0, 1] == pytest.approx(similarity.linear_cka(x, y), abs=1e-12)
+    assert matrix.values[0, 2] == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(np.diag(matrix.values), 1, atol=1e-12)
+    without = [similarity.linear_cka(np.delete(x, i, 0), np.delete(y, i, 0)) for i in range(len(x))]
+    brute = np.sqrt((len(x) - 1) * np.var(without))
+    assert matrix.standard_error[0, 1] == pytest.approx(brute, rel=1e-6)
+
+
+ROTATION, SCALE, SHIFT, LINEAR = "rotation", "scale", "shift", "linear map"
+
+
+def changed(x: np.ndarray, change: str, rng: np.random.Generator) -> np.ndarray:
+    p = x.shape[1]
+    if change == ROTATION:
+        return x @ np.linalg.qr(rng.normal(size=(p, p)))[0]
+    if change == SCALE:
+        return 37.0 * x
+    if change == SHIFT:
+        return x + rng.normal(size=p) * 10
+    return x @ (np.diag(np.logspace(-1, 1, p)) @ np.linalg.qr(rng.normal(size=(p, p)))[0])
+
+
+FOLD = random_folds(60, np.random.default_rng(3))
+ALL = {ROTATION, SCALE, SHIFT}
+MEASURES = {
+    # name: (function, changes of x that leave it alone, whether a general linear map of x changes it)
+    "cka": (similarity.linear_cka, ALL, True),
+    "biased cka": (lambda x, y: similarity.linear_cka(x, y, debiased=False), ALL, True),
+    "rbf cka": (kernels.rbf_cka, ALL, True),
+    "procrustes": (shape.procrustes_disparity, ALL, True),
+    "angular": (shape.angular_distance, ALL, True),
+    "rsa": (shape.rsa, ALL, True),
+    "svcca": (shape.svcca, ALL, True),
+    "cca": (lambda x, y: float(shape.canonical_correlations(x, y).mean()), ALL, False),
+    # Its weights are sums of absolute values over the features, so a rotation of x shifts them.
+    "pwcca": (shape.pwcca, {SCALE, SHIFT}, True),
+    "predictivity": (lambda x, y: shape.predictivity(x, y, FOLD), ALL, True),
+    "angles": (lambda x, y: float(shape.principal_angles(x, y, 3).sum()), ALL, True),
+    "mutual knn": (neighbours.mutual_knn, ALL, True),
+    "cknna": (neighbours.cknna, ALL, True),
+    "twonn": (lambda x, y: neighbours.twonn(x), ALL, True),
+    "effective rank": (lambda x, y: spectrum.spectrum(x).effective_rank, ALL, True),
+    "participation": (lambda x, y: spectrum.spectrum(x).participation, ALL, True),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_invariances(name: str) -> None:
+    measure, same_under, linear_changes = MEASURES[name]
+    rng = np.random.default_rng(11)
+    x, y = structured(rng, 60, 8, 6)
+    x[:, 0] /= 50
+    before = measure(x, y)
+    for change in sorted(same_under):
+        assert measure(changed(x, change, rng), y) == pytest.approx(before, abs=1e-7), change
+    moved = abs(measure(changed(x, LINEAR, rng), y) - before)
+    assert (moved > 1e-3) == linear_changes
+
+
+@pytest.mark.parametrize("n", [32, 256, 2048])
+def test_debiased_cka_of_independent_gaussians_is_zero_on_average(n: int) -> None:
+    rng = np.random.default_rng(n)
+    draws = {32: 300, 256: 100, 2048: 10}[n]
+    values = np.array(
+        [
+            [similarity.linear_cka(x, y), similarity.linear_cka(x, y, debiased=False)]
+            for x, y in (rng.normal(size=(2, n, 64)) for _ in range(draws))
+        ]
+    )
+    noise = values[:, 0].std(ddof=1) / np.sqrt(draws)
+    assert abs(values[:, 0].mean()) < 4 * noise
+    assert values[:, 1].mean() > 50 * noise  # the biased one is far away: 64 features at n = 32 give 0.67
+    if n == 32:
+        assert values[:, 1].mean() > 0.6
+
+
+def test_jackknife_interval_covers_the_population_value() -> None:
+    """Cities drawn from a known population: 95 % intervals must hold its CKA about 95 times in 100."""
+    rng = np.random.default_rng(5)
+    mixing = rng.normal(size=(4, 10)), rng.normal(size=(4, 12))
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        shared = rng.normal(size=(n, 4))
+        return tuple(shared @ a + 1.5 * rng.normal(size=(n, a.shape[1])) for a in mixing)
+
+    cross, own = (mixing[0].T @ mixing[1]), [a.T @ a + 1.5**2 * np.eye(a.shape[1]) for a in mixing]
+    truth = np.sum(cross**2) / np.sqrt(np.sum(own[0] ** 2) * np.sum(own[1] ** 2))
+    held = [similarity.linear_cka_interval(*draw(100)).covers(truth) for _ in range(300)]
+    assert 0.90 <= np.mean(held) <= 0.985
+
+
+def test_minibatches_average_hsic_terms_not_values() -> None:
+    rng = np.random.default_rng(2)
+    x, y = related(rng, 2000, 6, 5)
+    streamed, values = similarity.MinibatchCka(), []
+    for rows in np.array_split(rng.permutation(2000), 100):
+        streamed.update(x[rows], y[rows])
+        values.append(similarity.linear_cka(x[rows], y[rows]))
+    whole = similarity.linear_cka(x, y)
+    assert streamed.value() == pytest.approx(whole, abs=0.03)
+    one = similarity.MinibatchCka()
+    one.update(x, y)
+    assert one.value() == pytest.approx(whole, abs=1e-12)
+    with pytest.raises(AnalysisError, match="no batch"):
+        similarity.MinibatchCka().value()
+
+
+def test_shape_measures_by_second_routes(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = pair
+    width = min(x.shape[1], y.shape[1])
+    assert shape.procrustes_disparity(x[:, :width], y[:, :width]) == pytest.approx(
+        procrustes(x[:, :width], y[:, :width])[2], abs=TOLERANCE
+    )
+    upper = np.triu_indices(len(x), 1)
+    by_hand = spearmanr(cdist(x, x)[upper], cdist(y, y)[upper]).statistic
+    assert shape.rsa(x, y) == pytest.approx(by_hand, abs=TOLERANCE)
+    k = 3
+    scores = [side - side.mean(0) for side in (x, y)]
+    spaces = [np.linalg.svd(side, full_matrices=False)[0][:, :k] for side in scores]
+    np.testing.assert_allclose(
+        np.sort(shape.principal_angles(x, y, k)), np.sort(subspace_angles(*spaces)), atol=1e-6
+    )
+
+
+def test_canonical_correlations_against_scikit_learn() -> None:
+    x, y = related(np.random.default_rng(1), 200, 4, 3)
+    fitted = CCA(n_components=3, max_iter=5000, tol=1e-12).fit(x, y)
+    left, right = fitted.transform(x, y)
+    expected = [abs(np.corrcoef(left[:, i], right[:, i])[0, 1]) for i in range(3)]
+    np.testing.assert_allclose(shape.canonical_correlations(x, y), expected, atol=1e-6)
+    assert shape.svcca(x, y, variance=1 - 1e-12) == pytest.approx(np.mean(expected), abs=1e-6)
+    assert min(expected) <= shape.pwcca(x, y) <= max(expected)
+    assert shape.pwcca(x, x @ np.triu(np.ones((4, 4)))) == pytest.approx(1, abs=1e-9)
+
+
+def test_neighbours_against_brute_force(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = pair
+    sets = []
+    for side in (x, y):
+        distance = cdist(side, side)
+        np.fill_diagonal(distance, np.inf)
+        sets.append([set(np.argsort(row)[:5]) for row in distance])
+    expected = np.mean([len(a & b) / 5 for a, b in zip(*sets, strict=True)])
+    assert neighbours.mutual_knn(x, y, 5) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_cknna_with_all_neighbours_is_debiased_cka(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = pair
+    assert neighbours.cknna(x, y, len(x) - 1) == pytest.approx(similarity.linear_cka(x, y), abs=TOLERANCE)
+    assert neighbours.cknna(x, x, 3) == pytest.approx(1, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 4])
+def test_twonn_finds_the_dimension_of_a_curved_surface(dimension: int) -> None:
+    rng = np.random.default_rng(dimension)
+    inner = rng.uniform(size=(2000, dimension))
+    embedded = np.sin(inner @ rng.normal(size=(dimension, 12)))
+    assert neighbours.twonn(embedded) == pytest.approx(dimension, rel=0.12)
+    assert neighbours.twonn(rng.normal(size=(2000, 12))) > 6  # control: noise fills the space
+
+
+def test_predictivity_is_about_unseen_cities_and_not_symmetric() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 6))
+    part = x[:, :2]
+    fold = random_folds(100, rng)
+    assert shape.predictivity(x, part, fold) > 0.99
+    assert shape.predictivity(part, x, fold) == pytest.approx(2 / 6, abs=0.1)
+    assert shape.predictivity(x, rng.normal(size=(100, 3)), fold) < 0.02
+
+
+def test_spectrum_of_known_shares() -> None:
+    rng = np.random.default_rng(0)
+    u = np.linalg.qr(rng.normal(size=(50, 5)) - 0)[0]
+    u = np.linalg.qr(u - u.mean(0))[0][:, :4]
+    found = spectrum.spectrum(u * np.array([2.0, 2.0, 1.0, 1.0]))
+    np.testing.assert_allclose(found.shares, [0.4, 0.4, 0.1, 0.1], atol=1e-12)
+    assert found.participation == pytest.approx(1 / (2 * 0.16 + 2 * 0.01))
+    assert found.participation_singular == pytest.approx(36 / 10)
+
+
+def test_surfacing_finds_the_map_where_it_is() -> None:
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(-500, 500, (200, 2))
+    x = rng.normal(size=(200, 12)) * np.array([900, 800, *[1.0] * 10])
+    x[:, 2:4] += xy / 40
+    fold = random_folds(200, rng)
+    by_k = {found.k: found for found in spectrum.surfacing(x, xy, fold, ks=(2, 4, 12, 99))}
+    assert sorted(by_k) == [2, 4, 12]
+    assert by_k[2].variance > 0.99
+    assert by_k[2].r2 < 0.05
+    assert by_k[2].alignment < 0.01
+    assert by_k[4].r2 > 0.95
+    assert by_k[12].alignment == pytest.approx(1)
+
+
+BAD = [
+    # x, y, what the message says
+    (np.zeros((9, 2)), np.zeros((8, 2)), "9 and 8 cities"),
+    (np.random.default_rng(0).normal(size=(3, 2)), np.random.default_rng(1).normal(size=(3, 2)), "too few"),
+    (np.full((9, 2), np.nan), np.eye(9), "9 of 9 cities have NaN"),
+]
+
+
+@pytest.mark.parametrize(("x", "y", "message"), BAD)
+def test_bad_input_gives_one_line(x: np.ndarray, y: np.ndarray, message: str) -> None:
+    with pytest.raises(AnalysisError, match=message) as error:
+        similarity.linear_cka(x, y)
+    assert "\n" not in error.value.message
+
+
+def test_undefined_values_are_nan_with_a_reason() -> None:
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=(20, 3))
+    constant = np.full((20, 4), 7.1)
+    assert np.isnan(similarity.linear_cka(constant, good))
+    assert "same for every city" in (similarity.undefined_reason(constant, good) or "")
+    assert similarity.undefined_reason(good, good) is None
+    matrix = similarity.linear_cka_matrix([good, constant, good * 2])
+    assert list(matrix.reasons) == [1]
+    assert np.isnan(matrix.values[1]).all()
+    assert matrix.values[0, 2] == pytest.approx(1)
+    # All cities equally far apart: only the bias is left, and the debiased self-term is 0.
+    assert np.isnan(similarity.linear_cka(np.eye(20), good))
+    assert "no structure" in (similarity.undefined_reason(np.eye(20), good) or "")
+    for refuse in (shape.procrustes_disparity, shape.rsa, neighbours.mutual_knn, shape.svcca):
+        with pytest.raises(AnalysisError, match="same features"):
+            refuse(constant, good)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(4, 30), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_cka_is_symmetric_one_with_itself_and_blind_to_order(n: int, p: int, q: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, p)), rng.normal(size=(n, q))
+    biased = similarity.linear_cka(x, y, debiased=False)
+    assert -1e-12 <= biased <= 1 + 1e-12
+    for flag in (True, False):
+        value = similarity.linear_cka(x, y, debiased=flag)
+        order = rng.permutation(n)
+        if not np.isnan(value):
+            assert similarity.linear_cka(y, x, debiased=flag) == pytest.approx(value, abs=1e-9)
+            assert similarity.linear_cka(x[order], y[order], debiased=flag) == pytest.approx(value, rel=1e-6)
+            assert similarity.linear_cka(x, x, debiased=flag) == pytest.approx(1, abs=1e-9)
+
+
+def test_joined_rows_refuses_what_cannot_be_joined() -> None:
+    first, second = similarity.joined_rows(np.array([5, 3, 9]), np.array([9, 1, 5]))
+    assert (first.tolist(), second.tolist()) == ([0, 2], [2, 0])
+    with pytest.raises(CwrError, match="no city in common"):
+        similarity.joined_rows(np.array([1]), np.array([2]))
+    with pytest.raises(CwrError, match="twice"):
+        similarity.joined_rows(np.array([1, 1]), np.array([1]))
