@@ -274,6 +274,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: attention and MLP, each reading the normalised residual stream and adding to it."""
 
+    hook_out_is_single_residual_stream = True
+    """What TransformerLens' lenses ask of a block before they read its output."""
+
     def __init__(self, cfg: HookedConfig) -> None:
         super().__init__()
         self.cfg = cfg

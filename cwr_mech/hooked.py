@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.utilities import Slice
 
@@ -144,6 +144,10 @@ class HookedBase(HookedRootModule):
         """Zeros: Qwen2's unembedding has no bias."""
         return torch.zeros(self.cfg.d_vocab, device=self.W_E.device, dtype=self.W_E.dtype)
 
+    def blocks_with(self, part: str) -> list[tuple[int, nn.Module]]:
+        """Layers and blocks that have a part of this name, such as "attn"."""
+        return [(layer, block) for layer, block in enumerate(self.blocks) if hasattr(block, part)]
+
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, "d_model"]:
@@ -167,6 +171,10 @@ class HookedBase(HookedRootModule):
     def tokens_to_residual_directions(
         self, tokens: str | int | Int[Tensor, "*batch"]
     ) -> Float[Tensor, "*batch d_model"]:
-        """The direction of the residual stream that raises each token's logit: a column of `W_U`."""
+        """The direction of the residual stream that raises each token's logit.
+
+        A column of `W_U` times the gains of the final norm, so that `ActivationCache.logit_attrs`, which
+        divides by the norm's scale alone, splits a logit exactly.
+        """
         index = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
-        return self.W_U.T[index]
+        return self.W_U.T[index] * self.ln_final.w
