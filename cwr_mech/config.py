@@ -220,7 +220,7 @@ def _locate(content: dict[str, Any], key: str) -> tuple[str, ...]:
 def _value(text: str, current: Any) -> Any:
     if text.lower() in ("none", "null"):
         return None
-    if isinstance(current, tuple | list):
+    if isinstance(current, tuple | list) or (current is None and "," in text):
         return [item.strip() for item in text.split(",")]
     if isinstance(current, str):
         return text

@@ -1,0 +1,82 @@
+"""Settings refuse what they do not know, and say so in one line."""
+
+import pytest
+from pydantic import ValidationError
+
+from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, parse
+from cwr_mech.errors import ConfigError, UnknownName, UserError
+from cwr_mech.presets import PRESETS, for_tasks, preset
+
+SETTINGS = [
+    ("lr=1e-3", lambda c: c.train.lr == 1e-3),
+    ("train.steps=7", lambda c: c.train.steps == 7),
+    ("n_cities=256", lambda c: c.world.n_cities == 256),
+    ("tasks=distance,angle", lambda c: c.data.tasks == ("distance", "angle")),
+    ("protocol.split_by_hash=false", lambda c: not c.data.protocol.split_by_hash),
+    ("rows_per_task=none", lambda c: c.data.rows_per_task is None),
+    ("new=holdout:Japan", lambda c: c.world.new == "holdout:Japan"),
+    ("world.seed=5", lambda c: c.world.seed == 5),
+]
+
+FAULTS = [
+    ("colour=red", UnknownName, "unknown setting 'colour'"),
+    ("seed=3", ConfigError, "ambiguous"),
+    ("lr", ConfigError, "not a setting"),
+    ("lr=fast", ConfigError, "'fast'"),
+    ("steps=-1", ConfigError, "train.steps"),
+    ("steps=1.5", ConfigError, "train.steps"),
+    ("lr=inf", ConfigError, "train.lr"),
+    ("tasks=distance,flight", UnknownName, "unknown task 'flight'"),
+    ("tasks=distance,distance", ConfigError, "once each"),
+    ("n_heads=3", ConfigError, "n_heads 3"),
+    ("weights=1,2", ConfigError, "7 positive numbers"),
+    ("name=../x", ConfigError, "name"),
+]
+
+
+@pytest.mark.parametrize(("setting", "holds"), SETTINGS)
+def test_a_setting_changes_its_field_and_nothing_else(setting: str, holds) -> None:
+    before = RunConfig()
+    after = before.with_settings([setting])
+    assert holds(after)
+    assert not holds(before) or after == before
+    changed = [
+        section for section in RunConfig.model_fields if getattr(after, section) != getattr(before, section)
+    ]
+    assert len(changed) <= 1
+
+
+@pytest.mark.parametrize(("setting", "error", "words"), FAULTS)
+def test_a_wrong_setting_is_one_clear_line(setting: str, error: type, words: str) -> None:
+    with pytest.raises(error) as caught:
+        RunConfig().with_settings([setting])
+    assert isinstance(caught.value, UserError)
+    assert words in caught.value.message
+    assert "\n" not in str(caught.value)
+
+
+def test_configs_survive_json_and_stay_frozen() -> None:
+    for name in PRESETS:
+        config = preset(name)
+        assert parse(RunConfig, config.model_dump(mode="json")) == config
+        with pytest.raises(ValidationError):
+            config.train.lr = 1.0  # type: ignore[misc]
+    with pytest.raises(ConfigError, match=r"unknown setting 'model\.depth'"):
+        parse(RunConfig, {"model": {"depth": 3}})
+
+
+def test_tasks_keep_their_order_and_name_the_run() -> None:
+    config = preset("tiny")
+    assert for_tasks(config, TASK_NAMES).name == "tiny"
+    chosen = for_tasks(config, ("angle", "distance"))
+    assert chosen.data.tasks == ("distance", "angle")
+    assert chosen.name == "tiny-distance+angle"
+    with pytest.raises(UnknownName):
+        for_tasks(config, ("angle", "flight"))
+    with pytest.raises(UnknownName, match="did you mean 'quick'"):
+        preset("quik")
+
+
+def test_derived_sizes() -> None:
+    assert ModelConfig().d_head == 32
+    assert ModelConfig(n_key_value_heads=2).n_kv == 2
