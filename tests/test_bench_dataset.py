@@ -1,0 +1,31 @@
+"""The benchmark's row-by-row way answers as the library does, so the two times are of the same work."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.tasks import TASKS
+from cwr_mech.world import load_world
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import bench_dataset
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_both_ways_give_the_same_answers(name):
+    task, world = TASKS[name], load_world()
+    rng = np.random.default_rng(0)
+    for size in range(task.n_min, task.n_max + 1):
+        xy = world.xy[rng.integers(world.n, size=(150, size))]
+        row_by_row = [bench_dataset.REFERENCE[name](list(map(tuple, row))) for row in xy.tolist()]
+        assert row_by_row == task.answer(xy)
+
+
+def test_one_row_a_task():
+    rows = bench_dataset.main(["--rows", "3000", "--reference-rows", "11"])
+    assert [row["case"] for row in rows] == [f"{name}, 3,000 rows" for name in TASK_NAMES]
+    assert all(row["seconds"] > 0 and row["ratio"] > 1 for row in rows)
