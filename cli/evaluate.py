@@ -7,7 +7,10 @@ import typer
 
 def command(
     runs: Annotated[list[str] | None, typer.Argument(help="Runs; the latest by default.")] = None,
-    tasks: Annotated[str, typer.Option(help="Tasks by name, separated by commas, or all.")] = "all",
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks by name, separated by commas, or all; by default each run's own."),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option(help="old (no new city), new (at least one), all (mixed); by default what there is."),
@@ -38,30 +41,30 @@ def command(
 
     if protocol is not None and protocol not in PROTOCOLS:
         raise UnknownName("protocol", protocol, PROTOCOLS)
-    names = list(TASK_NAMES) if tasks == "all" else parts(tasks) or []
     loaded = [load_run(resolve_run(name)) for name in runs or (None,)]
-    chosen = {
-        run.name: parts(groups) or (["old", "new", "all"] if len(run.world().new()) else ["old"])
+    asked = list(TASK_NAMES) if tasks == "all" else parts(tasks)
+    plan = [
+        (run, task, group)
         for run in loaded
-    }
+        for group in parts(groups) or (["old", "new", "all"] if len(run.world().new()) else ["old"])
+        for task in asked or run.config.data.tasks
+    ]
+    models = {run.name: run.model(step) for run in loaded}
     records = []
-    total = rows * len(names) * sum(map(len, chosen.values()))
-    with progress("answering", total, "questions") as advance:
-        for run in loaded:
-            model = run.model(step)
-            for group in chosen[run.name]:
-                found = evaluate(
-                    model,
-                    run.world(),
-                    names,
-                    rows,
-                    group=group,
-                    split=split,
-                    seed=seed,
-                    protocol=PROTOCOLS[protocol] if protocol else run.config.data.protocol,
-                    advance=advance,
-                )
-                records += [{"run": run.name, **record} for record in found.table()]
+    with progress("answering", rows * len(plan), "questions") as advance:
+        for run, task, group in plan:
+            found = evaluate(
+                models[run.name],
+                run.world(),
+                [task],
+                rows,
+                group=group,
+                split=split,
+                seed=seed,
+                protocol=PROTOCOLS[protocol] if protocol else run.config.data.protocol,
+                advance=advance,
+            )
+            records += [{"run": run.name, **record} for record in found.table()]
     columns = ["task", "group", "n", "parse_rate", "value_mean", "value_median", "baseline", "metric", "unit"]
     for run in loaded:
         own = [record for record in records if record["run"] == run.name]
@@ -74,8 +77,8 @@ def command(
         inputs={run.folder.as_posix(): run.sha256(step) for run in loaded},
         params={
             "runs": [run.name for run in loaded],
-            "tasks": names,
-            "groups": sorted({group for groups_of_run in chosen.values() for group in groups_of_run}),
+            "tasks": list(dict.fromkeys(task for _, task, _ in plan)),
+            "groups": list(dict.fromkeys(group for _, _, group in plan)),
             "rows": rows,
             "split": split,
             "seed": seed,

@@ -39,7 +39,7 @@ def open_sources(
     for name in runs or (None,):
         run = load_run(resolve_run(name))
         path = activations_path(run.name, run.last_step if step is None else step, ACTIVATIONS)
-        store = ActivationStore(path, world=run.world())
+        store = ActivationStore(path, world=run.world(), model_sha256=run.sha256(step))
         found.append(Source(store, path, run.name, tuple(run.config.data.tasks)))
     return found
 
