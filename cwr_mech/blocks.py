@@ -1,4 +1,4 @@
-"""The modules of HookedQwen2, with TransformerLens' parameter and hook names.
+"""The layers of HookedQwen2, with TransformerLens' parameter and hook names.
 
 Arithmetic is that of transformers' Qwen2: RMSNorm before attention and MLP, rotary positions in the
 half-split layout, biases on queries, keys and values only, a SiLU-gated MLP. Weights have
@@ -64,11 +64,12 @@ def watched(hook: HookPoint) -> bool:
     return bool(hook._forward_hooks or hook._backward_hooks or hook._forward_pre_hooks)
 
 
-def _zeros(*shape: int) -> nn.Parameter:
+def zeros(*shape: int) -> nn.Parameter:
+    """A parameter of this shape, not drawn yet."""
     return nn.Parameter(torch.zeros(*shape))
 
 
-def _redraw(parameters: list[nn.Parameter], std: float, generator: torch.Generator | None) -> None:
+def redraw(parameters: list[nn.Parameter], std: float, generator: torch.Generator | None) -> None:
     """Draw from N(0, std^2) on the CPU, so that a seed means the same weights on every device."""
     with torch.no_grad():
         for parameter in parameters:
@@ -93,59 +94,6 @@ def rotate(
     """Rotate the pair (i, i + d_head/2) of every head by its position's angle: the half-split layout."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class Embed(nn.Module):
-    """Token embedding `W_E [d_vocab d_model]`."""
-
-    def __init__(self, cfg: HookedConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.W_E = _zeros(cfg.d_vocab, cfg.d_model)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew; without a generator, from torch's global one."""
-        _redraw([self.W_E], self.cfg.init_std, generator)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `[batch pos]` to `[batch pos d_model]`."""
-        return F.embedding(tokens, self.W_E)
-
-
-class Unembed(nn.Module):
-    """Map to logits, `W_U [d_model d_vocab]`."""
-
-    def __init__(self, cfg: HookedConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.W_U = _zeros(cfg.d_model, cfg.d_vocab)
-        self.hook_in, self.hook_out = HookPoint(), HookPoint()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew; without a generator, from torch's global one."""
-        _redraw([self.W_U], self.cfg.init_std, generator)
-
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Normalised residual stream to logits."""
-        return self.hook_out(self.hook_in(x) @ self.W_U)
-
-
-class TiedUnembed(nn.Module):
-    """Map to logits with the embedding's transpose; has no parameter of its own."""
-
-    def __init__(self, embed: Embed) -> None:
-        super().__init__()
-        self._embed = (embed,)  # in a tuple, so that torch does not count the embedding twice
-        self.hook_in, self.hook_out = HookPoint(), HookPoint()
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """The embedding, transposed."""
-        return self._embed[0].W_E.T
-
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Normalised residual stream to logits."""
-        return self.hook_out(self.hook_in(x) @ self.W_U)
 
 
 class RMSNorm(nn.Module):
@@ -175,10 +123,10 @@ class Attention(nn.Module):
         super().__init__()
         self.cfg = cfg
         n, kv, d, h = cfg.n_heads, cfg.n_kv, cfg.d_model, cfg.d_head
-        self.W_Q, self.b_Q = _zeros(n, d, h), _zeros(n, h)
-        self.W_K, self.b_K = _zeros(kv, d, h), _zeros(kv, h)
-        self.W_V, self.b_V = _zeros(kv, d, h), _zeros(kv, h)
-        self.W_O = _zeros(n, h, d)
+        self.W_Q, self.b_Q = zeros(n, d, h), zeros(n, h)
+        self.W_K, self.b_K = zeros(kv, d, h), zeros(kv, h)
+        self.W_V, self.b_V = zeros(kv, d, h), zeros(kv, h)
+        self.W_O = zeros(n, h, d)
         self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
         self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
@@ -187,7 +135,7 @@ class Attention(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weights anew (without a generator, from torch's global one) and set the biases to 0."""
-        _redraw([self.W_Q, self.W_K, self.W_V, self.W_O], self.cfg.init_std, generator)
+        redraw([self.W_Q, self.W_K, self.W_V, self.W_O], self.cfg.init_std, generator)
         for bias in (self.b_Q, self.b_K, self.b_V):
             nn.init.zeros_(bias)
 
@@ -257,13 +205,13 @@ class MLP(nn.Module):
         self.cfg = cfg
         if cfg.d_mlp is None:
             raise ValueError("d_mlp must be given")
-        self.W_gate, self.W_in = _zeros(cfg.d_model, cfg.d_mlp), _zeros(cfg.d_model, cfg.d_mlp)
-        self.W_out = _zeros(cfg.d_mlp, cfg.d_model)
+        self.W_gate, self.W_in = zeros(cfg.d_model, cfg.d_mlp), zeros(cfg.d_model, cfg.d_mlp)
+        self.W_out = zeros(cfg.d_mlp, cfg.d_model)
         self.hook_pre, self.hook_pre_linear, self.hook_post = HookPoint(), HookPoint(), HookPoint()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weights anew; without a generator, from torch's global one."""
-        _redraw([self.W_gate, self.W_in, self.W_out], self.cfg.init_std, generator)
+        redraw([self.W_gate, self.W_in, self.W_out], self.cfg.init_std, generator)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """Normalised residual stream to the MLP's contribution."""

@@ -14,17 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from cwr_mech.blocks import (
-    Block,
-    Embed,
-    HookedConfig,
-    LayerCache,
-    RMSNorm,
-    TiedUnembed,
-    Unembed,
-    rotary_tables,
-)
+from cwr_mech.blocks import Block, HookedConfig, LayerCache, RMSNorm, rotary_tables
 from cwr_mech.config import ModelConfig
+from cwr_mech.embedding import Embed, TiedUnembed, Unembed
 from cwr_mech.errors import ConfigError
 from cwr_mech.hf import (
     SavesPretrained,
