@@ -78,7 +78,8 @@ def preset(name: str) -> RunConfig:
 
 def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
     """`config` trained on these tasks only (in the usual order), with a name that says so."""
-    ordered = tuple(task for task in TASK_NAMES if task in tasks) or tasks
+    unknown = [task for task in tasks if task not in TASK_NAMES]
+    ordered = (*(task for task in TASK_NAMES if task in tasks), *unknown)
     data = DataConfig.model_validate({**config.data.model_dump(), "tasks": ordered, "weights": None})
     name = config.name if ordered == TASK_NAMES else f"{config.name}-{'+'.join(ordered)}"
     return config.model_copy(update={"data": data, "name": name})
