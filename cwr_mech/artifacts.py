@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -53,14 +54,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about `path` into one line for the user."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        # Libraries written in Rust (safetensors, tokenizers) give the number in their text only.
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpace(
                 f"no space left to write {path}", "free some space and run the command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise ArtifactError(
-                f"cannot write {path}: {error.strerror}", "choose another output folder"
+                f"cannot write {path}: {os.strerror(number)}", "choose another output folder"
             ) from error
         raise
 

@@ -106,8 +106,9 @@ class Trainer:
         self.step, self.saved, seconds = self._restore()
         self.meter = Meter(self.train.steps, self.train.batch_size, seconds)
         self.metrics_length = self.metrics.stat().st_size
+        self.last_event = time.monotonic()
         self.whole = True
-        """Whether parameters and moments are those of `step`, and not in the middle of an update."""
+        """Whether parameters, moments and metrics are those of `step`, not in the middle of an update."""
 
     def _restore(self) -> tuple[int, int, float]:
         """Load the newest whole state; returns its step, the step last saved (-1: none) and its seconds."""
@@ -141,9 +142,7 @@ class Trainer:
 
         The state comes first: whoever goes on from it does the rest again, whether it was done or not.
         """
-        last_event = time.monotonic()
         while True:
-            self.metrics_length = self.metrics.stat().st_size
             last = self.step == self.train.steps
             if self.step and self.step != self.saved and (last or self.step % self.train.save_every == 0):
                 self._save_state()
@@ -154,16 +153,9 @@ class Trainer:
             if last:
                 return
             self._advance()
-            if self.step % self.line_every == 0 or self.step == self.train.steps:
-                self._write_line(self._report())
-                self.meter.clear()
-                last_event = time.monotonic()
-            elif self.listener and time.monotonic() - last_event >= EVENT_SECONDS:
-                self.listener(self._report())
-                last_event = time.monotonic()
 
     def _advance(self) -> None:
-        """One step: rows, gradient, update."""
+        """One step: rows, gradient, update, metrics."""
         self.meter.begin()
         rows = self.batches.at(self.step)
         self.meter.data_ready()
@@ -180,8 +172,21 @@ class Trainer:
         self.whole = False
         self.optimizer.step(self.step, norm)
         self.step += 1
-        self.whole = True
         self.meter.add(rows, losses, norm, first)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Write a metrics line if one is due, which makes the step whole, and tell the listener."""
+        due = self.step % self.line_every == 0 or self.step == self.train.steps
+        if due:
+            self._write_line(self._report())
+            self.metrics_length = self.metrics.stat().st_size
+        self.whole = True
+        if self.listener and (due or time.monotonic() - self.last_event >= EVENT_SECONDS):
+            self.last_event = time.monotonic()
+            self.listener(self._report())
+        if due:
+            self.meter.clear()
 
     def _report(self) -> dict[str, Any]:
         return self.meter.report(self.step, rate_at(self.train, self.step - 1))
@@ -189,8 +194,6 @@ class Trainer:
     def _write_line(self, record: Mapping[str, Any]) -> None:
         with disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(record, allow_nan=False) + "\n")
-        if self.listener:
-            self.listener(record)
 
     def _current_model(self) -> HookedQwen2:
         self.flat.store(self.model)
@@ -221,12 +224,13 @@ class Trainer:
             seed=self.config.data.seed,
             protocol=self.config.data.protocol,
         )
-        self._write_line(
-            {
-                "step": self.step,
-                "steps": self.train.steps,
-                "rows": self.step * self.train.batch_size,
-                "scores": {score.task: score.value_mean for score in answered.scores},
-                "seconds": self.meter.seconds,
-            }
-        )
+        record = {
+            "step": self.step,
+            "steps": self.train.steps,
+            "rows": self.step * self.train.batch_size,
+            "scores": {score.task: score.value_mean for score in answered.scores},
+            "seconds": self.meter.seconds,
+        }
+        self._write_line(record)
+        if self.listener:
+            self.listener(record)
