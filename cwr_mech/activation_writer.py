@@ -25,9 +25,10 @@ TEXT = h5py.string_dtype("utf-8")
 
 
 class _Disk(io.FileIO):
-    """A new file whose write errors wait for the end: HDF5 crashes the process when the disk is full.
+    """A new file whose write errors wait: HDF5 crashes the process when it cannot write what it holds.
 
-    After the first error nothing more is written; `check` raises it.
+    After the first error writes are accepted and dropped, so that HDF5 can close in peace; `errors` raises
+    the first one in place of whatever HDF5 says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +36,7 @@ class _Disk(io.FileIO):
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, or keep the error."""
+        """Write all of `data`, or keep the error and drop it."""
         view = memoryview(data).cast("B")
         done = 0
         while self.error is None and done < len(view):
@@ -52,6 +53,16 @@ class _Disk(io.FileIO):
         except OSError as error:
             self.error = self.error or error
             return size or 0
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise the kept error at the end, instead of those that followed from it."""
+        try:
+            yield
+        except (OSError, RuntimeError):
+            self.check()
+            raise
+        self.check()
 
     def check(self) -> None:
         """Raise the error that was kept."""
@@ -116,21 +127,19 @@ def store_writer(
         "sites": json.dumps(list(sites)),
         "versions": json.dumps(provenance()),
     }
-    with atomic_file(path) as part, _Disk(part) as disk:
-        with h5py.File(disk, "w") as file:
-            file.attrs.update({**root, **(attrs or {})})
-            for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
-                file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
-            file.create_dataset("cities/is_new", data=world.is_new.astype("u1"))
-            file.create_dataset("cities/region", data=[str(region) for region in world.region], dtype=TEXT)
-            file.create_dataset("cities/name", data=list(world.names), dtype=TEXT)
-            for task, ids in (partners or {}).items():
-                file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
-            keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
-            writer = StoreWriter(file, disk, world.n, keys)
-            yield writer
-            writer.finish()
-        disk.check()
+    with atomic_file(path) as part, _Disk(part) as disk, disk.errors(), h5py.File(disk, "w") as file:
+        file.attrs.update({**root, **(attrs or {})})
+        for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
+            file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
+        file.create_dataset("cities/is_new", data=world.is_new.astype("u1"))
+        file.create_dataset("cities/region", data=[str(region) for region in world.region], dtype=TEXT)
+        file.create_dataset("cities/name", data=list(world.names), dtype=TEXT)
+        for task, ids in (partners or {}).items():
+            file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
+        keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
+        writer = StoreWriter(file, disk, world.n, keys)
+        yield writer
+        writer.finish()
 
 
 def write_store(

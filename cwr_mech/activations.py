@@ -27,6 +27,7 @@ from cwr_mech.world import World
 
 SCHEMA = "cwr-mech/activations/1"
 EMBED, FINAL = "hook_embed", "unembed.hook_in"
+MAGIC = b"\x89HDF\r\n\x1a\n"
 AXES = ("hooks", "tasks", "sites")
 
 Key = tuple[str, str, str]
@@ -79,7 +80,7 @@ class ActivationStore:
         self._hint = f"make it with: {rebuild_command(path)}"
         with self._file() as file:
             self.attrs = self._read_attrs(file)
-            self.hooks, self.tasks, self.sites = (tuple(json.loads(self.attrs[axis])) for axis in AXES)
+            self.hooks, self.tasks, self.sites = (self._list(axis) for axis in AXES)
             self.city_ids: Int64[np.ndarray, " city"] = self._column(file, "id").astype(np.int64)
             xy = [self._column(file, "x"), self._column(file, "y")]
             self.xy: Float[np.ndarray, "city 2"] = np.stack(xy, axis=1).astype(np.float64)
@@ -105,18 +106,24 @@ class ActivationStore:
     def _file(self) -> Iterator[h5py.File]:
         if not self.path.exists():
             raise MissingArtifact(f"no such activation file: {self.path}", self._hint)
-        if not self.path.is_file() or not h5py.is_hdf5(self.path):
+        if not self._is_hdf5():
             raise self._corrupt("is not an HDF5 file")
         try:
             file = h5py.File(self.path, "r")
         except OSError as error:
-            reason = "is truncated" if "truncated" in str(error) else f"cannot be opened: {error}"
-            raise self._corrupt(reason) from error
+            raise self._corrupt("is a truncated or damaged HDF5 file") from error
         with file:
             try:
                 yield file
             except (OSError, KeyError, RuntimeError) as error:
                 raise self._corrupt(f"is damaged: {error}") from error
+
+    def _is_hdf5(self) -> bool:
+        """By its first bytes; h5py.is_hdf5 also says no to a file cut off early."""
+        if not self.path.is_file():
+            return False
+        with open(self.path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
 
     def _corrupt(self, reason: str) -> CorruptArtifact:
         return CorruptArtifact(f"{self.path} {reason}", self._hint)
@@ -137,6 +144,12 @@ class ActivationStore:
             if name not in found:
                 raise self._corrupt(f"has no attribute '{name}'")
         return found
+
+    def _list(self, axis: str) -> tuple[str, ...]:
+        try:
+            return tuple(map(str, json.loads(self.attrs[axis])))
+        except (TypeError, ValueError) as error:
+            raise self._corrupt(f"has a broken attribute '{axis}'") from error
 
     @staticmethod
     def _column(file: h5py.File, name: str) -> np.ndarray:
