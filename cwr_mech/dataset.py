@@ -95,8 +95,8 @@ class Stream:
             raise UnknownName("kind of label noise", label_noise_kind, NOISE_KINDS)
         if not 0 <= label_noise <= 1:
             raise ConfigError(f"label noise must be a share between 0 and 1, got {label_noise}")
-        if start < 0:
-            raise ConfigError(f"rows start at 0, got start={start}")
+        if start < 0 or seed < 0:
+            raise ConfigError(f"rows and seeds start at 0, got start={start}, seed={seed}")
         self.source = Source(world, get_task(task), split, seed, group, protocol)
         self.noise, self.noise_kind = label_noise, label_noise_kind
         self.position = start

@@ -6,6 +6,9 @@ cells: every run of as many rows as there are cells holds each cell once, in ran
 therefore exact, not only on average. Draws are uniform and ordered, so every symmetric way of writing a
 query is equally likely and no further shuffling is needed. Queries are drawn with replacement: in a small
 world they repeat within a split, but they never cross into another.
+
+A protocol (`cwr_mech.config.Protocol`) may ask for the reference's choices instead; each is named where it is
+followed.
 """
 
 from dataclasses import dataclass
@@ -14,9 +17,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int64
 
+from cwr_mech.cells import Cell, cells
 from cwr_mech.config import Protocol
 from cwr_mech.errors import UnknownName, WorldError
-from cwr_mech.splits import SPLITS, split_of
+from cwr_mech.mixing import permute
+from cwr_mech.splits import PERCENT, SPLITS, split_of
 from cwr_mech.tasks import TASKS, Task
 from cwr_mech.world import World
 
@@ -29,40 +34,6 @@ GROUPS = ("old", "new", "all")
 _MAX_CHUNK = 1 << 17
 _PATIENCE, _RAREST = 1 << 21, 2.0**-16
 """A cell is called empty when, after _PATIENCE draws, less than the share _RAREST of them has fitted."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One kind of row: its numbers of cities, its label (any when None), and how often a draw fits, roughly.
-
-    The rate only sets how many queries are drawn at once; it was measured on the shipped world.
-    """
-
-    sizes: tuple[int, ...]
-    label: int | None = None
-    rate: float = 1.0
-
-
-def cells(task: Task, protocol: Protocol) -> tuple[Cell, ...]:
-    """The cells that share the rows of a task equally.
-
-    inside: TRUE and FALSE for every number of hull points; or, as in the reference, TRUE and FALSE only,
-    with the number of hull points drawn first, so that large hulls are over-represented among TRUE.
-    crossing: TRUE and FALSE. perimeter: every number of cities. The others have one cell.
-    """
-    sizes = tuple(range(task.n_min, task.n_max + 1))
-    if task.name == "crossing":
-        return Cell(sizes, 0, 0.77), Cell(sizes, 1, 0.23)
-    if task.name == "inside" and not protocol.inside_balance_within_n:
-        return Cell(sizes, 0, 0.83), Cell(sizes, 1, 0.17)
-    if task.name == "inside":
-        rates = dict(zip(sizes, (0.09, 0.17, 0.25), strict=True))
-        return tuple(
-            Cell((size,), label, rate if label else 1 - rate)
-            for size, rate in rates.items()
-            for label in (0, 1)
-        )
-    return tuple(Cell((size,)) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -117,6 +88,14 @@ class Source:
         """
         return not self.protocol.refill_repeats and self.task.n_min == 3 and self.group == "old"
 
+    @property
+    def deals_pairs(self) -> bool:
+        """Whether pairs are dealt from a shuffled deck of all pairs instead of drawn with replacement.
+
+        As in the reference; this makes no sense where a query's split decides whether it may be used.
+        """
+        return self.task.n_max == 2 and self.group != "new" and not self.protocol.split_by_hash
+
     def generator(self, block: int, stream: int = 0) -> np.random.Generator:
         """The generator of one block; `stream` 0 draws queries, 1 label noise."""
         key = (
@@ -135,6 +114,8 @@ def draw_block(source: Source, block: int) -> tuple[Int64[np.ndarray, "row k"], 
     Raises WorldError when the world is too small to hold a query of every cell in this split.
     """
     rng = source.generator(block)
+    if source.deals_pairs:
+        return _deal_pairs(source, block, rng)
     kinds = cells(source.task, source.protocol)
     each = BLOCK_ROWS // len(kinds)
     pattern = rng.permuted(np.tile(np.arange(len(kinds)), (each, 1)), axis=1).ravel()
@@ -146,13 +127,34 @@ def draw_block(source: Source, block: int) -> tuple[Int64[np.ndarray, "row k"], 
     return ids.T, values
 
 
+def _deal_pairs(source: Source, block: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs without replacement, each turned round with probability 1/2; the deck starts again at its end.
+
+    distance deals its three splits from one deck, so they are disjoint (while three times the rows asked for
+    are in the deck); compass shuffles a deck for each split, so its splits overlap. Both as in the reference.
+    """
+    row = block * BLOCK_ROWS + np.arange(BLOCK_ROWS)
+    split = SPLITS.index(source.split)
+    shared = source.task.name == "distance"
+    deck = len(source.pool) * (len(source.pool) - 1) // 2
+    place = len(SPLITS) * row + split if shared else row
+    key = len(TASKS) * source.seed + list(TASKS).index(source.task.name)
+    card = permute(place % deck, deck, key=len(SPLITS) * key + (0 if shared else split))
+    second = ((1 + np.sqrt(1 + 8 * card)) / 2).astype(np.int64)
+    second -= second * (second - 1) // 2 > card  # where the square root was rounded up
+    pair = np.stack([card - second * (second - 1) // 2, second])
+    turned = rng.random(BLOCK_ROWS) < 0.5
+    cities = source.pool[np.where(turned, pair[::-1], pair)]
+    return source.world.ids[cities].T, source.answers(cities, np.full(BLOCK_ROWS, 2))
+
+
 def _fill(source: Source, cell: Cell, need: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`need` queries of a cell: ids [k need] and values [need]."""
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     found = drawn = 0
     rate = cell.rate
     if source.protocol.split_by_hash:
-        rate *= 0.94 if source.split == "train" else 0.03
+        rate *= PERCENT[source.split] / 100
     while found < need:
         chunk = min(int(1.1 * (need - found) / rate) + 32, _MAX_CHUNK)
         parts.append(_candidates(source, cell, chunk, rng))

@@ -7,21 +7,11 @@ every machine and independent of any seed. 94 % of all queries are training quer
 import numpy as np
 from jaxtyping import Int, Int8, UInt64
 
+from cwr_mech.mixing import mix
 from cwr_mech.tasks import TASKS, Task
 
 SPLITS = ("train", "val", "test")
 PERCENT = {"train": 94, "val": 3, "test": 3}
-
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-def _mix(h: np.ndarray) -> np.ndarray:
-    """One step of splitmix64 (Steele, Lea & Flood 2014): every input bit moves every output bit."""
-    h = h + _GAMMA
-    h = (h ^ (h >> np.uint64(30))) * _M1
-    h = (h ^ (h >> np.uint64(27))) * _M2
-    return h ^ (h >> np.uint64(31))
 
 
 def query_hash(task: Task, city_ids: Int[np.ndarray, "query k"]) -> UInt64[np.ndarray, " query"]:
@@ -30,9 +20,9 @@ def query_hash(task: Task, city_ids: Int[np.ndarray, "query k"]) -> UInt64[np.nd
     Rows of `city_ids` may end in -1 for unused places; such padding does not change the number.
     """
     task_index = list(TASKS).index(task.name)
-    h = _mix(np.full(len(city_ids), task_index, dtype=np.uint64))
+    h = mix(np.full(len(city_ids), task_index, dtype=np.uint64))
     for column in task.canonical(city_ids).T:
-        h = np.where(column >= 0, _mix(h ^ column.astype(np.uint64)), h)
+        h = np.where(column >= 0, mix(h ^ column.astype(np.uint64)), h)
     return h
 
 

@@ -28,13 +28,13 @@ def test_labels_by_size():
 
 
 def test_overlap_is_nothing_under_strict_and_counted_under_paper():
-    strict = task_stats(WORLD, "distance", 500)
-    paper = task_stats(WORLD, "distance", 500, protocol=PAPER)
+    strict = task_stats(WORLD, "compass", 500)
+    paper = task_stats(WORLD, "compass", 500, protocol=PAPER)
     assert set(strict.overlap.values()) == {0}
     asked = {
         split: [
             frozenset(row)
-            for row in generate(WORLD, "distance", 500, split=split, protocol=PAPER).cities[:, :2].tolist()
+            for row in generate(WORLD, "compass", 500, split=split, protocol=PAPER).cities[:, :2].tolist()
         ]
         for split in ("train", "val", "test")
     }

@@ -124,6 +124,7 @@ REFUSED = [
     ({}, {"label_noise": 1.5}, ConfigError, "share between 0 and 1, got 1.5"),
     ({}, {"n": 0}, ConfigError, "at least one row"),
     ({}, {"start": -1}, ConfigError, "start=-1"),
+    ({}, {"seed": -1}, ConfigError, "seed=-1"),
     ({"new": "none"}, {"group": "new"}, WorldError, "this world has none"),
     (
         {"n_cities": 5},

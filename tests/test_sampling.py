@@ -2,13 +2,15 @@
 
 from collections import Counter
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pytest
 
+from cwr_mech.cells import cells
 from cwr_mech.config import PAPER, STRICT, TASK_NAMES, Protocol
 from cwr_mech.dataset import generate
-from cwr_mech.sampling import BLOCK_ROWS, cells
+from cwr_mech.sampling import BLOCK_ROWS
 from cwr_mech.splits import SPLITS, query_hash, split_of
 from cwr_mech.tasks import TASKS
 from cwr_mech.world import load_world
@@ -117,3 +119,21 @@ def test_tiny_worlds_repeat_rows_but_never_across_splits(name):
     assert len(set(rows["train"].tolist())) < 3000 or name in ("inside", "perimeter", "crossing")
     assert not set(rows["train"].tolist()) & set(rows["test"].tolist())
     assert not set(rows["val"].tolist()) & set(rows["test"].tolist())
+
+
+def test_paper_deals_pairs_without_replacement_and_only_distance_has_disjoint_splits():
+    w = world(n_cities=150)
+    deck, third = 150 * 149 // 2, 150 * 149 // 6
+    for name in ("distance", "compass"):
+        one = generate(w, name, deck, protocol=PAPER, split="val")
+        n_once = third if name == "distance" else deck  # distance's deck is shared by its three splits
+        assert len(set(queries(one, name)[:n_once].tolist())) == n_once
+        asked = [
+            set(queries(generate(w, name, third, protocol=PAPER, split=s), name).tolist()) for s in SPLITS
+        ]
+        shared = sum(len(a & b) for a, b in combinations(asked, 2))
+        assert (shared == 0) == (name == "distance")
+        a, b = one.cities[:, :2].T
+        assert abs((a < b).mean() - 0.5) < 0.03
+    strict = generate(w, "distance", third)
+    assert len(set(queries(strict, "distance").tolist())) < third
