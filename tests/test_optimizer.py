@@ -1,0 +1,86 @@
+"""The flat optimiser equals torch's on the plain model; the schedule has the values its name says."""
+
+import pytest
+import torch
+
+from cwr_mech.config import ModelConfig, TrainConfig
+from cwr_mech.model import HookedQwen2
+from cwr_mech.optimizer import Optimizer, rate_at
+from cwr_mech.parameters import FlatParameters
+
+MODEL = ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24)
+
+# schedule, steps, warmup, decay, {step: share of the peak rate}
+RATES = [
+    ("linear", 100, 0, 0.3, {0: 1.0, 50: 0.5, 99: 0.01}),
+    ("linear", 100, 20, 0.3, {0: 0.05, 9: 0.5, 19: 1.0, 20: 1.0, 60: 0.5, 99: 1 / 80}),
+    ("cosine", 100, 0, 0.3, {0: 1.0, 50: 0.5, 25: 0.8535534, 99: 0.00024672}),
+    ("constant", 100, 10, 0.3, {0: 0.1, 10: 1.0, 99: 1.0}),
+    ("hold", 100, 10, 0.4, {4: 0.5, 10: 1.0, 60: 1.0, 80: 0.5, 99: 0.025}),
+]
+
+
+@pytest.mark.parametrize(("schedule", "steps", "warmup", "decay", "expected"), RATES)
+def test_rates(schedule: str, steps: int, warmup: int, decay: float, expected: dict[int, float]) -> None:
+    train = TrainConfig(steps=steps, lr=2.0, schedule=schedule, warmup=warmup, decay=decay)
+    for step, share in expected.items():
+        assert rate_at(train, step) == pytest.approx(2.0 * share, rel=1e-5), step
+
+
+def plain_adamw(model: HookedQwen2, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, as the paper's trainer groups them."""
+    decayed = [p for name, p in model.named_parameters() if ".W_" in name]
+    others = [p for name, p in model.named_parameters() if ".W_" not in name]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=1e-8)
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e9])
+def test_updates_equal_torch_on_the_plain_model(clip: float) -> None:
+    train = TrainConfig(lr=1e-2, warmup=2, steps=8, weight_decay=0.1, clip=clip)
+    model = HookedQwen2(MODEL, seed=1)
+    flat = FlatParameters(MODEL)
+    flat.load(model)
+    ours, theirs = Optimizer(flat, train), plain_adamw(model, train)
+    copy = HookedQwen2(MODEL, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(8):
+        flat.grads.copy_(torch.randn(flat.grads.shape, generator=generator))
+        flat.store_grads(model)
+        norm = ours.norm()
+        expected = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
+        assert norm == pytest.approx(expected, rel=1e-5)
+        for group in theirs.param_groups:
+            group["lr"] = rate_at(train, step)
+        theirs.step()
+        ours.step(step, norm)
+    assert not flat.grads.any()
+    flat.store(copy)
+    for (name, a), b in zip(model.named_parameters(), copy.parameters(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_state_restores_every_number() -> None:
+    train = TrainConfig(lr=1e-2, steps=9, warmup=0)
+
+    def begin() -> tuple[FlatParameters, Optimizer]:
+        flat = FlatParameters(MODEL)
+        flat.load(HookedQwen2(MODEL, seed=1))
+        return flat, Optimizer(flat, train)
+
+    def advance(flat: FlatParameters, optimizer: Optimizer, steps: range) -> None:
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            flat.grads.copy_(torch.randn(flat.grads.shape, generator=generator))
+            optimizer.step(step, optimizer.norm())
+
+    flat, optimizer = begin()
+    advance(flat, optimizer, range(4))
+    saved = {name: value.clone() for name, value in optimizer.state().items()}
+    advance(flat, optimizer, range(4, 9))
+    other_flat, other = begin()
+    other.load_state(saved)
+    advance(other_flat, other, range(4, 9))
+    assert torch.equal(flat.values, other_flat.values)
+    for name, value in optimizer.state().items():
+        assert torch.equal(value, other.state()[name]), name
