@@ -28,8 +28,9 @@ from cwr_mech.parameters import FlatParameters
 MICRO_TOKENS = 640
 """Tokens of a micro-batch: small enough for the cache, large enough for the matrix products."""
 
-GradientHook = Callable[[int, Tensor, Tensor], Tensor]
-"""(layer, gradient [b t d], rows [b]) -> gradient that flows on into that layer's input."""
+GradientHook = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, gradient [b t d], activation [b t d], rows [b]) -> gradient that flows on into that layer's input,
+whose activation and (so far total) gradient are given; it may change the gradient in place."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ class Engine:
             self.bias_grad[i] += dqkv.sum(0)
             dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T), unit1, rstd1)
             if hook is not None:
-                dx = hook(i, dx.view(b, t, d), micro.rows).reshape(n, d)
+                x = (unit1 / rstd1).view(b, t, d)
+                dx = hook(i, dx.view(b, t, d), x, micro.rows).reshape(n, d)
         g["embed"].index_add_(0, tokens, dx)
         return by_row
 

@@ -14,6 +14,7 @@ import torch
 
 from cwr_mech.artifacts import folder_lock
 from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
+from cwr_mech.engine import GradientHook
 from cwr_mech.errors import (
     ArtifactExists,
     ArtifactLocked,
@@ -252,16 +253,17 @@ def test_a_run_from_a_base_resumes_without_it(tmp_path: Path, unbroken: Run) -> 
 def test_a_hook_is_given_the_rows_and_may_change_the_gradient(tmp_path: Path, unbroken: Run) -> None:
     seen: list[int] = []
 
-    def silent(rows: Any) -> Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]:
-        def at(layer: int, grad: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    def silent(rows: Any) -> GradientHook:
+        def at(layer: int, grad: torch.Tensor, x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
             seen.extend(which.tolist())
+            assert grad.shape == x.shape
             assert grad.shape[0] == len(which)
             return grad
 
         return at
 
-    def deaf(rows: Any) -> Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]:
-        return lambda layer, grad, which: torch.zeros_like(grad)
+    def deaf(rows: Any) -> GradientHook:
+        return lambda layer, grad, x, which: torch.zeros_like(grad)
 
     assert weights(train(CONFIG, tmp_path / "silent", hook=silent)) == weights(unbroken)
     assert sorted(seen) == sorted(list(range(8)) * STEPS)
