@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cwr_mech.formats import number as number
+
 if TYPE_CHECKING:
     from cwr_mech.results import Result
 
@@ -37,27 +39,6 @@ err_console = _console(stderr=True)
 def say(line: str) -> None:
     """Print one line, unwrapped and without markup, so that paths can be copied."""
     console.print(Text(line), soft_wrap=True)
-
-
-def number(value: object, digits: int = 3) -> str:
-    """`value` for a reader: integers in full, others with `digits` significant digits, None as a dash."""
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        if value and not 1e-4 <= abs(value) < 1e5:
-            return f"{value:.{digits - 1}e}"
-        decimals = max(0, digits - 1 - _magnitude(value))
-        return f"{value:,.{decimals}f}"
-    return str(value)
-
-
-def _magnitude(value: float) -> int:
-    """Decimal exponent of `value`, 0 for numbers below 1 so that a column keeps its decimals."""
-    return max(0, len(str(int(abs(value)))) - 1)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -138,9 +119,8 @@ def resolve_run(name: str | Path | None = None) -> Path:
 
     Raises MissingArtifact, with the nearest known name in the hint.
     """
-    from cwr_mech.runs import latest_run
-
     from cwr_mech.errors import MissingArtifact
+    from cwr_mech.runs import latest_run
 
     if name is None:
         return Path(latest_run(RUNS))

@@ -8,7 +8,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from cwr_mech.figures_style import caption, floats, layer_name, new_figure, short
+from cwr_mech.figures_style import caption, floats, layer_name, new_figure
+from cwr_mech.formats import number
 from cwr_mech.results import Result, Row
 
 MOST_NUMBERED = 24
@@ -80,7 +81,7 @@ def patch_figure(result: Result) -> Figure:
     """
     metric = result.params.get("metric") or result.tables["cells"][0]["metric"]
     cells = [row for row in result.tables["cells"] if row["metric"] == metric]
-    components = list(dict.fromkeys(row["component"] for row in cells))
+    components = list(dict.fromkeys(_component(row) for row in cells))
     directions = list(dict.fromkeys(row["direction"] for row in cells))
     spans = [str(span) for span in result.arrays["spans"] if any(row["span"] == span for row in cells)]
     heights = [len(_places(cells, component)) for component in components]
@@ -93,7 +94,7 @@ def patch_figure(result: Result) -> Figure:
     for line, component in enumerate(components):
         for column, direction in enumerate(directions):
             ax = axes[line, column]
-            mine = [row for row in cells if (row["component"], row["direction"]) == (component, direction)]
+            mine = [row for row in cells if (_component(row), row["direction"]) == (component, direction)]
             image = _patch_panel(ax, mine, _places(cells, component), spans, top)
             ax.set_title(f"{component}, {DIRECTIONS.get(direction, direction)}" if line == 0 else component)
             if line < len(components) - 1:
@@ -106,8 +107,13 @@ def patch_figure(result: Result) -> Figure:
     return figure
 
 
+def _component(row: Row) -> str:
+    subspace = row.get("subspace")
+    return f"{row['component']} within {subspace}" if subspace else str(row["component"])
+
+
 def _places(cells: list[Row], component: str) -> list[tuple[int, int | None]]:
-    found = {(row["layer"], row["head"]) for row in cells if row["component"] == component}
+    found = {(row["layer"], row["head"]) for row in cells if _component(row) == component}
     return sorted(found, key=lambda place: (place[0], -1 if place[1] is None else place[1]))
 
 
@@ -143,7 +149,7 @@ def _patch_caption(result: Result, metric: str) -> str:
     if values.get("self_patch_max") is not None:
         text += f" Controls: a self-patch changes at most {values['self_patch_max']:.1g}"
         if values.get("null_recovered") is not None:
-            text += f", an unrelated donor recovers {short(float(values['null_recovered']))}"
+            text += f", an unrelated donor recovers {number(float(values['null_recovered']))}"
         text += "."
     return text
 

@@ -13,13 +13,15 @@ from cwr_mech.figures_style import (
     floats,
     layer_name,
     new_figure,
-    short,
     task_look,
 )
+from cwr_mech.formats import number
 from cwr_mech.results import Result, Row
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
 R2_FLOOR = -0.5
+MOST_SHOWN = 2.2
+"""Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
 
 
 def learning_figure(result: Result) -> Figure:
@@ -49,7 +51,7 @@ def learning_figure(result: Result) -> Figure:
         _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
     caption(
         figure,
-        f"{short(float(result.arrays['rows'][-1]))} rows. Small panels, against thousand rows: mean over "
+        f"{number(float(result.arrays['rows'][-1]))} rows. Small panels, against thousand rows: mean over "
         f"{result.params['eval_rows']} validation questions; dashed: the best constant answer or majority "
         "label.",
     )
@@ -63,10 +65,12 @@ def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
     ax.set_title(f"{task}\n{_measure(rows[0]) if rows else ''}", fontsize=8)
     ax.set_xlim(0, None)
     if rows:
-        ax.axhline(float(rows[0]["baseline"]), color=BASELINE, ls="--", lw=1)
-        ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else None)
+        constant = float(rows[0]["baseline"])
+        ax.axhline(constant, color=BASELINE, ls="--", lw=1)
+        most = min(float(np.nanmax([*y, constant])), MOST_SHOWN * constant)
+        ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else 1.05 * most)
     ax.xaxis.set_major_locator(MaxNLocator(3))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
 def _measure(row: Row) -> str:
@@ -107,19 +111,22 @@ def eval_figure(result: Result) -> Figure:
         spots = np.arange(len(bars))
         panel.barh(spots, np.nan_to_num(values), color=colours, height=0.7)
         panel.plot(base, spots, color=BASELINE, marker="|", ls="--", lw=1, markersize=11, mew=1.6)
-        widest = np.nanmax([*values, *base, 1e-9])
+        constant = float(np.nanmax([*base, 1e-9]))
+        widest = min(float(np.nanmax([*values, constant])), MOST_SHOWN * constant)
         for spot, value in enumerate(values):
             if bars[spot] in mine:
-                _bar_number(panel, max(np.nan_to_num(value), 0) + widest * 0.03, spot, value)
+                _bar_number(
+                    panel, float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03, spot, value
+                )
         accuracy = next(iter(mine.values()))["metric"] == "accuracy"
-        panel.set_xlim(0, 1.25 if accuracy else widest * 1.3)
+        panel.set_xlim(0, 1.25 if accuracy else widest * 1.35)
         panel.set_title(f"{tasks[index]}\n{_measure(next(iter(mine.values())))}", fontsize=8, loc="left")
         panel.xaxis.set_major_locator(MaxNLocator(3))
         panel.tick_params(axis="y", length=0)
         panel.set_yticks(spots, [f"{run}{GROUPS.get(group, group)}" for run, group in bars])
     panels[0, 0].invert_yaxis()
     sizes = sorted({int(row["n"]) for row in table})
-    n = short(sizes[0]) if len(sizes) == 1 else f"{short(sizes[0])} to {short(sizes[-1])}"
+    n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
     worst = min(float(row["parse_rate"]) for row in table)
     caption(
         figure,
@@ -174,7 +181,7 @@ def probe_layers_figure(result: Result) -> Figure:
 
 def _bar_number(panel: Axes, x: float, y: float, value: float) -> None:
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-    panel.text(x, y, short(value), va="center", fontsize=7, bbox=behind)
+    panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)
 
 
 CONTROLS = {

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cwr_mech.analysis.probes import place_errors
-from cwr_mech.figures_style import Look, caption, layer_name, new_figure, region_looks, short
+from cwr_mech.figures_style import Look, caption, layer_name, new_figure, region_looks
+from cwr_mech.formats import number
 from cwr_mech.results import Result
 
 MARGIN = 0.15
@@ -55,13 +56,13 @@ def _map_caption(result: Result, frame: tuple[np.ndarray, np.ndarray]) -> str:
     is_new, is_test = result.arrays["is_new"], result.arrays["is_test"]
     old = is_test & ~is_new
     text = (
-        f"n = {old.sum()} held-out cities, mean error {short(_mean_error(decoded[old], true[old]))} tenths "
+        f"n = {old.sum()} held-out cities, mean error {number(_mean_error(decoded[old], true[old]))} tenths "
         f"of a degree; each is decoded by a probe fitted without it."
     )
     if is_new.any():
         text += (
             f" Stars: {is_new.sum()} new cities, decoded by a probe fitted on old ones, mean error "
-            f"{short(_mean_error(decoded[is_new], true[is_new]))}; arrows run from true to decoded."
+            f"{number(_mean_error(decoded[is_new], true[is_new]))}; arrows run from true to decoded."
         )
     shown = is_new | is_test
     outside = int(((decoded[shown] < frame[0]) | (decoded[shown] > frame[1])).any(axis=1).sum())

@@ -122,17 +122,8 @@ def floats(values: Sequence[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def short(value: float) -> str:
-    """A number for a figure: three significant digits, thousands in full."""
-    if not np.isfinite(value):
-        return "n/a"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
 def layer_name(layer: int, hook: str | None = None) -> str:
     """`embed` for -1, `final` after the last norm, else `L3` for blocks.3.hook_resid_post."""
     if layer < 0:
         return "embed"
-    return "final" if hook and hook.startswith("ln_final") else f"L{layer}"
+    return "final" if hook and not hook.startswith("blocks.") else f"L{layer}"

@@ -22,7 +22,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from cwr_mech.artifacts import atomic_file, provenance, read_json, sha256_bytes, write_json
+from cwr_mech.artifacts import atomic_file, provenance, read_json, sha256_bytes
 from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch
 
 SCHEMA = "cwr-mech/result/1"
@@ -86,7 +86,8 @@ class Result:
                 np.savez_compressed(handle, allow_pickle=False, **self.arrays)
         else:
             path.with_suffix(".npz").unlink(missing_ok=True)
-        write_json(path, self._content())
+        with atomic_file(path) as part:
+            part.write_text(_text(self._content()), encoding="utf-8")
         return path
 
     def _content(self) -> dict[str, Any]:
@@ -141,6 +142,26 @@ def plain(value: Any, place: str) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     raise AnalysisError(f"{place} cannot be stored: {type(value).__name__}")
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    """`content` as JSON with a line for each row of a table: small, and readable in a comparison."""
+    parts = []
+    for key, value in sorted(content.items()):
+        if key == "tables":
+            tables = (
+                f" {_json(name)}: [" + ",".join(f"\n  {_json(row)}" for row in rows) + "]"
+                for name, rows in sorted(value.items())
+            )
+            body = "{\n" + ",\n".join(tables) + "}"
+        else:
+            body = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        parts.append(f"{_json(key)}: {body}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

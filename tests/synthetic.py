@@ -87,7 +87,7 @@ def probe(n: int = 256, n_new: int = 16) -> Result:
             r2 = float(np.clip(0.25 * (layer + 1) + noise.normal(0, 0.03) - 0.1, -0.2, 0.97))
             hook = "hook_embed" if layer < 0 else f"blocks.{layer}.hook_resid_post"
             layers.append(
-                {"run": "quick", "layer": layer, "hook": "ln_final.hook_normalized" if layer == 4 else hook}
+                {"run": "quick", "layer": layer, "hook": "unembed.hook_in" if layer == 4 else hook}
                 | {"task": task, "site": "last_digit+delimiter", "r2": r2, "r2_x": r2, "r2_y": r2 - 0.02}
                 | {"ci_lo": r2 - 0.04, "ci_hi": r2 + 0.03, "error_mean": 700 * (1.02 - r2)}
                 | {"error_median": 600 * (1.02 - r2), "control_r2_shuffled": -0.09}
@@ -128,7 +128,7 @@ def cka(runs: tuple[str, ...] = ("quick", "quick-distance", "quick-angle"), n_la
     np.fill_diagonal(alike, 1.0)
     hooks = np.array(
         [
-            "hook_embed" if k < 0 else "ln_final.hook_normalized" if k == n_layers else f"blocks.{k}"
+            "hook_embed" if k < 0 else "unembed.hook_in" if k == n_layers else f"blocks.{k}.hook_resid_post"
             for k in layers
         ]
     )

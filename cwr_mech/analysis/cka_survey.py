@@ -88,6 +88,7 @@ def cka_result(
             "null": null.mean(axis=0),
             "runs": np.array([item.run for item in items]),
             "layers": np.array([item.layer for item in items]),
+            "hooks": np.array([item.hook for item in items]),
             "tasks": np.array([item.task for item in items]),
         },
         notes=_notes(items, matrix, control, cities),

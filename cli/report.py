@@ -1,0 +1,59 @@
+"""`cwr-mech report`: results, figures and words in one Markdown file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.results import Result
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="The report; the latest run's by default.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing: rebuild the report aside and compare.")
+    ] = False,
+) -> None:
+    """Write reports/NAME/report.md with its figures from the results saved there, learning curves of the runs
+    they are about included. With --check: rebuild it aside, compare, and fail if anything differs.
+    """
+    from cwr_mech.errors import CorruptArtifact
+    from cwr_mech.report import check_report, write_report
+
+    from .common import report_folder, resolve_run, say
+
+    folder = report_folder(name or resolve_run().name)
+    if check:
+        problems = check_report(folder)
+        for problem in problems:
+            say(problem)
+        if problems:
+            raise CorruptArtifact(
+                f"report {folder.name} does not follow from its results: {len(problems)} differences",
+                f"rewrite it with: cwr-mech report {folder.name}",
+            )
+        say(f"{folder}/report.md follows from its results")
+        return
+    add_learning_curves(folder)
+    say(f"report  {write_report(folder)}")
+
+
+def add_learning_curves(folder: Path) -> None:
+    """Save a train-RUN result for every run that the report is about and that lies here."""
+    from cwr_mech.curves import training_result
+    from cwr_mech.results import load_results
+    from cwr_mech.runs import load_run
+
+    from .common import RUNS
+
+    for run in runs_of(folder.name, load_results(folder / "results")):
+        if (RUNS / run / "metrics.jsonl").is_file():
+            result = training_result(load_run(RUNS / run), f"cwr-mech report {folder.name}")
+            result.save(folder / "results", f"train-{run}")
+
+
+def runs_of(name: str, results: "dict[str, Result]") -> list[str]:
+    """Runs the results name, in order; the run called like the report when they name none."""
+    named = [str(run) for result in results.values() for run in result.params.get("runs", [])]
+    return list(dict.fromkeys(named or [name]))

@@ -1,0 +1,106 @@
+"""What happened during a training, as a Result: losses, rates, answers scored on the way."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from cwr_mech.artifacts import sha256_file
+from cwr_mech.baselines import baseline
+from cwr_mech.dataset import generate
+from cwr_mech.errors import MissingArtifact
+from cwr_mech.results import Result
+from cwr_mech.runs import Run
+from cwr_mech.tasks import TASKS
+
+BASELINE_ROWS = 2000
+"""Validation questions on which the constant answers are chosen and scored."""
+MOST_POINTS = 400
+"""Metrics lines kept; more are thinned evenly."""
+
+
+def training_result(run: Run, command: str) -> Result:
+    """Learning curves of `run`; `command` is what writes them anew.
+
+    Arrays: `step`, `rows`, `loss`, `lr`, `rows_per_second` [point]; `loss_by_task` [point task]; `tasks`.
+    Losses are nats a predicted token, averaged since the point before. Table `tasks`: validation scores with
+    the score of the best constant answer. Raises MissingArtifact for a run without metrics.
+    """
+    metrics = run.metrics()
+    losses = [line for line in metrics if "loss" in line]
+    if not losses:
+        raise MissingArtifact(f"run {run.name} has no metrics yet", "wait for its training to begin")
+    kept = [losses[i] for i in np.unique(np.linspace(0, len(losses) - 1, MOST_POINTS).round().astype(int))]
+    tasks = [task for task in TASKS if any(task in line["losses"] for line in losses)]
+    scores = _scores(run, metrics)
+    return Result(
+        kind="train",
+        command=command,
+        inputs={(run.folder / "metrics.jsonl").as_posix(): sha256_file(run.folder / "metrics.jsonl")},
+        params={
+            "runs": [run.name],
+            "seed": run.config.train.seed,
+            "eval_rows": run.config.train.eval_rows,
+            "config": run.config.model_dump(mode="json"),
+        },
+        values={
+            "state": run.state,
+            "steps": losses[-1]["step"],
+            "rows": losses[-1]["rows"],
+            "seconds": _seconds(losses),
+            "n_parameters": _n_parameters(run),
+            "rows_per_second": float(np.median([line["rows_per_second"] for line in losses])),
+            "loss": losses[-1]["loss"],
+        },
+        tables={"tasks": scores},
+        arrays={
+            **{
+                name: np.array([line[name] for line in kept], dtype=float)
+                for name in ("step", "rows", "loss", "lr", "rows_per_second")
+            },
+            "loss_by_task": np.array(
+                [[line["losses"].get(task, np.nan) for task in tasks] for line in kept], dtype=float
+            ),
+            "tasks": np.array(tasks),
+        },
+        notes=[
+            f"Scores on the way: {run.config.train.eval_rows} validation questions a point; constant answers "
+            f"chosen and scored on {BASELINE_ROWS} others."
+        ],
+    )
+
+
+def _scores(run: Run, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each validation and task, beside the best constant answer."""
+    lines = [line for line in metrics if "scores" in line]
+    tasks = [task for task in TASKS if any(task in line["scores"] for line in lines)]
+    seed = run.config.data.seed
+    constants = {
+        task: baseline(generate(run.world(), task, BASELINE_ROWS, split="val", seed=seed)).score
+        for task in tasks
+    }
+    return [
+        {
+            "run": run.name,
+            "step": line["step"],
+            "rows": line["rows"],
+            "task": task,
+            "metric": "accuracy" if TASKS[task].labels else "error",
+            "unit": TASKS[task].unit,
+            "value": line["scores"].get(task),
+            "baseline": constants[task],
+        }
+        for line in lines
+        for task in tasks
+    ]
+
+
+def _seconds(losses: list[dict[str, Any]]) -> float:
+    """Time spent training: clocks restart with every resume, so falls in them begin a new stretch."""
+    clocks = [line["seconds"] for line in losses]
+    ends = [a for a, b in pairwise(clocks) if b < a]
+    return float(sum(ends) + clocks[-1])
+
+
+def _n_parameters(run: Run) -> int:
+    return sum(parameter.numel() for parameter in run.model().parameters())

@@ -1,0 +1,23 @@
+"""Numbers as a reader sees them: the same in the terminal, in figures and in reports."""
+
+import math
+
+
+def number(value: object, digits: int = 3) -> str:
+    """`value` to `digits` significant digits (decimals below 1); integers in full; None and NaN a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else str(value)
+    size = abs(value)
+    if value and not 5e-4 <= size < 1e7:
+        return f"{value:.{digits - 2}e}"
+    whole = 0 if size < 1 else len(str(int(size)))
+    text = f"{value:,.{max(0, digits - whole)}f}"
+    return text.replace(",", "", 1) if size < 9_999.5 else text

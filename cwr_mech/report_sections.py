@@ -1,0 +1,159 @@
+"""What a report says about each kind of result: Markdown that goes below its figures."""
+
+from cwr_mech.figures_style import layer_name
+from cwr_mech.formats import number
+from cwr_mech.report_text import best_rows, interval, markdown_table
+from cwr_mech.results import Result, Row
+
+MOST_ROWS = 40
+"""Longer tables are left to the result file."""
+
+
+def training(result: Result) -> str:
+    """How the model was made, and where its scores on the way ended."""
+    values = result.values
+    minutes = None if values["seconds"] is None else values["seconds"] / 60
+    text = (
+        f"{result.params['runs'][0]}: {number(values['n_parameters'])} parameters, {number(values['steps'])} "
+        f"steps, {number(values['rows'])} rows in {number(minutes)} minutes of training "
+        f"({number(values['rows_per_second'])} rows a second); state: {values['state']}; last loss "
+        f"{number(values['loss'])} nats a predicted token."
+    )
+    rows = result.tables["tasks"]
+    if not rows:
+        return text
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    columns = {"task": "task", "metric": "metric", "unit": "unit", "value": "last score"}
+    return f"{text}\n\n{markdown_table(last, columns | {'baseline': 'best constant answer'})}"
+
+
+def evaluation(result: Result) -> str:
+    """Scores by model, task and kind of question."""
+    columns = {
+        "run": "model",
+        "task": "task",
+        "group": "questions",
+        "n": "n",
+        "parse_rate": "read",
+        "metric": "metric",
+        "value_mean": "mean",
+        "value_median": "median",
+        "baseline": "best constant answer",
+        "unit": "unit",
+    }
+    return markdown_table(result.tables["tasks"], columns)
+
+
+def probes(result: Result) -> str:
+    """Best layer for each prompt with its controls, and the new cities."""
+    rows = best_rows(result.tables["layers"], "task", "r2")
+    shown = [
+        row
+        | {"where": layer_name(row["layer"], row["hook"]), "interval": interval(row)}
+        | {"transformer_lens": row["hook"]}
+        for row in rows
+    ]
+    columns = {
+        "task": "prompt",
+        "where": "best layer",
+        "transformer_lens": "hook",
+        "r2": "R²",
+        "interval": "95 % over cities",
+        "error_mean": "mean error",
+        "error_median": "median error",
+        "control_r2_shuffled": "R², shuffled places",
+        "control_r2_digits": "R², digits of the id",
+        "control_r2_untrained": "R², untrained model",
+    }
+    parts = []
+    if rows:
+        least = number(min(row["r2"] for row in rows))
+        null = number(max(row["control_r2_shuffled"] for row in rows))
+        parts.append(
+            f"At its best layer every prompt reaches an R² of at least {least} on held-out cities; with "
+            f"shuffled places the same probe reaches at most {null}. Errors are in tenths of a degree."
+        )
+    parts.append(markdown_table(shown, {key: head for key, head in columns.items() if _any(shown, key)}))
+    if result.tables.get("new"):
+        parts.append(_new_cities(result, rows))
+    return "\n\n".join(parts)
+
+
+def _any(rows: list[Row], key: str) -> bool:
+    return any(row.get(key) is not None for row in rows)
+
+
+def _new_cities(result: Result, best: list[Row]) -> str:
+    at_best = {(row["task"], row["layer"], row["site"]) for row in best}
+    rows = [row for row in result.tables["new"] if (row["task"], row["layer"], row["site"]) in at_best]
+    columns = {
+        "task": "prompt",
+        "n_new": "new cities",
+        "error_mean": "mean error",
+        "error_median": "median error",
+        "error_old": "mean error of held-out old cities",
+    }
+    return (
+        "New cities, decoded at the same layers by a probe fitted on old cities only:\n\n"
+        + markdown_table(rows, columns)
+    )
+
+
+def similarity(result: Result) -> str:
+    """The controls; the matrix itself is the figure."""
+    text = f"{result.values['measure']}, n = {number(result.values['n'])} cities."
+    mean = result.values.get("mean_off_diagonal")
+    if mean is not None:
+        text += f" Mean over pairs: {number(mean)}."
+    control = result.tables.get("control", [])
+    if not control:
+        return text
+    columns = {"control": "control", "mean": "mean", "max": "largest", "n": "n"}
+    return f"{text}\n\n{markdown_table(control, columns)}"
+
+
+def patching(result: Result) -> str:
+    """The strongest places in both directions, with interval and null, and who was left out."""
+    metric = result.params.get("metric")
+    cells = [
+        row for row in result.tables["cells"] if row["metric"] == metric and row["recovered"] is not None
+    ]
+    strongest = sorted(cells, key=lambda row: -abs(row["recovered"]))[:12]
+    shown = [
+        row
+        | {"place": layer_name(row["layer"]) + ("" if row["head"] is None else f" head {row['head']}")}
+        | {"interval": interval(row)}
+        for row in strongest
+    ]
+    columns = {
+        "direction": "direction",
+        "component": "component",
+        "place": "layer",
+        "span": "span",
+        "n": "pairs",
+        "recovered": "share recovered",
+        "interval": "95 % over cities",
+        "null": "unrelated city, same place",
+        "p_adj": "adjusted p",
+    }
+    text = f"{number(result.values['n_kept'])} of {number(result.values['n_pairs'])} pairs kept"
+    reasons = [row for row in result.tables.get("attrition", []) if row["n"] and row["reason"] != "kept"]
+    if reasons:
+        text += " (left out: " + ", ".join(f"{row['reason']} {row['n']}" for row in reasons) + ")"
+    parts = [f"{text}. The {len(shown)} largest of {len(cells)} shares recovered, by {metric}:"]
+    parts.append(markdown_table(shown, {key: head for key, head in columns.items() if _any(shown, key)}))
+    return "\n\n".join(parts)
+
+
+def plain(result: Result) -> str:
+    """Any result: its values and its short tables as they are."""
+    parts = []
+    if result.values:
+        rows: list[Row] = [{"name": name, "value": value} for name, value in result.values.items()]
+        parts.append(markdown_table(rows, {"name": "value", "value": ""}))
+    for name, table in result.tables.items():
+        if table and len(table) <= MOST_ROWS:
+            parts.append(f"{name}:\n\n{markdown_table(table, {key: key for key in table[0]})}")
+        elif table:
+            parts.append(f"Table `{name}` has {len(table):,} rows; they are in the result file.")
+    return "\n\n".join(parts)
