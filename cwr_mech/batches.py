@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cwr_mech.config import DataConfig, Part
 from cwr_mech.dataset import Rows, Stream, concat
@@ -51,9 +51,12 @@ class Batches:
             raise ConfigError("either all parts of the data have a number of rows or none has")
         self._streams = [self._stream(part) for part in self.parts]
         weights = np.array([part.weight for part in self.parts])
-        self.edges = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
-        self.edges[-1] = 1.0
+        early = [part.task in self.data.first_tasks for part in self.parts]
+        self.edges = _edges(weights)
+        self.first_edges = _edges(weights * early) if any(early) else self.edges
         if all(finite):
+            if self.data.first_steps:
+                raise ConfigError("first_tasks are for endless rows; a fixed set is seen as a whole")
             pairs = zip(self._streams, self.parts, strict=True)
             self._pool = concat([_exactly(stream, part.rows) for stream, part in pairs if part.rows])
         elif self.batch_size * weights.min() / weights.sum() < 1:
@@ -85,7 +88,9 @@ class Batches:
 
     def _given(self, step: int) -> Int[np.ndarray, " part"]:
         """Rows of each endless part used up before `step`."""
-        return np.diff(np.floor(step * self.batch_size * self.edges + 1e-6).astype(np.int64))
+        first = min(step, self.data.first_steps) * self.batch_size * self.first_edges
+        rest = max(step - self.data.first_steps, 0) * self.batch_size * self.edges
+        return np.diff(np.floor(first + 1e-6).astype(np.int64) + np.floor(rest + 1e-6).astype(np.int64))
 
     def at(self, step: int) -> Rows:
         """The rows of one step (counted from 0)."""
@@ -112,6 +117,13 @@ class Batches:
             picked.append(piece)
             start, left = start + len(piece), left - len(piece)
         return np.concatenate(picked)
+
+
+def _edges(weights: Float[np.ndarray, " part"]) -> Float[np.ndarray, " edge"]:
+    """Cumulated shares from 0 to exactly 1."""
+    edges = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
+    edges[edges > 1 - 1e-12] = 1.0
+    return edges
 
 
 def _exactly(stream: Stream, n: int) -> Rows:

@@ -83,13 +83,19 @@ class Part(Config):
 class DataConfig(Config):
     """What a model is trained on. `rows_per_task` None draws fresh rows for ever; a number makes a fixed set
     that is reshuffled every epoch. `weights` are the tasks' shares of the rows (equal when None).
-    `parts`, when given, say in full what the mixture is made of (fine-tuning does)."""
+    `parts`, when given, say in full what the mixture is made of (fine-tuning does).
+
+    In the first `first_steps` steps only rows of `first_tasks` are seen. Tasks whose answer already leans on
+    each city by itself, such as compass, teach the map soonest; the others then start from it.
+    """
 
     tasks: tuple[str, ...] = TASK_NAMES
     protocol: Protocol = STRICT
     parts: tuple[Part, ...] = ()
     rows_per_task: int | None = Field(None, ge=1)
     weights: tuple[float, ...] | None = None
+    first_tasks: tuple[str, ...] = ()
+    first_steps: int = Field(0, ge=0)
     label_noise: float = Field(0.0, ge=0.0, le=1.0)
     label_noise_kind: Literal["uniform", "local"] = "uniform"
     seed: int = Field(42, ge=0)
@@ -101,6 +107,8 @@ class DataConfig(Config):
                 raise UnknownName("task", task, TASK_NAMES)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be given once each, got {', '.join(self.tasks) or 'none'}")
+        if not set(self.first_tasks) <= set(self.tasks) or bool(self.first_tasks) != bool(self.first_steps):
+            raise ConfigError("first_tasks and first_steps go together, and name tasks of the mixture")
         if self.weights is not None and (len(self.weights) != len(self.tasks) or min(self.weights) <= 0):
             raise ConfigError(f"weights must be {len(self.tasks)} positive numbers, one a task")
         return self
