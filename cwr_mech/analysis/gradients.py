@@ -1,0 +1,150 @@
+"""Gradients of a task at one model state: with respect to the activations of cities, and to the weights.
+
+Three kinds of update are never mixed up:
+1. `activation_gradients`: with respect to the activation of a mentioned city: what the loss asks of it;
+2. `parameter_gradients` by weight matrix for each small batch, `per_example_gradients` for each question;
+3. `analysis/steps.py`: the change of a city's activation that an optimiser step on the task makes, which is
+   what the weights, shared by all cities, do about it.
+Functions here return gradients; the update is their negative.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cwr_mech.dataset import Rows
+from cwr_mech.engine import Engine
+from cwr_mech.errors import AnalysisError
+from cwr_mech.mentions import mentions_of
+from cwr_mech.model import HookedQwen2
+from cwr_mech.parameters import FlatParameters
+
+Loss = Literal["full", "answer"]
+
+
+def engine_of(model: HookedQwen2) -> Engine:
+    """An engine that computes gradients at the model's weights (copies of them, in `engine.flat`)."""
+    flat = FlatParameters(model.config)
+    flat.load(model)
+    return Engine(flat)
+
+
+def first_predicted(rows: Rows, loss: Loss) -> Int32[np.ndarray, " row"]:
+    """First position that counts: the answer's, or 1 for the loss on every token."""
+    return rows.answer_start if loss == "answer" else np.ones_like(rows.answer_start)
+
+
+@dataclass(frozen=True)
+class MentionGradients:
+    """Gradients at mentions of cities. `values` [layer mention d_model]: index L + 1 is the residual stream
+    after block L (index 0 the embedding), up to the input of the last block; nats a predicted token.
+    """
+
+    city: Int64[np.ndarray, " mention"]
+    values: Float32[np.ndarray, "layer mention d_model"]
+
+    def at(self, layer: int) -> Float64[np.ndarray, "mention d_model"]:
+        """Gradients at the residual stream after block `layer` (-1: the embedding)."""
+        if not -1 <= layer < len(self.values) - 1:
+            raise AnalysisError(
+                f"no gradient is kept at layer {layer}", f"layers -1 to {len(self.values) - 2} have one"
+            )
+        return self.values[layer + 1].astype(np.float64)
+
+
+def activation_gradients(
+    model: HookedQwen2,
+    rows: Rows,
+    site: str,
+    ids: Int[np.ndarray, " city"] | None = None,
+    *,
+    slots: Sequence[int] | None = None,
+    loss: Loss = "answer",
+    id_digits: int = 4,
+) -> MentionGradients:
+    """Gradient of each question's mean loss at `site` of every mention of the cities `ids` (None: all).
+
+    `slots` keeps mentions in these places of the question only, 0 being its first city. Raises AnalysisError when no question mentions one of them.
+    """
+    found = mentions_of(rows, site, ids, id_digits)
+    if slots is not None:
+        found = found.take(np.isin(found.slot, slots))
+    if not len(found):
+        raise AnalysisError("no question mentions the cities asked for")
+    engine = engine_of(model)
+    by_row = np.split(np.arange(len(found)), np.searchsorted(found.row, np.arange(1, len(rows))))
+    values = np.empty((model.cfg.n_layers, len(found), model.cfg.d_model), dtype=np.float32)
+
+    def keep(layer: int, gradient: Tensor, _activation: Tensor, which: Tensor) -> Tensor:
+        for place, row in enumerate(which.tolist()):
+            values[layer, by_row[row]] = gradient[place, found.position[by_row[row]]].numpy()
+        return gradient
+
+    first = first_predicted(rows, loss)
+    engine.batch(rows.tokens, rows.lengths, first, 1.0, keep)
+    values /= (rows.lengths - first)[found.row][:, None]
+    return MentionGradients(found.city, values)
+
+
+def city_means(
+    gradients: MentionGradients, layer: int
+) -> tuple[Int64[np.ndarray, " city"], Float64[np.ndarray, "city d_model"]]:
+    """The cities mentioned, and the mean gradient of each over its mentions."""
+    ids, row, counts = np.unique(gradients.city, return_inverse=True, return_counts=True)
+    total = np.zeros((len(ids), gradients.values.shape[2]))
+    np.add.at(total, row, gradients.at(layer))
+    return ids, total / counts[:, None]
+
+
+def parameter_gradients(
+    model: HookedQwen2, rows: Rows, batch: int, *, loss: Loss = "full"
+) -> dict[str, Float32[np.ndarray, "batch ..."]]:
+    """Gradient of the mean loss of each `batch` questions in turn, by weight matrix.
+
+    Names are `FlatParameters`': "embed", "unembed", and for layer i "i.qkv" [d_model head*k], "i.o", and
+    "i.gate_up" and "i.down"; gains and biases as well. Left-over questions are not used.
+    Raises AnalysisError for fewer questions than one batch.
+    """
+    n = len(rows) // batch
+    if batch < 1 or n < 1:
+        raise AnalysisError(f"{len(rows)} questions do not fill a batch of {batch}")
+    engine = engine_of(model)
+    flat = engine.flat
+    found = {name: np.empty((n, *shape), dtype=np.float32) for name, shape in flat.shapes.items()}
+    for index in range(n):
+        part = rows.take(slice(index * batch, (index + 1) * batch))
+        first = first_predicted(part, loss)
+        flat.grads.zero_()
+        engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
+        for name, gradient in flat.g.items():
+            found[name][index] = gradient.numpy()
+    return found
+
+
+def per_example_gradients(
+    model: HookedQwen2, rows: Rows, *, loss: Loss = "full"
+) -> dict[str, Float[Tensor, "row ..."]]:
+    """Gradient of every question's own mean loss, by TransformerLens parameter name, in one vectorised pass.
+
+    Holds one gradient of the whole model for each row: rows times parameters times 4 bytes.
+    """
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    tokens = torch.from_numpy(rows.tokens.astype(np.int64))
+    place = torch.arange(tokens.shape[1])
+    first, end = (torch.from_numpy(a.astype(np.int64)) for a in (first_predicted(rows, loss), rows.lengths))
+    mask = (place >= first[:, None]) & (place < end[:, None])
+
+    def row_loss(weights: dict[str, Tensor], row: Tensor, counts: Tensor) -> Tensor:
+        logits = functional_call(model, weights, (row[None],))[0]
+        picked = logits[:-1].log_softmax(-1).gather(1, row[1:, None])[:, 0]
+        return -(picked * counts[1:]).sum() / counts.sum()
+
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no rule for a batch of models
+        return vmap(grad(row_loss), in_dims=(None, 0, 0))(parameters, tokens, mask)
