@@ -182,27 +182,21 @@ class Editor:
     ) -> Edit:
         """Replace the cell's activation in runs `base` by that of runs `donor`."""
         boundary, positions = self.edited(cell, span)
-        before = self.record.resid[boundary][base][:, list(positions)]
-        theirs = self.record.resid[boundary][donor][:, list(positions)]
+        at = self.record.at
+        if cell.component in RESIDUAL and cell.subspace is None:
+            return Edit(boundary, positions, at(boundary, donor, positions))
+        before = at(boundary, base, positions)
         if cell.component in RESIDUAL:
-            if cell.subspace is None:
-                return Edit(boundary, positions, theirs)
-            basis = self.basis(cell.subspace)
-            return Edit(boundary, positions, before + (theirs - before) @ basis @ basis.T)
-        if cell.component in ("attn_out", "mlp_out"):
-            at = self.record.resid[boundary - 1]
-            start, other = at[base][:, list(positions)], at[donor][:, list(positions)]
-            return Edit(boundary, positions, start + (theirs - other))
-        if cell.component == "neurons":
-            return Edit(boundary, positions, before + self._neurons(cell, positions, base, donor))
-        change = self._z(cell, list(span), list(positions), base, donor)
-        change -= self.record.z[cell.layer, base][:, :, list(positions)]
-        if cell.head is not None:
-            keep = torch.zeros(change.shape[1], 1, 1, device=change.device)
-            group = 1 if COMPONENTS[cell.component].heads == "query" else self._group
-            keep[cell.head * group : (cell.head + 1) * group] = 1
-            change = change * keep
-        return Edit(boundary, positions, before + self.forward.write(cell.layer, change))
+            basis = self.basis(str(cell.subspace))
+            change = (at(boundary, donor, positions) - before) @ basis @ basis.T
+        elif cell.component in ("attn_out", "mlp_out"):
+            theirs = at(boundary, donor, positions) - at(boundary - 1, donor, positions)
+            change = theirs + at(boundary - 1, base, positions) - before
+        elif cell.component == "neurons":
+            change = self._neurons(cell, positions, base, donor)
+        else:
+            change = self._heads(cell, list(span), positions, base, donor)
+        return Edit(boundary, positions, before + change)
 
     def basis(self, name: str) -> Float[Tensor, "d_model rank"]:
         """The subspace of that name. Raises UnknownName, or AnalysisError when it is not orthonormal."""
@@ -220,30 +214,51 @@ class Editor:
     def _neurons(
         self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
     ) -> Float[Tensor, "row changed d_model"]:
-        mid = self.record.resid[2 * cell.layer + 1]
-        here = self.forward.mlp_post(cell.layer, mid[base][:, list(positions)])
-        there = self.forward.mlp_post(cell.layer, mid[donor][:, list(positions)])
+        """What the donor's neurons add to the residual stream beyond the base's."""
+        boundary = 2 * cell.layer + 1
+        here = self.forward.mlp_post(cell.layer, self.record.at(boundary, base, positions))
+        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, donor, positions))
         which = slice(None) if cell.neurons is None else list(cell.neurons)
         return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
+
+    def _heads(
+        self,
+        cell: Cell,
+        span: list[int],
+        positions: Sequence[int],
+        base: Int[Tensor, "row"],
+        donor: Int[Tensor, "row"],
+    ) -> Float[Tensor, "row changed d_model"]:
+        """What attention adds to the residual stream when a head's q, k, v, pattern or z is the donor's."""
+        layer, of_query = cell.layer, COMPONENTS[cell.component].heads == "query"
+        new = self._z(cell, span, positions, base, donor)
+        change = new - self.record.heads_at("z", layer, base, positions)
+        if cell.head is None:
+            return self.forward.write(layer, change)
+        group = 1 if of_query else self.forward.cfg.n_heads // self.forward.cfg.n_kv
+        heads = range(cell.head * group, (cell.head + 1) * group)
+        weight = self.forward.blocks[layer].attn.W_O
+        return torch.stack([change[:, head] @ weight[head] for head in heads]).sum(0)
 
     def _z(
         self,
         cell: Cell,
         span: list[int],
-        positions: list[int],
+        positions: Sequence[int],
         base: Int[Tensor, "row"],
         donor: Int[Tensor, "row"],
     ) -> Float[Tensor, "row head changed d_head"]:
         """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the donor's."""
         layer, record, forward = cell.layer, self.record, self.forward
         if cell.component == "z":
-            return record.z[layer, donor][:, :, span]
-        visible = self.visible[positions].to(forward.device)
+            return record.heads_at("z", layer, donor, span)
+        visible = self.visible[list(positions)].to(forward.device)
+        k, v = record.k[layer, base], record.v[layer, base]
         if cell.component == "pattern":
-            pattern = forward.pattern(record.q[layer, donor][:, :, span], record.k[layer, donor], visible)
-            return pattern @ forward.spread(record.v[layer, base])
-        q, k, v = record.q[layer, base], record.k[layer, base], record.v[layer, base]
-        edited = {"q": q, "k": k, "v": v}[cell.component]
-        source = {"q": record.q, "k": record.k, "v": record.v}[cell.component]
+            theirs = record.heads_at("q", layer, donor, span)
+            return forward.pattern(theirs, record.k[layer, donor], visible) @ forward.spread(v)
+        if cell.component == "q":
+            return forward.attend(record.heads_at("q", layer, donor, span), k, v, visible)
+        edited, source = (k, record.k) if cell.component == "k" else (v, record.v)
         edited[:, :, span] = source[layer, donor][:, :, span]
-        return forward.attend(q[:, :, positions], k, v, visible)
+        return forward.attend(record.heads_at("q", layer, base, positions), k, v, visible)

@@ -12,7 +12,7 @@ and sees no other branch, so one pass serves all answers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +58,23 @@ class Record:
 
     tokens: Int[Tensor, "run pos"]
     resid: Float[Tensor, "boundary run pos d_model"]
-    q: Float[Tensor, "layer run head pos d_head"]
+    q: Float[Tensor, "layer run pos head d_head"]
     k: Float[Tensor, "layer run kv_head pos d_head"]
     v: Float[Tensor, "layer run kv_head pos d_head"]
-    z: Float[Tensor, "layer run head pos d_head"]
+    z: Float[Tensor, "layer run pos head d_head"]
+
+    def at(
+        self, boundary: int, rows: Int[Tensor, "row"], positions: Sequence[int]
+    ) -> Float[Tensor, "row picked d_model"]:
+        """Residuals of some runs at some positions."""
+        return self.resid[boundary][rows[:, None], torch.tensor(positions, device=rows.device)]
+
+    def heads_at(
+        self, name: Literal["q", "z"], layer: int, rows: Int[Tensor, "row"], positions: Sequence[int]
+    ) -> Float[Tensor, "row head picked d_head"]:
+        """Queries or attention outputs of some runs at some positions."""
+        kept = (self.q if name == "q" else self.z)[layer]
+        return kept[rows[:, None], torch.tensor(positions, device=rows.device)].transpose(1, 2)
 
     def first_difference(self) -> Int[Tensor, "run run"]:
         """First position at which the tokens of two runs differ; the width where they never do."""
@@ -167,7 +180,7 @@ class Forward:
         for layer in range(self.cfg.n_layers):
             q, k, v = self.qkv(layer, resid, depth)
             z = self.attend(q, k, v, visible)
-            kept.append((q, k, v, z))
+            kept.append((q.transpose(1, 2), k, v, z.transpose(1, 2)))
             mid = resid + self.write(layer, z)
             resid = mid + self.mlp(layer, mid)
             boundaries += [mid, resid]
@@ -212,29 +225,32 @@ class Forward:
                 past[layer].extend(keys, values_)
             reached = visible[:, columns].any(1)
             queries = [p for p in (reads if final else range(tree.width)) if reached[p]]
-            q, pre = self._merge(columns, queries, (q, x), (record.q[layer], record.resid[here]), base)
+            if columns != queries:
+                q, x = self._merge(record, here, base, columns, queries, q, x)
             z = self.attend(q, keys, values_, visible[queries].to(self.device))
-            columns, x = queries, pre + self.write(layer, z)
+            columns, x = queries, x + self.write(layer, z)
         columns, x = _keep(columns, x, reads)
-        resid = record.resid[self.last][base][:, list(reads)]
+        resid = record.at(self.last, base, reads)
         resid[:, [list(reads).index(p) for p in columns]] = x
         return self.logits(resid)
 
     @staticmethod
     def _merge(
+        record: Record,
+        boundary: int,
+        base: Int[Tensor, "row"],
         columns: list[int],
         queries: list[int],
-        new: tuple[Tensor, Tensor],
-        old: tuple[Tensor, Tensor],
-        base: Int[Tensor, "row"],
-    ) -> tuple[Tensor, Tensor]:
+        q: Float[Tensor, "row head changed d_head"],
+        x: Float[Tensor, "row changed d_model"],
+    ) -> tuple[Float[Tensor, "row head query d_head"], Float[Tensor, "row query d_model"]]:
         """Queries and residuals at `queries`: the new ones at `columns`, the recorded ones elsewhere."""
-        if columns == queries:
-            return new
-        q, resid = old[0][base][:, :, queries], old[1][base][:, queries]
         from_, to = _shared(columns, queries)
-        q[:, :, to], resid[:, to] = new[0][:, :, from_], new[1][:, from_]
-        return q, resid
+        if len(to) == len(queries):
+            return q[:, :, from_], x[:, from_]
+        all_q, resid = record.heads_at("q", boundary // 2, base, queries), record.at(boundary, base, queries)
+        all_q[:, :, to], resid[:, to] = q[:, :, from_], x[:, from_]
+        return all_q, resid
 
 
 def _shared(columns: Sequence[int], wanted: Sequence[int]) -> tuple[list[int], list[int]]:

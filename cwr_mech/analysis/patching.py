@@ -28,7 +28,7 @@ from cwr_mech.tokenizer import Tokenizer
 ROLES = ("clean", "corrupt", "third", "equal", "order")
 """Questions of a pair, in the order in which their runs are recorded."""
 
-BUDGET = 256 * 2**20
+BUDGET = 128 * 2**20
 """Default bound on the memory of one batch of patched rows, in bytes."""
 
 PAIR_CHUNK = 64
