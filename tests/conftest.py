@@ -11,5 +11,10 @@ os.environ |= {
 }
 
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# A busy machine is slow, not wrong: no time limit a property.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
