@@ -28,6 +28,7 @@ class Command(NamedTuple):
 COMMANDS: tuple[Command, ...] = (
     Command("data", "data", "command", "Print rows of the training data, or their statistics."),
     Command("train", "train", "command", "Train a model, or go on with one."),
+    Command("finetune", "finetune", "command", "Teach a model new cities through some of its tasks."),
     Command("runs", "runs", "command", "List the models trained here."),
     Command("eval", "evaluate", "command", "How well a model answers, beside constant answers."),
     Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
@@ -35,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("probe", "probe", "command", "Is there a map in the model, and do new cities lie on it?"),
     Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
     Command("report", "report", "command", "Write a report from saved results, or check one."),
+    Command("demo", "demo", "command", "Everything once: train, look inside, write the report."),
 )
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""
 

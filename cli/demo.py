@@ -1,0 +1,225 @@
+"""`cwr-mech demo`: from nothing to a report on a model trained here, one line a stage."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+Argv = tuple[str, ...]
+
+SINGLE_TASKS = ("distance", "angle")
+"""The models trained on one task each, beside the one that learns all seven."""
+STILL_SECONDS = 60.0
+"""Without a terminal, a long stage says this often how far it is."""
+
+
+class Stage(NamedTuple):
+    """One line of the demo. Lanes run side by side, the commands of a lane one after the other."""
+
+    name: str
+    what: str
+    lanes: tuple[tuple[Argv, ...], ...]
+
+
+def stages(name: str, preset: str) -> tuple[Stage, ...]:
+    """The demo's stages for runs and report called `name`."""
+    single = {task: f"{name}-{task}" for task in SINGLE_TASKS}
+    runs = (name, *single.values())
+    singles = tuple(train(run, preset, task) for task, run in single.items())
+    to = ("--report", name)
+    return (
+        Stage("train", f"7 tasks | {', '.join(SINGLE_TASKS)}", ((train(name, preset, "all"),), singles)),
+        Stage("eval", "answers to fresh questions", ((("eval", *runs, "-n", "500", *to),),)),
+        Stage(
+            "cache-acts",
+            "what the models hold about every city",
+            (tuple(("cache-acts", run) for run in runs), (("cache-acts", name, "--untrained"),)),
+        ),
+        Stage("cka", "how alike the models arrange the cities", ((("cka", *runs, *to),),)),
+        Stage("probe", "is there a map", ((("probe", name, *to),),)),
+        Stage("patch", "what carries a city to the answer", ((("patch", name, *to),),)),
+        Stage("report", "results, figures and words", ((("report", name),),)),
+    )
+
+
+def train(run: str, preset: str, tasks: str) -> Argv:
+    """The command that trains one of the demo's models."""
+    return ("train", "--preset", preset, "--tasks", tasks, "--out", f"runs/{run}")
+
+
+def command(
+    preset: Annotated[str, typer.Option(help="Settings of the models.")] = "quick",
+    name: Annotated[str, typer.Option(help="Name of the runs and of the report.")] = "demo",
+) -> None:
+    """Everything this program does, once, on this machine: train a seven-task model and two single-task ones,
+    score them, keep their activations, compare, probe and patch them, and write a report.
+
+    Models that are there already are kept; interrupted ones are continued.
+    """
+    from cwr_mech.errors import CwrError
+    from cwr_mech.presets import preset as find_preset
+    from cwr_mech.world import load_world
+
+    from .common import RUNS, duration, report_folder, say
+
+    began = time.monotonic()
+    config = find_preset(preset)
+    world = load_world(config.world)
+    folder = report_folder(name)
+    logs = RUNS / f"{name}-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    line("world", f"{len(world.old()):,} cities and {len(world.new())} new ones", began)
+    failed = []
+    for stage in stages(name, preset):
+        start = time.monotonic()
+        if run_stage(stage, logs):
+            line(stage.name, stage.what, start)
+        elif stage.name == "train":
+            raise CwrError("training failed", f"its output is in {logs}/")
+        else:
+            failed.append(stage.name)
+            line(stage.name, "failed; see the error above", start)
+    say(f"all done in {duration(time.monotonic() - began)}")
+    if (folder / "report.md").is_file():
+        link(folder / "report.md")
+    if failed:
+        raise CwrError(f"{', '.join(failed)} failed", f"the output of every stage is in {logs}/")
+
+
+def line(name: str, what: str, start: float) -> None:
+    """Print a finished stage."""
+    from .common import duration, say
+
+    say(f"{name:<11} {what:<42} {duration(time.monotonic() - start):>8}")
+
+
+def link(path: Path) -> None:
+    """Print where the report is; terminals that can will let it be clicked."""
+    from rich.text import Text
+
+    from .common import console
+
+    console.print(Text.assemble("report: ", (str(path), f"link {path.resolve().as_uri()}")), soft_wrap=True)
+
+
+def run_stage(stage: Stage, logs: Path) -> bool:
+    """Run all lanes of a stage; True when every command succeeded. Output goes to logs; errors are shown."""
+    queues = [[now for argv in lane if (now := due(argv))] for lane in stage.lanes]
+    files = [logs / f"{stage.name}{'' if index == 0 else f'-{index}'}.log" for index in range(len(queues))]
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    good = True
+    for file in files:
+        file.write_bytes(b"")
+    try:
+        with watch(stage, files) as tick:
+            while running or any(queues):
+                for index, queue in enumerate(queues):
+                    if index not in running and queue:
+                        running[index] = start(queue.pop(0), files[index])
+                for index, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[index]
+                        good &= process.returncode == 0
+                        if process.returncode:
+                            queues[index].clear()
+                tick()
+                time.sleep(0.1)
+    finally:
+        stop(running.values())
+    if not good:
+        show_errors(files)
+    return good
+
+
+def due(argv: Argv) -> Argv | None:
+    """`argv` as it must be run now: None for a model that is there, with --resume for one that is half done.
+
+    Raises ArtifactExists when the run there was made with other settings.
+    """
+    if argv[0] != "train":
+        return argv
+    from cwr_mech.config import TASK_NAMES
+    from cwr_mech.errors import ArtifactExists
+    from cwr_mech.presets import for_tasks, preset
+    from cwr_mech.runs import load_run
+
+    _, _, preset_name, _, tasks, _, out = argv
+    if not (Path(out) / "manifest.json").is_file():
+        return argv
+    run = load_run(out)
+    wanted = for_tasks(preset(preset_name), TASK_NAMES if tasks == "all" else (tasks,))
+    if run.config != wanted.model_copy(update={"name": run.config.name}):
+        raise ArtifactExists(f"{out} was trained with other settings", "choose another --name, or remove it")
+    return None if run.state == "done" else ("train", "--resume", "--out", out)
+
+
+def start(argv: Argv, log: Path) -> subprocess.Popen[bytes]:
+    """Run a command of this program in a session of its own, so that only `stop` tells it to end."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.main", *argv],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"COLUMNS": "100"},
+            start_new_session=True,
+        )
+
+
+def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """End commands that still run, as Ctrl-C would, and wait until they have saved what they must."""
+    left = [process for process in processes if process.poll() is None]
+    for process in left:
+        process.send_signal(signal.SIGTERM)
+    for process in left:
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
+def watch(stage: Stage, logs: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    """Yield a function to call often; it shows the stage's time and last words."""
+    from .common import console, duration, say
+
+    began = said = time.monotonic()
+
+    def text() -> str:
+        words = " | ".join(word for word in map(last_line, logs) if word)
+        return f"{stage.name:<11} {duration(time.monotonic() - began):>8}  {words}"
+
+    def plain() -> None:
+        nonlocal said
+        if time.monotonic() - said >= STILL_SECONDS:
+            said = time.monotonic()
+            say(f"  {text()}")
+
+    if not console.is_terminal:
+        yield plain
+        return
+    with console.status(stage.name) as status:
+        yield lambda: status.update(text()[: max(console.width - 4, 20)])
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = log.read_bytes()[-2000:].decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def show_errors(logs: Sequence[Path]) -> None:
+    """Print the last lines of the logs on stderr."""
+    from rich.text import Text
+
+    from .common import err_console
+
+    for log in logs:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        err_console.print(Text("\n".join(lines), style="dim"), soft_wrap=True)
