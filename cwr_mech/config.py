@@ -177,6 +177,21 @@ class TrainConfig(Config):
     seed: int = Field(42, ge=0)
 
 
+class RouteConfig(Config):
+    """An intervention on the gradients of a fine-tuning (`cwr_mech.routes`, `cwr_mech.analysis.arms`).
+
+    `arm` "none" leaves them alone; the others keep the gradient at mentions of cities to a subspace of `rank`
+    directions, or out of it, after the blocks `layers` (-1: the embedding); "pull" adds a penalty of `weight`
+    nats instead. `cities` says whose mentions: "new" cities' or "all".
+    """
+
+    arm: Literal["none", "manifold", "complement", "random", "random-complement", "pull"] = "none"
+    layers: tuple[int, ...] = ()
+    cities: Literal["new", "all"] = "new"
+    rank: int = Field(8, ge=1)
+    weight: float = Field(1.0, gt=0)
+
+
 class RunConfig(Config):
     """All settings of one trained model."""
 
@@ -185,6 +200,7 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    route: RouteConfig = RouteConfig()
 
     def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """A copy with `key=value` settings applied; `lr=1e-3` will do where only one section has an `lr`.
@@ -226,12 +242,12 @@ def _locate(content: dict[str, Any], key: str) -> tuple[str, ...]:
 
 
 def _value(text: str, current: Any) -> Any:
+    if isinstance(current, str):  # "none" is a word here: world.new=none
+        return text
     if text.lower() in ("none", "null"):
         return None
     if isinstance(current, tuple | list) or (current is None and "," in text):
         return [item.strip() for item in text.split(",")]
-    if isinstance(current, str):
-        return text
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:

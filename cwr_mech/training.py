@@ -54,11 +54,13 @@ def train(
     base: Run | None = None,
     listener: Listener | None = None,
     hook: RowsHook | None = None,
+    hook_name: str | None = None,
 ) -> Run:
     """Train the model that `config` describes and return its finished run.
 
     base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder). hook:
-    see RowsHook; a resume needs the same one. With `resume` a finished run is returned as it is.
+    see RowsHook; `hook_name` says in the manifest what it does, and a resume without it is refused. With
+    `resume` a finished run is returned as it is.
     Raises ArtifactExists, ArtifactLocked, MissingArtifact, CorruptArtifact, ConfigError, NoSpace, and
     TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt the state is
     saved and the exception goes on.
@@ -66,9 +68,17 @@ def train(
     folder = load_run(folder).folder if resume else Path(folder)
     with folder_lock(folder):
         sweep_parts(folder)
-        run = load_run(folder) if resume else create_run(folder, config, _first_model(config, base), base)
+        if resume:
+            run = load_run(folder)
+        else:
+            run = create_run(folder, config, _first_model(config, base), base, hook_name)
         if run.config != config:
             raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
+        if (begun := run.manifest.get("hook")) != hook_name:
+            raise ConfigError(
+                f"{folder} was begun with gradient hook '{begun}', not '{hook_name}'",
+                "resume with the command and options that began it",
+            )
         if run.state == "done":
             remove_states(folder)
             return run
@@ -213,24 +223,34 @@ class Trainer:
         self.saved = self.step
 
     def _evaluate(self) -> None:
-        """Write a line with the score of every trained task on validation questions."""
-        tasks = [task for task in TASK_NAMES if any(part.task == task for part in parts_of(self.config.data))]
-        answered = evaluate(
-            self._current_model(),
-            self.world,
-            tasks,
-            self.train.eval_rows,
-            split="val",
-            seed=self.config.data.seed,
-            protocol=self.config.data.protocol,
-        )
+        """Write a line with the score of every trained task on validation questions.
+
+        "scores" are on old cities; fine-tuned runs have "scores_new" besides, on those they are taught.
+        """
         record = {
             "step": self.step,
             "steps": self.train.steps,
             "rows": self.step * self.train.batch_size,
-            "scores": {score.task: score.value_mean for score in answered.scores},
-            "seconds": self.meter.seconds,
+            "scores": self._scores("old"),
         }
+        if scores := self._scores("new"):
+            record["scores_new"] = scores
+        record["seconds"] = self.meter.seconds
         self._write_line(record)
         if self.listener:
             self.listener(record)
+
+    def _scores(self, group: str) -> dict[str, float]:
+        parts = parts_of(self.config.data)
+        tasks = {part.task for part in parts if group == "old" or part.group != "old"}
+        answered = evaluate(
+            self._current_model(),
+            self.world,
+            [task for task in TASK_NAMES if task in tasks],
+            self.train.eval_rows,
+            group=group,
+            split="val",
+            seed=self.config.data.seed,
+            protocol=self.config.data.protocol,
+        )
+        return {score.task: score.value_mean for score in answered.scores}

@@ -126,7 +126,9 @@ def test_fixed_sets_have_exactly_the_rows_asked_for(protocol: object) -> None:
 
 def test_label_noise_reaches_the_rows() -> None:
     clean, noisy = (
-        concat([Batches(DataConfig(tasks=("compass",), label_noise=share), WORLD, 50).at(s) for s in range(20)])
+        concat(
+            [Batches(DataConfig(tasks=("compass",), label_noise=share), WORLD, 50).at(s) for s in range(20)]
+        )
         for share in (0.0, 0.3)
     )
     assert np.array_equal(clean.cities, noisy.cities)

@@ -82,7 +82,9 @@ def test_a_finished_run_is_complete(unbroken: Run) -> None:
     assert left == {".lock", "manifest.json", "metrics.jsonl", "checkpoints"}
 
 
-@pytest.mark.parametrize(("step", "key"), [(1, "loss"), (7, "loss"), (8, "loss"), (10, "scores"), (20, "scores")])
+@pytest.mark.parametrize(
+    ("step", "key"), [(1, "loss"), (7, "loss"), (8, "loss"), (10, "scores"), (20, "scores")]
+)
 def test_ctrl_c_loses_nothing(tmp_path: Path, unbroken: Run, step: int, key: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, tmp_path / "t", listener=interrupt_at(step, key))
@@ -106,9 +108,7 @@ def test_many_interruptions_equal_none(tmp_path: Path, unbroken: Run) -> None:
     assert seconds == sorted(seconds)
 
 
-def test_half_an_update_is_not_saved(
-    tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_an_update_is_not_saved(tmp_path: Path, unbroken: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole_step = Optimizer.step
 
     def half_step(self: Optimizer, step: int, norm: float) -> None:

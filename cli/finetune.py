@@ -1,0 +1,122 @@
+"""`cwr-mech finetune`: teach a trained model new cities through some of its tasks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.config import RunConfig
+
+T = TypeVar("T", bound=str)
+
+
+def command(
+    run: Annotated[str | None, typer.Argument(help="The base: a run, or zoo:NAME; the latest run.")] = None,
+    tasks: Annotated[str, typer.Option(help="Tasks to train, separated by commas.")] = "distance",
+    new_cities: Annotated[
+        str | None,
+        typer.Option(help="atlantis, scattered or holdout:REGION; by default what the base held back."),
+    ] = None,
+    replay: Annotated[
+        str, typer.Option(help="Tasks whose old rows are kept: none, trained, all.")
+    ] = "trained",
+    elicitation: Annotated[
+        str, typer.Option(help="A few rows of all tasks: none, world (old cities) or new (cities).")
+    ] = "none",
+    recipe: Annotated[
+        str | None, typer.Option(help="A set of the paper with its steps and rate: ft1..ft3, ftwb1..ftwb3.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="How rows are drawn: strict or paper. The base's by default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; 8.7 % of the base's by default.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak rate; a thirtieth of the base's by default.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows with new cities for each trained task.")] = 100_000,
+    replay_rows: Annotated[int, typer.Option(min=1, help="Rows of replay for each trained task.")] = 20_000,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the order of rows; the base's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the set and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning begun before.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
+) -> None:
+    """Train a model further, on rows that name new cities, and keep it as a run of its own.
+
+    The set holds rows with new cities and replay of old ones for each trained task. Steps and rate do not
+    depend on the tasks, so fine-tunings of one base can be compared. --recipe takes the paper's sets instead.
+    """
+    import torch
+
+    from cwr_mech.config import PROTOCOLS
+    from cwr_mech.errors import ConfigError
+    from cwr_mech.finetuning import ELICITATIONS, REPLAYS, finetuning_config, paper_config
+    from cwr_mech.runs import load_run
+    from cwr_mech.training import train
+
+    from .common import RUNS, resolve_run, say
+    from .train import display
+
+    base = load_run(resolve_run(run))
+    names = tuple(name.strip() for name in tasks.split(","))
+    if recipe is not None:
+        fixed = (replay, elicitation, protocol or "paper", steps, lr, rows, replay_rows)
+        if fixed != ("trained", "none", "paper", None, None, 100_000, 20_000):
+            raise ConfigError(
+                f"recipe {recipe} fixes protocol, rows, steps and rate",
+                "leave out the other options, or change a setting with --set",
+            )
+        config = paper_config(base.config, recipe, names, new_cities=new_cities, seed=seed)
+    else:
+        config = finetuning_config(
+            base.config,
+            names,
+            new_cities=new_cities,
+            replay=one_of("replay", replay, REPLAYS),
+            elicitation=one_of("elicitation", elicitation, ELICITATIONS),
+            protocol=PROTOCOLS[one_of("protocol", protocol, tuple(PROTOCOLS))] if protocol else None,
+            steps=steps,
+            lr=lr,
+            seed=seed,
+            new_rows=rows,
+            replay_rows=replay_rows,
+        )
+    config = config.with_settings(settings or [])
+    folder = out or RUNS / config.name
+    config = config.model_copy(update={"name": folder.name})
+    show_set(config)
+    if dry_run:
+        return
+    torch.set_num_threads(threads)
+    say(f"fine-tuning {base.name} into {config.name}")
+    with display(config) as listener:
+        tuned = train(config, folder, resume=resume, base=base, listener=listener)
+    say(f"run     {tuned.folder}")
+
+
+def one_of(kind: str, value: str, choices: tuple[T, ...]) -> T:
+    """The choice that `value` names. Raises UnknownName."""
+    from cwr_mech.errors import UnknownName
+
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise UnknownName(kind, value, choices)
+
+
+def show_set(config: "RunConfig") -> None:
+    """Print what the fine-tuning set is made of, and how long it is trained on."""
+    from cwr_mech.finetuning import total_rows
+
+    from .common import console, say, table
+
+    parts = config.data.parts
+    rows = [[part.task, part.group, part.rows, part.start] for part in parts]
+    console.print(table(f"set of {config.name}", ["task", "cities", "rows", "from row"], rows))
+    total, train = total_rows(parts), config.train
+    say(
+        f"{total:,} rows; {train.steps:,} steps of {train.batch_size} rows = "
+        f"{train.steps * train.batch_size / total:.2f} epochs; peak rate {train.lr:g}"
+    )
