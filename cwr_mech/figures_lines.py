@@ -179,7 +179,7 @@ def probe_layers_figure(result: Result) -> Figure:
     return figure
 
 
-def _bar_number(panel: Axes, x: float, y: float, value: float) -> None:
+def _bar_number(panel: Axes, x: float, y: int, value: float) -> None:
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
     panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)
 

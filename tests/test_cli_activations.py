@@ -1,0 +1,164 @@
+"""`cwr-mech cache-acts` and `cwr-mech eval` on a run folder, by what they print and leave behind."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import typer
+from click.testing import Result as Outcome
+from cwr_mech_cli import cache_acts, evaluate
+from cwr_mech_cli.main import guarded
+from typer.testing import CliRunner
+
+from cwr_mech.activations import ActivationStore
+from cwr_mech.config import RunConfig, parse
+from cwr_mech.model import HookedQwen2
+from cwr_mech.results import load_result
+from cwr_mech.runs import Run, checkpoint_path, create_run, load_run
+
+FILE = Path("activations/demo-step3.h5")
+
+app = typer.Typer()
+app.command("cache-acts")(guarded(cache_acts.command))
+app.command("eval")(guarded(evaluate.command))
+
+
+def call(*arguments: object) -> Outcome:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
+
+
+def said(outcome: Outcome) -> str:
+    """What a command that succeeded printed, on one line."""
+    assert outcome.exit_code == 0, outcome.output
+    return " ".join(outcome.stdout.split())
+
+
+def failed(outcome: Outcome) -> str:
+    assert outcome.exit_code == 2, outcome.output
+    return " ".join(outcome.stderr.split())
+
+
+def save(run: Run, step: int, seed: int) -> None:
+    HookedQwen2(run.config.model, seed=seed).save_pretrained(checkpoint_path(run.folder, step))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run with two checkpoints whose weights were only drawn; two of its fifteen cities are new."""
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "name": "demo",
+        "world": {"source": "uniform", "n_cities": 60, "new": "scattered", "n_new": 3},
+        "model": {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_mlp": 32},
+        "data": {"tasks": ["distance", "compass"]},
+    }
+    config = parse(RunConfig, settings)
+    save(create_run(Path("runs/demo"), config, HookedQwen2(config.model, seed=0)), 3, 1)
+    return load_run("demo")
+
+
+def test_cache_acts_needs_no_argument_and_does_nothing_twice(run: Run) -> None:
+    assert "63 cities x 4 hooks x 7 prompts x 2 places" in said(call("cache-acts"))
+    store = ActivationStore(FILE, world=run.world(), model_sha256=run.sha256())
+    assert (store.attrs["run"], store.attrs["step"]) == ("demo", 3)
+    before = FILE.stat().st_mtime_ns
+    assert "is up to date" in said(call("cache-acts", "demo"))
+    assert FILE.stat().st_mtime_ns == before
+    said(call("cache-acts", "demo", "--force"))
+    assert FILE.stat().st_mtime_ns > before
+
+
+def test_other_weights_make_it_anew_and_more_places_are_added(run: Run) -> None:
+    said(call("cache-acts", "--tasks", "angle", "--layers", "0"))
+    first = ActivationStore(FILE).get(0, "angle")
+    said(call("cache-acts", "--tasks", "distance", "--layers", "final", "--sites", "equals"))
+    both = ActivationStore(FILE)
+    assert both.hooks == ("blocks.0.hook_resid_post", "unembed.hook_in")
+    assert (both.tasks, both.sites) == (("angle", "distance"), ("last_digit", "delimiter", "equals"))
+    np.testing.assert_allclose(both.get(0, "angle"), first, rtol=1e-4, atol=1e-5)
+    save(run, 3, 2)
+    said(call("cache-acts", "--tasks", "angle", "--layers", "0", "--sites", "delimiter"))
+    anew = ActivationStore(FILE, model_sha256=run.sha256())
+    assert (anew.tasks, anew.sites) == (("angle",), ("delimiter",))
+
+
+def test_controls_are_the_first_checkpoint_and_a_fresh_model(run: Run) -> None:
+    options = ("--tasks", "angle", "--hooks", "blocks.1.attn.hook_z")
+    said(call("cache-acts", "--step", 0, *options))
+    said(call("cache-acts", "--untrained", *options))
+    first, fresh = (ActivationStore(f"activations/demo-{name}.h5") for name in ("step0", "untrained"))
+    hook = "blocks.1.attn.hook_z"
+    assert first.hooks == fresh.hooks == (hook,)
+    assert np.abs(first.get(hook, "angle") - fresh.get(hook, "angle")).max() > 1e-3  # seed 0 and seed 42
+    assert "is up to date" in said(call("cache-acts", "--untrained", *options))
+
+
+def test_show_prints_what_is_inside(run: Run) -> None:
+    said(call("cache-acts", "--layers", "embed,1"))
+    shown = said(call("cache-acts", "--show", FILE))
+    for words in (
+        "made from run demo, step 3",
+        run.sha256()[:16],
+        "63 cities, 3 of them new",
+        "2 hooks",
+        "blocks.1.hook_resid_post 16 numbers a city",
+        f"inside inside(c_{run.world().ids[0]};",
+        "delimiter",
+    ):
+        assert words in shown
+
+
+def test_mistakes_are_one_line_and_change_nothing(run: Run) -> None:
+    for arguments, words in (
+        (("cache-acts", "nope"), "no such run: 'nope'"),
+        (("cache-acts", "--step", 4), "run demo has no checkpoint at step 4 hint: steps: 0, 3"),
+        (("cache-acts", "--layers", "2"), "unknown hook 'blocks.2.hook_resid_post'"),
+        (("cache-acts", "--tasks", "dist"), "unknown task 'dist'"),
+        (("cache-acts", "--sites", "city1_lst"), "'city1_lst' hint: did you mean 'city1_last'?"),
+        (
+            ("cache-acts", "--show", FILE),
+            f"no such activation file: {FILE} hint: make it with: cwr-mech cache-acts",
+        ),
+        (("eval", "--tasks", "area"), "unknown task 'area'"),
+        (("eval", "--protocol", "lax"), "unknown protocol 'lax'"),
+        (("eval", "--groups", "fresh"), "unknown group 'fresh'"),
+    ):
+        assert words in failed(call(*arguments))
+    assert not FILE.exists()
+    assert not Path("reports").exists()
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(run: Run) -> None:
+    with h5py.File("mine.h5", "w") as file:
+        file["data"] = 1
+    before = Path("mine.h5").read_bytes()
+    assert "not overwritten: mine.h5 is an HDF5 file of another program" in failed(
+        call("cache-acts", "--out", "mine.h5")
+    )
+    assert Path("mine.h5").read_bytes() == before
+    said(call("cache-acts", "--out", "mine.h5", "--force", "--tasks", "angle"))
+    assert ActivationStore("mine.h5").tasks == ("angle",)
+    FILE.parent.mkdir()
+    FILE.write_bytes(b"cut short")  # the default place is ours: a broken file there is mended
+    said(call("cache-acts", "--tasks", "angle"))
+    assert ActivationStore(FILE).tasks == ("angle",)
+
+
+def test_eval_scores_a_run_on_its_own_tasks(run: Run) -> None:
+    shown = said(call("eval", "-n", 12))
+    assert "demo, step 3, test questions" in shown
+    result = load_result(Path("reports/demo/results/eval.json"))
+    records = result.tables["tasks"]
+    assert [(record["task"], record["group"]) for record in records] == [
+        (task, group) for group in ("old", "new", "all") for task in ("distance", "compass")
+    ]
+    assert {record["n"] for record in records} == {12}
+    assert result.inputs == {"runs/demo": run.sha256()}
+    assert {"run", "metric", "unit", "value_mean", "value_median", "value_mean_parsed", "baseline"} <= set(
+        records[0]
+    )
+    said(call("eval", "-n", 5, "--tasks", "all", "--groups", "old", "--step", 0))
+    again = load_result(Path("reports/demo/results/eval.json"))
+    assert len(again.tables["tasks"]) == 7
+    assert again.inputs == {"runs/demo": run.sha256(0)} != result.inputs
