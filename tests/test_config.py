@@ -77,6 +77,16 @@ def test_tasks_keep_their_order_and_name_the_run() -> None:
         preset("quik")
 
 
+def test_only_mixtures_begin_with_a_task() -> None:
+    config = preset("quick")
+    assert config.data.first_tasks == ("compass",)
+    assert for_tasks(config, ("compass",)).data.first_tasks == ()
+    assert for_tasks(config, ("distance",)).data.first_steps == 0
+    assert for_tasks(config, ("distance", "compass")).data.first_steps == config.data.first_steps
+    with pytest.raises(ConfigError, match="first_tasks"):
+        config.with_settings(["first_tasks=distance", "tasks=angle"])
+
+
 def test_derived_sizes() -> None:
     assert ModelConfig().d_head == 32
     assert ModelConfig(n_key_value_heads=2).n_kv == 2
