@@ -47,8 +47,8 @@ def mentions(rows: Rows, site: str, id_digits: int = 4) -> Mentions:
         for slot in range(size):
             span = find_span(name, PLACES[site].format(slot + 1), size, id_digits)
             positions[chosen, slot] = span.start
-    row, slot = np.nonzero(used)
-    return Mentions(row, slot, rows.cities[row, slot].astype(np.int64), positions[row, slot])
+    row, place = np.nonzero(used)
+    return Mentions(row, place, rows.cities[row, place].astype(np.int64), positions[row, place])
 
 
 def mentions_of(

@@ -1,7 +1,7 @@
 """Gradients of a task at one model state: with respect to the activations of cities, and to the weights.
 
 Three kinds of update are never mixed up:
-1. `activation_gradients`: with respect to the activation of a mentioned city: what the loss asks of it;
+1. `at_mentions`: with respect to the activation of a mentioned city: what the loss asks of it;
 2. `parameter_gradients` by weight matrix for each small batch, `per_example_gradients` for each question;
 3. `analysis/steps.py`: the change of a city's activation that an optimiser step on the task makes, which is
    what the weights, shared by all cities, do about it.
@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cwr_mech.dataset import Rows
 from cwr_mech.engine import Engine
 from cwr_mech.errors import AnalysisError
-from cwr_mech.mentions import mentions_of
+from cwr_mech.mentions import Mentions, mentions_of
 from cwr_mech.model import HookedQwen2
 from cwr_mech.parameters import FlatParameters
 
@@ -42,24 +42,41 @@ def first_predicted(rows: Rows, loss: Loss) -> Int32[np.ndarray, " row"]:
 
 
 @dataclass(frozen=True)
-class MentionGradients:
-    """Gradients at mentions of cities. `values` [layer mention d_model]: index L + 1 is the residual stream
-    after block L (index 0 the embedding), up to the input of the last block; nats a predicted token.
+class AtMentions:
+    """Gradients and activations at mentions of cities, float32 [layer mention d_model].
+
+    Index L + 1 is the residual stream after block L (index 0 the embedding), up to the input of the last
+    block: what the last block writes at a city is read by no answer. Gradients in nats a predicted token.
     """
 
-    city: Int64[np.ndarray, " mention"]
-    values: Float32[np.ndarray, "layer mention d_model"]
+    mentions: Mentions
+    gradients: Float32[np.ndarray, "layer mention d_model"]
+    activations: Float32[np.ndarray, "layer mention d_model"]
 
-    def at(self, layer: int) -> Float64[np.ndarray, "mention d_model"]:
-        """Gradients at the residual stream after block `layer` (-1: the embedding)."""
-        if not -1 <= layer < len(self.values) - 1:
+    def take(self, which: Bool[np.ndarray, " mention"]) -> "AtMentions":
+        """Those that a mask keeps."""
+        return AtMentions(self.mentions.take(which), self.gradients[:, which], self.activations[:, which])
+
+    def city_means(
+        self, layer: int, of: Literal["gradients", "activations"] = "gradients"
+    ) -> tuple[Int64[np.ndarray, " city"], Float64[np.ndarray, "city d_model"]]:
+        """The cities mentioned, ascending, and each one's mean over its mentions, after block `layer`.
+
+        Layer -1 is the embedding. Raises AnalysisError for a layer that is not kept.
+        """
+        values = getattr(self, of)
+        if not -1 <= layer < len(values) - 1:
             raise AnalysisError(
-                f"no gradient is kept at layer {layer}", f"layers -1 to {len(self.values) - 2} have one"
+                f"no gradient reaches a city after block {layer}",
+                f"choose layers from -1 to {len(values) - 2}",
             )
-        return self.values[layer + 1].astype(np.float64)
+        ids, row, counts = np.unique(self.mentions.city, return_inverse=True, return_counts=True)
+        total = np.zeros((len(ids), values.shape[2]))
+        np.add.at(total, row, values[layer + 1].astype(np.float64))
+        return ids, total / counts[:, None]
 
 
-def activation_gradients(
+def at_mentions(
     model: HookedQwen2,
     rows: Rows,
     site: str,
@@ -68,10 +85,11 @@ def activation_gradients(
     slots: Sequence[int] | None = None,
     loss: Loss = "answer",
     id_digits: int = 4,
-) -> MentionGradients:
-    """Gradient of each question's mean loss at `site` of every mention of the cities `ids` (None: all).
+) -> AtMentions:
+    """Gradient of each question's mean loss, and activation, at `site` of mentions of the cities `ids`.
 
-    `slots` keeps mentions in these places of the question only, 0 being its first city. Raises AnalysisError when no question mentions one of them.
+    `ids` None takes all cities. `slots` keeps mentions in these places of the question only, 0 being its
+    first city. Raises AnalysisError when no question mentions one of them.
     """
     found = mentions_of(rows, site, ids, id_digits)
     if slots is not None:
@@ -80,27 +98,21 @@ def activation_gradients(
         raise AnalysisError("no question mentions the cities asked for")
     engine = engine_of(model)
     by_row = np.split(np.arange(len(found)), np.searchsorted(found.row, np.arange(1, len(rows))))
-    values = np.empty((model.cfg.n_layers, len(found), model.cfg.d_model), dtype=np.float32)
+    gradients, activations = np.empty(
+        (2, model.cfg.n_layers, len(found), model.cfg.d_model), dtype=np.float32
+    )
 
-    def keep(layer: int, gradient: Tensor, _activation: Tensor, which: Tensor) -> Tensor:
+    def keep(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
         for place, row in enumerate(which.tolist()):
-            values[layer, by_row[row]] = gradient[place, found.position[by_row[row]]].numpy()
+            at = found.position[by_row[row]]
+            gradients[layer, by_row[row]] = gradient[place, at].numpy()
+            activations[layer, by_row[row]] = activation[place, at].numpy()
         return gradient
 
     first = first_predicted(rows, loss)
     engine.batch(rows.tokens, rows.lengths, first, 1.0, keep)
-    values /= (rows.lengths - first)[found.row][:, None]
-    return MentionGradients(found.city, values)
-
-
-def city_means(
-    gradients: MentionGradients, layer: int
-) -> tuple[Int64[np.ndarray, " city"], Float64[np.ndarray, "city d_model"]]:
-    """The cities mentioned, and the mean gradient of each over its mentions."""
-    ids, row, counts = np.unique(gradients.city, return_inverse=True, return_counts=True)
-    total = np.zeros((len(ids), gradients.values.shape[2]))
-    np.add.at(total, row, gradients.at(layer))
-    return ids, total / counts[:, None]
+    gradients /= (rows.lengths - first)[found.row][:, None]
+    return AtMentions(found, gradients, activations)
 
 
 def parameter_gradients(
