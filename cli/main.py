@@ -31,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("finetune", "finetune", "command", "Teach a model new cities through some of its tasks."),
     Command("runs", "runs", "command", "List the models trained here."),
     Command("eval", "evaluate", "command", "How well a model answers, beside constant answers."),
+    Command("transfer", "transfer", "command", "What fine-tuning on some tasks did to all of them."),
     Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
     Command("cka", "cka", "command", "How alike layers and models arrange the cities."),
     Command("probe", "probe", "command", "Is there a map in the model, and do new cities lie on it?"),

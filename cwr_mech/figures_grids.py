@@ -27,9 +27,9 @@ def cka_figure(result: Result) -> Figure:
     n = len(labels)
     figure = new_figure(min(1.9 + 0.34 * max(n, 6), 8.6))
     ax = figure.subplots()
-    image = _heat(ax, matrix, vmin=min(0.0, float(np.nanmin(matrix))), vmax=1.0, cmap="viridis")
+    image = heat(ax, matrix, vmin=min(0.0, float(np.nanmin(matrix))), vmax=1.0, cmap="viridis")
     if n <= MOST_NUMBERED:
-        _write(ax, image, matrix, size=float(np.clip(150 / n, 5, 9)), form=_hundredths)
+        write_cells(ax, image, matrix, size=float(np.clip(150 / n, 5, 9)), form=hundredths)
     ax.set_xticks(range(n), labels, rotation=90)
     ax.set_yticks(range(n), labels)
     ax.tick_params(labelsize=float(np.clip(170 / n, 4.5, 8)), length=0)
@@ -40,7 +40,7 @@ def cka_figure(result: Result) -> Figure:
     ax.set_title(str(result.values["measure"]))
     figure.colorbar(image, ax=ax, shrink=0.6, pad=0.01)
     controls = "; ".join(
-        f"{row['control']}: mean {_hundredths(row['mean'])}, largest {_hundredths(row['max'])}"
+        f"{row['control']}: mean {hundredths(row['mean'])}, largest {hundredths(row['max'])}"
         for row in result.tables.get("control", [])
     )
     caption(
@@ -59,7 +59,7 @@ def _item_labels(result: Result) -> list[str]:
     ]
 
 
-def _hundredths(value: float | None) -> str:
+def hundredths(value: float | None) -> str:
     """A share of one with two decimals and no leading zero, so that it fits a cell."""
     if value is None or not np.isfinite(value):
         return "n/a"
@@ -126,8 +126,8 @@ def _patch_panel(
         spot = places.index((row["layer"], row["head"])), spans.index(row["span"])
         grid[spot] = np.nan if row["recovered"] is None else row["recovered"]
         sure[spot] = row["p_adj"] is not None and row["p_adj"] < 0.05
-    image = _heat(ax, grid, vmin=-top, vmax=top, cmap="RdBu_r", origin="lower")
-    _write(ax, image, grid, size=6.5, form=_hundredths, bold=sure)
+    image = heat(ax, grid, vmin=-top, vmax=top, cmap="RdBu_r", origin="lower")
+    write_cells(ax, image, grid, size=6.5, form=hundredths, bold=sure)
     ax.set_xticks(range(len(spans)), [span.replace("_", " ") for span in spans], rotation=40, ha="right")
     ax.set_yticks(range(len(places)), [_place_name(*place) for place in places])
     ax.tick_params(labelsize=7, length=0)
@@ -154,9 +154,10 @@ def _patch_caption(result: Result, metric: str) -> str:
     return text
 
 
-def _heat(
+def heat(
     ax: Axes, grid: np.ndarray, *, vmin: float, vmax: float, cmap: str, origin: str = "upper"
 ) -> AxesImage:
+    """A matrix as colours on `ax`; grey where there is no number."""
     ax.spines[:].set_visible(False)
     ax.set_facecolor("#eeeeee")
     return ax.imshow(
@@ -169,7 +170,7 @@ def _heat(
     )
 
 
-def _write(
+def write_cells(
     ax: Axes,
     image: AxesImage,
     grid: np.ndarray,

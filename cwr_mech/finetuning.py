@@ -227,3 +227,21 @@ def _assemble(
 def total_rows(parts: Sequence[Part]) -> int:
     """Rows of a set all of whose parts are finite."""
     return sum(part.rows or 0 for part in parts)
+
+
+def arm_of(config: RunConfig) -> str:
+    """What distinguishes a fine-tuning from others besides its tasks: its replay and its elicitation rows."""
+    data = config.data
+    others = [part for part in data.parts if part.task not in data.tasks]
+    own_old = [part for part in data.parts if part.task in data.tasks and part.group == "old"]
+    replay = "none"
+    if any(part.group == "old" and part.start == 0 for part in others):
+        replay = "all"
+    elif any(part.start == 0 for part in own_old):
+        replay = "trained"
+    elicitation = "none"
+    if any(part.group == "new" for part in others):
+        elicitation = "new"
+    elif any(part.group == "old" and part.start > 0 for part in others):
+        elicitation = "world"
+    return f"replay {replay}, elicitation {elicitation}"

@@ -68,6 +68,13 @@ SECTIONS = (
         "the place carries the city.",
         report_sections.patching,
     ),
+    Section(
+        "transfer",
+        "What fine-tuning teaches",
+        "Models that were shown new cities through some tasks, asked about them through all; and what they "
+        "still know of the old ones.",
+        report_sections.transfer,
+    ),
 )
 """Kinds of results in the order of the report. Kinds without a row come last, shown as they are."""
 

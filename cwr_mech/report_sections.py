@@ -145,6 +145,35 @@ def patching(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def transfer(result: Result) -> str:
+    """Averages over tasks for every set, with intervals over models."""
+    rows = [
+        row
+        | {"transfer": _mean_interval(row, "ni_transfer")}
+        | {"trained": _mean_interval(row, "ni_trained")}
+        | {"beyond": _mean_interval(row, "deviation_transfer")}
+        for row in result.tables["sets"]
+    ]
+    columns = {
+        "arm": "rows beside the new ones",
+        "set": "trained on",
+        "models": "models",
+        "trained": "improvement, trained tasks",
+        "transfer": "improvement, other tasks",
+        "beyond": "other tasks, beyond the best teacher",
+    }
+    return markdown_table(rows, columns)
+
+
+def _mean_interval(row: Row, name: str) -> str:
+    """A mean with its 95 % interval where there is one."""
+    if row[name] is None:
+        return "-"
+    if row[f"{name}_low"] is None:
+        return number(row[name])
+    return f"{number(row[name])} ({number(row[f'{name}_low'])} to {number(row[f'{name}_high'])})"
+
+
 def plain(result: Result) -> str:
     """Any result: its values and its short tables as they are."""
     parts = []

@@ -137,7 +137,12 @@ def create_run(
     parents: dict[str, Any] = {}
     if parent is not None:
         step = parent.last_step
-        parents = {"run": parent.name, "step": step, "sha256": parent.sha256(step)}
+        parents = {
+            "run": parent.name,
+            "folder": parent.folder.as_posix(),
+            "step": step,
+            "sha256": parent.sha256(step),
+        }
     model.save_pretrained(checkpoint_path(folder, 0))
     manifest = {
         "schema": SCHEMA,

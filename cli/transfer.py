@@ -1,0 +1,164 @@
+"""`cwr-mech transfer`: what fine-tuning on some tasks did to all of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.analysis.transfer import Tuned
+    from cwr_mech.evaluation import Evaluation
+    from cwr_mech.runs import Run
+    from cwr_mech.world import World
+
+
+def command(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 42,
+    unmatched: Annotated[
+        bool,
+        typer.Option("--unmatched", help="Let teachers of other steps count, as the paper does."),
+    ] = False,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="Score every checkpoint on the way, not only the last.")
+    ] = False,
+    report: Annotated[
+        str | None, typer.Option(help="Report that gets the result; the first base's name by default.")
+    ] = None,
+) -> None:
+    """Score fine-tuned models on every task, on new and on old cities, beside their bases.
+
+    Without arguments: all fine-tuned runs in runs/. Gives the generalisation matrix, retention, and, for sets
+    of several tasks, the deviation from the best single-task teacher of the same base and steps.
+    """
+    from dataclasses import replace
+
+    from cwr_mech.analysis.transfer import Base, score_rows, transfer
+    from cwr_mech.config import TASK_NAMES
+
+    from .common import console, number, progress, rows_of, save_result, table
+    from .stores import command_line
+
+    tuned = fine_tunings(runs)
+    parents = {run.parent: parent_of(run) for run in tuned}
+    worlds = {run.parent: run.world() for run in tuned}
+    asked = {run.name: run.steps if trajectory else (run.last_step,) for run in tuned}
+    passes = 3 * len(parents) + 2 * sum(len(steps) for steps in asked.values())
+    with progress("answering", passes * rows * len(TASK_NAMES), "questions") as advance:
+        ask = Questions(rows, seed, advance)
+        bases = {
+            name: Base(str(name), *(ask(run, worlds[name], group, more) for group, more in BASE_QUESTIONS))
+            for name, run in parents.items()
+        }
+        models = {(run.name, step): ask.tuned(run, step) for run in tuned for step in asked[run.name]}
+    found = transfer(
+        [models[run.name, run.last_step] for run in tuned], list(bases.values()), match_steps=not unmatched
+    )
+    if trajectory:
+        on_the_way = [
+            {"step": step} | row
+            for (_, step), model in models.items()
+            for row in score_rows(model, bases[model.base])
+        ]
+        found = replace(found, trajectory=tuple(on_the_way))
+    columns = ["arm", "set", "models", "ni_trained", "ni_transfer", "deviation_transfer"]
+    console.print(table("improvement on new cities", columns, rows_of(found.sets, columns)))
+    result = found.to_result(
+        command_line(),
+        {run.folder.as_posix(): run.sha256() for run in [*parents.values(), *tuned]},
+        {
+            "runs": [run.name for run in tuned],
+            "rows": rows,
+            "seed": seed,
+            "steps_matched": not unmatched,
+        },
+    )
+    say_control = number(result.values["ni_control"])
+    console.print(f"control: the bases themselves, asked other questions, move by {say_control} on average")
+    save_result(result, report or str(tuned[0].parent), "transfer")
+
+
+BASE_QUESTIONS = (("old", 0), ("new", 0), ("new", 1))
+"""What a base is asked: group of cities, and what is added to the seed of the questions."""
+
+
+class Questions:
+    """Asks models the same questions about old and new cities, under the protocol they were trained by."""
+
+    def __init__(self, rows: int, seed: int, advance: "Callable[..., None]") -> None:
+        self.rows, self.seed, self.advance = rows, seed, advance
+
+    def __call__(
+        self, run: "Run", world: "World", group: str, more: int = 0, step: int | None = None
+    ) -> "Evaluation":
+        """Answers of a run's checkpoint to questions of one group on all tasks."""
+        from cwr_mech.config import TASK_NAMES
+        from cwr_mech.evaluation import evaluate
+
+        return evaluate(
+            run.model(step),
+            world,
+            TASK_NAMES,
+            self.rows,
+            group=group,
+            seed=self.seed + more,
+            protocol=run.config.data.protocol,
+            advance=self.advance,
+        )
+
+    def tuned(self, run: "Run", step: int) -> "Tuned":
+        """A fine-tuned run's checkpoint with its answers."""
+        from cwr_mech.analysis.transfer import Tuned
+        from cwr_mech.finetuning import arm_of
+
+        return Tuned(
+            run=run.name,
+            base=str(run.parent),
+            seed=run.config.train.seed,
+            trained=run.config.data.tasks,
+            arm=", ".join(filter(None, (arm_of(run.config), run.manifest.get("hook")))),
+            steps=run.config.train.steps,
+            lr=run.config.train.lr,
+            old=self(run, run.world(), "old", step=step),
+            new=self(run, run.world(), "new", step=step),
+        )
+
+
+def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
+    """The finished fine-tuned runs named, or those whose base is named, or all there are.
+
+    Raises AnalysisError when there is none.
+    """
+    from cwr_mech.errors import AnalysisError
+    from cwr_mech.runs import load_run
+
+    from .common import RUNS, resolve_run
+
+    here = [load_run(path.parent) for path in sorted(RUNS.glob("*/manifest.json"))]
+    done = [run for run in here if run.parent and run.state == "done"]
+    found: list[Run] = []
+    for run in [load_run(resolve_run(name)) for name in names] if names else done:
+        found += [run] if run.parent else [child for child in done if child.parent == run.name]
+    if not found:
+        raise AnalysisError("no finished fine-tuning found", "make one with: cwr-mech finetune RUN")
+    return list({run.folder: run for run in found}.values())
+
+
+def parent_of(run: "Run") -> "Run":
+    """The run a fine-tuned run started from. Raises MissingArtifact, or CorruptArtifact when it changed."""
+    from cwr_mech.errors import CorruptArtifact
+    from cwr_mech.runs import load_run
+
+    from .common import resolve_run
+
+    about = run.manifest["parent"]
+    folder = Path(about["folder"])
+    base = load_run(folder if (folder / "manifest.json").is_file() else resolve_run(about["run"]))
+    if base.sha256(about["step"]) != about["sha256"]:
+        raise CorruptArtifact(f"run {base.name} is no longer what {run.name} was fine-tuned from")
+    return base

@@ -1,0 +1,173 @@
+"""What fine-tuning did, from scores made up so that the answer is known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from cwr_mech.analysis.transfer import Base, Transfer, Tuned, retention, transfer
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.errors import AnalysisError
+from cwr_mech.evaluation import Evaluation, TaskScore
+from cwr_mech.figures import draw
+from cwr_mech.report_sections import transfer as section
+from cwr_mech.tasks import TASKS
+
+OLD, NEW = 10.0, 1000.0
+"""Errors of the base; accuracies are 0.9 and 0.3."""
+ARM = "replay trained, elicitation none"
+
+
+def evaluation(errors: dict[str, float], group: str) -> Evaluation:
+    """Scores of all tasks; for labels an error e stands for the accuracy that closes the same share."""
+    scores = []
+    for task in TASK_NAMES:
+        is_label = bool(TASKS[task].labels)
+        share = math.log(NEW / errors[task]) / math.log(NEW / OLD)
+        scores.append(
+            TaskScore(
+                task=task,
+                group=group,
+                n=50,
+                parse_rate=1.0,
+                lenient_parse_rate=1.0,
+                metric="accuracy" if is_label else "error",
+                unit=TASKS[task].unit,
+                value_mean=0.3 + 0.6 * share if is_label else errors[task],
+                value_median=None,
+                value_mean_parsed=None,
+                value_median_parsed=None,
+                value_mean_lenient=0.0,
+                exact=0.0,
+                baseline=0.0,
+                baseline_median=None,
+                baseline_answer="",
+                baseline_by_size=0.0,
+            )
+        )
+    return Evaluation(tuple(scores), group, "test", 42)
+
+
+def all_tasks(error: float, **others: float) -> dict[str, float]:
+    """The same error for all tasks but those named."""
+    return dict.fromkeys(TASK_NAMES, error) | others
+
+
+def base(name: str = "b0") -> Base:
+    new = evaluation(all_tasks(NEW), "new")
+    return Base(name, evaluation(all_tasks(OLD), "old"), new, new)
+
+
+def tuned(name: str, trained: str, new: dict[str, float], *, of: str = "b0", seed: int = 0) -> Tuned:
+    return Tuned(
+        run=name,
+        base=of,
+        seed=seed,
+        trained=tuple(trained.split("+")),
+        arm=ARM,
+        steps=100,
+        lr=1e-4,
+        old=evaluation(all_tasks(OLD), "old"),
+        new=evaluation(new, "new"),
+    )
+
+
+def cell(found: Transfer, label: str, task: str, column: str) -> float:
+    return next(row[column] for row in found.matrix if (row["set"], row["task"]) == (label, task))
+
+
+def at(share: float) -> float:
+    """The error that closes this share of the gap."""
+    return NEW * (OLD / NEW) ** share
+
+
+# share of the gap closed -> improvement, as in the paper
+SHARES = [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (-0.25, 0.0), (1.9, 1.5)]
+
+
+@pytest.mark.parametrize(("share", "clipped"), SHARES)
+@pytest.mark.parametrize("task", ["distance", "compass"])
+def test_improvement_is_the_share_of_the_gap_closed(share: float, clipped: float, task: str) -> None:
+    found = transfer([tuned("r", "distance", all_tasks(NEW, **{task: at(share)}))], [base()])
+    assert cell(found, "distance", task, "ni") == pytest.approx(share)
+    assert cell(found, "distance", task, "ni_paper") == pytest.approx(clipped)
+    assert all(row["ni_control"] == 0 for row in found.scores)
+
+
+def test_averages_are_over_models_and_have_their_intervals() -> None:
+    shares = [0.2, 0.4, 0.9]
+    models = [
+        tuned(f"r{i}", "angle", all_tasks(at(share)), of=f"b{i}", seed=i) for i, share in enumerate(shares)
+    ]
+    found = transfer(models, [base(f"b{i}") for i in range(3)])
+    assert cell(found, "angle", "distance", "ni") == pytest.approx(0.5)
+    assert cell(found, "angle", "distance", "models") == 3
+    low, high = (cell(found, "angle", "distance", f"ni_{end}") for end in ("low", "high"))
+    assert low < 0.2 < 0.9 < high  # three models say little
+    assert found.sets[0]["ni_transfer"] == pytest.approx(0.5)
+    one = transfer(models[:1], [base()])
+    assert cell(one, "angle", "distance", "ni_low") is None
+
+
+def test_deviation_is_from_the_best_teacher_of_the_same_base() -> None:
+    teachers = [
+        tuned("d", "distance", all_tasks(at(0.1), angle=at(0.6))),
+        tuned("c", "compass", all_tasks(at(0.3))),
+        tuned("other", "compass", all_tasks(at(0.99)), of="b1", seed=1),
+    ]
+    both = tuned("dc", "distance+compass", all_tasks(at(0.2)))
+    found = transfer([*teachers, both], [base(), base("b1")])
+    rows = {row["task"]: row for row in found.deviation}
+    assert rows["angle"]["teacher"] == "d"
+    assert rows["angle"]["deviation"] == pytest.approx(-0.4)
+    assert rows["inside"]["teacher"] == "c"
+    assert rows["inside"]["deviation"] == pytest.approx(-0.1)
+    label = found.sets[-1]
+    assert label["set"] == "distance+compass"
+    assert label["deviation_transfer"] == pytest.approx((-0.4 - 4 * 0.1) / 5)
+
+
+def test_teachers_of_other_steps_count_only_when_asked_for() -> None:
+    teachers = [tuned("d", "distance", all_tasks(at(0.1))), tuned("c", "compass", all_tasks(at(0.3)))]
+    both = replace(tuned("dc", "distance+compass", all_tasks(at(0.2))), steps=200)
+    assert not transfer([*teachers, both], [base()]).deviation
+    found = transfer([*teachers, both], [base()], match_steps=False)
+    assert [row["step_matched"] for row in found.deviation] == [False] * 7
+    assert not transfer([teachers[0], replace(both, steps=100)], [base()]).deviation
+
+
+def test_retention_has_a_sign() -> None:
+    before, after = (evaluation(all_tasks(error), "old") for error in (OLD, 40.0))
+    assert retention(before.score("distance"), after.score("distance")) == pytest.approx(-math.log(4))
+    assert retention(before.score("compass"), after.score("compass")) < 0
+    assert retention(before.score("distance"), before.score("distance")) == 0
+    assert retention(before.score("compass"), before.score("compass")) == 0
+
+
+def test_a_scale_without_ends_gives_no_number() -> None:
+    flat = replace(base(), new=evaluation(all_tasks(OLD), "new"), again=evaluation(all_tasks(OLD), "new"))
+    found = transfer([tuned("r", "distance", all_tasks(5.0))], [flat])
+    assert cell(found, "distance", "distance", "ni") is None
+    assert cell(found, "distance", "distance", "ni_paper") == 0
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    one = tuned("r", "distance", all_tasks(NEW))
+    with pytest.raises(AnalysisError, match="no fine-tuned model"):
+        transfer([], [base()])
+    with pytest.raises(AnalysisError, match="base b0"):
+        transfer([one], [base("b9")])
+    with pytest.raises(AnalysisError, match="cannot be averaged"):
+        transfer([one, replace(one, run="s", steps=7)], [base()])
+
+
+def test_result_figure_and_section(tmp_path: object) -> None:
+    singles = [tuned(task, task, all_tasks(at(0.3))) for task in ("distance", "compass")]
+    both = tuned("dc", "distance+compass", all_tasks(at(0.2)))
+    found = transfer([*singles, both], [base()])
+    result = found.to_result("cwr-mech transfer", {}, {"runs": ["dc"], "seed": 42})
+    assert result.arrays["sets"].tolist() == ["distance", "compass", "distance+compass"]
+    assert result.arrays["ni"].shape == (3, 7)
+    assert result.values["ni_control"] == 0
+    assert len(draw(result, tmp_path, "transfer")) == 1
+    assert "distance+compass" in section(result)
