@@ -164,8 +164,9 @@ class Attention(nn.Module):
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         if watched(self.hook_attn_scores) or watched(self.hook_pattern):
             z = self._explicit(q, k, v)
-        elif q.shape[2] == k.shape[2]:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        elif q.shape[2] == 1 or q.shape[2] == k.shape[2]:
+            # A single query is the last position and sees everything.
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
         else:
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=_visible(q, k))
         z = self.hook_z(z.transpose(1, 2))

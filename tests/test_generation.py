@@ -47,6 +47,16 @@ def test_equals_decoding_without_a_cache(changes):
     assert len({tuple(row) for row in expected.tolist()}) > 10, "control: answers differ"
 
 
+def test_equals_transformers_generate():
+    model, rows = build(eos_bias=0.6), prompts(40, 9)
+    theirs = model.to_hf().generate(
+        rows, attention_mask=torch.ones_like(rows), max_new_tokens=12, do_sample=False, pad_token_id=EOS
+    )
+    decoded = greedy_decode(model, rows, 12)
+    assert torch.equal(theirs[:, 9:], decoded)
+    assert (decoded == EOS).any()
+
+
 def test_stops_when_every_row_has_ended():
     model, rows = build(), prompts(6, 9)
     first = model(rows)[:, -1].argmax(-1)
@@ -83,8 +93,8 @@ def test_hooks_act_at_every_token():
         assert torch.equal(greedy_decode(model, rows, 6), plain(model, rows, 6)[:, :6]), "explicit attention"
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 14), min_size=0, max_size=20), st.integers(1, 7), st.integers(0, 3))
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(1, 6), max_size=8), st.integers(1, 4), st.integers(0, 3))
 def test_prompts_of_any_lengths_come_back_in_their_order(lengths, batch, seed):
     model = build(eos_bias=0.6)
     rows = [prompts(1, length, seed=seed + i)[0].tolist() for i, length in enumerate(lengths)]
