@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 from sklearn.kernel_approximation import Nystroem
 
@@ -27,6 +28,7 @@ WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Widths of the bumps tried, in units of the cities' root mean square distance from their centre."""
 LANDMARKS = 400
 LEAST = 20
+MARGIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Manifold:
         """Nearest point of the map to each activation: its place and the distance to it.
 
         The best of a grid and of the fitted cities' own places is refined by damped Gauss-Newton steps that
-        are kept when they shorten the distance, inside the rectangle of the fitted cities.
+        are kept when they shorten the distance, inside the rectangle of the fitted cities widened by a
+        tenth on every side: further out the map is guesswork.
         """
         places = self.candidates
         mapped = self._white(self.map(places))
@@ -121,6 +124,8 @@ def fit_manifold(
     x, xy = np.asarray(x, dtype=np.float64), np.asarray(xy, dtype=np.float64)
     if len(x) < LEAST:
         raise AnalysisError(f"{len(x)} cities are too few to fit a manifold", f"at least {LEAST} are needed")
+    if not np.isfinite(x).all():
+        raise AnalysisError("some activations are NaN or infinite")
     centre = xy.mean(axis=0)
     spread = float(np.sqrt(np.mean(np.sum((xy - centre) ** 2, axis=1))))
     if spread == 0:
@@ -129,18 +134,18 @@ def fit_manifold(
     total = float(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
     if total == 0:
         raise AnalysisError("the activations are the same for every city")
+    penalties = PENALTIES[::2]
     best_error, best = np.inf, None
     for width in WIDTHS:
         bumps = Nystroem(
             gamma=1 / (2 * width**2), n_components=min(len(x), LANDMARKS), random_state=seed
         ).fit(unit)
         features = Decomposed(_features(bumps, unit))
-        errors = features.leave_one_out(x).sum(axis=1)
+        errors = features.leave_one_out(x, penalties).sum(axis=1)
         if errors.min() < best_error:
             best_error = float(errors.min())
-            best = (width, bumps, features.fit(x, float(PENALTIES[int(np.argmin(errors))])))
-    if best is None:
-        raise AnalysisError("no map could be fitted: the leave-one-out error is not a number")
+            best = (width, bumps, features.fit(x, float(penalties[int(np.argmin(errors))])))
+    assert best is not None  # the activations are finite and vary, so some error is finite
     width, bumps, linear = best
     whiten = None
     if metric == "residual":
@@ -161,10 +166,14 @@ def fit_manifold(
 
 
 def _features(bumps: Nystroem, unit: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city feature"]:
-    return np.concatenate([unit, bumps.transform(unit)], axis=1)
+    # `bumps.transform(unit)` without its checks of the input, which cost more than the sums.
+    kernel = np.exp(-bumps.gamma * cdist(unit, bumps.components_, "sqeuclidean"))
+    return np.concatenate([unit, kernel @ bumps.normalization_.T], axis=1)
 
 
 def _grid(xy: Float[np.ndarray, "city 2"], side: int = 32) -> Float[np.ndarray, "point 2"]:
-    """A grid over the cities' rectangle, so that places without cities can be found too."""
-    axes = [np.linspace(low, high, side) for low, high in zip(xy.min(axis=0), xy.max(axis=0), strict=True)]
+    """A grid over the cities' widened rectangle, so that places without cities can be found too."""
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    margin = MARGIN * (high - low)
+    axes = [np.linspace(a, b, side) for a, b in zip(low - margin, high + margin, strict=True)]
     return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)

@@ -1,0 +1,258 @@
+"""The world manifold on planted activations, where map, displacement and noise are known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from sklearn.kernel_approximation import Nystroem
+
+from cwr_mech.analysis.bases import (
+    fit_basis,
+    leading_directions,
+    random_basis,
+    random_basis_like,
+    tangent_bases,
+)
+from cwr_mech.analysis.manifold import Manifold, fit_manifold
+from cwr_mech.analysis.placement import Displacement, excess, place_all, place_cities
+from cwr_mech.analysis.probes import random_folds
+from cwr_mech.errors import AnalysisError, UnknownName
+
+NOISE = 0.3
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Activations made from a known map; new cities are written `along` away, and `off` out of its span."""
+
+    x: np.ndarray
+    xy: np.ndarray
+    is_new: np.ndarray
+    clean: np.ndarray
+    span: np.ndarray
+
+
+def plant(
+    seed: int,
+    *,
+    n: int = 100,
+    new: int = 30,
+    p: int = 16,
+    off: float = 0.0,
+    along: tuple[float, float] = (0, 0),
+) -> Planted:
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform([-1600, -500], [1700, 700], (n + new, 2))
+    straight, waves = rng.normal(size=(2, p)) / 600, rng.normal(size=(4, p)) * 0.7
+    phase, speed = rng.uniform(0, 6, 4), rng.normal(size=(2, 4)) / 900
+    is_new = np.arange(n + new) >= n
+    written = xy + is_new[:, None] * np.array(along)
+    clean = written @ straight + np.sin(written @ speed + phase) @ waves
+    span = np.linalg.qr(np.concatenate([straight, waves]).T)[0]
+    hidden = rng.normal(size=p)
+    hidden -= span @ (span.T @ hidden)
+    clean = clean + is_new[:, None] * off * hidden / np.linalg.norm(hidden)
+    return Planted(clean + NOISE * rng.normal(size=clean.shape), xy, is_new, clean, span)
+
+
+@pytest.fixture(scope="module")
+def world() -> Planted:
+    return plant(0)
+
+
+@pytest.fixture(scope="module")
+def manifold(world: Planted) -> Manifold:
+    return fit_manifold(world.x[~world.is_new], world.xy[~world.is_new])
+
+
+def displaced(seed: int, *, off: float, along: tuple[float, float]) -> Displacement:
+    planted = plant(seed, off=off, along=along)
+    fold = random_folds(100, np.random.default_rng(0), k=4)
+    return place_all(planted.x, planted.xy, planted.is_new, fold)
+
+
+def test_map_recovers_the_planted_one_and_its_share_of_variance(world: Planted, manifold: Manifold) -> None:
+    new = world.is_new
+    left = np.sqrt(np.mean((manifold.map(world.xy[new]) - world.clean[new]) ** 2))
+    assert left < NOISE  # closer to the truth than one noisy observation, at places never seen
+    old = ~new
+    truth = 1 - NOISE**2 * 16 / np.mean(np.sum((world.x[old] - world.x[old].mean(0)) ** 2, axis=1))
+    assert manifold.variance == pytest.approx(truth, abs=0.03)
+
+
+def test_nothing_is_a_function_of_shuffled_places(world: Planted) -> None:
+    rng = np.random.default_rng(1)
+    old = ~world.is_new
+    shuffled = fit_manifold(world.x[old], rng.permutation(world.xy[old]))
+    assert shuffled.variance < 0.02
+    assert fit_manifold(world.x[old], world.xy[old]).variance > 0.8
+
+
+def test_features_are_scikit_learns(manifold: Manifold) -> None:
+    unit = np.random.default_rng(0).normal(size=(9, 2))
+    assert isinstance(manifold.bumps, Nystroem)
+    from cwr_mech.analysis.manifold import _features
+
+    np.testing.assert_allclose(
+        _features(manifold.bumps, unit)[:, 2:], manifold.bumps.transform(unit), atol=1e-10
+    )
+
+
+def test_tangents_are_the_derivative_of_the_map(world: Planted, manifold: Manifold) -> None:
+    places, step = world.xy[:7], 1e-2
+    numeric = np.stack(
+        [
+            (manifold.map(places + step * axis) - manifold.map(places - step * axis)) / (2 * step)
+            for axis in np.eye(2)
+        ],
+        axis=-1,
+    )
+    np.testing.assert_allclose(manifold.tangents(places), numeric, atol=1e-6)
+    bases = tangent_bases(manifold, places)
+    np.testing.assert_allclose(
+        np.einsum("cpk,cpl->ckl", bases, bases), np.tile(np.eye(2), (7, 1, 1)), atol=1e-12
+    )
+    inside = np.einsum("cpk,cp->ck", bases, manifold.tangents(places)[:, :, 0])
+    np.testing.assert_allclose(
+        np.sum(inside**2, axis=1), np.sum(manifold.tangents(places)[:, :, 0] ** 2, axis=1), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "residual"])
+def test_nearest_point_is_the_nearest(world: Planted, metric: str) -> None:
+    old = ~world.is_new
+    fitted = fit_manifold(world.x[old], world.xy[old], metric=metric)
+    place, off = fitted.nearest(world.x[:20])
+    low, high = fitted.candidates.min(0), fitted.candidates.max(0)
+    grid = np.stack(np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low, high, strict=True))), -1)
+    white = np.eye(16) if fitted.whiten is None else fitted.whiten.T
+    on_map = fitted.map(grid.reshape(-1, 2)) @ white
+    brute = np.sqrt(((world.x[:20, None] @ white - on_map[None]) ** 2).sum(-1).min(axis=1))
+    assert (off <= brute + 1e-9).all()
+    np.testing.assert_allclose(off, brute, rtol=0.03)
+    again = np.linalg.norm((world.x[:20] - fitted.map(place)) @ white, axis=1)
+    np.testing.assert_allclose(off, again, rtol=1e-9)
+
+
+def test_points_of_the_map_are_found_on_it(world: Planted, manifold: Manifold) -> None:
+    places = world.xy[world.is_new]
+    found = place_cities(manifold, manifold.map(places), places)
+    assert np.median(found.along) < 1
+    assert np.median(found.off) < 1e-3
+
+
+DISPLACED = [
+    # off (units of activation), along (tenths of a degree)
+    (2.0, (0.0, 0.0)),
+    (0.0, (200.0, 100.0)),
+    (2.0, (200.0, 100.0)),
+]
+
+
+@pytest.mark.parametrize(("off", "along"), DISPLACED)
+def test_misplaced_and_off_the_map_are_told_apart(off: float, along: tuple[float, float]) -> None:
+    found = displaced(3, off=off, along=along)
+    misplaced, away = (f(np.random.default_rng(0)) for f in (found.excess_along, found.excess_off))
+    assert misplaced.covers(float(np.hypot(*along)))
+    assert away.covers(off)
+    assert (misplaced.low > 50) == (along != (0.0, 0.0))
+    assert (away.low > 1) == (off > 0)
+    assert (np.median(found.off_ratio()) > 1.3) == (off > 0)
+
+
+def test_intervals_cover_the_planted_displacements() -> None:
+    held = []
+    for seed in range(16):
+        found = displaced(100 + seed, off=1.5, along=(150.0, 80.0))
+        rng = np.random.default_rng(seed)
+        held.append((found.excess_along(rng).covers(170.0), found.excess_off(rng).covers(1.5)))
+    assert np.mean(held) >= 0.85  # 32 checks of 95 %; 200 draws are counted by the slow test below
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_planted_displacements_95_in_100() -> None:
+    held = []
+    for seed in range(200):
+        found = displaced(1000 + seed, off=1.5, along=(150.0, 80.0))
+        rng = np.random.default_rng(seed)
+        held.append((found.excess_along(rng).covers(170.0), found.excess_off(rng).covers(1.5)))
+    assert (np.mean(held, axis=0) >= 0.92).all()
+
+
+def test_residual_metric_sees_a_step_into_a_quiet_direction() -> None:
+    """Ordinary cities vary much in one direction that is not place: Euclidean distance drowns in it."""
+    planted = plant(5, off=1.0)
+    rng = np.random.default_rng(0)
+    loud = np.linalg.qr(np.concatenate([planted.span, rng.normal(size=(16, 1))], axis=1))[0][:, -1]
+    # Orthogonal to the hidden direction, too: the step itself stays in a quiet one.
+    step = (planted.clean[planted.is_new] - plant(5).clean[planted.is_new])[0]
+    loud -= step * (loud @ step) / (step @ step)
+    x = planted.x + 4 * rng.normal(size=(len(planted.x), 1)) * loud
+    fold = random_folds(100, np.random.default_rng(0), k=4)
+    lowest = {
+        metric: place_all(x, planted.xy, planted.is_new, fold, metric=metric)
+        .excess_off(np.random.default_rng(0))
+        .low
+        for metric in ("euclidean", "residual")
+    }
+    assert lowest["euclidean"] < 0 < lowest["residual"]
+
+
+def test_bases_hold_what_they_are_named_for(world: Planted) -> None:
+    old = ~world.is_new
+    x, xy = world.x[old], world.xy[old]
+    for kind in ("probe", "pca", "manifold"):
+        basis = fit_basis(kind, x, xy)
+        np.testing.assert_allclose(basis.columns.T @ basis.columns, np.eye(basis.rank), atol=1e-12)
+        assert basis.n == 100
+    on_map = fit_basis("manifold", x, xy)
+    # The map's own directions lie in the planted span; a random subspace of that rank does not.
+    assert np.mean(np.sum((world.span.T @ on_map.columns) ** 2, axis=0)) > 0.95
+    other = random_basis(16, on_map.rank, np.random.default_rng(0))
+    assert np.mean(np.sum((world.span.T @ other.columns) ** 2, axis=0)) < 0.7
+    pca = fit_basis("pca", x, xy, rank=3)
+    centred = x - x.mean(0)
+    values = np.linalg.eigvalsh(centred.T @ centred)[::-1]
+    assert pca.variance == pytest.approx(values[:3].sum() / values.sum())
+
+
+def test_energy_shares_add_up_and_random_ones_are_rank_over_width() -> None:
+    rng = np.random.default_rng(0)
+    basis = random_basis(40, 10, rng)
+    vectors = rng.normal(size=(3000, 40))
+    rest = vectors - (vectors @ basis.columns) @ basis.columns.T
+    inside = basis.energy(vectors)
+    np.testing.assert_allclose(inside + np.sum(rest**2, -1) / np.sum(vectors**2, -1), 1, atol=1e-12)
+    assert inside.mean() == pytest.approx(10 / 40, abs=0.01)
+    assert np.isnan(basis.energy(np.zeros(40)))
+    # Drawn with the data's covariance, a random subspace leans to where the data vary.
+    stretched = vectors * np.linspace(3, 0.1, 40)
+    like = random_basis_like(stretched, 10, rng)
+    assert like.energy(stretched).mean() > basis.energy(stretched).mean() + 0.1
+
+
+def test_in_sample_bases_inflate_the_share() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 50))
+    half = leading_directions(x[:30] - x[:30].mean(0), 5)[0]
+    shares = [np.sum((part @ half) ** 2) / np.sum(part**2) for part in (x[:30], x[30:])]
+    assert shares[0] > 0.2
+    assert shares[1] == pytest.approx(5 / 50, abs=0.03)
+
+
+BAD = [
+    (lambda w: fit_manifold(w.x[:10], w.xy[:10]), AnalysisError, "10 cities are too few to fit a manifold"),
+    (lambda w: fit_manifold(w.x, np.ones_like(w.xy)), AnalysisError, "all cities stand at one place"),
+    (lambda w: fit_manifold(np.ones_like(w.x), w.xy), AnalysisError, "the same for every city"),
+    (lambda w: fit_manifold(np.full_like(w.x, np.nan), w.xy), AnalysisError, "NaN or infinite"),
+    (lambda w: fit_basis("world", w.x, w.xy), UnknownName, "unknown basis 'world'"),
+    (lambda w: fit_basis("pca", w.x, w.xy, rank=17), AnalysisError, "rank 17 was asked for"),
+    (lambda w: fit_basis("probe", w.x, w.xy, rank=3), AnalysisError, "rank 2, not 3"),
+    (lambda w: excess([w.x[:, 0]], w.x[:, 0], np.random.default_rng(0)), AnalysisError, "at least 2 maps"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_bad_input_gives_one_line(call, error, message, world: Planted) -> None:
+    with pytest.raises(error, match=message):
+        call(world)
