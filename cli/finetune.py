@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from cwr_mech.config import RunConfig
+    from cwr_mech.config import RouteConfig, RunConfig
 
 T = TypeVar("T", bound=str)
 
@@ -35,6 +35,18 @@ def command(
     rows: Annotated[int, typer.Option(min=1, help="Rows with new cities for each trained task.")] = 100_000,
     replay_rows: Annotated[int, typer.Option(min=1, help="Rows of replay for each trained task.")] = 20_000,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the order of rows; the base's.")] = None,
+    route: Annotated[
+        str,
+        typer.Option(
+            help="Keep the gradient at cities to a subspace: none, manifold, complement, random, "
+            "random-complement; or pull: a penalty on leaving it."
+        ),
+    ] = "none",
+    route_layers: Annotated[
+        str | None, typer.Option(help="Layers to route at, e.g. 1,2; by default all that have a gradient.")
+    ] = None,
+    route_sites: Annotated[str, typer.Option(help="Whose gradients: new-cities or all.")] = "new-cities",
+    route_rank: Annotated[int, typer.Option(min=1, help="Directions of the subspace.")] = 8,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
     ] = None,
@@ -50,11 +62,13 @@ def command(
     """
     import torch
 
+    from cwr_mech.analysis.arms import arm_hook
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import ConfigError
-    from cwr_mech.finetuning import ELICITATIONS, REPLAYS, finetuning_config, paper_config
+    from cwr_mech.finetuning import ELICITATIONS, REPLAYS, finetuning_config, in_order, paper_config
     from cwr_mech.runs import load_run
     from cwr_mech.training import train
+    from cwr_mech.world import load_world
 
     from .common import RUNS, resolve_run, say
     from .train import display
@@ -83,6 +97,8 @@ def command(
             new_rows=rows,
             replay_rows=replay_rows,
         )
+    routed = routing(route, route_layers, route_sites, route_rank, config)
+    config = config.model_copy(update={"route": routed, "name": config.name + routed.suffix})
     config = config.with_settings(settings or [])
     folder = out or RUNS / config.name
     config = config.model_copy(update={"name": folder.name})
@@ -91,9 +107,26 @@ def command(
         return
     torch.set_num_threads(threads)
     say(f"fine-tuning {base.name} into {config.name}")
+    hook = arm_hook(
+        config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
+    )
     with display(config) as listener:
-        tuned = train(config, folder, resume=resume, base=base, listener=listener)
+        tuned = train(config, folder, resume=resume, base=base, listener=listener, hook=hook)
     say(f"run     {tuned.folder}")
+
+
+def routing(arm: str, layers: str | None, sites: str, rank: int, config: "RunConfig") -> "RouteConfig":
+    """The intervention that the options name. Raises UnknownName or ConfigError."""
+    from cwr_mech.analysis.arms import ARMS, ROUTED
+    from cwr_mech.config import RouteConfig, parse
+
+    names = ("embed", *map(str, range(config.model.n_layers - 1)))
+    wanted = [name.strip() for name in layers.split(",")] if layers else names[1:]
+    chosen = [names.index(one_of("layer with a gradient", name, names)) - 1 for name in wanted]
+    cities = ROUTED[one_of("group of routed cities", sites, tuple(ROUTED))]
+    if one_of("route", arm, ARMS) == "none":
+        return RouteConfig()
+    return parse(RouteConfig, {"arm": arm, "layers": chosen, "cities": cities, "rank": rank})
 
 
 def one_of(kind: str, value: str, choices: tuple[T, ...]) -> T:

@@ -191,6 +191,12 @@ class RouteConfig(Config):
     rank: int = Field(8, ge=1)
     weight: float = Field(1.0, gt=0)
 
+    @property
+    def suffix(self) -> str:
+        """What a run's name says of it."""
+        where = "" if self.cities == "new" else "-all"
+        return "" if self.arm == "none" else f"-{self.arm}{where}"
+
 
 class RunConfig(Config):
     """All settings of one trained model."""

@@ -28,6 +28,8 @@ from cwr_mech.tasks import get_task
 from cwr_mech.world import World
 
 ARMS: tuple[str, ...] = get_args(RouteConfig.model_fields["arm"].annotation)
+ROUTED = {"new-cities": "new", "all": "all"}
+"""Whose gradients are routed: the words of the command line -> the settings'."""
 SITES = ("last_digit", "delimiter")
 ROWS = 3000
 
