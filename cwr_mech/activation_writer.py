@@ -1,6 +1,8 @@
 """Writing activation files: whole or not at all, also when the disk is full.
 
-The schema is `activations/README.md`; `cwr_mech.activations` reads the files.
+The schema is `activations/README.md`; `cwr_mech.activations` reads the files. A file is put together in
+memory and then written in one go: HDF5 ends the process with a segmentation fault when a disk is full, and
+loses data without a word when Ctrl-C falls into one of its writes.
 """
 
 import io
@@ -8,7 +10,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -24,57 +25,11 @@ CHUNK_ROWS = 1024
 TEXT = h5py.string_dtype("utf-8")
 
 
-class _Disk(io.FileIO):
-    """A new file whose write errors wait: HDF5 crashes the process when it cannot write what it holds.
-
-    After the first error writes are accepted and dropped, so that HDF5 can close in peace; `errors` raises
-    the first one in place of whatever HDF5 says.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`, or keep the error and drop it."""
-        view = memoryview(data).cast("B")
-        done = 0
-        while self.error is None and done < len(view):
-            try:
-                done += super().write(view[done:]) or 0
-            except OSError as error:
-                self.error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size, or keep the error."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Raise the kept error at the end, instead of those that followed from it."""
-        try:
-            yield
-        except (OSError, RuntimeError):
-            self.check()
-            raise
-        self.check()
-
-    def check(self) -> None:
-        """Raise the error that was kept."""
-        if self.error is not None:
-            raise self.error
-
-
 class StoreWriter:
     """Fills an open file; made by `store_writer`."""
 
-    def __init__(self, file: h5py.File, disk: _Disk, n_cities: int, keys: Collection[Key]) -> None:
-        self._disk, self._file, self._n, self._missing = disk, file, n_cities, dict.fromkeys(keys, n_cities)
+    def __init__(self, file: h5py.File, n_cities: int, keys: Collection[Key]) -> None:
+        self._file, self._n, self._missing = file, n_cities, dict.fromkeys(keys, n_cities)
 
     def put(self, key: Key, start: int, values: Float[np.ndarray, "row width"]) -> None:
         """Write the rows from `start` on. Raises AnalysisError where a value is not a finite number."""
@@ -89,7 +44,6 @@ class StoreWriter:
             self._file.create_dataset(name, (self._n, width), np.float32, chunks=(rows, width))
         self._file[name][start : start + len(values)] = values
         self._missing[key] -= len(values)
-        self._disk.check()
 
     def finish(self) -> None:
         """Raise AnalysisError when an array is missing or incomplete."""
@@ -127,7 +81,8 @@ def store_writer(
         "sites": json.dumps(list(sites)),
         "versions": json.dumps(provenance()),
     }
-    with atomic_file(path) as part, _Disk(part) as disk, disk.errors(), h5py.File(disk, "w") as file:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
         file.attrs.update({**root, **(attrs or {})})
         for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
             file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
@@ -137,9 +92,11 @@ def store_writer(
         for task, ids in (partners or {}).items():
             file.create_dataset(f"partners/{task}", data=ids.astype("<i8"))
         keys = [(hook, task, site) for hook in hooks for task in tasks for site in sites]
-        writer = StoreWriter(file, disk, world.n, keys)
+        writer = StoreWriter(file, world.n, keys)
         yield writer
         writer.finish()
+    with atomic_file(path) as part:
+        part.write_bytes(memory.getbuffer())
 
 
 def write_store(
