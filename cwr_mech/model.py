@@ -112,7 +112,7 @@ class HookedQwen2(HookedBase):
                 raise ConfigError("a loss needs tokens, but start_at_layer is given a residual stream")
             if positions is not None or past is not None:
                 raise ConfigError("a loss needs the logits at all positions")
-        seen = past[0].length if past else 0
+        seen = past[layers[0]].length if past and layers else 0
         end = seen + tokens.shape[1]
         if end > self.cfg.n_ctx:
             raise ConfigError(f"{end} tokens are more than this model's {self.cfg.n_ctx} positions (n_ctx)")

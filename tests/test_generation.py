@@ -81,6 +81,15 @@ def test_each_new_token_costs_one_position():
     assert seen == [9, 1, 1, 1]
 
 
+def test_a_cache_works_from_a_later_layer_too():
+    model, rows = build(), prompts(3, 9)
+    stream = model(rows, stop_at_layer=1)
+    past = model.new_past()
+    pieces = [model(stream[:, a:b], start_at_layer=1, past=past) for a, b in ((0, 4), (4, 7), (7, 8), (8, 9))]
+    assert float((torch.cat(pieces, 1) - model(rows)).detach().abs().max()) < 1e-5
+    assert [layer.length for layer in past] == [0, 9]
+
+
 def test_hooks_act_at_every_token():
     model, rows = build(), prompts(5, 9)
     shift = torch.randn(32, generator=torch.Generator().manual_seed(3))
