@@ -17,10 +17,16 @@ PLAIN_SECONDS = 15.0
 
 
 def command(
-    preset: Annotated[str, typer.Option(help="Settings to start from: tiny, quick, small, paper.")] = "quick",
+    preset: Annotated[
+        str | None, typer.Option(help="Settings to start from: tiny, quick (the default), small, paper.")
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="Tasks by name, separated by commas, or 'all'. The preset's by default."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="strict (the default), or paper: the reference's data, quirks included."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the model's first weights.")] = None,
     settings: Annotated[
@@ -42,6 +48,7 @@ def command(
     """
     import torch
 
+    from cwr_mech.errors import ConfigError
     from cwr_mech.presets import preset as find_preset
     from cwr_mech.runs import latest_run, load_run
     from cwr_mech.training import train
@@ -50,10 +57,12 @@ def command(
 
     torch.set_num_threads(threads)
     if resume:
+        if preset or tasks or protocol or settings or seed is not None:
+            raise ConfigError("--resume goes on with the settings of the run", "give --out at most")
         folder = out or latest_run(RUNS)
         config = load_run(folder).config
     else:
-        config = configure(find_preset(preset), tasks, seed, settings or [])
+        config = configure(find_preset(preset or "quick"), tasks, protocol, seed, settings or [])
         folder = out or RUNS / config.name
         config = config.model_copy(update={"name": folder.name})
     say(f"training {config.name}: {describe(config)}")
@@ -62,11 +71,15 @@ def command(
     say(f"run     {run.folder}")
 
 
-def configure(config: "RunConfig", tasks: str | None, seed: int | None, settings: list[str]) -> "RunConfig":
+def configure(
+    config: "RunConfig", tasks: str | None, protocol: str | None, seed: int | None, settings: list[str]
+) -> "RunConfig":
     """The preset with the options of the command line applied; the name says what differs."""
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.presets import for_tasks
+    from cwr_mech.presets import for_tasks, under_protocol
 
+    if protocol is not None:
+        config = under_protocol(config, protocol)
     config = config.with_settings(settings)
     if tasks is not None:
         names = TASK_NAMES if tasks == "all" else tuple(name.strip() for name in tasks.split(","))

@@ -3,7 +3,16 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from cwr_mech.config import TASK_NAMES, DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig, parse
+from cwr_mech.config import (
+    PROTOCOLS,
+    TASK_NAMES,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    WorldConfig,
+    parse,
+)
 from cwr_mech.errors import UnknownName
 
 
@@ -98,3 +107,13 @@ def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
     data = parse(DataConfig, config.data.model_dump() | changes)
     name = config.name if ordered == TASK_NAMES else f"{config.name}-{'+'.join(ordered)}"
     return config.model_copy(update={"data": data, "name": name})
+
+
+def under_protocol(config: RunConfig, name: str) -> RunConfig:
+    """`config` with the data of protocol "strict" or "paper" (ids from 0 on). Raises UnknownName."""
+    if name not in PROTOCOLS:
+        raise UnknownName("protocol", name, PROTOCOLS)
+    world = config.world.model_copy(update={"id_min": 0 if name == "paper" else None})
+    data = config.data.model_copy(update={"protocol": PROTOCOLS[name]})
+    changed = config.model_copy(update={"world": world, "data": data})
+    return changed if name == "strict" else changed.model_copy(update={"name": f"{config.name}-{name}"})

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName, UserError
-from cwr_mech.presets import PRESETS, for_tasks, preset
+from cwr_mech.presets import PRESETS, for_tasks, preset, under_protocol
 
 SETTINGS = [
     ("lr=1e-3", lambda c: c.train.lr == 1e-3),
@@ -85,6 +85,16 @@ def test_only_mixtures_begin_with_a_task() -> None:
     assert for_tasks(config, ("distance", "compass")).data.first_steps == config.data.first_steps
     with pytest.raises(ConfigError, match="first_tasks"):
         config.with_settings(["first_tasks=distance", "tasks=angle"])
+
+
+def test_the_paper_protocol_switches_every_quirk_on() -> None:
+    paper = under_protocol(preset("quick"), "paper")
+    assert not any(paper.data.protocol.model_dump().values())
+    assert paper.world.id_min == 0
+    assert paper.name == "quick-paper"
+    assert under_protocol(preset("quick"), "strict") == preset("quick")
+    with pytest.raises(UnknownName, match="unknown protocol 'papr'"):
+        under_protocol(preset("quick"), "papr")
 
 
 def test_derived_sizes() -> None:
