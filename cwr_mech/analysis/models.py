@@ -1,0 +1,221 @@
+"""Claims about models: seeds are the units, failed models are named, and pairs that share a model are not
+independent.
+
+The input is a matrix of similarities between trained models, one row a model. Intervals over pairs come from
+leaving out one model at a time; tests relabel models, never cells.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from cwr_mech.analysis.statistics import Interval, PermutationTest, permutation_test
+from cwr_mech.errors import AnalysisError
+
+FAILED_BELOW = 0.5
+"""A model has failed when, on a task it was trained on, it closes less than this share of the gap between the
+best constant answer and a perfect one."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model: its name, the tasks it was trained on, its seed, and how it was trained.
+
+    `rows` seen in all, `exposure`: rows seen of each task. `gain`: for each trained task the share of the gap
+    between the best constant answer (0) and a perfect one (1) that it closes; None when it was not evaluated.
+    """
+
+    run: str
+    tasks: tuple[str, ...]
+    seed: int
+    rows: int
+    exposure: int
+    gain: Mapping[str, float] | None = None
+
+    @property
+    def failed(self) -> bool | None:
+        """Whether any trained task was not learnt, by FAILED_BELOW; None when it was not evaluated."""
+        return None if self.gain is None else min(self.gain.values(), default=0.0) < FAILED_BELOW
+
+
+def gain(metric: str, value: float, baseline: float) -> float:
+    """Share of the gap between the best constant answer and a perfect one: errors 1 - value / baseline,
+    accuracies (value - baseline) / (1 - baseline). Below 0: worse than the constant.
+    """
+    if metric == "error":
+        return 1 - value / baseline
+    return (value - baseline) / (1 - baseline) if baseline < 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Mean similarity over a group of pairs of models, with an interval over models."""
+
+    name: str
+    pairs: int
+    interval: Interval
+
+
+def pair_mean(
+    matrix: Float[np.ndarray, "model model"],
+    chosen: Bool[np.ndarray, "model model"],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Mean over the chosen pairs (upper triangle), with a jackknife interval over models: every model that
+    is in a chosen pair is left out once, with all its pairs, and Student's t has models - 1 degrees of
+    freedom.
+
+    NaN ends with the reason when leaving out a model leaves no pair. AnalysisError for no pair at all.
+    """
+    pairs = [(i, j) for i, j in combinations(range(len(matrix)), 2) if chosen[i, j]]
+    pairs = [(i, j) for i, j in pairs if np.isfinite(matrix[i, j])]
+    if not pairs:
+        raise AnalysisError("no pair of models is left to average")
+    value = float(np.mean([matrix[i, j] for i, j in pairs]))
+    members = sorted({model for pair in pairs for model in pair})
+    n, without = len(members), []
+    for left in members:
+        kept = [matrix[i, j] for i, j in pairs if left not in (i, j)]
+        if not kept:
+            reason = f"{n} models in {len(pairs)} pairs have no spread"
+            return Interval(value, np.nan, np.nan, n, "model", "jackknife over models", level, reason)
+        without.append(float(np.mean(kept)))
+    error = float(np.sqrt((n - 1) / n * np.sum((np.array(without) - np.mean(without)) ** 2)))
+    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return Interval(value, value - reach, value + reach, n, "model", "jackknife over models", level)
+
+
+def same_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
+    """Pairs of different models trained on the same tasks: their agreement is the ceiling of any other."""
+    return _pairs(members, lambda a, b: a.tasks == b.tasks)
+
+
+def disjoint_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
+    """Pairs of models that share no task: likeness cannot come from the same training data."""
+    return _pairs(members, lambda a, b: not set(a.tasks) & set(b.tasks))
+
+
+def _pairs(
+    members: Sequence[Member], rule: Callable[[Member, Member], bool]
+) -> Bool[np.ndarray, "model model"]:
+    found = np.array([[rule(a, b) for b in members] for a in members])
+    np.fill_diagonal(found, False)
+    return found
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Likeness of models of different tasks, beside that of the same tasks and other seeds.
+
+    `same`, `cross`: mean over pairs. `ratio`: mean over pairs of sets of tasks of
+    cross(a, b) / sqrt(same(a) same(b)), with the sets that have no second seed or a ceiling not above 0 left
+    out. `test`: same - cross, relabelling models.
+    """
+
+    same: Interval | None
+    cross: Interval | None
+    ratio: float
+    test: PermutationTest | None
+    left_out: tuple[str, ...]
+
+
+def consistency(
+    matrix: Float[np.ndarray, "model model"],
+    members: Sequence[Member],
+    rng: np.random.Generator,
+    *,
+    draws: int = 2000,
+) -> Consistency:
+    """Self-consistency as the ceiling of cross-task similarity (the paper compares without one)."""
+    same, other = same_tasks(members), disjoint_tasks(members)
+    sets = list(dict.fromkeys(member.tasks for member in members))
+    ceilings: dict[tuple[str, ...], float] = {}
+    for tasks in sets:
+        mine = np.array([member.tasks == tasks for member in members])
+        values = matrix[np.triu(same & mine[:, None] & mine[None, :], 1)]
+        values = values[np.isfinite(values)]
+        ceilings[tasks] = float(values.mean()) if values.size else float("nan")
+    ratios = []
+    for a, b in combinations(sets, 2):
+        if set(a) & set(b):
+            continue
+        first = np.array([member.tasks == a for member in members])
+        second = np.array([member.tasks == b for member in members])
+        cell = matrix[np.ix_(first, second)]
+        if ceilings[a] > 0 and ceilings[b] > 0 and np.isfinite(cell).any():
+            ratios.append(float(np.nanmean(cell)) / float(np.sqrt(ceilings[a] * ceilings[b])))
+    upper = np.triu(np.isfinite(matrix), 1)
+    test = None
+    if (same & upper).any() and (other & upper).any():
+
+        def difference(order: np.ndarray) -> float:
+            moved = matrix[np.ix_(order, order)]
+            return float(np.nanmean(moved[same & np.triu(same)]) - np.nanmean(moved[other & np.triu(other)]))
+
+        test = permutation_test(difference, len(members), rng, draws=draws)
+    return Consistency(
+        same=pair_mean(matrix, same) if (same & upper).any() else None,
+        cross=pair_mean(matrix, other) if (other & upper).any() else None,
+        ratio=float(np.mean(ratios)) if ratios else float("nan"),
+        test=test,
+        left_out=tuple("+".join(tasks) for tasks in sets if not ceilings[tasks] > 0),
+    )
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Similarity of models with disjoint tasks by number of tasks.
+
+    `held_fixed` names what the numbers of tasks have in common: "rows" (all models saw as many rows),
+    "exposure" (as many of each task), "both", or "neither", when more tasks also means more training and
+    the trend cannot be read as an effect of the number of tasks. `slope` per task, tested by relabelling
+    the numbers of tasks.
+    """
+
+    groups: tuple[Group, ...]
+    held_fixed: str
+    slope: float
+    test: PermutationTest | None
+
+
+def trend(
+    matrix: Float[np.ndarray, "model model"],
+    members: Sequence[Member],
+    rng: np.random.Generator,
+    *,
+    draws: int = 2000,
+) -> Trend:
+    """Group the pairs whose models have equally many tasks, none in common.
+
+    Raises AnalysisError when there is no such pair.
+    """
+    counts = np.array([len(member.tasks) for member in members])
+    disjoint = disjoint_tasks(members) & np.isfinite(matrix)
+    groups = []
+    for count in np.unique(counts):
+        chosen = disjoint & (counts[:, None] == count) & (counts[None, :] == count)
+        if chosen.any():
+            groups.append(Group(str(count), int(np.triu(chosen).sum()), pair_mean(matrix, chosen)))
+    if not groups:
+        raise AnalysisError("no two models of equally many tasks have disjoint sets of tasks")
+    used = [member for member in members if str(len(member.tasks)) in {group.name for group in groups}]
+    rows, exposure = ({getattr(member, name) for member in used} for name in ("rows", "exposure"))
+    held = {(True, True): "both", (True, False): "rows", (False, True): "exposure"}
+    pairs = [(i, j) for i, j in zip(*np.nonzero(np.triu(disjoint, 1)), strict=True) if counts[i] == counts[j]]
+    values = np.array([matrix[i, j] for i, j in pairs])
+    slope, test = float("nan"), None
+    if len(groups) > 1:
+        # Units are models: numbers of tasks are shuffled among models, and a pair has the mean of its two.
+        def rise(order: np.ndarray) -> float:
+            x = np.array([(counts[order[i]] + counts[order[j]]) / 2 for i, j in pairs])
+            return float(np.polyfit(x, values, 1)[0]) if np.ptp(x) > 0 else 0.0
+
+        slope = rise(np.arange(len(members)))
+        test = permutation_test(rise, len(members), rng, draws=draws, alternative="two-sided")
+    fixed = held.get((len(rows) == 1, len(exposure) == 1), "neither")
+    return Trend(tuple(groups), fixed, slope, test)
