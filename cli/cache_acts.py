@@ -162,5 +162,9 @@ def describe(store: "ActivationStore") -> None:
 
 def size(path: Path) -> str:
     """A file's size for a reader."""
-    n = path.stat().st_size
+    return size_text(path.stat().st_size)
+
+
+def size_text(n: int) -> str:
+    """A number of bytes for a reader."""
     return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"

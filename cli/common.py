@@ -120,10 +120,11 @@ def resolve_run(name: str | Path | None = None) -> Path:
     Raises MissingArtifact, with the nearest known name in the hint.
     """
     from cwr_mech.errors import MissingArtifact
-    from cwr_mech.runs import latest_run
 
     if name is None:
-        return Path(latest_run(RUNS))
+        from cwr_mech.runs import latest_run
+
+        return latest_run(RUNS)
     text = str(name)
     root = ZOO if text.startswith("zoo:") else RUNS
     short = text.removeprefix("zoo:")
@@ -148,11 +149,15 @@ def _known_runs(root: Path, name: str) -> str:
 
 
 def report_folder(name: str) -> Path:
-    """Folder of the report `name`. Raises ConfigError when the name is no plain name."""
+    """Folder of the report `name`, zoo-NAME for a model zoo:NAME.
+
+    Raises ConfigError when the name is no plain name.
+    """
     import re
 
     from cwr_mech.errors import ConfigError
 
+    name = name.replace("zoo:", "zoo-")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise ConfigError(f"'{name}' cannot name a report", "use letters, digits, and . _ + -")
     return REPORTS / name

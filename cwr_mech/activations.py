@@ -49,7 +49,11 @@ def hook_of(layer: str | int) -> str:
 
 
 def activations_path(run: str, step: int | None, root: Path | str = "activations") -> Path:
-    """Where `cwr-mech cache-acts` puts the file of a run's step; step None is the untrained model."""
+    """Where `cwr-mech cache-acts` puts the file of a run's step; step None is the untrained model.
+
+    A model of the zoo, zoo:NAME, has the file zoo-NAME-stepN.h5.
+    """
+    run = run.replace(":", "-")
     return Path(root) / (f"{run}-untrained.h5" if step is None else f"{run}-step{step}.h5")
 
 
@@ -58,7 +62,8 @@ def rebuild_command(path: Path | str) -> str:
     named = re.fullmatch(r"(.+)-(untrained|step(\d+))\.h5", Path(path).name)
     if not named:
         return "cwr-mech cache-acts RUN"
-    return f"cwr-mech cache-acts {named[1]} {f'--step {named[3]}' if named[3] else '--untrained'}"
+    run = re.sub("^zoo-", "zoo:", named[1])
+    return f"cwr-mech cache-acts {run} {f'--step {named[3]}' if named[3] else '--untrained'}"
 
 
 class ActivationStore:

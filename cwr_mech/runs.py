@@ -23,7 +23,7 @@ from cwr_mech.tokenizer import Tokenizer
 from cwr_mech.world import World, load_world
 
 SCHEMA = "cwr-mech/run/1"
-ROOT = Path("runs")
+ROOT, ZOO = Path("runs"), Path("zoo")
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -37,8 +37,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.folder.name
+        """The folder's name, `zoo:` before it for a model of the zoo: what commands know it by."""
+        return f"zoo:{self.folder.name}" if self.from_zoo else self.folder.name
+
+    @property
+    def from_zoo(self) -> bool:
+        """Whether this is a model of the zoo (`cwr_mech.zoo`)."""
+        return "zoo" in self.manifest
 
     @property
     def state(self) -> str:
@@ -166,11 +171,11 @@ def update_manifest(run: Run, **changes: Any) -> Run:
 
 
 def load_run(folder: Path | str) -> Run:
-    """Read a run by its folder, or by its name in runs/.
+    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`.
 
     Raises MissingArtifact, CorruptArtifact or SchemaMismatch.
     """
-    path = Path(folder)
+    path = ZOO / str(folder)[4:] if str(folder).startswith("zoo:") else Path(folder)
     if not (path / "manifest.json").exists() and (ROOT / path / "manifest.json").exists():
         path = ROOT / path
     manifest = read_json(path / "manifest.json", schema=SCHEMA, rebuild="cwr-mech train")

@@ -1,0 +1,88 @@
+"""`cwr-mech zoo`: the trained models that ship with the repository."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.runs import Run
+
+ACTIONS = ("list", "add", "check")
+
+
+def command(
+    action: Annotated[
+        str, typer.Argument(help="list; add RUN...; check: files unchanged, same answers.")
+    ] = "list",
+    names: Annotated[
+        list[str] | None, typer.Argument(help="For add: finished runs. For check: models; all by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Add: replace a model of the same name.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check: files only, ask no questions.")] = False,
+) -> None:
+    """Trained models that ship with the repository. Every command takes zoo:NAME where it takes a run."""
+    from cwr_mech.errors import ConfigError, UnknownName
+
+    if action not in ACTIONS:
+        raise UnknownName("action", action, ACTIONS)
+    if action == "add":
+        if not names:
+            raise ConfigError("no run was named", "cwr-mech zoo add RUN...; cwr-mech runs lists them")
+        add(names, force)
+    elif action == "check":
+        check(names, ask=not quick)
+    else:
+        show()
+
+
+def show() -> None:
+    """List the models."""
+    from cwr_mech.zoo import described, weight_bytes, zoo_models
+
+    from .cache_acts import size_text
+    from .common import ZOO, console, rows_of, say, table
+
+    found = zoo_models(ZOO)
+    if not found:
+        say(f"no models in {ZOO}/ yet; add a finished run with: cwr-mech zoo add RUN")
+        return
+    columns = ["name", "tasks", "base", "steps", "dtype", "kB", "scores"]
+    heads = [*columns[:-1], "test score (best constant)"]
+    console.print(table("", heads, rows_of([described(run) for run in found], columns)))
+    say(f"{len(found)} models, {size_text(sum(map(weight_bytes, found)))}")
+
+
+def add(names: list[str], force: bool) -> None:
+    """Add runs, and write the list of models into zoo/README.md."""
+    from cwr_mech.runs import load_run
+    from cwr_mech.zoo import add as add_model
+    from cwr_mech.zoo import write_readme
+
+    from .common import ZOO, resolve_run, say
+
+    for run in [load_run(resolve_run(name)) for name in names]:
+        model = add_model(run, ZOO, replace=force)
+        about = model.manifest["zoo"]
+        said = f"float16 changes {about['changed']} of {about['asked']} answers"
+        say(f"added   {model.folder}  {about['dtype']} ({said})")
+    say(f"list    {write_readme(ZOO)}")
+
+
+def check(names: list[str] | None, ask: bool) -> None:
+    """Check models. Raises CorruptArtifact when something is wrong with any."""
+    from cwr_mech.errors import CorruptArtifact
+    from cwr_mech.runs import load_run
+    from cwr_mech.zoo import problems, zoo_models
+
+    from .common import ZOO, resolve_run, say
+
+    asked: list[Run] = [load_run(resolve_run(name)) for name in names] if names else zoo_models(ZOO)
+    wrong = 0
+    for model in asked:
+        found = problems(model, ask=ask)
+        wrong += bool(found)
+        say(f"{model.name}: {'; '.join(found) or 'as added'}")
+    if wrong:
+        raise CorruptArtifact(
+            f"{wrong} of {len(asked)} models are not as they were added", "git checkout zoo"
+        )

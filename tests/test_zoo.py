@@ -1,0 +1,178 @@
+"""The zoo: what is added answers as before, reads as a run everywhere, and changes are noticed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from click.testing import Result as Outcome
+from cwr_mech_cli import cache_acts, evaluate, finetune
+from cwr_mech_cli import zoo as zoo_command
+from cwr_mech_cli.main import guarded
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from cwr_mech.config import RunConfig, parse
+from cwr_mech.errors import ArtifactExists, ConfigError
+from cwr_mech.model import HookedQwen2
+from cwr_mech.runs import Run, create_run, load_run, update_manifest
+from cwr_mech.zoo import add, answers, base_in_zoo, curve, differing, half, problems, write_readme, zoo_models
+
+N = 20
+
+app = typer.Typer()
+app.command("zoo")(guarded(zoo_command.command))
+app.command("cache-acts")(guarded(cache_acts.command))
+app.command("eval")(guarded(evaluate.command))
+app.command("finetune")(guarded(finetune.command))
+
+
+def call(*arguments: object) -> Outcome:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+
+
+def said(outcome: Outcome) -> str:
+    assert outcome.exit_code == 0, outcome.output
+    return " ".join(outcome.stdout.split())
+
+
+def made(name: str, *, shrink: float = 1.0, tasks: tuple[str, ...] = ("distance", "compass")) -> Run:
+    """A finished run whose weights are float16 numbers, except that the last layer is shrunk."""
+    settings = {
+        "name": name,
+        "world": {"source": "uniform", "n_cities": 60, "new": "scattered", "n_new": 3},
+        "model": {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_mlp": 16},
+        "data": {"tasks": tasks},
+        "train": {"steps": 2, "batch_size": 4, "checkpoints": 0},
+    }
+    config = parse(RunConfig, settings)
+    model = half(HookedQwen2(config.model, seed=0))
+    with torch.no_grad():
+        model.unembed.W_U *= shrink
+    run = create_run(Path("runs") / name, config, model)
+    lines = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(200)] + [{"step": 200, "scores": {}}]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return update_manifest(run, state="done")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_float16_only_where_no_answer_changes() -> None:
+    for name, shrink, dtype in (("plain", 1.0, torch.float16), ("fine", 1e-9, torch.float32)):
+        run = made(name, shrink=shrink)
+        model = add(run, n=N)
+        tensors = load_file(model.checkpoint() / "model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+        about = model.manifest["zoo"]
+        # Shrunk a thousand million times the last layer is 0 in float16, and every answer another.
+        assert (about["changed"] > 0.5 * about["asked"]) == (dtype == torch.float32)
+        assert about["asked"] == 2 * 2 * N
+        assert differing(answers(run.model(), run, n=N)[0], answers(model.model(), model, n=N)[0]) == 0
+
+
+def test_a_model_of_the_zoo_is_a_run() -> None:
+    run = made("plain")
+    added = add(run, n=N)
+    model = load_run("zoo:plain")
+    assert model.folder == added.folder == Path("zoo/plain")
+    assert (model.name, model.state, model.steps) == ("zoo:plain", "done", run.steps)
+    assert (model.config, model.world().sha256) == (run.config, run.world().sha256)
+    assert model.manifest["zoo"]["source"] == {"run": "plain", "step": 0, "sha256": run.sha256()}
+    assert 60 < len(model.metrics()) < 80
+    assert model.metrics()[-1] == {"step": 200, "scores": {}}
+    assert run.name == "plain"  # control: outside the zoo nothing changes
+
+
+def test_only_finished_runs_once_each() -> None:
+    run = made("plain")
+    add(run, n=N)
+    with pytest.raises(ArtifactExists, match="--force"):
+        add(run, n=N)
+    before = load_run("zoo:plain").sha256()
+    assert add(run, n=N, replace=True).sha256() == before
+    with pytest.raises(ConfigError, match="interrupted"):
+        add(update_manifest(run, state="interrupted"), n=N)
+    with pytest.raises(ConfigError, match="from the zoo"):
+        add(load_run("zoo:plain"), n=N)
+
+
+def test_changes_are_noticed() -> None:
+    model = add(made("plain"), n=N)
+    assert problems(model) == []
+    stored = model.folder / "answers.json"
+    recorded = json.loads(stored.read_text())
+    recorded["distance/old"] = ["x"] * N
+    stored.write_text(json.dumps(recorded))
+    assert problems(model) == [f"{stored} is not the file that was added"]
+    from cwr_mech.artifacts import sha256_file, write_json
+
+    about = model.manifest["zoo"]
+    files = about["files"] | {"answers.json": sha256_file(stored)}
+    changed = update_manifest(model, zoo=about | {"files": files})
+    assert problems(changed, ask=False) == []
+    assert problems(changed) == [f"zoo:plain answers {N} of {4 * N} questions otherwise than recorded"]
+    write_json(stored, recorded)
+    (model.checkpoint() / "model.safetensors").unlink()
+    assert "model.safetensors is missing" in " ".join(problems(changed))
+
+
+def test_a_fine_tuned_model_names_its_base_in_the_zoo() -> None:
+    run = made("plain")
+    parent = {"run": "plain", "folder": "runs/plain", "step": 0, "sha256": run.sha256()}
+    assert base_in_zoo(parent, Path("zoo")) == parent
+    base = add(run, n=N)
+    place = {"run": "zoo:plain", "folder": "zoo/plain", "step": 0, "sha256": base.sha256()}
+    assert base_in_zoo(parent, Path("zoo")) == place
+    assert base_in_zoo({}, Path("zoo")) == {}
+    tuned = update_manifest(made("plain-ft-angle", tasks=("angle",)), parent=parent)
+    model = add(tuned, n=N)
+    assert model.parent == "zoo:plain"
+    # All tasks are asked of it, not only the one it was trained on.
+    assert len({score["task"] for score in model.manifest["zoo"]["scores"]}) == 7
+    assert [found.name for found in zoo_models()] == ["zoo:plain", "zoo:plain-ft-angle"]
+    text = write_readme().read_text()
+    assert "| zoo:plain-ft-angle | angle | zoo:plain |" in text
+
+
+def test_a_curve_keeps_scores_and_ends() -> None:
+    lines = [{"step": step} for step in range(1000)] + [{"step": 7, "scores": {}}, {"step": 1000}]
+    kept = curve(lines, 50)
+    assert lines[0] in kept
+    assert kept[-1] == {"step": 1000}
+    assert {"step": 7, "scores": {}} in kept
+    assert len(kept) < 60
+    assert curve(lines[:3], 50) == lines[:3]
+
+
+def test_commands_take_models_of_the_zoo() -> None:
+    assert "no models in zoo/ yet" in said(call("zoo"))
+    run = made("plain")
+    assert "added zoo/plain float16" in said(call("zoo", "add", "plain"))
+    assert "1 models" in said(call("zoo", "list"))
+    assert "zoo:plain: as added" in said(call("zoo", "check"))
+    assert "activations/zoo-plain-step0.h5" in said(call("cache-acts", "zoo:plain"))
+    assert "activations/plain-step0.h5" in said(call("cache-acts", "plain"))
+    assert "is up to date" in said(call("cache-acts", "zoo:plain"))
+    said(call("eval", "zoo:plain", "-n", 10))
+    assert Path("reports/zoo-plain/results/eval.json").is_file()
+    said(call("finetune", "zoo:plain", "--tasks", "distance", "--steps", 1))
+    tuned = load_run("plain-ft-distance")
+    assert tuned.parent == "zoo:plain"
+    assert tuned.manifest["parent"]["sha256"] == load_run("zoo:plain").sha256()
+    assert run.state == "done"
+
+
+def test_mistakes_are_one_line() -> None:
+    for arguments, text in (
+        (("zoo", "feed"), "feed"),
+        (("zoo", "add"), "no run was named"),
+        (("zoo", "add", "nothing"), "no such run"),
+        (("zoo", "check", "zoo:lion"), "no such run: 'zoo:lion'"),
+    ):
+        outcome = call(*arguments)
+        assert outcome.exit_code == 2, outcome.output
+        assert text in " ".join(outcome.stderr.split())
