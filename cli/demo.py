@@ -14,8 +14,10 @@ import typer
 
 Argv = tuple[str, ...]
 
-SINGLE_TASKS = ("distance", "angle")
+SINGLE_TASKS = ("distance", "compass")
 """The models trained on one task each, beside the one that learns all seven."""
+SINGLE_STEPS = {"quick": 5000}
+"""Steps of the single-task models by preset, so that both lanes of the training end together."""
 STILL_SECONDS = 60.0
 """Without a terminal, a long stage says this often how far it is."""
 
@@ -32,7 +34,8 @@ def stages(name: str, preset: str) -> tuple[Stage, ...]:
     """The demo's stages for runs and report called `name`."""
     single = {task: f"{name}-{task}" for task in SINGLE_TASKS}
     runs = (name, *single.values())
-    singles = tuple(train(run, preset, task) for task, run in single.items())
+    fewer = (f"steps={SINGLE_STEPS[preset]}",) if preset in SINGLE_STEPS else ()
+    singles = tuple(train(run, preset, task, *fewer) for task, run in single.items())
     to = ("--report", name)
     return (
         Stage("train", f"7 tasks | {', '.join(SINGLE_TASKS)}", ((train(name, preset, "all"),), singles)),
@@ -49,9 +52,10 @@ def stages(name: str, preset: str) -> tuple[Stage, ...]:
     )
 
 
-def train(run: str, preset: str, tasks: str) -> Argv:
+def train(run: str, preset: str, tasks: str, *settings: str) -> Argv:
     """The command that trains one of the demo's models."""
-    return ("train", "--preset", preset, "--tasks", tasks, "--out", f"runs/{run}")
+    options = [word for setting in settings for word in ("--set", setting)]
+    return ("train", "--preset", preset, "--tasks", tasks, "--out", f"runs/{run}", *options)
 
 
 def command(
@@ -145,16 +149,17 @@ def due(argv: Argv) -> Argv | None:
     """
     if argv[0] != "train":
         return argv
-    from cwr_mech.config import TASK_NAMES
     from cwr_mech.errors import ArtifactExists
-    from cwr_mech.presets import for_tasks, preset
+    from cwr_mech.presets import preset
     from cwr_mech.runs import load_run
 
-    _, _, preset_name, _, tasks, _, out = argv
+    from .train import configure
+
+    _, _, preset_name, _, tasks, _, out, *options = argv
     if not (Path(out) / "manifest.json").is_file():
         return argv
     run = load_run(out)
-    wanted = for_tasks(preset(preset_name), TASK_NAMES if tasks == "all" else (tasks,))
+    wanted = configure(preset(preset_name), tasks, None, None, options[1::2])
     if run.config != wanted.model_copy(update={"name": run.config.name}):
         raise ArtifactExists(f"{out} was trained with other settings", "choose another --name, or remove it")
     return None if run.state == "done" else ("train", "--resume", "--out", out)
