@@ -1,0 +1,175 @@
+"""Figures show the numbers of their results, say n and control, and keep to themselves."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.errors import CorruptArtifact
+from cwr_mech.figures import FIGURES, draw
+from cwr_mech.figures_grids import cka_figure, patch_figure
+from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
+from cwr_mech.figures_maps import map_figure, pca_figure
+from cwr_mech.figures_style import REGION_LOOKS, TASK_LOOKS, layer_name, region_looks
+from cwr_mech.results import Result
+from cwr_mech.world import REGIONS
+
+
+def words(figure: Figure) -> str:
+    figure.draw_without_rendering()
+    return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize("name", synthetic.ALL)
+def test_png_carries_its_source(name: str, tmp_path: Path) -> None:
+    result = synthetic.ALL[name]()
+    before = dict(matplotlib.rcParams)
+    paths = draw(result, tmp_path, name)
+    assert dict(matplotlib.rcParams) == before
+    assert len(paths) == len(FIGURES[result.kind]) > 0
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.info["Source"] == result.sha256
+            assert image.size[0] == 1200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20  # something is drawn
+
+
+CAPTIONS = (
+    (map_figure, synthetic.probe, ("n = 256 held-out cities", "16 new cities", "Controls")),
+    (pca_figure, synthetic.probe, ("n = 272 cities", "16 new", "41% of variance")),
+    (probe_layers_figure, synthetic.probe, ("n = 256", "205 fitted", "shuffled places", "untrained model")),
+    (cka_figure, synthetic.cka, ("n = 256 cities", "shuffled cities: mean .00, largest .02", ".61")),
+    (patch_figure, synthetic.patch, ("n = 180 pairs", "self-patch", "unrelated donor", "swapped last")),
+    (eval_figure, synthetic.evaluation, ("n = 1000", "99.8%", "constant answer", "quick, new cities")),
+    (learning_figure, synthetic.train, ("450,000 rows", "64 validation questions", "constant answer")),
+)
+
+
+@pytest.mark.parametrize(("function", "make", "expected"), CAPTIONS)
+def test_captions_say_n_unit_and_control(
+    function: Callable[[Result], Figure], make: Callable[[], Result], expected: tuple[str, ...]
+) -> None:
+    text = " ".join(words(function(make())).split())
+    for phrase in expected:
+        assert phrase in text
+
+
+def test_map_shows_held_out_and_new_cities_where_they_were_decoded() -> None:
+    result = synthetic.probe(n=60, n_new=5)
+    is_test = np.arange(65) % 2 == 0
+    result = replace(result, arrays={**result.arrays, "is_test": is_test})
+    below = map_figure(result).axes[1]
+    drawn = np.concatenate([np.asarray(points.get_offsets()) for points in below.collections])
+    shown = is_test | result.arrays["is_new"]
+    expected = result.arrays["decoded"][shown]
+    assert sorted(map(tuple, drawn.round(6))) == sorted(map(tuple, expected.round(6)))
+    assert len(below.texts) == 5  # arrows
+
+
+def test_map_counts_cities_outside_the_frame() -> None:
+    result = synthetic.probe(n=60, n_new=0)
+    decoded = result.arrays["true"].astype(float)
+    assert "outside the frame" not in words(
+        map_figure(replace(result, arrays={**result.arrays, "decoded": decoded}))
+    )
+    decoded = decoded.copy()
+    decoded[:3] = 1e5
+    text = words(map_figure(replace(result, arrays={**result.arrays, "decoded": decoded})))
+    assert "3 decoded cities" in " ".join(text.split())
+
+
+def test_regions_and_tasks_can_be_told_apart_in_colour_and_in_grey() -> None:
+    assert set(REGION_LOOKS) == set(REGIONS)
+    assert len({look.colour for look in REGION_LOOKS.values()}) == len(REGIONS)
+    assert set(TASK_LOOKS) == set(TASK_NAMES)
+    assert len({look.marker for look in TASK_LOOKS.values()}) == len(TASK_NAMES)
+    other = region_looks(["north", "Japan", "south"])
+    assert list(other) == ["Japan", "north", "south"]
+    assert other["north"] != other["south"]
+
+
+def test_cka_numbers_stand_in_their_cells_and_vanish_when_there_are_too_many() -> None:
+    small = cka_figure(synthetic.cka(runs=("a",), n_layers=2)).axes[0]
+    matrix = synthetic.cka(runs=("a",), n_layers=2).arrays["matrix"]
+    assert len(small.texts) == matrix.size
+    for text in small.texts:
+        column, line = map(int, text.get_position())
+        assert float(text.get_text()) == pytest.approx(matrix[line, column], abs=0.006)
+    assert [label.get_text() for label in small.get_yticklabels()] == ["a embed", "a L0", "a L1", "a final"]
+    assert len(cka_figure(synthetic.cka(n_layers=8)).axes[0].texts) == 0
+
+
+def test_undefined_values_are_marked_and_not_drawn() -> None:
+    result = synthetic.cka(runs=("a",), n_layers=1)
+    matrix = result.arrays["matrix"].copy()
+    matrix[0, 1] = matrix[1, 0] = np.nan
+    texts = cka_figure(replace(result, arrays={**result.arrays, "matrix": matrix})).axes[0].texts
+    assert sum(text.get_text() == "·" for text in texts) == 2
+
+
+def test_patch_panels_put_effects_at_their_layer_and_span() -> None:
+    result = synthetic.patch()
+    figure = patch_figure(result)
+    spans = result.arrays["spans"].tolist()
+    panel = figure.axes[0]
+    for text in panel.texts:
+        column, line = map(int, text.get_position())
+        (cell,) = [
+            row
+            for row in result.tables["cells"]
+            if (row["direction"], row["component"], row["layer"]) == ("denoise", "resid_post", line)
+            and row["span"] == spans[column]
+        ]
+        assert float(text.get_text()) == pytest.approx(cell["recovered"], abs=0.006)
+        assert (text.get_fontweight() == "bold") == (cell["p_adj"] < 0.05)
+
+
+def test_patch_separates_subspaces_and_heads() -> None:
+    result = synthetic.patch()
+    rows = [row | {"subspace": "manifold", "head": 1} for row in result.tables["cells"]]
+    table = [row | {"subspace": None} for row in result.tables["cells"]] + rows
+    text = words(patch_figure(replace(result, tables={"cells": table})))
+    assert "resid_post within manifold" in text
+    assert "L3 head 1" in text
+
+
+def test_huge_errors_do_not_flatten_the_others() -> None:
+    result = synthetic.evaluation()
+    rows = [dict(row) for row in result.tables["tasks"]]
+    rows[0]["value_mean"] = 1e9
+    panel = eval_figure(replace(result, tables={"tasks": rows})).axes[0]
+    assert panel.get_xlim()[1] < 4 * rows[0]["baseline"]
+    assert "1.0e+09" in [text.get_text() for text in panel.texts]
+
+
+def test_one_task_and_no_new_cities_are_enough() -> None:
+    eval_figure(synthetic.evaluation(runs=("quick-angle",)))
+    learning_figure(synthetic.train(tasks=("angle",)))
+    map_figure(synthetic.probe(n=30, n_new=0))
+    pca_figure(synthetic.probe(n=30, n_new=0))
+
+
+def test_a_result_that_lacks_something_is_named(tmp_path: Path) -> None:
+    result = synthetic.cka()
+    arrays = {name: array for name, array in result.arrays.items() if name != "layers"}
+    with pytest.raises(CorruptArtifact, match=r"cka result 'x' lacks 'layers'.*cwr-mech cka"):
+        draw(replace(result, arrays=arrays), tmp_path, "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+LAYERS = (
+    (-1, "hook_embed", "embed"), (0, "blocks.0.hook_resid_post", "L0"), (3, None, "L3"),
+    (4, "unembed.hook_in", "final"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "hook", "name"), LAYERS)
+def test_layer_names(layer: int, hook: str | None, name: str) -> None:
+    assert layer_name(layer, hook) == name

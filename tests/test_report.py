@@ -1,0 +1,183 @@
+"""Reports follow from their results, name their sources, and notice every change."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+from cwr_mech import report as report_module
+from cwr_mech.errors import CorruptArtifact, MissingArtifact
+from cwr_mech.figures import FIGURES
+from cwr_mech.formats import number
+from cwr_mech.report import SECTIONS, check_report, report_text, write_report
+from cwr_mech.report_text import best_rows, markdown_table
+from cwr_mech.results import Result
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reports") / "demo"
+    for name, make in synthetic.ALL.items():
+        make().save(folder / "results", name)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reports") / "small"
+    synthetic.cka(runs=("quick",), n_layers=1).save(folder / "results", "cka")
+    synthetic.evaluation(runs=("quick-angle",)).save(folder / "results", "eval")
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "small"))
+
+
+def test_everything_is_in_the_report(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    for section in SECTIONS:
+        assert f"## {section.title}" in text
+    for name in synthetic.ALL:
+        assert f"[{name}.json](results/{name}.json)" in text
+    linked = {part.split(")")[0] for part in text.split("](")[1:]}
+    assert all((written / link).exists() for link in linked)
+    figures = sum(len(plots) for kind, plots in FIGURES.items() if any(s.kind == kind for s in SECTIONS))
+    assert len(list((written / "figures").iterdir())) == figures
+
+
+def test_numbers_of_the_results_are_in_the_text(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    scores = synthetic.evaluation().tables["tasks"]
+    for row in (scores[0], scores[-1]):
+        assert f"| {number(row['value_mean'])} |" in text
+    best = best_rows(synthetic.probe().tables["layers"], "task", "r2")
+    assert all(f"{number(row['ci_lo'])} to {number(row['ci_hi'])}" in text for row in best)
+    assert "| distance | final | unembed.hook_in |" in text
+    assert "180 of 256 pairs kept (left out: clean answer wrong 50)" in text
+
+
+def test_a_report_checks_itself(written: Path) -> None:
+    assert check_report(written) == []
+
+
+def test_other_numbers_make_another_report() -> None:
+    result = synthetic.evaluation()
+    rows = [dict(row) for row in result.tables["tasks"]]
+    rows[0]["value_mean"] *= 1.5
+    other = replace(result, tables={"tasks": rows})
+    assert report_text("r", {"eval": other}) != report_text("r", {"eval": result})
+
+
+def swap_figures(folder: Path) -> None:
+    shutil.copy(folder / "figures" / "cka.png", folder / "figures" / "eval.png")
+
+
+def repaint(folder: Path) -> None:
+    path = folder / "figures" / "cka.png"
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).copy()
+        info = {key: str(value) for key, value in image.info.items()}
+    pixels[200:400, 200:400] = 0
+    from PIL.PngImagePlugin import PngInfo
+
+    fields = PngInfo()
+    for key, value in info.items():
+        fields.add_text(key, value)
+    Image.fromarray(pixels).save(path, pnginfo=fields)
+
+
+def rewrite(folder: Path, old: str, new: str) -> None:
+    path = folder / "report.md"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+DIFFERENCES: tuple[tuple[Any, str], ...] = (
+    (lambda f: rewrite(f, "n = 256 cities", "n = 999 cities"), "report.md line"),
+    (lambda f: rewrite(f, "Computed with", "Computed with care and"), "report.md line"),
+    (lambda f: (f / "report.md").write_text((f / "report.md").read_text() + "more\n"), "lines, its results"),
+    (lambda f: (f / "figures" / "cka.png").unlink(), "cka.png is missing"),
+    (lambda f: (f / "figures" / "cka.png").write_bytes(b"no"), "cka.png is not a readable PNG"),
+    (swap_figures, "eval.png was drawn from other results"),
+    (repaint, "cka.png does not look like"),
+    (lambda f: synthetic.cka(runs=("other",)).save(f / "results", "cka"), "report.md line"),
+    (lambda f: synthetic.evaluation(runs=("quick-angle",)).save(f / "results", "more"), "report.md"),
+)
+
+
+@pytest.mark.parametrize(("change", "message"), DIFFERENCES)
+def test_check_notices(change: Any, message: str, folder: Path) -> None:
+    change(folder)
+    problems = check_report(folder)
+    assert any(message in problem for problem in problems), problems
+
+
+def test_check_refuses_edited_results(folder: Path) -> None:
+    path = folder / "results" / "cka.json"
+    path.write_text(path.read_text().replace("0.0003", "0.0002"))
+    with pytest.raises(CorruptArtifact, match=r"cka.json was changed.*cwr-mech cka quick"):
+        check_report(folder)
+    with pytest.raises(CorruptArtifact, match=r"cka.json was changed"):
+        write_report(folder)
+
+
+def test_check_hashes_inputs_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report_module._changed_inputs({"probe": synthetic.probe()}) == []
+    Path("activations").mkdir()
+    Path("activations/quick-step0008000.h5").write_bytes(b"other")
+    problems = report_module._changed_inputs({"probe": synthetic.probe()})
+    assert problems == ["results/probe.json was computed from another activations/quick-step0008000.h5"]
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(MissingArtifact, match="there are no results"):
+        write_report(tmp_path / "empty")
+    synthetic.cka().save(tmp_path / "r" / "results", "cka")
+    with pytest.raises(MissingArtifact, match=r"report.md.*cwr-mech report r"):
+        check_report(tmp_path / "r")
+
+
+def test_kinds_without_a_section_are_shown_as_they_are(tmp_path: Path) -> None:
+    result = Result(
+        kind="other",
+        command="cwr-mech other",
+        inputs={},
+        params={},
+        values={"x": 0.5},
+        tables={"short": [{"a|b": "c|d"}], "long": [{"a": 1}] * 100},
+        notes=["a note"],
+    )
+    text = report_text("r", {"thing": result, "cka": synthetic.cka()})
+    assert text.index("## Similarity") < text.index("## other")
+    assert "| x | 0.500 |" in text
+    assert "c\\|d" in text
+    assert "Table `long` has 100 rows" in text
+    assert "- a note" in text
+
+
+def test_a_result_that_lacks_something_is_named() -> None:
+    result = replace(synthetic.cka(), values={})
+    with pytest.raises(CorruptArtifact, match=r"'x'.*lacks 'measure'.*cwr-mech cka quick"):
+        report_text("r", {"x": result})
+
+
+def test_a_result_without_values_of_one_kind_is_no_error() -> None:
+    probe = synthetic.probe(n=40, n_new=0)
+    assert "New cities" not in report_text("r", {"probe": probe})
+    assert "Learning curves" in report_text("r", {"train": replace(synthetic.train(), tables={"tasks": []})})
+
+
+def test_markdown_tables() -> None:
+    rows = [{"a": "x|y", "b": 1.0}, {"a": None, "b": None}]
+    lines = markdown_table(rows, {"a": "A", "b": "B"}).splitlines()
+    assert lines == ["| A | B |", "| :-- | --: |", "| x\\|y | 1.00 |", "| - | - |"]
