@@ -36,7 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("cka", "cka", "command", "How alike layers and models arrange the cities."),
     Command("probe", "probe", "command", "Is there a map in the model, and do new cities lie on it?"),
     Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
-    Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),
+    Command("subspace", "subspace", "command", "Do updates of cities run along the map, or off it?"),
     Command("report", "report", "command", "Write a report from saved results, or check one."),
     Command("demo", "demo", "command", "Everything once: train, look inside, write the report."),
 )

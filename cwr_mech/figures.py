@@ -18,6 +18,7 @@ from cwr_mech.errors import CorruptArtifact
 from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
+from cwr_mech.figures_routing import directions_figure, subspace_figure
 from cwr_mech.figures_style import RC
 from cwr_mech.figures_transfer import transfer_figure
 from cwr_mech.results import Result
@@ -47,6 +48,10 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
         "cka": (Plot("", "Similarity of representations", cka_figure),),
         "patch": (Plot("", "Effect of patching", patch_figure),),
         "transfer": (Plot("", "Transfer between tasks", transfer_figure),),
+        "subspace": (
+            Plot("shares", "Updates inside the map", subspace_figure),
+            Plot("ways", "Movement towards the true place", directions_figure),
+        ),
     }
 )
 """Kind of result -> its figures, in the order of the report."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cwr_mech import report_sections
+from cwr_mech import report_routing, report_sections
 from cwr_mech.artifacts import atomic_file, sha256_file
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.figures import SOURCE, draw, figure_names
@@ -74,6 +74,13 @@ SECTIONS = (
         "Models that were shown new cities through some tasks, asked about them through all; and what they "
         "still know of the old ones.",
         report_sections.transfer,
+    ),
+    Section(
+        "subspace",
+        "Where updates go",
+        "The change of a city's activation that a task asks for or makes: how much of it lies in the few "
+        "directions in which ordinary cities differ because of their place, and where it moves the city.",
+        report_routing.subspace,
     ),
 )
 """Kinds of results in the order of the report. Kinds without a row come last, shown as they are."""
