@@ -121,7 +121,7 @@ class Questions:
             base=str(run.parent),
             seed=run.config.train.seed,
             trained=run.config.data.tasks,
-            arm=", ".join(filter(None, (arm_of(run.config), run.manifest.get("hook")))),
+            arm=arm_of(run.config),
             steps=run.config.train.steps,
             lr=run.config.train.lr,
             old=self(run, run.world(), "old", step=step),

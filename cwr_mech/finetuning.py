@@ -21,7 +21,7 @@ import numpy as np
 
 from cwr_mech.config import PAPER, TASK_NAMES, DataConfig, Part, Protocol, RunConfig, WorldConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.world import World, load_world
+from cwr_mech.world import load_world
 
 Replay = Literal["none", "trained", "all"]
 Elicitation = Literal["none", "world", "new"]
@@ -110,7 +110,7 @@ def in_order(tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(task for task in TASK_NAMES if task in tasks)
 
 
-def world_with_new(base: RunConfig, new_cities: str | None) -> tuple[WorldConfig, World]:
+def world_with_new(base: RunConfig, new_cities: str | None) -> WorldConfig:
     """The base's world with these new cities (None: those it held back).
 
     Raises ConfigError when there are none, or when the old cities would not be those the base was trained on.
@@ -121,13 +121,15 @@ def world_with_new(base: RunConfig, new_cities: str | None) -> tuple[WorldConfig
         raise ConfigError(
             f"the world of run {base.name} holds no new cities", "say which, as in --new-cities atlantis"
         )
+    if config == base.world:
+        return config
     world, before = load_world(config), load_world(base.world)
     if not np.array_equal(world.ids[world.old()], before.ids[before.old()]):
         raise ConfigError(
             f"new cities '{config.new}' are not new to run {base.name}, which was trained on them",
             f"its own are '{base.world.new}'; train a base with --set world.new={config.new}",
         )
-    return config, world
+    return config
 
 
 def finetuning_config(
@@ -150,7 +152,7 @@ def finetuning_config(
     whatever the tasks. Raises ConfigError or UnknownName.
     """
     tasks = in_order(tasks)
-    world, _ = world_with_new(base, new_cities)
+    world = world_with_new(base, new_cities)
     parts = finetuning_parts(
         tasks, replay=replay, elicitation=elicitation, new_rows=new_rows, replay_rows=replay_rows
     )
@@ -184,7 +186,7 @@ def paper_config(
     kind, tasks = RECIPES[recipe], in_order(tasks)
     if len(tasks) != kind.n_tasks:
         raise ConfigError(f"recipe {recipe} trains {kind.n_tasks} task(s), got {', '.join(tasks)}")
-    world, _ = world_with_new(base, new_cities)
+    world = world_with_new(base, new_cities)
     parts = finetuning_parts(tasks, elicitation=kind.elicitation, repeat_rows=True)
     batch = 128
     train = base.train.model_dump() | {
@@ -230,7 +232,7 @@ def total_rows(parts: Sequence[Part]) -> int:
 
 
 def arm_of(config: RunConfig) -> str:
-    """What distinguishes a fine-tuning from others besides its tasks: its replay and its elicitation rows."""
+    """What distinguishes a fine-tuning from others besides its tasks: replay, elicitation rows, route."""
     data = config.data
     others = [part for part in data.parts if part.task not in data.tasks]
     own_old = [part for part in data.parts if part.task in data.tasks and part.group == "old"]
@@ -244,4 +246,5 @@ def arm_of(config: RunConfig) -> str:
         elicitation = "new"
     elif any(part.group == "old" and part.start > 0 for part in others):
         elicitation = "world"
-    return f"replay {replay}, elicitation {elicitation}"
+    route = "" if config.route.arm == "none" else f", route{config.route.suffix}"
+    return f"replay {replay}, elicitation {elicitation}{route}"

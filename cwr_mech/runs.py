@@ -119,18 +119,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:07d}"
 
 
-def create_run(
-    folder: Path,
-    config: RunConfig,
-    model: HookedQwen2,
-    parent: Run | None = None,
-    hook: str | None = None,
-) -> Run:
+def create_run(folder: Path, config: RunConfig, model: HookedQwen2, parent: Run | None = None) -> Run:
     """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
 
     The manifest comes last, so where there is one there is also a model to start from, whatever it was made
-    of. `parent` is the run whose last checkpoint `model` is, `hook` names what changes its gradients.
-    Raises ArtifactExists when the folder is taken.
+    of. `parent` is the run whose last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
     """
     if (folder / "manifest.json").exists():
         raise ArtifactExists(
@@ -155,7 +148,6 @@ def create_run(
         "world_sha256": world.sha256,
         "tokenizer_sha256": Tokenizer().sha256,
         "parent": parents,
-        "hook": hook,
         "state": "running",
         "checkpoints": {"0": sha256_file(checkpoint_path(folder, 0) / "model.safetensors")},
         "provenance": provenance(),

@@ -54,31 +54,26 @@ def train(
     base: Run | None = None,
     listener: Listener | None = None,
     hook: RowsHook | None = None,
-    hook_name: str | None = None,
 ) -> Run:
     """Train the model that `config` describes and return its finished run.
 
     base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder). hook:
-    see RowsHook; `hook_name` says in the manifest what it does, and a resume without it is refused. With
-    `resume` a finished run is returned as it is.
+    see RowsHook; settings that name a route need it. With `resume` a finished run is returned as it is.
     Raises ArtifactExists, ArtifactLocked, MissingArtifact, CorruptArtifact, ConfigError, NoSpace, and
     TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt the state is
     saved and the exception goes on.
     """
+    if config.route.arm != "none" and hook is None:
+        raise ConfigError(
+            f"run {config.name} routes its gradients ('{config.route.arm}') and has no hook to do so",
+            "go on with the cwr-mech finetune command that began it, and --resume",
+        )
     folder = load_run(folder).folder if resume else Path(folder)
     with folder_lock(folder):
         sweep_parts(folder)
-        if resume:
-            run = load_run(folder)
-        else:
-            run = create_run(folder, config, _first_model(config, base), base, hook_name)
+        run = load_run(folder) if resume else create_run(folder, config, _first_model(config, base), base)
         if run.config != config:
             raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
-        if (begun := run.manifest.get("hook")) != hook_name:
-            raise ConfigError(
-                f"{folder} was begun with gradient hook '{begun}', not '{hook_name}'",
-                "resume with the command and options that began it",
-            )
         if run.state == "done":
             remove_states(folder)
             return run

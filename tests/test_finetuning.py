@@ -127,9 +127,9 @@ def test_new_cities_must_be_new_and_old_ones_the_same() -> None:
     blank = BASE.with_settings(["world.new=none"])
     with pytest.raises(ConfigError, match="holds no new cities"):
         finetuning_config(blank, ("distance",))
-    config, world = world_with_new(blank, "scattered")
+    config = world_with_new(blank, "scattered")
     assert config == WorldConfig(**blank.world.model_dump() | {"new": "scattered"})
-    assert len(world.new()) == 4
+    assert len(load_world(config).new()) == 4
     with pytest.raises(ConfigError, match="not new to run tiny"):
         finetuning_config(BASE, ("distance",), new_cities="holdout:China")
     withheld = BASE.with_settings(["world.new=holdout:China", "world.n_cities=60"])

@@ -1,0 +1,217 @@
+"""`cwr-mech sweep`: train a named plan of models."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cwr_mech.plans import Planned
+    from cwr_mech.sweep import Outcome
+
+
+def command(
+    plan: Annotated[str, typer.Argument(help="singles, pairs, seeds, tune, zoo, paper, or trial.")],
+    preset: Annotated[str | None, typer.Option(help="Settings of the models; the plan's by default.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, separated by commas; the plan's by default.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting of the preset. Repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, one thread each.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs with their estimated cost and stop.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local, or snakemake (installed separately).")] = "local",
+    emit: Annotated[
+        Path | None, typer.Option(help="Write the Snakemake workflow to this file and stop.")
+    ] = None,
+    snakemake: Annotated[
+        str, typer.Option(help="More options for Snakemake, as in --snakemake '--executor slurm'.")
+    ] = "",
+    only: Annotated[str | None, typer.Option(help="Train this run of the plan and no other.")] = None,
+) -> None:
+    """Train all models of a plan, bases before what starts from them.
+
+    Stopped at any moment, the same command goes on where it was: finished runs are left alone, begun ones
+    resumed. A failed run is reported and does not stop the others.
+    """
+    from .common import say
+
+    planned = make_plan(plan, preset, seeds, settings or [])
+    options = [plan]
+    options += ["--preset", preset] if preset else []
+    options += ["--seeds", seeds] if seeds else []
+    options += [word for setting in settings or [] for word in ("--set", setting)]
+    argv = [sys.executable, "-m", "cwr_mech_cli.main", "sweep", *options, "--out", str(out)]
+    if only is not None:
+        train_one(planned, only, out)
+    elif dry_run:
+        show_costs(plan, planned, out, jobs)
+    elif emit is not None:
+        write_workflow(planned, out, argv, emit)
+        say(f"workflow {emit}")
+    else:
+        go(plan, planned, out, argv, jobs, engine, snakemake)
+
+
+def make_plan(
+    name: str, preset: str | None, seeds: str | None, settings: "Sequence[str]"
+) -> "tuple[Planned, ...]":
+    """The runs of a plan. Raises UnknownName or ConfigError."""
+    from cwr_mech.errors import ConfigError
+    from cwr_mech.plans import checked, find_plan
+    from cwr_mech.presets import preset as find_preset
+
+    plan = find_plan(name)
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else plan.seeds
+    except ValueError as error:
+        raise ConfigError(f"'{seeds}' are no seeds", "give numbers, as in --seeds 42,1,2") from error
+    return checked(plan.make(find_preset(preset or plan.preset).with_settings(settings), numbers))
+
+
+def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
+    """Train or resume one run of a plan."""
+    import torch
+
+    from cwr_mech.analysis.arms import arm_hook
+    from cwr_mech.errors import UnknownName
+    from cwr_mech.finetuning import in_order
+    from cwr_mech.runs import load_run
+    from cwr_mech.sweep import require_base
+    from cwr_mech.training import train
+    from cwr_mech.world import load_world
+
+    from .common import say
+    from .train import describe, display
+
+    known = {run.name: run for run in planned}
+    if name not in known:
+        raise UnknownName("run of this plan", name, known)
+    run, config = known[name], known[name].config
+    require_base(run, root)
+    base = load_run(root / run.base) if run.base else None
+    torch.set_num_threads(1)
+    say(f"training {config.name}: {describe(config)}")
+    hook = None
+    if base is not None:
+        tasks = in_order([*{part.task for part in config.data.parts}])
+        hook = arm_hook(config.route, base.model(), load_world(config.world), tasks)
+    folder = root / name
+    resume = (folder / "manifest.json").exists()
+    with display(config) as listener:
+        train(config, folder, resume=resume, base=base, listener=listener, hook=hook)
+
+
+def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -> None:
+    """Print the plan: what each run starts from and holds, how long it will take, and how it stands."""
+    import torch
+
+    from cwr_mech.costs import row_lengths, seconds_of, tokens_per_second
+    from cwr_mech.finetuning import total_rows
+    from cwr_mech.sweep import standing
+
+    from .common import console, duration, say, table
+
+    torch.set_num_threads(1)
+    lengths = row_lengths()
+    speeds: dict[tuple[object, int], float] = {}
+    rows, left = [], 0.0
+    for run in planned:
+        config = run.config
+        shape = (config.model, config.train.batch_size)
+        if shape not in speeds:
+            speeds[shape] = tokens_per_second(*shape)
+        seconds = seconds_of(config, speeds[shape], lengths)
+        state = standing(run, root).state
+        left += 0.0 if state == "done" else seconds
+        fixed = total_rows(config.data.parts) or (config.data.rows_per_task or 0) * len(config.data.tasks)
+        rows.append([run.name, run.base, fixed or None, config.train.steps, duration(seconds), state])
+    console.print(
+        table(f"plan {plan}", ["run", "starts from", "rows of set", "steps", "time", "state"], rows)
+    )
+    speed = ", ".join(f"{value:,.0f}" for value in speeds.values())
+    say(
+        f"{len(planned)} runs; about {duration(left)} of one core left, {duration(left / jobs)} with {jobs} "
+        f"processes; measured now: {speed} tokens a second on one thread"
+    )
+
+
+def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", path: Path) -> None:
+    """Write the Snakefile."""
+    from cwr_mech.artifacts import atomic_file
+    from cwr_mech.workflow import snakefile
+
+    from .stores import command_line
+
+    with atomic_file(path) as part:
+        part.write_text(snakefile(planned, root, argv, command_line()), encoding="utf-8")
+
+
+def by_snakemake(
+    planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", jobs: int, more: str
+) -> "list[Outcome]":
+    """Train the plan through Snakemake. Raises MissingArtifact when it is not installed."""
+    import shlex
+    import shutil
+    import subprocess
+
+    from cwr_mech.errors import MissingArtifact
+    from cwr_mech.sweep import standing
+    from cwr_mech.workflow import snakemake_argv
+
+    program = shutil.which("snakemake")
+    if program is None:
+        raise MissingArtifact("there is no command 'snakemake'", "install it: pip install 'snakemake>=9'")
+    file = root / ".sweep" / "Snakefile"
+    write_workflow(planned, root, argv, file)
+    # The plan's lock is ours, so a lock of Snakemake's can only be left over from a killed one.
+    subprocess.run([program, "--snakefile", file, "--unlock"], capture_output=True, check=False)
+    subprocess.run(snakemake_argv(program, file, jobs, shlex.split(more)), check=False)
+    return [standing(run, root) for run in planned]
+
+
+def go(
+    plan: str,
+    planned: "Sequence[Planned]",
+    root: Path,
+    argv: "Sequence[str]",
+    jobs: int,
+    engine: str,
+    more: str,
+) -> None:
+    """Train what is not done yet and report how every run stands. Raises CwrError when some are not done."""
+    from cwr_mech.artifacts import folder_lock
+    from cwr_mech.errors import CwrError, UnknownName
+    from cwr_mech.sweep import Sweep
+
+    from .common import console, say, table
+
+    if engine not in ("local", "snakemake"):
+        raise UnknownName("engine", engine, ("local", "snakemake"))
+    with folder_lock(root / ".sweep" / plan):
+        if engine == "local":
+            said = {"done": "done", "busy": "waiting for", "started": "started", "resumed": "resumed"}
+
+            def event(name: str, what: str, details: str) -> None:
+                count = f"[{len(sweep.outcomes)}/{len(planned)}]"
+                say(f"{count} {said.get(what, what)} {name}" + (f": {details}" if details else ""))
+
+            sweep = Sweep(planned, root, lambda name: [*argv, "--only", name], jobs, event)
+            outcomes = sweep.run()
+        else:
+            outcomes = by_snakemake(planned, root, argv, jobs, more)
+    bad = [outcome for outcome in outcomes if outcome.state != "done"]
+    if bad:
+        columns = ["run", "state", "why"]
+        console.print(table("not done", columns, [[run.name, run.state, run.details] for run in bad]))
+        raise CwrError(
+            f"{len(bad)} of {len(outcomes)} runs are not done", f"what they said is in {root}/.sweep/"
+        )
+    say(f"all {len(outcomes)} runs of plan {plan} are done")

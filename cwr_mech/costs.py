@@ -1,0 +1,53 @@
+"""What a plan will cost, from a speed measured now."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cwr_mech.batches import parts_of
+from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, TrainConfig, WorldConfig
+from cwr_mech.dataset import concat, generate
+from cwr_mech.engine import Engine
+from cwr_mech.model import HookedQwen2
+from cwr_mech.optimizer import Optimizer
+from cwr_mech.parameters import FlatParameters
+from cwr_mech.world import load_world
+
+SECONDS = 1.0
+"""How long a speed is measured."""
+
+
+def row_lengths(id_digits: int = 4, rows: int = 600) -> dict[str, float]:
+    """Mean tokens a row of each task; they hardly depend on the world."""
+    world = load_world(WorldConfig(n_cities=64, id_digits=id_digits))
+    return {task: float(generate(world, task, rows).lengths.mean()) for task in TASK_NAMES}
+
+
+def tokens_per_second(
+    model: ModelConfig, batch_size: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Tokens a second of training steps (all seven tasks), on one thread as torch is set now."""
+    world = load_world(WorldConfig(n_cities=64))
+    each = max(1, batch_size // len(TASK_NAMES))
+    rows = concat([generate(world, task, each) for task in TASK_NAMES])
+    flat = FlatParameters(model)
+    flat.load(HookedQwen2(model, seed=0))
+    engine, optimizer = Engine(flat), Optimizer(flat, TrainConfig())
+    first = np.ones_like(rows.lengths)
+    steps, start = -1, clock()
+    while steps < 1 or clock() - start < SECONDS:  # the first step warms up and is not counted
+        engine.batch(rows.tokens, rows.lengths, first, 1.0)
+        optimizer.step(0, optimizer.norm())
+        steps += 1
+        if steps == 0:
+            start = clock()
+    return steps * float(rows.lengths.sum()) / (clock() - start)
+
+
+def seconds_of(config: RunConfig, speed: float, lengths: Mapping[str, float]) -> float:
+    """Time to train a run at `speed` tokens a second, without the answers scored on the way."""
+    parts = parts_of(config.data)
+    weights = np.array([part.rows or part.weight for part in parts], dtype=float)
+    length = float(weights @ [lengths[part.task] for part in parts] / weights.sum())
+    return config.train.steps * config.train.batch_size * length / speed

@@ -1,0 +1,198 @@
+"""Plans: which models to train, and which of them start from others. Tables derived in code, never files.
+
+A plan is a list of Planned runs in which every base stands before the runs that need it. `cwr-mech sweep`
+trains them; a run is known by its name and its settings alone, so a plan may be changed between two sweeps
+and what is there already is not trained again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cwr_mech.config import PAPER, TASK_NAMES, Part, RouteConfig, RunConfig, parse
+from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.finetuning import PAIRS, TRIPLES, Elicitation, finetuning_config, paper_config
+from cwr_mech.presets import for_tasks
+
+DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
+OTHER_PAIRS = tuple(pair for pair in PAIRS if "distance" not in pair)
+ROUTED_TASKS = ("distance", "angle", "compass", "perimeter")
+ROUTES = ("manifold", "complement", "random", "random-complement")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One model to train; `base` is the name of the run it starts from, None for fresh weights."""
+
+    config: RunConfig
+    base: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is also its folder's."""
+        return self.config.name
+
+
+def pretraining(preset: RunConfig, sets: Iterable[Sequence[str]], seeds: Iterable[int]) -> list[Planned]:
+    """A model for each set of tasks and each seed. The preset's own seed is left out of the names."""
+    planned = []
+    for tasks in sets:
+        config = for_tasks(preset, tuple(tasks))
+        for seed in seeds:
+            name = config.name if seed == preset.train.seed else f"{config.name}-seed{seed}"
+            planned.append(Planned(config.with_settings([f"train.seed={seed}", f"name={name}"])))
+    return planned
+
+
+def finetunings(
+    bases: Iterable[Planned], sets: Iterable[Sequence[str]], elicitation: Elicitation = "none"
+) -> list[Planned]:
+    """A fine-tuning of each base for each set of tasks."""
+    wanted = [tuple(tasks) for tasks in sets]
+    return [
+        Planned(finetuning_config(base.config, tasks, elicitation=elicitation), base.name)
+        for base in bases
+        for tasks in wanted
+    ]
+
+
+def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
+    """7-task models that see the new cities from the start: what full integration looks like."""
+    planned = []
+    for base in pretraining(preset, [TASK_NAMES], seeds):
+        rows = preset.data.rows_per_task
+        parts = tuple(Part(task=task, group="all", rows=rows) for task in TASK_NAMES)
+        data = base.config.data.model_copy(update={"parts": parts})
+        name = base.name.replace(preset.name, f"{preset.name}-all-cities", 1)
+        planned.append(Planned(base.config.model_copy(update={"data": data, "name": name})))
+    return planned
+
+
+def routed(tuned: Iterable[Planned], arms: Iterable[str], layers: Sequence[int]) -> list[Planned]:
+    """Each fine-tuning once more under each causal arm."""
+    planned = []
+    for run in tuned:
+        for arm in arms:
+            route = parse(RouteConfig, {"arm": arm, "layers": tuple(layers)})
+            changes = {"route": route, "name": run.name + route.suffix}
+            planned.append(Planned(run.config.model_copy(update=changes), run.base))
+    return planned
+
+
+def _singles() -> list[tuple[str, ...]]:
+    return [(task,) for task in TASK_NAMES]
+
+
+def singles(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The seven single-task models."""
+    return pretraining(preset, _singles(), seeds)
+
+
+def pairs(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """All 21 two-task models."""
+    return pretraining(preset, PAIRS, seeds)
+
+
+def seeds_only(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The model of all tasks."""
+    return pretraining(preset, [TASK_NAMES], seeds)
+
+
+def tune(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The model of all tasks, and its fine-tuning on each task and on each pair."""
+    bases = seeds_only(preset, seeds)
+    return bases + finetunings(bases, [*_singles(), *PAIRS])
+
+
+def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """Seven runs with one dependency, to try the machinery: a base, three tasks alone, three fine-tunings."""
+    bases = seeds_only(preset, seeds)
+    sets = _singles()[:3]
+    return bases + pretraining(preset, sets, seeds) + finetunings(bases, sets)
+
+
+def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The family that ships with the repository.
+
+    Every seed: all tasks, each task alone, all tasks with the new cities in pretraining, and the
+    fine-tunings of each base: single tasks, the six pairs with distance, six without, the causal arms.
+    First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows.
+    """
+    bases, first = seeds_only(preset, seeds), seeds[:1]
+    more = [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]]
+    tuned = finetunings(bases, _singles())
+    last = preset.model.n_layers - 1
+    return [
+        *bases,
+        *singles(preset, seeds),
+        *tuned,
+        *finetunings(bases, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
+        *routed([run for run in tuned if run.config.data.tasks[0] in ROUTED_TASKS], ROUTES, range(last)),
+        *in_pretraining(preset, seeds),
+        *pretraining(preset, [*PAIRS[:7], *TRIPLES[:7], *more], first),
+        *finetunings(bases[:1], _singles(), elicitation="new"),
+        *finetunings(bases[:1], _singles(), elicitation="world"),
+    ]
+
+
+def paper(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The paper's models under its own protocol; two- and three-task models have one seed fewer there."""
+    data = preset.data.model_copy(update={"protocol": PAPER})
+    world = preset.world.model_copy(update={"id_min": 0})
+    preset = preset.model_copy(update={"data": data, "world": world})
+    bases = seeds_only(preset, seeds)
+    fewer = seeds[:-1] or seeds
+    tuned = [
+        Planned(paper_config(base.config, recipe, tasks), base.name)
+        for recipe, sets in (("ftwb1", _singles()), ("ftwb2", PAIRS))
+        for tasks in sets
+        for base in bases
+    ]
+    return [
+        *bases,
+        *singles(preset, seeds),
+        *pretraining(preset, PAIRS[:8], fewer),
+        *pretraining(preset, TRIPLES, fewer),
+        *tuned,
+    ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan's function with the preset and the seeds it is usually made of."""
+
+    make: Callable[[RunConfig, Sequence[int]], list[Planned]]
+    preset: str
+    seeds: tuple[int, ...]
+
+
+PLANS: Mapping[str, Plan] = MappingProxyType(
+    {
+        "singles": Plan(singles, "small", (42,)),
+        "pairs": Plan(pairs, "small", (42,)),
+        "seeds": Plan(seeds_only, "small", (42, 1, 2)),
+        "tune": Plan(tune, "small", (42,)),
+        "trial": Plan(trial, "tiny", (42,)),
+        "zoo": Plan(zoo, "small", (42, 1, 2)),
+        "paper": Plan(paper, "paper", (42, 1, 2, 3)),
+    }
+)
+
+
+def find_plan(name: str) -> Plan:
+    """Raises UnknownName."""
+    if name not in PLANS:
+        raise UnknownName("plan", name, PLANS)
+    return PLANS[name]
+
+
+def checked(planned: Sequence[Planned]) -> tuple[Planned, ...]:
+    """The plan, if its names differ and every base comes first. Raises ConfigError."""
+    seen: set[str] = set()
+    for run in planned:
+        if run.name in seen:
+            raise ConfigError(f"two runs of the plan are called {run.name}")
+        if run.base is not None and run.base not in seen:
+            raise ConfigError(f"run {run.name} starts from {run.base}, which the plan does not train before")
+        seen.add(run.name)
+    return tuple(planned)
