@@ -1,8 +1,13 @@
 """`cwr-mech patch`: which activations carry a city from the question to the answer?"""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cwr_mech.analysis.patching import Cost
+    from cwr_mech.model import HookedQwen2
+    from cwr_mech.results import Result
 
 
 def command(
@@ -30,6 +35,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of pairs and resampling.")] = 42,
     step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows of the table shown here; all are saved.")] = 12,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
     report: Annotated[
         str | None, typer.Option(help="Report that gets the result; the run's name by default.")
     ] = None,
@@ -42,53 +48,93 @@ def command(
     from cwr_mech.analysis.pairs import find_pairs
     from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
     from cwr_mech.analysis.patch_metrics import check_metrics
+    from cwr_mech.analysis.patch_store import SweepStore, sweep_key
     from cwr_mech.analysis.patch_survey import patch_result
-    from cwr_mech.analysis.patching import ARMS, sweep
+    from cwr_mech.analysis.patching import ARMS, cost, sweep
     from cwr_mech.generation import decode_text
     from cwr_mech.runs import load_run
     from cwr_mech.tasks import TASKS, get_task
 
-    from .common import console, progress, resolve_run, rows_of, save_result, say, table
+    from .common import progress, resolve_run, save_result
     from .stores import command_line, split
 
     source = load_run(resolve_run(run))
-    model, world = source.model(step), source.world()
-    checkpoint = source.checkpoint(step)
+    model, world, sha256 = source.model(step), source.world(), source.sha256(step)
     for name in TASKS if task == "all" else split(task) or []:
         definition = get_task(name)
         metrics = check_metrics(split(metric) or [], definition.max_answer_tokens)
         places = check_places(split(spans) or [], name, world.config.id_digits)
         cells = grid(model.cfg, COMPONENTS if components == "all" else split(components) or [], places)
-        answer = partial(decode_text, model, max_new_tokens=definition.max_answer_tokens)
         found = find_pairs(
-            answer, world, name, pairs, seed=seed, group=group, tolerance=tolerance,
+            partial(decode_text, model, max_new_tokens=definition.max_answer_tokens),
+            world,
+            name,
+            pairs,
+            seed=seed,
+            group=group,
+            tolerance=tolerance,
             slot=None if slot is None else slot - 1,
-        )  # fmt: skip
-        with progress(f"patch {name}", len(cells) * len(ARMS) * len(found), "patches") as advance:
-            swept = sweep(model, found, cells, metrics=metrics, arms=ARMS, advance=advance)
+        )
+        work = cost(model, found, cells, metrics=metrics, arms=ARMS)
+        show_cost(name, len(found), len(cells), work, model)
+        store = SweepStore(
+            source.folder / "sweeps" / f"patch-{name}",
+            sweep_key(sha256, found, cells, metrics, [str(arm) for arm in ARMS]),
+            resume=resume,
+        )
+        with progress(f"patch {name}", work.rows, "patches") as advance:
+            swept = sweep(model, found, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
         result = patch_result(
             swept,
             found,
             seed=seed,
             runs=[source.name],
             command=command_line(),
-            inputs={checkpoint.as_posix(): source.sha256(step)},
-            params={
-                "group": group,
-                "tolerance": tolerance,
-                "step": source.last_step if step is None else step,
-            },
+            inputs={source.checkpoint(step).as_posix(): sha256},
+            params={"group": group, "tolerance": tolerance, "step": step or source.last_step},
         )
-        rows = [
-            row
-            for row in result.tables["cells"]
-            if row["metric"] == metrics[0] and row["recovered"] is not None
-        ]
-        rows.sort(key=lambda row: -abs(row["recovered"]))
-        columns = ["direction", "component", "layer", "head", "span", "n", "effect", "recovered"]
-        columns += ["ci_lo", "ci_hi", "null", "p_adj"]
-        title = f"{name}: {len(found)} pairs, {len(cells)} cells, {metrics[0]}; largest shares recovered"
-        console.print(table(title, columns, rows_of(rows[:top], columns)))
-        for note in result.notes:
-            say(note)
+        show(result, top)
         save_result(result, report or source.name, f"patch-{name}")
+        store.remove()
+
+
+def show_cost(task: str, n_pairs: int, n_cells: int, work: "Cost", model: "HookedQwen2") -> None:
+    """Say what a sweep will take on this machine, measured by a short matrix product of the model's size."""
+    from .common import duration, say
+
+    seconds = work.operations / speed(model.cfg.d_model, model.cfg.d_mlp or model.cfg.d_model)
+    say(
+        f"{task}: {n_cells} cells in {n_pairs} pairs are {work.rows:,} patched runs ({work.known:,} more are "
+        f"known without running), about {duration(seconds)}, "
+        f"{(work.record_bytes + work.budget) / 2**20:.0f} MB at most"
+    )
+
+
+def speed(d_model: int, d_mlp: int) -> float:
+    """Multiply-adds a second of this machine at matrices of these widths, half of the best of three tries."""
+    import time
+
+    import torch
+
+    left, right = torch.randn(2048, d_model), torch.randn(d_model, d_mlp)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - start)
+    return 0.5 * left.numel() * d_mlp / min(times[1:])
+
+
+def show(result: "Result", top: int) -> None:
+    """Print the largest effects and what was found in words."""
+    from .common import console, rows_of, say, table
+
+    metric = result.params["metric"]
+    rows = [r for r in result.tables["cells"] if r["metric"] == metric and r["recovered"] is not None]
+    rows.sort(key=lambda row: -abs(row["recovered"]))
+    columns = ["direction", "component", "layer", "head", "span", "n", "effect", "recovered"]
+    columns += ["ci_lo", "ci_hi", "null", "p_adj"]
+    title = f"{result.params['task']}: largest shares of the {metric} recovered, of {len(rows)} cells"
+    console.print(table(title, columns, rows_of(rows[:top], columns)))
+    for note in result.notes:
+        say(note)

@@ -32,7 +32,7 @@ TOLERANCE = 0.25
 BATCH, PATIENCE = 512, 8
 """Candidates decoded at once, and after how many times as many candidates as pairs the search ends."""
 
-REASONS = ("kept", "clean answer wrong", "corrupt answer wrong", "answers too close")
+REASONS = ("kept", "clean answer wrong", "corrupt answer wrong", "answers too close", "asked before")
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,13 @@ def find_pairs(
     unit = tolerance * _constant_error(definition, world, seed, group)
     found: list[Pairs] = []
     counts = dict.fromkeys(REASONS, 0)
-    start = 0
+    start, seen = 0, set[bytes]()
     while counts["kept"] < n and start < PATIENCE * max(n, BATCH):
         cities = generate(world, task, BATCH, split="test", seed=seed, start=start, group=group).cities
         start += BATCH
         candidates = _swap(definition, world, cities.astype(np.int64), rng, slot, group, unit)
         judged, reasons = _judge(candidates, definition, world, answerer)
+        reasons[_repeated(judged, seen) & (reasons == "kept")] = "asked before"
         for reason, count in zip(*np.unique(reasons, return_counts=True), strict=True):
             counts[str(reason)] += int(count)
         found.append(judged.take(reasons == "kept"))
@@ -191,6 +192,16 @@ def _swap(
     )
 
 
+def _repeated(pairs: Pairs, seen: set[bytes]) -> Bool[np.ndarray, " pair"]:
+    """Whether a pair of the same two questions came before; small worlds have few questions to draw."""
+    keys = [row.tobytes() for row in np.concatenate([pairs.clean, pairs.corrupt], axis=1)]
+    repeated = np.zeros(len(keys), dtype=bool)
+    for i, key in enumerate(keys):
+        repeated[i] = key in seen
+        seen.add(key)
+    return repeated
+
+
 def _truth(task: Task, world: World, ids: Int64[np.ndarray, "pair k"]) -> Int64[np.ndarray, " pair"]:
     sizes = (ids >= 0).sum(axis=1)
     xy = world.xy_of(np.where(ids >= 0, ids, ids[:, :1]))[:, : task.n_max]
@@ -208,7 +219,7 @@ def _reordered(
         for order in permutations(range(size)):
             moved = clean[rows].copy()
             moved[:, :size] = clean[rows][:, order]
-            same = (task.canonical(moved) == task.canonical(clean[rows])).all()
+            same = (task.canonical(moved[:, :size]) == task.canonical(clean[rows][:, :size])).all()
             if order != tuple(range(size)) and same and (_truth(task, world, moved) == truth[rows]).all():
                 result[rows] = moved
                 break

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cwr_mech.analysis.patch_forward import Forward, Record, Tree
+from cwr_mech.analysis.patch_metrics import Answers
 from cwr_mech.blocks import HookedConfig
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.prompts import spans
@@ -54,6 +55,9 @@ SPANS = (
     "later_digits", "later_last", "later_delimiter", "equals",
 )  # fmt: skip
 """Places relative to the swapped city, in the order of the text; the answer follows as answer1, ..."""
+
+
+BasisName = str | tuple[str, int, str]
 
 
 @dataclass(frozen=True)
@@ -148,46 +152,50 @@ class Edit:
     values: Float[Tensor, "row changed d_model"]
 
 
+def edited_place(
+    cfg: HookedConfig, cell: Cell, span: Sequence[int], answers: Answers
+) -> tuple[int, tuple[int, ...]]:
+    """The boundary and the positions whose residual changes when `cell` is patched at `span`."""
+    if cell.component in RESIDUAL:
+        return 2 * cell.layer + RESIDUAL[cell.component], tuple(span)
+    if cell.component in ("mlp_out", "neurons"):
+        return 2 * cell.layer + 2, tuple(span)
+    if cell.component not in ("k", "v"):
+        return 2 * cell.layer + 1, tuple(span)
+    final = cell.layer == cfg.n_layers - 1
+    sees = answers.tree.visible()[:, list(span)].any(1).tolist()
+    wanted = answers.reads if final else range(answers.tree.width)
+    return 2 * cell.layer + 1, tuple(p for p in wanted if sees[p])
+
+
 class Editor:
-    """Turns cells into edits for runs of one record. `bases` holds orthonormal columns `[d_model rank]`."""
+    """Turns cells into edits for runs of one record.
+
+    `bases` holds orthonormal columns by a subspace's name, or by (name, layer, span) where they differ.
+    """
 
     def __init__(
         self,
         forward: Forward,
         record: Record,
-        tree: Tree,
-        reads: Sequence[int],
-        bases: Mapping[str, Float[Tensor, "d_model rank"]] | None = None,
+        answers: Answers,
+        bases: Mapping[BasisName, Float[Tensor, "d_model rank"]] | None = None,
     ) -> None:
-        self.forward, self.record, self.tree, self.reads = forward, record, tree, list(reads)
-        self.visible = tree.visible()
+        self.forward, self.record, self.answers = forward, record, answers
+        self.visible = answers.tree.visible()
         self.bases = bases or {}
-
-    def edited(self, cell: Cell, span: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-        """The boundary and the positions whose residual changes when `cell` is patched at `span`."""
-        if cell.component in RESIDUAL:
-            return 2 * cell.layer + RESIDUAL[cell.component], tuple(span)
-        if cell.component in ("mlp_out", "neurons"):
-            return 2 * cell.layer + 2, tuple(span)
-        if cell.component not in ("k", "v"):
-            return 2 * cell.layer + 1, tuple(span)
-        final = cell.layer == self.forward.cfg.n_layers - 1
-        sees = self.visible[:, list(span)].any(1)
-        return 2 * cell.layer + 1, tuple(
-            p for p in (self.reads if final else range(self.tree.width)) if sees[p]
-        )
 
     def edit(
         self, cell: Cell, span: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
     ) -> Edit:
         """Replace the cell's activation in runs `base` by that of runs `donor`."""
-        boundary, positions = self.edited(cell, span)
+        boundary, positions = edited_place(self.forward.cfg, cell, span, self.answers)
         at = self.record.at
         if cell.component in RESIDUAL and cell.subspace is None:
             return Edit(boundary, positions, at(boundary, donor, positions))
         before = at(boundary, base, positions)
         if cell.component in RESIDUAL:
-            basis = self.basis(str(cell.subspace))
+            basis = self.basis(cell)
             change = (at(boundary, donor, positions) - before) @ basis @ basis.T
         elif cell.component in ("attn_out", "mlp_out"):
             theirs = at(boundary, donor, positions) - at(boundary - 1, donor, positions)
@@ -198,18 +206,15 @@ class Editor:
             change = self._heads(cell, list(span), positions, base, donor)
         return Edit(boundary, positions, before + change)
 
-    def basis(self, name: str) -> Float[Tensor, "d_model rank"]:
-        """The subspace of that name. Raises UnknownName, or AnalysisError when it is not orthonormal."""
-        if name not in self.bases:
-            raise UnknownName("subspace", name, self.bases)
-        basis = self.bases[name]
-        if (basis.T @ basis - torch.eye(basis.shape[1], device=basis.device)).abs().max() > 1e-4:
-            raise AnalysisError(f"the basis of subspace '{name}' is not orthonormal")
-        return basis
-
-    @property
-    def _group(self) -> int:
-        return self.forward.cfg.n_heads // self.forward.cfg.n_kv
+    def basis(self, cell: Cell) -> Float[Tensor, "d_model rank"]:
+        """The subspace a cell names. Raises UnknownName, or AnalysisError when it is not orthonormal."""
+        for name in ((str(cell.subspace), cell.layer, cell.span), str(cell.subspace)):
+            if name in self.bases:
+                basis = self.bases[name].to(self.forward.device, torch.float32)
+                if (basis.T @ basis - torch.eye(basis.shape[1], device=basis.device)).abs().max() > 1e-4:
+                    raise AnalysisError(f"the basis of subspace '{cell.subspace}' is not orthonormal")
+                return basis
+        raise UnknownName("subspace", cell.subspace, self.bases)
 
     def _neurons(
         self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]

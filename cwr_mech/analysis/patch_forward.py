@@ -67,20 +67,18 @@ class Record:
         self, boundary: int, rows: Int[Tensor, "row"], positions: Sequence[int]
     ) -> Float[Tensor, "row picked d_model"]:
         """Residuals of some runs at some positions."""
-        return self.resid[boundary][rows[:, None], torch.tensor(positions, device=rows.device)]
+        return self.resid[boundary][
+            rows[:, None], torch.tensor(list(positions), dtype=torch.int64, device=rows.device)
+        ]
 
     def heads_at(
         self, name: Literal["q", "z"], layer: int, rows: Int[Tensor, "row"], positions: Sequence[int]
     ) -> Float[Tensor, "row head picked d_head"]:
         """Queries or attention outputs of some runs at some positions."""
         kept = (self.q if name == "q" else self.z)[layer]
-        return kept[rows[:, None], torch.tensor(positions, device=rows.device)].transpose(1, 2)
-
-    def first_difference(self) -> Int[Tensor, "run run"]:
-        """First position at which the tokens of two runs differ; the width where they never do."""
-        differ = self.tokens[:, None] != self.tokens[None]
-        first = differ.to(torch.int8).argmax(-1)
-        return torch.where(differ.any(-1), first, self.tokens.shape[1])
+        return kept[
+            rows[:, None], torch.tensor(list(positions), dtype=torch.int64, device=rows.device)
+        ].transpose(1, 2)
 
 
 class Forward:

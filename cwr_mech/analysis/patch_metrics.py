@@ -57,18 +57,22 @@ class Answers:
     def build(
         cls, prompt: int, clean: Sequence[str], corrupt: Sequence[str], metrics: Sequence[str]
     ) -> "Answers":
-        """Lay out the answers to prompts of `prompt` tokens. Only what `metrics` need is forced: for the
-        first differing token the common prefix, for others both whole answers."""
+        """Lay out the answers to prompts of `prompt` tokens. Only what `metrics` need is forced: nothing
+        without any, for the first differing token the common prefix, else both whole answers."""
         sides = [[[*(CHAR_ID[char] for char in text), EOS] for text in side] for side in (clean, corrupt)]
         width = max(len(answer) for side in sides for answer in side)
         tokens = torch.tensor([[a + [PAD] * (width - len(a)) for a in side] for side in sides])
         first = (tokens[0] != tokens[1]).to(torch.int8).argmax(1)
-        if set(metrics) <= {"logit_diff", "kl"}:
-            lengths: tuple[int, ...] = (int(first.max()),)
+        if not metrics:
+            lengths: tuple[int, ...] = ()
+        elif set(metrics) <= {"logit_diff", "kl"}:
+            lengths = (int(first.max()),)
         else:
             lengths = (width - 1, width - 1)
         tree = Tree(prompt, tuple(n for n in lengths if n))
-        forced = torch.cat([side[:, :n] for side, n in zip(tokens, lengths, strict=False)], 1)
+        forced = torch.cat(
+            [tokens[0][:, :0], *(side[:, :n] for side, n in zip(tokens, lengths, strict=False))], 1
+        )
         reads = (prompt - 1, *range(prompt, tree.width))
         own = [torch.tensor([0, *range(1 + sum(lengths[:i]), 1 + sum(lengths[: i + 1]))]) for i in (0, 1)]
         return cls((tokens[0], tokens[1]), (own[0], own[1]), first, reads, tree, forced)

@@ -7,57 +7,29 @@ The same cells are patched from control donors (see `pairs`). Every value equals
 cell, to rounding; see `patch_forward` for how most of that forward is avoided.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cwr_mech.analysis.pairs import Pairs
-from cwr_mech.analysis.patch_cells import Cell, Editor, span_positions
+from cwr_mech.analysis.patch_cells import BasisName, Cell, Edit, Editor
 from cwr_mech.analysis.patch_forward import Forward, Record
-from cwr_mech.analysis.patch_metrics import Answers
-from cwr_mech.errors import AnalysisError
+from cwr_mech.analysis.patch_layout import ARMS, ROLES, SWAP, Arm, Layout, Rows, layouts, rows_to_run
+from cwr_mech.analysis.patch_store import SweepStore
+from cwr_mech.blocks import LayerCache
 from cwr_mech.model import HookedQwen2
-from cwr_mech.tasks import get_task
-from cwr_mech.tokenizer import Tokenizer
 
-ROLES = ("clean", "corrupt", "third", "equal", "order")
-"""Questions of a pair, in the order in which their runs are recorded."""
+__all__ = ["ARMS", "SWAP", "Arm", "Batch", "Cost", "Sweep", "cost", "prepare", "sweep"]
 
 BUDGET = 128 * 2**20
 """Default bound on the memory of one batch of patched rows, in bytes."""
 
-PAIR_CHUNK = 64
-"""Pairs recorded at once."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of patching: which question is run, and which one gives the activation."""
-
-    direction: str
-    donor: str
-    base: str
-    source: str
-
-
-ARMS = (
-    Arm("denoise", "swap", "corrupt", "clean"),
-    Arm("noise", "swap", "clean", "corrupt"),
-    Arm("denoise", "unrelated", "corrupt", "third"),
-    Arm("noise", "unrelated", "clean", "third"),
-    Arm("denoise", "self", "corrupt", "corrupt"),
-    Arm("noise", "equal", "clean", "equal"),
-    Arm("noise", "order", "clean", "order"),
-)
-"""The two directions, and the controls: an unrelated city, the run itself, a city with the same answer, the
-same cities in another order."""
-
-SWAP = ARMS[:2]
+Bases = Mapping[BasisName, Float[Tensor, "d_model rank"]]
 
 
 @dataclass(frozen=True)
@@ -75,86 +47,44 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs of one layout, their runs recorded. Run number = role number * pairs + pair."""
+    """A layout with its runs recorded by a model."""
 
-    rows: Int64[np.ndarray, " pair"]
-    roles: tuple[str, ...]
-    answers: Answers
+    forward: Forward
+    layout: Layout
     record: Record
     editor: Editor
-    spans: Mapping[str, tuple[int, ...]]
-    has: Mapping[str, np.ndarray]
-    first_difference: Int[np.ndarray, "run run"]
 
-    def run(self, role: str, pair: int) -> int:
-        """Number of a question's run in the record."""
-        return self.roles.index(role) * len(self.rows) + pair
+    @torch.no_grad()
+    def unpatched(self, role: str) -> Float[Tensor, "pair read d_vocab"]:
+        """Logits of a role's runs at the read positions."""
+        runs = torch.from_numpy(self.layout.runs(role)).to(self.forward.device)
+        return self.forward.logits(self.record.at(self.forward.last, runs, self.layout.answers.reads))
 
+    def edit_rows(self, rows: Rows, part: slice, cells: Sequence[Cell]) -> Edit:
+        """The edits of some patched rows, stacked."""
+        base, donor = (torch.from_numpy(x[part]).to(self.forward.device) for x in (rows.base, rows.donor))
+        cell, parts = rows.cell[part], []
+        edges = [0, *(np.flatnonzero(np.diff(cell)) + 1).tolist(), len(cell)]
+        for start, stop in pairwise(edges):
+            which = cells[cell[start]]
+            span = self.layout.spans[which.span]
+            parts.append(self.editor.edit(which, span, base[start:stop], donor[start:stop]).values)
+        return Edit(rows.boundary, rows.positions, torch.cat(parts))
 
-def batches_of(
-    forward: Forward,
-    pairs: Pairs,
-    metrics: Sequence[str],
-    *,
-    roles: Sequence[str] = ROLES,
-    bases: Mapping[str, Float[Tensor, "d_model rank"]] | None = None,
-    chunk: int = PAIR_CHUNK,
-) -> "list[Callable[[], Batch]]":
-    """Recipes for the batches that cover all pairs, one layout (number of cities, swapped place) each.
-
-    They are recipes, so that one batch is in memory at a time.
-    """
-    recipes: list[Callable[[], Batch]] = []
-    for size, of_size in pairs.by_size():
-        for slot in np.unique(pairs.slot[of_size]).tolist():
-            rows = of_size[pairs.slot[of_size] == slot]
-            for start in range(0, len(rows), chunk):
-                part = rows[start : start + chunk]
-                recipes.append(
-                    lambda part=part, size=size, slot=slot: _batch(  # type: ignore[misc]
-                        forward, pairs, part, size, slot, metrics, roles, bases
-                    )
-                )
-    return recipes
+    def run_edit(
+        self, edit: Edit, base: Int[Tensor, "row"], past: list[LayerCache] | None = None
+    ) -> Float[Tensor, "row read d_vocab"]:
+        """Logits at the read positions of runs `base` with an edit; `past` as in `Forward.resume`."""
+        answers = self.layout.answers
+        return self.forward.resume(
+            self.record, answers.tree, base, edit.boundary, edit.positions, edit.values, answers.reads, past
+        )
 
 
-def _batch(
-    forward: Forward,
-    pairs: Pairs,
-    rows: Int64[np.ndarray, " pair"],
-    size: int,
-    slot: int,
-    metrics: Sequence[str],
-    roles: Sequence[str],
-    bases: Mapping[str, Float[Tensor, "d_model rank"]] | None,
-) -> Batch:
-    some, task = pairs.take(rows), get_task(pairs.task)
-    questions = {role: getattr(some, role) for role in roles}
-    questions = {role: ids for role, ids in questions.items() if ids is not None}
-    has = {role: ids[:, 0] >= 0 for role, ids in questions.items()}
-    prompts = []
-    for role, ids in questions.items():
-        filled = np.where(has[role][:, None], ids, some.clean)[:, :size]
-        prompts += [Tokenizer().encode_prompt(text) for text in task.prompt(filled, pairs.id_digits)]
-    lengths = {len(prompt) for prompt in prompts}
-    if len(lengths) > 1:
-        raise AnalysisError(f"questions of one layout must have one length, got {sorted(lengths)} tokens")
-    answers = Answers.build(
-        lengths.pop(), some.clean_answer.tolist(), some.corrupt_answer.tolist(), metrics
-    ).to(forward.device)
-    forced = answers.forced.repeat(len(questions), 1)
-    tokens = torch.cat([torch.tensor(prompts, device=forward.device), forced], 1)
-    record = forward.record(tokens, answers.tree)
-    return Batch(
-        rows=rows,
-        roles=tuple(questions),
-        answers=answers,
-        record=record,
-        editor=Editor(forward, record, answers.tree, answers.reads, bases),
-        spans=span_positions(pairs.task, size, slot, pairs.id_digits, answers.tree),
-        has=has,
-        first_difference=record.first_difference().cpu().numpy(),
-    )
+def prepare(forward: Forward, layout: Layout, bases: Bases | None = None) -> Batch:
+    """Record a layout's runs."""
+    record = forward.record(layout.tokens.to(forward.device), layout.answers.tree)
+    return Batch(forward, layout, record, Editor(forward, record, layout.answers, bases))
 
 
 def sweep(
@@ -164,131 +94,96 @@ def sweep(
     *,
     metrics: Sequence[str] = ("logit_diff",),
     arms: Sequence[Arm] = SWAP,
-    bases: Mapping[str, Float[Tensor, "d_model rank"]] | None = None,
+    bases: Bases | None = None,
     budget: int = BUDGET,
+    store: SweepStore | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Sweep:
-    """Patch every cell of every arm in every pair. `advance` is told how many rows were finished.
+    """Patch every cell of every arm in every pair.
 
     `budget` bounds the bytes of one batch of patched rows; the recorded runs of PAIR_CHUNK pairs come on top.
+    `store` keeps each layer's scores of each layout as soon as they are there, and gives back what an
+    earlier sweep kept. `advance` is told how many rows were finished.
     """
     forward = Forward(model)
-    roles = [
-        r for r in ROLES if any(r in (arm.base, arm.source) for arm in arms) or r in ("clean", "corrupt")
-    ]
     shape = (len(metrics), len(pairs))
     clean, corrupt = np.full(shape, np.nan), np.full(shape, np.nan)
     patched = np.full((len(arms), len(cells), *shape), np.nan)
-    for recipe in batches_of(forward, pairs, metrics, roles=roles, bases=bases):
-        batch = recipe()
-        clean[:, batch.rows], corrupt[:, batch.rows] = base_scores(forward, batch, metrics)
-        patched[:, :, :, batch.rows] = patch_batch(
-            forward, batch, cells, arms, metrics, budget=budget, advance=advance
-        )
+    for number, layout in enumerate(layouts(pairs, metrics, roles=roles_of(arms))):
+        batch = prepare(forward, layout, bases)
+        scorer = Scorer(batch, metrics)
+        clean[:, layout.rows], corrupt[:, layout.rows] = scorer.base["clean"], scorer.base["corrupt"]
+        for layer in sorted({cell.layer for cell in cells}):
+            here = [c for c, cell in enumerate(cells) if cell.layer == layer]
+            name = f"{number:04d}-layer{layer}"
+            values = store.load(name) if store else None
+            groups = rows_to_run(forward.cfg, layout, [cells[c] for c in here], arms)
+            if values is None:
+                values = scorer.patched([cells[c] for c in here], arms, groups, budget, advance)
+                if store:
+                    store.save(name, values)
+            elif advance:
+                advance(sum(map(len, groups)))
+            for place, c in enumerate(here):
+                patched[:, c, :, layout.rows] = values[:, place].transpose(2, 0, 1)
     return Sweep(tuple(cells), tuple(arms), tuple(metrics), clean, corrupt, patched)
 
 
-def base_scores(
-    forward: Forward, batch: Batch, metrics: Sequence[str]
-) -> tuple[Float64[np.ndarray, "metric pair"], Float64[np.ndarray, "metric pair"]]:
-    """Scores of the unpatched clean and corrupt runs."""
-    pair = torch.arange(len(batch.rows), device=forward.device)
-    logits = {role: read_logits(forward, batch, role) for role in ("clean", "corrupt")}
-    reference = batch.answers.at_first(logits["clean"])
-    scores = [batch.answers.score(metrics, each, pair, reference) for each in logits.values()]
-    return scores[0].double().cpu().numpy(), scores[1].double().cpu().numpy()
+def roles_of(arms: Sequence[Arm]) -> list[str]:
+    """The questions that some arms need; the clean and the corrupt one always."""
+    needed = {"clean", "corrupt"} | {role for arm in arms for role in (arm.base, arm.source)}
+    return [role for role in ROLES if role in needed]
 
 
-@torch.no_grad()
-def read_logits(forward: Forward, batch: Batch, role: str) -> Float[Tensor, "pair read d_vocab"]:
-    """Logits of the unpatched runs of one role at the read positions."""
-    start = batch.run(role, 0)
-    last = batch.record.resid[forward.last][start : start + len(batch.rows)]
-    return forward.logits(last[:, list(batch.answers.reads)])
+class Scorer:
+    """Scores of the patched rows of one batch."""
 
+    def __init__(self, batch: Batch, metrics: Sequence[str]) -> None:
+        self.batch, self.metrics = batch, tuple(metrics)
+        self.answers = batch.layout.answers.to(batch.forward.device)
+        logits = {role: batch.unpatched(role) for role in batch.layout.roles}
+        self.reference = self.answers.at_first(logits["clean"])
+        everyone = np.arange(len(batch.layout.rows))
+        self.base = {role: self.score(each, everyone) for role, each in logits.items()}
 
-@dataclass(frozen=True)
-class _Job:
-    """One patched row: an arm and a cell, in one pair."""
+    def score(
+        self, logits: Float[Tensor, "row read d_vocab"], pair: np.ndarray
+    ) -> Float64[np.ndarray, "metric row"]:
+        """All metrics of rows that belong to these pairs."""
+        of = torch.from_numpy(pair).to(logits.device)
+        return self.answers.score(self.metrics, logits, of, self.reference).double().cpu().numpy()
 
-    arm: int
-    cell: int
-    pair: int
-    base: int
-    donor: int
-
-
-def patch_batch(
-    forward: Forward,
-    batch: Batch,
-    cells: Sequence[Cell],
-    arms: Sequence[Arm],
-    metrics: Sequence[str],
-    *,
-    budget: int = BUDGET,
-    advance: Callable[[int], None] | None = None,
-) -> Float64[np.ndarray, "arm cell metric pair"]:
-    """Scores of every cell of every arm in the pairs of one batch.
-
-    Rows whose patch cannot change anything (the span ends before the two questions first differ, so that
-    both runs agree there) get the unpatched run's score and are not run.
-    """
-    answers, n = batch.answers, len(batch.rows)
-    values = np.full((len(arms), len(cells), len(metrics), n), np.nan)
-    logits = {role: read_logits(forward, batch, role) for role in batch.roles}
-    reference = answers.at_first(logits["clean"])
-    everyone = torch.arange(n, device=forward.device)
-    unpatched = {
-        role: answers.score(metrics, logits[role], everyone, reference).double().cpu().numpy()
-        for role in batch.roles
-    }
-    groups: dict[tuple[int, tuple[int, ...]], list[_Job]] = defaultdict(list)
-    for c, cell in enumerate(cells):
-        span = batch.spans.get(cell.span, ())
-        if not span:
-            continue
-        where = batch.editor.edited(cell, span)
+    def patched(
+        self,
+        cells: Sequence[Cell],
+        arms: Sequence[Arm],
+        groups: Sequence[Rows],
+        budget: int,
+        advance: Callable[[int], None] | None = None,
+    ) -> Float64[np.ndarray, "arm cell metric pair"]:
+        """Scores of every cell of every arm; rows that are not in `groups` have the unpatched run's."""
+        layout = self.batch.layout
+        values = np.full((len(arms), len(cells), len(self.metrics), len(layout.rows)), np.nan)
+        applies = [c for c, cell in enumerate(cells) if layout.spans.get(cell.span)]
         for a, arm in enumerate(arms):
-            if arm.source not in batch.roles:
-                continue
-            values[a, c] = np.where(batch.has[arm.source], unpatched[arm.base], np.nan)
-            for pair in np.flatnonzero(batch.has[arm.source]).tolist():
-                base, donor = batch.run(arm.base, pair), batch.run(arm.source, pair)
-                changes = base == donor or max(span) >= batch.first_difference[base, donor]
-                if changes and where[1]:
-                    groups[where].append(_Job(a, c, pair, base, donor))
-    for (boundary, positions), jobs in groups.items():
-        size = max(1, budget // row_bytes(forward, answers.tree.width, min(positions)))
-        for start in range(0, len(jobs), size):
-            tile = jobs[start : start + size]
-            edited = _edits(batch, cells, tile, forward)
-            runs = torch.tensor([job.base for job in tile], device=forward.device)
-            of = torch.tensor([job.pair for job in tile], device=forward.device)
-            out = forward.resume(batch.record, answers.tree, runs, boundary, positions, edited, answers.reads)
-            scores = answers.score(metrics, out, of, reference).double().cpu().numpy()
-            for row, job in enumerate(tile):
-                values[job.arm, job.cell, :, job.pair] = scores[:, row]
-            if advance is not None:
-                advance(len(tile))
-    return values
+            if arm.source in layout.roles:
+                values[a, applies] = np.where(layout.has[arm.source], self.base[arm.base], np.nan)
+        for rows in groups:
+            for part in tiles(self.batch.forward, layout, rows, budget):
+                base = torch.from_numpy(rows.base[part]).to(self.batch.forward.device)
+                out = self.batch.run_edit(self.batch.edit_rows(rows, part, cells), base)
+                scores = self.score(out, rows.pair[part])
+                values[rows.arm[part], rows.cell[part], :, rows.pair[part]] = scores.T
+                if advance:
+                    advance(len(rows.arm[part]))
+        return values
 
 
-@torch.no_grad()
-def _edits(
-    batch: Batch, cells: Sequence[Cell], tile: Sequence[_Job], forward: Forward
-) -> Float[Tensor, "row changed d_model"]:
-    """The new residual values of a tile's rows, cell by cell."""
-    parts, start = [], 0
-    while start < len(tile):
-        cell = tile[start].cell
-        stop = start
-        while stop < len(tile) and tile[stop].cell == cell:
-            stop += 1
-        base = torch.tensor([job.base for job in tile[start:stop]], device=forward.device)
-        donor = torch.tensor([job.donor for job in tile[start:stop]], device=forward.device)
-        parts.append(batch.editor.edit(cells[cell], batch.spans[cells[cell].span], base, donor).values)
-        start = stop
-    return torch.cat(parts)
+def tiles(forward: Forward, layout: Layout, rows: Rows, budget: int) -> Iterator[slice]:
+    """Parts of `rows` that fit into `budget` bytes."""
+    size = max(1, budget // row_bytes(forward, layout.tokens.shape[1], min(rows.positions)))
+    for start in range(0, len(rows), size):
+        yield slice(start, min(start + size, len(rows)))
 
 
 def row_bytes(forward: Forward, width: int, start: int) -> int:
@@ -297,3 +192,44 @@ def row_bytes(forward: Forward, width: int, start: int) -> int:
     keys = 4 * width * cfg.n_heads * cfg.d_head
     per_position = 8 * cfg.d_model + 4 * (cfg.d_mlp or 0) + 3 * cfg.n_heads * width
     return 4 * (keys + open_ * per_position + 2 * width * cfg.d_vocab)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep will take: rows that are computed, rows known without computing, multiply-adds, and bytes
+    of the recorded runs and of one batch of patched rows."""
+
+    rows: int
+    known: int
+    operations: float
+    record_bytes: int
+    budget: int
+
+
+def cost(
+    model: HookedQwen2,
+    pairs: Pairs,
+    cells: Sequence[Cell],
+    *,
+    metrics: Sequence[str] = ("logit_diff",),
+    arms: Sequence[Arm] = SWAP,
+    budget: int = BUDGET,
+) -> Cost:
+    """Count a sweep's work without running the model."""
+    cfg, rows, every, operations, memory = model.cfg, 0, 0, 0.0, 0
+    wide = cfg.d_head * (cfg.n_heads + 2 * cfg.n_kv)
+    enter, rest = cfg.d_model * wide, cfg.d_model * (cfg.n_heads * cfg.d_head + 3 * (cfg.d_mlp or 0))
+    for layout in layouts(pairs, metrics, roles=roles_of(arms)):
+        width, reads = layout.tokens.shape[1], len(layout.answers.reads)
+        usable = sum(bool(layout.spans.get(cell.span)) for cell in cells)
+        every += usable * sum(int(layout.has[arm.source].sum()) for arm in arms if arm.source in layout.has)
+        floats = cfg.n_layers * (2 * cfg.d_model + 2 * cfg.d_head * (cfg.n_heads + cfg.n_kv)) + cfg.d_model
+        memory = max(memory, 4 * floats * layout.tokens.numel())
+        operations += layout.tokens.numel() * cfg.n_layers * (enter + rest)
+        for group in rows_to_run(cfg, layout, cells, arms):
+            above = cfg.n_layers - (group.boundary + 1) // 2
+            open_ = width - min(group.positions)
+            full = max(0, above - 1) * open_ * (enter + rest) + (open_ * enter + reads * rest if above else 0)
+            operations += len(group) * (full + reads * cfg.d_model * cfg.d_vocab)
+            rows += len(group)
+    return Cost(rows, every - rows, operations, memory, budget)

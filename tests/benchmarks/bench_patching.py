@@ -26,8 +26,8 @@ from transformer_lens import patching
 
 from cwr_mech.analysis.pairs import Pairs, find_pairs
 from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, grid
-from cwr_mech.analysis.patch_forward import Forward
-from cwr_mech.analysis.patching import BUDGET, SWAP, batches_of, sweep
+from cwr_mech.analysis.patch_layout import SWAP, layouts
+from cwr_mech.analysis.patching import BUDGET, sweep
 from cwr_mech.config import ModelConfig
 from cwr_mech.model import HookedQwen2
 from cwr_mech.tasks import TASKS
@@ -46,13 +46,12 @@ def theirs(model: HookedQwen2, pairs: Pairs, cells: Sequence[Cell]) -> np.ndarra
     """Scores [cell pair] of denoising by TransformerLens, one `generic_activation_patch` a component."""
     answers_of, tokens_of = {}, {}
     length = len(model.to_tokens(TASKS["distance"].prompt(pairs.clean[:1, :2]))[0])
-    for recipe in batches_of(Forward(model), pairs, ("logit_diff",), roles=("clean", "corrupt"), chunk=10**6):
-        batch = recipe()
-        n = len(batch.rows)
-        for i, row in enumerate(batch.rows):
-            tokens_of[row] = batch.record.tokens[[i, i + n], :length]
-            first = int(batch.answers.first[i])
-            answers_of[row] = [side[i, : first + 1].tolist() for side in batch.answers.tokens]
+    for layout in layouts(pairs, ("logit_diff",), roles=("clean", "corrupt")):
+        n = len(layout.rows)
+        for i, row in enumerate(layout.rows):
+            tokens_of[row] = layout.tokens[[i, i + n], :length]
+            first = int(layout.answers.first[i])
+            answers_of[row] = [side[i, : first + 1].tolist() for side in layout.answers.tokens]
     rows = range(len(pairs))
     prefix = max(len(answers_of[row][0]) for row in rows) - 1
     forced = torch.tensor([(answers_of[row][0][:-1] + [0] * prefix)[:prefix] for row in rows]).reshape(

@@ -1,0 +1,170 @@
+"""Planted circuits are found exactly; gradients agree with exact patching where they should, and only there."""
+
+from dataclasses import replace
+
+import numpy as np
+import planted
+import pytest
+import torch
+from test_patching import WORLD, model_of, some_pairs
+
+from cwr_mech.analysis.attribution import attribute, compare, saturated
+from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, check_places, grid
+from cwr_mech.analysis.patch_layout import SWAP, layouts
+from cwr_mech.analysis.patching import sweep
+from cwr_mech.analysis.paths import Path, all_paths, edge_attribution, patch_paths
+
+assert WORLD.n >= 64
+
+
+def first_slot_pairs(n, answer):
+    """Pairs that swap the first city, answered by `answer(digits of both cities)`, where answers differ."""
+    pairs = some_pairs("distance", n, slot=0)
+    digits = [[f"{int(a):04d}{int(b):04d}" for a, b in ids[:, :2]] for ids in (pairs.clean, pairs.corrupt)]
+    words = [np.array([answer(mine, other) for mine, other in zip(*order, strict=True)])
+             for order in (digits, digits[::-1])]  # fmt: skip
+    found = replace(pairs, clean_answer=words[0], corrupt_answer=words[1])
+    return found.take((words[0] != words[1]) & (words[0] != "") & (words[1] != ""))
+
+
+def only_here(mine, other):
+    """A digit of the first city that the other question's first city does not have."""
+    return next((digit for digit in mine[:4] if digit not in other[:4]), "")
+
+
+@torch.no_grad()
+def test_the_planted_relay_is_found_and_nothing_else():
+    model, pairs = planted.relay(), first_slot_pairs(40, only_here)
+    assert len(pairs) >= 10
+    places = ["swapped_digits", "swapped_delimiter", "later_digits", "later_delimiter", "equals"]
+    cells = grid(model.cfg, COMPONENTS, places)
+    found = sweep(model, pairs, cells)
+    gap = (found.clean - found.corrupt).mean()
+    assert gap > 1, "the planted model must tell the pairs apart"
+    recovered = {}
+    for sign, base, values in ((1, found.corrupt, found.patched[0]), (-1, found.clean, found.patched[1])):
+        for cell, each in zip(cells, values, strict=True):
+            recovered[cell, sign] = sign * (each - base).mean() / gap
+    carrier = {
+        ("resid_pre", 0, None, "swapped_digits"),
+        ("v", 0, 0, "swapped_digits"),
+        ("z", 0, 0, "swapped_delimiter"),
+        ("attn_out", 0, None, "swapped_delimiter"),
+        ("resid_mid", 0, None, "swapped_delimiter"),
+        ("resid_post", 0, None, "swapped_delimiter"),
+        ("resid_pre", 1, None, "swapped_delimiter"),
+        ("v", 1, 1, "swapped_delimiter"),
+        ("z", 1, 1, "equals"),
+        ("attn_out", 1, None, "equals"),
+        ("resid_mid", 1, None, "equals"),
+        ("resid_post", 1, None, "equals"),
+    }
+    for (cell, _), share in recovered.items():
+        expected = 1.0 if (cell.component, cell.layer, cell.head, cell.span) in carrier else 0.0
+        assert share == pytest.approx(expected, abs=0.02), cell
+
+
+@torch.no_grad()
+def test_paths_of_the_planted_relay():
+    model, pairs = planted.relay(), first_slot_pairs(40, only_here)
+    paths = all_paths(model, "swapped_delimiter")
+    scores = patch_paths(model, pairs, paths)[0, :, 0]
+    found = sweep(model, pairs, [Cell("resid_pre", 0, None, "swapped")])
+    gap = (found.clean - found.corrupt).mean()
+    recovered = (scores - found.corrupt[0]).mean(1) / gap
+    carrying = Path((0, 0), "swapped_delimiter", (1, 1), "v")
+    for path, share in zip(paths, recovered, strict=True):
+        assert share == pytest.approx(1.0 if path == carrying else 0.0, abs=0.02), path
+    to_answer = patch_paths(model, pairs, [Path((1, 1), "equals"), Path((1, 0), "equals")])[0, :, 0]
+    np.testing.assert_allclose((to_answer - found.corrupt[0]).mean(1) / gap, [1.0, 0.0], atol=0.02)
+
+
+def test_a_saturated_softmax_fools_plain_attribution_and_is_flagged():
+    """The changed key moves all attention, but the gradient of a hard softmax is 0."""
+    model = planted.largest_digit()
+    pairs = first_slot_pairs(60, lambda mine, _: max(mine))
+    assert len(pairs) >= 5
+    cells = grid(model.cfg, ("q", "k", "v", "z"), ["swapped_digits", "equals"], layers=[0])
+    found = sweep(model, pairs, cells)
+    exact = (found.patched[0, :, 0] - found.corrupt[0]).mean(1)
+    gap = float((found.clean - found.corrupt).mean())
+    plain, fixed = (attribute(model, pairs, cells, mode=mode)[0].mean(1) for mode in ("linear", "exact"))
+    key = cells.index(Cell("k", 0, 0, "swapped_digits"))
+    agreement = compare(exact, plain, gap)
+    assert key in agreement.misses
+    assert key in saturated(cells, plain, fixed, agreement.threshold)
+    assert key not in compare(exact, fixed, gap).misses
+    assert not saturated(cells, fixed, fixed, agreement.threshold)
+
+
+def test_estimates_are_the_derivative_of_exact_patching():
+    """Towards a donor moved only a little, the estimate is exact to first order; control: far away."""
+    model, pairs = model_of(), some_pairs(n=4)
+    cells = grid(
+        model.cfg, [c for c in COMPONENTS if c != "pattern"], ["swapped_last", "equals"], layers=[0, 1]
+    )
+    with torch.no_grad():
+        kept = model.embed.W_E.clone()
+        errors = []
+        for scale in (0.003, 1.0):
+            middle = kept.mean(0)
+            model.embed.W_E.copy_(middle + scale * (kept - middle))
+            found = sweep(model, pairs, cells)
+            exact = found.patched[0, :, 0] - found.corrupt[0]
+            estimate = attribute(model, pairs, cells)[0]
+            errors.append(np.abs(estimate - exact).sum() / np.abs(exact).sum())
+    assert errors[0] < 0.05 < errors[1]
+
+
+def test_integrated_gradients_are_complete():
+    """Along the whole path the attributions of all tokens add up to the whole change (Sundararajan 2017)."""
+    model, pairs = model_of(), some_pairs(n=4)
+    cells = [Cell("resid_pre", 0, None, "swapped")]
+    found = sweep(model, pairs, cells)
+    change = (found.clean - found.corrupt)[0]
+    one, many = (attribute(model, pairs, cells, steps=steps)[0, 0] for steps in (1, 64))
+    assert np.abs(many - change).max() < 0.02 * np.abs(change).max()
+    assert np.abs(one - change).max() > 0.1 * np.abs(change).max()
+
+
+def test_edges_add_up_to_their_senders_and_equal_transformerlens():
+    """All edges out of a sender add up to its node attribution: gradients split over readers."""
+    model, pairs = model_of(), some_pairs(n=3)
+    edges = edge_attribution(model, pairs, arm=SWAP[0])
+    assert np.isnan(edges.effect[edges.senders.index("1.0"), edges.receivers.index("0.0.q")])
+    cells = [Cell("z", 1, head, "swapped") for head in range(4)]
+    everywhere = check_places(["positions"], "distance", 4)
+    cells = [Cell("z", 1, head, place) for head in range(4) for place in [*everywhere, "answer1", "answer2"]]
+    node = np.nansum(attribute(model, pairs, cells)[0].reshape(4, -1, len(pairs)), 1).mean(1)
+    summed = np.nansum(edges.effect, 1)
+    rows = [edges.senders.index(f"1.{head}") for head in range(4)]
+    np.testing.assert_allclose(summed[rows], node, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_paths_equal_transformerlens_direct_path_patching(monkeypatch):
+    """Head to head through queries, at every position at once: their edge is added at all positions."""
+    from transformer_lens import patching
+
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    model, pairs = model_of(), some_pairs(n=3, slot=0)
+    layout = next(layouts(pairs, ("logit_diff",), roles=("clean", "corrupt")))
+    clean, corrupt = (layout.tokens[torch.from_numpy(layout.runs(role))] for role in ("clean", "corrupt"))
+    _, clean_cache = model.run_with_cache(clean)
+    _, corrupt_cache = model.run_with_cache(corrupt)
+
+    def metric(logits):
+        read = logits[:, list(layout.answers.reads)]
+        return layout.answers.score(
+            ("logit_diff",), read, torch.arange(len(pairs)), layout.answers.at_first(read)
+        ).mean()
+
+    everywhere = replace(layout, spans={**layout.spans, "everywhere": tuple(range(clean.shape[1]))})
+    monkeypatch.setattr("cwr_mech.analysis.paths.layouts", lambda *_, **__: iter([everywhere]))
+    for reader in "qkv":
+        theirs = patching.get_act_patch_direct_path(
+            model, corrupt, clean_cache, corrupt_cache, metric, 0, 1, reader, verbose=False
+        )
+        paths = [Path((0, 1), "everywhere", (to, head), reader) for to in (1, 2) for head in range(4)]
+        ours = patch_paths(model, pairs, paths)[0, :, 0].mean(1).reshape(2, 4)
+        np.testing.assert_allclose(ours, theirs[1:].numpy(), atol=1e-5)
