@@ -17,6 +17,7 @@ def command(
     names: Annotated[
         list[str] | None, typer.Argument(help="For add: finished runs. For check: models; all by default.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="Add: another name than the run's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Add: replace a model of the same name.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Check: files only, ask no questions.")] = False,
 ) -> None:
@@ -28,7 +29,9 @@ def command(
     if action == "add":
         if not names:
             raise ConfigError("no run was named", "cwr-mech zoo add RUN...; cwr-mech runs lists them")
-        add(names, force)
+        if name and len(names) > 1:
+            raise ConfigError(f"{len(names)} runs cannot all be named '{name}'", "add them one by one")
+        add(names, name, force)
     elif action == "check":
         check(names, ask=not quick)
     else:
@@ -52,7 +55,7 @@ def show() -> None:
     say(f"{len(found)} models, {size_text(sum(map(weight_bytes, found)))}")
 
 
-def add(names: list[str], force: bool) -> None:
+def add(names: list[str], new_name: str | None, force: bool) -> None:
     """Add runs, and write the list of models into zoo/README.md."""
     from cwr_mech.runs import load_run
     from cwr_mech.zoo import add as add_model
@@ -61,7 +64,7 @@ def add(names: list[str], force: bool) -> None:
     from .common import ZOO, resolve_run, say
 
     for run in [load_run(resolve_run(name)) for name in names]:
-        model = add_model(run, ZOO, replace=force)
+        model = add_model(run, ZOO, name=new_name, replace=force)
         about = model.manifest["zoo"]
         said = f"float16 changes {about['changed']} of {about['asked']} answers"
         say(f"added   {model.folder}  {about['dtype']} ({said})")

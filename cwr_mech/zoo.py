@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from cwr_mech.artifacts import atomic_file, atomic_folder, read_json, sha256_file, write_json
-from cwr_mech.config import TASK_NAMES
+from cwr_mech.config import TASK_NAMES, RunConfig, parse
 from cwr_mech.dataset import generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
 from cwr_mech.evaluation import answer_rows, score_answers
@@ -109,11 +109,12 @@ def add(
     run: Run,
     root: Path | str = ZOO,
     *,
+    name: str | None = None,
     replace: bool = False,
     n: int = QUESTIONS,
     advance: Callable[[int], object] | None = None,
 ) -> Run:
-    """Put the last checkpoint of a finished run into the zoo, under the run's name.
+    """Put the last checkpoint of a finished run into the zoo, under the run's name or another.
 
     The base of a fine-tuned run is named by its place in the zoo when it is there. Raises ConfigError for a
     run that is not finished, ArtifactExists when the name is taken and not to be replaced.
@@ -122,7 +123,8 @@ def add(
         raise ConfigError(
             f"run {run.name} is {'from the zoo' if run.from_zoo else run.state}, not a finished run"
         )
-    target = Path(root) / run.folder.name
+    config = parse(RunConfig, run.config.model_dump() | {"name": name or run.folder.name})
+    target = Path(root) / config.name
     if target.exists() and not replace:
         raise ArtifactExists(f"the zoo has a model '{target.name}' already", "replace it with --force")
     exact = run.model()
@@ -151,9 +153,13 @@ def add(
         }
         kept = {str(run.last_step): sha256_file(weights / "model.safetensors")}
         parent = base_in_zoo(run.manifest["parent"], Path(root))
-        write_json(
-            part / "manifest.json", {**run.manifest, "parent": parent, "checkpoints": kept, "zoo": about}
-        )
+        changes = {
+            "config": config.model_dump(mode="json"),
+            "parent": parent,
+            "checkpoints": kept,
+            "zoo": about,
+        }
+        write_json(part / "manifest.json", {**run.manifest, **changes})
     return load_run(target)
 
 

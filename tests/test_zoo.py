@@ -94,6 +94,8 @@ def test_only_finished_runs_once_each() -> None:
         add(run, n=N)
     before = load_run("zoo:plain").sha256()
     assert add(run, n=N, replace=True).sha256() == before
+    renamed = add(run, name="other", n=N)
+    assert (renamed.name, renamed.config.name) == ("zoo:other", "other")
     with pytest.raises(ConfigError, match="interrupted"):
         add(update_manifest(run, state="interrupted"), n=N)
     with pytest.raises(ConfigError, match="from the zoo"):
