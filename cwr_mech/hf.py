@@ -191,6 +191,9 @@ def read_folder(folder: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
         config = model_config(read_json(folder / "config.json"))
         return config, from_hf_state(load_file(weights), config)
     except SafetensorError as error:
-        raise CorruptArtifact(f"{weights} is truncated or not a safetensors file ({error})") from error
+        raise CorruptArtifact(
+            f"{weights} is truncated or not a safetensors file ({error})",
+            "take another --step, or train the run anew",
+        ) from error
     except ConfigError as error:
         raise CorruptArtifact(f"{folder} cannot be read as a model: {error.message}", error.hint) from error
