@@ -3,7 +3,8 @@
 A report can therefore be rebuilt anywhere. `check_report` does so and compares: the text must be equal, every
 figure must carry the digest of its result, and where the same matplotlib drew it, it must look the same
 (other versions place text a pixel apart, so there the digest decides). Results that were changed after they
-were written are refused by `load_result`. Inputs of the results that lie here are hashed anew.
+were written are refused by `load_result`. Inputs of the results that lie beside reports/
+are hashed anew.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cwr_mech import report_routing, report_sections
+from cwr_mech import report_routing, report_sections, report_zoo
 from cwr_mech.artifacts import atomic_file, sha256_file
-from cwr_mech.errors import MissingArtifact
+from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.figures import SOURCE, draw, figure_names
 from cwr_mech.report_text import markdown_table, notes, source_line
 from cwr_mech.results import Result, Row, load_results
@@ -36,6 +37,19 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
+    Section(
+        "zoo",
+        "The models",
+        "Everything below is about these models; each can be loaded as zoo:NAME.",
+        report_zoo.models,
+    ),
+    Section(
+        "maps",
+        "Maps, model by model",
+        "A linear probe for the place of a city in each model, at its best layer; new cities are decoded by "
+        "a probe fitted on the others.",
+        report_zoo.maps,
+    ),
     Section(
         "probe",
         "The world as the model sees it",
@@ -82,6 +96,12 @@ SECTIONS = (
         "directions in which ordinary cities differ because of their place, and where it moves the city.",
         report_routing.subspace,
     ),
+    Section(
+        "findings",
+        "The paper's claims, one by one",
+        "What was published beside what the models above show. The units are models.",
+        report_zoo.findings,
+    ),
 )
 """Kinds of results in the order of the report. Kinds without a row come last, shown as they are."""
 
@@ -118,7 +138,7 @@ def check_report(folder: Path | str) -> list[str]:
         for name, result in results.items():
             for drawn in draw(result, fresh, name):
                 problems += _compare_figure(folder / "figures" / drawn.name, drawn)
-    return problems + _changed_inputs(results)
+    return problems + _changed_inputs(results, folder.resolve().parents[1])
 
 
 def report_text(name: str, results: Mapping[str, Result]) -> str:
@@ -146,7 +166,14 @@ def report_text(name: str, results: Mapping[str, Result]) -> str:
 
 def _result_parts(name: str, result: Result, text: Callable[[Result], str]) -> list[str]:
     figures = [f"![{plot.title}](figures/{file})" for plot, file in figure_names(result, name)]
-    return [f"### {name}", *figures, text(result), notes(result), source_line(name, result)]
+    try:
+        body = text(result)
+    except KeyError as error:
+        raise CorruptArtifact(
+            f"the {result.kind} result '{name}' lacks {error}, which its section needs",
+            f"make it anew with: {result.command}",
+        ) from error
+    return [f"### {name}", *figures, body, notes(result), source_line(name, result)]
 
 
 def _origin(results: Mapping[str, Result]) -> list[str]:
@@ -205,12 +232,12 @@ def _compare_figure(path: Path, fresh: Path) -> list[str]:
     return []
 
 
-def _changed_inputs(results: Mapping[str, Result]) -> list[str]:
-    """Inputs that lie here and are no longer what a result was computed from; absent ones are passed over."""
+def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[str]:
+    """Inputs under `root` that are no longer what a result was computed from; absent ones are passed over."""
     problems = []
     for name, result in results.items():
         for source, digest in result.inputs.items():
-            path = Path(source)
+            path = root / source
             weights = path / "model.safetensors"
             file = weights if weights.is_file() else path
             if file.is_file() and sha256_file(file) != digest:
