@@ -65,15 +65,15 @@ def make_plan(
 ) -> "tuple[Planned, ...]":
     """The runs of a plan. Raises UnknownName or ConfigError."""
     from cwr_mech.errors import ConfigError
-    from cwr_mech.plans import checked, find_plan
+    from cwr_mech.plans import find_plan
     from cwr_mech.presets import preset as find_preset
 
     plan = find_plan(name)
     try:
-        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else plan.seeds
+        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else None
     except ValueError as error:
         raise ConfigError(f"'{seeds}' are no seeds", "give numbers, as in --seeds 42,1,2") from error
-    return checked(plan.make(find_preset(preset or plan.preset).with_settings(settings), numbers))
+    return plan.runs(find_preset(preset or plan.preset).with_settings(settings), numbers)
 
 
 def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:

@@ -159,22 +159,31 @@ def paper(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan's function with the preset and the seeds it is usually made of."""
+    """A plan's function with the preset and the number of seeds it is usually made of."""
 
     make: Callable[[RunConfig, Sequence[int]], list[Planned]]
     preset: str
-    seeds: tuple[int, ...]
+    n_seeds: int
+
+    def runs(self, preset: RunConfig, seeds: Sequence[int] | None = None) -> tuple[Planned, ...]:
+        """The plan's runs, bases first; by default of the preset's own seed, then 1, 2, ... without it.
+
+        Raises ConfigError when two runs have one name or a base is missing.
+        """
+        own = preset.train.seed
+        others = [seed for seed in range(1, self.n_seeds + 1) if seed != own]
+        return checked(self.make(preset, seeds or [own, *others][: self.n_seeds]))
 
 
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        "singles": Plan(singles, "small", (42,)),
-        "pairs": Plan(pairs, "small", (42,)),
-        "seeds": Plan(seeds_only, "small", (42, 1, 2)),
-        "tune": Plan(tune, "small", (42,)),
-        "trial": Plan(trial, "tiny", (42,)),
-        "zoo": Plan(zoo, "small", (42, 1, 2)),
-        "paper": Plan(paper, "paper", (42, 1, 2, 3)),
+        "singles": Plan(singles, "small", 1),
+        "pairs": Plan(pairs, "small", 1),
+        "seeds": Plan(seeds_only, "small", 3),
+        "tune": Plan(tune, "small", 1),
+        "trial": Plan(trial, "tiny", 1),
+        "zoo": Plan(zoo, "small", 3),
+        "paper": Plan(paper, "paper", 4),
     }
 )
 

@@ -1,0 +1,103 @@
+"""Plans: how many models they hold, what these start from, and what they cost."""
+
+from collections import Counter
+
+import pytest
+
+from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig
+from cwr_mech.costs import row_lengths, seconds_of, tokens_per_second
+from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.finetuning import total_rows
+from cwr_mech.plans import PLANS, Planned, checked, find_plan
+from cwr_mech.presets import preset
+
+# plan, runs, of which start from fresh weights
+SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
+
+
+def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:
+    plan = find_plan(name)
+    return plan.runs(preset(plan.preset), seeds)
+
+
+@pytest.mark.parametrize(("name", "runs", "fresh"), SIZES)
+def test_sizes(name: str, runs: int, fresh: int) -> None:
+    planned = made(name)
+    assert len(planned) == runs
+    assert sum(run.base is None for run in planned) == fresh
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_plan_can_be_trained_in_its_order(name: str) -> None:
+    planned = made(name)
+    by_name = {run.name: run.config for run in planned}
+    for run in planned:
+        if run.base is not None:
+            base = by_name[run.base]
+            assert run.config.model == base.model
+            assert run.config.train.seed == base.train.seed
+            assert run.config.data.parts
+
+
+def test_the_papers_models() -> None:
+    planned = made("paper")
+    kinds = Counter(
+        (len(run.config.data.tasks), total_rows(run.config.data.parts), run.base is not None)
+        for run in planned
+    )
+    assert kinds == {
+        (7, 0, False): 4,
+        (1, 0, False): 28,
+        (2, 0, False): 24,
+        (3, 0, False): 24,
+        (1, 121_792, True): 28,
+        (2, 241_792, True): 84,
+    }
+    assert {run.config.data.protocol == PAPER for run in planned} == {True}
+    assert {run.config.world.id_min for run in planned} == {0}
+
+
+def test_the_zoo_has_its_arms_for_every_seed() -> None:
+    planned = made("zoo")
+    routes = Counter((run.config.route.arm, run.config.train.seed) for run in planned if run.base)
+    for arm in ("manifold", "complement", "random", "random-complement"):
+        assert sorted(n for (found, _), n in routes.items() if found == arm) == [4, 4, 4]
+    tuned = {run.name for run in planned if run.base}
+    assert {f"small-seed2-ft-{task}" for task in TASK_NAMES} <= tuned
+    everywhere = [run for run in planned if run.name.startswith("small-all-cities")]
+    assert len({run.config.train.seed for run in everywhere}) == 3
+    assert {part.group for part in everywhere[0].config.data.parts} == {"all"}
+
+
+def test_seeds_are_named_unless_they_are_the_presets_own() -> None:
+    own = preset("paper").train.seed
+    plan = find_plan("seeds")
+    assert [run.name for run in plan.runs(preset("paper"), [own, 7])] == ["paper", "paper-seed7"]
+    assert [run.config.train.seed for run in plan.runs(preset("paper"))] == [42, 1, 2]
+    second = preset("paper").with_settings(["train.seed=2"])
+    assert [run.config.train.seed for run in plan.runs(second)] == [2, 1, 3]
+
+
+def test_impossible_plans_are_refused() -> None:
+    one = made("trial")[0]
+    with pytest.raises(ConfigError, match="two runs"):
+        checked([one, one])
+    with pytest.raises(ConfigError, match="does not train before"):
+        checked(made("trial")[4:])
+    with pytest.raises(UnknownName, match="zoos"):
+        find_plan("zoos")
+
+
+def test_cost_grows_with_steps_rows_and_model() -> None:
+    ticks = iter(range(1000))
+    small = ModelConfig(n_layers=1, d_model=8, n_heads=2, d_mlp=8)
+    speed = tokens_per_second(small, 14, clock=lambda: float(next(ticks)))
+    lengths = row_lengths(rows=100)
+    assert set(lengths) == set(TASK_NAMES)
+    assert speed == pytest.approx(sum(lengths.values()), rel=0.2)  # two rows a task in two ticks
+    base, tuned = made("trial")[0].config, made("trial")[-1].config
+    mean = sum(lengths.values()) / 7
+    assert seconds_of(base, speed, lengths) == pytest.approx(60 * 28 * mean / speed)
+    assert seconds_of(tuned, speed, lengths) == pytest.approx(
+        tuned.train.steps * 28 * lengths["angle"] / speed, rel=0.1
+    )
