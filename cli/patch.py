@@ -35,6 +35,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of pairs and resampling.")] = 42,
     step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows of the table shown here; all are saved.")] = 12,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads; small models need only one.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
     report: Annotated[
         str | None, typer.Option(help="Report that gets the result; the run's name by default.")
@@ -44,6 +45,8 @@ def command(
     directions, beside an unrelated city, the run itself, and other controls.
     """
     from functools import partial
+
+    import torch
 
     from cwr_mech.analysis.pairs import find_pairs
     from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
@@ -58,6 +61,7 @@ def command(
     from .common import progress, resolve_run, save_result
     from .stores import command_line, split
 
+    torch.set_num_threads(threads)
     source = load_run(resolve_run(run))
     model, world, sha256 = source.model(step), source.world(), source.sha256(step)
     for name in TASKS if task == "all" else split(task) or []:
@@ -99,10 +103,10 @@ def command(
 
 
 def show_cost(task: str, n_pairs: int, n_cells: int, work: "Cost", model: "HookedQwen2") -> None:
-    """Say what a sweep will take on this machine, measured by a short matrix product of the model's size."""
+    """Say what a sweep will take on this machine, measured by a few plain runs."""
     from .common import duration, say
 
-    seconds = work.operations / speed(model.cfg.d_model, model.cfg.d_mlp or model.cfg.d_model)
+    seconds = work.operations / speed(model)
     say(
         f"{task}: {n_cells} cells in {n_pairs} pairs are {work.rows:,} patched runs ({work.known:,} more are "
         f"known without running), about {duration(seconds)}, "
@@ -110,19 +114,22 @@ def show_cost(task: str, n_pairs: int, n_cells: int, work: "Cost", model: "Hooke
     )
 
 
-def speed(d_model: int, d_mlp: int) -> float:
-    """Multiply-adds a second of this machine at matrices of these widths, half of the best of three tries."""
+def speed(model: "HookedQwen2") -> float:
+    """Multiply-adds a second of this machine in plain runs of this model, the best of three."""
     import time
 
     import torch
 
-    left, right = torch.randn(2048, d_model), torch.randn(d_model, d_mlp)
+    from cwr_mech.analysis.patch_forward import Forward, Tree
+
+    forward, tokens = Forward(model), torch.zeros(128, 24, dtype=torch.int64, device=model.W_E.device)
     times = []
-    for _ in range(4):
+    for _ in range(3):
         start = time.perf_counter()
-        left @ right
+        forward.record(tokens, Tree(24))
         times.append(time.perf_counter() - start)
-    return 0.5 * left.numel() * d_mlp / min(times[1:])
+    weights = sum(value.numel() for name, value in model.named_parameters() if name.startswith("blocks"))
+    return weights * tokens.numel() / min(times)
 
 
 def show(result: "Result", top: int) -> None:

@@ -1,4 +1,4 @@
-"""Planted circuits are found exactly; gradients agree with exact patching where they should, and only there."""
+"""Planted circuits are found exactly; gradients agree with exact patching where they should."""
 
 from dataclasses import replace
 

@@ -55,7 +55,7 @@ def interchange(
     budget: int = BUDGET,
     advance: Callable[[int], None] | None = None,
 ) -> Interchange:
-    """Decode every cell of every arm in every pair. Cells at answer tokens never apply: none are there yet."""
+    """Decode every cell of every arm in every pair. Cells at answer tokens never apply: there are none."""
     forward, task = Forward(model), get_task(pairs.task)
     shape = (len(arms), len(cells), len(pairs))
     applies, answer = np.zeros(shape, dtype=bool), np.full(shape, "", dtype="<U16")
