@@ -36,6 +36,10 @@ def command(
         say(f"{folder}/report.md follows from its results")
         return
     add_learning_curves(folder)
+    if (folder / "results" / "findings.json").is_file():
+        from cwr_mech.findings import write_findings
+
+        write_findings(folder, f"cwr-mech report {folder.name}")
     say(f"report  {write_report(folder)}")
 
 

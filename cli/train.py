@@ -18,7 +18,8 @@ PLAIN_SECONDS = 15.0
 
 def command(
     preset: Annotated[
-        str | None, typer.Option(help="Settings to start from: tiny, quick (the default), small, paper.")
+        str | None,
+        typer.Option(help="Settings to start from: tiny, quick (the default), small, paper, large."),
     ] = None,
     tasks: Annotated[
         str | None,

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from cwr_mech.analysis.models import gain
 from cwr_mech.artifacts import atomic_file, atomic_folder, read_json, sha256_file, write_json
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
 from cwr_mech.dataset import generate
@@ -29,6 +30,7 @@ from cwr_mech.evaluation import answer_rows, score_answers
 from cwr_mech.formats import number
 from cwr_mech.model import HookedQwen2
 from cwr_mech.report_text import markdown_table
+from cwr_mech.results import Result, Row
 from cwr_mech.runs import ZOO, Run, checkpoint_path, load_run
 
 LICENCE = "MIT"
@@ -44,12 +46,12 @@ README = """# The zoo
 
 Small trained models, ready to look into: every command takes `zoo:NAME` where it takes a run.
 
-    cwr-mech zoo list                      what there is
-    cwr-mech cache-acts zoo:quick          what it holds about every city
-    cwr-mech probe zoo:quick               is there a map in it?
-    cwr-mech finetune zoo:quick --tasks angle
-    cwr-mech zoo check                     files unchanged, same answers as when they were added
-    cwr-mech report zoo                    the report of all of them, reports/zoo/report.md
+    cwr-mech zoo list                        what there is
+    cwr-mech cache-acts zoo:quick-seed1      what it holds about every city
+    cwr-mech probe zoo:quick-seed1           is there a map in it?
+    cwr-mech finetune zoo:quick-seed1 --tasks angle
+    cwr-mech zoo check                       files unchanged, same answers as when they were added
+    cwr-mech zoo analyse                     every analysis of the zoo, into reports/zoo/report.md
 
 A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
 `transformers.AutoModelForCausalLM.from_pretrained` and `cwr_mech.HookedQwen2.from_pretrained` read. Its
@@ -137,9 +139,10 @@ def add(
     with atomic_folder(target) as part:
         weights = checkpoint_path(part, run.last_step)
         exact.save_pretrained(weights, dtype=dtype)
-        write_json(part / "answers.json", texts)
-        lines = (json.dumps(line, sort_keys=True) + "\n" for line in curve(run.metrics()))
-        (part / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(found)}" for key, found in texts.items())
+        (part / "answers.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        points = (json.dumps(line, sort_keys=True) + "\n" for line in curve(run.metrics()))
+        (part / "metrics.jsonl").write_text("".join(points), encoding="utf-8")
         files = sorted(path for path in part.rglob("*") if path.is_file())
         about = {
             "source": {"run": run.name, "step": run.last_step, "sha256": run.sha256()},
@@ -247,3 +250,29 @@ def write_readme(root: Path | str = ZOO) -> Path:
     with atomic_file(path) as part:
         part.write_text(f"{README}\n{table}\n", encoding="utf-8")
     return path
+
+
+def models_result(models: Sequence[Run], command: str) -> Result:
+    """The result of kind "zoo": tables `models` and `scores` (recorded when the models were added)."""
+    table: list[Row] = []
+    scores: list[Row] = []
+    for model in models:
+        train, about = model.config.train, model.manifest["zoo"]
+        row: Row = {"run": model.name, "tasks": "+".join(model.config.data.tasks), "base": model.parent}
+        row |= {"seed": train.seed, "steps": model.last_step, "rows": model.last_step * train.batch_size}
+        table.append(row | {"dtype": about["dtype"]})
+        for score in about["scores"]:
+            value, constant = score["value_mean"], score["baseline"]
+            scores.append(
+                {column: score[column] for column in ("task", "group", "metric", "unit", "baseline")}
+                | {"run": model.name, "value": value, "gain": gain(score["metric"], value, constant)}
+                | {"trained": score["task"] in model.config.data.tasks}
+            )
+    return Result(
+        kind="zoo",
+        command=command,
+        inputs={model.checkpoint().as_posix(): model.sha256() for model in models},
+        params={"runs": [model.name for model in models], "questions": QUESTIONS, "seed": SEED},
+        tables={"models": table, "scores": scores},
+        notes=[f"{QUESTIONS} test questions a task and group; new: at least one new city in the question."],
+    )

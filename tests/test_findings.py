@@ -1,0 +1,169 @@
+"""Claims: verdicts follow from planted models, and the published numbers are those of the paper."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cwr_mech import report_zoo
+from cwr_mech.analysis.statistics import mean_interval
+from cwr_mech.claims import PLAIN, claim, outlier_gap, verdict
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.findings import findings, published, write_findings
+from cwr_mech.results import Result, Row, load_result
+
+# Values of three models, what they are held against, verdict.
+VERDICT_CASES = (
+    ([0.9, 0.91, 0.92], 0.5, "supported"),
+    ([0.1, 0.11, 0.12], 0.5, "not supported"),
+    ([0.1, 0.5, 0.9], 0.5, "undecided"),
+    ([0.99], 0.5, "undecided"),
+)
+
+
+@pytest.mark.parametrize(("values", "null", "expected"), VERDICT_CASES)
+def test_a_verdict_needs_an_interval_over_models(values: list[float], null: float, expected: str) -> None:
+    found = mean_interval(np.array(values))
+    assert verdict(found, null) == expected
+    row = claim("s", "text", 0.5, found, null=null)
+    assert (row["models"], row["verdict"]) == (len(values), expected)
+    assert row["direction"] == ("same" if np.mean(values) > null else "opposite")
+
+
+def result(kind: str, **tables: list[Row]) -> Result:
+    return Result(kind, "made for a test", {}, {}, tables=tables)
+
+
+def planted(
+    *, outlier: float = 0.3, harm: float = 0.4, seeds: int = 3, single: float = 0.9, copies: int = 2
+) -> dict[str, Result]:
+    """Results of `seeds` seven-task models, `copies` of each task alone, and fine-tunings of each base.
+
+    CKA of different tasks is 0.8, `outlier` less with distance; distance teaches others 0.05, the rest 0.5;
+    pairs with distance miss the better teacher by `harm`.
+    """
+    bases = [f"zoo:all-{seed}" for seed in range(seeds)]
+    alone = {f"zoo:{task}-{copy}": task for task in TASK_NAMES for copy in range(copies)}
+    models = [{"run": run, "tasks": "+".join(TASK_NAMES), "base": None} for run in bases]
+    models += [{"run": run, "tasks": task, "base": None} for run, task in alone.items()]
+    models += [
+        {"run": f"{base}-{task}", "tasks": task, "base": base} for base in bases for task in TASK_NAMES
+    ]
+
+    def score(run: str, task: str, gain: float) -> Row:
+        return {"run": run, "task": task, "group": "old", "gain": gain}
+
+    scores = [score(run, task, 0.9 + 0.01 * i) for i, run in enumerate(bases) for task in TASK_NAMES]
+    scores += [score(run, task, 0.0 if task == "crossing" else single) for run, task in alone.items()]
+    maps = [
+        {"run": run, "task": "distance", "hook": hook, "r2": r2 + 0.001 * i}
+        for i, run in enumerate([*bases, *alone])
+        for hook, r2 in (("a", 0.5), ("b", 0.97))
+    ]
+    new: list[Row] = []
+    for i, base in enumerate(bases):
+        for task in TASK_NAMES:
+            run = f"{base}-{task}"
+            maps.append({"run": run, "task": task, "hook": "b", "r2": 0.9})
+            error = 400.0 + i if task == "distance" else 100.0
+            new.append({"run": run, "task": task, "hook": "b", "error_mean": error})
+    cells = []
+    names = list(alone)
+    for i, first in enumerate(names):
+        for j, second in enumerate(names[:i]):
+            value = 0.8 + 0.001 * ((i * 5 + j * 3) % 7)
+            value -= outlier if "distance" in (alone[first], alone[second]) else 0.0
+            cells.append({"run_a": first, "run_b": second, "cka": value})
+    taught = [
+        {"base": base, "set": task, "task": other, "trained": task == other, "arm": PLAIN}
+        | {"ni": 0.8 if task == other else (0.05 if task == "distance" else 0.5) + 0.01 * i}
+        for i, base in enumerate(bases)
+        for task in TASK_NAMES
+        for other in TASK_NAMES
+    ]
+    deviation = [
+        {"base": base, "set": "distance+angle", "task": "angle", "arm": PLAIN, "deviation": -harm + 0.01 * i}
+        for i, base in enumerate(bases)
+    ]
+    return {
+        "models": result("zoo", models=models, scores=scores),
+        "maps": result("maps", layers=maps, new=new),
+        "cka": result("cka", cells=cells),
+        "transfer": result("transfer", scores=taught, deviation=deviation),
+    }
+
+
+def row_of(results: dict[str, Result], text: str) -> Row:
+    rows = findings(results, {}, "test").tables["claims"]
+    found = [row for row in rows if text in row["claim"]]
+    assert len(found) == 1, [row["claim"] for row in rows]
+    return found[0]
+
+
+# Words of the claim, how the planted truth is turned round, verdict with it and without.
+PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    ("distance is the outlier", {"outlier": -0.3}, "supported", "not supported"),
+    ("worse than the better teacher", {"harm": -0.4}, "supported", "not supported"),
+    ("holds a map", {"seeds": 1}, "supported", "undecided"),
+    ("distance teaches the other tasks less", {"seeds": 1}, "supported", "undecided"),
+    ("further from their places", {"seeds": 0}, "supported", "no models yet"),
+    ("angle is learned by a model of all", {"seeds": 0}, "supported", "no models yet"),
+    ("angle is learned alone", {"single": 0.1}, "supported", "not supported"),
+    ("crossing is not learned alone", {"copies": 1}, "supported", "undecided"),
+    # With one distance model the gap cannot be told from what is peculiar to that model.
+    ("distance is the outlier", {"copies": 1}, "supported", "undecided"),
+)
+
+
+@pytest.mark.parametrize(("text", "turned", "verdict_with", "verdict_without"), PLANTED)
+def test_planted_truths_are_found(
+    text: str, turned: dict[str, Any], verdict_with: str, verdict_without: str
+) -> None:
+    assert row_of(planted(), text)["verdict"] == verdict_with
+    assert row_of(planted(**turned), text)["verdict"] == verdict_without
+
+
+def test_values_are_those_planted() -> None:
+    results = planted()
+    assert row_of(results, "distance is the outlier")["ours"] == pytest.approx(0.3, abs=0.01)
+    assert row_of(results, "further from")["ours"] == pytest.approx(math.log(401 / 100), abs=1e-4)
+    less = row_of(results, "teaches the other tasks less")
+    assert (less["ours"], less["models"]) == (pytest.approx(0.45), 3)
+    assert row_of(results, "angle is learned alone")["direction"] == "same"
+    assert row_of(planted(single=0.1), "angle is learned alone")["direction"] == "opposite"
+
+
+def test_published_values_are_those_of_the_paper() -> None:
+    paper = published()
+    assert tuple(paper["tasks"]) == TASK_NAMES
+    matrix, taught = np.array(paper["cka"]["matrix"]), np.array(paper["ft1"]["ni"])
+    assert matrix.shape == taught.shape == (7, 7)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    # Averages that the paper or its repository states about these very matrices.
+    kept = matrix[:6, :6][~np.eye(6, dtype=bool)]
+    assert kept.mean() == pytest.approx(0.699, abs=0.002)
+    assert taught.diagonal().mean() == pytest.approx(0.838, abs=0.002)
+    assert taught[~np.eye(7, dtype=bool)].mean() == pytest.approx(0.474, abs=0.002)
+    assert len(paper["ft2"]["sets"]) == len(paper["ft2"]["deviation"]) == 21
+    pairs = {
+        (a, b): matrix[i, j] for i, a in enumerate(TASK_NAMES) for j, b in enumerate(TASK_NAMES) if i < j
+    }
+    assert outlier_gap(pairs) > 0.2
+
+
+def test_findings_follow_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("reports/zoo")
+    source = result("zoo", models=[{"run": "zoo:a", "tasks": "angle", "base": None}], scores=[])
+    source.save(folder / "results", "models")
+    found = load_result(write_findings(folder, "cwr-mech report zoo"))
+    assert list(found.inputs) == ["reports/zoo/results/models.json"]
+    assert found.values["no models yet"] == found.values["claims"]
+    text = report_zoo.findings(found)
+    assert "What this scale cannot say" in text
+    assert all(row["claim"] in text for row in found.tables["claims"])
+    # Control: findings of other results have other inputs, which a check of the report notices.
+    result("zoo", models=[], scores=[]).save(folder / "results", "models")
+    assert load_result(write_findings(folder, "cwr-mech report zoo")).inputs != found.inputs
