@@ -46,7 +46,7 @@ def command(
         str | None, typer.Option(help="Layers to route at, e.g. 1,2; by default all that have a gradient.")
     ] = None,
     route_sites: Annotated[str, typer.Option(help="Whose gradients: new-cities or all.")] = "new-cities",
-    route_rank: Annotated[int, typer.Option(min=1, help="Directions of the subspace.")] = 8,
+    route_rank: Annotated[int, typer.Option(min=1, help="Directions of the subspace.")] = 4,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
     ] = None,

@@ -188,7 +188,7 @@ class RouteConfig(Config):
     arm: Literal["none", "manifold", "complement", "random", "random-complement", "pull"] = "none"
     layers: tuple[int, ...] = ()
     cities: Literal["new", "all"] = "new"
-    rank: int = Field(8, ge=1)
+    rank: int = Field(4, ge=1)
     weight: float = Field(1.0, gt=0)
 
     @property

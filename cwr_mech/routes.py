@@ -7,7 +7,7 @@ norm it had; `pull` adds the gradient of a penalty on where those activations st
 routing at several layers leaves less of that.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,8 @@ from cwr_mech.mentions import mentions_of
 
 RowsHook = Callable[[Rows], GradientHook]
 Keep = Literal["inside", "outside"]
+MOST_SCALED = 3.0
+"""Largest factor by which a projected gradient is scaled up to the norm it had."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Frame:
     unit: float
 
 
+Kind = tuple[str, str, int]
+"""(site, task, slot of the city in the question)."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A kind of mention: after block `layer` (-1: embedding), at a site, in a task, as its slot-th city."""
@@ -45,6 +51,11 @@ class Place:
     site: str
     task: str
     slot: int
+
+    @property
+    def kind(self) -> Kind:
+        """All but the layer."""
+        return self.site, self.task, self.slot
 
 
 Frames = Mapping[Place, Frame]
@@ -59,15 +70,25 @@ def route(
     """Project the gradient at mentions of the cities `ids` (None: all) onto the frames' subspaces, or onto
     their complements, and give it the norm it had before (over the mentions of a micro-batch).
 
-    Raises AnalysisError when the frames of a layer differ in shape, or a layer lacks a kind of mention.
+    Mentions without a frame are left alone. Raises AnalysisError when the frames of a layer differ in shape.
     """
 
     def change(gradient: Tensor, _h: Tensor, columns: Tensor, *_: object) -> Tensor:
-        inside = _project(gradient, columns)
-        kept = inside if keep == "inside" else gradient - inside
-        return kept * (gradient.norm() / kept.norm().clamp_min(1e-30))
+        return keep_part(gradient, columns, keep)
 
     return _hook(frames, ids, id_digits, change)
+
+
+def keep_part(
+    gradient: Float[Tensor, "mention d"], columns: Float[Tensor, "mention d rank"], keep: Keep
+) -> Float[Tensor, "mention d"]:
+    """The part of each gradient inside or outside its subspace, scaled to the norm that all had together.
+
+    It is never scaled up by more than MOST_SCALED: a gradient with hardly any such part has lost it.
+    """
+    inside = _project(gradient, columns)
+    kept = inside if keep == "inside" else gradient - inside
+    return kept * (gradient.norm() / kept.norm().clamp_min(1e-30)).clamp_max(MOST_SCALED)
 
 
 def pull(
@@ -90,10 +111,13 @@ def _project(vectors: Tensor, columns: Tensor) -> Tensor:
 
 
 class _Layer:
-    """The frames of one layer, stacked over the kinds of mention."""
+    """The frames of one layer, stacked over the kinds of mention it has one for."""
 
-    def __init__(self, frames: Iterable[Frame]) -> None:
-        frames = list(frames)
+    def __init__(self, frames: Mapping[Kind, Frame]) -> None:
+        self.kinds = sorted(frames)
+        self._fill([frames[kind] for kind in self.kinds])
+
+    def _fill(self, frames: list[Frame]) -> None:
         shapes = {frame.columns.shape for frame in frames}
         if len(shapes) != 1:
             raise AnalysisError(
@@ -105,31 +129,22 @@ class _Layer:
 
 
 def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, change: Change) -> RowsHook:
-    kinds = sorted({(place.site, place.task, place.slot) for place in frames})
-    numbers = {kind: number for number, kind in enumerate(kinds)}
-    layers: dict[int, _Layer] = {}
+    layers = {}
     for layer in sorted({place.layer for place in frames}):
-        missing = next((kind for kind in kinds if Place(layer, *kind) not in frames), None)
-        if missing is not None:
-            raise AnalysisError(f"layer {layer} has no frame for {missing}")
-        layers[layer + 1] = _Layer(frames[Place(layer, *kind)] for kind in kinds)
-    sites = sorted({site for site, _, _ in kinds})
+        here = {place.kind: frame for place, frame in frames.items() if place.layer == layer}
+        layers[layer + 1] = _Layer(here)
 
     def of_rows(rows: Rows) -> GradientHook:
-        number, row, position = _mentions(rows, sites, numbers, ids, id_digits)
-        by_row = np.split(np.arange(len(row)), np.searchsorted(row, np.arange(1, len(rows))))
+        spots = {layer: _Spots(rows, stacked.kinds, ids, id_digits) for layer, stacked in layers.items()}
 
         def at(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
             if layer not in layers:
                 return gradient
-            mine = [by_row[one] for one in which.tolist()]
-            chosen = np.concatenate(mine)
-            if len(chosen):
-                place = torch.from_numpy(np.repeat(np.arange(len(mine)), [len(one) for one in mine]))
-                spot = place, torch.from_numpy(position[chosen])
-                frame, kind = layers[layer], torch.from_numpy(number[chosen])
+            frame, (place, position, kind, total) = layers[layer], spots[layer].within(which)
+            if len(place):
+                spot = place, position
                 stacked = frame.columns[kind], frame.centre[kind], frame.unit[kind]
-                gradient[spot] = change(gradient[spot], activation[spot], *stacked, len(row))
+                gradient[spot] = change(gradient[spot], activation[spot], *stacked, total)
             return gradient
 
         return at
@@ -137,21 +152,31 @@ def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, 
     return of_rows
 
 
-def _mentions(
-    rows: Rows,
-    sites: Iterable[str],
-    numbers: Mapping[tuple[str, str, int], int],
-    ids: Int[np.ndarray, " city"] | None,
-    id_digits: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of the kind, row and position of each mention that has a frame, ordered by row."""
-    parts = []
-    for site in sites:
-        found = mentions_of(rows, site, ids, id_digits)
-        tasks = [TASK_NAMES[task] for task in rows.task[found.row].tolist()]
-        number = [numbers.get((site, *key), -1) for key in zip(tasks, found.slot.tolist(), strict=True)]
-        parts.append(np.stack([np.array(number, dtype=np.int64), found.row, found.position]))
-    joined = np.concatenate(parts, axis=1)
-    joined = joined[:, joined[0] >= 0]
-    number, row, position = joined[:, np.argsort(joined[1], kind="stable")]
-    return number, row, position
+class _Spots:
+    """The mentions of some cities in a batch that have a frame: their rows, positions and kinds."""
+
+    def __init__(
+        self, rows: Rows, kinds: list[Kind], ids: Int[np.ndarray, " city"] | None, id_digits: int
+    ) -> None:
+        numbers = {kind: number for number, kind in enumerate(kinds)}
+        parts = []
+        for site in sorted({site for site, _, _ in kinds}):
+            found = mentions_of(rows, site, ids, id_digits)
+            tasks = [TASK_NAMES[task] for task in rows.task[found.row].tolist()]
+            number = [numbers.get((site, *key), -1) for key in zip(tasks, found.slot.tolist(), strict=True)]
+            parts.append(np.stack([found.row, found.position, np.array(number, dtype=np.int64)]))
+        table = np.concatenate(parts, axis=1)
+        table = table[:, table[2] >= 0]
+        row, self.position, self.kind = table[:, np.argsort(table[0], kind="stable")]
+        self.by_row = np.split(np.arange(len(row)), np.searchsorted(row, np.arange(1, len(rows))))
+
+    def within(self, which: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """For the rows of a micro-batch: index into them, position and kind of each mention, and the number
+        of mentions in the whole batch.
+        """
+        mine = [self.by_row[row] for row in which.tolist()]
+        chosen = np.concatenate(mine)
+        place = np.repeat(np.arange(len(mine)), [len(one) for one in mine])
+        arrays = (place, self.position[chosen], self.kind[chosen])
+        at, position, kind = (torch.from_numpy(array) for array in arrays)
+        return at, position, kind, len(self.kind)

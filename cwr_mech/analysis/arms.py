@@ -8,22 +8,25 @@ random         its projection onto as many random directions: the placebo of `ma
 random-complement  what is left without as many random directions: the placebo of `complement`
 pull           as it is, and a penalty on the distance from the affine space of the manifold's directions
 
-All arms see the same rows in the same order, start from the same weights, take the same steps, and their
-routed gradients keep their norm.
+All arms see the same rows in the same order, start from the same weights, take the same steps, route at the
+same places, and their routed gradients keep their norm. A place (layer, site, task, slot) is routed only if
+there is a map: elsewhere "the manifold's directions" would be a fit to noise.
 """
 
 from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
+from jaxtyping import Float
 
-from cwr_mech.analysis.bases import Basis, fit_basis, random_basis
+from cwr_mech.analysis.bases import leading_directions, random_basis
 from cwr_mech.analysis.gradients import at_mentions
+from cwr_mech.analysis.manifold import fit_manifold
 from cwr_mech.config import RouteConfig
 from cwr_mech.dataset import generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model import HookedQwen2
-from cwr_mech.routes import Frame, Frames, Keep, Place, RowsHook, pull, route
+from cwr_mech.routes import Frame, Keep, Place, RowsHook, pull, route
 from cwr_mech.tasks import get_task
 from cwr_mech.world import World
 
@@ -32,6 +35,8 @@ ROUTED = {"new-cities": "new", "all": "all"}
 """Whose gradients are routed: the words of the command line -> the settings'."""
 SITES = ("last_digit", "delimiter")
 ROWS = 3000
+LEAST_MAP = 0.3
+"""Share of the activations' variance that place must explain, by leave-one-out error, where one routes."""
 
 
 def fit_frames(
@@ -41,18 +46,20 @@ def fit_frames(
     layers: Sequence[int],
     *,
     sites: Sequence[str] = SITES,
-    kind: str = "manifold",
-    rank: int = 8,
+    rank: int,
+    at_random: bool = False,
+    least_map: float = LEAST_MAP,
     n_rows: int = ROWS,
     seed: int = 0,
 ) -> dict[Place, Frame]:
-    """A frame for every layer, site, task and slot, fitted on old cities read from training questions.
+    """A frame for each layer, site, task and slot with a map, fitted on old cities in training questions.
 
-    `kind` is one of `bases.KINDS`, or "random" for uniformly random directions around the same centre. Each
-    city counts once, with its mean activation over the questions that name it in that slot.
-    Raises AnalysisError for a layer without a gradient, and for fewer cities than `rank` needs.
+    Each city counts once, with its mean activation over the questions that name it in that slot. `at_random`
+    puts uniformly random directions around the same centres. Raises AnalysisError for a layer without a
+    gradient, for too few cities, for a rank they cannot give, and when there is a map nowhere.
     """
     frames: dict[Place, Frame] = {}
+    best = -np.inf
     for index, task in enumerate(tasks):
         rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
@@ -62,26 +69,28 @@ def fit_frames(
                 here = found.take(found.mentions.slot == slot)
                 for layer in layers:
                     ids, x = here.city_means(layer, "activations")
-                    if len(ids) <= rank:
-                        raise AnalysisError(
-                            f"{len(ids)} cities are too few for rank {rank} ({task}, city {slot + 1})",
-                            "ask for a smaller rank or use a world of more cities",
-                        )
-                    basis = _fit(kind, x, world.xy_of(ids).astype(np.float64), rank, rng)
-                    frames[Place(layer, site, task, slot)] = _frame(basis, x)
+                    xy = world.xy_of(ids).astype(np.float64)
+                    manifold = fit_manifold(x, xy)
+                    best = max(best, manifold.variance)
+                    if manifold.variance >= least_map:
+                        mapped = manifold.map(xy)
+                        columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
+                        if at_random:
+                            columns = random_basis(x.shape[1], rank, rng).columns
+                        frames[Place(layer, site, task, slot)] = _frame(columns, x)
+    if not frames:
+        raise AnalysisError(
+            f"there is no map to route along: place explains at most {best:.2f} of the activations' variance "
+            f"at the layers chosen, {least_map} is needed",
+            "choose other layers, or train the base for longer",
+        )
     return frames
 
 
-def _fit(kind: str, x: np.ndarray, xy: np.ndarray, rank: int, rng: np.random.Generator) -> Basis:
-    if kind == "random":
-        return random_basis(x.shape[1], rank, rng)
-    return fit_basis(kind, x, xy, rank=2 if kind == "probe" else rank)
-
-
-def _frame(basis: Basis, x: np.ndarray) -> Frame:
+def _frame(columns: Float[np.ndarray, "p rank"], x: Float[np.ndarray, "city p"]) -> Frame:
     centre = x.mean(axis=0)
-    off = (x - centre) - (x - centre) @ basis.columns @ basis.columns.T
-    return Frame(basis.columns, centre, float(np.sqrt(np.mean(np.sum(off**2, axis=1)))))
+    off = (x - centre) - (x - centre) @ columns @ columns.T
+    return Frame(columns, centre, float(np.sqrt(np.mean(np.sum(off**2, axis=1)))))
 
 
 def arm_hook(
@@ -99,8 +108,14 @@ def arm_hook(
     ids = world.ids[world.new()] if route_config.cities == "new" else None
     if ids is not None and not len(ids):
         raise AnalysisError("this world has no new cities whose gradients could be routed")
-    kind = "random" if route_config.arm.startswith("random") else "manifold"
-    frames: Frames = fit_frames(model, world, tasks, route_config.layers, kind=kind, rank=route_config.rank)
+    frames = fit_frames(
+        model,
+        world,
+        tasks,
+        route_config.layers,
+        rank=route_config.rank,
+        at_random=route_config.arm.startswith("random"),
+    )
     digits = world.config.id_digits
     if route_config.arm == "pull":
         return pull(frames, route_config.weight, ids, id_digits=digits)

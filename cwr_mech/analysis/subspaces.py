@@ -47,7 +47,9 @@ class Energy:
         )
 
 
-def energy(updates: Vectors, columns: Float[np.ndarray, "p rank"] | Float[np.ndarray, "city p 2"]) -> Energy:
+def energy(
+    updates: Vectors, columns: Float[np.ndarray, "space rank"] | Float[np.ndarray, "city space 2"]
+) -> Energy:
     """Energy of updates in the span of orthonormal `columns`: one basis, or one for each city.
 
     Raises AnalysisError when the basis belongs to a space of another size (another model or layer).

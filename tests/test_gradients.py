@@ -1,0 +1,156 @@
+"""Every kind of update equals what automatic differentiation gives on the plain model."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+from cwr_mech.analysis.gradients import at_mentions, parameter_gradients, per_example_gradients
+from cwr_mech.analysis.steps import Reader, step_direction
+from cwr_mech.config import ModelConfig, WorldConfig
+from cwr_mech.dataset import Rows, concat, generate
+from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.mentions import mentions
+from cwr_mech.model import HookedQwen2
+from cwr_mech.tokenizer import Tokenizer
+from cwr_mech.world import World, load_world
+
+MIXED = ("distance", "inside", "perimeter", "crossing")
+
+
+@lru_cache
+def world() -> World:
+    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=5))
+
+
+@lru_cache
+def model() -> HookedQwen2:
+    return HookedQwen2(ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
+
+
+@lru_cache
+def rows(group: str = "new", n: int = 6) -> Rows:
+    return concat([generate(world(), task, n, group=group, seed=1) for task in MIXED])
+
+
+def row_losses(model: HookedQwen2, rows: Rows, first: np.ndarray) -> torch.Tensor:
+    """Mean loss of each row by the plain model."""
+    x = torch.from_numpy(rows.tokens.astype(np.int64))
+    logp = model(x).log_softmax(-1)[:, :-1].gather(2, x[:, 1:, None])[..., 0]
+    place = np.arange(1, x.shape[1])[None]
+    counts = torch.from_numpy((place >= first[:, None]) & (place < rows.lengths[:, None]))
+    return -(logp * counts).sum(1) / counts.sum(1)
+
+
+@pytest.mark.parametrize(("site", "characters"), [("last_digit", "0123456789"), ("delimiter", ",;)")])
+def test_every_mention_is_found_where_it_stands(site: str, characters: str) -> None:
+    found = mentions(rows(), site)
+    assert len(found) == int((rows().cities >= 0).sum())
+    for row, slot, city, position in zip(found.row, found.slot, found.city, found.position, strict=True):
+        text = Tokenizer().decode(rows().tokens[row, 1 : position + 1])
+        assert text[-1] in characters
+        assert text.removesuffix(text[-1] if site == "delimiter" else "").endswith(f"c_{city:04d}")
+        assert rows().cities[row, slot] == city
+    with pytest.raises(UnknownName, match="site"):
+        mentions(rows(), "middle")
+
+
+@pytest.mark.parametrize("loss", ["answer", "full"])
+def test_gradients_at_mentions_equal_automatic_differentiation(loss: str) -> None:
+    new = world().ids[world().new()]
+    found = at_mentions(model(), rows(), "last_digit", new, loss=loss)
+    first = rows().answer_start if loss == "answer" else np.ones_like(rows().lengths)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(x: torch.Tensor, hook: object, layer: int) -> torch.Tensor:
+        x.retain_grad()
+        kept[layer] = x
+        return x
+
+    hooks = [(f"blocks.{i}.hook_resid_pre", lambda x, hook, i=i: keep(x, hook, i)) for i in range(2)]
+    with model().hooks(fwd_hooks=hooks):
+        row_losses(model(), rows(), first).sum().backward()
+    model().zero_grad()
+    at = found.mentions.row, found.mentions.position
+    assert set(found.mentions.city) <= set(new)
+    for layer in range(2):
+        assert found.gradients[layer] == pytest.approx(kept[layer].grad[at].numpy(), abs=2e-6)
+        assert found.activations[layer] == pytest.approx(kept[layer].detach()[at].numpy(), abs=2e-5)
+
+
+def test_city_means_average_over_the_mentions_of_each_city() -> None:
+    found = at_mentions(model(), rows("old"), "delimiter", slots=(0,))
+    ids, means = found.city_means(0)
+    assert set(ids) == set(rows("old").cities[:, 0].tolist())
+    for city, mean in zip(ids, means, strict=True):
+        mine = found.take(found.mentions.city == city).gradients[1]
+        assert mean == pytest.approx(mine.astype(np.float64).mean(axis=0))
+    with pytest.raises(AnalysisError, match="after block 1"):
+        found.city_means(1)
+    with pytest.raises(AnalysisError, match="mentions the cities"):
+        at_mentions(model(), rows("old"), "delimiter", world().ids[world().new()])
+
+
+def test_per_example_gradients_equal_a_loop_and_average_to_the_batches() -> None:
+    some = rows()
+    each = per_example_gradients(model(), some, loss="answer")
+    for index in (0, 7, 20):
+        row_losses(model(), some, some.answer_start)[index].backward()
+        for name, parameter in model().named_parameters():
+            assert each[name][index].numpy() == pytest.approx(parameter.grad.numpy(), rel=1e-4, abs=5e-6), (
+                name
+            )
+        model().zero_grad()
+    lengths = (some.lengths - some.answer_start).astype(np.float64)
+    batches = parameter_gradients(model(), some, 12, loss="answer")
+    for index, name, key in ((0, "embed.W_E", "embed"), (1, "blocks.1.mlp.W_out", "1.down")):
+        part = slice(index * 12, index * 12 + 12)
+        weight = lengths[part] / lengths[part].sum()
+        expected = np.tensordot(weight, each[name][part].double().numpy(), axes=1)
+        assert batches[key][index] == pytest.approx(expected, rel=1e-4, abs=5e-6)
+    with pytest.raises(AnalysisError, match="do not fill"):
+        parameter_gradients(model(), some, 25)
+
+
+@pytest.mark.parametrize("kind", ["plain", "adam"])
+def test_the_change_of_a_small_step_is_what_the_jacobian_predicts(kind: str) -> None:
+    reader = Reader("distance", world().ids)
+    double = HookedQwen2(model().config, seed=3).double().eval()
+    direction = step_direction(model(), rows(), 6, kind)
+    wide = {name: value.double() for name, value in direction.items()}
+    predicted = reader.derivative(double, wide)
+    errors = []
+    for size in (1e-3, 1e-4, 1e-5):
+        measured = reader.change(double, wide, size) / size
+        errors.append(np.linalg.norm(measured - predicted) / np.linalg.norm(predicted))
+    assert errors[2] < 1e-2
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.3)
+    assert errors[1] / errors[2] == pytest.approx(10, rel=0.3)
+    assert np.abs(predicted).max(axis=(1, 2)).min() > 0
+
+
+def test_both_steps_have_one_length_and_go_down_the_loss() -> None:
+    plain, adam = (step_direction(model(), rows(), 6, kind) for kind in ("plain", "adam"))
+    lengths = [sum(float(v.pow(2).sum()) for v in step.values()) ** 0.5 for step in (plain, adam)]
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
+    first = np.ones_like(rows().lengths)
+    before = row_losses(model(), rows(), first).mean()
+    for step in (plain, adam):
+        moved = HookedQwen2(model().config, seed=3).eval()
+        with torch.no_grad():
+            for name, parameter in moved.named_parameters():
+                parameter += 1e-4 * step[name]
+        assert row_losses(moved, rows(), first).mean() < before
+    with pytest.raises(AnalysisError, match="at least 2"):
+        step_direction(model(), rows(), 20, "adam")
+
+
+def test_a_reader_reads_what_the_hooks_hold() -> None:
+    reader = Reader("inside", world().ids[:9], "delimiter")
+    _, cache = model().run_with_cache(reader.tokens)
+    found = reader.read(model())
+    assert found[0] == pytest.approx(cache["hook_embed"][:, reader.position].numpy())
+    for layer in range(2):
+        hook = f"blocks.{layer}.hook_resid_post"
+        assert found[layer + 1] == pytest.approx(cache[hook][:, reader.position].numpy(), abs=1e-5)
