@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from zipfile import ZipFile
@@ -43,12 +44,12 @@ def imports_of(path: Path) -> set[str]:
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-    known = modules()
-    return {name.removeprefix("cwr_mech.") for name in found} & known if known else set()
+    return {name.removeprefix("cwr_mech.") for name in found} & modules()
 
 
-def modules() -> set[str]:
-    return {name_of(path) for path in (ROOT / "cwr_mech").rglob("*.py")} - {"__init__"}
+@cache
+def modules() -> frozenset[str]:
+    return frozenset({name_of(path) for path in (ROOT / "cwr_mech").rglob("*.py")} - {"__init__"})
 
 
 def name_of(path: Path) -> str:
