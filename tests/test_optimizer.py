@@ -31,7 +31,10 @@ def plain_adamw(model: HookedQwen2, train: TrainConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only, as the paper's trainer groups them."""
     decayed = [p for name, p in model.named_parameters() if ".W_" in name]
     others = [p for name, p in model.named_parameters() if ".W_" not in name]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=1e-8)
 
 
