@@ -238,9 +238,9 @@ def transfer_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     for base in bases:
         others = [_per_base(single, base, task, trained=False) for task in TASK_NAMES[1:]]
         gaps.append(_mean(_given(others)) - _per_base(single, base, "distance", trained=False))
-    off = [float(np.delete(line, index).mean()) for index, line in enumerate(theirs)]
+    means = [float(np.delete(line, index).mean()) for index, line in enumerate(theirs)]
     text = "distance teaches the other tasks less than they teach (difference of mean improvement)"
-    yield claim("fine-tuning", text, _mean(off[1:]) - off[0], of_models(_given(gaps)))
+    yield claim("fine-tuning", text, _mean(means[1:]) - means[0], of_models(_given(gaps)))
     harmed = [row for row in saved.deviation if _harmed(row)]
     missed = [
         -_mean(row["deviation"] for row in harmed if row["base"] == base)

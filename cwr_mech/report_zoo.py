@@ -1,6 +1,7 @@
 """What the report of the zoo says: its models, their maps, and the paper's claims one by one."""
 
 from cwr_mech.claims import VERDICTS
+from cwr_mech.config import TASK_NAMES
 from cwr_mech.formats import number
 from cwr_mech.report_text import interval, markdown_table
 from cwr_mech.results import Result, Row
@@ -28,8 +29,12 @@ def models(result: Result) -> str:
         "gain": "share of the gap closed",
         "unit": "unit",
     }
+    table = [
+        row | {"tasks": "all seven"} if row["tasks"] == "+".join(TASK_NAMES) else row
+        for row in result.tables["models"]
+    ]
     return (
-        f"{markdown_table(result.tables['models'], columns)}\n\nScores on the tasks a model was trained on; "
+        f"{markdown_table(table, columns)}\n\nScores on the tasks a model was trained on; "
         "the share of the gap is 0 for the best constant answer and 1 for perfect ones.\n\n"
         f"{markdown_table(scores, heads)}"
     )

@@ -17,9 +17,21 @@ from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError
 from cwr_mech.model import HookedQwen2
 from cwr_mech.runs import Run, create_run, load_run, update_manifest
-from cwr_mech.zoo import add, answers, base_in_zoo, curve, differing, half, problems, write_readme, zoo_models
+from cwr_mech.zoo import (
+    add,
+    answers,
+    base_in_zoo,
+    curve,
+    differing,
+    half,
+    problems,
+    weight_bytes,
+    write_readme,
+    zoo_models,
+)
 
 N = 20
+SHIPPED = Path(__file__).parents[1] / "zoo"
 
 app = typer.Typer()
 app.command("zoo")(guarded(zoo_command.command))
@@ -178,3 +190,20 @@ def test_mistakes_are_one_line() -> None:
         outcome = call(*arguments)
         assert outcome.exit_code == 2, outcome.output
         assert text in " ".join(outcome.stderr.split())
+
+
+def test_the_zoo_in_the_repository() -> None:
+    models = zoo_models(SHIPPED)
+    assert models
+    assert sum(map(weight_bytes, models)) < 60e6
+    for model in models:
+        assert problems(model, ask=False) == []
+        assert set(answered(model)) == {score["task"] for score in model.manifest["zoo"]["scores"]}
+        if model.parent is not None:  # its base is here too, in the very state it started from
+            base = load_run(SHIPPED / model.parent.removeprefix("zoo:"))
+            assert base.sha256() == model.manifest["parent"]["sha256"]
+
+
+def answered(model: Run) -> list[str]:
+    """Tasks of which a model of the zoo has recorded answers."""
+    return [key.split("/")[0] for key in json.loads((model.folder / "answers.json").read_text())]
