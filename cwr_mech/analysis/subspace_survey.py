@@ -43,9 +43,9 @@ def subspace_result(
 ) -> Result:
     """Measure the updates that `tasks` ask of new and of old cities at one model state.
 
-    layers: -1 for the embedding, L for after block L; all blocks by default. rank: directions of the manifold
-    and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group. lr: rate of
-    the one step. store: activations to fit the bases on instead of the model's own, of the same weights.
+    layers: -1 for the embedding, L for after block L; all blocks by default. rank: directions of the
+    manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group.
+    lr: rate of the one step. store: activations to fit the bases on instead of the model's own, of the same weights.
     `advance(1)` is called for every task and site.
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
@@ -70,10 +70,10 @@ def subspace_result(
                 known = here[rows_of["old"]], places[rows_of["old"]]
                 grounds[task, site, layer] = Ground.fit(*known, half, rank, seed)
                 for group in GROUPS:
-                    for kind in STEPS:
-                        key: Key = (task, kind, group, site, layer)
+                    for step in STEPS:
+                        key: Key = (task, step, group, site, layer)
                         at = rows_of[group]
-                        fields[key] = Field(moved[kind][layer + 1, at], here[at], places[at], True)
+                        fields[key] = Field(moved[step][layer + 1, at], here[at], places[at], True)
                         halves[key] = half if group == "old" else None
             for group, ids in (("new", new), ("old", old)):
                 found = at_mentions(
