@@ -45,7 +45,7 @@ def subspace_result(
 
     layers: -1 for the embedding, L for after block L; all blocks by default. rank: directions of the
     manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group.
-    lr: rate of the one step. store: activations to fit the bases on instead of the model's own, of the same weights.
+    lr: rate of the one step. store: activations of the same weights to fit the bases on instead of new ones.
     `advance(1)` is called for every task and site.
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
