@@ -1,0 +1,123 @@
+"""Where new cities are put during a fine-tuning: along the map (misplaced) and off it, against steps.
+
+At every checkpoint the map is fitted anew on the ordinary cities as the model then holds them, and ordinary
+cities are placed on maps they took no part in, so that a map that moves as a whole is no displacement. One
+place in the model is read for each prompt: where the map of the base is clearest.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from threadpoolctl import threadpool_limits
+
+from cwr_mech.activations import hook_of
+from cwr_mech.analysis.manifold import fit_manifold
+from cwr_mech.analysis.placement import place_all
+from cwr_mech.analysis.probes import place_errors, random_folds
+from cwr_mech.analysis.ridge import fit_linear
+from cwr_mech.analysis.steps import Reader
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model import HookedQwen2
+from cwr_mech.world import World
+
+SITES = ("last_digit", "delimiter")
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a prompt's cities are read: after block `layer`, at a site; `variance`: of the map there."""
+
+    task: str
+    layer: int
+    site: str
+    variance: float
+
+    @property
+    def hook(self) -> str:
+        """TransformerLens name of the place."""
+        return hook_of(self.layer)
+
+
+def clearest(
+    model: HookedQwen2,
+    world: World,
+    task: str,
+    *,
+    sites: Sequence[str] = SITES,
+    layers: Iterable[int] | None = None,
+) -> Spot:
+    """The layer and site at which place explains the largest share of old cities' variance, left out one by
+    one, in a task's prompt. Only layers that an answer can read are tried: all but the last.
+    """
+    old, xy = world.old(), world.xy[world.old()].astype(np.float64)
+    found = []
+    for site in sites:
+        x = Reader(task, world.ids[old], site, world.config.id_digits).read(model)
+        for layer in range(model.cfg.n_layers - 1) if layers is None else layers:
+            if np.ptp(x[layer + 1], axis=0).max() > 0:
+                found.append(Spot(task, layer, site, fit_manifold(x[layer + 1], xy).variance))
+    if not found:
+        raise AnalysisError(f"cities cannot be told apart anywhere in a {task} prompt")
+    return max(found, key=lambda spot: spot.variance)
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def placed(
+    x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Generator, *, folds: int = 3
+) -> dict[str, Any]:
+    """New and ordinary cities on the map of the activations `x` of all cities.
+
+    Errors in tenths of a degree: `along_*` of the nearest point of the map, `probe_*` by a linear probe (the
+    paper's measure). `off_new`: distance off the map in units of the median ordinary city. `excess_*`: typical
+    displacement beyond ordinary cities, with intervals over cities: along the map, and off it in units of the
+    ordinary cities' root mean square distance.
+    """
+    old, xy = world.old(), world.xy.astype(np.float64)
+    is_new = np.asarray(world.is_new, dtype=bool)
+    fold = random_folds(len(old), np.random.default_rng(0), k=folds)
+    found = place_all(x, xy, is_new, fold)
+    decoded = fit_linear(x[~is_new], xy[~is_new]).predict(x[is_new])
+    crossed = np.empty((len(old), 2))
+    for held in range(folds):
+        test = fold == held
+        crossed[test] = fit_linear(x[old][~test], xy[old][~test]).predict(x[old][test])
+    along, off = found.excess_along(rng), found.excess_off(rng)
+    unit = float(np.sqrt(np.mean(found.ordinary.off**2)))
+    return {
+        "n_new": int(is_new.sum()),
+        "along_new": float(np.mean(found.along())),
+        "along_old": float(np.mean(found.ordinary.along)),
+        "off_new": float(np.mean(found.off_ratio())),
+        "off_old": float(np.mean(found.ordinary.off) / np.median(found.ordinary.off)),
+        "excess_along": along.value,
+        "excess_along_lo": along.low,
+        "excess_along_hi": along.high,
+        "excess_off": off.value / unit,
+        "excess_off_lo": off.low / unit,
+        "excess_off_hi": off.high / unit,
+        "probe_new": float(place_errors(decoded, xy[is_new]).mean()),
+        "probe_old": float(place_errors(crossed, xy[old]).mean()),
+    }
+
+
+def trajectory(
+    models: Mapping[int, Callable[[], HookedQwen2]], world: World, spots: Sequence[Spot], *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Rows of `placed` for every checkpoint (step -> loader) and spot.
+
+    Raises AnalysisError for a world without new cities.
+    """
+    if not len(world.new()):
+        raise AnalysisError("this world has no new cities: there is no way of theirs to follow")
+    rows = []
+    for step, load in models.items():
+        model = load()
+        for index, spot in enumerate(spots):
+            x = Reader(spot.task, world.ids, spot.site, world.config.id_digits).read(model)[spot.layer + 1]
+            rng = np.random.default_rng(np.random.SeedSequence([seed, step, index]))
+            place = {"step": step, "prompt": spot.task, "layer": spot.layer, "site": spot.site}
+            rows.append(place | placed(x, world, rng))
+    return rows
