@@ -54,7 +54,7 @@ def _item_labels(result: Result) -> list[str]:
     hooks = result.arrays.get("hooks", np.full(len(runs), ""))
     prompts = len(set(tasks.tolist())) > 1
     return [
-        " ".join([str(run), *([str(task)] if prompts else []), layer_name(int(layer), str(hook))])
+        ", ".join([str(run), *([str(task)] if prompts else []), layer_name(int(layer), str(hook))])
         for run, layer, task, hook in zip(runs, layers, tasks, hooks, strict=True)
     ]
 
@@ -149,7 +149,7 @@ def _patch_caption(result: Result, metric: str) -> str:
     if values.get("self_patch_max") is not None:
         text += f" Controls: a self-patch changes at most {values['self_patch_max']:.1g}"
         if values.get("null_recovered") is not None:
-            text += f", an unrelated donor recovers {number(float(values['null_recovered']))}"
+            text += f", an unrelated city recovers at most {number(float(values['null_recovered']))}"
         text += "."
     return text
 

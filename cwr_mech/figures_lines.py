@@ -20,6 +20,7 @@ from cwr_mech.results import Result, Row
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
 R2_FLOOR = -0.5
+SETTLED = 0.02
 MOST_SHOWN = 2.2
 """Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
 
@@ -41,7 +42,8 @@ def learning_figure(result: Result) -> Figure:
         look = task_look(task)
         ax.plot(rows, result.arrays["loss_by_task"][:, index], color=look.colour, lw=0.9, alpha=0.85)
         ax.plot([], [], color=look.colour, marker=look.marker, label=task)
-    ax.plot(rows, result.arrays["loss"], color="#000000", lw=2, ls=(0, (4, 1)), label="all")
+    ax.plot(rows, result.arrays["loss"], color="#888888", lw=3, zorder=1, label="all")
+    ax.set_ylim(*_loss_range(result))
     ax.set_title(f"training loss of {result.params['runs'][0]}")
     ax.set_ylabel("nats a predicted token")
     ax.set_xlabel("thousand rows seen")
@@ -51,11 +53,19 @@ def learning_figure(result: Result) -> Figure:
         _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
     caption(
         figure,
-        f"{number(float(result.arrays['rows'][-1]))} rows. Small panels, against thousand rows: mean over "
+        f"{number(float(result.arrays['rows'][-1]))} rows; losses of the first {SETTLED:.0%} may be cut off. "
+        "Small panels, against thousand rows: mean over "
         f"{result.params['eval_rows']} validation questions; dashed: the best constant answer or majority "
         "label.",
     )
     return figure
+
+
+def _loss_range(result: Result) -> tuple[float, float]:
+    """Least and largest loss after the steep fall of the first moments, which would flatten what follows."""
+    later = result.arrays["rows"] >= SETTLED * result.arrays["rows"][-1]
+    losses = result.arrays["loss_by_task"][later]
+    return 0.95 * float(np.nanmin(losses)), 1.05 * float(np.nanmax(losses))
 
 
 def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
@@ -70,7 +80,7 @@ def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
         most = min(float(np.nanmax([*y, constant])), MOST_SHOWN * constant)
         ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else 1.05 * most)
     ax.xaxis.set_major_locator(MaxNLocator(3))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    ax.yaxis.set_major_formatter(FuncFormatter(_tick))
 
 
 def _measure(row: Row) -> str:
@@ -94,37 +104,21 @@ def eval_figure(result: Result) -> Figure:
     """
     table = result.tables["tasks"]
     tasks = [task for task in TASK_NAMES if any(row["task"] == task for row in table)]
-    bars = list(dict.fromkeys((row["run"], row["group"]) for row in table))
-    runs = list(dict.fromkeys(run for run, _ in bars))
+    runs = list(dict.fromkeys(row["run"] for row in table))
     columns = min(4, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = new_figure(0.9 + lines * (0.75 + 0.24 * len(bars)))
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for index, panel in enumerate(panels.ravel()):
-        if index >= len(tasks):
+    lines = [tasks[start : start + columns] for start in range(0, len(tasks), columns)]
+    bars = [list(dict.fromkeys(_bar(row) for row in table if row["task"] in line)) for line in lines]
+    figure = new_figure(0.6 + sum(0.75 + 0.24 * len(line) for line in bars))
+    heights = [len(line) + 2.0 for line in bars]
+    panels = figure.subplots(len(lines), columns, squeeze=False, sharey="row", height_ratios=heights)
+    for row_of_panels, line, bars_of_line in zip(panels, lines, bars, strict=True):
+        for panel in row_of_panels[len(line) :]:
             panel.set_axis_off()
-            continue
-        mine = {(row["run"], row["group"]): row for row in table if row["task"] == tasks[index]}
-        values = floats([mine[bar]["value_mean"] if bar in mine else None for bar in bars])
-        base = floats([mine[bar]["baseline"] if bar in mine else None for bar in bars])
-        colours = [GREYS[runs.index(run) % len(GREYS)] for run, _ in bars]
-        spots = np.arange(len(bars))
-        panel.barh(spots, np.nan_to_num(values), color=colours, height=0.7)
-        panel.plot(base, spots, color=BASELINE, marker="|", ls="--", lw=1, markersize=11, mew=1.6)
-        constant = float(np.nanmax([*base, 1e-9]))
-        widest = min(float(np.nanmax([*values, constant])), MOST_SHOWN * constant)
-        for spot, value in enumerate(values):
-            if bars[spot] in mine:
-                _bar_number(
-                    panel, float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03, spot, value
-                )
-        accuracy = next(iter(mine.values()))["metric"] == "accuracy"
-        panel.set_xlim(0, 1.25 if accuracy else widest * 1.35)
-        panel.set_title(f"{tasks[index]}\n{_measure(next(iter(mine.values())))}", fontsize=8, loc="left")
-        panel.xaxis.set_major_locator(MaxNLocator(3))
-        panel.tick_params(axis="y", length=0)
-        panel.set_yticks(spots, [f"{run}{GROUPS.get(group, group)}" for run, group in bars])
-    panels[0, 0].invert_yaxis()
+        for panel, task in zip(row_of_panels, line, strict=False):
+            _bars_panel(panel, [row for row in table if row["task"] == task], bars_of_line, runs)
+        names = [f"{run}{GROUPS.get(group, group)}" for run, group in bars_of_line]
+        row_of_panels[0].set_yticks(range(len(names)), names)
+        row_of_panels[0].invert_yaxis()
     sizes = sorted({int(row["n"]) for row in table})
     n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
     worst = min(float(row["parse_rate"]) for row in table)
@@ -134,6 +128,40 @@ def eval_figure(result: Result) -> Figure:
         f"{worst:.1%}). Red: the best constant answer, or the majority label. ↑ larger is better, ↓ smaller.",
     )
     return figure
+
+
+def _bar(row: Row) -> tuple[str, str]:
+    return row["run"], row["group"]
+
+
+def _bars_panel(panel: Axes, rows: list[Row], bars: list[tuple[str, str]], runs: list[str]) -> None:
+    mine = {_bar(row): row for row in rows}
+    values = floats([mine[bar]["value_mean"] if bar in mine else None for bar in bars])
+    base = floats([mine[bar]["baseline"] if bar in mine else None for bar in bars])
+    accuracy = rows[0]["metric"] == "accuracy"
+    constant = float(np.nanmax([*base, 1e-9]))
+    widest = 1.0 if accuracy else min(float(np.nanmax([*values, constant])), MOST_SHOWN * constant)
+    spots = np.arange(len(bars))
+    colours = [GREYS[runs.index(run) % len(GREYS)] for run, _ in bars]
+    panel.barh(spots, np.nan_to_num(values), color=colours, height=0.7)
+    panel.plot(base, spots, color=BASELINE, marker="|", ls="", markersize=11, mew=1.8, zorder=5)
+    for spot, value in enumerate(values):
+        if bars[spot] in mine:
+            _bar_number(panel, float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03, spot, value)
+    panel.set_xlim(0, widest * 1.35)
+    panel.set_title(f"{rows[0]['task']}\n{_measure(rows[0])}", fontsize=8)
+    panel.xaxis.set_major_locator(MaxNLocator(3))
+    panel.xaxis.set_major_formatter(FuncFormatter(_tick))
+    panel.tick_params(axis="y", length=0)
+
+
+def _tick(value: float, _position: int) -> str:
+    return f"{value:,g}"
+
+
+def _bar_number(panel: Axes, x: float, y: int, value: float) -> None:
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)
 
 
 def probe_layers_figure(result: Result) -> Figure:
@@ -177,11 +205,6 @@ def probe_layers_figure(result: Result) -> Figure:
         f"Red: controls, mean over prompts. Values below {R2_FLOOR} are drawn at that height.",
     )
     return figure
-
-
-def _bar_number(panel: Axes, x: float, y: int, value: float) -> None:
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-    panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)
 
 
 CONTROLS = {

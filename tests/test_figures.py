@@ -46,7 +46,7 @@ CAPTIONS = (
     (pca_figure, synthetic.probe, ("n = 272 cities", "16 new", "41% of variance")),
     (probe_layers_figure, synthetic.probe, ("n = 256", "205 fitted", "shuffled places", "untrained model")),
     (cka_figure, synthetic.cka, ("n = 256 cities", "shuffled cities: mean .00, largest .02", ".61")),
-    (patch_figure, synthetic.patch, ("n = 180 pairs", "self-patch", "unrelated donor", "swapped last")),
+    (patch_figure, synthetic.patch, ("n = 180 pairs", "self-patch", "unrelated city", "swapped last")),
     (eval_figure, synthetic.evaluation, ("n = 1000", "99.8%", "constant answer", "quick, new cities")),
     (learning_figure, synthetic.train, ("450,000 rows", "64 validation questions", "constant answer")),
 )
@@ -102,7 +102,12 @@ def test_cka_numbers_stand_in_their_cells_and_vanish_when_there_are_too_many() -
     for text in small.texts:
         column, line = map(int, text.get_position())
         assert float(text.get_text()) == pytest.approx(matrix[line, column], abs=0.006)
-    assert [label.get_text() for label in small.get_yticklabels()] == ["a embed", "a L0", "a L1", "a final"]
+    assert [label.get_text() for label in small.get_yticklabels()] == [
+        "a, embed",
+        "a, L0",
+        "a, L1",
+        "a, final",
+    ]
     assert len(cka_figure(synthetic.cka(n_layers=8)).axes[0].texts) == 0
 
 
