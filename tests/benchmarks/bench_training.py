@@ -1,0 +1,175 @@
+"""Training: rows a second against transformers' Trainer, and the share of the processor's peak.
+
+The peer is Qwen2ForCausalLM under Trainer with dynamic padding to the longest row of a shuffled batch: same
+weights, same kind of rows, same loss on every token, AdamW with the same settings, one thread. Its rows are
+made beforehand; ours are made while we train, as in real use. Seconds are processor seconds of one thread, so
+that other work on the machine hardly enters; the two take turns and the fastest turn of each counts.
+
+    python tests/benchmarks/bench_training.py [--turns 3]
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from cwr_mech.batches import Batches
+from cwr_mech.config import TASK_NAMES, DataConfig, ModelConfig, TrainConfig, WorldConfig
+from cwr_mech.engine import Engine
+from cwr_mech.model import HookedQwen2
+from cwr_mech.optimizer import Optimizer
+from cwr_mech.parameters import FlatParameters
+from cwr_mech.presets import preset
+from cwr_mech.world import World, load_world
+
+STEPS = 3
+"""Steps of a turn; the fastest step counts."""
+
+# case, tasks, model, batch size
+CASES: tuple[tuple[str, tuple[str, ...], ModelConfig, int], ...] = (
+    ("paper's model, 7 tasks", TASK_NAMES, ModelConfig(), 128),
+    ("paper's model, distance", ("distance",), ModelConfig(), 128),
+    ("zoo's model, 7 tasks", TASK_NAMES, preset("small").model, preset("small").train.batch_size),
+)
+
+
+class Ours:
+    """Our training steps: rows, gradient, update."""
+
+    def __init__(self, tasks: tuple[str, ...], model: HookedQwen2, batch: int, world: World) -> None:
+        self.batches = Batches(DataConfig(tasks=tasks), world, batch)
+        self.flat = FlatParameters(model.config)
+        self.flat.load(model)
+        self.engine, self.optimizer = Engine(self.flat), Optimizer(self.flat, TrainConfig())
+        self.step = 0
+        self.data_seconds = self.tokens = 0.0
+
+    def turn(self) -> float:
+        """Processor seconds of the fastest of some steps."""
+        best = float("inf")
+        for _ in range(STEPS):
+            start = time.process_time()
+            rows = self.batches.at(self.step)
+            ready = time.process_time()
+            first = np.ones_like(rows.lengths)
+            total = float((rows.lengths - 1).sum())
+            self.engine.batch(rows.tokens, rows.lengths, first, total)
+            self.optimizer.step(self.step, self.optimizer.norm())
+            self.step += 1
+            best = min(best, time.process_time() - start)
+            self.data_seconds += ready - start
+            self.tokens += float(rows.lengths.sum())
+        return best
+
+
+class Clock(TrainerCallback):
+    """Processor seconds of every step of the Trainer."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The rows are there and collated from now on; what came before is given to the peer for free."""
+        self.start = time.process_time()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """The update is done."""
+        self.steps.append(time.process_time() - self.start)
+
+
+class Theirs:
+    """The same model under transformers' Trainer."""
+
+    def __init__(
+        self, tasks: tuple[str, ...], model: HookedQwen2, batch: int, world: World, place: str
+    ) -> None:
+        rows = Batches(DataConfig(tasks=tasks), world, 4 * batch).at(0)
+        order = np.random.default_rng(0).permutation(len(rows))
+        self.rows = [{"input_ids": rows.tokens[i, : rows.lengths[i]].tolist()} for i in order]
+        self.model, self.clock = model.to_hf().train(), Clock()
+        arguments = TrainingArguments(
+            place,
+            per_device_train_batch_size=batch,
+            max_steps=STEPS,
+            learning_rate=3e-4,
+            weight_decay=0.01,
+            warmup_steps=1,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        self.trainer = Trainer(
+            self.model,
+            arguments,
+            train_dataset=self.rows,
+            data_collator=pad,
+            callbacks=[self.clock],
+        )
+
+    def turn(self) -> float:
+        """Processor seconds of the fastest of some steps."""
+        self.clock.steps.clear()
+        self.trainer.train()
+        return min(self.clock.steps)
+
+
+def pad(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """A batch padded on the right to its longest row; padding counts for nothing."""
+    width = max(len(row["input_ids"]) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+    seen = (tokens != 0).long()
+    return {"input_ids": tokens, "attention_mask": seen, "labels": tokens.masked_fill(seen == 0, -100)}
+
+
+def peak_flops() -> float:
+    """Operations a second of a 4096-cube matrix product, the faster of two."""
+    a, best = torch.randn(4096, 4096), float("inf")
+    for _ in range(2):
+        start = time.process_time()
+        torch.mm(a, a)
+        best = min(best, time.process_time() - start)
+    return 2 * 4096**3 / best
+
+
+def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
+    """One row a case: seconds a step of ours, how many times faster than the peer, and the share of peak."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    options.add_argument("--turns", type=int, default=3)
+    turns = options.parse_args(list(argv)).turns
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    peak, world = peak_flops(), load_world(WorldConfig(n_cities=256))
+    results: list[dict[str, object]] = []
+    for case, tasks, config, batch in CASES:
+        model = HookedQwen2(config, seed=0)
+        n_parameters = sum(p.numel() for p in model.parameters())
+        with tempfile.TemporaryDirectory() as place:
+            ours, theirs = Ours(tasks, model, batch, world), Theirs(tasks, model, batch, world, place)
+            pairs = [(ours.turn(), theirs.turn()) for _ in range(turns)]
+        mine, peer = (min(column) for column in zip(*pairs, strict=True))
+        tokens = ours.tokens / ours.step
+        share = 6 * n_parameters * tokens / mine / peak
+        data = ours.data_seconds / ours.step / mine
+        note = (
+            f"{batch / mine:,.0f} rows/s, Trainer {batch / peer:,.0f}; {share:.0%} of peak; data {data:.1%}"
+        )
+        results.append({"case": case, "seconds": mine, "ratio": peer / mine, "note": note})
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [*results, {"case": f"peak {peak / 1e9:,.0f} GFLOP/s a thread", "memory_mb": memory}]
+
+
+if __name__ == "__main__":
+    for row in main(sys.argv[1:]):
+        print(row)
