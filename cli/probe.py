@@ -28,6 +28,7 @@ def command(
     """
     from cwr_mech.analysis.items import choose_hooks
     from cwr_mech.analysis.probe_survey import probe_result
+    from cwr_mech.analysis.readout_survey import best_places, readout_result
 
     from .common import console, progress, rows_of, save_result, say, table
     from .stores import command_line, hashes, open_sources, open_untrained, prompts_of, split
@@ -68,3 +69,17 @@ def command(
     for note in result.notes:
         say(note)
     save_result(result, report or source.run, "probe")
+    say("what one score hides: other prompts, whole regions, few cities, a nonlinear probe, code length")
+    readout = readout_result(
+        source.store,
+        best_places(result.tables["layers"]),
+        folds=folds,
+        seed=seed,
+        command=command_line(),
+        inputs=hashes([source]),
+    )
+    columns = ["task", "layer", "r2", "r2_ols", "r2_nonlinear", "r2_regions_held_out"]
+    columns += ["bits", "bits_shuffled"]
+    heads = [column.removeprefix("r2_") for column in columns]
+    console.print(table("read-outs", heads, rows_of(readout.tables["prompts"], columns)))
+    save_result(readout, report or source.run, "readout")

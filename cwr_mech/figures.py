@@ -19,6 +19,15 @@ from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
 from cwr_mech.figures_routing import directions_figure, subspace_figure
+from cwr_mech.figures_similarity import (
+    erasure_figure,
+    groups_figure,
+    manifold_figure,
+    readout_figure,
+    references_figure,
+    surfacing_figure,
+    timeline_figure,
+)
 from cwr_mech.figures_style import RC
 from cwr_mech.figures_transfer import transfer_figure
 from cwr_mech.results import Result
@@ -45,7 +54,18 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
             Plot("pca", "First principal components", pca_figure),
             Plot("layers", "Probe by layer", probe_layers_figure),
         ),
+        "readout": (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
+        "timeline": (Plot("", "The map over training", timeline_figure),),
+        "manifold": (
+            Plot("places", "Along the map and off it", manifold_figure),
+            Plot("surfacing", "What the first components carry", surfacing_figure),
+        ),
+        "erasure": (Plot("", "What erasing the map costs", erasure_figure),),
         "cka": (Plot("", "Similarity of representations", cka_figure),),
+        "similarity": (
+            Plot("groups", "Similarity over groups of models", groups_figure),
+            Plot("references", "Models beside their references", references_figure),
+        ),
         "patch": (Plot("", "Effect of patching", patch_figure),),
         "transfer": (Plot("", "Transfer between tasks", transfer_figure),),
         "subspace": (

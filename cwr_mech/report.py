@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cwr_mech import report_routing, report_sections, report_zoo
+from cwr_mech import report_routing, report_sections, report_similarity, report_zoo
 from cwr_mech.artifacts import atomic_file, sha256_file
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.figures import SOURCE, draw, figure_names
@@ -58,6 +58,31 @@ SECTIONS = (
         report_sections.probes,
     ),
     Section(
+        "readout",
+        "What one probe score hides",
+        "Other prompts, whole regions, few cities, a nonlinear probe, the length of a code for the places.",
+        report_similarity.readout,
+    ),
+    Section(
+        "timeline",
+        "When the map forms",
+        "The same probe at every checkpoint.",
+        report_similarity.timeline,
+    ),
+    Section(
+        "manifold",
+        "On the map, along it, off it",
+        "A smooth map from places to activations. How much of a layer is a function of place, and where new "
+        "cities stand: misplaced on the map, or off the map.",
+        report_similarity.manifold,
+    ),
+    Section(
+        "erasure",
+        "Is the map used?",
+        "What a probe can decode need not be used. Here the places are erased inside the model.",
+        report_similarity.erasure,
+    ),
+    Section(
         "eval",
         "Answers by task",
         "Fresh test questions, answered greedily, beside the best answer that never looks at the cities.",
@@ -74,6 +99,12 @@ SECTIONS = (
         "Similarity of representations",
         "How alike layers and models arrange the same cities, up to rotation and scale.",
         report_sections.similarity,
+    ),
+    Section(
+        "similarity",
+        "Models beside models",
+        "Several measures between models, with their nulls and their ceiling. Claims are over models.",
+        report_similarity.models,
     ),
     Section(
         "patch",

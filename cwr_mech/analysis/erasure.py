@@ -29,6 +29,7 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.evaluation import answer_rows
 from cwr_mech.model import HookedQwen2
 from cwr_mech.prompts import spans
+from cwr_mech.results import Result
 from cwr_mech.tasks import TASKS
 from cwr_mech.world import World
 
@@ -243,3 +244,29 @@ def _decodable(
         "r2_after": float(np.mean(after)),
         "variance": float(np.mean(removed)),
     }
+
+
+def erasure_result(
+    run: str, rows: list[dict[str, Any]], *, fit: int, seed: int, command: str, inputs: dict[str, str]
+) -> Result:
+    """Rows of `erase_task` as a result. Table `arms`; values: for each arm the mean share lost."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    lost = {
+        arm: [row["lost"] for row in rows if row["arm"] == arm and np.isfinite(row["lost"])] for arm in arms
+    }
+    return Result(
+        kind="erasure",
+        command=command,
+        inputs=inputs,
+        params={"runs": [run], "fit": fit, "seed": seed, "rank": RANK},
+        values={f"lost_{arm}": float(np.mean(values)) if values else None for arm, values in lost.items()},
+        tables={"arms": rows},
+        notes=[
+            "Lost: share of what the model gains over the best constant answer; 0 nothing, 1 everything, "
+            "more than 1: worse than the constant. Intervals: 95 %, bootstrap over questions.",
+            f"Controls: random subspaces of rank {RANK}, uniform, and like the activations (which take "
+            "away as much of what varies). R2 after: a new probe, on erased activations of other questions.",
+            "Erased at the last digit and the delimiter of every city, after one block; copies of a place "
+            "that later tokens made before that block are not erased.",
+        ],
+    )

@@ -1,0 +1,91 @@
+"""When the map forms: probe, likeness to the final model and dimension at every checkpoint, as a Result."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cwr_mech.activations import ActivationStore
+from cwr_mech.analysis.items import layer_number, shared_ids
+from cwr_mech.analysis.manifold import fit_manifold
+from cwr_mech.analysis.neighbours import twonn
+from cwr_mech.analysis.probes import probe, random_folds
+from cwr_mech.analysis.similarity import linear_cka_interval
+from cwr_mech.analysis.spectrum import spectrum
+from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Result
+
+Row = dict[str, Any]
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def timeline_result(
+    run: str,
+    stores: Mapping[int, ActivationStore],
+    hook: str,
+    task: str,
+    site: str,
+    *,
+    rows_a_step: int,
+    draws: int = 5,
+    seed: int = 0,
+    command: str = "",
+    inputs: dict[str, str] | None = None,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Result:
+    """`stores`: step -> activation file, of one run. Table `steps`, a row for each; the last step is the one
+    that the others are compared with. Raises AnalysisError for fewer than two steps.
+    """
+    if len(stores) < 2:
+        raise AnalysisError(f"run {run} has {len(stores)} checkpoint(s)", "a timeline needs two")
+    steps = sorted(stores)
+    ids = shared_ids(list(stores.values()), "old")
+    first = stores[steps[0]]
+    xy = first.xy[first.rows(ids)]
+    fold = random_folds(len(ids), np.random.default_rng([seed, 0]))
+    final = stores[steps[-1]].get(hook, task, site, ids)
+    rows: list[Row] = []
+    for step in steps:
+        x = stores[step].get(hook, task, site, ids)
+        found = probe(x, xy, fold, np.random.default_rng([seed, step]), draws=draws)
+        likeness = linear_cka_interval(x, final)
+        counted = spectrum(x)
+        last = step == steps[-1]
+        rows.append(
+            {
+                "run": run,
+                "step": step,
+                "rows": step * rows_a_step,
+                "r2": found.score.r2,
+                "r2_shuffled": float(found.shuffled.mean()),
+                "error_median": found.score.error_median,
+                "variance_of_place": fit_manifold(x, xy, seed=seed).variance,
+                "cka_final": likeness.value,
+                "cka_final_lo": None if last else likeness.low,
+                "cka_final_hi": None if last else likeness.high,
+                "participation_singular": counted.participation_singular,
+                "twonn": twonn(x),
+            }
+        )
+        advance(1)
+    return Result(
+        kind="timeline",
+        command=command,
+        inputs=inputs or {},
+        params={
+            "runs": [run],
+            "hook": hook,
+            "layer": layer_number(hook, first.hooks),
+            "task": task,
+            "site": site,
+            "draws": draws,
+            "seed": seed,
+        },
+        values={"n": len(ids), "r2_final": rows[-1]["r2"]},
+        tables={"steps": rows},
+        notes=[
+            f"{len(ids)} old cities, prompt {task}; held-out R2 of a ridge probe, control: shuffled places.",
+            "CKA with the last checkpoint is debiased, its interval over cities; at the last step it is 1.",
+        ],
+    )
