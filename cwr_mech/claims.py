@@ -71,8 +71,19 @@ class Saved:
         self.bases = {row["run"]: row["base"] for row in rows("zoo", "models")}
         self.scores, self.maps = rows("zoo", "scores"), rows("maps", "layers")
         self.new, self.cells = rows("maps", "new"), rows("cka", "cells")
-        self.transfer = [row for row in rows("transfer", "scores") if row["arm"] == PLAIN]
-        self.deviation = [row for row in rows("transfer", "deviation") if row["arm"] == PLAIN]
+        learned = {
+            (row["run"], row["task"])
+            for row in self.scores
+            if row["group"] == "old" and row["gain"] >= FAILED_BELOW
+        }
+        # Where the base had not learned a task, old cities are hardly better than new ones, and improvement
+        # divides by that difference.
+        self.transfer, self.deviation = (
+            [row for row in rows("transfer", table) if row["arm"] == PLAIN]
+            for table in ("scores", "deviation")
+        )
+        self.transfer = [row for row in self.transfer if (row["base"], row["task"]) in learned]
+        self.deviation = [row for row in self.deviation if (row["base"], row["task"]) in learned]
 
     def pretrained(self, tasks: Sequence[str]) -> list[str]:
         """Models trained from scratch on exactly these tasks."""

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from cwr_mech.analysis.models import gain
-from cwr_mech.artifacts import atomic_file, atomic_folder, read_json, sha256_file, write_json
+from cwr_mech.artifacts import PART, atomic_file, atomic_folder, read_json, sha256_file, write_json
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
 from cwr_mech.dataset import generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
@@ -71,7 +71,8 @@ Texts = dict[str, list[str]]
 
 def zoo_models(root: Path | str = ZOO) -> list[Run]:
     """All models of the zoo: those of all tasks first, then by number of tasks, fine-tuned ones last."""
-    found = [load_run(path.parent) for path in sorted(Path(root).glob("*/manifest.json"))]
+    paths = sorted(Path(root).glob("*/manifest.json"))
+    found = [load_run(path.parent) for path in paths if PART not in path.parent.name]
     return sorted(found, key=lambda run: (run.parent is not None, -len(run.config.data.tasks), run.name))
 
 
