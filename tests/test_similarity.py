@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.cross_decomposition import CCA
 
-from cwr_mech.analysis import kernels, neighbours, shape, similarity, spectrum
+from cwr_mech.analysis import feature_products, kernels, neighbours, shape, similarity, spectrum
 from cwr_mech.analysis.probes import random_folds
 from cwr_mech.errors import AnalysisError, CwrError
 
@@ -102,7 +102,7 @@ def test_hsic_1_is_the_average_over_all_quadruples() -> None:
     from itertools import permutations
 
     x, y = related(np.random.default_rng(0), 7, 2, 3)
-    features = [similarity.prepare(side) for side in (x, y)]
+    features = [feature_products.prepare(side) for side in (x, y)]
     k, m = (side.x @ side.x.T for side in features)
     terms = [
         k[i, j] * m[i, j] + k[i, j] * m[q, r] - 2 * k[i, j] * m[i, q]
@@ -120,6 +120,15 @@ def test_matrix_and_jackknife_match_the_single_values(pair: tuple[np.ndarray, np
     without = [similarity.linear_cka(np.delete(x, i, 0), np.delete(y, i, 0)) for i in range(len(x))]
     brute = np.sqrt((len(x) - 1) * np.var(without))
     assert matrix.standard_error[0, 1] == pytest.approx(brute, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "n"), [(40, 45), (3, 45)])
+def test_products_of_many_by_rows_are_those_by_features(count: int, n: int) -> None:
+    """40 x 8 features are wider than 45 cities: then kernels are streamed by rows, 32 at a time."""
+    rng = np.random.default_rng(0)
+    reps = [feature_products.prepare(rng.normal(size=(n, 8)) @ rng.normal(size=(8, 8))) for _ in range(count)]
+    by_pairs = [[feature_products.squared_product(a, b) for b in reps] for a in reps]
+    np.testing.assert_allclose(feature_products.squared_products(reps), by_pairs, rtol=1e-11)
 
 
 ROTATION, SCALE, SHIFT, LINEAR = "rotation", "scale", "shift", "linear map"

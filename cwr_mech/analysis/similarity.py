@@ -19,49 +19,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
+from cwr_mech.analysis.feature_products import Features, prepare, squared_product, squared_products
 from cwr_mech.analysis.statistics import Interval, normal_interval
 from cwr_mech.errors import AnalysisError
 
 
-@dataclass(frozen=True)
-class Features:
-    """Centred features of one representation, scaled to norm 1, with what every pair needs.
+def hsic(first: Features, second: Features, *, debiased: bool = True, square: float | None = None) -> float:
+    """HSIC of two representations of the same cities; biased: ||X'Y||^2 / (n - 1)^2, debiased: HSIC_1.
 
-    `x` [n p], `norms` [n] squared row norms, `reason` says why no CKA with it can be a number.
+    `square` is ||X'Y||^2 where it is known already.
     """
-
-    x: Float[np.ndarray, "n p"]
-    norms: Float[np.ndarray, "n"]
-    reason: str | None
-
-
-def prepare(x: Float[np.ndarray, "n p"], *, least: int = 4) -> Features:
-    """Centre and scale. Raises AnalysisError for fewer than `least` rows and for NaN or infinite values."""
-    x = np.asarray(x, dtype=np.float64)
-    if x.shape[0] < least:
-        raise AnalysisError(f"{x.shape[0]} cities are too few for CKA", f"at least {least} are needed")
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).any(axis=1).sum())
-        raise AnalysisError(f"{bad} of {x.shape[0]} cities have NaN or infinite features")
-    centred = x - x.mean(axis=0)
-    size = float(np.linalg.norm(centred))
-    if size <= 1e-12 * max(float(np.linalg.norm(x)), np.finfo(np.float64).tiny):
-        return Features(np.zeros_like(x), np.zeros(x.shape[0]), "the features are the same for every city")
-    centred = centred / size
-    return Features(centred, np.einsum("np,np->n", centred, centred), None)
-
-
-def squared_product(first: Features, second: Features) -> float:
-    """||X'Y||^2, through features or through rows, whichever matrix is smaller."""
-    n, p, q = first.x.shape[0], first.x.shape[1], second.x.shape[1]
-    if n * n < p * q:
-        return float(np.sum((first.x @ first.x.T) * (second.x @ second.x.T)))
-    return float(np.sum((first.x.T @ second.x) ** 2))
-
-
-def hsic(first: Features, second: Features, *, debiased: bool = True) -> float:
-    """HSIC of two representations of the same cities; biased: ||X'Y||^2 / (n - 1)^2, debiased: HSIC_1."""
-    n, square = first.x.shape[0], squared_product(first, second)
+    n = first.x.shape[0]
+    if square is None:
+        square = squared_product(first, second)
     if not debiased:
         return square / (n - 1) ** 2
     both = float(first.norms @ second.norms)
@@ -96,11 +66,11 @@ def undefined_reason(
     return None
 
 
-def _self_term(features: Features, debiased: bool) -> tuple[float, str | None]:
+def _self_term(features: Features, debiased: bool, square: float | None = None) -> tuple[float, str | None]:
     """HSIC of a representation with itself, NaN with the reason where it is not positive."""
     if features.reason:
         return np.nan, features.reason
-    value = hsic(features, features, debiased=debiased)
+    value = hsic(features, features, debiased=debiased, square=square)
     # HSIC_1 of points that are all equally far apart is 0 up to rounding: nothing is left to align.
     if value <= 1e-12 / features.x.shape[0] ** 2:
         return np.nan, "after removal of the bias no structure is left (self-HSIC is not above 0)"
@@ -184,7 +154,8 @@ def linear_cka_matrix(
         _same_rows(representations[0], other)
     reps = [prepare(x, least=5 if debiased and errors else 4) for x in representations]
     size, n = len(reps), len(reps[0].norms)
-    selves = [_self_term(rep, debiased) for rep in reps]
+    squares = squared_products(reps)
+    selves = [_self_term(rep, debiased, float(squares[k, k])) for k, rep in enumerate(reps)]
     reasons = {k: reason for k, (_, reason) in enumerate(selves) if reason}
     values, standard_error = np.full((2, size, size), np.nan)
     alone = [_hsic_without_each(rep, rep) for rep in reps] if debiased and errors else []
@@ -192,7 +163,7 @@ def linear_cka_matrix(
         for j in range(i, size):
             if i in reasons or j in reasons:
                 continue
-            cross = selves[i][0] if i == j else hsic(reps[i], reps[j], debiased=debiased)
+            cross = hsic(reps[i], reps[j], debiased=debiased, square=float(squares[i, j]))
             values[i, j] = values[j, i] = _ratio(cross, selves[i][0], selves[j][0])
             if alone:
                 # A self-term that turns negative without one city leaves NaN: such features are noise.
