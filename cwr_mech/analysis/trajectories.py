@@ -71,9 +71,9 @@ def placed(
     """New and ordinary cities on the map of the activations `x` of all cities.
 
     Errors in tenths of a degree: `along_*` of the nearest point of the map, `probe_*` by a linear probe (the
-    paper's measure). `off_new`: distance off the map in units of the median ordinary city. `excess_*`: typical
-    displacement beyond ordinary cities, with intervals over cities: along the map, and off it in units of the
-    ordinary cities' root mean square distance.
+    paper's measure). `off_new`: distance off the map in units of the median ordinary city. `excess_*`: the
+    typical displacement beyond ordinary cities, with intervals over cities: along the map, and off it in
+    units of the ordinary cities' root mean square distance.
     """
     old, xy = world.old(), world.xy.astype(np.float64)
     is_new = np.asarray(world.is_new, dtype=bool)
