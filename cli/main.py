@@ -161,7 +161,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point of the `cwr-mech` script."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for wish in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts background jobs deaf to it
+        signal.signal(wish, _interrupt)
     args = sys.argv[1:]
     try:
         _check_known(args)

@@ -47,7 +47,7 @@ class Answers:
     """
 
     tokens: tuple[Int[Tensor, "pair token"], Int[Tensor, "pair token"]]
-    place: tuple[Int[Tensor, "token"], Int[Tensor, "token"]]
+    place: tuple[Int[Tensor, " clean_read"], Int[Tensor, " corrupt_read"]]
     first: Int[Tensor, "pair"]
     reads: tuple[int, ...]
     tree: Tree
