@@ -175,7 +175,7 @@ def write_cells(
     image: AxesImage,
     grid: np.ndarray,
     *,
-    size: float,
+    size: float | int,
     form: Callable[[float], str],
     bold: np.ndarray | None = None,
 ) -> None:
