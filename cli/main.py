@@ -43,6 +43,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
     Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),
     Command("subspace", "subspace", "command", "Do updates of cities run along the map, or off it?"),
+    Command("trajectory", "trajectory", "command", "Where a fine-tuning puts new cities, step by step."),
+    Command("predict", "predict", "command", "Can divergence be told before training?"),
     Command("report", "report", "command", "Write a report from saved results, or check one."),
     Command("demo", "demo", "command", "Everything once: train, look inside, write the report."),
 )

@@ -14,6 +14,9 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing: rebuild the report aside and compare.")
     ] = False,
+    routing: Annotated[
+        bool, typer.Option("--routing", help="Test the predictions about divergent tasks on its results.")
+    ] = False,
 ) -> None:
     """Write reports/NAME/report.md with its figures from the results saved there, learning curves of the runs
     they are about included. With --check: rebuild it aside, compare, and fail if anything differs.
@@ -35,7 +38,12 @@ def command(
             )
         say(f"{folder}/report.md follows from its results")
         return
-    add_learning_curves(folder)
+    if routing:
+        from .routing import add_routing
+
+        add_routing(folder)
+    else:
+        add_learning_curves(folder)
     if (folder / "results" / "findings.json").is_file():
         from cwr_mech.findings import write_findings
 

@@ -18,7 +18,13 @@ from cwr_mech.errors import CorruptArtifact
 from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
-from cwr_mech.figures_routing import directions_figure, subspace_figure
+from cwr_mech.figures_routing import (
+    arms_figure,
+    conflict_figure,
+    directions_figure,
+    subspace_figure,
+    ways_figure,
+)
 from cwr_mech.figures_similarity import (
     erasure_figure,
     groups_figure,
@@ -71,6 +77,11 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
         "subspace": (
             Plot("shares", "Updates inside the map", subspace_figure),
             Plot("ways", "Movement towards the true place", directions_figure),
+        ),
+        "conflict": (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
+        "routing": (
+            Plot("arms", "Arms side by side", arms_figure),
+            Plot("ways", "Ways of new cities, on the map and off it", ways_figure),
         ),
     }
 )

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cwr_mech.figures_grids import heat, hundredths, write_cells
 from cwr_mech.figures_style import BASELINE, caption, floats, layer_name, new_figure, task_look
 from cwr_mech.results import Result, Row
 
@@ -113,5 +114,117 @@ def directions_figure(result: Result) -> Figure:
         f"{result.params['runs'][0]}: {n} new cities. Cosine between the movement of the decoded place and "
         "the way to the true place (bars: 95 % over cities; red: ways of cities exchanged). Gains: tenths of "
         f"a degree a step at rate {result.params['lr']:g}.",
+    )
+    return figure
+
+
+ARM_LOOKS = {
+    "none": ("#000000", "o"),
+    "manifold": ("#0072b2", "s"),
+    "random": ("#56b4e9", "D"),
+    "complement": ("#d55e00", "^"),
+    "random-complement": ("#e69f00", "v"),
+    "pull": ("#009e73", "X"),
+}
+
+
+def arms_figure(result: Result) -> Figure:
+    """Transfer, own integration and distance off the map of every arm, one dot a base model.
+
+    Reads table `models` {base, set, route, own, transfer, off}; values `n_bases`.
+    """
+    table = result.tables["models"]
+    sets = list(dict.fromkeys(row["set"] for row in table))
+    routes = [name for name in ARM_LOOKS if any(row["route"] == name for row in table)]
+    panels = (("transfer", "transfer"), ("own", "trained prompt"), ("off", "distance off the map"))
+    figure = new_figure(1.3 + 0.22 * len(sets) * len(routes))
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for ax, (column, title) in zip(axes, panels, strict=True):
+        for i, tasks in enumerate(sets):
+            for j, route in enumerate(routes):
+                mine = [r for r in table if (r["set"], r["route"]) == (tasks, route)]
+                values = floats([row[column] for row in mine])
+                y = i * (len(routes) + 1) + j
+                colour, marker = ARM_LOOKS[route]
+                ax.plot(values, np.full(len(values), y), marker, color=colour, alpha=0.6, mec="none")
+                if np.isfinite(values).any():
+                    ax.plot([np.nanmean(values)] * 2, [y - 0.4, y + 0.4], color=colour, lw=2)
+        ax.set_title(title)
+        ax.axvline(1.0 if column == "off" else 0.0, color="#888888", lw=0.6)
+        if column != "off":
+            ax.axvline(1.0, color="#888888", lw=0.6, ls=":")
+    spots = [i * (len(routes) + 1) + j for i in range(len(sets)) for j in range(len(routes))]
+    labels = [f"{tasks}  {route}" if not j else route for tasks in sets for j, route in enumerate(routes)]
+    axes[0].set_yticks(spots, labels)
+    axes[0].invert_yaxis()
+    caption(
+        figure,
+        f"One dot a base model (n = {result.values['n_bases']}), bar: mean. Transfer and trained prompt: "
+        "integration of new cities along the map, 0 as before fine-tuning, 1 as ordinary cities. Distance "
+        "off the map in units of the median ordinary city. Placebos: random beside manifold, "
+        "random-complement beside complement.",
+    )
+    return figure
+
+
+def ways_figure(result: Result) -> Figure:
+    """Way of new cities during fine-tuning: error along the map against distance off it, one line an arm.
+
+    Reads table `paths` {set, route, step, along_new, along_old, off_new, off_old}; values `n_bases`.
+    """
+    table = result.tables["paths"]
+    sets = list(dict.fromkeys(row["set"] for row in table))
+    columns = min(4, len(sets))
+    lines = -(-len(sets) // columns)
+    figure = new_figure(0.9 + 2.4 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for index, ax in enumerate(grid.ravel()):
+        if index >= len(sets):
+            ax.set_axis_off()
+            continue
+        for route, (colour, marker) in ARM_LOOKS.items():
+            rows = sorted(
+                (r for r in table if (r["set"], r["route"]) == (sets[index], route)), key=lambda r: r["step"]
+            )
+            if not rows:
+                continue
+            x, y = floats([r["off_new"] for r in rows]), floats([r["along_new"] for r in rows])
+            ax.plot(x, y, color=colour, lw=1)
+            ax.plot(x[-1:], y[-1:], marker, color=colour, label=route)
+            ax.plot([rows[-1]["off_old"]], [rows[-1]["along_old"]], "+", color="#666666", ms=9)
+        ax.set_title(sets[index])
+        if index % columns == 0:
+            ax.set_ylabel("error along the map (0.1°)")
+        if index // columns == lines - 1:
+            ax.set_xlabel("distance off the map")
+        ax.set_ylim(0, None)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    caption(
+        figure,
+        f"New cities in the trained prompt, mean over {result.values['n_bases']} base models, from before "
+        "fine-tuning (top) to its end (marker). Cross: ordinary cities at the end. Distance off the map in "
+        "units of the median ordinary city.",
+    )
+    return figure
+
+
+def conflict_figure(result: Result) -> Figure:
+    """Cosines between tasks' expected parameter gradients, all weight matrices together.
+
+    Reads arrays `cosine` [task task] and `tasks`; params `group`, `batches`, `batch`.
+    """
+    tasks = [str(task) for task in result.arrays["tasks"]]
+    grid = result.arrays["cosine"]
+    figure = new_figure(3.6, width=5.2)
+    ax = figure.subplots()
+    image = heat(ax, grid, vmin=-1, vmax=1, cmap="RdBu_r")
+    write_cells(ax, image, grid, size=7, form=hundredths)
+    ax.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right")
+    ax.set_yticks(range(len(tasks)), tasks)
+    caption(
+        figure,
+        f"{result.params['runs'][0]}: cosine of expected gradients over {result.params['batches']} batches "
+        f"of {result.params['batch']} questions about {result.params['group']} cities a task.",
     )
     return figure

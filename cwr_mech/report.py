@@ -38,6 +38,12 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section(
+        "routing",
+        "Do divergent tasks route updates off the map?",
+        "The claim, what it predicts, what came, and a verdict.",
+        report_routing.routing,
+    ),
+    Section(
         "zoo",
         "The models",
         "Everything below is about these models; each can be loaded as zoo:NAME.",
@@ -126,6 +132,25 @@ SECTIONS = (
         "The change of a city's activation that a task asks for or makes: how much of it lies in the few "
         "directions in which ordinary cities differ because of their place, and where it moves the city.",
         report_routing.subspace,
+    ),
+    Section(
+        "conflict",
+        "Do tasks pull the weights the same way?",
+        "Gradients of every weight matrix, task by task.",
+        report_routing.conflict,
+    ),
+    Section(
+        "trajectory",
+        "Where fine-tuning puts new cities",
+        "In the wrong place on the map, or off the map: beside ordinary cities.",
+        report_routing.trajectory,
+    ),
+    Section(
+        "prediction",
+        "Can divergence be told before training?",
+        "Similarity of the tasks' gradients before and early in training, and of the tasks themselves, "
+        "against what became of them.",
+        report_routing.prediction,
     ),
     Section(
         "findings",

@@ -58,3 +58,147 @@ def subspace(result: Result) -> str:
             markdown_table(ways, way_columns),
         ]
     )
+
+
+def routing(result: Result) -> str:
+    """Predictions first, then what came; a verdict for each hypothesis with its reason."""
+    written = {"prediction": "", "says": "predicted before training the arms", "measure": "measure"}
+    tested = {
+        "prediction": "",
+        "predicted": "predicted",
+        "effect": "effect",
+        "range": "95 % over models",
+        "models": "models",
+        "as_predicted": "on that side",
+        "verdict": "verdict",
+        "reason": "reason",
+    }
+    tables = result.tables
+    tried = [row | {"range": _range(row["lo"], row["hi"])} for row in tables["predictions"]]
+    arms = [
+        row
+        | {"transfer_range": _range(row["transfer_lo"], row["transfer_hi"])}
+        | {"off_range": _range(row["off_lo"], row["off_hi"])}
+        for row in tables["arms"]
+    ]
+    arm_columns = {
+        "set": "trained on",
+        "route": "arm",
+        "models": "models",
+        "own": "trained prompt",
+        "transfer": "transfer",
+        "transfer_range": "95 %",
+        "off": "distance off",
+        "off_range": "95 %",
+        "retained": "error of ordinary cities, times before",
+    }
+    return "\n\n".join(
+        [
+            "**Verdicts.**",
+            markdown_table(
+                tables["hypotheses"],
+                {"hypothesis": "hypothesis", "needs": "needs", "verdict": "verdict", "reason": "reason"},
+            ),
+            "**Predictions**, written down in `cwr_mech/analysis/hypotheses.py` before any arm was trained:",
+            markdown_table(tables["predictions"], written),
+            "**What came.**",
+            markdown_table(tried, tested),
+            "**Arms side by side**, means over base models:",
+            markdown_table(arms, arm_columns),
+            "**The published correlation** of similarity with transfer, recomputed from the published tables "
+            "(published: 30 pairs, R² 0.188):",
+            published_table(tables["published"]),
+        ]
+    )
+
+
+def published_table(rows: list[Row]) -> str:
+    """The published correlation, with and without distance."""
+    columns = {
+        "pairs": "pairs of tasks",
+        "n": "n",
+        "r": "r",
+        "r2": "R²",
+        "slope": "slope",
+        "intercept": "intercept",
+        "p": "p (pairs as if independent)",
+        "r_adjusted": "r within asked tasks",
+    }
+    return markdown_table(rows, columns)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def trajectory(result: Result) -> str:
+    """Where new cities end, beside ordinary cities."""
+    rows = result.tables["trajectory"]
+    ends = [row for row in rows if row["step"] == max(r["step"] for r in rows if r["run"] == row["run"])]
+    shown = [row for row in ends if row["prompt"] in row["set"].split("+")]
+    columns = {
+        "base": "base",
+        "set": "trained on",
+        "route": "arm",
+        "step": "step",
+        "along_new": "along, new",
+        "along_old": "along, ordinary",
+        "off_new": "off, new",
+        "probe_new": "probe, new",
+        "probe_old": "probe, ordinary",
+    }
+    values = result.values
+    text = f"{values['n_models']} models from {values['n_bases']} bases, trained prompts, at the end."
+    return f"{text}\n\n{markdown_table(shown or ends, columns)}"
+
+
+def conflict(result: Result) -> str:
+    """Extremes of the cosines, and how low-dimensional the gradients are."""
+    spaces = [row for row in result.tables["spaces"] if row["matrix"] == "all"]
+    columns = {
+        "task": "task",
+        "effective_directions": "effective directions of batches",
+        "own": "share in own leading directions, held out",
+        "own_in_sample": "the same in sample",
+        "others": "in other tasks' directions",
+        "null": "random",
+    }
+    whole = [row | {"range": _range(row["lo"], row["hi"])} for row in result.tables["cosines"]]
+    whole = sorted((row for row in whole if row["matrix"] == "all"), key=lambda row: row["cosine"] or 0.0)
+    ends = whole if len(whole) <= 6 else [*whole[:3], *whole[-3:]]
+    heads = {"task_a": "task", "task_b": "task ", "cosine": "cosine", "range": "95 % over batches"}
+    return "\n\n".join(
+        [
+            f"All {number(result.values['n_parameters'])} weights together; lowest and highest cosines:",
+            markdown_table(ends, heads),
+            markdown_table(spaces, columns),
+        ]
+    )
+
+
+def prediction(result: Result) -> str:
+    """Strongest predictors, and whether any of them outlives leaving tasks out."""
+    tests = [row for row in result.tables["tests"] if row["r"] is not None]
+    early = [row for row in tests if row["from"] in ("untrained", "the tasks")]
+    passed = [row for row in early if row["p"] < 0.05]
+    steady = [row for row in passed if row["r_low"] > 0]
+    said = (
+        f"Of {len(early)} tests of what can be known before training, {len(passed)} have p below 0.05 "
+        f"({len(early) / 20:.1f} expected by chance), {len(steady)} of them with a positive correlation "
+        "whichever task is left out."
+    )
+    verdict = "No predictor tried here foretells divergence." if len(steady) < 2 else ""
+    columns = {
+        "from": "from",
+        "predictor": "predictor",
+        "outcome": "outcome",
+        "left_out": "left out",
+        "n": "pairs",
+        "r": "r",
+        "p": "p",
+        "r_low": "least r",
+        "without": "without",
+        "r_high": "largest r",
+    }
+    best = sorted(tests, key=lambda row: row["p"])[:12]
+    return "\n\n".join(part for part in (f"{said} {verdict}".strip(), markdown_table(best, columns)) if part)

@@ -1,0 +1,85 @@
+"""`cwr-mech predict`: can divergence be told before training?"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def command(
+    run: Annotated[
+        str | None, typer.Argument(help="A run of all seven tasks with its checkpoints; the latest.")
+    ] = None,
+    layer: Annotated[int, typer.Option(min=0, help="Layer of the gradients.")] = 1,
+    site: Annotated[str, typer.Option(help="Where a city is read.")] = "last_digit",
+    rows: Annotated[int, typer.Option(min=64, help="Questions for each task.")] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,
+    report: Annotated[
+        str | None, typer.Option(help="Report that gets the result, and whose transfer result is an outcome.")
+    ] = None,
+) -> None:
+    """Similarity of the tasks' gradients before and early in training, and of the tasks themselves, against
+    published similarity and transfer and against the report's own transfer, by permutation over tasks.
+    """
+    from collections.abc import Callable
+    from functools import partial
+
+    from cwr_mech.analysis.prediction_survey import moments, prediction_result
+    from cwr_mech.model import HookedQwen2
+    from cwr_mech.runs import load_run
+
+    from .common import console, progress, report_folder, resolve_run, rows_of, save_result, say, table
+    from .stores import command_line
+
+    found = load_run(resolve_run(run))
+    name = report or found.name
+    config = found.config
+    models: dict[str, Callable[[], HookedQwen2]] = {
+        "untrained": lambda: HookedQwen2(config.model, seed=config.train.seed).eval()
+    }
+    for step in moments(found.steps):
+        if step:
+            models[f"step {step}"] = partial(found.model, step)
+    with progress("gradients", len(models), "models") as advance:
+        result = prediction_result(
+            models,
+            found.world(),
+            own_outcomes(report_folder(name)),
+            run=found.name,
+            layer=layer,
+            site=site,
+            n_rows=rows,
+            seed=seed,
+            command=command_line(),
+            inputs={found.folder.as_posix(): found.sha256()},
+            advance=advance,
+        )
+    columns = ["from", "predictor", "outcome", "left_out", "n", "r", "p", "r_low", "r_high", "without"]
+    console.print(table("predictors", columns, rows_of(result.tables["tests"], columns)))
+    columns = ["pairs", "n", "r", "r2", "slope", "intercept", "p", "r_adjusted"]
+    console.print(table("the published correlation", columns, rows_of(result.tables["published"], columns)))
+    for note in result.notes:
+        say(note)
+    save_result(result, name, "prediction")
+
+
+def own_outcomes(folder: "object") -> "dict[str, np.ndarray]":
+    """The transfer matrix of single-task fine-tunings in a report, where it has one for all seven tasks."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from cwr_mech.config import TASK_NAMES
+    from cwr_mech.results import load_result
+
+    path = Path(str(folder)) / "results" / "transfer.json"
+    if not path.is_file():
+        return {}
+    result = load_result(path)
+    sets, grid = [str(name) for name in result.arrays["sets"]], result.arrays["ni"]
+    if any(task not in sets for task in TASK_NAMES):
+        return {}
+    chosen = np.array([grid[sets.index(task)] for task in TASK_NAMES])
+    return {"own transfer": chosen} if np.isfinite(chosen).all() else {}

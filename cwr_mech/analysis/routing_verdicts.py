@@ -1,0 +1,194 @@
+"""Numbers of the routing report: predictions against results, arms side by side, verdicts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cwr_mech.analysis.hypotheses import (
+    NEEDED,
+    PREDICTIONS,
+    Evidence,
+    integration,
+    overall,
+    try_predictions,
+)
+from cwr_mech.analysis.prediction import EXACT_DRAWS
+from cwr_mech.analysis.prediction_survey import published_rows
+from cwr_mech.analysis.published import matrix
+from cwr_mech.analysis.statistics import mantel_test, mean_interval
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Result
+
+Row = dict[str, Any]
+
+
+def routing_result(results: Mapping[str, Result], inputs: Mapping[str, str], command: str) -> Result:
+    """The result of kind "routing" from a report's saved results of kinds "trajectory" and "subspace".
+
+    Raises AnalysisError when there is no trajectory among them.
+    """
+    found = evidence(results)
+    if not found.trajectory:
+        raise AnalysisError(
+            "a routing report needs fine-tuned models placed on the map",
+            "run: cwr-mech finetune RUN --tasks distance, then cwr-mech trajectory RUN --prompts ...",
+        )
+    predictions = try_predictions(found)
+    return Result(
+        kind="routing",
+        command=command,
+        inputs=dict(inputs),
+        params={"runs": sorted({str(row["run"]) for row in found.trajectory}), "bases": list(found.bases)},
+        values={"n_bases": len(found.bases), "n_models": len({row["run"] for row in found.trajectory})},
+        tables={
+            "predictions": predictions,
+            "hypotheses": [*_hypotheses(predictions), _published_hypothesis()],
+            "arms": arm_rows(found),
+            "models": model_rows(found),
+            "paths": path_rows(found),
+            "published": published_rows(),
+        },
+        notes=[
+            "Base models are the units: intervals are Student's t over them, one number each.",
+            "Integration along the map: 0 as before fine-tuning, 1 as well placed as ordinary cities were; "
+            "transfer is its mean over prompts of tasks that were not trained.",
+        ],
+    )
+
+
+def evidence(results: Mapping[str, Result]) -> Evidence:
+    """What the predictions are tested on; runs of the zoo go by their plain names."""
+    trajectory: list[Row] = []
+    shares: list[Row] = []
+    for result in results.values():
+        if result.kind == "trajectory":
+            trajectory += [row | {"base": _plain(row["base"])} for row in result.tables["trajectory"]]
+        if result.kind == "subspace":
+            clearest = _clearest(result)
+            shares += [
+                row
+                | {
+                    "run": _plain(row["run"]),
+                    "clearest": clearest[row["task"]] == (row["site"], row["layer"]),
+                }
+                for row in result.tables["shares"]
+            ]
+    return Evidence(trajectory, shares)
+
+
+def _plain(name: object) -> str:
+    return str(name).removeprefix("zoo:")
+
+
+def _clearest(result: Result) -> dict[str, tuple[str, int]]:
+    """For each task the site and layer (one that an answer reads) whose map is clearest."""
+    last = max(row["layer"] for row in result.tables["spaces"])
+    found: dict[str, Row] = {}
+    for row in result.tables["spaces"]:
+        best = found.get(row["task"])
+        if row["layer"] < last and (best is None or row["map_variance"] > best["map_variance"]):
+            found[row["task"]] = row
+    return {task: (row["site"], row["layer"]) for task, row in found.items()}
+
+
+def _hypotheses(predictions: Sequence[Row]) -> list[Row]:
+    rows = []
+    for name, needed in NEEDED.items():
+        verdict, reason = overall(predictions, needed)
+        rows.append({"hypothesis": name, "needs": ", ".join(needed), "verdict": verdict, "reason": reason})
+    return rows
+
+
+def _published_hypothesis() -> Row:
+    """CKA predicts transfer, judged on the published table without crossing: with and without distance."""
+    p = {}
+    for name, out in (("with", ("crossing",)), ("without", ("crossing", "distance"))):
+        kept = [index for index, task in enumerate(TASK_NAMES) if task not in out]
+        cka, transfer = (values[np.ix_(kept, kept)] for values in (matrix("cka"), matrix("transfer")))
+        rng = np.random.default_rng(0)
+        p[name] = mantel_test(cka, (transfer + transfer.T) / 2, rng, draws=EXACT_DRAWS)
+    passed = [found.p < 0.05 for found in p.values()]
+    return {
+        "hypothesis": "CKA predicts transfer (published table)",
+        "needs": "a correlation by relabelling tasks, with and without distance",
+        "verdict": "supported" if all(passed) else "undecided" if any(passed) else "not supported",
+        "reason": "; ".join(
+            f"{name} distance r = {found.value:.2f} over symmetrised pairs, p = {found.p:.2f}"
+            for name, found in p.items()
+        ),
+    }
+
+
+def model_rows(found: Evidence) -> list[Row]:
+    """One row for each fine-tuned model: integration in trained and in other prompts, and distance off."""
+    models = dict.fromkeys((str(r["base"]), str(r["set"]), str(r["route"])) for r in found.trajectory)
+    rows = []
+    for base, tasks, route in models:
+        ends = found.ends(base, tasks, route)
+        own = [integration(*ends[prompt]) for prompt in ends if prompt in tasks.split("+")]
+        other = [integration(*ends[prompt]) for prompt in ends if prompt not in tasks.split("+")]
+        rows.append(
+            {
+                "base": base,
+                "set": tasks,
+                "route": route,
+                "own": float(np.mean(own)) if own else None,
+                "transfer": float(np.mean(other)) if other else None,
+                "off": found.off(base, tasks, route),
+                "retained": _mean(end["along_old"] / start["along_old"] for start, end in ends.values()),
+            }
+        )
+    return rows
+
+
+def arm_rows(found: Evidence) -> list[Row]:
+    """Means over bases with intervals for every set and arm."""
+    models = model_rows(found)
+    rows = []
+    for tasks, route in dict.fromkeys((row["set"], row["route"]) for row in models):
+        mine = [row for row in models if (row["set"], row["route"]) == (tasks, route)]
+        row: Row = {"set": tasks, "route": route, "models": len(mine)}
+        for column in ("own", "transfer", "off", "retained"):
+            values = np.array([one[column] for one in mine if one[column] is not None], dtype=np.float64)
+            if len(values):
+                interval = mean_interval(values)
+                row |= {column: interval.value, f"{column}_lo": interval.low, f"{column}_hi": interval.high}
+            else:
+                row |= {column: None, f"{column}_lo": None, f"{column}_hi": None}
+        rows.append(row)
+    return rows
+
+
+def path_rows(found: Evidence) -> list[Row]:
+    """Mean way of new cities over bases: along the map and off it at each step, in the trained prompt."""
+    chosen = [row for row in found.trajectory if row["prompt"] in str(row["set"]).split("+")]
+    keys = dict.fromkeys((str(r["set"]), str(r["route"]), int(r["step"])) for r in chosen)
+    rows = []
+    for tasks, route, step in keys:
+        mine = [r for r in chosen if (r["set"], r["route"], r["step"]) == (tasks, route, step)]
+        row: Row = {"set": tasks, "route": route, "step": step, "models": len(mine)}
+        for column in ("along_new", "along_old", "off_new", "off_old"):
+            row[column] = _mean(one[column] for one in mine)
+        rows.append(row)
+    return rows
+
+
+def _mean(values: Any) -> float | None:
+    given = [value for value in values if value is not None]
+    return float(np.mean(given)) if given else None
+
+
+def written_before() -> list[Row]:
+    """The predictions as they were written down, without any result."""
+    return [
+        {
+            "prediction": one.name,
+            "hypothesis": one.hypothesis,
+            "says": one.says,
+            "measure": one.of,
+            "predicted": f"{'above' if one.above else 'below'} {one.threshold:g}",
+        }
+        for one in PREDICTIONS
+    ]
