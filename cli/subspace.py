@@ -32,6 +32,7 @@ def command(
     on old cities; old cities are measured in the basis of the half they are not in.
     """
     from cwr_mech.activations import ActivationStore
+    from cwr_mech.analysis.conflict import conflict_result
     from cwr_mech.analysis.subspace_survey import choose_layers, subspace_result
     from cwr_mech.finetuning import in_order
     from cwr_mech.runs import load_run
@@ -76,4 +77,16 @@ def command(
     console.print(table("movement towards the true place, new cities", columns, rows_of(ways, columns)))
     for note in result.notes:
         say(note)
-    save_result(result, report or found.name, "subspace")
+    save_result(result, report or found.name, f"subspace-{found.name}")
+    with progress("weights", len(names), "tasks") as advance:
+        conflict = conflict_result(
+            found.model(step),
+            world,
+            names,
+            run=found.name,
+            seed=seed,
+            command=command_line(),
+            inputs={f"runs/{found.name}": digest},
+            advance=advance,
+        )
+    save_result(conflict, report or found.name, f"conflict-{found.name}")
