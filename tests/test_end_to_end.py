@@ -53,8 +53,8 @@ def test_from_nothing_to_a_checked_report(cli: Cli, tmp_path: Path) -> None:
     for command in (
         ("eval", "-n", "8", "--groups", "old"),
         ("cache-acts",),
-        ("cka",),
-        ("probe", "--prompts", "distance,angle", "--draws", "2"),
+        ("cka", "--draws", "2"),
+        ("probe", "--layers", "1", "--prompts", "distance,angle", "--draws", "2"),
     ):
         code, out, err = cli(*command)
         assert code == 0, (command, err)

@@ -29,7 +29,8 @@ def _content(file: str) -> dict[str, Any]:
 
 def published_correlation() -> dict[str, float]:
     """n, slope, intercept, r2 and p as published."""
-    return {key: value for key, value in _content("gradients.json")["correlation"].items() if key != "what"}
+    found = _content("gradients.json")["correlation"]
+    return {key: float(value) for key, value in found.items() if key != "what"}
 
 
 def matrix(name: str) -> Float[np.ndarray, "task task"]:
