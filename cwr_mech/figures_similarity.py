@@ -214,7 +214,7 @@ def readout_figure(result: Result) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     grid = result.arrays["transfer"]
     image = heat(left, grid, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
-    write_cells(left, image, grid, size=7, form=hundredths)
+    write_cells(left, image, grid, size=7.0, form=hundredths)
     left.set_xticks(range(len(prompts)), prompts, rotation=40, ha="right")
     left.set_yticks(range(len(prompts)), prompts)
     left.tick_params(length=0)

@@ -50,20 +50,20 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         measure.name: measure
         for measure in (
-            Measure("cka", similarity.linear_cka, 1, "Kornblith 2019, debiased after Song 2012"),
-            Measure("cka_biased", _biased, 1, "Kornblith 2019; the paper's"),
-            Measure("cka_rbf", kernels.rbf_cka, 1, "Kornblith 2019, RBF at the median distance, debiased"),
-            Measure("procrustes", shape.procrustes_disparity, 0, "squared Procrustes distance"),
-            Measure("procrustes_3", _procrustes_3, 0, "the same on 3 principal components; the paper's"),
-            Measure("angular", shape.angular_distance, 0, "Williams 2021, radians"),
-            Measure("rsa", shape.rsa, 1, "Kriegeskorte 2008, Spearman of distances"),
-            Measure("svcca", shape.svcca, 1, "Raghu 2017, 99 % of variance"),
-            Measure("pwcca", shape.pwcca, 1, "Morcos 2018, weights of the first", needs_more_cities=True),
-            Measure("predictivity", _predictivity, 1, "held-out R2 of a ridge map, mean of both ways"),
+            Measure("cka", similarity.linear_cka, 1.0, "Kornblith 2019, debiased after Song 2012"),
+            Measure("cka_biased", _biased, 1.0, "Kornblith 2019; the paper's"),
+            Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
+            Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
+            Measure("procrustes_3", _procrustes_3, 0.0, "the same on 3 principal components; the paper's"),
+            Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
+            Measure("rsa", shape.rsa, 1.0, "Kriegeskorte 2008, Spearman of distances"),
+            Measure("svcca", shape.svcca, 1.0, "Raghu 2017, 99 % of variance"),
+            Measure("pwcca", shape.pwcca, 1.0, "Morcos 2018, weights of the first", needs_more_cities=True),
+            Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map, mean of both ways"),
             Measure(
-                "mutual_knn", neighbours.mutual_knn, 1, "Huh 2024, k = 10; the paper's shared neighbours"
+                "mutual_knn", neighbours.mutual_knn, 1.0, "Huh 2024, k = 10; the paper's shared neighbours"
             ),
-            Measure("cknna", neighbours.cknna, 1, "Huh 2024, k = 10"),
+            Measure("cknna", neighbours.cknna, 1.0, "Huh 2024, k = 10"),
         )
     }
 )

@@ -1,0 +1,143 @@
+"""Claims about models: ceilings, trends and failures on matrices whose truth is known."""
+
+import numpy as np
+import pytest
+
+from cwr_mech.analysis.models import (
+    FAILED_BELOW,
+    Member,
+    consistency,
+    disjoint_tasks,
+    gain,
+    pair_mean,
+    same_tasks,
+    trend,
+)
+from cwr_mech.errors import AnalysisError
+
+TASKS = ("distance", "angle", "compass", "perimeter", "inside", "crossing")
+
+
+def member(tasks: tuple[str, ...], seed: int, *, least: float | None = 0.9, rows: int = 100) -> Member:
+    gains = None if least is None else dict.fromkeys(tasks, least)
+    return Member("+".join(tasks) + f"-{seed}", tasks, seed, rows, rows // len(tasks), gains)
+
+
+def world(
+    sets: list[tuple[str, ...]], seeds: int, rng: np.random.Generator, *, ceiling: float, cross: float
+) -> tuple[np.ndarray, list[Member]]:
+    """Models with an effect of their own on all their pairs, around a known mean a kind of pair."""
+    members = [member(tasks, seed) for tasks in sets for seed in range(seeds)]
+    own = rng.normal(0, 0.05, len(members))
+    matrix = np.where(same_tasks(members), ceiling, cross) + own[:, None] + own[None, :]
+    np.fill_diagonal(matrix, 1)
+    return matrix, members
+
+
+SINGLES = [(task,) for task in TASKS[:4]]
+
+
+def test_pairs_of_same_and_of_disjoint_tasks() -> None:
+    members = [member(("a",), 0), member(("a",), 1), member(("a", "b"), 0), member(("b",), 0)]
+    assert same_tasks(members).tolist() == [[i != j and {i, j} == {0, 1} for j in range(4)] for i in range(4)]
+    assert np.argwhere(np.triu(disjoint_tasks(members))).tolist() == [[0, 3], [1, 3]]
+
+
+def test_interval_over_models_covers_where_pairs_as_units_do_not() -> None:
+    """Each model moves all its pairs: 66 pairs of 12 models are not 66 observations."""
+    by_models, by_pairs = [], []
+    for seed in range(200):
+        matrix, members = world(SINGLES, 3, np.random.default_rng(seed), ceiling=0.7, cross=0.7)
+        everything = ~np.eye(len(members), dtype=bool)
+        by_models.append(pair_mean(matrix, everything).covers(0.7))
+        cells = matrix[np.triu_indices(12, 1)]
+        by_pairs.append(abs(cells.mean() - 0.7) < 1.96 * cells.std(ddof=1) / np.sqrt(cells.size))
+    assert np.mean(by_models) > 0.9
+    assert np.mean(by_pairs) < 0.8
+
+
+def test_a_group_that_hangs_on_one_model_has_no_interval() -> None:
+    found = pair_mean(np.full((2, 2), 0.5), ~np.eye(2, dtype=bool))
+    assert found.value == 0.5
+    assert np.isnan(found.low)
+    assert found.reason == "2 models in 1 pairs have no spread"
+    with pytest.raises(AnalysisError, match="no pair of models"):
+        pair_mean(np.full((2, 2), np.nan), ~np.eye(2, dtype=bool))
+
+
+def test_ceiling_and_ratio() -> None:
+    matrix, members = world(SINGLES, 3, np.random.default_rng(0), ceiling=0.8, cross=0.4)
+    found = consistency(matrix, members, np.random.default_rng(0), draws=300)
+    assert found.same is not None
+    assert found.cross is not None
+    assert found.same.value == pytest.approx(0.8, abs=0.06)
+    assert found.cross.value == pytest.approx(0.4, abs=0.06)
+    assert found.ratio == pytest.approx(0.5, abs=0.05)
+    assert found.test is not None
+    assert found.test.p < 0.01
+    equal = consistency(np.full_like(matrix, 0.6), members, np.random.default_rng(0), draws=300)
+    assert equal.test is not None
+    assert equal.test.p > 0.5
+    assert equal.ratio == pytest.approx(1)
+
+
+def test_tasks_with_one_seed_have_no_ceiling_and_are_named() -> None:
+    members = [member(("distance",), 0), member(("distance",), 1), member(("angle",), 0)]
+    found = consistency(np.full((3, 3), 0.5), members, np.random.default_rng(0), draws=50)
+    assert np.isnan(found.ratio)
+    assert found.left_out == ("angle",)
+
+
+def test_level_of_the_test_of_same_against_disjoint() -> None:
+    rejected = []
+    for seed in range(100):
+        matrix, members = world(SINGLES, 2, np.random.default_rng(seed), ceiling=0.6, cross=0.6)
+        found = consistency(matrix, members, np.random.default_rng(seed), draws=99)
+        assert found.test is not None
+        rejected.append(found.test.p <= 0.05)
+    assert np.mean(rejected) < 0.12
+
+
+PAIRS = [("distance", "angle"), ("compass", "perimeter"), ("inside", "crossing")]
+
+
+@pytest.mark.parametrize(("rows_of_pair", "named"), [(100, "rows"), (200, "exposure"), (150, "neither")])
+def test_trend_is_over_disjoint_sets_and_says_what_was_held_fixed(rows_of_pair: int, named: str) -> None:
+    members = [member((task,), seed, rows=100) for task in TASKS for seed in range(2)]
+    members += [member(tasks, seed, rows=rows_of_pair) for tasks in PAIRS for seed in range(2)]
+    counts = np.array([len(one.tasks) for one in members])
+    matrix = np.where((counts[:, None] == 2) & (counts[None, :] == 2), 0.8, 0.5)
+    # Overlapping sets are alike for another reason and must not enter.
+    matrix = np.where(disjoint_tasks(members), matrix, 0.99)
+    found = trend(matrix, members, np.random.default_rng(0), draws=200)
+    assert [(group.name, group.pairs) for group in found.groups] == [("1", 60), ("2", 12)]
+    assert [group.interval.value for group in found.groups] == pytest.approx([0.5, 0.8])
+    assert found.slope == pytest.approx(0.3)
+    assert found.test is not None
+    assert found.test.p < 0.05
+    assert found.held_fixed == named
+    with pytest.raises(AnalysisError, match="disjoint"):
+        trend(np.ones((2, 2)), [member(("a",), 0), member(("a",), 1)], np.random.default_rng(0))
+
+
+GAINS = [
+    # metric, value, baseline, share of the gap closed
+    ("error", 0.0, 440.0, 1.0),
+    ("error", 440.0, 440.0, 0.0),
+    ("error", 880.0, 440.0, -1.0),
+    ("accuracy", 1.0, 0.75, 1.0),
+    ("accuracy", 0.75, 0.75, 0.0),
+    ("accuracy", 0.5, 0.75, -1.0),
+    ("accuracy", 1.0, 1.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("metric", "value", "baseline", "share"), GAINS)
+def test_gain(metric: str, value: float, baseline: float, share: float) -> None:
+    assert gain(metric, value, baseline) == pytest.approx(share)
+
+
+def test_failed_is_decided_by_the_worst_trained_task() -> None:
+    assert Member("a", ("x", "y"), 0, 1, 1, {"x": 0.99, "y": FAILED_BELOW - 0.01}).failed
+    assert not Member("a", ("x", "y"), 0, 1, 1, {"x": 0.99, "y": FAILED_BELOW}).failed
+    assert member(("x",), 0, least=None).failed is None

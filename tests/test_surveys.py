@@ -1,0 +1,299 @@
+"""Similarity, manifold, read-out and timeline results and their commands, on planted activation files."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cwr_mech.activation_writer import write_store
+from cwr_mech.activations import ActivationStore
+from cwr_mech.analysis.cka_survey import cka_result
+from cwr_mech.analysis.items import Item, choose_hooks, layer_number, own_prompts, run_label, shared_ids
+from cwr_mech.analysis.manifold_survey import manifold_result
+from cwr_mech.analysis.measures import MEASURES, choose_measures, compare, sample_cities
+from cwr_mech.analysis.models import Member
+from cwr_mech.analysis.probe_survey import probe_result
+from cwr_mech.analysis.readout_survey import best_places, readout_result
+from cwr_mech.analysis.similarity_survey import similarity_result
+from cwr_mech.analysis.timeline import timeline_result
+from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.figures import draw
+from cwr_mech.report import SECTIONS
+from cwr_mech.results import load_result
+from cwr_mech.world import World, load_world
+
+Cli = Callable[..., tuple[int, str, str]]
+HOOKS = ("hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "unembed.hook_in")
+MAP = {
+    "hook_embed": 0.0,
+    "blocks.0.hook_resid_post": 0.4,
+    "blocks.1.hook_resid_post": 1.0,
+    "unembed.hook_in": 1.0,
+}
+LAST = "blocks.1.hook_resid_post"
+
+
+def a_world(seed: int = 42) -> World:
+    return load_world(n_cities=60, new="atlantis", n_new=8, seed=seed)
+
+
+def plant(
+    path: Path,
+    run: str,
+    world: World,
+    *,
+    seed: int,
+    tasks: tuple[str, ...] = ("distance", "angle"),
+    gain: float = 1.0,
+) -> ActivationStore:
+    """A model that learns the map over its layers, in the same code for both prompts; new cities lie on
+    it.
+    """
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(2, 12))
+    places = (world.xy - world.xy.mean(axis=0)) / 1000
+    arrays = {}
+    for hook in HOOKS:
+        for task in tasks:
+            for site in ("last_digit", "delimiter"):
+                noise = 0.15 * rng.normal(size=(world.n, 12))
+                arrays[hook, task, site] = gain * MAP[hook] * places @ directions + noise
+    write_store(path, world, arrays, attrs={"run": run, "step": 10})
+    return ActivationStore(path)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ActivationStore]:
+    folder = tmp_path_factory.mktemp("activations")
+    world = a_world()
+    found = {
+        name: plant(folder / f"{name}-step10.h5", name, world, seed=seed)
+        for seed, name in enumerate(("one", "two", "three"))
+    }
+    found["untrained"] = plant(folder / "one-untrained.h5", "one", world, seed=9, gain=0.0)
+    return found
+
+
+def items(stores: dict[str, ActivationStore], *names: str, hook: str = LAST) -> list[Item]:
+    return [Item(stores[name], hook, "distance", "last_digit") for name in names]
+
+
+def test_layers_have_numbers_and_runs_have_labels(stores: dict[str, ActivationStore]) -> None:
+    assert [layer_number(hook, HOOKS) for hook in HOOKS] == [-1, 0, 1, 2]
+    assert run_label(stores["untrained"]) == "one (untrained)"
+    assert choose_hooks(stores["one"], None) == list(HOOKS)
+    assert choose_hooks(stores["one"], ["final", "0"]) == [HOOKS[3], HOOKS[1]]
+    assert own_prompts([stores["one"], stores["two"]], {"two": ("angle",)}) == ["distance", "angle"]
+    with pytest.raises(UnknownName, match=r"unknown layer in one-step10\.h5 '7'"):
+        choose_hooks(stores["one"], ["7"])
+    with pytest.raises(AnalysisError, match="belongs to no layer"):
+        layer_number("hook_pos_embed")
+
+
+def test_shared_ids_are_old_new_or_all(stores: dict[str, ActivationStore]) -> None:
+    both = [stores["one"], stores["two"]]
+    assert [len(shared_ids(both, group)) for group in ("old", "new", "all")] == [60, 8, 68]
+    with pytest.raises(UnknownName, match="group of cities 'some'"):
+        shared_ids(both, "some")
+
+
+def test_cka_finds_the_map_and_its_controls_do_not(stores: dict[str, ActivationStore]) -> None:
+    chosen = [*items(stores, "one", "two"), *items(stores, "one", "two", hook="hook_embed")]
+    result = cka_result(chosen, draws=10)
+    matrix = result.arrays["matrix"]
+    assert matrix[0, 1] > 0.9
+    assert abs(matrix[2, 3]) < 0.15
+    assert result.arrays["lo"][0, 1] <= matrix[0, 1] <= result.arrays["hi"][0, 1]
+    control = {row["control"]: row for row in result.tables["control"]}
+    assert abs(control["shuffled cities"]["mean"]) < 0.02
+    assert abs(control["bag of id digits"]["mean"]) < 0.1
+    with pytest.raises(AnalysisError, match="at least two"):
+        cka_result(chosen[:1])
+
+
+def test_probe_and_readout_results(stores: dict[str, ActivationStore]) -> None:
+    found = probe_result(
+        stores["one"], HOOKS, ["distance", "angle"], ["last_digit"], untrained=stores["untrained"], draws=3
+    )
+    rows = {(row["layer"], row["task"]): row for row in found.tables["layers"]}
+    assert rows[1, "distance"]["r2"] > 0.9 > rows[-1, "distance"]["r2"]
+    for row in found.tables["layers"]:
+        assert row["ci_lo"] <= row["r2"] <= row["ci_hi"]
+        controls = ("shuffled", "random", "digits", "untrained")
+        assert max(row[f"control_r2_{name}"] for name in controls) < 0.25
+    assert {row["n_new"] for row in found.tables["new"]} == {8}
+    assert found.arrays["decoded"].shape == (68, 2)
+    readout = readout_result(stores["one"], best_places(found.tables["layers"]))
+    first = readout.tables["prompts"][0]
+    assert first["bits"] < first["bits_shuffled"] - 1
+    assert readout.arrays["transfer"].min() > 0.8  # one code for both prompts
+    assert len(readout.tables["new"]) == 2
+
+
+def test_manifold_result_tells_place_from_noise(stores: dict[str, ActivationStore]) -> None:
+    result = manifold_result(stores["one"], ["hook_embed", LAST], ["distance"], "last_digit", folds=3)
+    embed, last = result.tables["layers"]
+    assert last["variance"] > 0.8 > 0.1 > embed["variance"]
+    assert last["variance_shuffled"] < 0.1
+    # New cities are written where they are, on the map: neither interval may claim a displacement.
+    assert last["excess_off_lo"] <= 0.05
+    assert last["along_new"] < 400
+    ks = [row for row in result.tables["surfacing"] if row["layer"] == 1]
+    assert next(row["r2"] for row in ks if row["k"] == 2) > 0.9
+    spectra = {row["layer"]: row["participation"] for row in result.tables["spectrum"]}
+    assert spectra[1] < 3 < spectra[-1]
+
+
+def test_every_measure_sees_the_map_and_not_shuffled_cities(stores: dict[str, ActivationStore]) -> None:
+    ids = shared_ids([stores["one"], stores["two"]], "old")
+    x, y = (item.get(ids) for item in items(stores, "one", "two"))
+    for measure in MEASURES.values():
+        found = compare(measure, x, y, np.random.default_rng(0), draws=20, shuffles=5)
+        assert found.reason is None or measure.needs_more_cities
+        towards = 1 if measure.alike else -1
+        assert towards * (found.interval.value - found.null_best) > 0, measure.name
+    assert [measure.name for measure in choose_measures(["rsa"])] == ["rsa"]
+    with pytest.raises(UnknownName, match="did you mean 'cka'"):
+        choose_measures(["ckka"])
+    constant = compare(MEASURES["rsa"], np.ones_like(x), y, np.random.default_rng(0))
+    assert constant.reason == "a representation has the same features for every city"
+    assert sample_cities(50, 20, np.random.default_rng(0)).size == 20
+
+
+def test_similarity_result_has_nulls_references_and_groups(stores: dict[str, ActivationStore]) -> None:
+    members = {
+        "one": Member("one", ("distance",), 0, 10, 10, {"distance": 0.9}),
+        "two": Member("two", ("distance",), 1, 10, 10, {"distance": 0.8}),
+        "three": Member("three", ("angle",), 0, 10, 10, {"angle": 0.1}),
+    }
+    result = similarity_result(
+        {0: items(stores, *members, hook=HOOKS[1]), 1: items(stores, *members)},
+        choose_measures(["cka", "mutual_knn"]),
+        members,
+        {"one 1": Item(stores["untrained"], LAST, "distance", "last_digit")},
+        draws=20,
+    )
+    assert len(result.tables["pairs"]) == 2 * 2 * 3
+    for row in result.tables["pairs"]:
+        assert row["ci_lo"] <= row["value"] <= row["ci_hi"]
+        assert row["null_mean"] < row["value"]
+    references = {
+        row["reference"]: row["value"]
+        for row in result.tables["references"]
+        if (row["measure"], row["layer"], row["run"]) == ("cka", 1, "one")
+    }
+    assert references["true map"] > 0.9
+    assert abs(references["itself untrained"]) < 0.2
+    assert {row["group"] for row in result.tables["groups"]} >= {"same tasks, other seed", "disjoint tasks"}
+    assert {row["models"] for row in result.tables["groups"]} == {"all models", "without failed models"}
+    assert any("failed: three." in note for note in result.notes)
+    with pytest.raises(AnalysisError, match="at least two runs"):
+        similarity_result({1: items(stores, "one")}, choose_measures(["cka"]), {"one": members["one"]})
+
+
+def test_timeline_compares_with_the_last_step(stores: dict[str, ActivationStore]) -> None:
+    steps = {0: stores["untrained"], 10: stores["one"]}
+    result = timeline_result("one", steps, LAST, "distance", "last_digit", rows_a_step=8)
+    first, last = result.tables["steps"]
+    assert (first["rows"], last["rows"]) == (0, 80)
+    assert first["r2"] < 0.2 < 0.9 < last["r2"]
+    assert abs(first["cka_final"]) < 0.2
+    assert last["cka_final"] == pytest.approx(1)
+    assert last["twonn"] < first["twonn"]
+    with pytest.raises(AnalysisError, match="1 checkpoint"):
+        timeline_result("one", {0: stores["one"]}, LAST, "distance", "last_digit", rows_a_step=8)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    from cwr_mech_cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("one", 0), ("two", 1)):
+        plant(tmp_path / f"{name}.h5", name, a_world(), seed=seed)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+BOTH = ("--activations", "one.h5", "--activations", "two.h5")
+COMMANDS = [
+    # command, kinds of the results it saves
+    (("cka", *BOTH, "--draws", "3"), ("cka",)),
+    (("cka", *BOTH, "--prompts", "all", "--biased", "--draws", "1"), ("cka",)),
+    (("probe", "--activations", "one.h5", "--prompts", "angle", "--draws", "2"), ("probe", "readout")),
+    (("manifold", "--activations", "one.h5", "--layers", "0,1", "--folds", "2"), ("manifold",)),
+    (("similarity", *BOTH, "--layers", "1", "--measures", "cka,rsa", "--draws", "20"), ("similarity",)),
+]
+
+
+@pytest.mark.parametrize(("args", "kinds"), COMMANDS, ids=lambda part: part[0] if len(part) > 2 else None)
+def test_commands_save_results_with_figures_and_a_section(
+    cli: Cli, args: tuple[str, ...], kinds: tuple[str]
+) -> None:
+    code, out, err = cli(*args)
+    assert code == 0, err
+    for kind in kinds:
+        result = load_result(Path("reports/one/results") / f"{kind}.json")
+        assert result.command.startswith("cwr-mech " + args[0])
+        assert all(len(digest) == 64 for digest in result.inputs.values())
+        assert list(Path("reports/one/figures").glob(f"{kind}*.png"))
+        assert out.count(f"results/{kind}.json") == 1
+        section = next(section for section in SECTIONS if section.kind == kind)
+        assert "|" in section.text(result)
+        assert draw(result, Path("again"), kind)
+
+
+def broken(path: str, how: str) -> None:
+    """Spoil a file: values that are NaN, another world, or the second half cut off."""
+    if how == "nan":
+        with h5py.File(path, "r+") as file:
+            file[f"acts/{LAST}/distance/last_digit"][3, 0] = np.nan
+    elif how == "world":
+        plant(Path(path), "two", a_world(seed=7), seed=1)
+    elif how == "one city":
+        with h5py.File(path, "r+") as file:
+            file["cities/x"][5] += 40
+            file.attrs["world_sha256"] = "0" * 64
+
+
+BAD = [
+    # what is done first, command, exit code, what the one line says
+    (None, ("cka", "--activations", "none.h5"), "no such activation file: none.h5"),
+    (None, ("cka", *BOTH, "--layers", "9"), "unknown layer in one.h5 '9'"),
+    (None, ("cka", *BOTH, "--prompts", "walk"), "unknown prompt in one.h5 'walk'"),
+    (None, ("cka", *BOTH, "--site", "middle"), "unknown site in one.h5 'middle'"),
+    (None, ("cka", *BOTH, "--cities", "far"), "unknown group of cities 'far'"),
+    (None, ("cka", "--activations", "one.h5", "--layers", "1"), "at least two representations"),
+    (None, ("similarity", *BOTH, "--measures", "likeness"), "unknown measure 'likeness'"),
+    (None, ("similarity", "--activations", "one.h5"), "similarity compares models"),
+    (None, ("probe", "--activations", "one.h5", "--folds", "40"), "60 cities are too few for 40 folds"),
+    (None, ("probe", "--activations", "one.h5", "--method", "forest"), "'forest' is not one of"),
+    ("nan", ("cka", *BOTH), "not finite"),
+    ("nan", ("manifold", "--activations", "two.h5", "--layers", "1"), "not finite"),
+    ("world", ("cka", *BOTH), "no city in common|different worlds"),
+    ("one city", ("cka", *BOTH), "different worlds: city .* lies elsewhere"),
+]
+
+
+@pytest.mark.parametrize(("how", "args", "message"), BAD)
+def test_bad_input_gives_one_line_and_exit_code_2(
+    cli: Cli, how: str | None, args: tuple[str, ...], message: str
+) -> None:
+    import re
+
+    if how:
+        broken("two.h5", how)
+    code, _, err = cli(*args)
+    assert code == 2, err
+    assert re.search(message, err.replace("\n", " ")), err
+    assert "Traceback" not in err
