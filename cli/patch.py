@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cwr_mech.analysis.patch_cells import Cell
+    from cwr_mech.analysis.patch_store import SweepStore
+    from cwr_mech.analysis.patch_study import About, Extras, Question
     from cwr_mech.analysis.patching import Cost
     from cwr_mech.model import HookedQwen2
     from cwr_mech.results import Result
+    from cwr_mech.world import World
 
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(help="The run; the latest by default. Several become the units.")
+    ] = None,
     task: Annotated[str, typer.Option(help="Task, several by comma, or all.")] = "distance",
     components: Annotated[
         str, typer.Option(help="What is patched, by comma, e.g. resid_post,z,mlp_out; or all.")
@@ -23,12 +31,14 @@ def command(
     metric: Annotated[
         str, typer.Option(help="Scores, by comma: logit_diff, logprob_diff, kl, digits; the first leads.")
     ] = "logit_diff,logprob_diff",
-    slot: Annotated[
-        int | None, typer.Option(min=1, help="Swap only this city, from 1; any by default.")
+    subspace: Annotated[
+        str | None,
+        typer.Option(help="Replace a part of the state only: manifold, probe, pca, random, random-like."),
     ] = None,
-    group: Annotated[
-        str, typer.Option(help="Cities asked about: old, or new (swapped for new ones).")
-    ] = "old",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of manifold and pca subspaces.")] = None,
+    das: Annotated[int | None, typer.Option(min=1, help="Learn a subspace of this rank (DAS).")] = None,
+    slot: Annotated[int | None, typer.Option(min=1, help="Swap this city, from 1; any by default.")] = None,
+    group: Annotated[str, typer.Option(help="Cities: old, or new (swapped for new ones).")] = "old",
     tolerance: Annotated[
         float, typer.Option(min=0, help="A number is right within this share of the best constant's error.")
     ] = 0.25,
@@ -38,68 +48,92 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="Processor threads; small models need only one.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
     report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the run's name by default.")
+        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
     ] = None,
 ) -> None:
     """Swap one city for another inside the model, place by place, and see how far the answer follows: in both
     directions, beside an unrelated city, the run itself, and other controls.
     """
-    from functools import partial
-
     import torch
 
-    from cwr_mech.analysis.pairs import find_pairs
+    from cwr_mech.analysis import patch_study as study
     from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
     from cwr_mech.analysis.patch_metrics import check_metrics
-    from cwr_mech.analysis.patch_store import SweepStore, sweep_key
-    from cwr_mech.analysis.patch_survey import patch_result
-    from cwr_mech.analysis.patching import ARMS, cost, sweep
-    from cwr_mech.generation import decode_text
+    from cwr_mech.analysis.patch_survey import pooled_result, tasks_result
+    from cwr_mech.analysis.patch_table import write_csv
     from cwr_mech.runs import load_run
     from cwr_mech.tasks import TASKS, get_task
 
-    from .common import progress, resolve_run, save_result
+    from .common import report_folder, resolve_run, save_result, say
     from .stores import command_line, split
 
     torch.set_num_threads(threads)
-    source = load_run(resolve_run(run))
-    model, world, sha256 = source.model(step), source.world(), source.sha256(step)
-    for name in TASKS if task == "all" else split(task) or []:
-        definition = get_task(name)
-        metrics = check_metrics(split(metric) or [], definition.max_answer_tokens)
-        places = check_places(split(spans) or [], name, world.config.id_digits)
-        cells = grid(model.cfg, COMPONENTS if components == "all" else split(components) or [], places)
-        found = find_pairs(
-            partial(decode_text, model, max_new_tokens=definition.max_answer_tokens),
-            world,
-            name,
-            pairs,
-            seed=seed,
-            group=group,
-            tolerance=tolerance,
-            slot=None if slot is None else slot - 1,
-        )
-        work = cost(model, found, cells, metrics=metrics, arms=ARMS)
-        show_cost(name, len(found), len(cells), work, model)
-        store = SweepStore(
-            source.folder / "sweeps" / f"patch-{name}",
-            sweep_key(sha256, found, cells, metrics, [str(arm) for arm in ARMS]),
-            resume=resume,
-        )
-        with progress(f"patch {name}", work.rows, "patches") as advance:
-            swept = sweep(model, found, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
-        result = patch_result(
-            swept,
-            found,
-            seed=seed,
-            runs=[source.name],
-            command=command_line(),
-            inputs={source.checkpoint(step).as_posix(): sha256},
-            params={"group": group, "tolerance": tolerance, "step": step or source.last_step},
-        )
-        show(result, top)
-        save_result(result, report or source.name, f"patch-{name}")
-        store.remove()
+    named: list[str | None] = list(run) if run else [None]
+    sources = [load_run(resolve_run(name)) for name in named]
+    target = report or sources[0].name
+    tasks = list(TASKS) if task == "all" else split(task) or []
+    leading = []
+    for name in tasks:
+        metrics = check_metrics(split(metric) or [], get_task(name).max_answer_tokens)
+        question = study.Question(name, pairs, seed, group, None if slot is None else slot - 1, tolerance)
+        extras = study.Extras(tuple(split(subspace) or ()), rank, das)
+        results = []
+        for source in sources:
+            model, world = source.model(step), source.world()
+            places = check_places(split(spans) or [], name, world.config.id_digits)
+            cells = grid(model.cfg, COMPONENTS if components == "all" else split(components) or [], places)
+            inputs = {source.checkpoint(step).as_posix(): source.sha256(step)}
+            about = study.About(source.name, step or source.last_step, inputs, command_line())
+            folder = source.folder / "sweeps" / f"patch-{name}"
+            result, store = watched(model, world, question, cells, metrics, about, extras, folder, resume)
+            show(result, top)
+            results.append(result)
+            label = f"patch-{name}" if len(sources) == 1 else f"patch-{name}-{source.name}"
+            save_result(result, target, label)
+            path = report_folder(target) / "results" / f"{label}.csv"
+            say(f"table   {write_csv(path, result.tables['cells'])}")
+            store.remove()
+        if len(results) > 1:
+            results.insert(0, pooled_result(results, seed=seed))
+            show(results[0], top)
+            save_result(results[0], target, f"patch-{name}")
+        leading.append(results[0])
+    if len(leading) > 1:
+        compared = tasks_result(leading)
+        show_tasks(compared)
+        save_result(compared, target, "patch-tasks")
+
+
+def watched(
+    model: "HookedQwen2",
+    world: "World",
+    question: "Question",
+    cells: "list[Cell]",
+    metrics: tuple[str, ...],
+    about: "About",
+    extras: "Extras",
+    folder: "Path",
+    resume: bool,
+) -> "tuple[Result, SweepStore]":
+    """The study of one model and task: its cost said first, progress shown, a sweep that can resume."""
+    from cwr_mech.analysis import patch_study as study
+    from cwr_mech.analysis.patch_layout import ARMS
+    from cwr_mech.analysis.patch_store import SweepStore, sweep_key
+    from cwr_mech.analysis.patching import cost, sweep
+
+    from .common import progress
+
+    found = study.ask(model, world, question)
+    work = cost(model, found, cells, metrics=metrics, arms=ARMS)
+    show_cost(question.task, len(found), len(cells), work, model)
+    digest = next(iter(about.inputs.values()))
+    store = SweepStore(
+        folder, sweep_key(digest, found, cells, metrics, [str(arm) for arm in ARMS]), resume=resume
+    )
+    with progress(f"patch {question.task}", work.rows, "patches") as advance:
+        swept = sweep(model, found, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
+    result = study.examine(model, world, question, found, swept, about, extras)
+    return result, store
 
 
 def show_cost(task: str, n_pairs: int, n_cells: int, work: "Cost", model: "HookedQwen2") -> None:
@@ -145,3 +179,11 @@ def show(result: "Result", top: int) -> None:
     console.print(table(title, columns, rows_of(rows[:top], columns)))
     for note in result.notes:
         say(note)
+
+
+def show_tasks(result: "Result") -> None:
+    """Print how tasks compare."""
+    from .common import console, rows_of, table
+
+    columns = list(result.tables["tasks"][0])
+    console.print(table("tasks compared", columns, rows_of(result.tables["tasks"], columns)))

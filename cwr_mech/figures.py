@@ -18,6 +18,7 @@ from cwr_mech.errors import CorruptArtifact
 from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
+from cwr_mech.figures_patching import answers_figure, digits_figure, paths_figure, subspaces_figure
 from cwr_mech.figures_routing import (
     arms_figure,
     conflict_figure,
@@ -44,11 +45,15 @@ SOURCE = "Source"
 
 
 class Plot(NamedTuple):
-    """One figure of a kind of result: the file is NAME[-suffix].png, `title` says what it shows."""
+    """One figure of a kind of result: the file is NAME[-suffix].png, `title` says what it shows.
+
+    Drawn only for results that hold the table `needs`, when one is named.
+    """
 
     suffix: str
     title: str
     function: Callable[[Result], Figure]
+    needs: str = ""
 
 
 FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
@@ -72,7 +77,13 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
             Plot("groups", "Similarity over groups of models", groups_figure),
             Plot("references", "Models beside their references", references_figure),
         ),
-        "patch": (Plot("", "Effect of patching", patch_figure),),
+        "patch": (
+            Plot("", "Effect of patching", patch_figure),
+            Plot("answers", "Decoded answers after the swap", answers_figure, "interchange"),
+            Plot("subspaces", "What a part of the state carries", subspaces_figure, "subspaces"),
+            Plot("digits", "Effect on each answer token", digits_figure, "digits"),
+            Plot("paths", "What heads tell each other", paths_figure, "paths"),
+        ),
         "transfer": (Plot("", "Transfer between tasks", transfer_figure),),
         "subspace": (
             Plot("shares", "Updates inside the map", subspace_figure),
@@ -93,6 +104,7 @@ def figure_names(result: Result, name: str) -> list[tuple[Plot, str]]:
     return [
         (plot, f"{name}{'-' if plot.suffix else ''}{plot.suffix}.png")
         for plot in FIGURES.get(result.kind, ())
+        if not plot.needs or plot.needs in result.tables
     ]
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cwr_mech import report_routing, report_sections, report_similarity, report_zoo
+from cwr_mech import report_patching, report_routing, report_sections, report_similarity, report_zoo
 from cwr_mech.artifacts import atomic_file, sha256_file
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.figures import SOURCE, draw, figure_names
@@ -117,7 +117,14 @@ SECTIONS = (
         "Where a city is carried to the answer",
         "One city is swapped for another inside the model, one place at a time. Where that moves the answer, "
         "the place carries the city.",
-        report_sections.patching,
+        report_patching.patching,
+    ),
+    Section(
+        "patch_tasks",
+        "Patching, task beside task",
+        "Up to which layer the city can be exchanged where it is named, and from which layer the answer does "
+        "not need it any more.",
+        report_patching.tasks,
     ),
     Section(
         "transfer",

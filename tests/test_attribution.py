@@ -73,6 +73,7 @@ def test_paths_of_the_planted_relay():
     gap = (found.clean - found.corrupt).mean()
     recovered = (scores - found.corrupt[0]).mean(1) / gap
     carrying = Path((0, 0), "swapped_delimiter", (1, 1), "v")
+    assert Path((0, 0), "swapped_delimiter", (0, None), "mlp") in paths
     for path, share in zip(paths, recovered, strict=True):
         assert share == pytest.approx(1.0 if path == carrying else 0.0, abs=0.02), path
     to_answer = patch_paths(model, pairs, [Path((1, 1), "equals"), Path((1, 0), "equals")])[0, :, 0]
@@ -168,3 +169,27 @@ def test_paths_equal_transformerlens_direct_path_patching(monkeypatch):
         paths = [Path((0, 1), "everywhere", (to, head), reader) for to in (1, 2) for head in range(4)]
         ours = patch_paths(model, pairs, paths)[0, :, 0].mean(1).reshape(2, 4)
         np.testing.assert_allclose(ours, theirs[1:].numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_path_into_an_mlp_equals_hooks_on_what_it_reads():
+    """The last layer's MLP, so that nothing downstream but the answer can hear of it."""
+    model, pairs = model_of(), some_pairs(n=3, slot=0)
+    layout = next(layouts(pairs, ("logit_diff",), roles=("clean", "corrupt")))
+    clean, corrupt = (layout.tokens[torch.from_numpy(layout.runs(role))] for role in ("clean", "corrupt"))
+    name = "blocks.1.attn.hook_result"
+    place = list(layout.spans["equals"])
+    with model.flags(use_attn_result=True, use_hook_mlp_in=True):
+        clean_cache, corrupt_cache = (model.run_with_cache(x, names_filter=name)[1] for x in (clean, corrupt))
+        change = (clean_cache[name] - corrupt_cache[name])[:, place, 2]
+
+        def add(value, hook):
+            value[:, place] += change
+            return value
+
+        logits = model.run_with_hooks(corrupt, fwd_hooks=[("blocks.2.hook_mlp_in", add)])
+    read = logits[:, list(layout.answers.reads)]
+    pair = torch.arange(len(pairs))
+    slow = layout.answers.score(("logit_diff",), read, pair, layout.answers.at_first(read))[0]
+    ours = patch_paths(model, pairs, [Path((1, 2), "equals", (2, None), "mlp")])[0, 0, 0]
+    np.testing.assert_allclose(ours, slow.numpy(), atol=1e-5)

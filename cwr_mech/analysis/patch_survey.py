@@ -1,12 +1,12 @@
 """A patching sweep of one task in one model as a Result: table, controls, attrition, findings in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cwr_mech.analysis.pairs import Pairs
-from cwr_mech.analysis.patch_table import confirm, tabulate
+from cwr_mech.analysis.patch_table import confirm, pool, tabulate
 from cwr_mech.analysis.patching import Sweep
 from cwr_mech.results import Result
 
@@ -22,11 +22,16 @@ def patch_result(
     command: str = "",
     inputs: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
+    tables: Mapping[str, list[Row]] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+    notes: Sequence[str] = (),
+    paths: Callable[[Sequence[Row]], list[Row]] | None = None,
 ) -> Result:
     """Tables `cells` (patches from the other question), `controls` (all other donors) and `attrition`.
 
     In `cells`, `null` is what an unrelated city in the same place recovers in that very cell. `controls` has
-    the first metric only.
+    the first metric only. `tables`, `arrays` and `notes` of other parts of the study are added, and the
+    table `paths` that `paths(cells)` gives, when it is not empty.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, 6)))
     rows = tabulate(sweep, pairs.cluster, rng)
@@ -63,10 +68,96 @@ def patch_result(
             "cells": cells,
             "controls": controls,
             "attrition": [{"reason": reason, "n": n} for reason, n in pairs.attrition.items()],
+            **(tables or {}),
+            **({"paths": told} if paths is not None and (told := paths(cells)) else {}),
+            **({"digits": digits} if (digits := _digits(cells)) else {}),
         },
-        arrays={"spans": np.array(list(dict.fromkeys(cell.span for cell in sweep.cells)))},
-        notes=in_words(primary, values, pairs),
+        arrays={
+            "spans": np.array(list(dict.fromkeys(cell.span for cell in sweep.cells))),
+            **(arrays or {}),
+        },
+        notes=[*in_words(primary, values, pairs), *notes],
     )
+
+
+def pooled_result(results: Sequence[Result], *, seed: int) -> Result:
+    """One result of several models' results of the same cells; models are the units, and their null too."""
+    first = results[0]
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 11)))
+    cells = pool([result.tables["cells"] for result in results], rng)
+    runs = [run for result in results for run in result.params["runs"]]
+    values = {
+        "n_models": len(results),
+        "n_pairs": sum(int(result.values["n_pairs"]) for result in results),
+        "n_kept": sum(int(result.values["n_kept"]) for result in results),
+        "self_patch_max": _largest(result.values["self_patch_max"] for result in results),
+        "null_recovered": _largest(row["null"] for row in cells if row["metric"] == first.params["metric"]),
+    }
+    return Result(
+        kind="patch",
+        command=first.command,
+        inputs={name: digest for result in results for name, digest in result.inputs.items()},
+        params={**first.params, "runs": runs},
+        values=values,
+        tables={"cells": cells},
+        arrays={"spans": first.arrays["spans"]},
+        notes=[
+            f"Units are {len(results)} models ({', '.join(runs)}): shares are means over models, intervals "
+            "are Student's t, p values flip the signs of models' mean effects, n counts models.",
+            *course([row for row in cells if row["metric"] == first.params["metric"]]),
+        ],
+    )
+
+
+def tasks_result(results: Sequence[Result]) -> Result:
+    """How tasks compare: one row a task, from their results of kind "patch"."""
+    first, rows = results[0], []
+    for result in results:
+        cells = [row for row in result.tables["cells"] if row["metric"] == result.params["metric"]]
+        held, arrived = turning_points(cells)
+        follow = [
+            row["follow"]
+            for row in result.tables.get("interchange", [])
+            if row["direction"] == "noise" and row["span"] == "equals" and row["follow"] is not None
+        ]
+        rows.append(
+            {
+                "task": result.params["task"],
+                "n_kept": result.values["n_kept"],
+                "n_tried": result.values["n_pairs"],
+                "city_held_until": held,
+                "answer_from": arrived,
+                "follow_at_equals": max(follow, default=None),
+                **_best_head(cells),
+            }
+        )
+    return Result(
+        kind="patch_tasks",
+        command=first.command,
+        inputs={name: digest for result in results for name, digest in result.inputs.items()},
+        params={"runs": first.params["runs"], "metric": first.params["metric"], "seed": first.params["seed"]},
+        tables={"tasks": rows},
+        notes=[
+            "city_held_until: last layer at which exchanging the city's last digit restores half of the "
+            "answer; answer_from: first layer at which exchanging '=' does; follow_at_equals: largest share "
+            "of decoded answers that follow the donor at '='."
+        ],
+    )
+
+
+def _best_head(cells: Sequence[Row]) -> Row:
+    heads = [
+        row
+        for row in cells
+        if row["component"] == "z"
+        and row["direction"] == "denoise"
+        and row["recovered"] is not None
+        and row["span"] == "equals"
+    ]
+    best = max(heads, key=lambda row: row["recovered"], default=None)
+    if best is None:
+        return {"head": None, "head_recovered": None}
+    return {"head": f"{best['layer']}.{best['head']}", "head_recovered": best["recovered"]}
 
 
 def _key(row: Row) -> tuple[Any, ...]:
@@ -75,12 +166,17 @@ def _key(row: Row) -> tuple[Any, ...]:
     )
 
 
+def _digits(cells: Sequence[Row]) -> list[Row]:
+    """The residual stream's rows of the answer's tokens, for the panels token by token."""
+    return [row for row in cells if row["metric"].startswith("digit") and row["component"] == "resid_post"]
+
+
 def _without(row: Row, name: str) -> Row:
     return {key: value for key, value in row.items() if key != name}
 
 
 def _largest(values: Any) -> float:
-    finite = [abs(value) for value in values if value == value]
+    finite = [abs(value) for value in values if value is not None and value == value]
     return max(finite, default=float("nan"))
 
 
@@ -107,6 +203,7 @@ def in_words(rows: Sequence[Row], values: Mapping[str, Any], pairs: Pairs) -> li
         f"{len(pairs)} pairs were used, of {values['n_pairs']} candidates tried ({lost}); spans follow the "
         "swapped city, and layers count from 0 after their block (the paper's layer L is our L - 1)."
     ]
+    notes += course(rows)
     for direction, verb in (("denoise", "restores"), ("noise", "destroys")):
         mine = [r for r in rows if r["direction"] == direction and r["recovered"] == r["recovered"]]
         sure = [r for r in mine if r["p_adj"] < 0.05]
@@ -129,3 +226,46 @@ def in_words(rows: Sequence[Row], values: Mapping[str, Any], pairs: Pairs) -> li
         "were confirmed in the other half."
     )
     return notes
+
+
+def course(rows: Sequence[Row]) -> list[str]:
+    """Where the city is held, where it arrives, and through what, from the residual stream and the heads."""
+    held, arrived = turning_points(rows)
+    told = []
+    if held is not None:
+        told.append(f"the city can be exchanged at its last digit up to layer {held}")
+    if arrived is not None:
+        told.append(f"what the answer needs stands at '=' from layer {arrived}")
+        carriers = [
+            row
+            for row in rows
+            if row["component"] == "z"
+            and row["direction"] == "denoise"
+            and row["span"] == "equals"
+            and (row["p_adj"] or 1) < 0.05
+            and (row["recovered"] or 0) >= 0.1
+        ]
+        if carriers:
+            heads = sorted(carriers, key=lambda row: -row["recovered"])[:4]
+            named = ", ".join(f"{row['layer']}.{row['head']} ({row['recovered']:.2f})" for row in heads)
+            told.append(f"heads that bring it there, as layer.head: {named}")
+    return ["; ".join(told).capitalize() + "."] if told else []
+
+
+def turning_points(rows: Sequence[Row]) -> tuple[int | None, int | None]:
+    """Last layer whose residual stream restores half of the answer at the city's last digit, and the first
+    layer at which '=' does; None where there is no such layer."""
+    stream = {
+        (row["span"], row["layer"]): row["recovered"]
+        for row in rows
+        if row["component"] == "resid_post" and row["direction"] == "denoise" and row["subspace"] is None
+    }
+    layers = sorted({layer for _, layer in stream})
+    held = [layer for layer in layers if _share(stream, "swapped_last", layer) >= 0.5]
+    arrived = [layer for layer in layers if _share(stream, "equals", layer) >= 0.5]
+    return max(held, default=None), min(arrived, default=None)
+
+
+def _share(stream: Mapping[tuple[str, int], float | None], span: str, layer: int) -> float:
+    value = stream.get((span, layer), float("nan"))
+    return -1.0 if value is None or value != value else value

@@ -6,20 +6,28 @@ nothing, 1 when it does all. Intervals resample swapped cities; p values flip th
 swapped city together, and are adjusted over the grid of one arm and metric (Benjamini & Hochberg 1995).
 """
 
+import csv
+import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
 from cwr_mech.analysis.patching import Sweep
-from cwr_mech.analysis.statistics import benjamini_hochberg
+from cwr_mech.analysis.statistics import benjamini_hochberg, mean_interval, sign_flip_test
+from cwr_mech.artifacts import atomic_file
+from cwr_mech.errors import AnalysisError
 
 COLUMNS = (
     "donor", "direction", "component", "layer", "head", "span", "subspace", "metric", "n", "clean", "corrupt",
     "patched", "effect", "recovered", "ci_lo", "ci_hi", "p", "p_adj",
 )  # fmt: skip
+KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
+AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
 BOOTSTRAPS, FLIPS, LEVEL = 1000, 4000, 0.95
 BLOCK = 256
 
@@ -177,7 +185,45 @@ def confirm(
     }
 
 
-def best_cells(rows: Sequence[dict[str, Any]], n: int, *, donor: str = "swap") -> list[dict[str, Any]]:
-    """The `n` rows with the largest recovered share by size, of the swapped donor."""
-    swapped = [row for row in rows if row["donor"] == donor and row["recovered"] == row["recovered"]]
-    return sorted(swapped, key=lambda row: -abs(row["recovered"]))[:n]
+def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One table from several models' tables of equal cells, with models as the units.
+
+    effect and recovered are means over models, the interval is Student's t over models, p flips the signs of
+    the models' effects; n counts models. Raises AnalysisError when the tables do not hold the same cells.
+    """
+    keys = [[tuple(row.get(name) for name in KEY) for row in table] for table in tables]
+    if any(each != keys[0] for each in keys):
+        raise AnalysisError("models of different shape or tables of different cells cannot be pooled")
+    pooled = []
+    for rows in zip(*tables, strict=True):
+        column = {name: np.array([_nan(row[name]) for row in rows]) for name in AVERAGED}
+        shares = column["recovered"][np.isfinite(column["recovered"])]
+        low = high = p = float("nan")
+        if shares.size >= 2:
+            interval = mean_interval(shares, unit="model")
+            low, high = interval.low, interval.high
+            p = sign_flip_test(column["effect"][np.isfinite(column["effect"])], rng).p
+        means = {name: _mean(values, np.isfinite(values)) for name, values in column.items()}
+        pooled.append({**rows[0], "n": int(shares.size), **means, "ci_lo": low, "ci_hi": high, "p": p})
+    for group in {(row["direction"], row["metric"]) for row in pooled}:
+        mine = [row for row in pooled if (row["direction"], row["metric"]) == group]
+        adjusted = benjamini_hochberg(np.array([row["p"] for row in mine]))
+        for row, value in zip(mine, adjusted, strict=True):
+            row["p_adj"] = float(value)
+    return pooled
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write tidy rows as CSV, atomically; None and NaN are empty cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    with atomic_file(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
+    return path

@@ -1,8 +1,9 @@
 """Paths between parts: what one head tells another directly, and what each part tells every later one.
 
 Path patching (Wang et al., arXiv 2211.00593): a head's output at a span is replaced by the donor's in what
-one later head reads for its queries, keys or values, and nowhere else; or in the final residual stream alone
-("answer"). Everything after the receiver is recomputed, and so are the receiver's RMSNorm scale and softmax.
+one later head reads for its queries, keys or values, or one MLP reads, and nowhere else; or in the final
+residual stream alone ("answer"). Everything after the receiver is recomputed, and so are the receiver's
+RMSNorm scale and softmax.
 
 Edge attribution (Syed et al., arXiv 2310.10348) estimates all such effects at once:
 (donor's - base's write of the sender) . d score / d (input of the receiver).
@@ -10,7 +11,7 @@ Edge attribution (Syed et al., arXiv 2310.10348) estimates all such effects at o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,29 +27,42 @@ from cwr_mech.analysis.patch_metrics import Answers
 from cwr_mech.analysis.patching import Batch, Scorer, prepare, roles_of
 from cwr_mech.model import HookedQwen2
 
-Reader = Literal["q", "k", "v"]
+Reader = Literal["q", "k", "v", "mlp"]
+READERS: tuple[Reader, ...] = get_args(Reader)
 
 
 @dataclass(frozen=True)
 class Path:
-    """From head `sender` = (layer, head) at a span to head `receiver`'s `reader`, or to the answer (None)."""
+    """From head `sender` = (layer, head) at a span to `receiver`: a head's `reader`, a layer's MLP (reader
+    "mlp", head None), or the answer (None)."""
 
     sender: tuple[int, int]
     span: str
-    receiver: tuple[int, int] | None = None
+    receiver: tuple[int, int | None] | None = None
     reader: Reader = "q"
 
 
-def all_paths(model: HookedQwen2, span: str, readers: Sequence[Reader] = ("q", "k", "v")) -> list[Path]:
-    """Every head to every later head's readers and to the answer; k and v are read by key/value heads."""
+def all_paths(model: HookedQwen2, span: str, readers: Sequence[Reader] = READERS) -> list[Path]:
+    """Every head to every later reader and to the answer; k and v are read by key/value heads."""
     cfg, paths = model.cfg, []
     for layer in range(cfg.n_layers):
         for head in range(cfg.n_heads):
-            paths.append(Path((layer, head), span))
-            for later in range(layer + 1, cfg.n_layers):
-                for reader in readers:
-                    for other in range(cfg.n_heads if reader == "q" else cfg.n_kv):
-                        paths.append(Path((layer, head), span, (later, other), reader))
+            paths += paths_from(model, (layer, head), span, readers)
+    return paths
+
+
+def paths_from(
+    model: HookedQwen2, sender: tuple[int, int], span: str, readers: Sequence[Reader] = READERS
+) -> list[Path]:
+    """One head to every later reader and to the answer. The MLP of the sender's own layer comes after it."""
+    cfg, paths = model.cfg, [Path(sender, span)]
+    for layer in range(sender[0], cfg.n_layers):
+        for reader in readers:
+            if reader == "mlp":
+                paths.append(Path(sender, span, (layer, None), reader))
+            elif layer > sender[0]:
+                heads = range(cfg.n_heads if reader == "q" else cfg.n_kv)
+                paths += [Path(sender, span, (layer, head), reader) for head in heads]
     return paths
 
 
@@ -98,6 +112,9 @@ def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], donor: Int[Ten
         there = [span.index(p) for p in at]
         return Edit(forward.last, tuple(at), record.at(forward.last, base, at) + written[:, there])
     to, other = path.receiver
+    if other is None:
+        mid, after = (record.at(boundary, base, span) for boundary in (2 * to + 1, 2 * to + 2))
+        return Edit(2 * to + 2, tuple(span), after + forward.mlp(to, mid + written) - forward.mlp(to, mid))
     read = record.at(2 * to, base, span) + written
     q, k, v = forward.qkv(to, read, answers.tree.depth().to(forward.device)[span])
     visible = answers.tree.visible()

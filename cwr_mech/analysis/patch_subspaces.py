@@ -1,0 +1,173 @@
+"""Which part of a city's representation does the answer follow? Interchange inside and outside of a subspace.
+
+For questions whose first city is swapped, the residual stream at that city's last digit (and at the
+delimiter after it) equals what a bare city prompt gives there, because nothing before it differs. Subspaces
+are fitted on such states of old cities: see `bases` for manifold, probe and pca, and their random controls.
+"not-KIND" is the orthogonal complement. If answers follow the donor inside the manifold and not in its
+complement, they run through the manifold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from cwr_mech.analysis.bases import KINDS, fit_basis, random_basis, random_basis_like
+from cwr_mech.analysis.interchange import decode
+from cwr_mech.analysis.pairs import Pairs
+from cwr_mech.analysis.patch_cells import BasisName, Cell, Edit
+from cwr_mech.analysis.patch_forward import Forward, Tree
+from cwr_mech.analysis.patch_layout import layouts
+from cwr_mech.analysis.patching import Scorer, prepare
+from cwr_mech.analysis.ridge import fit_linear
+from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.model import HookedQwen2
+from cwr_mech.prompts import find_span
+from cwr_mech.tasks import get_task
+from cwr_mech.tokenizer import Tokenizer
+from cwr_mech.world import World
+
+SITES = {"swapped_last": "last_digit", "swapped_delimiter": "delimiter"}
+"""Span of a pair whose first city is swapped -> the same place in a bare city prompt."""
+
+RANDOM = ("random", "random-like")
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Subspaces by (name, layer, span), their ranks, and the share of the cities' variance inside."""
+
+    bases: Mapping[BasisName, Float[Tensor, "d_model rank"]]
+    variance: Mapping[BasisName, float]
+    cells: tuple[Cell, ...]
+
+
+@torch.no_grad()
+def city_states(
+    model: HookedQwen2, world: World, task: str, ids: Int64[np.ndarray, " city"], span: str
+) -> Float64[np.ndarray, "layer city d_model"]:
+    """Residual stream after every layer at a place of SITES in bare prompts about these cities."""
+    if span not in SITES:
+        raise UnknownName("place of a single city", span, SITES)
+    definition, digits = get_task(task), world.config.id_digits
+    place = find_span(task, SITES[span], definition.n_min, digits).start
+    forward, tokenizer, parts = Forward(model), Tokenizer(), []
+    for start in range(0, len(ids), BATCH):
+        prompts = definition.city_prompt(ids[start : start + BATCH], digits)
+        tokens = torch.tensor([tokenizer.encode_prompt(text) for text in prompts], device=forward.device)
+        resid = forward.record(tokens, Tree(tokens.shape[1])).resid
+        parts.append(resid[2::2, :, place].double().cpu().numpy())
+    return np.concatenate(parts, axis=1)
+
+
+def fit_subspaces(
+    model: HookedQwen2,
+    world: World,
+    task: str,
+    kinds: Sequence[str],
+    *,
+    spans: Sequence[str] = ("swapped_last",),
+    rank: int | None = None,
+    seed: int = 0,
+    most: int = 2000,
+) -> Fitted:
+    """Fit subspaces on (at most `most`) old cities, for every layer and span, each with its complement.
+
+    The random controls have the rank of the first kind fitted there. Raises UnknownName for a kind.
+    """
+    for kind in kinds:
+        if kind not in (*KINDS, *RANDOM):
+            raise UnknownName("subspace", kind, (*KINDS, *RANDOM))
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 7)))
+    rows = rng.permutation(world.old())[:most]
+    bases: dict[BasisName, Tensor] = {}
+    variance: dict[BasisName, float] = {}
+    cells: list[Cell] = []
+    for span in spans:
+        states = city_states(model, world, task, world.ids[rows], span)
+        for layer, x in enumerate(states):
+            cells.append(Cell("resid_post", layer, None, span))
+            ranks: list[int] = []
+            for kind in sorted(kinds, key=RANDOM.__contains__):
+                if kind == "random":
+                    basis = random_basis(x.shape[1], ranks[0] if ranks else rank or 2, rng)
+                elif kind == "random-like":
+                    basis = random_basis_like(x, ranks[0] if ranks else rank or 2, rng)
+                else:
+                    wanted = None if kind == "probe" else rank
+                    basis = fit_basis(kind, x, world.xy[rows].astype(np.float64), rank=wanted, seed=seed)
+                    ranks.append(basis.rank)
+                whole = np.linalg.qr(basis.columns, mode="complete")[0]
+                for name, columns in ((kind, basis.columns), (f"not-{kind}", whole[:, basis.rank :])):
+                    key = (name, layer, span)
+                    bases[key] = torch.from_numpy(columns).float()
+                    centred = x - x.mean(0)
+                    variance[key] = float(np.sum((centred @ columns) ** 2) / np.sum(centred**2))
+                    cells.append(Cell("resid_post", layer, None, span, subspace=name))
+    return Fitted(bases, variance, tuple(cells))
+
+
+def describe(fitted: Fitted, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an interchange or patching table with the rank and the variance share of their subspace."""
+    described = []
+    for row in rows:
+        key = (row["subspace"], row["layer"], row["span"])
+        basis = fitted.bases.get(key)
+        extra = {"rank": None if basis is None else basis.shape[1], "variance": fitted.variance.get(key, 1.0)}
+        described.append({**row, **extra})
+    return described
+
+
+def graft(
+    model: HookedQwen2,
+    pairs: Pairs,
+    layer: int,
+    span: str,
+    values: Float64[np.ndarray, "pair d_model"],
+    *,
+    metrics: Sequence[str] = ("logit_diff",),
+) -> tuple[Float64[np.ndarray, "metric pair"], np.ndarray]:
+    """Put given vectors into the clean runs after `layer` at a span of one token; scores and decoded answers.
+
+    Raises AnalysisError when the span has more than one position.
+    """
+    forward, task = Forward(model), get_task(pairs.task)
+    scores = np.full((len(metrics), len(pairs)), np.nan)
+    words = np.full(len(pairs), "", dtype="<U16")
+    for names in (tuple(metrics), ()):
+        for layout in layouts(pairs, names, roles=("clean", "corrupt")):
+            span_positions = layout.spans[span]
+            if len(span_positions) != 1:
+                raise AnalysisError(f"one vector a pair needs a span of one token, '{span}' has several")
+            batch = prepare(forward, layout)
+            base = torch.from_numpy(layout.runs("clean")).to(forward.device)
+            new = torch.from_numpy(values[layout.rows]).float().to(forward.device)[:, None]
+            edit = Edit(2 * layer + 2, span_positions, new)
+            if names:
+                scorer = Scorer(batch, names)
+                scores[:, layout.rows] = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
+            else:
+                words[layout.rows] = decode(batch, edit, base, task)[0]
+    return scores, words
+
+
+def aligned_states(
+    own: Float64[np.ndarray, "city d_model"],
+    other: Float64[np.ndarray, "city d_other"],
+    fitted_on: np.ndarray,
+    *,
+    shuffle: np.random.Generator | None = None,
+) -> Float64[np.ndarray, "city d_model"]:
+    """Another model's states of the same cities, mapped into this model's space by ridge regression.
+
+    Fitted on the cities `fitted_on` (a mask) only, so that the others are unseen. With `shuffle` the fitted
+    cities are paired at random: the control.
+    """
+    rows = np.flatnonzero(fitted_on)
+    source = rows if shuffle is None else shuffle.permutation(rows)
+    return fit_linear(other[source], own[rows]).predict(other)
