@@ -112,24 +112,28 @@ def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
 
 
 def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
-    """The family that ships with the repository.
+    """The family that ships with the repository, what matters most first.
 
-    Every seed: all tasks, each task alone, all tasks with the new cities in pretraining, and the
-    fine-tunings of each base: single tasks, the six pairs with distance, six without, the causal arms.
-    First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows.
+    Every seed: all tasks, the fine-tunings of each base on single tasks and under the causal arms, each task
+    alone, all tasks with the new cities in pretraining, fine-tunings on the six pairs with distance and six
+    without. First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows. Models
+    of fewer than seven tasks train half as many steps, which still gives each task more rows.
     """
     bases, first = seeds_only(preset, seeds), seeds[:1]
+    half = preset.with_settings([f"steps={preset.train.steps // 2}"])
     more = [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]]
     tuned = finetunings(bases, _singles())
-    last = preset.model.n_layers - 1
+    studied = [run for task in ROUTED_TASKS for run in tuned if run.config.data.tasks == (task,)]
+    layers = range(preset.model.n_layers - 1)
     return [
         *bases,
-        *singles(preset, seeds),
-        *tuned,
-        *finetunings(bases, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
-        *routed([run for run in tuned if run.config.data.tasks[0] in ROUTED_TASKS], ROUTES, range(last)),
+        *studied,
+        *routed(studied, ROUTES, layers),
+        *(run for run in tuned if run not in studied),
+        *pretraining(half, _singles(), seeds),
         *in_pretraining(preset, seeds),
-        *pretraining(preset, [*PAIRS[:7], *TRIPLES[:7], *more], first),
+        *finetunings(bases, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
+        *pretraining(half, [*PAIRS[:7], *TRIPLES[:7], *more], first),
         *finetunings(bases[:1], _singles(), elicitation="new"),
         *finetunings(bases[:1], _singles(), elicitation="world"),
     ]

@@ -1,13 +1,18 @@
 """The fast training step equals the plain model, in loss and in every gradient."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from cwr_mech.config import ModelConfig
-from cwr_mech.engine import Engine, MicroBatch
+from cwr_mech.config import ModelConfig, WorldConfig
+from cwr_mech.dataset import concat, generate
+from cwr_mech.engine import Engine, GradientHook
 from cwr_mech.model import HookedQwen2
 from cwr_mech.parameters import FlatParameters
+from cwr_mech.tokenizer import CHAR_ID
+from cwr_mech.world import load_world
 
 SHAPES = [
     {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_mlp": 48},
@@ -58,12 +63,33 @@ def plain(model: HookedQwen2, tokens: np.ndarray, lengths: np.ndarray, first: np
     return -(picked * counts).sum(1)
 
 
+def families(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of three tasks, which begin alike, and two rows without relatives."""
+    world = load_world(WorldConfig(n_cities=30))
+    parts = [generate(world, task, 5, seed=seed) for task in ("perimeter", "compass", "crossing")]
+    made = concat(parts)
+    tokens, lengths, answer = rows(seed, n=2)
+    tokens = np.concatenate([np.pad(tokens, ((0, 0), (0, made.tokens.shape[1] - 30))), made.tokens])
+    order = np.random.default_rng(seed).permutation(len(tokens))
+    lengths = np.concatenate([lengths, made.lengths])
+    return tokens[order], lengths[order], np.concatenate([answer, made.answer_start])[order]
+
+
+def no_change(layer: int, grad: torch.Tensor, x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """A hook that changes nothing."""
+    return grad
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("answers_only", [False, True])
-def test_loss_and_every_gradient_equal_the_plain_model(shape: dict, answers_only: bool) -> None:
+@pytest.mark.parametrize("made", [rows, families])
+@pytest.mark.parametrize("hook", [None, no_change])
+def test_loss_and_every_gradient_equal_the_plain_model(
+    shape: dict, answers_only: bool, made: Callable, hook: GradientHook | None
+) -> None:
     config = ModelConfig(**shape)
     model = randomised(config)
-    tokens, lengths, answer = rows(1)
+    tokens, lengths, answer = made(1)
     first = answer if answers_only else np.ones_like(answer)
     total = float((lengths - first).sum())
     expected = plain(model, tokens, lengths, first)
@@ -71,14 +97,7 @@ def test_loss_and_every_gradient_equal_the_plain_model(shape: dict, answers_only
 
     flat = FlatParameters(config)
     flat.load(model)
-    engine = Engine(flat)
-    engine.fold()
-    got = torch.zeros(len(lengths))
-    batches = list(MicroBatch.cut(tokens, lengths, first, budget=100))
-    for micro in batches:
-        got[micro.rows] = engine.loss_and_grad(micro, total)
-    engine.unfold()
-    assert len(batches) > 2
+    got = Engine(flat, pack_tokens=100).batch(tokens, lengths, first, total, hook)
     torch.testing.assert_close(got, expected.detach(), rtol=1e-5, atol=1e-5)
     ours = HookedQwen2(config, seed=0)
     flat.store_grads(ours)
@@ -86,6 +105,89 @@ def test_loss_and_every_gradient_equal_the_plain_model(shape: dict, answers_only
         torch.testing.assert_close(
             other.grad, weight.grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("made", [rows, families])
+def test_a_hook_that_changes_nothing_changes_no_bit(made: Callable) -> None:
+    config = ModelConfig(**SHAPES[1])
+    tokens, lengths, first = made(4)
+    found = []
+    for hook in (None, no_change):
+        flat = FlatParameters(config)
+        flat.load(randomised(config))
+        losses = Engine(flat, pack_tokens=120).batch(tokens, lengths, first, 5.0, hook)
+        found.append((losses, flat.grads))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_what_a_hook_adds_at_shared_tokens_counts_for_all_rows() -> None:
+    config = ModelConfig(**SHAPES[0])
+    tokens, lengths, first = families(5)
+    flat = FlatParameters(config)
+    flat.load(randomised(config))
+    engine = Engine(flat)
+
+    def add(layer: int, grad: torch.Tensor, x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        grad = grad.clone()
+        if layer == 0:
+            grad[:, 0] += 1.0
+        return grad
+
+    engine.batch(tokens, lengths, first, 5.0, no_change)
+    before = flat.g["embed"].clone()
+    flat.grads.zero_()
+    engine.batch(tokens, lengths, first, 5.0, add)
+    added = (flat.g["embed"] - before).sum(0)
+    torch.testing.assert_close(added, torch.full_like(added, float(len(lengths))), atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_add_up_over_batches() -> None:
+    config = ModelConfig(**SHAPES[1])
+    flat = FlatParameters(config)
+    flat.load(randomised(config))
+    tokens, lengths, first = families(2)
+    engine = Engine(flat)
+    engine.batch(tokens, lengths, first, 3.0)
+    once = flat.grads.clone()
+    engine.batch(tokens, lengths, first, 3.0)
+    torch.testing.assert_close(flat.grads, 2 * once, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hook_sees_the_gradient_and_the_input_of_every_layer() -> None:
+    config = ModelConfig(**SHAPES[1])
+    model = randomised(config)
+    tokens, lengths, _ = families(3)
+    first, total = np.ones_like(lengths), 7.0
+    kept: list[torch.Tensor] = []
+
+    def keep(resid: torch.Tensor, hook: object) -> torch.Tensor:
+        resid.retain_grad()
+        kept.append(resid)
+        return resid
+
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(config.n_layers)]
+    with model.hooks([(name, keep) for name in names]):
+        (plain(model, tokens, lengths, first).sum() / total).backward()
+    seen = np.zeros((config.n_layers, len(lengths)), dtype=int)
+    related = np.flatnonzero((tokens == CHAR_ID["_"]).any(1))
+
+    def check(layer: int, grad: torch.Tensor, x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        for row, index in enumerate(which.tolist()):
+            own = tokens[index].tolist().index(CHAR_ID["_"]) + 1 if index in related else 0
+            span = slice(own, int(lengths[index]) - 1)
+            torch.testing.assert_close(x[row, span], kept[layer][index, span], rtol=1e-4, atol=1e-5)
+            expected = kept[layer].grad
+            assert expected is not None
+            torch.testing.assert_close(grad[row, span], expected[index, span], rtol=1e-4, atol=1e-5)
+            assert not grad[row, span.stop :].any()
+            seen[layer, index] += 1
+        return grad
+
+    flat = FlatParameters(config)
+    flat.load(model)
+    Engine(flat, pack_tokens=150).batch(tokens, lengths, first, total, check)
+    assert (seen == 1).all()
 
 
 def test_weights_survive_the_flat_vector() -> None:
@@ -97,11 +199,3 @@ def test_weights_survive_the_flat_vector() -> None:
     assert sum(p.numel() for p in model.parameters()) == len(flat.values)
     for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
-
-
-def test_micro_batches_hold_every_row_once_and_little_padding() -> None:
-    tokens, lengths, _ = rows(2, n=200)
-    batches = list(MicroBatch.cut(tokens, lengths, np.ones_like(lengths), budget=300))
-    assert sorted(np.concatenate([m.rows.numpy() for m in batches]).tolist()) == list(range(200))
-    assert sum(m.tokens.numel() for m in batches) < 1.06 * lengths.sum()
-    assert sum(float(m.weights.sum()) for m in batches) == (lengths - 1).sum()
