@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
 import typer
 
+from .options import Layers, Run
+
 if TYPE_CHECKING:
     from cwr_mech.activations import ActivationStore
 
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
+    run: Run = None,
     step: Annotated[int | None, typer.Option(help="Its checkpoint; the last by default.")] = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="The model before any training, as a control.")
     ] = False,
-    layers: Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")] = None,
+    layers: Layers = None,
     hooks: Annotated[
         str | None, typer.Option(help="More hooks by full name, e.g. blocks.1.attn.hook_z.")
     ] = None,

@@ -1,33 +1,28 @@
 """`cwr-mech cka`: how alike representations are, across layers and runs."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .options import ActivationFiles, Cities, Layers, Report, Site, Step
+
 
 def command(
     runs: Annotated[list[str] | None, typer.Argument(help="Runs to compare; the latest by default.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")] = None,
+    layers: Layers = None,
     prompts: Annotated[
         str, typer.Option(help="Prompts: own (each run's first task), all, or tasks by name.")
     ] = "own",
-    site: Annotated[
-        str, typer.Option(help="Where a city is read; a+b puts two side by side.")
-    ] = "last_digit+delimiter",
-    cities: Annotated[str, typer.Option(help="old, new or all cities.")] = "old",
+    site: Site = "last_digit+delimiter",
+    cities: Cities = "old",
     biased: Annotated[
         bool, typer.Option("--biased", help="The paper's estimator instead of the debiased one.")
     ] = False,
     draws: Annotated[int, typer.Option(min=1, help="Shuffles of the cities for the null.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffles.")] = 0,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the runs; the last by default.")] = None,
-    activations: Annotated[
-        list[Path] | None, typer.Option(help="Activation files instead of runs; may be repeated.")
-    ] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
-    ] = None,
+    step: Step = None,
+    activations: ActivationFiles = None,
+    report: Report = None,
 ) -> None:
     """Linear CKA of every pair of layers, prompts and runs, with intervals, shuffled cities as the null, and
     a matrix as the figure.

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import Split
+
 if TYPE_CHECKING:
     from cwr_mech.data_stats import TaskStats
 
@@ -15,7 +17,7 @@ def command(
         int | None, typer.Option("-n", help="Rows a task; 5, or 10000 for --stats.", show_default=False)
     ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Answers, baselines and overlap of splits.")] = False,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    split: Split = "train",
     group: Annotated[str, typer.Option(help="old: no new city; new: at least one; all: any city.")] = "old",
     protocol: Annotated[
         str, typer.Option(help="strict, or paper: the reference's choices, its defects included.")

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from .options import Report, Run, Step
+
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
+    run: Run = None,
     layers: Annotated[str | None, typer.Option(help="Blocks, e.g. 0,2; all by default.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks; the run's own by default.")] = None,
     n: Annotated[int, typer.Option("-n", min=20, help="Test questions a task.")] = 300,
@@ -14,10 +16,8 @@ def command(
         int, typer.Option(min=50, help="Training questions that the erasers are fitted on.")
     ] = 1500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of questions and random subspaces.")] = 0,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the run's name by default.")
-    ] = None,
+    step: Step = None,
+    report: Report = None,
 ) -> None:
     """Erase the places of the cities (LEACE) after a block, at every city's last digit and delimiter, and see
     how much of what the model gains over a constant answer is lost; beside random subspaces of equal rank.

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from .options import QuestionCount, QuestionSeed, Report, Split, Step
+
 
 def command(
     runs: Annotated[list[str] | None, typer.Argument(help="Runs; the latest by default.")] = None,
@@ -15,16 +17,14 @@ def command(
         str | None,
         typer.Option(help="old (no new city), new (at least one), all (mixed); by default what there is."),
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")] = 1000,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 42,
+    rows: QuestionCount = 1000,
+    split: Split = "test",
+    seed: QuestionSeed = 42,
     protocol: Annotated[
         str | None, typer.Option(help="How questions are drawn: strict or paper; the run's by default.")
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the runs; the last by default.")] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
-    ] = None,
+    step: Step = None,
+    report: Report = None,
 ) -> None:
     """Answer fresh questions greedily and score them: share that can be read, error or accuracy, and the best
     constant answer or the most frequent label for comparison.

@@ -1,9 +1,10 @@
 """`cwr-mech finetune`: teach a trained model new cities through some of its tasks."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from .options import RunFolder
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
@@ -50,7 +51,7 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")] = None,
+    out: RunFolder = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the set and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning begun before.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,

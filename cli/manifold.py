@@ -1,29 +1,26 @@
 """`cwr-mech manifold`: is a city misplaced on the map, or off the map?"""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from .options import ActivationFile, BlockLayers, Folds, Report, Run, Site, Step
+
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 0,2,final; all blocks by default.")] = None,
+    run: Run = None,
+    layers: BlockLayers = None,
     prompts: Annotated[str, typer.Option(help="Prompts: own, all, or tasks by name.")] = "own",
-    site: Annotated[
-        str, typer.Option(help="Where a city is read; a+b puts two side by side.")
-    ] = "last_digit+delimiter",
+    site: Site = "last_digit+delimiter",
     metric: Annotated[
         Literal["euclidean", "residual"],
         typer.Option(help="Distances as they are, or whitened by what is left of ordinary cities."),
     ] = "residual",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cities.")] = 5,
+    folds: Folds = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and landmarks.")] = 0,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
-    activations: Annotated[Path | None, typer.Option(help="Activation file instead of a run.")] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the run's name by default.")
-    ] = None,
+    step: Step = None,
+    activations: ActivationFile = None,
+    report: Report = None,
 ) -> None:
     """Fit the smooth map from places to activations; say how much of a layer is a function of place, and for
     new cities how far they are along the map and off it, beside ordinary cities. Spectrum, dimension and what

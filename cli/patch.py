@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Report, Step
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,13 +45,11 @@ def command(
         float, typer.Option(min=0, help="A number is right within this share of the best constant's error.")
     ] = 0.25,
     seed: Annotated[int, typer.Option(min=0, help="Seed of pairs and resampling.")] = 42,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
+    step: Step = None,
     top: Annotated[int, typer.Option(min=1, help="Rows of the table shown here; all are saved.")] = 12,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads; small models need only one.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
-    ] = None,
+    report: Report = None,
 ) -> None:
     """Swap one city for another inside the model, place by place, and see how far the answer follows: in both
     directions, beside an unrelated city, the run itself, and other controls.

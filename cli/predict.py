@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import QuestionSeed
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -15,7 +17,7 @@ def command(
     layer: Annotated[int, typer.Option(min=0, help="Layer of the gradients.")] = 1,
     site: Annotated[str, typer.Option(help="Where a city is read.")] = "last_digit",
     rows: Annotated[int, typer.Option(min=64, help="Questions for each task.")] = 2048,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 0,
+    seed: QuestionSeed = 0,
     report: Annotated[
         str | None, typer.Option(help="Report that gets the result, and whose transfer result is an outcome.")
     ] = None,

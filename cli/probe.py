@@ -1,27 +1,26 @@
 """`cwr-mech probe`: is there a map, where in the model, and do new cities lie on it?"""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from .options import ActivationFile, Folds, Layers, ProbeSeed, Report, Run, Step
+
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")] = None,
+    run: Run = None,
+    layers: Layers = None,
     prompts: Annotated[str, typer.Option(help="Prompts: all, own, or tasks by name.")] = "all",
     sites: Annotated[
         str, typer.Option(help="Where a city is read, comma-separated; a+b puts two side by side.")
     ] = "last_digit+delimiter",
     method: Annotated[Literal["ridge", "ols"], typer.Option(help="ridge, or ols as in the paper.")] = "ridge",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cities.")] = 5,
+    folds: Folds = 5,
     draws: Annotated[int, typer.Option(min=1, help="Shuffled-label controls for each probe.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and controls.")] = 0,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
-    activations: Annotated[Path | None, typer.Option(help="Activation file instead of a run.")] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the run's name by default.")
-    ] = None,
+    seed: ProbeSeed = 0,
+    step: Step = None,
+    activations: ActivationFile = None,
+    report: Report = None,
 ) -> None:
     """Linear probes from activations to the map for every layer and prompt, scored on held-out cities, with
     shuffled, random, token-only and untrained controls; new cities decoded by a probe fitted on old ones.

@@ -1,9 +1,10 @@
 """`cwr-mech similarity`: twelve measures between models, with controls, ceilings and claims over models."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .options import ActivationFiles, BlockLayers, Cities, Report, Site, Step
 
 if TYPE_CHECKING:
     from cwr_mech.analysis.models import Member
@@ -16,21 +17,15 @@ def command(
     measures: Annotated[
         str | None, typer.Option(help="Measures, comma-separated, e.g. cka,rsa,mutual_knn; all by default.")
     ] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 0,2,final; all blocks by default.")] = None,
+    layers: BlockLayers = None,
     prompts: Annotated[str, typer.Option(help="Prompt: own (each run's first task) or a task.")] = "own",
-    site: Annotated[
-        str, typer.Option(help="Where a city is read; a+b puts two side by side.")
-    ] = "last_digit+delimiter",
-    cities: Annotated[str, typer.Option(help="old, new or all cities.")] = "old",
+    site: Site = "last_digit+delimiter",
+    cities: Cities = "old",
     draws: Annotated[int, typer.Option(min=20, help="Half samples of the cities for an interval.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of samples and shuffles.")] = 0,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the runs; the last by default.")] = None,
-    activations: Annotated[
-        list[Path] | None, typer.Option(help="Activation files instead of runs; may be repeated.")
-    ] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the first run's name by default.")
-    ] = None,
+    step: Step = None,
+    activations: ActivationFiles = None,
+    report: Report = None,
 ) -> None:
     """How alike models arrange the cities, by many measures: intervals over cities for pairs, over models for
     groups; the true map, the digits of the id and the untrained model as references; models of the same

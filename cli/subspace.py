@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from .options import Report, Run, Step
+
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
+    run: Run = None,
     tasks: Annotated[str, typer.Option(help="Tasks by name, or all that the run was trained on.")] = "all",
     layers: Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2; all by default.")] = None,
     sites: Annotated[str, typer.Option(help="Where a city is read.")] = "last_digit,delimiter",
@@ -17,13 +19,11 @@ def command(
     rows: Annotated[int, typer.Option(min=64, help="Questions drawn for each task and group.")] = 768,
     lr: Annotated[float, typer.Option(help="Learning rate of the one step.")] = 1e-4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of questions, halves and draws.")] = 0,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the run; the last by default.")] = None,
+    step: Step = None,
     activations: Annotated[
         Path | None, typer.Option(help="Fit the bases on this file of the same weights, not on the model.")
     ] = None,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the run's name by default.")
-    ] = None,
+    report: Report = None,
 ) -> None:
     """Share of each task's updates of new and old cities inside the map's directions, beside random ones,
     and whether they move a city towards its place.

@@ -5,19 +5,17 @@ from typing import Annotated
 
 import typer
 
+from .options import ProbeSeed, Report, Run, Site
+
 
 def command(
-    run: Annotated[str | None, typer.Argument(help="The run; the latest by default.")] = None,
+    run: Run = None,
     layer: Annotated[str | None, typer.Option(help="Layer; the last block by default.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt; the run's first task by default.")] = None,
-    site: Annotated[
-        str, typer.Option(help="Where a city is read; a+b puts two side by side.")
-    ] = "last_digit+delimiter",
+    site: Site = "last_digit+delimiter",
     draws: Annotated[int, typer.Option(min=1, help="Shuffled-label controls for each checkpoint.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and controls.")] = 0,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the run's name by default.")
-    ] = None,
+    seed: ProbeSeed = 0,
+    report: Report = None,
 ) -> None:
     """Probe, share of place, likeness to the final model and dimension at every checkpoint of a run."""
     from tempfile import TemporaryDirectory

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .options import RunFolder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +35,7 @@ def command(
         list[str] | None,
         typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")] = None,
+    out: RunFolder = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out (the latest run by default).")
     ] = False,

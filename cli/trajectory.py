@@ -4,23 +4,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Finetuned, Report
+
 if TYPE_CHECKING:
     from cwr_mech.runs import Run
 
 
 def command(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(help="Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/."),
-    ] = None,
+    runs: Finetuned = None,
     prompts: Annotated[
         str, typer.Option(help="Prompts to read cities in: own (of the trained tasks), or tasks by name.")
     ] = "own",
     last: Annotated[bool, typer.Option("--last", help="Only the first and the last checkpoint.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the first base's name by default.")
-    ] = None,
+    report: Report = None,
 ) -> None:
     """Error of new cities along the map and their distance off it, beside ordinary cities, for every
     checkpoint of fine-tuned runs: put in the wrong place, or put off the map?

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Finetuned, QuestionCount, QuestionSeed, Report
+
 if TYPE_CHECKING:
     from cwr_mech.analysis.transfer import Tuned
     from cwr_mech.evaluation import Evaluation
@@ -14,12 +16,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(help="Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/."),
-    ] = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the questions.")] = 42,
+    runs: Finetuned = None,
+    rows: QuestionCount = 500,
+    seed: QuestionSeed = 42,
     unmatched: Annotated[
         bool,
         typer.Option("--unmatched", help="Let teachers of other steps count, as the paper does."),
@@ -27,9 +26,7 @@ def command(
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="Score every checkpoint on the way, not only the last.")
     ] = False,
-    report: Annotated[
-        str | None, typer.Option(help="Report that gets the result; the first base's name by default.")
-    ] = None,
+    report: Report = None,
 ) -> None:
     """Score fine-tuned models on every task, on new and on old cities, beside their bases.
 

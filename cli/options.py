@@ -1,0 +1,30 @@
+"""Options that several commands share, so that they read alike everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[str | None, typer.Argument(help="The run; the latest by default.")]
+Finetuned = Annotated[
+    list[str] | None,
+    typer.Argument(help="Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/."),
+]
+RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")]
+Step = Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")]
+Report = Annotated[str | None, typer.Option(help="Report that gets the result; the first run's by default.")]
+
+ActivationFile = Annotated[Path | None, typer.Option(help="Activation file instead of a run.")]
+ActivationFiles = Annotated[
+    list[Path] | None, typer.Option(help="Activation files instead of runs; may be repeated.")
+]
+Layers = Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")]
+BlockLayers = Annotated[str | None, typer.Option(help="Layers, e.g. 0,2,final; all blocks by default.")]
+Site = Annotated[str, typer.Option(help="Where a city is read; a+b puts two side by side.")]
+Cities = Annotated[str, typer.Option(help="old, new or all cities.")]
+Folds = Annotated[int, typer.Option(min=2, help="Folds of the cities.")]
+ProbeSeed = Annotated[int, typer.Option(min=0, help="Seed of folds and controls.")]
+
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+QuestionCount = Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")]
+QuestionSeed = Annotated[int, typer.Option(min=0, help="Seed of the questions.")]
