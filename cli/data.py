@@ -1,7 +1,7 @@
 """`cwr-mech data`: rows of the training data, or what they look like in numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +37,7 @@ def command(
     """
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.data_stats import task_stats
-    from cwr_mech.dataset import generate
+    from cwr_mech.dataset import StreamOptions, generate
     from cwr_mech.errors import UnknownName
     from cwr_mech.tasks import TASKS, get_task
     from cwr_mech.world import load_world
@@ -48,7 +48,7 @@ def command(
     # The paper's ids may begin with 0; ours may not.
     id_min = 0 if protocol == "paper" else None
     cities = load_world(source=world, n_cities=n_cities, new=new, id_min=id_min)
-    kind: dict[str, Any] = {
+    kind: StreamOptions = {
         "split": split,
         "seed": seed,
         "start": start,

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
 from cwr_mech.baselines import Baseline, baseline
-from cwr_mech.config import STRICT, Protocol
-from cwr_mech.dataset import Rows, generate
+from cwr_mech.dataset import Rows, StreamOptions, generate
 from cwr_mech.splits import SPLITS, query_hash
 from cwr_mech.tasks import Task, get_task
 from cwr_mech.world import World
@@ -34,26 +34,16 @@ class TaskStats:
     overlap: Mapping[tuple[str, str], int]
 
 
-def task_stats(
-    world: World,
-    task: str,
-    n: int,
-    *,
-    split: str = "train",
-    seed: int = 42,
-    start: int = 0,
-    group: str = "old",
-    protocol: Protocol = STRICT,
-) -> TaskStats:
+def task_stats(world: World, task: str, n: int, **options: Unpack[StreamOptions]) -> TaskStats:
     """Statistics of `n` rows of a split, and the overlap of `n` rows of every two splits.
 
     Raises what `generate` raises.
     """
-    definition = get_task(task)
-    drawn = {
-        name: generate(world, task, n, split=name, seed=seed, start=start, group=group, protocol=protocol)
-        for name in dict.fromkeys((split, *SPLITS))
-    }
+    definition, split = get_task(task), options.get("split", "train")
+    drawn: dict[str, Rows] = {}
+    for name in dict.fromkeys((split, *SPLITS)):
+        options["split"] = name
+        drawn[name] = generate(world, task, n, **options)
     rows = drawn[split]
     sizes = (rows.cities >= 0).sum(axis=1)
     asked = {name: _queries(definition, part) for name, part in drawn.items()}

@@ -6,6 +6,7 @@ the last 100 rows of `generate(..., n=150)`, and a stream can be entered at any 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
@@ -71,8 +72,24 @@ def concat(parts: Iterable[Rows]) -> Rows:
     )
 
 
+class StreamOptions(TypedDict, total=False):
+    """What may be chosen about a stream of rows; what is left out is as in `Stream`.
+
+    group: "old" names no new city, "new" at least one (other places: any city), "all" any.
+    protocol: which of the reference's choices to follow. label_noise: share of rows with a wrong answer.
+    """
+
+    split: str
+    seed: int
+    start: int
+    group: str
+    protocol: Protocol
+    label_noise: float
+    label_noise_kind: str
+
+
 class Stream:
-    """The endless rows of one task, read in order; each block is made once.
+    """The endless rows of one task, read in order; each block is made once. Options: see `StreamOptions`.
 
     `position` is the row that `take` gives next and may be set, which is all a resumed training needs.
     """
@@ -134,37 +151,9 @@ class Stream:
         return Rows(tokens, lengths, start, index, cities, values)
 
 
-def generate(
-    world: World,
-    task: str,
-    n: int,
-    *,
-    split: str = "train",
-    seed: int = 42,
-    start: int = 0,
-    group: str = "old",
-    protocol: Protocol = STRICT,
-    label_noise: float = 0.0,
-    label_noise_kind: str = "uniform",
-) -> Rows:
-    """Rows `start` to `start + n` of one task.
-
-    group: "old" names no new city, "new" at least one (other places: any city), "all" any.
-    protocol: which of the reference's choices to follow. label_noise: share of rows with a wrong answer.
-    Raises UnknownName, ConfigError, or WorldError when the world is too small for the task.
-    """
-    stream = Stream(
-        world,
-        task,
-        split=split,
-        seed=seed,
-        start=start,
-        group=group,
-        protocol=protocol,
-        label_noise=label_noise,
-        label_noise_kind=label_noise_kind,
-    )
-    return stream.take(n)
+def generate(world: World, task: str, n: int, **options: Unpack[StreamOptions]) -> Rows:
+    """Rows `start` to `start + n` of one task. Options, and what is raised, are those of `Stream`."""
+    return Stream(world, task, **options).take(n)
 
 
 def _all_distinct(cities: Int[np.ndarray, "row k"]) -> np.ndarray:
