@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.dataset import Rows
@@ -57,3 +57,13 @@ def mentions_of(
     """The mentions of some cities only; of all when `ids` is None."""
     found = mentions(rows, site, id_digits)
     return found if ids is None else found.take(np.isin(found.city, ids))
+
+
+def means_by_city(
+    city: Int[np.ndarray, " mention"], values: Float[np.ndarray, "mention d"]
+) -> tuple[Int64[np.ndarray, " city"], Float64[np.ndarray, "city d"]]:
+    """The cities mentioned, ascending, and each one's mean over its mentions."""
+    ids, row, counts = np.unique(city, return_inverse=True, return_counts=True)
+    total = np.zeros((len(ids), values.shape[1]))
+    np.add.at(total, row, values.astype(np.float64))
+    return ids, total / counts[:, None]

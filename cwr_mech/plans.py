@@ -16,8 +16,17 @@ from cwr_mech.presets import for_tasks
 
 DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
 OTHER_PAIRS = tuple(pair for pair in PAIRS if "distance" not in pair)
-ROUTED_TASKS = ("distance", "angle", "compass", "perimeter")
 ROUTES = ("manifold", "complement", "random", "random-complement")
+ROUTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "distance": ("manifold", "random", "pull"),
+        "angle": ("manifold", "complement", "random-complement"),
+        "perimeter": ("manifold", "complement", "random-complement"),
+        "compass": (),
+    }
+)
+"""Task -> arms that the predictions of `analysis/hypotheses.py` need; the other ROUTES are for the record."""
+PULLED = ("distance", "angle")
 
 
 @dataclass(frozen=True)
@@ -68,15 +77,25 @@ def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
     return planned
 
 
-def routed(tuned: Iterable[Planned], arms: Iterable[str], layers: Sequence[int]) -> list[Planned]:
-    """Each fine-tuning once more under each causal arm."""
+def routed(tuned: Iterable[Planned], arms: Iterable[str]) -> list[Planned]:
+    """Each fine-tuning once more under each causal arm, at every layer whose output at a city is read."""
     planned = []
     for run in tuned:
         for arm in arms:
-            route = parse(RouteConfig, {"arm": arm, "layers": tuple(layers)})
+            layers = tuple(range(run.config.model.n_layers - 1))
+            route = parse(RouteConfig, {"arm": arm, "layers": layers})
             changes = {"route": route, "name": run.name + route.suffix}
             planned.append(Planned(run.config.model_copy(update=changes), run.base))
     return planned
+
+
+def arms(tuned: Sequence[Planned]) -> list[Planned]:
+    """The causal arms of single-task fine-tunings: first all that a prediction needs, then the others."""
+    by_task = {task: [run for run in tuned if run.config.data.tasks == (task,)] for task in ROUTED}
+    needed = [run for task, names in ROUTED.items() for run in routed(by_task[task], names)]
+    wanted = {task: (*ROUTES, *(["pull"] if task in PULLED else [])) for task in ROUTED}
+    every = [run for task, names in wanted.items() for run in routed(by_task[task], names)]
+    return [*needed, *(run for run in every if run not in needed)]
 
 
 def _singles() -> list[tuple[str, ...]]:
@@ -123,12 +142,11 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     half = preset.with_settings([f"steps={preset.train.steps // 2}"])
     more = [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]]
     tuned = finetunings(bases, _singles())
-    studied = [run for task in ROUTED_TASKS for run in tuned if run.config.data.tasks == (task,)]
-    layers = range(preset.model.n_layers - 1)
+    studied = [run for task in ROUTED for run in tuned if run.config.data.tasks == (task,)]
     return [
         *bases,
         *studied,
-        *routed(studied, ROUTES, layers),
+        *arms(studied),
         *(run for run in tuned if run not in studied),
         *pretraining(half, _singles(), seeds),
         *in_pretraining(preset, seeds),

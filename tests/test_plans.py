@@ -8,7 +8,7 @@ from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig
 from cwr_mech.costs import row_lengths, seconds_of, tokens_per_second
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.finetuning import total_rows
-from cwr_mech.plans import PLANS, Planned, checked, find_plan
+from cwr_mech.plans import PLANS, ROUTED, ROUTES, Planned, checked, find_plan
 from cwr_mech.presets import preset
 
 # plan, runs, of which start from fresh weights
@@ -60,8 +60,19 @@ def test_the_papers_models() -> None:
 def test_the_zoo_has_its_arms_for_every_seed() -> None:
     planned = made("zoo")
     routes = Counter((run.config.route.arm, run.config.train.seed) for run in planned if run.base)
-    for arm in ("manifold", "complement", "random", "random-complement"):
-        assert sorted(n for (found, _), n in routes.items() if found == arm) == [4, 4, 4]
+    for arm, tasks in (*((arm, 4) for arm in ROUTES), ("pull", 2)):
+        assert sorted(n for (found, _), n in routes.items() if found == arm) == [tasks] * 3
+    by_name = {run.name: run.config for run in planned}
+    for name, config in by_name.items():
+        if config.route.arm != "none":  # an arm differs from its fine-tuning in its route only
+            plain = by_name[name.removesuffix(config.route.suffix)]
+            same = {"name": plain.name, "route": plain.route}
+            assert config.model_copy(update=same) == plain
+    order = [run.config.route.arm != "none" for run in planned]
+    first = planned[order.index(True) :][: 3 * sum(map(len, ROUTED.values()))]
+    assert {(*run.config.data.tasks, run.config.route.arm) for run in first} == {
+        (task, arm) for task, needed in ROUTED.items() for arm in needed
+    }
     tuned = {run.name for run in planned if run.base}
     assert {f"small-seed2-ft-{task}" for task in TASK_NAMES} <= tuned
     everywhere = [run for run in planned if run.name.startswith("small-all-cities")]

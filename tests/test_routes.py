@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.analysis.arms import ARMS, arm_hook, fit_frames
+from cwr_mech.analysis.arms import ARMS, arm_hook, fit_frames, read_mentions
 from cwr_mech.analysis.bases import leading_directions, random_basis
-from cwr_mech.analysis.gradients import engine_of
+from cwr_mech.analysis.gradients import at_mentions, engine_of
 from cwr_mech.analysis.manifold import fit_manifold
 from cwr_mech.config import ModelConfig, RouteConfig, WorldConfig
 from cwr_mech.dataset import Rows, concat, generate
@@ -28,8 +28,9 @@ def world() -> World:
 
 
 @lru_cache
-def model() -> HookedQwen2:
-    return HookedQwen2(ModelConfig(n_layers=2, d_model=D, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
+def model(n_layers: int = 2) -> HookedQwen2:
+    config = ModelConfig(n_layers=n_layers, d_model=D, n_heads=2, d_mlp=24, init_std=0.3)
+    return HookedQwen2(config, seed=3).eval()
 
 
 @lru_cache
@@ -163,6 +164,34 @@ def test_mentions_without_a_frame_are_left_alone() -> None:
     odd = dict(some) | {Place(0, "delimiter", "inside", 5): Frame(np.eye(D)[:, :2], np.zeros(D), 1.0)}
     with pytest.raises(AnalysisError, match="differ in shape"):
         route(odd, "inside", None)
+
+
+def test_the_placebos_frames_stand_to_each_other_as_the_maps_do() -> None:
+    """A gradient passes the frames of two layers in turn: what gets through both must not differ."""
+    given = {"rank": 2, "n_rows": 200, "least_map": -1.0}
+    found, turned, again = (
+        fit_frames(model(3), world(), ["distance"], [0, 1], at_random=at_random, **given)
+        for at_random in (False, True, True)
+    )
+    assert len(found) == 8
+    overlaps = []
+    for a in found:
+        assert turned[a].columns == pytest.approx(again[a].columns)
+        for b in found:
+            overlap = found[a].columns.T @ found[b].columns
+            assert turned[a].columns.T @ turned[b].columns == pytest.approx(overlap, abs=1e-9)
+            overlaps.append(np.sum((found[a].columns.T @ turned[b].columns) ** 2) / 2)
+    assert np.mean(overlaps) < 0.35  # 2 of 16 directions by chance; 1 if nothing were turned
+
+
+@pytest.mark.parametrize("site", ["last_digit", "delimiter"])
+def test_activations_at_mentions_are_those_that_gradients_are_taken_at(site: str) -> None:
+    found = at_mentions(model(), rows(), site)
+    read = read_mentions(model(), rows(), found.mentions, [0, -1], batch=5)
+    for layer in (-1, 0):
+        assert read[layer] == pytest.approx(found.activations[layer + 1], abs=1e-5)
+    with pytest.raises(AnalysisError, match="after block 1"):
+        read_mentions(model(), rows(), found.mentions, [0, 1])
 
 
 def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:

@@ -1,12 +1,17 @@
 """The causal arms: the frames they need, fitted on ordinary cities of the model before fine-tuning.
 
-arm            gradient that flows back into mentions of the routed cities
-none           as it is
-manifold       its projection onto the directions in which ordinary cities differ because of their place
-complement     what is left without these directions
-random         its projection onto as many random directions: the placebo of `manifold`
-random-complement  what is left without as many random directions: the placebo of `complement`
-pull           as it is, and a penalty on the distance from the affine space of the manifold's directions
+arm                gradient that flows back into mentions of the routed cities
+none               as it is
+manifold           its projection onto the directions in which ordinary cities differ because of their place
+complement         what is left without these directions
+random             its projection onto the same subspaces turned at random: the placebo of `manifold`
+random-complement  what is left without the turned subspaces: the placebo of `complement`
+pull               as it is, and a penalty on the distance from the affine space of the manifold's directions:
+                   a manifold regulariser, which makes new cities more similar to ordinary ones
+
+The placebos turn all subspaces of a model by one random rotation, because a gradient passes the frames of
+several layers: the manifold's lie close together (0.81 of one in the next), independent random ones would
+each stop what the one above let through, and the placebo would differ from its arm in more than direction.
 
 All arms see the same rows in the same order, start from the same weights, take the same steps, route at the
 same places, and their routed gradients keep their norm. A place (layer, site, task, slot) is routed only if
@@ -17,14 +22,15 @@ from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float32
 
-from cwr_mech.analysis.bases import leading_directions, random_basis
-from cwr_mech.analysis.gradients import at_mentions
+from cwr_mech.analysis.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold import fit_manifold
 from cwr_mech.config import RouteConfig
-from cwr_mech.dataset import generate
+from cwr_mech.dataset import Rows, generate
 from cwr_mech.errors import AnalysisError
+from cwr_mech.mentions import Mentions, means_by_city, mentions_of
 from cwr_mech.model import HookedQwen2
 from cwr_mech.routes import Frame, Keep, Place, RowsHook, pull, route
 from cwr_mech.tasks import get_task
@@ -55,28 +61,28 @@ def fit_frames(
     """A frame for each layer, site, task and slot with a map, fitted on old cities in training questions.
 
     Each city counts once, with its mean activation over the questions that name it in that slot. `at_random`
-    puts uniformly random directions around the same centres. Raises AnalysisError for a layer without a
+    turns all subspaces by one random rotation. Raises AnalysisError for a layer without a
     gradient, for too few cities, for a rank they cannot give, and when there is a map nowhere.
     """
     frames: dict[Place, Frame] = {}
+    turn = random_rotation(model.cfg.d_model, np.random.default_rng(seed)) if at_random else None
     best = -np.inf
-    for index, task in enumerate(tasks):
+    for task in tasks:
         rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         for site in sites:
-            found = at_mentions(model, rows, site, id_digits=world.config.id_digits)
+            found = mentions_of(rows, site, id_digits=world.config.id_digits)
+            activations = read_mentions(model, rows, found, layers)
             for slot in range(get_task(task).n_max):
-                here = found.take(found.mentions.slot == slot)
+                here = found.slot == slot
                 for layer in layers:
-                    ids, x = here.city_means(layer, "activations")
+                    ids, x = means_by_city(found.city[here], activations[layer][here])
                     xy = world.xy_of(ids).astype(np.float64)
                     manifold = fit_manifold(x, xy)
                     best = max(best, manifold.variance)
                     if manifold.variance >= least_map:
                         mapped = manifold.map(xy)
                         columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
-                        if at_random:
-                            columns = random_basis(x.shape[1], rank, rng).columns
+                        columns = columns if turn is None else turn @ columns
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
     if not frames:
         raise AnalysisError(
@@ -85,6 +91,37 @@ def fit_frames(
             "choose other layers, or train the base for longer",
         )
     return frames
+
+
+def read_mentions(
+    model: HookedQwen2, rows: Rows, found: Mentions, layers: Sequence[int], *, batch: int = 256
+) -> dict[int, Float32[np.ndarray, "mention d_model"]]:
+    """Activations of the residual stream at mentions in `rows`, after each of the blocks `layers`.
+
+    Raises AnalysisError for a layer that is not there or whose output at a city no answer reads (the last).
+    """
+    readable = range(-1, model.cfg.n_layers - 1)
+    for layer in layers:
+        if layer not in readable:
+            raise AnalysisError(
+                f"no gradient reaches a city after block {layer}",
+                f"choose layers from {readable[0]} to {readable[-1]}",
+            )
+    values = {
+        layer: np.empty((len(found), model.cfg.d_model), dtype=np.float32) for layer in sorted(set(layers))
+    }
+    for start in range(0, len(rows), batch):
+        here = slice(*np.searchsorted(found.row, (start, start + batch)))
+        at = found.row[here] - start, found.position[here]
+        tokens = torch.from_numpy(rows.tokens[start : start + batch].astype(np.int64))
+        with torch.no_grad():
+            resid, done = model(tokens, stop_at_layer=0), 0
+            for layer, kept in values.items():
+                if layer >= done:
+                    resid = model(resid, start_at_layer=done, stop_at_layer=layer + 1)
+                    done = layer + 1
+                kept[here] = resid[at].numpy()
+    return values
 
 
 def _frame(columns: Float[np.ndarray, "p rank"], x: Float[np.ndarray, "city p"]) -> Frame:

@@ -97,6 +97,11 @@ def leading_directions(
     return vt[:rank].T, float(shares[rank - 1])
 
 
+def random_rotation(p: int, rng: np.random.Generator) -> Float[np.ndarray, "p p"]:
+    """A uniformly random orthogonal matrix (of the signs that QR leaves; subspaces do not see them)."""
+    return np.linalg.qr(rng.standard_normal((p, p)))[0]
+
+
 def random_basis(p: int, rank: int, rng: np.random.Generator) -> Basis:
     """A uniformly random subspace: the control of equal rank. A random vector has energy rank/p inside."""
     if not 1 <= rank <= p:

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cwr_mech.dataset import Rows
 from cwr_mech.engine import Engine
 from cwr_mech.errors import AnalysisError
-from cwr_mech.mentions import Mentions, mentions_of
+from cwr_mech.mentions import Mentions, means_by_city, mentions_of
 from cwr_mech.model import HookedQwen2
 from cwr_mech.parameters import FlatParameters
 
@@ -70,10 +70,7 @@ class AtMentions:
                 f"no gradient reaches a city after block {layer}",
                 f"choose layers from -1 to {len(values) - 2}",
             )
-        ids, row, counts = np.unique(self.mentions.city, return_inverse=True, return_counts=True)
-        total = np.zeros((len(ids), values.shape[2]))
-        np.add.at(total, row, values[layer + 1].astype(np.float64))
-        return ids, total / counts[:, None]
+        return means_by_city(self.mentions.city, values[layer + 1])
 
 
 def at_mentions(

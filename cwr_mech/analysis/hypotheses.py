@@ -8,7 +8,8 @@ each base model and prediction; base models are the units of every interval, nev
 The hypothesis on trial says: distance is divergent; its updates leave the map (2a, 2b); therefore keeping
 them on the map repairs transfer (2c), while convergent tasks live on the map: they lose nothing on it (2d)
 and everything without it (2e); random subspaces of equal rank do neither (2f, 2g). If what the map's
-directions do for distance (2c), random ones do as well, it is not the map that matters.
+directions do for distance (2c), random ones do as well, it is not the map that matters. The reviewers of the
+paper asked what raising similarity by force does: the arm `pull` (2h, 3a, 3b).
 """
 
 import math
@@ -84,6 +85,13 @@ class Evidence:
         ends = self.ends(base, tasks, route).values()
         return float(np.mean([end["off_new"] for _, end in ends])) if ends else None
 
+    def similarity(self, base: str, tasks: str, route: str = "none") -> float | None:
+        """Mean over all prompts of the CKA over new cities between their activations at the end and what the
+        map gives to their true places.
+        """
+        ends = self.ends(base, tasks, route).values()
+        return float(np.mean([end["cka_new"] for _, end in ends])) if ends else None
+
     def share(self, base: str, task: str) -> float | None:
         """Share of an Adam step on new cities inside the map's directions, where the base's map is clearest,
         beyond that of random directions with the activations' covariance.
@@ -123,6 +131,13 @@ def _against(of: Callable[[Evidence, str, str], float | None]) -> Callable[[Evid
     return measure
 
 
+def _difference_of(
+    of: Callable[["Evidence", str, str], float | None], arm: str
+) -> Callable[["Evidence", str], float | None]:
+    """A measure under one arm minus the same untouched."""
+    return lambda evidence, base: _difference(of(evidence, base, arm), of(evidence, base, "none"))
+
+
 def _arms(tasks: Sequence[str], arm: str, against: str) -> Callable[[Evidence, str], float | None]:
     """Transfer under one arm minus transfer under another, mean over tasks."""
 
@@ -138,6 +153,7 @@ def _arms(tasks: Sequence[str], arm: str, against: str) -> Callable[[Evidence, s
 
 
 TRANSFER, OFF = "difference of transfer", "difference of distance off the map, in units of ordinary cities"
+SIMILARITY = "difference of the CKA of new cities with the map at their true places"
 PREDICTIONS: tuple[Prediction, ...] = (
     Prediction(
         "1",
@@ -228,6 +244,24 @@ PREDICTIONS: tuple[Prediction, ...] = (
         True,
         0.0,
         _arms([DIVERGENT], "pull", "none"),
+    ),
+    Prediction(
+        "3a",
+        "similarity makes transfer",
+        "the penalty does what it is for: distance's new cities end more similar to the map than untouched",
+        SIMILARITY,
+        True,
+        0.0,
+        _difference_of(lambda evidence, base, route: evidence.similarity(base, DIVERGENT, route), "pull"),
+    ),
+    Prediction(
+        "3b",
+        "similarity makes transfer",
+        "pulled to the map by a penalty, angle loses little",
+        TRANSFER,
+        True,
+        -SMALL,
+        _arms(["angle"], "pull", "none"),
     ),
 )
 """Everything about models of this program that the routing report tests."""

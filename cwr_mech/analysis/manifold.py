@@ -12,6 +12,7 @@ Both are read beside ordinary cities that the map was not fitted on (`placement.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -136,11 +137,7 @@ def fit_manifold(
         raise AnalysisError("the activations are the same for every city")
     penalties = PENALTIES[::2]
     best_error, best = np.inf, None
-    for width in WIDTHS:
-        bumps = Nystroem(
-            gamma=1 / (2 * width**2), n_components=min(len(x), LANDMARKS), random_state=seed
-        ).fit(unit)
-        features = Decomposed(_features(bumps, unit))
+    for width, bumps, features in _features_of_places(unit.tobytes(), seed):
         errors = features.leave_one_out(x, penalties).sum(axis=1)
         if errors.min() < best_error:
             best_error = float(errors.min())
@@ -163,6 +160,21 @@ def fit_manifold(
         variance=1 - best_error / total,
         n=len(x),
     )
+
+
+@lru_cache(maxsize=4)
+def _features_of_places(unit: bytes, seed: int) -> list[tuple[float, Nystroem, Decomposed]]:
+    """Width, bumps and decomposed features of places (float64 [city 2]). They depend on nothing else, so the
+    maps of all layers, prompts and models through the same cities share them.
+    """
+    places = np.frombuffer(unit).reshape(-1, 2)
+    found = []
+    for width in WIDTHS:
+        bumps = Nystroem(
+            gamma=1 / (2 * width**2), n_components=min(len(places), LANDMARKS), random_state=seed
+        ).fit(places)
+        found.append((width, bumps, Decomposed(_features(bumps, places))))
+    return found
 
 
 def _features(bumps: Nystroem, unit: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city feature"]:

@@ -18,6 +18,7 @@ from cwr_mech.analysis.manifold import fit_manifold
 from cwr_mech.analysis.placement import place_all
 from cwr_mech.analysis.probes import place_errors, random_folds
 from cwr_mech.analysis.ridge import fit_linear
+from cwr_mech.analysis.similarity import linear_cka
 from cwr_mech.analysis.steps import Reader
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model import HookedQwen2
@@ -73,7 +74,8 @@ def placed(
     Errors in tenths of a degree: `along_*` of the nearest point of the map, `probe_*` by a linear probe (the
     paper's measure). `off_new`: distance off the map in units of the median ordinary city. `excess_*`: the
     typical displacement beyond ordinary cities, with intervals over cities: along the map, and off it in
-    units of the ordinary cities' root mean square distance.
+    units of the ordinary cities' root mean square distance. `cka_new`: debiased linear CKA over new cities
+    between their activations and what a map of all ordinary cities gives to their true places.
     """
     old, xy = world.old(), world.xy.astype(np.float64)
     is_new = np.asarray(world.is_new, dtype=bool)
@@ -86,6 +88,7 @@ def placed(
         crossed[test] = fit_linear(x[old][~test], xy[old][~test]).predict(x[old][test])
     along, off = found.excess_along(rng), found.excess_off(rng)
     unit = float(np.sqrt(np.mean(found.ordinary.off**2)))
+    ideal = fit_manifold(x[~is_new], xy[~is_new]).map(xy[is_new])
     return {
         "n_new": int(is_new.sum()),
         "along_new": float(np.mean(found.along())),
@@ -98,6 +101,7 @@ def placed(
         "excess_off": off.value / unit,
         "excess_off_lo": off.low / unit,
         "excess_off_hi": off.high / unit,
+        "cka_new": linear_cka(x[is_new], ideal),
         "probe_new": float(place_errors(decoded, xy[is_new]).mean()),
         "probe_old": float(place_errors(crossed, xy[old]).mean()),
     }
