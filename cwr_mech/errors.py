@@ -13,7 +13,8 @@ CwrError                      one clear line in `message`, what to do in `hint`
 |       |-- ArtifactExists    is there and must not be overwritten
 |       |-- ArtifactLocked    is in use by another process
 |       `-- NoSpace           cannot be written: the disk is full
-`-- TrainingDiverged          the loss is no longer a number; the last good checkpoint is kept
+|-- TrainingDiverged          the loss is no longer a number; the last good checkpoint is kept
+`-- ProcessLost               one of the processes that train a model together has ended
 """
 
 from collections.abc import Iterable
@@ -93,3 +94,7 @@ class NoSpace(ArtifactError):
 
 class TrainingDiverged(CwrError):
     """The loss became infinite or not a number."""
+
+
+class ProcessLost(CwrError):
+    """Another process of the same training has ended before it was done."""

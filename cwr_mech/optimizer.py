@@ -65,4 +65,4 @@ class Optimizer:
         self.flat.values.copy_(tensors["values"])
         for i, part in enumerate(self.parts):
             mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
-            self.adam.state[part] = {name: value.clone() for name, value in mine.items()}
+            self.adam.state[part] = {name: value.to(part.device, copy=True) for name, value in mine.items()}

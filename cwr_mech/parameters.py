@@ -13,7 +13,7 @@ from cwr_mech.model import HookedQwen2
 class FlatParameters:
     """All parameters of a Qwen2 in one vector: first the matrices (which decay), then gains and biases."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: ModelConfig, device: torch.device | str = "cpu") -> None:
         self.cfg = cfg
         d, m, v = cfg.d_model, cfg.d_mlp, cfg.d_vocab
         qkv = (cfg.n_heads + 2 * cfg.n_kv) * cfg.d_head
@@ -26,8 +26,8 @@ class FlatParameters:
         self.shapes = matrices | vectors
         self.n_decay = sum(int(np.prod(shape)) for shape in matrices.values())
         total = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        self.values = torch.zeros(total)
-        self.grads = torch.zeros(total)
+        self.values = torch.zeros(total, device=device)
+        self.grads = torch.zeros(total, device=device)
         self.p = self._views(self.values)
         self.g = self._views(self.grads)
 
@@ -53,6 +53,16 @@ class FlatParameters:
         self._exchange(model, lambda flat, weight: weight.copy_(flat), self.g, gradients)
         for name, parameter in model.named_parameters():
             parameter.grad = gradients[name]
+
+    def attach(self, model: HookedQwen2) -> list[tuple[Tensor, Tensor]]:
+        """Make the model's parameters, which are on the same device, views of the flat vector.
+
+        Returns each of them with the view that its gradient belongs into.
+        """
+        pairs: list[tuple[Tensor, Tensor]] = []
+        self._exchange(model, lambda flat, weight: setattr(weight, "data", flat))
+        self._exchange(model, lambda flat, weight: pairs.append((weight, flat)), self.g)
+        return pairs
 
     @torch.no_grad()
     def _exchange(

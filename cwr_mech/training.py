@@ -2,7 +2,7 @@
 
 Every number a step depends on follows from the settings, the step and the saved state, so a run that was
 killed and resumed has the same weights, bit for bit, as one that was not (on the CPU, with the same number
-of threads).
+of threads and processes).
 """
 
 import json
@@ -10,17 +10,24 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
 
+from cwr_mech.ahead import Ahead
 from cwr_mech.artifacts import disk_errors, folder_lock, sha256_file, sweep_parts
 from cwr_mech.batches import Batches, parts_of
 from cwr_mech.config import TASK_NAMES, RunConfig
 from cwr_mech.dataset import Rows
-from cwr_mech.engine import Engine, GradientHook
-from cwr_mech.errors import ConfigError, TrainingDiverged
+from cwr_mech.devices import Compute
+from cwr_mech.distributed import Processes
+from cwr_mech.engine import GradientHook
+from cwr_mech.errors import ConfigError, ProcessLost, TrainingDiverged
 from cwr_mech.evaluation import evaluate
 from cwr_mech.meter import Meter
 from cwr_mech.model import HookedQwen2
@@ -39,6 +46,8 @@ Listener = Callable[[Mapping[str, Any]], None]
 RowsHook = Callable[[Rows], GradientHook]
 """Given the rows of a step, makes the function that may change the gradient at each layer's input."""
 
+CPU, ALONE = Compute(), Processes()
+
 
 def checkpoint_steps(steps: int, checkpoints: int) -> frozenset[int]:
     """Steps at which the model is kept: 0, the last, and `checkpoints` log-spaced ones from 1 % on."""
@@ -54,14 +63,18 @@ def train(
     base: Run | None = None,
     listener: Listener | None = None,
     hook: RowsHook | None = None,
+    compute: Compute = CPU,
+    processes: Processes = ALONE,
 ) -> Run:
     """Train the model that `config` describes and return its finished run.
 
-    base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder). hook:
-    see RowsHook; settings that name a route need it. With `resume` a finished run is returned as it is.
+    base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder).
+    hook: see RowsHook; settings that name a route need it. compute, processes: a resume of the same
+    run may have others. Every process calls this function; the main one alone writes and has a listener.
+    With `resume` a finished run is returned as it is.
     Raises ArtifactExists, ArtifactLocked, MissingArtifact, CorruptArtifact, ConfigError, NoSpace, and
-    TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt the state is
-    saved and the exception goes on.
+    TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt, and on
+    ProcessLost, the state is saved and the exception goes on.
     """
     if config.route.arm != "none" and hook is None:
         raise ConfigError(
@@ -69,19 +82,24 @@ def train(
             "go on with the cwr-mech finetune command that began it, and --resume",
         )
     folder = load_run(folder).folder if resume else Path(folder)
-    with folder_lock(folder):
-        sweep_parts(folder)
-        run = load_run(folder) if resume else create_run(folder, config, _first_model(config, base), base)
+    with folder_lock(folder) if processes.is_main else nullcontext():
+        if processes.is_main:
+            sweep_parts(folder)
+            if not resume:
+                create_run(folder, config, _first_model(config, base), base)
+        processes.wait()
+        run = load_run(folder)
         if run.config != config:
             raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
         if run.state == "done":
-            remove_states(folder)
+            if processes.is_main:
+                remove_states(folder)
             return run
         if run.state == "diverged":
             raise TrainingDiverged(
                 f"run {run.name} diverged, and would again", "train anew with a lower lr or a longer warmup"
             )
-        return Trainer(run, listener, hook).fit()
+        return Trainer(run, listener, hook, compute.on(processes.device), processes).fit()
 
 
 def _first_model(config: RunConfig, base: Run | None) -> HookedQwen2:
@@ -93,54 +111,89 @@ def _first_model(config: RunConfig, base: Run | None) -> HookedQwen2:
 
 
 class Trainer:
-    """One model being trained in a run folder whose lock the caller holds."""
+    """One model being trained in a run folder whose lock the main process holds."""
 
-    def __init__(self, run: Run, listener: Listener | None = None, hook: RowsHook | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        listener: Listener | None = None,
+        hook: RowsHook | None = None,
+        compute: Compute = CPU,
+        processes: Processes = ALONE,
+    ) -> None:
         self.run, self.listener, self.hook = run, listener, hook
+        self.compute, self.processes = compute, processes
         self.config, self.train = run.config, run.config.train
+        if self.train.batch_size < processes.count:
+            raise ConfigError(
+                f"a batch of {self.train.batch_size} rows is too small for {processes.count} processes"
+            )
         self.world = run.world()
         self.batches = Batches(self.config.data, self.world, self.train.batch_size, self.train.seed)
-        self.model = run.model(0)
-        self.flat = FlatParameters(self.config.model)
+        self.ahead = Ahead(self.batches.at, self.train.steps)
+        self.model = run.model(0).to(compute.device)
+        self.flat = FlatParameters(self.config.model, compute.device)
         self.flat.load(self.model)
-        self.engine = Engine(self.flat)
+        self.engine = compute.engine(self.flat)
         self.optimizer = Optimizer(self.flat, self.train)
         self.keep = checkpoint_steps(self.train.steps, self.train.checkpoints)
         self.line_every = math.ceil(self.train.steps / METRICS_LINES)
         self.metrics = run.folder / "metrics.jsonl"
-        self.step, self.saved, seconds = self._restore()
+        self.step, self.saved, self.metrics_length, seconds = self._restore()
         self.meter = Meter(self.train.steps, self.train.batch_size, seconds)
-        self.metrics_length = self.metrics.stat().st_size
         self.last_event = time.monotonic()
         self.whole = True
         """Whether parameters, moments and metrics are those of `step`, not in the middle of an update."""
 
-    def _restore(self) -> tuple[int, int, float]:
-        """Load the newest whole state; returns its step, the step last saved (-1: none) and its seconds."""
+    def _restore(self) -> tuple[int, int, int, float]:
+        """Load the newest whole state; returns its step, the step last saved (-1: none), the length of the
+        metrics up to it, and its seconds.
+        """
         state = recover_state(self.run.folder)
-        with open(self.metrics, "a+b") as metrics:  # lines after the state are of steps to be done again
-            metrics.truncate(min(state.metrics_length, metrics.tell()) if state else 0)
+        length = state.metrics_length if state else 0
+        if self.processes.is_main:
+            with open(self.metrics, "a+b") as metrics:  # lines after the state are of steps to be done again
+                length = min(length, metrics.tell())
+                metrics.truncate(length)
         if state is None:
-            return 0, -1, 0.0
+            return 0, -1, length, 0.0
         self.optimizer.load_state(state.tensors)
-        return state.step, state.step, state.seconds
+        return state.step, state.step, length, state.seconds
 
     def fit(self) -> Run:
         """Train to the last step."""
-        self.run = update_manifest(self.run, state="running")
+        self._mark("running", computed=self._computed())
         try:
             self._loop()
-        except KeyboardInterrupt:
-            if self.whole and self.step != self.saved:
+        except (KeyboardInterrupt, ProcessLost):
+            if self.processes.is_main and self.whole and self.step != self.saved:
                 self._save_state()
-            update_manifest(self.run, state="interrupted")
+            self._mark("interrupted")
             raise
         except TrainingDiverged:
-            update_manifest(self.run, state="diverged")
+            self._mark("diverged")
             raise
-        self.run = update_manifest(self.run, state="done")
-        remove_states(self.run.folder)
-        return self.run
+        finally:
+            self.ahead.close()
+        self._mark("done")
+        if self.processes.is_main:
+            remove_states(self.run.folder)
+        self.processes.wait()
+        return load_run(self.run.folder)
+
+    def _mark(self, state: str, **changes: Any) -> None:
+        """Say in the manifest how the run stands."""
+        if self.processes.is_main:
+            self.run = update_manifest(self.run, state=state, **changes)
+
+    def _computed(self) -> list[dict[str, Any]]:
+        """What computed the run so far, from which step on; a new entry where something changes."""
+        now = {**self.compute.described(), "processes": self.processes.count}
+        known = list(self.run.manifest.get("computed", []))
+        while known and known[-1]["from_step"] >= self.step:
+            known.pop()
+        before = {key: value for key, value in known[-1].items() if key != "from_step"} if known else None
+        return known if now == before else [*known, {"from_step": self.step, **now}]
 
     def _loop(self) -> None:
         """What is due at a step (state, checkpoint, answers) is done before the next one begins.
@@ -149,25 +202,27 @@ class Trainer:
         """
         while True:
             last = self.step == self.train.steps
-            if self.step and self.step != self.saved and (last or self.step % self.train.save_every == 0):
-                self._save_state()
-            if self.step in self.keep:
-                self._checkpoint()
-            if last or (self.step and self.step % self.train.eval_every == 0):
-                self._evaluate()
+            if self.processes.is_main:
+                self._write_due(last)
             if last:
                 return
             self._advance()
 
+    def _write_due(self, last: bool) -> None:
+        if self.step and self.step != self.saved and (last or self.step % self.train.save_every == 0):
+            self._save_state()
+        if self.step in self.keep:
+            self._checkpoint()
+        if last or (self.step and self.step % self.train.eval_every == 0):
+            self._evaluate()
+
     def _advance(self) -> None:
         """One step: rows, gradient, update, metrics."""
         self.meter.begin()
-        rows = self.batches.at(self.step)
+        rows = self.ahead.at(self.step)
         self.meter.data_ready()
         first = rows.answer_start if self.train.loss == "answer" else np.ones_like(rows.lengths)
-        total = float((rows.lengths - first).sum())
-        hook = self.hook(rows) if self.hook else None
-        losses = self.engine.batch(rows.tokens, rows.lengths, first, total, hook).numpy()
+        losses = self._gradient(rows, first).cpu().numpy()
         norm = self.optimizer.norm()
         if not (np.isfinite(losses).all() and math.isfinite(norm)):
             raise TrainingDiverged(
@@ -180,10 +235,22 @@ class Trainer:
         self.meter.add(rows, losses, norm, first)
         self._tell()
 
+    def _gradient(self, rows: Rows, first: Int32[np.ndarray, " row"]) -> Float[Tensor, " row"]:
+        """Add up the gradient of a batch, of which each process computes a share; returns each row's loss."""
+        processes, share = self.processes, self.processes.share()
+        total = float((rows.lengths - first).sum())
+        shown = self.hook(rows) if self.hook else None
+        hook = shown and (lambda layer, grad, x, which: shown(layer, grad, x, processes.in_batch(which)))
+        losses = torch.zeros(len(rows), device=self.compute.device)
+        mine = rows.tokens[share], rows.lengths[share], first[share]
+        losses[share] = self.engine.batch(*mine, total, hook)
+        processes.add_up(self.flat.grads, losses)
+        return losses
+
     def _tell(self) -> None:
         """Write a metrics line if one is due, which makes the step whole, and tell the listener."""
         due = self.step % self.line_every == 0 or self.step == self.train.steps
-        if due:
+        if due and self.processes.is_main:
             self._write_line(self._report())
             self.metrics_length = self.metrics.stat().st_size
         self.whole = True

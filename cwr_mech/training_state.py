@@ -29,7 +29,9 @@ class TrainingState:
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write over the older of the two files. Raises NoSpace, and then both files stand as they were."""
     older = min((_step_of(folder / name), name) for name in FILES)[1]
-    tensors = {name: value.detach().clone().contiguous() for name, value in state.tensors.items()}
+    tensors = {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.tensors.items()
+    }
     metadata = {
         "step": str(state.step),
         "metrics_length": str(state.metrics_length),
