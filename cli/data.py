@@ -27,7 +27,7 @@ def command(
     world: Annotated[
         str, typer.Option(help="cities, uniform, grid, clusters, ring, or a CSV file.")
     ] = "cities",
-    n_cities: Annotated[int, typer.Option(min=1, help="Number of old cities.")] = 5075,
+    n_cities: Annotated[str, typer.Option(help="Number of old cities, or all of the source's.")] = "5075",
     new: Annotated[
         str, typer.Option(help="New cities: none, atlantis, scattered or holdout:REGION.")
     ] = "none",

@@ -72,7 +72,7 @@ def command(
     from cwr_mech.world import load_world
 
     from .common import RUNS, resolve_run, say
-    from .train import display
+    from .train import announce, display
 
     base = load_run(resolve_run(run))
     names = tuple(name.strip() for name in tasks.split(","))
@@ -107,12 +107,11 @@ def command(
     if dry_run:
         return
     torch.set_num_threads(threads)
-    say(f"fine-tuning {base.name} into {config.name}")
     hook = arm_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
     )
     with display(config) as listener:
-        tuned = train(config, folder, resume=resume, base=base, listener=listener, hook=hook)
+        tuned = train(config, folder, resume=resume, base=base, begun=announce, listener=listener, hook=hook)
     say(f"run     {tuned.folder}")
 
 

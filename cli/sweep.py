@@ -88,8 +88,7 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     from cwr_mech.training import train
     from cwr_mech.world import load_world
 
-    from .common import say
-    from .train import describe, display
+    from .train import announce, display
 
     known = {run.name: run for run in planned}
     if name not in known:
@@ -98,7 +97,6 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     require_base(run, root)
     base = load_run(root / run.base) if run.base else None
     torch.set_num_threads(1)
-    say(f"training {config.name}: {describe(config)}")
     hook = None
     if base is not None:
         tasks = in_order([*{part.task for part in config.data.parts}])
@@ -106,7 +104,7 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     folder = root / name
     resume = (folder / "manifest.json").exists()
     with display(config) as listener:
-        train(config, folder, resume=resume, base=base, listener=listener, hook=hook)
+        train(config, folder, resume=resume, base=base, begun=announce, listener=listener, hook=hook)
 
 
 def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cwr_mech.config import RunConfig
+    from cwr_mech.runs import Run
 
 PLAIN_SECONDS = 15.0
 """Where the output is not a terminal: at most one line of progress in this time."""
@@ -67,9 +68,8 @@ def command(
         config = configure(find_preset(preset or "quick"), tasks, protocol, seed, settings or [])
         folder = out or RUNS / config.name
         config = config.model_copy(update={"name": folder.name})
-    say(f"training {config.name}: {describe(config)}")
     with display(config) as listener:
-        run = train(config, folder, resume=resume, listener=listener)
+        run = train(config, folder, resume=resume, begun=announce, listener=listener)
     say(f"run     {run.folder}")
 
 
@@ -93,11 +93,20 @@ def configure(
 
 def describe(config: "RunConfig") -> str:
     """One line on what is trained."""
+    from .common import number
+
     world, model, train = config.world, config.model, config.train
     return (
-        f"{', '.join(config.data.tasks)}; {world.n_cities:,} cities; {model.n_layers} layers of width "
+        f"{', '.join(config.data.tasks)}; {number(world.n_cities)} cities; {model.n_layers} layers of width "
         f"{model.d_model}; {train.steps:,} steps of {train.batch_size} rows"
     )
+
+
+def announce(run: "Run") -> None:
+    """Say what is being trained."""
+    from .common import say
+
+    say(f"training {run.name}: {describe(run.config)}")
 
 
 @contextmanager

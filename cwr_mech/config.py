@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,14 +22,15 @@ class WorldConfig(Config):
     """Which cities there are and which ids they carry.
 
     `source` is "cities" (the shipped GeoNames table), a synthetic world ("uniform", "grid", "clusters",
-    "ring") or the path of a CSV file. Coordinates are integers in tenths of a degree. `id_min` None means
+    "ring") or the path of a CSV file; `n_cities` says how many of its cities, a number or "all".
+    Coordinates are integers in tenths of a degree. `id_min` None means
     the smallest number with `id_digits` digits. `new` names the entities held back for fine-tuning:
     "none", "atlantis", "scattered" or "holdout:REGION"; `n_new` is their number (for a hold-out the region
     decides).
     """
 
     source: str = "cities"
-    n_cities: int = Field(5075, ge=1)
+    n_cities: Annotated[int, Field(ge=1)] | Literal["all"] = 5075
     id_digits: int = Field(4, ge=1, le=6)
     id_min: int | None = Field(None, ge=0)
     new: str = "none"
@@ -269,7 +270,8 @@ def parse(kind: type[C], content: object) -> C:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        # Where a setting may be of several types, pydantic adds the type's own name, which no user knows.
+        place = ".".join(str(part) for part in first["loc"] if str(part).replace("_", "a").isalnum())
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown setting '{place}'") from error
         raise ConfigError(f"setting '{place}' cannot be {first['input']!r}: {first['msg']}") from error

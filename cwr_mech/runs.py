@@ -3,27 +3,31 @@
 runs/NAME/
     manifest.json      schema, settings, parents' hashes, versions, state, checkpoints' hashes
     metrics.jsonl      one JSON object a line: losses, rates, answers scored on the way
+    cities.csv         a copy of the user's own cities, where they come from a CSV file
     checkpoints/step-0001000/   Hugging Face folders (config.json, model.safetensors, tokenizer)
     state-0.safetensors, state-1.safetensors   optimiser states, written in turn, for a resume
 """
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cwr_mech.artifacts import is_locked, provenance, read_json, sha256_file, write_json
+from cwr_mech.artifacts import atomic_file, is_locked, provenance, read_json, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, CorruptArtifact, MissingArtifact
 from cwr_mech.model import HookedQwen2
 from cwr_mech.tokenizer import Tokenizer
 from cwr_mech.world import World, load_world
+from cwr_mech.world_sources import is_file
 
 SCHEMA = "cwr-mech/run/1"
 ROOT, ZOO = Path("runs"), Path("zoo")
+CITIES = "cities.csv"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -50,6 +54,12 @@ class Run:
         """ "running", "done", "interrupted", "diverged", or "stopped": killed, or the machine went down."""
         state = str(self.manifest["state"])
         return "stopped" if state == "running" and not is_locked(self.folder) else state
+
+    def has_settings(self, config: RunConfig) -> bool:
+        """Whether this run was begun with `config`; a CSV file of cities counts by its content."""
+        own, given = Path(self.config.world.source), Path(config.world.source)
+        same = own.is_file() and given.is_file() and sha256_file(own) == sha256_file(given)
+        return self.config == (with_source(config, own) if same else config)
 
     @property
     def parent(self) -> str | None:
@@ -119,17 +129,25 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:07d}"
 
 
+def with_source(config: RunConfig, source: Path) -> RunConfig:
+    """`config` with its cities read from the file `source`."""
+    world = config.world.model_copy(update={"source": source.as_posix()})
+    return config.model_copy(update={"world": world})
+
+
 def create_run(folder: Path, config: RunConfig, model: HookedQwen2, parent: Run | None = None) -> Run:
     """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
 
     The manifest comes last, so where there is one there is also a model to start from, whatever it was made
-    of. `parent` is the run whose last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
+    of. Cities from a user's CSV file are copied, so that the run stands without it. `parent` is the run whose
+    last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
     """
     if (folder / "manifest.json").exists():
         raise ArtifactExists(
             f"{folder} holds a run already", "continue it with --resume, or choose another --out"
         )
-    if folder.exists() and any(path.name not in (".lock", "checkpoints") for path in folder.iterdir()):
+    own = (".lock", "checkpoints", CITIES)
+    if folder.exists() and any(path.name not in own for path in folder.iterdir()):
         raise ArtifactExists(f"{folder} exists and is not a run", "choose another --out")
     world = load_world(config.world)
     parents: dict[str, Any] = {}
@@ -141,6 +159,9 @@ def create_run(folder: Path, config: RunConfig, model: HookedQwen2, parent: Run 
             "step": step,
             "sha256": parent.sha256(step),
         }
+    if is_file(config.world.source):
+        with atomic_file(folder / CITIES) as part:
+            shutil.copyfile(config.world.source, part)
     model.save_pretrained(checkpoint_path(folder, 0))
     manifest = {
         "schema": SCHEMA,
@@ -174,7 +195,10 @@ def load_run(folder: Path | str) -> Run:
     for key in ("config", "state", "world_sha256", "parent", "checkpoints"):
         if key not in manifest:
             raise CorruptArtifact(f"{path / 'manifest.json'} lacks '{key}'", "train the run anew")
-    return Run(path, parse(RunConfig, manifest["config"]), manifest)
+    config = parse(RunConfig, manifest["config"])
+    if (path / CITIES).exists():  # the manifest says what was typed, which may not be there any more
+        config = with_source(config, path / CITIES)
+    return Run(path, config, manifest)
 
 
 def latest_run(root: Path | str = ROOT) -> Path:

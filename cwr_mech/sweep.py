@@ -47,7 +47,7 @@ def state_of(planned: Planned, root: Path) -> State:
     if not (folder / "manifest.json").exists():
         return "busy" if is_locked(folder) else "todo"
     run = load_run(folder)
-    if run.config != planned.config:
+    if not run.has_settings(planned.config):
         raise ConfigError(
             f"{folder} was trained with other settings than the plan says", "move it away, or change --out"
         )

@@ -61,6 +61,7 @@ def train(
     *,
     resume: bool = False,
     base: Run | None = None,
+    begun: Callable[[Run], None] | None = None,
     listener: Listener | None = None,
     hook: RowsHook | None = None,
     compute: Compute = CPU,
@@ -69,6 +70,7 @@ def train(
     """Train the model that `config` describes and return its finished run.
 
     base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder).
+    begun: called when the folder is locked and its run can be trained.
     hook: see RowsHook; settings that name a route need it. compute, processes: a resume of the same
     run may have others. Every process calls this function; the main one alone writes and has a listener.
     With `resume` a finished run is returned as it is.
@@ -89,7 +91,7 @@ def train(
                 create_run(folder, config, _first_model(config, base), base)
         processes.wait()
         run = load_run(folder)
-        if run.config != config:
+        if not run.has_settings(config):
             raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
         if run.state == "done":
             if processes.is_main:
@@ -99,6 +101,8 @@ def train(
             raise TrainingDiverged(
                 f"run {run.name} diverged, and would again", "train anew with a lower lr or a longer warmup"
             )
+        if begun:
+            begun(run)
         return Trainer(run, listener, hook, compute.on(processes.device), processes).fit()
 
 

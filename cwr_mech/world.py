@@ -115,8 +115,8 @@ def load_world(config: WorldConfig | None = None, **overrides: Any) -> World:
     """The world that `config` describes, with single settings replaced by `overrides`.
 
     `n_cities` cities are a uniform random subset of the source's, kept in the source's order (by population
-    for the shipped table); a CSV file with fewer is taken whole. Ids are drawn without replacement from
-    [id_min, 10**id_digits), or read from the CSV file.
+    for the shipped table); "all" takes every one, and a CSV file with fewer is taken whole. Ids are
+    drawn without replacement from [id_min, 10**id_digits), or read from the CSV file.
     Raises ConfigError, UnknownName, MissingArtifact or WorldError.
     """
     config = config or WorldConfig()
@@ -159,9 +159,10 @@ def _id_order(config: WorldConfig, n: int) -> Int64[np.ndarray, " id"]:
 
 def _source_world(config: WorldConfig) -> World:
     """The cities of the source with their ids, none of them new."""
-    source = read_source(config.source, config.n_cities, _id_range(config), _generator(config, _PLACES))
+    asked = None if config.n_cities == "all" else config.n_cities
+    source = read_source(config.source, asked, _id_range(config), _generator(config, _PLACES))
     total = len(source.names)
-    n = config.n_cities if source.ids is None else min(config.n_cities, total)
+    n = total if asked is None or (source.ids is not None and asked > total) else asked
     if n > total:
         raise WorldError(f"{n} cities asked for, but the source '{config.source}' has {total}")
     order = _generator(config, _ORDER).permutation(total)[:n]

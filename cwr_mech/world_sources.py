@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from cwr_mech.errors import MissingArtifact, UnknownName, WorldError
+from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName, WorldError
 
 X_MAX = 1800
 Y_MAX = 900
@@ -216,13 +216,21 @@ def synthetic(kind: str, n: int, rng: np.random.Generator) -> Cities:
     return Cities(tuple(f"{kind}_{number:04d}" for number in range(1, n + 1)), xy, region)
 
 
-def read_source(source: str, n: int, ids: range, rng: np.random.Generator) -> Cities:
+def is_file(source: str) -> bool:
+    """Whether the name of a source stands for a file, be it there or not."""
+    known = source == "cities" or source in SYNTHETIC
+    return not known and ("/" in source or "." in source or Path(source).is_file())
+
+
+def read_source(source: str, n: int | None, ids: range, rng: np.random.Generator) -> Cities:
     """All cities of `source`: "cities", a name in SYNTHETIC (with `n` cities), or the path of a CSV file,
-    whose ids must be in `ids`."""
+    whose ids must be in `ids`. Raises ConfigError for a pattern without `n`: it has no end."""
     if source == "cities":
         return shipped()
     if source in SYNTHETIC:
+        if n is None:
+            raise ConfigError(f"a world '{source}' has any number of cities", "say how many: n_cities=512")
         return synthetic(source, n, rng)
-    if "/" in source or "." in source or Path(source).is_file():
+    if is_file(source):
         return read_csv(Path(source), ids)
     raise UnknownName("world", source, ("cities", *SYNTHETIC, "FILE.csv"))

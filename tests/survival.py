@@ -5,10 +5,14 @@ again from the same start; each time it is killed at some point, looked at (noth
 visible), possibly killed again, and at last run to its end, whose files must be the same to the bit.
 
 Two kinds of points: just before or after the k-th rename or flush (where files become visible), and after a
-random time. Processes are forked from a server that has imported everything, so that a kill costs little.
+random time between the first file and the end. A kill that came before the first file or after the last is
+told apart from those in the middle of the work. A kill takes the whole process group, so that nothing that a
+sweep started lives on. Processes are forked from a server that has imported everything: a kill costs little.
 
     python tests/survival.py               at least 50 kills over all stages
     python tests/survival.py --kills 8     a short form; tests/test_survival.py runs one like it
+
+The stage "snakemake" is there where the command `snakemake` is; its files must be those of "sweep".
 """
 
 import argparse
@@ -34,13 +38,17 @@ TINY_SET = ("--rows", "60", "--replay-rows", "20", "--steps", "8", "--set", "sav
 @dataclass(frozen=True)
 class Stage:
     """A command that writes. `before` are the commands whose output it starts from; `again` is what a user
-    types after it was stopped, when that is not the same command; `made` says where its files lie."""
+    types after it was stopped, when that is not the same command; `made` are patterns of the files and
+    folders it makes, `like` another stage that makes the same ones; `timed`: other processes do the work, so
+    only kills after a time can hit it."""
 
     name: str
     before: tuple[tuple[str, ...], ...]
     command: tuple[str, ...]
     made: tuple[str, ...]
     again: Callable[[Path], tuple[str, ...]] | None = None
+    like: str = ""
+    timed: bool = False
 
 
 def resumed(command: tuple[str, ...], run: str) -> Callable[[Path], tuple[str, ...]]:
@@ -59,16 +67,19 @@ TUNE = ("finetune", "a", "--tasks", "distance,compass", *TINY_SET, "--out", "run
 EVAL = ("eval", "a", "-n", "8", "--groups", "old", "--tasks", "distance", "--report", "r")
 WRITERS = ("--tasks", "distance", "--set", "steps=300", "--set", "eval_every=300", "--set", "lr=3e-3")
 PATCH = ("patch", "p", "--tolerance", "9", "--pairs", "8", "--components", "resid_post", "--report", "r")
+SWEEP = ("sweep", "trial", *TINY, "--jobs", "2")
+SNAKE = (*SWEEP, "--engine", "snakemake")
+SWEPT = ("runs/*/checkpoints", "runs/*/metrics.jsonl")
 
 STAGES = (
     Stage(
         "train",
         (),
         TRAIN,
-        ("runs/a/checkpoints",),
+        ("runs/a/checkpoints", "runs/a/metrics.jsonl"),
         lambda folder: RESUME if (folder / "runs/a/manifest.json").exists() else TRAIN,
     ),
-    Stage("finetune", (TRAIN,), TUNE, ("runs/b/checkpoints",), resumed(TUNE, "b")),
+    Stage("finetune", (TRAIN,), TUNE, ("runs/b/checkpoints", "runs/b/metrics.jsonl"), resumed(TUNE, "b")),
     Stage("cache-acts", (TRAIN,), ("cache-acts", "a", "--tasks", "distance"), ("activations",)),
     Stage("eval", (TRAIN,), EVAL, ("reports",)),
     Stage("report", (TRAIN, EVAL), ("report", "r"), ("reports",)),
@@ -79,33 +90,49 @@ STAGES = (
         ("reports",),
         lambda folder: (*PATCH, "--resume"),
     ),
-    Stage(
-        "sweep",
-        (),
-        ("sweep", "trial", *TINY, "--jobs", "2"),
-        tuple(f"runs/tiny{name}/checkpoints" for name in ("", "-angle", "-ft-angle", "-ft-distance")),
-    ),
+    Stage("sweep", (), SWEEP, SWEPT, timed=True),
+    *([Stage("snakemake", (), SNAKE, SWEPT, like="sweep", timed=True)] if shutil.which("snakemake") else []),
 )
 
 
 @dataclass
 class Tally:
-    """What happened: kills that hit, kills that came too late, and what was wrong."""
+    """What happened: kills that hit, those of them amid the work, kills that came too late, and faults."""
 
     kills: int = 0
+    amid: int = 0
     late: int = 0
     trials: int = 0
     faults: list[str] = field(default_factory=list)
 
 
+STEADY = ("step", "loss", "losses", "grad_norm", "scores", "scores_new")
+"""What a metrics line says that does not depend on the clock."""
+
+
 def digests(folder: Path, made: tuple[str, ...]) -> dict[str, str]:
     """sha256 of every file that a stage made, without what killed processes may leave beside them."""
-    files = [path for place in made for path in sorted((folder / place).rglob("*")) if path.is_file()]
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in files(folder, made)
         if ".part-" not in path.as_posix() and not path.name.startswith(".")
     }
+
+
+def files(folder: Path, made: tuple[str, ...]) -> list[Path]:
+    """Every file that a stage made, whole or not."""
+    places = [place for pattern in made for place in sorted(folder.glob(pattern))]
+    below = [path for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    return [path for path in below if path.is_file()]
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's content; of metrics without rates and times."""
+    content = path.read_bytes()
+    if path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in content.decode().split("\n")[:-1]]
+        content = json.dumps([{key: line.get(key) for key in STEADY} for line in lines]).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def half_files(folder: Path, expected: dict[str, str]) -> Iterator[str]:
@@ -119,11 +146,10 @@ def half_files(folder: Path, expected: dict[str, str]) -> Iterator[str]:
                 json.loads(path.read_text())
             except ValueError:
                 yield f"{name} is no JSON"
-        if path.name == "model.safetensors" and name in expected:
-            if hashlib.sha256(path.read_bytes()).hexdigest() != expected[name]:
-                yield f"{name} holds other weights"
-            if not (path.parent / "config.json").exists():
-                yield f"{path.parent} is half a checkpoint"
+        if name in expected and path.suffix != ".jsonl" and digest(path) != expected[name]:
+            yield f"{name} has other content than in the end"
+        if path.name == "model.safetensors" and not (path.parent / "config.json").exists():
+            yield f"{path.parent} is half a checkpoint"
 
 
 def _child(folder: str, command: tuple[str, ...], kill_at: int | None, report: str) -> None:
@@ -174,81 +200,95 @@ class Lab:
         self.place, self.rng, self.say = place, rng, say
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
+        self.expected: dict[str, dict[str, str]] = {}
+        """Stage -> digests of what it makes when nobody kills it."""
+
+    def start(
+        self, folder: Path, command: tuple[str, ...], kill_at: int | None = None
+    ) -> multiprocessing.process.BaseProcess:
+        """Begin a command in a process group of its own."""
+        (self.place / "seen.txt").unlink(missing_ok=True)
+        arguments = (str(folder), command, kill_at, str(self.place / "seen.txt"))
+        process = self.context.Process(target=_child, args=arguments)
+        process.start()
+        return process
 
     def run(
         self, folder: Path, command: tuple[str, ...], kill_at: int | None = None, after: float | None = None
-    ) -> tuple[int, float, int]:
-        """(exit code, seconds, renames and flushes). Killed at a point, or `after` some seconds."""
-        report = self.place / "seen.txt"
-        report.unlink(missing_ok=True)
-        process = self.context.Process(target=_child, args=(str(folder), command, kill_at, str(report)))
-        start = time.monotonic()
-        process.start()
+    ) -> int:
+        """Exit code of a command, killed with its group at a point, or `after` some seconds."""
+        process = self.start(folder, command, kill_at)
         process.join(after)
-        if process.is_alive():
+        if process.is_alive() or process.exitcode == -signal.SIGKILL:
             try:
                 os.killpg(process.pid or 0, signal.SIGKILL)
-            except ProcessLookupError:  # it had not yet made its own group
+            except ProcessLookupError:  # it had not yet made its own group, or was alone in it
                 process.kill()
             process.join()
-        seconds = time.monotonic() - start
-        return process.exitcode or 0, seconds, int(report.read_text()) if report.exists() else 0
+        return process.exitcode or 0
+
+    def whole(self, stage: Stage, start: Path) -> tuple[dict[str, str], float, float, int]:
+        """Run `stage` unbroken: digests, seconds to the first file and to the end, renames and flushes."""
+        folder = self.place / f"{stage.name}-whole"
+        shutil.copytree(start, folder)
+        before, begin = files(folder, stage.made), time.monotonic()
+        process, first = self.start(folder, stage.command), 0.0
+        while process.is_alive():
+            process.join(0.02)
+            if not first and files(folder, stage.made) != before:
+                first = time.monotonic() - begin
+        end = time.monotonic() - begin
+        found = digests(folder, stage.made)
+        if process.exitcode or not found:
+            raise RuntimeError(f"{stage.name}: exit {process.exitcode}\n{(folder / 'log.txt').read_text()}")
+        return found, first, end, int((self.place / "seen.txt").read_text())
 
     def prepared(self, stage: Stage) -> Path:
         """A folder in which the commands before `stage` have been run."""
         folder = self.place / f"{stage.name}-start"
         folder.mkdir()
         for command in stage.before:
-            code, _, _ = self.run(folder, command)
-            if code:
+            if code := self.run(folder, command):
                 raise RuntimeError(f"{' '.join(command)}: exit {code}\n{(folder / 'log.txt').read_text()}")
         return folder
 
     def trials(self, stage: Stage, kills: int, tally: Tally) -> None:
-        """Kill `stage` until `kills` more have hit, half of them at a point, half after a time."""
+        """Kill `stage` until `kills` more have hit, some at a point, some after a time."""
         start = self.prepared(stage)
-        whole = self.place / f"{stage.name}-whole"
-        shutil.copytree(start, whole)
-        code, seconds, points = self.run(whole, stage.command)
-        expected = digests(whole, stage.made)
-        if code or not expected:
-            raise RuntimeError(f"{stage.name}: exit {code}\n{(whole / 'log.txt').read_text()}")
-        goal, hits = tally.kills + kills, 0
+        expected, first, end, points = self.whole(stage, start)
+        self.expected[stage.name] = expected
+        if stage.like in self.expected and self.expected[stage.like] != expected:
+            tally.faults.append(f"{stage.name} makes other files than {stage.like}")
+        goal, kills_before, amid_before = tally.kills + kills, tally.kills, tally.amid
         while tally.kills < goal:
             folder = self.place / "trial"
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(start, folder)
             tally.trials += 1
-            wanted = min(self.rng.choice((1, 1, 2, 3)), goal - tally.kills)
-            command, done = stage.command, False
-            for _ in range(wanted):
-                by_point = points > 0 and self.rng.random() < 0.6
+            known, n_faults = files(folder, stage.made), len(tally.faults)
+            command = stage.command
+            for _ in range(min(self.rng.choice((1, 1, 2, 3)), goal - tally.kills)):
+                by_point = not stage.timed and self.rng.random() < 0.6
                 place = self.rng.randint(1, points) if by_point else None
-                after = None if by_point else self.rng.uniform(0, seconds)
-                code, _, _ = self.run(folder, command, place, after)
-                if code == -signal.SIGKILL:
-                    tally.kills += 1
-                    hits += 1
-                else:
-                    tally.late += 1
-                    done = code == 0
+                code = self.run(folder, command, place, None if by_point else self.rng.uniform(first, end))
+                killed = code == -signal.SIGKILL
+                tally.kills += killed
+                tally.late += not killed
+                begun = files(folder, stage.made) != known
+                tally.amid += killed and begun and digests(folder, stage.made) != expected
                 tally.faults += [f"{stage.name}: {fault}" for fault in half_files(folder, expected)]
-                if done:
-                    break
                 command = stage.again(folder) if stage.again else stage.command
-            if not done:
-                code, _, _ = self.run(folder, command)
-                if code:
-                    tally.faults.append(
-                        f"{stage.name}: exit {code}: {(folder / 'log.txt').read_text()[-600:]}"
-                    )
+            if code := self.run(folder, command):
+                said = (folder / "log.txt").read_text()[-600:]
+                tally.faults.append(f"{stage.name}: exit {code}: {said}")
             if (found := digests(folder, stage.made)) != expected:
-                differ = sorted(set(found.items()) ^ set(expected.items()))
-                tally.faults.append(f"{stage.name}: {sorted({name for name, _ in differ})} differ")
-            if tally.faults:
-                shutil.copytree(folder, self.place / f"fault-{len(tally.faults)}", dirs_exist_ok=True)
+                differ = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
+                tally.faults.append(f"{stage.name}: {differ} differ")
+            if len(tally.faults) > n_faults:
+                shutil.copytree(folder, self.place / f"fault-{len(tally.faults)}")
         self.say(
-            f"{stage.name}: {hits} kills, {points} points, {len(expected)} files, {len(tally.faults)} faults"
+            f"{stage.name}: {tally.kills - kills_before} kills, {tally.amid - amid_before} of them amid the "
+            f"work; {len(expected)} files the same every time; {len(tally.faults)} faults so far"
         )
 
 
@@ -265,7 +305,10 @@ def main() -> None:
         lab = Lab(Path(place), random.Random(options.seed), print)
         for index, stage in enumerate(stages):
             lab.trials(stage, (options.kills * (index + 1)) // len(stages) - tally.kills, tally)
-    print(f"{tally.kills} kills in {tally.trials} trials, {tally.late} too late; {len(tally.faults)} faults")
+    print(
+        f"{tally.kills} kills in {tally.trials} trials, {tally.amid} of them amid the work; {tally.late} "
+        f"more came too late; {len(tally.faults)} faults"
+    )
     for fault in tally.faults:
         print(f"  {fault}")
     sys.exit(1 if tally.faults else 0)

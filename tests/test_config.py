@@ -15,6 +15,7 @@ SETTINGS = [
     ("protocol.split_by_hash=false", lambda c: not c.data.protocol.split_by_hash),
     ("rows_per_task=none", lambda c: c.data.rows_per_task is None),
     ("new=holdout:Japan", lambda c: c.world.new == "holdout:Japan"),
+    ("n_cities=all", lambda c: c.world.n_cities == "all"),
     ("world.seed=5", lambda c: c.world.seed == 5),
 ]
 
@@ -25,6 +26,8 @@ FAULTS = [
     ("lr=fast", ConfigError, "'fast'"),
     ("steps=-1", ConfigError, "train.steps"),
     ("steps=1.5", ConfigError, "train.steps"),
+    ("n_cities=some", ConfigError, "setting 'world.n_cities' cannot be 'some'"),
+    ("n_cities=0", ConfigError, "setting 'world.n_cities' cannot be 0"),
     ("lr=inf", ConfigError, "train.lr"),
     ("tasks=distance,flight", UnknownName, "unknown task 'flight'"),
     ("tasks=distance,distance", ConfigError, "once each"),

@@ -37,6 +37,23 @@ def test_a_new_run_reads_back(folder: Path) -> None:
         create_run(folder, CONFIG, HookedQwen2(CONFIG.model, seed=0))
 
 
+def test_a_run_keeps_a_copy_of_the_users_cities(tmp_path: Path) -> None:
+    csv = tmp_path / "own.csv"
+    csv.write_text("id,name,x,y\n" + "\n".join(f"{1000 + i},City {i},{i},{2 * i}" for i in range(30)))
+    config = CONFIG.with_settings([f"world.source={csv}", "n_cities=all"])
+    run = create_run(tmp_path / "r", config, HookedQwen2(CONFIG.model, seed=0))
+    assert run.has_settings(config)
+    assert run.has_settings(load_run(run.folder).config)
+    csv.write_text(csv.read_text().replace("City 7", "City 70"))
+    assert not run.has_settings(config)
+    csv.unlink()
+    moved = run.folder.rename(tmp_path / "moved")
+    assert load_run(moved).world().names[7] == "City 7"
+    (moved / "cities.csv").write_text((moved / "cities.csv").read_text().replace("City 7", "City 70"))
+    with pytest.raises(CorruptArtifact, match="no longer the one it was trained in"):
+        load_run(moved).world()
+
+
 def test_runs_are_found_by_name_and_by_age(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

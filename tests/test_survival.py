@@ -13,3 +13,4 @@ def test_killed_commands_end_with_the_same_bytes(tmp_path: Path) -> None:
             lab.trials(stage, 3, tally)
     assert tally.faults == []
     assert tally.kills >= 9
+    assert tally.amid >= 5

@@ -86,6 +86,7 @@ BAD_SETTINGS = [
     ({"n_cities": 901, "id_digits": 3}, WorldError, "901 cities do not fit into the 900 ids from 100 to 999"),
     ({"n_cities": 900, "id_digits": 3, "new": "atlantis"}, WorldError, "1000 cities do not fit"),
     ({"id_digits": 3, "id_min": 1000}, WorldError, "no id of 3 digits is 1000 or more"),
+    ({"n_cities": "all", "source": "grid"}, ConfigError, "'grid' has any number of cities"),
     ({"n_city": 5}, ConfigError, "unknown setting 'n_city'"),
     ({"n_cities": 0}, ConfigError, "n_cities"),
 ]
@@ -272,6 +273,15 @@ def test_own_csv(tmp_path: Path) -> None:
     assert world.region.tolist() == ["Here", "no region"]
 
 
+def test_all_cities_of_a_source_however_many(tmp_path: Path) -> None:
+    n = N_SHIPPED + 1
+    lines = [f"{10_000 + row},City {row},{row % 1800},{row % 900}" for row in range(n)]
+    source = write(tmp_path, "id,name,x,y\n" + "\n".join(lines))
+    assert load_world(source=source, id_digits=5, n_cities="all").n == n
+    assert load_world(source=source, id_digits=5).n == N_SHIPPED
+    assert load_world(n_cities="all").sha256 == load_world().sha256
+
+
 def test_own_csv_with_new_cities_and_subsets(tmp_path: Path) -> None:
     rows = [f"{number},City {number},{number},{number},{'ab'[number % 2]}" for number in range(100, 400)]
     source = write(tmp_path, "id,name,x,y,region\n" + "\n".join(rows))
@@ -284,6 +294,7 @@ def test_own_csv_with_new_cities_and_subsets(tmp_path: Path) -> None:
     assert len(np.unique(more.ids)) == 400
     part = load_world(source=source, id_digits=3, n_cities=50)
     assert part.n == 50
+    assert load_world(source=source, id_digits=3, n_cities="all").sha256 == whole.sha256
     assert cities_of(part, part.old()) < cities_of(whole, whole.old())
     with pytest.raises(WorldError, match="1000 cities do not fit"):
         load_world(source=source, id_digits=3, new="atlantis", n_new=700)
