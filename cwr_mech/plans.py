@@ -26,7 +26,7 @@ ROUTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Task -> arms that the predictions of `analysis/hypotheses.py` need; the other ROUTES are for the record."""
-PULLED = ("distance", "angle")
+EVERY_ARM = {task: (*ROUTES, *(["pull"] if task in ("distance", "angle") else [])) for task in ROUTED}
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,10 @@ def routed(tuned: Iterable[Planned], arms: Iterable[str]) -> list[Planned]:
     return planned
 
 
-def arms(tuned: Sequence[Planned]) -> list[Planned]:
-    """The causal arms of single-task fine-tunings: first all that a prediction needs, then the others."""
-    by_task = {task: [run for run in tuned if run.config.data.tasks == (task,)] for task in ROUTED}
-    needed = [run for task, names in ROUTED.items() for run in routed(by_task[task], names)]
-    wanted = {task: (*ROUTES, *(["pull"] if task in PULLED else [])) for task in ROUTED}
-    every = [run for task, names in wanted.items() for run in routed(by_task[task], names)]
-    return [*needed, *(run for run in every if run not in needed)]
+def arms(tuned: Sequence[Planned], wanted: Mapping[str, Sequence[str]]) -> list[Planned]:
+    """The causal arms of single-task fine-tunings: task -> names of its arms."""
+    by_task = {task: [run for run in tuned if run.config.data.tasks == (task,)] for task in wanted}
+    return [run for task, names in wanted.items() for run in routed(by_task[task], names)]
 
 
 def _singles() -> list[tuple[str, ...]]:
@@ -133,22 +130,25 @@ def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
 def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The family that ships with the repository, what matters most first.
 
-    Every seed: all tasks, the fine-tunings of each base on single tasks and under the causal arms, each task
-    alone, all tasks with the new cities in pretraining, fine-tunings on the six pairs with distance and six
-    without. First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows. Models
-    of fewer than seven tasks train half as many steps, which still gives each task more rows.
+    Every seed: all tasks, the fine-tunings of each base on single tasks and under the causal arms that a
+    prediction needs, each task alone, the other arms, all tasks with the new cities in pretraining,
+    fine-tunings on the six pairs with distance and six without. First seed only: two to six tasks, and
+    fine-tunings with the paper's elicitation rows. Models of fewer than seven tasks train half as many steps,
+    which still gives each task more rows.
     """
     bases, first = seeds_only(preset, seeds), seeds[:1]
     half = preset.with_settings([f"steps={preset.train.steps // 2}"])
     more = [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]]
     tuned = finetunings(bases, _singles())
     studied = [run for task in ROUTED for run in tuned if run.config.data.tasks == (task,)]
+    needed = arms(studied, ROUTED)
     return [
         *bases,
         *studied,
-        *arms(studied),
+        *needed,
         *(run for run in tuned if run not in studied),
-        *pretraining(half, _singles(), seeds),
+        *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
+        *(run for run in arms(studied, EVERY_ARM) if run not in needed),
         *in_pretraining(preset, seeds),
         *finetunings(bases, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
         *pretraining(half, [*PAIRS[:7], *TRIPLES[:7], *more], first),
