@@ -168,10 +168,9 @@ def main() -> None:
     args = sys.argv[1:]
     try:
         _check_known(args)
-        app = build_app(args)
+        build_app(args)(args=args, prog_name="cwr-mech")
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(explain(error))
-    app(args=args, prog_name="cwr-mech")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,16 @@ from typing import Annotated
 
 import typer
 
+from .common import report_folder
+
+
+def report_name(name: str | None) -> str | None:
+    """Refuse a name that cannot be a report's before anything is computed. Raises ConfigError."""
+    if name is not None:
+        report_folder(name)
+    return name
+
+
 Run = Annotated[str | None, typer.Argument(help="The run; the latest by default.")]
 Finetuned = Annotated[
     list[str] | None,
@@ -12,7 +22,10 @@ Finetuned = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")]
-Report = Annotated[str | None, typer.Option(help="Report that gets the result; the first run's by default.")]
+Report = Annotated[
+    str | None,
+    typer.Option(help="Report that gets the result; the first run's by default.", callback=report_name),
+]
 
 ActivationFile = Annotated[Path | None, typer.Option(help="Activation file instead of a run.")]
 ActivationFiles = Annotated[
@@ -28,3 +41,13 @@ ProbeSeed = Annotated[int, typer.Option(min=0, help="Seed of folds and controls.
 Split = Annotated[str, typer.Option(help="train, val or test.")]
 QuestionCount = Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")]
 QuestionSeed = Annotated[int, typer.Option(min=0, help="Seed of the questions.")]
+
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where there is one.")]
+Precision = Annotated[
+    str, typer.Option(help="float32, or bfloat16 for matrix products; auto: bfloat16 on a GPU.")
+]
+Compile = Annotated[
+    str,
+    typer.Option(help="torch.compile: off, default, reduce-overhead (CUDA graphs); auto: default on a GPU."),
+]

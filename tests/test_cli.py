@@ -215,3 +215,11 @@ DURATIONS = ((4.23, "4.2s"), (59.94, "59.9s"), (60, "1m 00s"), (190.4, "3m 10s")
 @pytest.mark.parametrize(("seconds", "text"), DURATIONS)
 def test_durations(seconds: float, text: str) -> None:
     assert common.duration(seconds) == text
+
+
+def test_an_impossible_report_name_is_refused_before_any_work() -> None:
+    """The run is missing, too: had the command begun, that would be the complaint."""
+    done = run("eval", "no-such-run", "--report", "../elsewhere")
+    assert done.returncode == 2
+    assert "'../elsewhere' cannot name a report" in done.stderr
+    assert "no-such-run" not in done.stderr
