@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .options import RunFolder
+from .options import Compile, Device, Precision, RunFolder, Threads
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
@@ -54,7 +54,10 @@ def command(
     out: RunFolder = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the set and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning begun before.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
+    threads: Threads = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
 ) -> None:
     """Train a model further, on rows that name new cities, and keep it as a run of its own.
 
@@ -72,8 +75,10 @@ def command(
     from cwr_mech.world import load_world
 
     from .common import RUNS, resolve_run, say
-    from .train import announce, display
+    from .train import announce, display, placed
 
+    compute, processes = placed(device, precision, compile)
+    torch.set_num_threads(threads)
     base = load_run(resolve_run(run))
     names = tuple(name.strip() for name in tasks.split(","))
     if recipe is not None:
@@ -106,12 +111,21 @@ def command(
     show_set(config)
     if dry_run:
         return
-    torch.set_num_threads(threads)
     hook = arm_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
     )
     with display(config) as listener:
-        tuned = train(config, folder, resume=resume, base=base, begun=announce, listener=listener, hook=hook)
+        tuned = train(
+            config,
+            folder,
+            resume=resume,
+            base=base,
+            begun=announce,
+            listener=listener,
+            hook=hook,
+            compute=compute,
+            processes=processes,
+        )
     say(f"run     {tuned.folder}")
 
 

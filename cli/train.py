@@ -1,17 +1,20 @@
 """`cwr-mech train`: train one model, or go on with one."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import RunFolder
+from .options import Compile, Device, Precision, RunFolder, Threads
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cwr_mech.config import RunConfig
+    from cwr_mech.devices import Compute
+    from cwr_mech.distributed import Processes
     from cwr_mech.runs import Run
 
 PLAIN_SECONDS = 15.0
@@ -40,14 +43,16 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out (the latest run by default).")
     ] = False,
-    threads: Annotated[
-        int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")
-    ] = 1,
+    threads: Threads = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
 ) -> None:
     """Train a model and keep it, with its checkpoints and metrics, in a run folder.
 
     Without options: the quick preset, all seven tasks. Ctrl-C saves the state; --resume goes on from there
-    and ends with the same weights as if nothing had happened.
+    and ends with the same weights as if nothing had happened. Several processes train one model when started
+    by accelerate launch.
     """
     import torch
 
@@ -58,6 +63,7 @@ def command(
 
     from .common import RUNS, say
 
+    compute, processes = placed(device, precision, compile)
     torch.set_num_threads(threads)
     if resume:
         if preset or tasks or protocol or settings or seed is not None:
@@ -69,8 +75,29 @@ def command(
         folder = out or RUNS / config.name
         config = config.model_copy(update={"name": folder.name})
     with display(config) as listener:
-        run = train(config, folder, resume=resume, begun=announce, listener=listener)
+        run = train(
+            config,
+            folder,
+            resume=resume,
+            begun=announce,
+            listener=listener,
+            compute=compute,
+            processes=processes,
+        )
     say(f"run     {run.folder}")
+
+
+def placed(device: str, precision: str, compiled: str) -> "tuple[Compute, Processes]":
+    """What the options say, and this process among those that the launcher started; the main one speaks."""
+    from cwr_mech.devices import choose
+    from cwr_mech.distributed import launched
+
+    from .common import console
+
+    compute = choose(device, precision, compiled)
+    processes = launched(os.environ, compute.device)
+    console.quiet = not processes.is_main
+    return compute.on(processes.device), processes
 
 
 def configure(

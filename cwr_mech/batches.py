@@ -40,7 +40,7 @@ class Batches:
     batch_size: int
     order_seed: int = 0
     _streams: list[Stream] = field(init=False, repr=False)
-    _pool: Rows | None = field(init=False, repr=False, default=None)
+    _pool: list[Rows] | None = field(init=False, repr=False, default=None)
     _epoch: tuple[int, np.ndarray] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -58,7 +58,9 @@ class Batches:
             if self.data.first_steps:
                 raise ConfigError("first_tasks are for endless rows; a fixed set is seen as a whole")
             pairs = zip(self._streams, self.parts, strict=True)
-            self._pool = concat([_exactly(stream, part.rows) for stream, part in pairs if part.rows])
+            # The parts are kept apart: to join them would hold the paper's seven million rows twice.
+            self._pool = [_exactly(stream, part.rows) for stream, part in pairs if part.rows]
+            self._ends = np.cumsum([len(rows) for rows in self._pool])
         elif self.batch_size * weights.min() / weights.sum() < 1:
             raise ConfigError(
                 f"a batch of {self.batch_size} rows is too small for these {len(self.parts)} parts",
@@ -80,7 +82,7 @@ class Batches:
     @property
     def pool_rows(self) -> int | None:
         """Rows of the fixed set; None when rows are endless."""
-        return None if self._pool is None else len(self._pool)
+        return None if self._pool is None else int(self._ends[-1])
 
     def counts(self, step: int) -> Sequence[int]:
         """Rows of each endless part in the batch of `step`: whole numbers that keep to the shares."""
@@ -95,7 +97,7 @@ class Batches:
     def at(self, step: int) -> Rows:
         """The rows of one step (counted from 0)."""
         if self._pool is not None:
-            return self._pool.take(self._pooled(step * self.batch_size))
+            return self._from_pool(self._pool, self._pooled(step * self.batch_size))
         starts, counts = self._given(step).tolist(), self.counts(step)
         taken = []
         for stream, part, start, n in zip(self._streams, self.parts, starts, counts, strict=True):
@@ -104,10 +106,20 @@ class Batches:
                 taken.append(stream.take(n))
         return concat(taken)
 
+    def _from_pool(self, pool: list[Rows], picked: Int[np.ndarray, " row"]) -> Rows:
+        """Rows of the fixed set by their number in it."""
+        part = np.searchsorted(self._ends, picked, side="right")
+        taken, places = [], []
+        for index in np.unique(part).tolist():
+            mine = np.flatnonzero(part == index)
+            places.append(mine)
+            taken.append(pool[index].take(picked[mine] - self._ends[index] + len(pool[index])))
+        return concat(taken).take(np.argsort(np.concatenate(places)))
+
     def _pooled(self, start: int) -> np.ndarray:
         """Pool indices `start` to `start + batch_size` of the endless sequence of shuffled epochs."""
         picked: list[np.ndarray] = []
-        size, left = len(self._pool or ()), self.batch_size
+        size, left = self.pool_rows or 0, self.batch_size
         while left:
             epoch, at = divmod(start, size)
             if self._epoch is None or self._epoch[0] != epoch:

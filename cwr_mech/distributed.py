@@ -4,6 +4,7 @@ Every process holds all parameters and makes the same update from the same sum, 
 Only the main one writes; on several hosts all must see its folder.
 """
 
+import atexit
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,11 @@ class Processes:
         """The rows of a batch that are this process's."""
         return slice(self.rank, None, self.count)
 
+    def check_batch(self, size: int) -> None:
+        """Raises ConfigError when some process would get no row of a batch."""
+        if size < self.count:
+            raise ConfigError(f"a batch of {size} rows is too small for {self.count} processes")
+
     def in_batch(self, which: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Where rows of the share, given by number, stand in the batch."""
         return which * self.count + self.rank
@@ -44,7 +50,8 @@ class Processes:
                 torch.distributed.all_reduce(tensor)
         except RuntimeError as error:
             raise ProcessLost(
-                "another process of this training has ended", "see what it says, then go on with --resume"
+                "another process of this training has ended",
+                "its own message says why; a training that had begun goes on with --resume",
             ) from error
 
     def wait(self) -> None:
@@ -67,4 +74,7 @@ def launched(environment: Mapping[str, str], device: str) -> Processes:
     from accelerate import PartialState  # slow to import, and only needed here
 
     state = PartialState(cpu=device == "cpu")
-    return Processes(state.process_index, state.num_processes, str(state.device))
+    atexit.register(state.destroy_process_group)  # NCCL complains otherwise
+    return Processes(
+        state.process_index, state.num_processes, device if device == "cpu" else str(state.device)
+    )

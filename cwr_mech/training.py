@@ -103,7 +103,7 @@ def train(
             )
         if begun:
             begun(run)
-        return Trainer(run, listener, hook, compute.on(processes.device), processes).fit()
+        return Trainer(run, listener, hook, compute, processes).fit()
 
 
 def _first_model(config: RunConfig, base: Run | None) -> HookedQwen2:
@@ -125,13 +125,11 @@ class Trainer:
         compute: Compute = CPU,
         processes: Processes = ALONE,
     ) -> None:
-        self.run, self.listener, self.hook = run, listener, hook
+        self.run, self.hook = run, hook
+        self.listener = listener if processes.is_main else None
         self.compute, self.processes = compute, processes
         self.config, self.train = run.config, run.config.train
-        if self.train.batch_size < processes.count:
-            raise ConfigError(
-                f"a batch of {self.train.batch_size} rows is too small for {processes.count} processes"
-            )
+        processes.check_batch(self.train.batch_size)
         self.world = run.world()
         self.batches = Batches(self.config.data, self.world, self.train.batch_size, self.train.seed)
         self.ahead = Ahead(self.batches.at, self.train.steps)
