@@ -30,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("train", "train", "command", "Train a model, or go on with one."),
     Command("finetune", "finetune", "command", "Teach a model new cities through some of its tasks."),
     Command("sweep", "sweep", "command", "Train a named plan of models, resumable."),
+    Command("plot", "plot", "command", "Draw learning curves, one or several runs in a figure."),
     Command("runs", "runs", "command", "List the models trained here."),
     Command("eval", "evaluate", "command", "How well a model answers, beside constant answers."),
     Command("transfer", "transfer", "command", "What fine-tuning on some tasks did to all of them."),

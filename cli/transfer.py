@@ -63,8 +63,19 @@ def command(
             for row in score_rows(model, bases[model.base])
         ]
         found = replace(found, trajectory=tuple(on_the_way))
-    columns = ["arm", "set", "models", "ni_trained", "ni_transfer", "deviation_transfer"]
-    console.print(table("improvement on new cities", columns, rows_of(found.sets, columns)))
+    columns = {
+        "arm": "arm",
+        "set": "set",
+        "models": "models",
+        "ni_trained": "trained",
+        "ni_transfer": "others",
+        "ni_transfer_learned": "learned",
+        "deviation_transfer": "beyond",
+        "deviation_transfer_learned": "learned",
+    }
+    title = "improvement on new cities: trained tasks, all others, others that the base had learned;"
+    title += "\nthe others beyond the best teacher, all and learned"
+    console.print(table(title, list(columns.values()), rows_of(found.sets, list(columns))))
     result = found.to_result(
         command_line(),
         {run.folder.as_posix(): run.sha256() for run in [*parents.values(), *tuned]},

@@ -1,5 +1,6 @@
 """What happened during a training, as a Result: losses, rates, answers scored on the way."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -7,9 +8,9 @@ import numpy as np
 
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.baselines import baseline
-from cwr_mech.dataset import generate
+from cwr_mech.dataset import StreamOptions, generate
 from cwr_mech.errors import MissingArtifact
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.runs import Run
 from cwr_mech.tasks import TASKS
 
@@ -17,6 +18,8 @@ BASELINE_ROWS = 2000
 """Validation questions on which the constant answers are chosen and scored."""
 MOST_POINTS = 400
 """Metrics lines kept; more are thinned evenly."""
+MOST_POINTS_BESIDE = 120
+"""Metrics lines kept of each of several runs."""
 
 
 def training_result(run: Run, command: str) -> Result:
@@ -27,16 +30,14 @@ def training_result(run: Run, command: str) -> Result:
     the score of the best constant answer. Raises MissingArtifact for a run without metrics.
     """
     metrics = run.metrics()
-    losses = [line for line in metrics if "loss" in line]
-    if not losses:
-        raise MissingArtifact(f"run {run.name} has no metrics yet", "wait for its training to begin")
-    kept = [losses[i] for i in np.unique(np.linspace(0, len(losses) - 1, MOST_POINTS).round().astype(int))]
+    losses = _losses(run, metrics)
+    kept = _thinned(losses, MOST_POINTS)
     tasks = [task for task in TASKS if any(task in line["losses"] for line in losses)]
-    scores = _scores(run, metrics)
+    scores = _scores(run, metrics, "old")
     return Result(
         kind="train",
         command=command,
-        inputs={(run.folder / "metrics.jsonl").as_posix(): sha256_file(run.folder / "metrics.jsonl")},
+        inputs=_inputs(run),
         params={
             "runs": [run.name],
             "seed": run.config.train.seed,
@@ -70,15 +71,63 @@ def training_result(run: Run, command: str) -> Result:
     )
 
 
-def _scores(run: Run, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def curves_result(runs: Sequence[Run], command: str) -> Result:
+    """Learning curves of several runs side by side; `command` is what writes them anew.
+
+    Table `loss` {run, step, rows, loss}: nats a predicted token, averaged since the metrics line before.
+    Table `tasks`: validation scores on old cities and, for fine-tuned runs, on new ones (`group`), with the
+    score of the best constant answer. Raises MissingArtifact for a run without metrics.
+    """
+    losses: list[Row] = []
+    scores: list[Row] = []
+    for run in runs:
+        metrics = run.metrics()
+        kept = _thinned(_losses(run, metrics), MOST_POINTS_BESIDE)
+        losses += [{"run": run.name} | {key: line[key] for key in ("step", "rows", "loss")} for line in kept]
+        for group in SCORES:
+            scores += [row | {"group": group} for row in _scores(run, metrics, group)]
+    return Result(
+        kind="curves",
+        command=command,
+        inputs={name: digest for run in runs for name, digest in _inputs(run).items()},
+        params={
+            "runs": [run.name for run in runs],
+            "eval_rows": [run.config.train.eval_rows for run in runs],
+        },
+        values={"n_runs": len(runs)},
+        tables={"loss": losses, "tasks": scores},
+        notes=[f"Constant answers are chosen and scored on {BASELINE_ROWS} other validation questions."],
+    )
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    path = run.folder / "metrics.jsonl"
+    return {path.as_posix(): sha256_file(path)}
+
+
+def _losses(run: Run, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    losses = [line for line in metrics if "loss" in line]
+    if not losses:
+        raise MissingArtifact(f"run {run.name} has no metrics", "its training has not begun, or not here")
+    return losses
+
+
+def _thinned(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    return [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, most).round().astype(int))]
+
+
+SCORES = {"old": "scores", "new": "scores_new"}
+"""Group of questions -> where a metrics line holds their scores."""
+
+
+def _scores(run: Run, metrics: list[dict[str, Any]], group: str) -> list[dict[str, Any]]:
     """A row for each validation and task, beside the best constant answer."""
-    lines = [line for line in metrics if "scores" in line]
-    tasks = [task for task in TASKS if any(task in line["scores"] for line in lines)]
-    seed = run.config.data.seed
-    constants = {
-        task: baseline(generate(run.world(), task, BASELINE_ROWS, split="val", seed=seed)).score
-        for task in tasks
-    }
+    key = SCORES[group]
+    lines = [line for line in metrics if key in line]
+    tasks = [task for task in TASKS if any(task in line[key] for line in lines)]
+    data = run.config.data
+    asked: StreamOptions = {"split": "val", "seed": data.seed, "group": group, "protocol": data.protocol}
+    constants = {task: baseline(generate(run.world(), task, BASELINE_ROWS, **asked)).score for task in tasks}
     return [
         {
             "run": run.name,
@@ -87,7 +136,7 @@ def _scores(run: Run, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "task": task,
             "metric": "accuracy" if TASKS[task].labels else "error",
             "unit": TASKS[task].unit,
-            "value": line["scores"].get(task),
+            "value": line[key].get(task),
             "baseline": constants[task],
         }
         for line in lines

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.figures_grids import cka_figure, patch_figure
+from cwr_mech.figures_curves import curves_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
 from cwr_mech.figures_patching import answers_figure, digits_figure, paths_figure, subspaces_figure
@@ -59,6 +60,7 @@ class Plot(NamedTuple):
 FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
     {
         "train": (Plot("", "Learning curves", learning_figure),),
+        "curves": (Plot("", "Learning curves", curves_figure),),
         "eval": (Plot("", "Scores by task", eval_figure),),
         "probe": (
             Plot("map", "The map, true and decoded", map_figure),

@@ -72,7 +72,7 @@ def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
     look = task_look(task)
     x, y = floats([row["rows"] for row in rows]) / 1000, floats([row["value"] for row in rows])
     ax.plot(x, y, color=look.colour, marker=look.marker)
-    ax.set_title(f"{task}\n{_measure(rows[0]) if rows else ''}", fontsize=8)
+    ax.set_title(f"{task}\n{measure(rows[0]) if rows else ''}", fontsize=8)
     ax.set_xlim(0, None)
     if rows:
         constant = float(rows[0]["baseline"])
@@ -80,10 +80,11 @@ def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
         most = min(float(np.nanmax([*y, constant])), MOST_SHOWN * constant)
         ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else 1.05 * most)
     ax.xaxis.set_major_locator(MaxNLocator(3))
-    ax.yaxis.set_major_formatter(FuncFormatter(_tick))
+    ax.yaxis.set_major_formatter(FuncFormatter(tick))
 
 
-def _measure(row: Row) -> str:
+def measure(row: Row) -> str:
+    """What a task's score is, and which way is better."""
     if row["metric"] == "accuracy":
         return "accuracy ↑"
     return f"error, {UNITS.get(row['unit'], row['unit'])} ↓"
@@ -149,13 +150,14 @@ def _bars_panel(panel: Axes, rows: list[Row], bars: list[tuple[str, str]], runs:
         if bars[spot] in mine:
             _bar_number(panel, float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03, spot, value)
     panel.set_xlim(0, widest * 1.35)
-    panel.set_title(f"{rows[0]['task']}\n{_measure(rows[0])}", fontsize=8)
+    panel.set_title(f"{rows[0]['task']}\n{measure(rows[0])}", fontsize=8)
     panel.xaxis.set_major_locator(MaxNLocator(3))
-    panel.xaxis.set_major_formatter(FuncFormatter(_tick))
+    panel.xaxis.set_major_formatter(FuncFormatter(tick))
     panel.tick_params(axis="y", length=0)
 
 
-def _tick(value: float, _position: int) -> str:
+def tick(value: float, _position: int) -> str:
+    """A number at an axis, as short as it can be."""
     return f"{value:,g}"
 
 

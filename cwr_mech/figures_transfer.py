@@ -19,11 +19,13 @@ PANELS = (
 def transfer_figure(result: Result) -> Figure:
     """Matrices of trained sets by tasks asked; frames mark trained tasks.
 
-    Reads arrays `ni`, `deviation`, `retention` [set task], `sets`, `tasks`; values `arm`, `n_models`,
-    `n_bases`, `ni_control`. A matrix without any number is left out.
+    Reads arrays `ni`, `deviation`, `retention` [set task], `sets`, `tasks`, `learned` [task]; values `arm`,
+    `n_models`, `n_bases`, `ni_control`. A matrix without any number is left out.
     """
     sets = [str(name) for name in result.arrays["sets"]]
     tasks = [str(name) for name in result.arrays["tasks"]]
+    unlearned = result.arrays.get("learned", np.ones(len(tasks))) < 1
+    names = [f"{task} *" if mark else task for task, mark in zip(tasks, unlearned, strict=True)]
     shown = [panel for panel in PANELS if np.isfinite(result.arrays[panel[0]]).any()]
     figure = new_figure(1.9 + 0.24 * len(sets))
     axes = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
@@ -32,7 +34,7 @@ def transfer_figure(result: Result) -> Figure:
         image = heat(ax, grid, vmin=-end, vmax=end, cmap="RdBu_r")
         write_cells(ax, image, grid, size=6.5, form=hundredths, bold=_trained(sets, tasks))
         ax.set_title(title)
-        ax.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right")
+        ax.set_xticks(range(len(tasks)), names, rotation=60, ha="right")
         ax.set_yticks(range(len(sets)), sets if index == 0 else [""] * len(sets))
         ax.tick_params(labelsize=7, length=0)
         if index == 0:
@@ -42,7 +44,8 @@ def transfer_figure(result: Result) -> Figure:
         figure,
         f"{values['n_models']} models fine-tuned from {values['n_bases']} bases; {values['arm']}. Averages "
         "over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old cities. "
-        f"Control: the base on other questions moves by {number(values['ni_control'])} on average.",
+        f"Control: the base on other questions moves by {number(values['ni_control'])} on average."
+        + (" * a task that not every base had learned." if unlearned.any() else ""),
     )
     return figure
 

@@ -101,6 +101,12 @@ SECTIONS = (
         report_sections.training,
     ),
     Section(
+        "curves",
+        "Learning curves side by side",
+        "Loss and validation scores of several runs against the examples they have seen.",
+        report_sections.curves,
+    ),
+    Section(
         "cka",
         "Similarity of representations",
         "How alike layers and models arrange the same cities, up to rotation and scale.",

@@ -7,6 +7,8 @@ from cwr_mech.results import Result, Row
 
 MOST_ROWS = 40
 """Longer tables are left to the result file."""
+MOST_CELLS = 70
+"""Longer matrices of sets by tasks are, too."""
 
 
 def training(result: Result) -> str:
@@ -25,6 +27,22 @@ def training(result: Result) -> str:
     last = [row for row in rows if row["step"] == rows[-1]["step"]]
     columns = {"task": "task", "metric": "metric", "unit": "unit", "value": "last score"}
     return f"{text}\n\n{markdown_table(last, columns | {'baseline': 'best constant answer'})}"
+
+
+def curves(result: Result) -> str:
+    """Where the answers of several runs ended, beside the best constant answers."""
+    last = {(row["run"], row["group"], row["task"]): row for row in result.tables["tasks"]}
+    columns = {
+        "run": "model",
+        "task": "task",
+        "group": "cities",
+        "rows": "examples seen",
+        "metric": "metric",
+        "value": "last score",
+        "baseline": "best constant answer",
+        "unit": "unit",
+    }
+    return markdown_table(list(last.values()), columns)
 
 
 def evaluation(result: Result) -> str:
@@ -146,28 +164,41 @@ def patching(result: Result) -> str:
 
 
 def transfer(result: Result) -> str:
-    """Averages over tasks for every set, with intervals over models."""
-    rows = [
-        row
-        | {"transfer": _mean_interval(row, "ni_transfer")}
-        | {"trained": _mean_interval(row, "ni_trained")}
-        | {"beyond": _mean_interval(row, "deviation_transfer")}
-        for row in result.tables["sets"]
-    ]
-    columns = {
-        "arm": "rows beside the new ones",
-        "set": "trained on",
-        "models": "models",
-        "trained": "improvement, trained tasks",
-        "transfer": "improvement, other tasks",
-        "beyond": "other tasks, beyond the best teacher",
+    """Averages over tasks for every set, with intervals over models; then the matrix with its raw scores."""
+    averages = {
+        "ni_trained": "improvement, trained tasks",
+        "ni_transfer": "improvement, other tasks",
+        "ni_transfer_learned": "other tasks that the base had learned",
+        "deviation_transfer": "other tasks, beyond the best teacher",
+        "deviation_transfer_learned": "the same, learned tasks",
     }
-    return markdown_table(rows, columns)
+    rows = [row | {name: _mean_interval(row, name) for name in averages} for row in result.tables["sets"]]
+    beside = {"arm": "rows beside the new ones", "set": "trained on", "models": "models"}
+    text = markdown_table(rows, beside | averages)
+    cells = [row for row in result.tables["matrix"] if row["arm"] == result.values["arm"]]
+    if len(cells) > MOST_CELLS:
+        return f"{text}\n\nTable `matrix` of the result file has {len(cells):,} rows of raw scores."
+    columns = {
+        "set": "trained on",
+        "task": "asked",
+        "models_learned": "bases that had learned it",
+        "ni": "improvement",
+        "ni_paper": "cut as in the paper",
+        "base_new": "new cities before",
+        "new": "after",
+        "new_read": "read",
+        "retention": "retention",
+        "base_old": "old cities before",
+        "old": "after",
+        "old_read": "read",
+        "deviation": "beyond the best teacher",
+    }
+    return f"{text}\n\nScores, {result.values['arm']}:\n\n{markdown_table(cells, columns)}"
 
 
 def _mean_interval(row: Row, name: str) -> str:
     """A mean with its 95 % interval where there is one."""
-    if row[name] is None:
+    if row.get(name) is None:
         return "-"
     if row[f"{name}_low"] is None:
         return number(row[name])

@@ -15,6 +15,8 @@ from cwr_mech.tasks import TASKS
 
 OLD, NEW = 10.0, 1000.0
 """Errors of the base; accuracies are 0.9 and 0.3."""
+CONSTANT = 500.0
+"""Error of the best constant answer; no label is right by chance."""
 ARM = "replay trained, elicitation none"
 
 
@@ -39,7 +41,7 @@ def evaluation(errors: dict[str, float], group: str) -> Evaluation:
                 value_median_parsed=None,
                 value_mean_lenient=0.0,
                 exact=0.0,
-                baseline=0.0,
+                baseline=0.0 if is_label else CONSTANT,
                 baseline_median=None,
                 baseline_answer="",
                 baseline_by_size=0.0,
@@ -53,9 +55,10 @@ def all_tasks(error: float, **others: float) -> dict[str, float]:
     return dict.fromkeys(TASK_NAMES, error) | others
 
 
-def base(name: str = "b0") -> Base:
+def base(name: str = "b0", **unlearned: float) -> Base:
+    """A base that answers old cities well but for the tasks named, whose errors are given."""
     new = evaluation(all_tasks(NEW), "new")
-    return Base(name, evaluation(all_tasks(OLD), "old"), new, new)
+    return Base(name, evaluation(all_tasks(OLD, **unlearned), "old"), new, new)
 
 
 def tuned(name: str, trained: str, new: dict[str, float], *, of: str = "b0", seed: int = 0) -> Tuned:
@@ -107,6 +110,23 @@ def test_averages_are_over_models_and_have_their_intervals() -> None:
     assert found.sets[0]["ni_transfer"] == pytest.approx(0.5)
     one = transfer(models[:1], [base()])
     assert cell(one, "angle", "distance", "ni_low") is None
+
+
+def test_averages_come_with_and_without_tasks_the_base_had_not_learned() -> None:
+    model = tuned("r", "distance", all_tasks(at(0.5), angle=CONSTANT))
+    known, half = base(), base(angle=0.51 * CONSTANT)
+    for start, learned in ((known, True), (half, False)):
+        found = transfer([model], [start])
+        rows = {row["task"]: row for row in found.scores}
+        assert rows["angle"]["learned"] is learned
+        assert all(row["learned"] for task, row in rows.items() if task != "angle")
+        every, kept = found.sets[0]["ni_transfer"], found.sets[0]["ni_transfer_learned"]
+        assert kept == pytest.approx(every if learned else 0.5)
+        assert every != pytest.approx(0.5)
+    arrays = transfer([model, replace(model, run="s", base="b1")], [known, replace(half, run="b1")])
+    result = arrays.to_result("cwr-mech transfer", {}, {})
+    assert result.arrays["learned"][TASK_NAMES.index("angle")] == 0.5
+    assert result.values["ni_transfer_learned"] != result.values["ni_transfer"]
 
 
 def test_deviation_is_from_the_best_teacher_of_the_same_base() -> None:

@@ -12,6 +12,11 @@ deviation    did training two tasks together do better or worse than the better 
              best-teacher expectation). A teacher counts only if it was trained for as many steps at the
              same rate; the paper's own two-task sets have twice the steps of their teachers.
 
+A base that had not learned a task answers it for old cities hardly better than for new ones, and improvement
+divides by that difference. A task counts as learned when its score on old cities closes at least half of the
+gap between the best constant answer and a perfect one (`FAILED_BELOW`); averages are given over all tasks
+and, in columns that end in `_learned`, over learned ones.
+
 The units of all intervals are models (one for each seed of the base), never cities or questions.
 """
 
@@ -21,7 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cwr_mech.analysis.statistics import mean_interval
+from cwr_mech.analysis.models import FAILED_BELOW, gain
+from cwr_mech.analysis.transfer_means import cell, finite, given, mean_of, set_row, share_learned
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
 from cwr_mech.evaluation import Evaluation, TaskScore, normalised_improvement
@@ -90,10 +96,12 @@ class Transfer:
                 "arm": arm,
                 "n_models": len({row["run"] for row in self.scores}),
                 "n_bases": len({row["base"] for row in self.scores}),
-                "ni_trained": _mean(row["ni"] for row in first if row["trained"]),
-                "ni_transfer": _mean(row["ni"] for row in first if not row["trained"]),
-                "ni_control": _mean(
-                    abs(row["ni_control"]) for row in self.scores if _given(row["ni_control"])
+                "ni_trained": mean_of(row["ni"] for row in first if row["trained"]),
+                "ni_trained_learned": mean_of(row["ni_learned"] for row in first if row["trained"]),
+                "ni_transfer": mean_of(row["ni"] for row in first if not row["trained"]),
+                "ni_transfer_learned": mean_of(row["ni_learned"] for row in first if not row["trained"]),
+                "ni_control": mean_of(
+                    abs(row["ni_control"]) for row in self.scores if given(row["ni_control"])
                 ),
             },
             tables={
@@ -106,6 +114,7 @@ class Transfer:
             arrays={
                 "sets": np.array(labels),
                 "tasks": np.array(TASK_NAMES),
+                "learned": np.array([share_learned(self.scores, task) for task in TASK_NAMES]),
                 "ni": grid("ni"),
                 "retention": grid("retention"),
                 "deviation": grid("deviation"),
@@ -114,6 +123,9 @@ class Transfer:
                 "Improvement: 0 is no better on new cities than before, 1 as good as on old ones, below 0 "
                 "worse than before. A dash: old cities were answered no better than new ones before, so the "
                 "scale has no ends.",
+                f"A base has learned a task when its score on old cities closes at least {FAILED_BELOW} of "
+                "the gap between the best constant answer and a perfect one; elsewhere old cities are hardly "
+                "better than new ones, and improvement divides by that difference.",
                 "Control: the base itself on other questions about new cities; its improvement would be 0 "
                 "but for chance.",
                 "Retention, on old cities: ln(error before / error after), or the change of accuracy; 0 is "
@@ -145,8 +157,8 @@ def transfer(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool
     for arm, label in ranked:
         mine = [row for row in scores if (row["arm"], row["set"]) == (arm, label)]
         beside = [row for row in deviation if (row["arm"], row["set"]) == (arm, label)]
-        matrix += [_cell(arm, label, task, mine, beside) for task in TASK_NAMES if _has(mine, task)]
-        sets.append(_set_row(arm, label, mine, beside))
+        matrix += [cell(arm, label, task, mine, beside) for task in TASK_NAMES if _has(mine, task)]
+        sets.append(set_row(arm, label, mine, beside))
     return Transfer(tuple(scores), tuple(matrix), tuple(deviation), tuple(sets))
 
 
@@ -184,6 +196,7 @@ def score_rows(model: Tuned, base: Base) -> Iterator[Row]:
         task = score.task
         new, old = base.new.score(task), base.old.score(task)
         ends = (new.value_mean, old.value_mean, score.metric)
+        known = gain(old.metric, old.value_mean, old.baseline)
         yield {
             "run": model.run,
             "base": model.base,
@@ -202,11 +215,18 @@ def score_rows(model: Tuned, base: Base) -> Iterator[Row]:
             "base_new": new.value_mean,
             "base_new_read": new.parse_rate,
             "base_old": old.value_mean,
-            "ni": _finite(normalised_improvement(score.value_mean, *ends)),
+            "base_old_constant": old.baseline,
+            "base_gain": known,
+            "learned": known >= FAILED_BELOW,
+            "ni": finite(normalised_improvement(score.value_mean, *ends)),
             "ni_paper": normalised_improvement(score.value_mean, *ends, clip="paper"),
-            "ni_control": _finite(normalised_improvement(base.again.score(task).value_mean, *ends)),
-            "retention": _finite(retention(old, model.old.score(task))),
+            "ni_control": finite(normalised_improvement(base.again.score(task).value_mean, *ends)),
+            "retention": finite(retention(old, model.old.score(task))),
         }
+
+
+DEVIATION_KEYS = ("run", "base", "seed", "arm", "set", "task", "trained", "learned", "ni")
+"""Columns that a row of `deviation` takes over from the row of `scores`."""
 
 
 def _deviations(
@@ -230,71 +250,14 @@ def _deviations(
         if row["run"] != model.run:
             continue
         values = {teacher.run: known[teacher.run, row["task"]] for teacher in teachers}
-        best = max((name for name in values if _given(values[name])), key=lambda n: values[n], default=None)
+        best = max((name for name in values if given(values[name])), key=lambda n: values[n], default=None)
         expected = values[best] if best is not None else None
-        yield {key: row[key] for key in ("run", "base", "seed", "arm", "set", "task", "trained", "ni")} | {
+        yield {key: row[key] for key in DEVIATION_KEYS} | {
             "teacher": best,
             "step_matched": all(teacher.steps == model.steps for teacher in teachers),
             "teacher_ni": expected,
-            "deviation": row["ni"] - expected if _given(row["ni"]) and expected is not None else None,
+            "deviation": row["ni"] - expected if given(row["ni"]) and expected is not None else None,
         }
-
-
-def _cell(arm: str, label: str, task: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
-    mine = [row for row in scores if row["task"] == task]
-    beside = [row for row in deviation if row["task"] == task]
-    return {
-        "arm": arm,
-        "set": label,
-        "task": task,
-        "trained": mine[0]["trained"],
-        "models": len(mine),
-        **_averaged("ni", [row["ni"] for row in mine]),
-        "ni_paper": _mean(row["ni_paper"] for row in mine),
-        **_averaged("retention", [row["retention"] for row in mine]),
-        **_averaged("deviation", [row["deviation"] for row in beside]),
-    }
-
-
-def _set_row(arm: str, label: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
-    """Averages over tasks within each model first, then over models."""
-    return {
-        "arm": arm,
-        "set": label,
-        "models": len({row["run"] for row in scores}),
-        **_averaged("ni_trained", _by_model(scores, "ni", trained=True)),
-        **_averaged("ni_transfer", _by_model(scores, "ni", trained=False)),
-        **_averaged("deviation_trained", _by_model(deviation, "deviation", trained=True)),
-        **_averaged("deviation_transfer", _by_model(deviation, "deviation", trained=False)),
-    }
-
-
-def _by_model(rows: Sequence[Row], column: str, *, trained: bool) -> list[float | None]:
-    runs = dict.fromkeys(row["run"] for row in rows)
-    return [
-        _mean(row[column] for row in rows if row["run"] == run and row["trained"] == trained) for run in runs
-    ]
-
-
-def _averaged(name: str, values: Sequence[float | None]) -> Row:
-    given = np.array([value for value in values if _given(value)], dtype=np.float64)
-    if not given.size:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    found = mean_interval(given)
-    return {name: found.value, f"{name}_low": _finite(found.low), f"{name}_high": _finite(found.high)}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    given = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(given)) if given else None
-
-
-def _given(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _has(rows: Sequence[Row], task: str) -> bool:

@@ -1,0 +1,101 @@
+"""Learning curves: what is read from the metrics, what is drawn, what `cwr-mech plot` writes."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from cwr_mech_cli import common, plot
+
+from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
+from cwr_mech.curves import BASELINE_ROWS, MOST_POINTS_BESIDE, curves_result, training_result
+from cwr_mech.errors import MissingArtifact
+from cwr_mech.figures import draw
+from cwr_mech.figures_curves import curves_figure
+from cwr_mech.model import HookedQwen2
+from cwr_mech.report_sections import curves as section
+from cwr_mech.results import load_result
+from cwr_mech.runs import Run, create_run, load_run
+
+CONFIG = RunConfig(
+    world=WorldConfig(n_cities=40, new="atlantis", n_new=8),
+    data=DataConfig(tasks=("distance", "compass")),
+    model=ModelConfig(n_layers=1, d_model=8, n_heads=2, d_mlp=8),
+)
+TUNED = CONFIG.model_copy(
+    update={"data": DataConfig(tasks=("distance",), parts=(Part(task="distance", group="new", rows=9),))}
+)
+
+
+def made(folder: Path, config: RunConfig, factor: float) -> Run:
+    """A run whose loss is factor / step and whose distance error is 100 * factor / step."""
+    run = create_run(folder, config, HookedQwen2(config.model, seed=0))
+    lines: list[dict] = []
+    for step in range(1, 301):
+        line = {"step": step, "rows": 128 * step, "lr": 1e-3, "rows_per_second": 9.0, "seconds": 1.0 * step}
+        loss = factor / step
+        lines.append(line | {"loss": loss, "losses": dict.fromkeys(config.data.tasks, loss)})
+        if step % 100 == 0:
+            scores = dict.fromkeys(config.data.tasks, 100 * factor / step)
+            extra = {"scores_new": scores} if config.data.parts else {}
+            lines.append({"step": step, "rows": 128 * step, "scores": scores} | extra)
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    return [made(tmp_path / "a", CONFIG, 1.0), made(tmp_path / "b", TUNED, 3.0)]
+
+
+def test_several_runs_lie_side_by_side(runs: list[Run]) -> None:
+    found = curves_result(runs, "cwr-mech plot a b")
+    for run, factor in zip(runs, (1.0, 3.0), strict=True):
+        mine = [row for row in found.tables["loss"] if row["run"] == run.name]
+        assert len(mine) == MOST_POINTS_BESIDE
+        assert [mine[0]["step"], mine[-1]["rows"]] == [1, 128 * 300]
+        assert all(row["loss"] == pytest.approx(factor / row["step"]) for row in mine)
+    groups = {(row["run"], row["task"], row["group"]) for row in found.tables["tasks"]}
+    assert groups == {("a", "distance", "old"), ("a", "compass", "old")} | {
+        ("b", "distance", group) for group in ("old", "new")
+    }
+    constants = {row["group"]: row["baseline"] for row in found.tables["tasks"] if row["task"] == "distance"}
+    assert 0 < constants["new"] != constants["old"] > 0
+    alone = training_result(runs[1], "").tables["tasks"]
+    assert {row["baseline"] for row in alone} == {constants["old"]}
+    assert str(BASELINE_ROWS) in found.notes[0]
+
+
+def test_the_figure_tells_runs_apart_without_colour(runs: list[Run], tmp_path: Path) -> None:
+    result = curves_result(runs, "cwr-mech plot a b")
+    loss, distance, compass = curves_figure(result).axes
+    lines = loss.get_lines()
+    assert [line.get_label() for line in lines] == ["a", "b"]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 2
+    assert np.allclose(lines[0].get_xdata()[-1], 38.4)  # thousand examples
+    shown = [line for line in distance.get_lines() if len(line.get_xdata()) == 3]
+    assert [matplotlib.colors.to_hex(line.get_markerfacecolor()) == "#ffffff" for line in shown] == [
+        False,
+        False,
+        True,
+    ]
+    assert compass.get_ylim() == (0, 1.02)
+    assert [path.name for path in draw(result, tmp_path, "curves")] == ["curves.png"]
+    assert section(result).count("\n") == 2 + 3
+
+
+def test_plot_writes_one_or_several_runs(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "RUNS", tmp_path)
+    monkeypatch.setattr(common, "REPORTS", tmp_path / "reports")
+    plot.command(["a", "b"], report="r")
+    plot.command(["b"])
+    assert load_result(tmp_path / "reports/r/results/curves.json").params["runs"] == ["a", "b"]
+    assert load_result(tmp_path / "reports/b/results/train-b.json").kind == "train"
+    assert (tmp_path / "reports/b/figures/train-b.png").exists()
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    with pytest.raises(MissingArtifact, match="run a has no metrics"):
+        plot.command(["a"])
+    assert load_run(tmp_path / "a").state == "stopped"
