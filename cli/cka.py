@@ -24,24 +24,40 @@ def command(
     activations: ActivationFiles = None,
     report: Report = None,
 ) -> None:
-    """Linear CKA of every pair of layers, prompts and runs, with intervals, shuffled cities as the null, and
-    a matrix as the figure.
+    """Linear CKA of every pair of layers, prompts and runs, with intervals, shuffled cities as the null, the
+    id's digits and the untrained model as baselines, models of the same tasks as the ceiling, and a matrix
+    as the figure.
     """
     from cwr_mech.analysis.cka_survey import cka_result
     from cwr_mech.analysis.items import Item, choose_hooks
 
     from .common import console, rows_of, save_result, say, table
-    from .stores import command_line, hashes, open_sources, prompts_of, split
+    from .stores import (
+        command_line,
+        hashes,
+        labels,
+        member_of,
+        open_sources,
+        open_untrained,
+        prompts_of,
+        split,
+    )
 
     sources = open_sources(runs, activations, step)
-    items = [
-        Item(source.store, hook, prompt, site)
-        for source in sources
-        for prompt in prompts_of(source, split(prompts))
-        for hook in choose_hooks(source.store, split(layers))
-    ]
+    names = labels(sources)
+    items: list[Item] = []
+    untrained: list[tuple[Item, Item]] = []
+    for source, name in zip(sources, names, strict=True):
+        start = open_untrained(source)
+        for prompt in prompts_of(source, split(prompts)):
+            for hook in choose_hooks(source.store, split(layers)):
+                items.append(Item(source.store, hook, prompt, site, name))
+                if start is not None:
+                    untrained.append((items[-1], Item(start, hook, prompt, site)))
     result = cka_result(
         items,
+        {name: member_of(source, name) for source, name in zip(sources, names, strict=True)},
+        untrained,
         debiased=not biased,
         cities=cities,
         draws=draws,
@@ -49,11 +65,11 @@ def command(
         command=command_line(),
         inputs=hashes(sources),
     )
-    labels = [f"{item.run} {item.task} L{item.layer}" for item in items]
+    places = [f"{item.run} {item.task} L{item.layer}" for item in items]
     if len(items) <= 12:
         rows = [
             [label, *(float(value) for value in result.arrays["matrix"][index])]
-            for index, label in enumerate(labels)
+            for index, label in enumerate(places)
         ]
         console.print(table(str(result.values["measure"]), ["", *map(str, range(1, len(items) + 1))], rows))
     else:
@@ -64,9 +80,14 @@ def command(
             | c
             for c in [*cells[:6], *cells[-6:]]
         ]
-        columns = ["a", "b", "cka", "ci_lo", "ci_hi", "null_max"]
+        columns = ["a", "b", "cka", "ci_lo", "ci_hi", "null_max", "ceiling"]
         title = f"{result.values['measure']}: the 6 most and the 6 least alike of {len(cells)} pairs"
         console.print(table(title, columns, rows_of(sides, columns)))
+    if result.tables["groups"]:
+        last = max(row["layer"] for row in result.tables["groups"])
+        means = [row for row in result.tables["groups"] if row["layer"] == last]
+        columns = ["models", "group", "value", "ci_lo", "ci_hi", "n", "null", "ceiling", "p", "published"]
+        console.print(table(f"means over pairs of models, layer {last}", columns, rows_of(means, columns)))
     for note in result.notes:
         say(note)
     save_result(result, report or sources[0].run, "cka" if cities == "old" else f"cka-{cities}")

@@ -40,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("similarity", "similarity", "command", "Models beside models: many measures, nulls, ceilings."),
     Command("manifold", "manifold", "command", "Is a city misplaced on the map, or off the map?"),
     Command("erase", "erase", "command", "Take the map away inside the model: what does each task lose?"),
+    Command("surfacing", "surfacing", "command", "Is the map in the first components, by number of tasks?"),
     Command("timeline", "timeline", "command", "When the map forms, checkpoint by checkpoint."),
     Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
     Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),

@@ -1,15 +1,10 @@
-"""`cwr-mech similarity`: twelve measures between models, with controls, ceilings and claims over models."""
+"""`cwr-mech similarity`: thirteen measures between models, with controls, ceilings and claims over models."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .options import ActivationFiles, BlockLayers, Cities, Report, Site, Step
-
-if TYPE_CHECKING:
-    from cwr_mech.analysis.models import Member
-
-    from .stores import Source
 
 
 def command(
@@ -31,30 +26,40 @@ def command(
     groups; the true map, the digits of the id and the untrained model as references; models of the same
     tasks as the ceiling; the trend with the number of tasks.
     """
-    from cwr_mech.analysis.items import Item, choose_hooks, run_label
+    from cwr_mech.analysis.items import Item, choose_hooks
     from cwr_mech.analysis.measures import choose_measures
     from cwr_mech.analysis.similarity_survey import similarity_result
 
     from .common import console, progress, rows_of, save_result, say, table
-    from .stores import command_line, hashes, open_sources, open_untrained, prompts_of, split
+    from .stores import (
+        command_line,
+        hashes,
+        labels,
+        member_of,
+        open_sources,
+        open_untrained,
+        prompts_of,
+        split,
+    )
 
     chosen = choose_measures(split(measures))
     sources = open_sources(runs, activations, step)
     by_layer: dict[int, list[Item]] = {}
     untrained: dict[str, Item] = {}
-    for source in sources:
+    names = labels(sources)
+    for source, name in zip(sources, names, strict=True):
         hooks = choose_hooks(source.store, split(layers))
         if layers is None:
             hooks = [hook for hook in hooks if hook.startswith("blocks.")]
         prompt = prompts_of(source, split(prompts))[0]
         start = open_untrained(source)
         for hook in hooks:
-            item = Item(source.store, hook, prompt, site)
+            item = Item(source.store, hook, prompt, site, name)
             by_layer.setdefault(item.layer, []).append(item)
             if start is not None:
                 untrained[f"{item.run} {item.layer}"] = Item(start, hook, prompt, site)
     by_layer = {layer: items for layer, items in by_layer.items() if len(items) == len(sources)}
-    members = {run_label(source.store): _member(source) for source in sources}
+    members = {name: member_of(source, name) for source, name in zip(sources, names, strict=True)}
     n_pairs = len(sources) * (len(sources) - 1) // 2
     with progress("comparing", len(by_layer) * len(chosen) * n_pairs, "pairs") as advance:
         result = similarity_result(
@@ -71,38 +76,23 @@ def command(
         )
     last = max(row["layer"] for row in result.tables["pairs"])
     at_last = [row for row in result.tables["groups"] if row["layer"] == last]
-    columns = ["measure", "models", "group", "value", "ci_lo", "ci_hi", "n", "p", "held_fixed"]
+    columns = ["measure", "models", "group", "value", "ci_lo", "ci_hi", "n", "null", "ceiling", "p"]
+    columns += ["held_fixed", "published"]
     console.print(table(f"means over pairs of models, layer {last}", columns, rows_of(at_last, columns)))
     if n_pairs <= 6:
-        columns = ["measure", "run_a", "run_b", "value", "ci_lo", "ci_hi", "null_mean", "null_best"]
+        columns = [
+            "measure",
+            "run_a",
+            "run_b",
+            "value",
+            "ci_lo",
+            "ci_hi",
+            "null_best",
+            "ceiling",
+            "of_ceiling",
+        ]
         rows = [row for row in result.tables["pairs"] if row["layer"] == last]
         console.print(table(f"pairs, layer {last}", columns, rows_of(rows, columns)))
     for note in result.notes:
         say(note)
     save_result(result, report or sources[0].run, "similarity" if cities == "old" else f"similarity-{cities}")
-
-
-def _member(source: "Source") -> "Member":
-    """How a run was trained and what it learnt, from its folder; a file without a run is a model on its
-    own.
-    """
-    from cwr_mech.analysis.items import run_label
-    from cwr_mech.analysis.models import Member, gain
-    from cwr_mech.curves import training_result
-    from cwr_mech.errors import ArtifactError
-    from cwr_mech.runs import load_run
-
-    from .common import resolve_run
-
-    run = run_label(source.store)
-    try:
-        found = load_run(resolve_run(source.run))
-        table = training_result(found, "").tables["tasks"]
-    except ArtifactError:
-        return Member(run, source.tasks or (run,), 0, 0, 0)
-    config = found.config
-    rows = config.train.steps * config.train.batch_size
-    last = [row for row in table if row["step"] == table[-1]["step"] and row["value"] is not None]
-    gains = {row["task"]: gain(row["metric"], row["value"], row["baseline"]) for row in last}
-    tasks = tuple(config.data.tasks)
-    return Member(run, tasks, config.train.seed, rows, rows // len(tasks), gains or None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cwr_mech.activations import ActivationStore
+    from cwr_mech.analysis.models import Member
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,49 @@ def prompts_of(source: Source, prompts: Sequence[str] | None, *, default: str = 
         if word not in source.store.tasks:
             raise UnknownName(f"prompt in {source.path}", word, ("own", "all", *source.store.tasks))
     return words
+
+
+def labels(sources: Sequence[Source]) -> list[str]:
+    """What each file's model is called: its run, with the step where one run stands several times.
+
+    Raises AnalysisError for the same state of the same run twice.
+    """
+    from cwr_mech.analysis.items import run_label
+    from cwr_mech.errors import AnalysisError
+
+    names = [run_label(source.store) for source in sources]
+    found = [
+        f"{name}@{source.store.attrs['step']}" if names.count(name) > 1 else name
+        for name, source in zip(names, sources, strict=True)
+    ]
+    for label in found:
+        if found.count(label) > 1:
+            raise AnalysisError(f"{label} was given twice", "name each run and each file once")
+    return found
+
+
+def member_of(source: Source, label: str) -> "Member":
+    """How a run was trained and what it learnt, from its folder.
+
+    A file without a run, and a state that is not the run's last, is a model on its own.
+    """
+    from cwr_mech.analysis.models import Member, gain
+    from cwr_mech.curves import training_result
+    from cwr_mech.errors import ArtifactError
+    from cwr_mech.runs import load_run
+
+    from .common import resolve_run
+
+    try:
+        found = load_run(resolve_run(source.run))
+        table = training_result(found, "").tables["tasks"]
+    except ArtifactError:
+        return Member(label, source.tasks or (label,), 0, 0, 0)
+    if source.store.attrs["step"] != found.last_step:
+        return Member(label, (label,), 0, 0, 0)
+    config = found.config
+    rows = config.train.steps * config.train.batch_size
+    last = [row for row in table if row["step"] == table[-1]["step"] and row["value"] is not None]
+    gains = {row["task"]: gain(row["metric"], row["value"], row["baseline"]) for row in last}
+    tasks = tuple(config.data.tasks)
+    return Member(label, tasks, config.train.seed, rows, rows // len(tasks), gains or None)

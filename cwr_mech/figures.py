@@ -18,8 +18,10 @@ from cwr_mech.errors import CorruptArtifact
 from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_curves import curves_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
+from cwr_mech.figures_manifold import manifold_figure, surfacing_figure, surfacing_tasks_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
 from cwr_mech.figures_patching import answers_figure, digits_figure, paths_figure, subspaces_figure
+from cwr_mech.figures_readout import erasure_figure, readout_figure, timeline_figure
 from cwr_mech.figures_routing import (
     arms_figure,
     conflict_figure,
@@ -27,15 +29,7 @@ from cwr_mech.figures_routing import (
     subspace_figure,
     ways_figure,
 )
-from cwr_mech.figures_similarity import (
-    erasure_figure,
-    groups_figure,
-    manifold_figure,
-    readout_figure,
-    references_figure,
-    surfacing_figure,
-    timeline_figure,
-)
+from cwr_mech.figures_similarity import groups_figure, matrices_figure, references_figure
 from cwr_mech.figures_style import RC
 from cwr_mech.figures_transfer import transfer_figure
 from cwr_mech.results import Result
@@ -73,9 +67,11 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
             Plot("places", "Along the map and off it", manifold_figure),
             Plot("surfacing", "What the first components carry", surfacing_figure),
         ),
+        "surfacing": (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
         "erasure": (Plot("", "What erasing the map costs", erasure_figure),),
         "cka": (Plot("", "Similarity of representations", cka_figure),),
         "similarity": (
+            Plot("matrices", "Every pair of models", matrices_figure),
             Plot("groups", "Similarity over groups of models", groups_figure),
             Plot("references", "Models beside their references", references_figure),
         ),

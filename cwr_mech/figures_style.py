@@ -122,6 +122,12 @@ def floats(values: Sequence[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
+def error_bars(low: Sequence[Any], value: Sequence[Any], high: Sequence[Any]) -> np.ndarray:
+    """Lengths of error bars; none where an end is unknown."""
+    ends, middle = np.stack([floats(low), floats(high)]), floats(value)
+    return np.nan_to_num(np.abs(ends - middle))
+
+
 def layer_name(layer: int, hook: str | None = None) -> str:
     """`embed` for -1, `final` after the last norm, else `L3` for blocks.3.hook_resid_post."""
     if layer < 0:

@@ -83,6 +83,12 @@ SECTIONS = (
         report_similarity.manifold,
     ),
     Section(
+        "surfacing",
+        "Does the map surface?",
+        "What the first principal components carry of the map, by number of tasks.",
+        report_similarity.surfacing,
+    ),
+    Section(
         "erasure",
         "Is the map used?",
         "What a probe can decode need not be used. Here the places are erased inside the model.",

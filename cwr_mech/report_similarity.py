@@ -5,35 +5,80 @@ from cwr_mech.formats import number
 from cwr_mech.report_text import interval, markdown_table
 from cwr_mech.results import Result, Row
 
+GROUP_HEADS = {
+    "measure": "measure",
+    "models": "which",
+    "group": "pairs",
+    "value": "mean",
+    "interval": "95 % over models",
+    "n": "models",
+    "null": "null: shuffled cities",
+    "ceiling": "ceiling",
+    "p": "p",
+    "held_fixed": "held fixed",
+    "published": "published",
+}
+PAIR_HEADS = {
+    "run_a": "a",
+    "run_b": "b",
+    "measure": "measure",
+    "value": "value",
+    "interval": "95 % over cities",
+    "there": "a to b",
+    "back": "b to a",
+    "null_mean": "null: shuffled cities",
+    "null_best": "95 % of shuffles",
+    "ceiling": "ceiling",
+    "of_ceiling": "share of it",
+    "published": "published",
+    "reason": "undefined because",
+}
+MOST_PAIRS = 40
+
+
+def groups_table(result: Result, layer: int) -> list[str]:
+    """Means over groups of pairs of models at a layer, with interval, null, ceiling and published value."""
+    groups = [row | {"interval": interval(row)} for row in result.tables["groups"] if row["layer"] == layer]
+    if not groups:
+        return []
+    return [
+        "Means over pairs of models (p: same tasks against disjoint tasks, or the trend with the number of "
+        "tasks; held fixed: what models of one task and of several have in common):",
+        markdown_table(groups, _used(groups, GROUP_HEADS)),
+    ]
+
 
 def models(result: Result) -> str:
-    """Groups of pairs at the deepest layer, pairs with their nulls, and the paper's values."""
+    """Models, groups of pairs at the deepest layer, pairs, references and dimensions."""
     layer = max(result.params["layers"])
     parts = [f"{number(result.values['models'])} models at {layer_name(layer)}:"]
     heads = {"run": "model", "tasks": "tasks", "seed": "seed", "rows": "rows seen", "exposure": "rows a task"}
     heads |= {"least_gain": "least share of the gap closed", "failed": "failed"}
     parts.append(markdown_table(result.tables["models"], heads))
-    groups = [row | {"interval": interval(row)} for row in result.tables["groups"] if row["layer"] == layer]
-    if groups:
-        heads = {"measure": "measure", "models": "which", "group": "pairs", "value": "mean"}
-        heads |= {"interval": "95 % over models", "n": "models", "p": "p", "held_fixed": "held fixed"}
-        parts += ["Means over pairs of models (p: same tasks against disjoint tasks, or the trend):"]
-        parts.append(markdown_table(groups, heads))
+    parts += groups_table(result, layer)
     pairs = [row | {"interval": interval(row)} for row in result.tables["pairs"] if row["layer"] == layer]
-    pairs = sorted(pairs, key=lambda row: (row["run_a"], row["run_b"]))[:36]
-    heads = {"run_a": "a", "run_b": "b", "measure": "measure", "value": "value"}
-    heads |= {"interval": "95 % over cities", "null_mean": "shuffled cities", "null_best": "95 % of shuffles"}
+    shown = sorted(pairs, key=lambda row: (row["run_a"], row["run_b"]))[:MOST_PAIRS]
+    text = "Pairs:" if len(shown) == len(pairs) else f"The first {len(shown)} of {len(pairs)} pairs:"
+    parts += [text, markdown_table(shown, _used(shown, PAIR_HEADS))]
+    parts += ["Each model beside what is not another model:", _references(result, layer)]
+    counted = [row for row in result.tables["dimensions"] if row["layer"] == layer]
+    heads = {"run": "model", "participation_singular": "effective rank (participation of singular values)"}
+    heads |= {"published": "published, of 256", "effective_rank": "by entropy"}
+    heads |= {"participation": "participation of variances", "twonn": "TwoNN dimension", "p": "of"}
     heads |= {"reason": "undefined because"}
-    parts += ["Pairs:", markdown_table(pairs, _used(pairs, heads))]
-    used = set(result.params["measures"])
-    published = [row for row in result.tables["published"] if row["measure"] in used]
-    if published:
-        heads = {"measure": "measure", "pairs": "pairs", "value": "published", "place": "where"}
-        parts += [
-            "The paper's values for the same measures (its models are larger: neighbours, not targets):",
-            markdown_table(published, heads),
-        ]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "Dimensions:", markdown_table(counted, _used(counted, heads))])
+
+
+def _references(result: Result, layer: int) -> str:
+    """A row for each model and measure, a column for each reference."""
+    found: dict[tuple[str, str], Row] = {}
+    heads = {"run": "model", "measure": "measure"}
+    for row in result.tables["references"]:
+        if row["layer"] == layer:
+            known = {"run": row["run"], "measure": row["measure"]}
+            found.setdefault((row["run"], row["measure"]), known)[row["reference"]] = row["value"]
+            heads[row["reference"]] = row["reference"]
+    return markdown_table(sorted(found.values(), key=lambda row: row["run"])[:MOST_PAIRS], heads)
 
 
 def _used(rows: list[Row], heads: dict[str, str]) -> dict[str, str]:
@@ -77,6 +122,42 @@ def manifold(result: Result) -> str:
             markdown_table(spectra, counted),
         ]
     )
+
+
+def surfacing(result: Result) -> str:
+    """Means by number of tasks at the deepest layer, the trend, and every model at a few k."""
+    layer = max(row["layer"] for row in result.tables["components"])
+    by_tasks = [
+        row | {name: _with_ends(row, name) for name in ("variance", "r2", "alignment")}
+        for row in result.tables["by_tasks"]
+        if row["layer"] == layer and row["k"] in SHOWN_KS
+    ]
+    heads = {"n_tasks": "tasks", "models": "models", "k": "first k", "variance": "share of variance (95 %)"}
+    heads |= {"r2": "R² on them alone (95 %)", "alignment": "share of the probe inside (95 %)"}
+    parts = [f"{layer_name(layer)}, means over models:", markdown_table(by_tasks, heads)]
+    trend = [row for row in result.tables["trend"] if row["layer"] == layer and row["k"] in SHOWN_KS]
+    if trend:
+        heads = {"k": "first k", "slope": "R², change per task", "p": "p", "models": "models"}
+        parts += ["Trend with the number of tasks, models as units:", markdown_table(trend, heads)]
+    rows = [
+        row | {"r2": _with_ends(row, "r2")}
+        for row in result.tables["components"]
+        if row["layer"] == layer and row["k"] in SHOWN_KS
+    ][:MOST_PAIRS]
+    heads = {"run": "model", "tasks": "tasks", "k": "first k", "variance": "share of variance"}
+    heads |= {"r2": "R² (95 % over cities)", "r2_shuffled": "shuffled places"}
+    heads |= {"alignment": "share of the probe inside", "alignment_random": "random directions"}
+    return "\n\n".join([*parts, "Models:", markdown_table(rows, heads)])
+
+
+SHOWN_KS = (2, 4, 10)
+
+
+def _with_ends(row: Row, name: str) -> str:
+    """A value with its interval."""
+    if row[f"{name}_low"] is None:
+        return number(row[name])
+    return f"{number(row[name])} ({number(row[f'{name}_low'])} to {number(row[f'{name}_high'])})"
 
 
 def _excess(row: Row, way: str) -> str:

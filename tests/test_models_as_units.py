@@ -6,6 +6,7 @@ import pytest
 from cwr_mech.analysis.models import (
     FAILED_BELOW,
     Member,
+    ceilings,
     consistency,
     disjoint_tasks,
     gain,
@@ -60,7 +61,7 @@ def test_a_group_that_hangs_on_one_model_has_no_interval() -> None:
     found = pair_mean(np.full((2, 2), 0.5), ~np.eye(2, dtype=bool))
     assert found.value == 0.5
     assert np.isnan(found.low)
-    assert found.reason == "2 models in 1 pairs have no spread"
+    assert found.reason == "2 models are too few: without one of them nothing is left to average"
     with pytest.raises(AnalysisError, match="no pair of models"):
         pair_mean(np.full((2, 2), np.nan), ~np.eye(2, dtype=bool))
 
@@ -72,19 +73,35 @@ def test_ceiling_and_ratio() -> None:
     assert found.cross is not None
     assert found.same.value == pytest.approx(0.8, abs=0.06)
     assert found.cross.value == pytest.approx(0.4, abs=0.06)
-    assert found.ratio == pytest.approx(0.5, abs=0.05)
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(0.5, abs=0.05)
+    assert found.ratio.covers(0.5)
+    assert not found.ratio.covers(1.0)
     assert found.test is not None
     assert found.test.p < 0.01
     equal = consistency(np.full_like(matrix, 0.6), members, np.random.default_rng(0), draws=300)
     assert equal.test is not None
     assert equal.test.p > 0.5
-    assert equal.ratio == pytest.approx(1)
+    assert equal.ratio is not None
+    assert equal.ratio.value == pytest.approx(1)
+
+
+def test_ceilings_are_geometric_means_of_self_consistencies() -> None:
+    matrix = np.array([[1, 0.8, 0.3, 0.2], [0.8, 1, 0.5, 0.2], [0.3, 0.5, 1, 0.2], [0.2, 0.2, 0.2, 1.0]])
+    matrix = np.pad(matrix, (0, 1), constant_values=0.1)
+    matrix[2, 4] = matrix[4, 2] = 0.5  # the second seed of "b"
+    found = ceilings(matrix, ["a", "a", "b", "alone", "b"])
+    expected = np.sqrt(0.8 * 0.5)
+    for a, b in ((0, 2), (1, 2), (2, 0), (1, 4)):
+        assert found[a, b] == pytest.approx(expected)
+    assert np.isnan(found[0, 1])  # the same label: this cell is the ceiling
+    assert np.isnan(found[:, 3]).all()  # no other seed
 
 
 def test_tasks_with_one_seed_have_no_ceiling_and_are_named() -> None:
     members = [member(("distance",), 0), member(("distance",), 1), member(("angle",), 0)]
     found = consistency(np.full((3, 3), 0.5), members, np.random.default_rng(0), draws=50)
-    assert np.isnan(found.ratio)
+    assert found.ratio is None
     assert found.left_out == ("angle",)
 
 
@@ -112,7 +129,9 @@ def test_trend_is_over_disjoint_sets_and_says_what_was_held_fixed(rows_of_pair: 
     found = trend(matrix, members, np.random.default_rng(0), draws=200)
     assert [(group.name, group.pairs) for group in found.groups] == [("1", 60), ("2", 12)]
     assert [group.interval.value for group in found.groups] == pytest.approx([0.5, 0.8])
-    assert found.slope == pytest.approx(0.3)
+    assert found.slope is not None
+    assert found.slope.value == pytest.approx(0.3)
+    assert found.slope.covers(0.3)
     assert found.test is not None
     assert found.test.p < 0.05
     assert found.held_fixed == named

@@ -18,6 +18,7 @@ from cwr_mech.analysis.models import Member
 from cwr_mech.analysis.probe_survey import probe_result
 from cwr_mech.analysis.readout_survey import best_places, readout_result
 from cwr_mech.analysis.similarity_survey import similarity_result
+from cwr_mech.analysis.surfacing_survey import surfacing_result
 from cwr_mech.analysis.timeline import timeline_result
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.figures import draw
@@ -112,6 +113,59 @@ def test_cka_finds_the_map_and_its_controls_do_not(stores: dict[str, ActivationS
     assert abs(control["bag of id digits"]["mean"]) < 0.1
     with pytest.raises(AnalysisError, match="at least two"):
         cka_result(chosen[:1])
+
+
+def test_cka_knows_ceilings_and_the_model_before_training(stores: dict[str, ActivationStore]) -> None:
+    members = {
+        "one": Member("one", ("distance",), 0, 10, 10),
+        "two": Member("two", ("distance",), 1, 10, 10),
+        "three": Member("three", ("angle",), 0, 10, 10),
+        "four": Member("four", ("angle",), 1, 10, 10),
+    }
+    chosen = items(stores, "one", "two", "three")
+    chosen.append(Item(stores["three"], HOOKS[3], "distance", "last_digit", label="four"))
+    before = [(chosen[0], Item(stores["untrained"], LAST, "distance", "last_digit"))]
+    result = cka_result(chosen, members, before, draws=3)
+    same = next(row for row in result.tables["cells"] if {row["run_a"], row["run_b"]} == {"one", "two"})
+    assert same["ceiling"] is None  # it is the ceiling itself
+    assert same["published"] == 0.64
+    control = {row["control"]: row for row in result.tables["control"]}
+    assert abs(control["the model untrained"]["mean"]) < 0.2
+    groups = {(row["layer"], row["group"]): row for row in result.tables["groups"]}
+    # "four" stands at another layer than the others, so no layer holds every model once.
+    assert groups == {}
+    at_one_layer = cka_result(
+        [*chosen[:3], Item(stores["one"], LAST, "angle", "last_digit", "four")], members
+    )
+    found = {row["group"]: row for row in at_one_layer.tables["groups"]}
+    assert found["same tasks, other seed"]["ceiling"] is None
+    assert found["disjoint tasks"]["ceiling"] > 0.9
+    assert abs(found["disjoint tasks"]["null"]) < 0.1
+    assert found["disjoint, 1 task(s) each"]["published"] == 0.655
+    share = found["disjoint, of the ceiling"]
+    assert share["value"] == pytest.approx(found["disjoint tasks"]["value"] / found["disjoint tasks"]["ceiling"])
+    assert share["ci_lo"] is None  # without one of four models a set of tasks has no ceiling
+
+
+def test_surfacing_by_number_of_tasks(stores: dict[str, ActivationStore]) -> None:
+    members = {
+        "one": Member("one", ("distance",), 0, 10, 10),
+        "two": Member("two", ("distance", "angle"), 0, 10, 10),
+        "untrained": Member("untrained", ("distance",), 1, 10, 10),
+    }
+    chosen = [
+        *items(stores, "one", "two"),
+        Item(stores["untrained"], LAST, "distance", "last_digit", "untrained"),
+    ]
+    result = surfacing_result(chosen, members)
+    by_run = {(row["run"], row["k"]): row for row in result.tables["components"]}
+    assert by_run["one", 2]["r2"] > 0.9 > 0.3 > by_run["untrained", 2]["r2"]
+    assert by_run["one", 2]["r2_shuffled"] < 0.2
+    assert by_run["one", 2]["r2_low"] <= by_run["one", 2]["r2"] <= by_run["one", 2]["r2_high"]
+    means = {(row["n_tasks"], row["k"]): row for row in result.tables["by_tasks"]}
+    assert (means[1, 2]["models"], means[2, 2]["models"]) == (2, 1)
+    assert means[1, 2]["r2"] == pytest.approx((by_run["one", 2]["r2"] + by_run["untrained", 2]["r2"]) / 2)
+    assert {row["k"] for row in result.tables["trend"]} == {row["k"] for row in result.tables["by_tasks"]}
 
 
 def test_probe_and_readout_results(stores: dict[str, ActivationStore]) -> None:
@@ -232,6 +286,7 @@ COMMANDS = [
     (("cka", *BOTH, "--prompts", "all", "--biased", "--draws", "1"), ("cka",)),
     (("probe", "--activations", "one.h5", "--prompts", "angle", "--draws", "2"), ("probe", "readout")),
     (("manifold", "--activations", "one.h5", "--layers", "0,1", "--folds", "2"), ("manifold",)),
+    (("surfacing", *BOTH, "--layers", "1"), ("surfacing",)),
     (("similarity", *BOTH, "--layers", "1", "--measures", "cka,rsa", "--draws", "20"), ("similarity",)),
 ]
 
@@ -260,6 +315,8 @@ def broken(path: str, how: str) -> None:
             file[f"acts/{LAST}/distance/last_digit"][3, 0] = np.nan
     elif how == "world":
         plant(Path(path), "two", a_world(seed=7), seed=1)
+    elif how == "few":
+        plant(Path(path), "two", load_world(n_cities=3, new="none"), seed=1)
     elif how == "one city":
         with h5py.File(path, "r+") as file:
             file["cities/x"][5] += 40
@@ -282,6 +339,14 @@ BAD = [
     ("nan", ("manifold", "--activations", "two.h5", "--layers", "1"), "not finite"),
     ("world", ("cka", *BOTH), "no city in common|different worlds"),
     ("one city", ("cka", *BOTH), "different worlds: city .* lies elsewhere"),
+    ("few", ("cka", "--activations", "two.h5"), "3 cities are too few for CKA"),
+    ("few", ("probe", "--activations", "two.h5"), "3 cities are too few for 5 folds"),
+    ("few", ("manifold", "--activations", "two.h5"), "3 cities are too few for 5 folds"),
+    (
+        None,
+        ("cka", "--activations", "one.h5", "--activations", "one.h5"),
+        "one was given twice|one@10 was given",
+    ),
 ]
 
 

@@ -1,13 +1,16 @@
-"""Linear CKA of every pair of items, with its precision, its null and its token baseline, as a Result."""
+"""Linear CKA of every pair of items, with its precision, null, baselines and ceiling, as a Result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from cwr_mech.analysis.items import Item, bag_of_digits, digits_in_place, shared_ids
-from cwr_mech.analysis.similarity import CkaMatrix, linear_cka_matrix
+from cwr_mech.analysis.model_groups import group_rows
+from cwr_mech.analysis.models import Member, ceilings
+from cwr_mech.analysis.paper_values import published_pair
+from cwr_mech.analysis.similarity import CkaMatrix, linear_cka, linear_cka_matrix
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
 
@@ -34,6 +37,8 @@ def shuffled_cities(
 
 def cka_result(
     items: Sequence[Item],
+    members: Mapping[str, Member] | None = None,
+    untrained: Sequence[tuple[Item, Item]] = (),
     *,
     debiased: bool = True,
     cities: str = "old",
@@ -44,8 +49,11 @@ def cka_result(
 ) -> Result:
     """CKA of every pair of items over the cities they share.
 
-    Arrays: `matrix`, `lo`, `hi` (95 % over cities, debiased only), `null` (mean over shuffles). Tables:
-    `cells` (pairs), `control` (shuffled cities; the bag of id digits against every item).
+    `members`: run -> how it was trained, which makes models of the same tasks and other seeds the ceiling;
+    `untrained`: items with the same place of the model before training.
+    Arrays: `matrix`, `lo`, `hi` (95 % over cities, debiased only), `null` (mean over shuffles), `ceiling`.
+    Tables: `cells` (pairs), `control` (shuffled cities; the id's digits and the untrained model against every
+    item), `groups` (`group_rows`, for each layer at which every model has one item).
     Raises AnalysisError for fewer than 5 shared cities or a single item.
     """
     if len(items) < 2:
@@ -60,6 +68,12 @@ def cka_result(
     for name, features in tokens.items():
         against = linear_cka_matrix([features, *arrays], debiased=debiased, errors=False).values[0, 1:]
         control.append(_spread(name, against, ids.size))
+    if untrained:
+        before = [linear_cka(a.get(ids), b.get(ids), debiased=debiased) for a, b in untrained]
+        control.append(_spread("the model untrained", np.array(before), ids.size))
+    known = {run: Member(run, (run,), 0, 0, 0) for run in {item.run for item in items}} | dict(members or {})
+    most = ceilings(matrix.values, [(known[item.run].tasks, item.layer, item.task) for item in items])
+    name = "cka" if debiased else "cka_biased"
     reach = Z95 * matrix.standard_error
     return Result(
         kind="cka",
@@ -80,12 +94,17 @@ def cka_result(
             "measure": f"linear CKA, {'debiased' if debiased else 'biased'}",
             "mean_off_diagonal": _mean(matrix.values[off]),
         },
-        tables={"cells": _cells(items, matrix, null), "control": control},
+        tables={
+            "cells": _cells(name, items, known, matrix, null, most),
+            "control": control,
+            "groups": _groups(name, items, known, matrix.values, null.mean(axis=0), seed),
+        },
         arrays={
             "matrix": matrix.values,
             "lo": matrix.values - reach,
             "hi": matrix.values + reach,
             "null": null.mean(axis=0),
+            "ceiling": most,
             "runs": np.array([item.run for item in items]),
             "layers": np.array([item.layer for item in items]),
             "hooks": np.array([item.hook for item in items]),
@@ -95,15 +114,44 @@ def cka_result(
     )
 
 
+def _groups(
+    name: str,
+    items: Sequence[Item],
+    members: Mapping[str, Member],
+    matrix: Float[np.ndarray, "rep rep"],
+    null: Float[np.ndarray, "rep rep"],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Means over pairs of models at each layer; none where a model stands twice (several prompts)."""
+    rows = []
+    runs = {item.run for item in items}
+    for layer in sorted({item.layer for item in items}):
+        here = [k for k, item in enumerate(items) if item.layer == layer]
+        known = [members[items[k].run] for k in here]
+        if len(here) == len(runs) > 1 and {member.run for member in known} == runs:
+            cells = np.ix_(here, here)
+            rng = np.random.default_rng([seed, 1, layer + 1])
+            found = group_rows(name, matrix[cells], null[cells], known, rng)
+            rows += [{"layer": layer, **row} for row in found]
+    return rows
+
+
 def _cells(
-    items: Sequence[Item], matrix: CkaMatrix, null: Float[np.ndarray, "draw rep rep"]
+    name: str,
+    items: Sequence[Item],
+    members: Mapping[str, Member],
+    matrix: CkaMatrix,
+    null: Float[np.ndarray, "draw rep rep"],
+    most: Float[np.ndarray, "rep rep"],
 ) -> list[dict[str, Any]]:
     rows = []
     for i, first in enumerate(items):
         for j in range(i + 1, len(items)):
             second = items[j]
             error = float(matrix.standard_error[i, j])
-            value = float(matrix.values[i, j])
+            value, ceiling = float(matrix.values[i, j]), float(most[i, j])
+            tasks = members[first.run].tasks, members[second.run].tasks
+            beside = published_pair(name, *tasks) if first.layer == second.layer else None
             rows.append(
                 {
                     "run_a": first.run,
@@ -117,6 +165,9 @@ def _cells(
                     "ci_hi": value + Z95 * error,
                     "null_mean": float(null[:, i, j].mean()),
                     "null_max": float(null[:, i, j].max()),
+                    "ceiling": ceiling,
+                    "of_ceiling": value / ceiling,
+                    "published": beside if first.run != second.run else None,
                     "reason": matrix.reasons.get(i) or matrix.reasons.get(j),
                 }
             )

@@ -16,17 +16,21 @@ CITIES = ("old", "new", "all")
 
 @dataclass(frozen=True)
 class Item:
-    """One representation: a store (a state of a model), a hook, a prompt (the task it asks) and a site."""
+    """One representation: a store (a state of a model), a hook, a prompt (the task it asks) and a site.
+
+    `label` names the model where its run's name does not: several checkpoints of one run.
+    """
 
     store: ActivationStore
     hook: str
     task: str
     site: str
+    label: str = ""
 
     @property
     def run(self) -> str:
-        """Name of the model, with its step when the file holds no final state."""
-        return run_label(self.store)
+        """Name of the model."""
+        return self.label or run_label(self.store)
 
     @property
     def layer(self) -> int:

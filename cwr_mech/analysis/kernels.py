@@ -21,8 +21,9 @@ def kernel_hsic(
         centred = first - first.mean(axis=0) - first.mean(axis=1)[:, None] + first.mean()
         return float(np.sum(centred * second)) / (n - 1) ** 2
     k, m = first - np.diag(np.diag(first)), second - np.diag(np.diag(second))
-    rows_k, rows_m = k.sum(axis=1), m.sum(axis=1)
-    trace, sums, middle = float(np.sum(k * m)), float(rows_k.sum() * rows_m.sum()), float(rows_k @ rows_m)
+    # Kernels that were cut to neighbours need not be symmetric: then transposes matter.
+    trace, sums = float(np.sum(k * m.T)), float(k.sum() * m.sum())
+    middle = float(k.sum(axis=0) @ m.sum(axis=1))
     return (trace + sums / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3))
 
 

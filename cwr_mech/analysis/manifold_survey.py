@@ -68,10 +68,7 @@ def manifold_result(
             | {"participation_singular": counted.participation_singular, "twonn": twonn(x[old])}
             | {"p": x.shape[1], "n": len(ids)}
         )
-        surfaced += [
-            place | {**vars(one), "alignment_random": one.k / min(x[old].shape)}
-            for one in surfacing(x[old], xy[old], fold)
-        ]
+        surfaced += [place | vars(one) for one in surfacing(x[old], xy[old], fold, rng)]
         if best is None or whole.variance > best[0]:
             best = (whole.variance, item, found)
         advance(1)

@@ -20,20 +20,32 @@ Function = Callable[[Float[np.ndarray, "city p"], Float[np.ndarray, "city q"]], 
 @dataclass(frozen=True)
 class Measure:
     """`function(x, y)` over the same cities; `alike` is its value for equal representations. `source`:
-    citation. `needs_more_cities`: it is 1 whatever it is given unless cities outnumber features.
+    citation. `symmetric`: whether x and y may be exchanged. `needs_more_cities`: it is 1 whatever it is given
+    unless cities outnumber features.
     """
 
     name: str
     function: Function
     alike: float
     source: str
+    symmetric: bool = True
     needs_more_cities: bool = False
+
+    def both_ways(
+        self, x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]
+    ) -> tuple[float, float]:
+        """The value from x to y and from y to x; their mean is what stands in a matrix."""
+        there = self.function(x, y)
+        return there, there if self.symmetric else self.function(y, x)
+
+    def value(self, x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
+        """The mean of both ways."""
+        return sum(self.both_ways(x, y)) / 2
 
 
 def _predictivity(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
-    """Both ways, averaged, on folds that are always the same."""
-    fold = random_folds(len(x), np.random.default_rng(0))
-    return (shape.predictivity(x, y, fold) + shape.predictivity(y, x, fold)) / 2
+    """On folds that are always the same."""
+    return shape.predictivity(x, y, random_folds(len(x), np.random.default_rng(0)))
 
 
 def _biased(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
@@ -44,6 +56,14 @@ def _procrustes_3(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]
     return shape.procrustes_disparity(
         *(shape.first_components(side, min(3, side.shape[1])) for side in (x, y))
     )
+
+
+ANGLES = 10
+"""Leading components between whose spaces `angles` is taken."""
+
+
+def _angles(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
+    return float(shape.principal_angles(x, y, min(ANGLES, *x.shape, *y.shape)).mean())
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
@@ -58,8 +78,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
             Measure("rsa", shape.rsa, 1.0, "Kriegeskorte 2008, Spearman of distances"),
             Measure("svcca", shape.svcca, 1.0, "Raghu 2017, 99 % of variance"),
-            Measure("pwcca", shape.pwcca, 1.0, "Morcos 2018, weights of the first", needs_more_cities=True),
-            Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map, mean of both ways"),
+            Measure("pwcca", shape.pwcca, 1.0, "Morcos 2018", symmetric=False, needs_more_cities=True),
+            Measure("angles", _angles, 0.0, "mean principal angle of 10 components, radians"),
+            Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
             Measure(
                 "mutual_knn", neighbours.mutual_knn, 1.0, "Huh 2024, k = 10; the paper's shared neighbours"
             ),
@@ -80,11 +101,13 @@ def choose_measures(names: Sequence[str] | None) -> list[Measure]:
 @dataclass(frozen=True)
 class Comparison:
     """One measure between two representations: value with interval over cities, and the value when cities are
-    shuffled (mean and the 95 % quantile towards `alike`). `reason` says why the value is NaN.
+    shuffled (mean and the 95 % quantile towards `alike`). `ways`: from the first to the second and back.
+    `reason` says why the value, or its interval, is NaN.
     """
 
     measure: Measure
     interval: Interval
+    ways: tuple[float, float]
     null: Float[np.ndarray, "draw"]
     reason: str | None
 
@@ -115,18 +138,17 @@ def compare(
         if measure.name == "cka":
             interval = similarity.linear_cka_interval(x, y)
         else:
-            interval = half_sampling(
-                lambda rows: measure.function(x[rows], y[rows]), len(x), rng, draws=draws
-            )
-        null = np.array([measure.function(x, y[rng.permutation(len(y))]) for _ in range(shuffles)])
+            interval = half_sampling(lambda rows: measure.value(x[rows], y[rows]), len(x), rng, draws=draws)
+        ways = measure.both_ways(x, y)
+        null = np.array([measure.value(x, y[rng.permutation(len(y))]) for _ in range(shuffles)])
     except AnalysisError as error:
         nothing = Interval(np.nan, np.nan, np.nan, len(x), "city", "none", reason=error.message)
-        return Comparison(measure, nothing, np.full(1, np.nan), error.message)
+        return Comparison(measure, nothing, (np.nan, np.nan), np.full(1, np.nan), error.message)
     reason = None if np.isfinite(interval.value) else similarity.undefined_reason(x, y)
     if measure.needs_more_cities and len(x) // 2 <= x.shape[1] + y.shape[1]:
         reason = f"half of {len(x)} cities are too few for an interval with {x.shape[1]} features"
         interval = replace(interval, low=np.nan, high=np.nan, reason=reason)
-    return Comparison(measure, interval, null, reason)
+    return Comparison(measure, interval, ways, null, reason)
 
 
 def sample_cities(n: int, most: int, rng: np.random.Generator) -> Int[np.ndarray, "city"]:

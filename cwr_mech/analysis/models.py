@@ -5,7 +5,7 @@ The input is a matrix of similarities between trained models, one row a model. I
 leaving out one model at a time; tests relabel models, never cells.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from cwr_mech.analysis.similarity import jackknife_error
 from cwr_mech.analysis.statistics import Interval, PermutationTest, permutation_test
 from cwr_mech.errors import AnalysisError
 
@@ -76,18 +77,28 @@ def pair_mean(
     pairs = [(i, j) for i, j in pairs if np.isfinite(matrix[i, j])]
     if not pairs:
         raise AnalysisError("no pair of models is left to average")
-    value = float(np.mean([matrix[i, j] for i, j in pairs]))
-    members = sorted({model for pair in pairs for model in pair})
-    n, without = len(members), []
-    for left in members:
-        kept = [matrix[i, j] for i, j in pairs if left not in (i, j)]
-        if not kept:
-            reason = f"{n} models in {len(pairs)} pairs have no spread"
-            return Interval(value, np.nan, np.nan, n, "model", "jackknife over models", level, reason)
-        without.append(float(np.mean(kept)))
-    error = float(np.sqrt((n - 1) / n * np.sum((np.array(without) - np.mean(without)) ** 2)))
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    return Interval(value, value - reach, value + reach, n, "model", "jackknife over models", level)
+
+    def mean(kept: Sequence[int]) -> float:
+        values = [matrix[i, j] for i, j in pairs if i in kept and j in kept]
+        return float(np.mean(values)) if values else float("nan")
+
+    return over_models(mean, sorted({model for pair in pairs for model in pair}), level=level)
+
+
+def over_models(
+    statistic: Callable[[Sequence[int]], float], models: Sequence[int], *, level: float = 0.95
+) -> Interval:
+    """A statistic of several models with a jackknife interval: each model is left out once, and Student's t
+    has models - 1 degrees of freedom. NaN ends with the reason where it is undefined without some model.
+    """
+    n, value = len(models), statistic(models)
+    without = np.array([statistic([k for k in models if k != left]) for left in models])
+    method = "jackknife over models"
+    if not np.isfinite(without).all():
+        reason = f"{n} models are too few: without one of them nothing is left to average"
+        return Interval(value, np.nan, np.nan, n, "model", method, level, reason)
+    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * jackknife_error(without)
+    return Interval(value, value - reach, value + reach, n, "model", method, level)
 
 
 def same_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
@@ -108,18 +119,39 @@ def _pairs(
     return found
 
 
+def ceilings(
+    matrix: Float[np.ndarray, "item item"], labels: Sequence[Hashable]
+) -> Float[np.ndarray, "item item"]:
+    """The most that two items can be expected to share: the geometric mean of their self-consistencies.
+
+    The self-consistency of a label (the same tasks, the same layer) is the mean similarity of different items
+    that bear it: models of other seeds. NaN on cells between items of one label, whose similarity is itself
+    the ceiling, and where a label has no second item or its self-consistency is not above 0.
+    """
+    own: dict[Hashable, float] = {}
+    for label in set(labels):
+        mine = np.array([other == label for other in labels])
+        values = matrix[np.ix_(mine, mine)][np.triu_indices(int(mine.sum()), 1)]
+        values = values[np.isfinite(values)]
+        mean = float(values.mean()) if values.size else float("nan")
+        own[label] = mean if mean > 0 else float("nan")
+    each = np.sqrt([own[label] for label in labels])
+    different = np.array([[a != b for b in labels] for a in labels])
+    return np.where(different, each[:, None] * each[None, :], np.nan)
+
+
 @dataclass(frozen=True)
 class Consistency:
     """Likeness of models of different tasks, beside that of the same tasks and other seeds.
 
-    `same`, `cross`: mean over pairs. `ratio`: mean over pairs of sets of tasks of
-    cross(a, b) / sqrt(same(a) same(b)), with the sets that have no second seed or a ceiling not above 0 left
-    out. `test`: same - cross, relabelling models.
+    `same`, `cross`: mean over pairs. `ratio`: mean over pairs of models of disjoint tasks of similarity
+    divided by `ceilings`, None where no pair has a ceiling. `test`: same - cross, relabelling models.
+    `left_out`: sets of tasks without a second seed.
     """
 
     same: Interval | None
     cross: Interval | None
-    ratio: float
+    ratio: Interval | None
     test: PermutationTest | None
     left_out: tuple[str, ...]
 
@@ -133,22 +165,14 @@ def consistency(
 ) -> Consistency:
     """Self-consistency as the ceiling of cross-task similarity (the paper compares without one)."""
     same, other = same_tasks(members), disjoint_tasks(members)
-    sets = list(dict.fromkeys(member.tasks for member in members))
-    ceilings: dict[tuple[str, ...], float] = {}
-    for tasks in sets:
-        mine = np.array([member.tasks == tasks for member in members])
-        values = matrix[np.triu(same & mine[:, None] & mine[None, :], 1)]
-        values = values[np.isfinite(values)]
-        ceilings[tasks] = float(values.mean()) if values.size else float("nan")
-    ratios = []
-    for a, b in combinations(sets, 2):
-        if set(a) & set(b):
-            continue
-        first = np.array([member.tasks == a for member in members])
-        second = np.array([member.tasks == b for member in members])
-        cell = matrix[np.ix_(first, second)]
-        if ceilings[a] > 0 and ceilings[b] > 0 and np.isfinite(cell).any():
-            ratios.append(float(np.nanmean(cell)) / float(np.sqrt(ceilings[a] * ceilings[b])))
+    sets = [member.tasks for member in members]
+
+    def ratio(kept: Sequence[int]) -> float:
+        cells = np.ix_(kept, kept)
+        shares = (matrix[cells] / ceilings(matrix[cells], [sets[k] for k in kept]))[np.triu(other[cells])]
+        shares = shares[np.isfinite(shares)]
+        return float(shares.mean()) if shares.size else float("nan")
+
     upper = np.triu(np.isfinite(matrix), 1)
     test = None
     if (same & upper).any() and (other & upper).any():
@@ -158,12 +182,14 @@ def consistency(
             return float(np.nanmean(moved[same & np.triu(same)]) - np.nanmean(moved[other & np.triu(other)]))
 
         test = permutation_test(difference, len(members), rng, draws=draws)
+    shares = over_models(ratio, range(len(members)))
+    alone = [tasks for tasks in dict.fromkeys(sets) if not (same & upper)[[s == tasks for s in sets]].any()]
     return Consistency(
         same=pair_mean(matrix, same) if (same & upper).any() else None,
         cross=pair_mean(matrix, other) if (other & upper).any() else None,
-        ratio=float(np.mean(ratios)) if ratios else float("nan"),
+        ratio=shares if np.isfinite(shares.value) else None,
         test=test,
-        left_out=tuple("+".join(tasks) for tasks in sets if not ceilings[tasks] > 0),
+        left_out=tuple("+".join(tasks) for tasks in alone),
     )
 
 
@@ -173,13 +199,13 @@ class Trend:
 
     `held_fixed` names what the numbers of tasks have in common: "rows" (all models saw as many rows),
     "exposure" (as many of each task), "both", or "neither", when more tasks also means more training and
-    the trend cannot be read as an effect of the number of tasks. `slope` per task, tested by relabelling
-    the numbers of tasks.
+    the trend cannot be read as an effect of the number of tasks. `slope`: change per task, with an interval
+    over models, tested by relabelling the numbers of tasks; both None where all have equally many.
     """
 
     groups: tuple[Group, ...]
     held_fixed: str
-    slope: float
+    slope: Interval | None
     test: PermutationTest | None
 
 
@@ -207,15 +233,20 @@ def trend(
     rows, exposure = ({getattr(member, name) for member in used} for name in ("rows", "exposure"))
     held = {(True, True): "both", (True, False): "rows", (False, True): "exposure"}
     pairs = [(i, j) for i, j in zip(*np.nonzero(np.triu(disjoint, 1)), strict=True) if counts[i] == counts[j]]
-    values = np.array([matrix[i, j] for i, j in pairs])
-    slope, test = float("nan"), None
+    slope, test = None, None
     if len(groups) > 1:
-        # Units are models: numbers of tasks are shuffled among models, and a pair has the mean of its two.
-        def rise(order: np.ndarray) -> float:
-            x = np.array([(counts[order[i]] + counts[order[j]]) / 2 for i, j in pairs])
-            return float(np.polyfit(x, values, 1)[0]) if np.ptp(x) > 0 else 0.0
 
-        slope = rise(np.arange(len(members)))
-        test = permutation_test(rise, len(members), rng, draws=draws, alternative="two-sided")
+        def rise(kept: Sequence[int]) -> float:
+            mine = [(i, j) for i, j in pairs if i in kept and j in kept]
+            x = np.array([counts[i] for i, _ in mine])
+            return float(np.polyfit(x, [matrix[pair] for pair in mine], 1)[0]) if np.ptp(x) > 0 else np.nan
+
+        # Units are models: numbers of tasks are shuffled among models, and a pair has the mean of its two.
+        def relabelled(order: np.ndarray) -> float:
+            x = np.array([(counts[order[i]] + counts[order[j]]) / 2 for i, j in pairs])
+            return float(np.polyfit(x, [matrix[pair] for pair in pairs], 1)[0]) if np.ptp(x) > 0 else 0.0
+
+        slope = over_models(rise, sorted({model for pair in pairs for model in pair}))
+        test = permutation_test(relabelled, len(members), rng, draws=draws, alternative="two-sided")
     fixed = held.get((len(rows) == 1, len(exposure) == 1), "neither")
     return Trend(tuple(groups), fixed, slope, test)

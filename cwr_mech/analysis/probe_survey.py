@@ -9,12 +9,18 @@ from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.items import Item, digits_in_place, run_label, shared_ids
-from cwr_mech.analysis.probes import Probe, cross_decode, decode_new, place_errors, probe, random_folds, score
+from cwr_mech.analysis.probes import (
+    Probe,
+    cross_decode,
+    decode_new,
+    place_errors,
+    probe,
+    r2_interval,
+    random_folds,
+    score,
+)
 from cwr_mech.analysis.ridge import Method, fit_linear
-from cwr_mech.analysis.statistics import bootstrap
 from cwr_mech.results import Result
-
-BOOTSTRAP = 400
 
 
 # Decompositions of a few hundred cities are slower with threads than without (40 times on a busy machine).
@@ -57,13 +63,13 @@ def probe_result(
             "task": item.task,
             "site": item.site,
         }
-        low, high = _interval(found.decoded, xy, rng)
+        interval = r2_interval(found.decoded, xy, rng)
         layers.append(
             {
                 **place,
                 "r2": found.score.r2,
-                "ci_lo": low,
-                "ci_hi": high,
+                "ci_lo": interval.low,
+                "ci_hi": interval.high,
                 "r2_x": found.score.r2_x,
                 "r2_y": found.score.r2_y,
                 "error_mean": found.score.error_mean,
@@ -74,6 +80,7 @@ def probe_result(
                 "control_r2_random": found.random_held_out,
                 "control_r2_random_fitted": found.random_fitted,
                 "control_r2_digits": digits.r2,
+                "selectivity": found.selectivity,
                 "control_r2_untrained": _untrained(untrained, item, ids, xy, fold, method),
                 "n_train": found.n_train,
                 "n_test": len(ids),
@@ -129,13 +136,6 @@ def probe_result(
 
 def _key(item: Item) -> tuple[str, str, str]:
     return item.hook, item.task, item.site
-
-
-def _interval(
-    decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"], rng: np.random.Generator
-) -> tuple[float, float]:
-    found = bootstrap(lambda rows: score(decoded[rows], xy[rows]).r2, len(xy), rng, draws=BOOTSTRAP)
-    return found.low, found.high
 
 
 def _untrained(

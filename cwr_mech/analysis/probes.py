@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cwr_mech.analysis.ridge import PENALTIES, Decomposed, Method, fit_linear
+from cwr_mech.analysis.statistics import Interval, bootstrap
 from cwr_mech.errors import AnalysisError
 
 
@@ -45,6 +46,17 @@ def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"])
         r2 = float(1 - squared.sum() / total.sum())
     errors = place_errors(decoded, xy)
     return ProbeScore(r2, r2_x, r2_y, float(errors.mean()), float(np.median(errors)), len(xy))
+
+
+def r2_interval(
+    decoded: Float[np.ndarray, "city 2"],
+    xy: Float[np.ndarray, "city 2"],
+    rng: np.random.Generator,
+    *,
+    draws: int = 400,
+) -> Interval:
+    """R2 with an interval over cities (bootstrap); it says nothing about other seeds."""
+    return bootstrap(lambda rows: score(decoded[rows], xy[rows]).r2, len(xy), rng, draws=draws)
 
 
 def place_errors(

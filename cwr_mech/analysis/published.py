@@ -16,6 +16,9 @@ from cwr_mech.errors import AnalysisError
 
 _PLACES = {
     "cka": ("published.json", "cka", "matrix"),
+    "rsa": ("published.json", "local", "rsa"),
+    "mutual_knn": ("published.json", "local", "snn"),
+    "svcca": ("published.json", "local", "svcca"),
     "transfer": ("published.json", "ft1", "ni"),
     "parameter_cosine": ("gradients.json", "parameter_cosine", "matrix"),
 }
@@ -34,7 +37,9 @@ def published_correlation() -> dict[str, float]:
 
 
 def matrix(name: str) -> Float[np.ndarray, "task task"]:
-    """A published matrix over the seven tasks: "cka", "transfer" (row: trained) or "parameter_cosine"."""
+    """A published matrix over the seven tasks: "cka", "rsa", "mutual_knn" and "svcca" of single-task models
+    (diagonal: other seeds), "transfer" (row: trained) or "parameter_cosine".
+    """
     file, key, field = _PLACES[name]
     return np.array(_content(file)[key][field], dtype=np.float64)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from cwr_mech.analysis.probes import cross_decode, score
+from cwr_mech.analysis.probes import cross_decode, r2_interval, score
 from cwr_mech.analysis.ridge import fit_linear
 from cwr_mech.errors import AnalysisError
 
@@ -47,20 +47,28 @@ def spectrum(x: Float[np.ndarray, "n p"]) -> Spectrum:
 class Surfacing:
     """What the first `k` principal components carry of the map.
 
-    `variance`: share of variance; `r2`: of a held-out probe on them alone; `alignment`: share of the squared
-    length of the full probe's two orthonormal directions inside them (k / p for random directions).
+    `variance`: share of variance; `r2`: of a held-out probe on them alone, with its 95 % interval over cities
+    (`r2_low`, `r2_high`) and the same with places shuffled among cities; `alignment`: share of the squared
+    length of the full probe's two orthonormal directions inside them; `alignment_random`: of random
+    directions of the space that the cities span.
     """
 
     k: int
     variance: float
     r2: float
+    r2_low: float
+    r2_high: float
+    r2_shuffled: float
     alignment: float
+    alignment_random: float
 
 
 def surfacing(
     x: Float[np.ndarray, "city p"],
     xy: Float[np.ndarray, "city 2"],
     fold: Int[np.ndarray, "city"],
+    rng: np.random.Generator,
+    *,
     ks: Sequence[int] = (1, 2, 3, 4, 6, 8, 10, 16, 32),
 ) -> list[Surfacing]:
     """Linear surfacing (the paper's open question 2) for growing numbers of components.
@@ -73,8 +81,21 @@ def surfacing(
     directions = np.linalg.qr(fit_linear(moved, xy).weights)[0]
     inside = np.cumsum(np.sum((vt @ directions) ** 2, axis=1)) / 2
     shares = np.cumsum(s**2) / np.sum(s**2)
+    places = np.stack([xy, rng.permutation(xy)])
     found = []
     for k in (k for k in ks if k <= len(s)):
-        decoded = cross_decode(u[:, :k] * s[:k], xy[None], fold)[0]
-        found.append(Surfacing(k, float(shares[k - 1]), score(decoded, xy).r2, float(inside[k - 1])))
+        decoded, shuffled = cross_decode(u[:, :k] * s[:k], places, fold)
+        interval = r2_interval(decoded, xy, rng)
+        found.append(
+            Surfacing(
+                k=k,
+                variance=float(shares[k - 1]),
+                r2=interval.value,
+                r2_low=interval.low,
+                r2_high=interval.high,
+                r2_shuffled=score(shuffled, places[1]).r2,
+                alignment=float(inside[k - 1]),
+                alignment_random=k / len(s),
+            )
+        )
     return found
