@@ -1,19 +1,18 @@
 """`cwr-mech trajectory`: where a fine-tuning puts new cities, along the map and off it, step by step."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from .options import Finetuned, Report
 
-if TYPE_CHECKING:
-    from cwr_mech.runs import Run
-
 
 def command(
     runs: Finetuned = None,
     prompts: Annotated[
-        str, typer.Option(help="Prompts to read cities in: own (of the trained tasks), or tasks by name.")
+        str,
+        typer.Option(help="Prompts to read cities in: own (of the trained tasks), all, or tasks by name."),
     ] = "own",
     last: Annotated[bool, typer.Option("--last", help="Only the first and the last checkpoint.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
@@ -21,44 +20,67 @@ def command(
 ) -> None:
     """Error of new cities along the map and their distance off it, beside ordinary cities, for every
     checkpoint of fine-tuned runs: put in the wrong place, or put off the map?
+
+    Prompts of tasks that were not trained are read at the first and the last checkpoint. Models that the
+    report has already, with the same weights and options, are not read again.
     """
+    from functools import partial
+
     from cwr_mech.analysis.trajectories import Spot, clearest, trajectory
+    from cwr_mech.config import TASK_NAMES
     from cwr_mech.finetuning import arm_of, in_order
     from cwr_mech.results import Result
 
-    from .common import console, progress, rows_of, save_result, table
+    from .common import console, progress, report_folder, rows_of, save_result, table
     from .stores import command_line, split
     from .transfer import fine_tunings, parent_of
 
     tuned = fine_tunings(runs)
-    wanted = None if prompts == "own" else in_order(split(prompts) or [])
+    name = report or str(tuned[0].parent)
+    named = TASK_NAMES if prompts == "all" else tuple(split(prompts) or [])
+    asked = None if prompts == "own" else in_order(named)
+    params = {"runs": [run.name for run in tuned], "prompts": prompts, "last": last, "seed": seed}
+    inputs = {run.folder.as_posix(): run.sha256() for run in tuned}
+    before = rows_before(report_folder(name) / "results" / "trajectory.json", params, inputs)
     spots: dict[tuple[str, str], Spot] = {}
+    starts: dict[tuple[str, str], list[dict[str, Any]]] = {}
     rows = []
-    with progress("placing", sum(len(steps_of(run, last)) for run in tuned), "checkpoints") as advance:
+    with progress("placing", len(tuned), "models") as advance:
         for run in tuned:
-            world = run.world()
-            here = []
-            for task in wanted or run.config.data.tasks:
+            world, own = run.world(), run.config.data.tasks
+            for task in asked or own:
                 key = (str(run.parent), task)
                 if key not in spots:
                     spots[key] = clearest(parent_of(run).model(), world, task)
-                here.append(spots[key])
+            if run.name in before:
+                rows += before[run.name]
+                advance(1)
+                continue
             about = {
                 "run": run.name,
                 "base": run.parent,
-                "set": "+".join(run.config.data.tasks),
+                "set": "+".join(own),
                 "arm": arm_of(run.config),
                 "route": run.config.route.suffix.removeprefix("-") or "none",
             }
-            for step in steps_of(run, last):
-                models = {step: lambda run=run, step=step: run.model(step)}
-                rows += [about | row for row in trajectory(models, world, here, seed=seed)]
-                advance(1)
+            here = [spots[str(run.parent), task] for task in asked or own]
+            first, *later = run.steps
+            models = {step: partial(run.model, step) for step in run.steps}
+            found = []
+            for spot in here:  # fine-tunings of one base start from the same weights
+                start = (run.sha256(first), spot.task)
+                if start not in starts:
+                    starts[start] = trajectory({first: models[first]}, world, [spot], seed=seed)
+                found += starts[start]
+            followed = {step: models[step] for step in (later[-1:] if last else later)}
+            found += trajectory(followed, world, here, followed=own, seed=seed)
+            rows += [about | row for row in found]
+            advance(1)
     result = Result(
         kind="trajectory",
         command=command_line(),
-        inputs={run.folder.as_posix(): run.sha256() for run in tuned},
-        params={"runs": [run.name for run in tuned], "prompts": prompts, "seed": seed},
+        inputs=inputs,
+        params=params,
         values={"n_models": len(tuned), "n_bases": len({run.parent for run in tuned})},
         tables={
             "trajectory": rows,
@@ -76,21 +98,25 @@ def command(
         ],
     )
     ends = [row for row in rows if row["step"] == max(r["step"] for r in rows if r["run"] == row["run"])]
-    columns = [
-        "base",
-        "set",
-        "route",
-        "prompt",
-        "along_new",
-        "along_old",
-        "off_new",
-        "probe_new",
-        "probe_old",
-    ]
+    columns = ["base", "set", "route", "prompt", "along_new", "along_old", "off_new", "probe_new"]
     console.print(table("new cities at the end", columns, rows_of(ends, columns)))
-    save_result(result, report or str(tuned[0].parent), "trajectory")
+    save_result(result, name, "trajectory")
 
 
-def steps_of(run: "Run", ends_only: bool) -> tuple[int, ...]:
-    """The checkpoints to look at."""
-    return (run.steps[0], run.steps[-1]) if ends_only else run.steps
+def rows_before(
+    path: Path, params: dict[str, Any], inputs: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows by run of a saved result with the same options, of the runs whose weights are still the same."""
+    from cwr_mech.results import load_result
+
+    if not path.is_file():
+        return {}
+    saved = load_result(path)
+    if any(saved.params.get(key) != params[key] for key in ("prompts", "last", "seed")):
+        return {}
+    same = {Path(folder).name for folder, digest in inputs.items() if saved.inputs.get(folder) == digest}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in same}
+    for row in saved.tables["trajectory"]:
+        if row["run"] in same:
+            found[row["run"]].append(row)
+    return found

@@ -2,9 +2,9 @@
 
 Per weight matrix and task: small-batch gradients, flattened; their effective number of directions; the share
 of one half's energy in the leading directions of the other half (of the same task, and of other tasks); the
-overlap of tasks' leading subspaces with its analytic null; cosines between tasks' expected gradients, with
-the noise of batches taken out. For matrices that write into the residual stream, the share of the gradient's
-energy whose output lies in the map's directions.
+overlap of tasks' leading subspaces with its analytic null, and their principal angles; cosines between tasks'
+expected gradients, with the noise of batches taken out. For matrices that write into the residual stream, the
+share of the gradient's energy whose output lies in the map's directions.
 Cosine as conflict: Yu et al., PCGrad, arXiv 2001.06782.
 """
 
@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cwr_mech.analysis.bases import leading_directions
+from cwr_mech.analysis.bases import fit_basis, leading_directions, random_basis_like
 from cwr_mech.analysis.gradients import parameter_gradients
+from cwr_mech.analysis.steps import Reader
 from cwr_mech.analysis.subspaces import (
     cosine_interval,
     effective_directions,
     energy,
     null_share,
+    principal_angles,
     projection_kernel,
 )
 from cwr_mech.dataset import generate
@@ -29,6 +31,7 @@ from cwr_mech.model import HookedQwen2
 from cwr_mech.results import Result
 from cwr_mech.world import World
 
+LIKE_DRAWS = 20
 Gradients = Mapping[str, Float[np.ndarray, "batch ..."]]
 
 
@@ -65,9 +68,13 @@ def conflict_result(
     `advance(1)` is called after each task. Raises AnalysisError for fewer than 2 * rank batches.
     """
     by_task: dict[str, Gradients] = {}
-    for task in tasks:
+    written: list[dict[str, Any]] = []
+    for index, task in enumerate(tasks):
         rows = generate(world, task, n_batches * batch, split="train", seed=seed, group=group)
         by_task[task] = parameter_gradients(model, rows, batch)
+        reader = Reader(task, world.ids, id_digits=world.config.id_digits)
+        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+        written += [{"task": task} | row for row in _written(by_task[task], reader, model, world, rank, rng)]
         advance(1)
     names = [*matrices(by_task[tasks[0]]), "all"]
     cosines: list[dict[str, Any]] = []
@@ -84,10 +91,11 @@ def conflict_result(
                 {"matrix": name, "task_a": a, "task_b": b, "cosine": found.value}
                 | {"lo": found.low, "hi": found.high}
             )
-            null = null_share(bases[b].T, rank)
+            null, angles = null_share(bases[b].T, rank), principal_angles(bases[a], bases[b])
             overlaps.append(
                 {"matrix": name, "task_a": a, "task_b": b, "overlap": projection_kernel(bases[a], bases[b])}
                 | {"null": null.mean, "null_hi": null.high}
+                | {"least_angle": float(angles[0]), "largest_angle": float(angles[-1])}
             )
     whole = {(row["task_a"], row["task_b"]): row["cosine"] for row in cosines if row["matrix"] == "all"}
     grid = np.array([[1.0 if a == b else whole.get((a, b), whole.get((b, a))) for b in tasks] for a in tasks])
@@ -98,13 +106,16 @@ def conflict_result(
         params={"runs": [run], "tasks": list(tasks), "group": group, "batches": n_batches, "batch": batch}
         | {"rank": rank, "seed": seed},
         values={"n_parameters": int(flattened(by_task[tasks[0]], "all").shape[1])},
-        tables={"cosines": cosines, "spaces": spaces, "overlaps": overlaps},
+        tables={"cosines": cosines, "spaces": spaces, "overlaps": overlaps, "written": written},
         arrays={"cosine": grid, "tasks": np.array(tasks)},
         notes=[
             f"{n_batches} batches of {batch} questions about {group} cities for each task, loss on every "
             "token. Cosines are between expected gradients: the noise of batches is taken out, so they may "
             "leave -1 to 1; intervals by the jackknife over batches of one model.",
-            f"Subspaces: {rank} leading directions of every other batch; shares are measured on the rest.",
+            f"Subspaces: {rank} leading directions of every other batch; shares are measured on the rest. "
+            "Angles in degrees.",
+            "written: share of the energy of the gradients of a matrix that writes into the residual stream "
+            f"whose output lies in the map's {rank} leading directions after that block.",
         ],
     )
 
@@ -127,10 +138,32 @@ def _space(
     }
 
 
-def written_share(
-    gradient: Float[np.ndarray, "batch input d_model"], columns: Float[np.ndarray, "d_model rank"]
-) -> float:
-    """Share of the energy of gradients of a matrix that writes into the residual stream ("L.o", "L.down")
-    whose output lies in the span of `columns`.
+def _written(
+    gradients: Gradients,
+    reader: Reader,
+    model: HookedQwen2,
+    world: World,
+    rank: int,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """For each matrix that writes into the residual stream, how much of the gradient's energy writes into the
+    map's directions after that block, in the task's own prompt; and into random ones.
     """
-    return energy(gradient.reshape(-1, gradient.shape[-1]).astype(np.float64), columns).share
+    old = world.old()
+    x = reader.read(model)[:, old]
+    found = []
+    for layer in range(model.cfg.n_layers):
+        columns = fit_basis("manifold", x[layer + 1], world.xy[old].astype(np.float64), rank=rank).columns
+        for name in (f"{layer}.o", f"{layer}.down"):
+            outputs = gradients[name].reshape(-1, model.cfg.d_model).astype(np.float64)
+            null = null_share(outputs, rank)
+            like = [
+                energy(outputs, random_basis_like(x[layer + 1], rank, rng).columns).share
+                for _ in range(LIKE_DRAWS)
+            ]
+            found.append(
+                {"matrix": name, "layer": layer, "share": energy(outputs, columns).share, "null": null.mean}
+                | {"null_hi": null.high, "like": float(np.mean(like))}
+                | {"like_hi": float(np.quantile(like, 0.975))}
+            )
+    return found

@@ -7,7 +7,6 @@ import numpy as np
 
 from cwr_mech.analysis.hypotheses import (
     NEEDED,
-    PREDICTIONS,
     Evidence,
     integration,
     overall,
@@ -178,17 +177,3 @@ def path_rows(found: Evidence) -> list[Row]:
 def _mean(values: Any) -> float | None:
     given = [value for value in values if value is not None]
     return float(np.mean(given)) if given else None
-
-
-def written_before() -> list[Row]:
-    """The predictions as they were written down, without any result."""
-    return [
-        {
-            "prediction": one.name,
-            "hypothesis": one.hypothesis,
-            "says": one.says,
-            "measure": one.of,
-            "predicted": f"{'above' if one.above else 'below'} {one.threshold:g}",
-        }
-        for one in PREDICTIONS
-    ]

@@ -9,7 +9,6 @@ Song, Ahn and Yun (arXiv 2405.16002) show that even a large honest share is no e
 used; only restricting updates to it is (`analysis/arms.py`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.linalg import subspace_angles
 
-from cwr_mech.analysis.bases import Basis
 from cwr_mech.analysis.statistics import Interval, bootstrap
 from cwr_mech.errors import AnalysisError
 
@@ -61,21 +59,6 @@ def energy(
         )
     parts = np.einsum("cp,cpk->ck", updates, columns) if columns.ndim == 3 else updates @ columns
     return Energy(np.sum(parts**2, axis=1), np.sum(updates**2, axis=1))
-
-
-def held_out_energy(
-    updates: Vectors, fit: Callable[[np.ndarray], Basis], half: Float[np.ndarray, "city"] | np.ndarray
-) -> Energy:
-    """Energy of each city's update in a basis fitted on the other half of the cities.
-
-    `fit(rows)` fits a basis on the rows with these numbers; `half` [city] is True for one half.
-    """
-    half = np.asarray(half, dtype=bool)
-    inside, total = np.empty(len(updates)), np.empty(len(updates))
-    for test in (half, ~half):
-        part = energy(updates[test], fit(np.flatnonzero(~test)).columns)
-        inside[test], total[test] = part.inside, part.total
-    return Energy(inside, total)
 
 
 @dataclass(frozen=True)

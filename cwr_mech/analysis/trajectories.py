@@ -108,18 +108,31 @@ def placed(
 
 
 def trajectory(
-    models: Mapping[int, Callable[[], HookedQwen2]], world: World, spots: Sequence[Spot], *, seed: int = 0
+    models: Mapping[int, Callable[[], HookedQwen2]],
+    world: World,
+    spots: Sequence[Spot],
+    *,
+    followed: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Rows of `placed` for every checkpoint (step -> loader) and spot.
+    """Rows of `placed` for checkpoints (step -> loader) and spots.
 
-    Raises AnalysisError for a world without new cities.
+    `followed` names the prompts that are read at every checkpoint (all by default), the others are read at
+    the last one only. Raises AnalysisError for a world without new cities.
     """
     if not len(world.new()):
         raise AnalysisError("this world has no new cities: there is no way of theirs to follow")
     rows = []
     for step, load in models.items():
+        here = [
+            (index, spot)
+            for index, spot in enumerate(spots)
+            if followed is None or spot.task in followed or step == max(models)
+        ]
+        if not here:
+            continue
         model = load()
-        for index, spot in enumerate(spots):
+        for index, spot in here:
             x = Reader(spot.task, world.ids, spot.site, world.config.id_digits).read(model)[spot.layer + 1]
             rng = np.random.default_rng(np.random.SeedSequence([seed, step, index]))
             place = {"step": step, "prompt": spot.task, "layer": spot.layer, "site": spot.site}

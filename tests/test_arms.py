@@ -1,0 +1,198 @@
+"""Frames are where they should be, and the arms repair or ruin as they must in models that are understood."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+from cwr_mech.analysis.arms import ARMS, arm_hook, fit_frames, read_mentions
+from cwr_mech.analysis.bases import leading_directions, random_rotation
+from cwr_mech.analysis.gradients import at_mentions
+from cwr_mech.analysis.manifold import fit_manifold
+from cwr_mech.analysis.routing import Field, Ground, shares
+from cwr_mech.config import ModelConfig, RouteConfig, WorldConfig
+from cwr_mech.dataset import Rows, concat, generate
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model import HookedQwen2
+from cwr_mech.routes import Place, keep_part
+from cwr_mech.world import World, load_world
+
+TASKS = ("distance", "inside")
+D = 16
+
+
+@lru_cache
+def world() -> World:
+    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=5))
+
+
+@lru_cache
+def model(n_layers: int = 2) -> HookedQwen2:
+    config = ModelConfig(n_layers=n_layers, d_model=D, n_heads=2, d_mlp=24, init_std=0.3)
+    return HookedQwen2(config, seed=3).eval()
+
+
+@lru_cache
+def rows() -> Rows:
+    return concat([generate(world(), task, 8, group="new", seed=1) for task in TASKS])
+
+
+def test_the_placebos_frames_stand_to_each_other_as_the_maps_do() -> None:
+    """A gradient passes the frames of two layers in turn: what gets through both must not differ."""
+    given = {"rank": 2, "n_rows": 200, "least_map": -1.0}
+    found, turned, again = (
+        fit_frames(model(3), world(), ["distance"], [0, 1], at_random=at_random, **given)
+        for at_random in (False, True, True)
+    )
+    assert len(found) == 8
+    overlaps = []
+    for a in found:
+        assert turned[a].columns == pytest.approx(again[a].columns)
+        for b in found:
+            overlap = found[a].columns.T @ found[b].columns
+            assert turned[a].columns.T @ turned[b].columns == pytest.approx(overlap, abs=1e-9)
+            overlaps.append(np.sum((found[a].columns.T @ turned[b].columns) ** 2) / 2)
+    assert np.mean(overlaps) < 0.35  # 2 of 16 directions by chance; 1 if nothing were turned
+
+
+@pytest.mark.parametrize("site", ["last_digit", "delimiter"])
+def test_activations_at_mentions_are_those_that_gradients_are_taken_at(site: str) -> None:
+    found = at_mentions(model(), rows(), site)
+    read = read_mentions(model(), rows(), found.mentions, [0, -1], batch=5)
+    for layer in (-1, 0):
+        assert read[layer] == pytest.approx(found.activations[layer + 1], abs=1e-5)
+    with pytest.raises(AnalysisError, match="after block 1"):
+        read_mentions(model(), rows(), found.mentions, [0, 1])
+
+
+def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
+    found = fit_frames(model(), world(), ["distance"], [0], rank=2, n_rows=200, least_map=-1.0)
+    places = {(site, slot) for site in ("last_digit", "delimiter") for slot in (0, 1)}
+    assert set(found) == {Place(0, site, "distance", slot) for site, slot in places}
+    for frame in found.values():
+        assert frame.columns.T @ frame.columns == pytest.approx(np.eye(2), abs=1e-9)
+    assert arm_hook(RouteConfig(), model(), world(), TASKS) is None
+    with pytest.raises(AnalysisError, match="no layer"):
+        arm_hook(RouteConfig(arm="manifold"), model(), world(), TASKS)
+    with pytest.raises(AnalysisError, match="no new cities"):
+        arm_hook(
+            RouteConfig(arm="manifold", layers=(0,)), model(), load_world(WorldConfig(n_cities=30)), TASKS
+        )
+    with pytest.raises(AnalysisError, match="no map to route along"):
+        arm_hook(RouteConfig(arm="manifold", layers=(0,)), model(), world(), ["distance"])
+    with pytest.raises(AnalysisError, match="rank 60"):
+        fit_frames(model(), world(), ["distance"], [0], rank=60, n_rows=200, least_map=-1.0)
+    assert set(ARMS) > {"none", "manifold", "complement", "random"}
+
+
+# Planted truth for the arms. Activations h of ordinary cities lie on a curved surface; the other tasks read
+# places off its directions. A task reads two directions, a share `on` of each inside the surface's: 1 is a
+# convergent task, little is a divergent one. The gradient at h then has that share inside, by construction.
+# Learning a new city is descent on its own code; h and the answer are linear or bent functions of it.
+
+P, RANK, N_OLD, N_NEW = 24, 5, 300, 12
+LEARN_STEPS, CONVERGENT, DIVERGENT = 600, 1.0, 0.2
+
+
+@lru_cache
+def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mixing matrix, places, activations of ordinary cities, and the fitted directions of their surface."""
+    rng = np.random.default_rng(11)
+    mix = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    z = rng.uniform(-1, 1, (N_OLD, 2))
+    h = np.c_[z, 0.3 * z**2, 0.3 * z[:, :1] * z[:, 1:]] @ mix[:RANK]
+    h += 0.01 * rng.standard_normal(h.shape)
+    mapped = fit_manifold(h, z).map(z)
+    return mix, z, h, leading_directions(mapped - mapped.mean(axis=0), RANK)[0]
+
+
+class Learner:
+    """New cities' codes, what they become inside, and a task that reads them."""
+
+    def __init__(self, on: float, bent: bool, seed: int) -> None:
+        mix, _, h, _ = planted()
+        self.rng = np.random.default_rng(seed)
+        off = np.sqrt(1 / on - 1) if on else 1.0
+        self.reader = torch.from_numpy((on > 0) * mix[:2] + off * mix[10:12])
+        self.rate = 0.02 / (1 + off**2)
+        self.places = self.rng.uniform(-0.8, 0.8, (N_NEW, 2))
+        self.target = torch.from_numpy(self.places)
+        self.centre = torch.from_numpy(h.mean(axis=0))
+        self.bend = torch.from_numpy(0.15 * self.rng.standard_normal((P, P))) if bent else None
+        self.code = torch.zeros(N_NEW, P, dtype=torch.float64, requires_grad=True)
+
+    def inside(self) -> torch.Tensor:
+        """Activations of the new cities."""
+        bent = self.code if self.bend is None else self.code + torch.tanh(self.code @ self.bend)
+        return self.centre + bent
+
+    def loss(self, h: torch.Tensor) -> torch.Tensor:
+        """The task's; a bent one answers through a squashing function."""
+        found, wanted = h @ self.reader.T, self.target
+        if self.bend is not None:
+            found, wanted = torch.tanh(found), torch.tanh(wanted)
+        return 0.5 * ((found - wanted) ** 2).sum()
+
+    def learn(self, arm: str) -> tuple[float, float, float]:
+        """Errors of the task and of transfer, and the distance off the surface, after learning."""
+        mix, _, _, surface = planted()
+        columns = random_rotation(P, self.rng) @ surface if arm.startswith("random") else surface
+        keep = "outside" if arm.endswith("complement") else "inside"
+        optimizer = torch.optim.SGD([self.code], lr=self.rate)
+        for _ in range(LEARN_STEPS):
+            h = self.inside()
+            if arm != "none":
+                stacked = torch.from_numpy(columns).expand(N_NEW, P, RANK)
+                h.register_hook(lambda g, stacked=stacked: keep_part(g, stacked, keep))
+            optimizer.zero_grad()
+            self.loss(h).backward()
+            optimizer.step()
+        end = self.inside().detach()
+        off = (end - self.centre).numpy()
+        off = off - off @ surface @ surface.T
+        return (
+            float((end @ self.reader.T - self.target).norm(dim=1).mean()),
+            float(np.linalg.norm((end.numpy() @ mix[:2].T) - self.places, axis=1).mean()),
+            float(np.linalg.norm(off, axis=1).mean()),
+        )
+
+
+@pytest.mark.parametrize("bent", [False, True])
+@pytest.mark.parametrize("on", [0.0, 0.5, 1.0])
+def test_the_share_of_a_planted_tasks_gradient_is_recovered(on: float, bent: bool) -> None:
+    _, z, h, _ = planted()
+    learner = Learner(on, bent, 0)
+    inside = learner.inside()
+    inside.retain_grad()
+    learner.loss(inside).backward()
+    ground = Ground.fit(h, z, np.arange(N_OLD) % 2 == 0, RANK)
+    field = Field(-inside.grad.numpy(), inside.detach().numpy(), learner.places, False)
+    found = shares(field, ground, None, None, np.random.default_rng(1))
+    row = next(row for row in found if row["basis"] == "manifold")
+    assert row["share"] == pytest.approx(on, abs=0.03)
+    assert row["lo"] - 0.03 <= on <= row["hi"] + 0.03
+    assert (row["share"] > row["null_hi"]) == (on >= 0.5)
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_the_arms_repair_and_ruin_as_planted(bent: bool) -> None:
+    start = np.linalg.norm(np.random.default_rng(0).uniform(-0.8, 0.8, (1000, 2)), axis=1).mean()
+    task, ruined, left = Learner(DIVERGENT, bent, 0).learn("none")
+    assert task < 0.05
+    assert ruined > 0.7 * start
+    task, transfer, off = Learner(DIVERGENT, bent, 0).learn("manifold")  # repairs
+    assert task < 0.1
+    assert transfer < (0.5 * ruined if bent else 0.05)
+    if not bent:  # bent codes leave the surface's directions whichever way they are pushed
+        assert off < 0.05 < left
+    for arm in ("none", "manifold"):  # costs a convergent task nothing
+        task, transfer, off = Learner(CONVERGENT, bent, 0).learn(arm)
+        assert max(task, transfer) < 0.05
+    _, transfer, _ = Learner(CONVERGENT, bent, 0).learn("complement")  # ruins a convergent task
+    assert transfer > 0.7 * start
+    for seed in range(3):  # the placebos do neither
+        _, transfer, _ = Learner(DIVERGENT, bent, seed).learn("random")
+        assert transfer > 0.4 * start
+        _, transfer, _ = Learner(CONVERGENT, bent, seed).learn("random-complement")
+        assert transfer < 0.1

@@ -1,0 +1,107 @@
+"""Parameter gradients compared between tasks: against sums by hand, and where the answer is planted."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from cwr_mech.analysis import conflict
+from cwr_mech.analysis.conflict import conflict_result, flattened, matrices
+from cwr_mech.analysis.gradients import parameter_gradients
+from cwr_mech.config import ModelConfig, WorldConfig
+from cwr_mech.dataset import Rows, generate
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model import HookedQwen2
+from cwr_mech.results import Result
+from cwr_mech.world import World, load_world
+
+TASKS = ("distance", "angle", "compass")
+
+
+@lru_cache
+def world() -> World:
+    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=6))
+
+
+@lru_cache
+def model() -> HookedQwen2:
+    return HookedQwen2(ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
+
+
+@lru_cache
+def found() -> Result:
+    return conflict_result(model(), world(), TASKS, run="r", n_batches=8, batch=4, rank=2)
+
+
+def test_every_matrix_and_pair_is_there_and_cosines_are_those_of_the_gradients() -> None:
+    result = found()
+    gradients = parameter_gradients(model(), generate(world(), "distance", 32, group="new"), 4)
+    names = [*matrices(gradients), "all"]
+    assert {"embed", "0.qkv", "1.down", "all"} <= set(names)
+    assert not any("ln" in name or "bias" in name for name in names)
+    assert len(result.tables["cosines"]) == len(result.tables["overlaps"]) == len(names) * 3
+    assert len(result.tables["spaces"]) == len(names) * 3
+    assert flattened(gradients, "all").shape == (8, result.values["n_parameters"])
+    assert np.diag(result.arrays["cosine"]).tolist() == [1.0, 1.0, 1.0]
+    assert result.arrays["cosine"] == pytest.approx(result.arrays["cosine"].T, nan_ok=True)
+    for row in result.tables["cosines"]:
+        assert row["lo"] is None or row["lo"] <= row["cosine"] <= row["hi"]
+
+
+def test_subspaces_are_measured_on_the_batches_they_were_not_fitted_on() -> None:
+    for row in found().tables["spaces"]:
+        assert 0 <= row["own"] <= row["own_in_sample"] + 1e-9
+        assert row["effective_directions"] <= 8
+    for row in found().tables["overlaps"]:
+        assert 0 <= row["overlap"] <= 1
+        assert 0 <= row["least_angle"] <= row["largest_angle"] <= 90
+
+
+def test_shares_written_into_the_map_add_up_and_sit_near_chance_in_a_random_model() -> None:
+    rows = found().tables["written"]
+    assert {row["matrix"] for row in rows} == {"0.o", "0.down", "1.o", "1.down"}
+    assert {row["task"] for row in rows} == set(TASKS)
+    assert {row["null"] for row in rows} == {2 / 16}
+    assert np.mean([row["share"] <= max(row["null_hi"], row["like_hi"]) + 0.05 for row in rows]) > 0.8
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, angle: float) -> Result:
+    """Two tasks whose expected gradients of every matrix meet at this cosine, under noise."""
+    shapes = {name: g.shape[1:] for name, g in parameter_gradients(model(), _rows(), 4).items()}
+    rng = np.random.default_rng(0)
+    common, own = ({name: rng.standard_normal(shape) for name, shape in shapes.items()} for _ in range(2))
+
+    def gradients(_: HookedQwen2, rows: Rows, batch: int) -> dict[str, np.ndarray]:
+        n, first = len(rows) // batch, int(rows.task[0]) == 0
+        return {
+            name: (
+                (common[name] if first else angle * common[name] + np.sqrt(1 - angle**2) * own[name])
+                + 2 * rng.standard_normal((n, *shape))
+            ).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+
+    monkeypatch.setattr(conflict, "parameter_gradients", gradients)
+    return conflict_result(model(), world(), TASKS[:2], run="r", n_batches=16, batch=4, rank=1)
+
+
+def _rows() -> Rows:
+    return generate(world(), "distance", 4, group="new")
+
+
+@pytest.mark.parametrize("angle", [-0.8, 0.0, 0.8])
+def test_a_planted_conflict_is_recovered_from_noisy_batches(
+    angle: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = planted(monkeypatch, angle)
+    row = next(row for row in result.tables["cosines"] if row["matrix"] == "all")
+    assert row["cosine"] == pytest.approx(angle, abs=0.1)
+    assert row["lo"] - 0.05 <= angle <= row["hi"] + 0.05
+    others = {row["matrix"]: row["others"] for row in result.tables["spaces"] if row["task"] == "distance"}
+    nulls = {row["matrix"]: row["null_hi"] for row in result.tables["spaces"]}
+    assert (others["all"] > nulls["all"]) == (angle != 0.0)
+
+
+def test_too_few_batches_are_refused() -> None:
+    with pytest.raises(AnalysisError, match="rank 4"):
+        conflict_result(model(), world(), TASKS[:1], run="r", n_batches=4, batch=4, rank=4)

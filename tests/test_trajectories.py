@@ -1,0 +1,116 @@
+"""New cities put in the wrong place, off the map, or where they belong, are told apart at each checkpoint."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from cwr_mech.analysis import trajectories
+from cwr_mech.analysis.trajectories import Spot, clearest, placed, trajectory
+from cwr_mech.config import ModelConfig, WorldConfig
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model import HookedQwen2
+from cwr_mech.world import World, load_world
+
+P = 16
+
+
+@lru_cache
+def world() -> World:
+    return load_world(WorldConfig(source="uniform", n_cities=140, new="scattered", n_new=20))
+
+
+@lru_cache
+def model(seed: int = 3) -> HookedQwen2:
+    config = ModelConfig(n_layers=3, d_model=P, n_heads=2, d_mlp=24, init_std=0.3)
+    return HookedQwen2(config, seed=seed).eval()
+
+
+def activations(how: str) -> np.ndarray:
+    """Ordinary cities on a curved surface; new ones on it, on it at another's place, or beside it."""
+    rng = np.random.default_rng(0)
+    mix = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    is_new = np.asarray(world().is_new)
+    xy = world().xy.astype(float)
+    if how == "misplaced":
+        xy[is_new] = np.roll(xy[is_new], 7, axis=0)
+    unit = (xy - xy.mean(axis=0)) / 1000
+    x = np.c_[unit, 0.3 * unit**2] @ mix[:4] + 0.03 * rng.standard_normal((len(xy), P))
+    if how == "off":
+        x[is_new] += 1.5 * mix[10]
+    return x
+
+
+# how, error along the map in tenths of a degree, distance off it in ordinary cities', similarity to the map
+CASES = [
+    ("there", (0, 150), (0.7, 1.6), (0.9, 1.01)),
+    ("misplaced", (400, 4000), (0.7, 1.6), (-0.5, 0.5)),
+    ("off", (0, 400), (5, 50), (0.9, 1.01)),
+]
+
+
+@pytest.mark.parametrize(("how", "along", "off", "similar"), CASES)
+def test_misplaced_and_off_the_map_are_told_apart(
+    how: str, along: tuple[float, float], off: tuple[float, float], similar: tuple[float, float]
+) -> None:
+    found = placed(activations(how), world(), np.random.default_rng(1))
+    assert found["n_new"] == 20
+    assert along[0] <= found["along_new"] <= along[1]
+    assert off[0] <= found["off_new"] <= off[1]
+    assert similar[0] <= found["cka_new"] <= similar[1]
+    assert found["along_old"] < 150  # ordinary cities stay where they are whatever happens to new ones
+    assert 0.7 < found["off_old"] < 1.6
+    assert (found["excess_along_lo"] > 100) == (how == "misplaced")
+    assert (found["excess_off_lo"] > 1) == (how == "off")
+    assert (found["probe_new"] > 2 * found["probe_old"]) == (how == "misplaced")
+
+
+def test_a_map_that_turns_as_a_whole_displaces_nobody() -> None:
+    turn = np.linalg.qr(np.random.default_rng(9).standard_normal((P, P)))[0]
+    plain, turned = (
+        placed(x, world(), np.random.default_rng(1))
+        for x in (activations("off"), 3 * activations("off") @ turn + 5)
+    )
+    for key in ("along_new", "off_new", "cka_new", "excess_along", "probe_old"):
+        assert turned[key] == pytest.approx(plain[key], rel=0.02), key
+
+
+def test_the_clearest_place_is_where_place_explains_most() -> None:
+    spot = clearest(model(), world(), "distance")
+    tried = [
+        clearest(model(), world(), "distance", sites=[site], layers=[layer]).variance
+        for site in trajectories.SITES
+        for layer in (0, 1)
+    ]
+    assert spot.variance == max(tried)
+    assert spot.layer < 2  # the last block's output at a city is read by no answer
+    assert spot.hook == f"blocks.{spot.layer}.hook_resid_post"
+    with pytest.raises(AnalysisError, match="cannot be told apart"):
+        clearest(model(), world(), "distance", sites=["delimiter"], layers=[-1])
+
+
+def test_followed_prompts_are_read_everywhere_and_others_at_the_end() -> None:
+    spots = [Spot("distance", 1, "last_digit", 0.5), Spot("angle", 0, "delimiter", 0.5)]
+    loads: list[int] = []
+
+    def loader(step: int):
+        def load() -> HookedQwen2:
+            loads.append(step)
+            return model(step)
+
+        return load
+
+    steps = {step: loader(step) for step in (0, 5, 9)}
+    rows = trajectory(steps, world(), spots, followed=["angle"])
+    assert [(row["step"], row["prompt"]) for row in rows] == [
+        (0, "angle"),
+        (5, "angle"),
+        (9, "distance"),
+        (9, "angle"),
+    ]
+    assert {(row["layer"], row["site"]) for row in rows} == {(1, "last_digit"), (0, "delimiter")}
+    assert loads == [0, 5, 9]
+    again = trajectory({9: steps[9]}, world(), spots)
+    assert again == rows[2:]  # what a checkpoint shows does not depend on the others asked for
+    with pytest.raises(AnalysisError, match="no new cities"):
+        trajectory(steps, load_world(WorldConfig(n_cities=60)), spots)
