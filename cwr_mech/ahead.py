@@ -1,27 +1,28 @@
-"""Rows are made while the step before them is computed."""
+"""Rows are made while steps before theirs are computed."""
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cwr_mech.dataset import Rows
 
+STEPS_AHEAD = 32
+"""A block of rows for every task takes as long to make as a dozen steps of a small model on a GPU."""
+
 
 class Ahead:
-    """`make(step)` for steps asked for one after another, each made in a thread during the one before."""
+    """`make(step)` for the steps from `first` to before `last`, one after another, made by a thread."""
 
-    def __init__(self, make: Callable[[int], Rows], steps: int) -> None:
-        """steps: how many there are; no more are made."""
-        self.make, self.steps = make, steps
+    def __init__(self, make: Callable[[int], Rows], first: int, last: int) -> None:
+        self._make, self._steps = make, iter(range(first, last))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
-        self._begun: dict[int, Future[Rows]] = {}
+        self._begun: deque[Future[Rows]] = deque()
 
-    def at(self, step: int) -> Rows:
-        """The rows of a step; raises what making them raised."""
-        made = self._begun.pop(step, None) or self._thread.submit(self.make, step)
-        rows = made.result()
-        if step + 1 < self.steps:
-            self._begun[step + 1] = self._thread.submit(self.make, step + 1)
-        return rows
+    def next(self) -> Rows:
+        """The rows of the next step; raises what making them raised."""
+        while len(self._begun) <= STEPS_AHEAD and (step := next(self._steps, None)) is not None:
+            self._begun.append(self._thread.submit(self._make, step))
+        return self._begun.popleft().result()
 
     def close(self) -> None:
         """Let the thread end; rows under way are dropped."""

@@ -132,7 +132,6 @@ class Trainer:
         processes.check_batch(self.train.batch_size)
         self.world = run.world()
         self.batches = Batches(self.config.data, self.world, self.train.batch_size, self.train.seed)
-        self.ahead = Ahead(self.batches.at, self.train.steps)
         self.model = run.model(0).to(compute.device)
         self.flat = FlatParameters(self.config.model, compute.device)
         self.flat.load(self.model)
@@ -142,6 +141,7 @@ class Trainer:
         self.line_every = math.ceil(self.train.steps / METRICS_LINES)
         self.metrics = run.folder / "metrics.jsonl"
         self.step, self.saved, self.metrics_length, seconds = self._restore()
+        self.ahead = Ahead(self.batches.at, self.step, self.train.steps)
         self.meter = Meter(self.train.steps, self.train.batch_size, seconds)
         self.last_event = time.monotonic()
         self.whole = True
@@ -221,7 +221,7 @@ class Trainer:
     def _advance(self) -> None:
         """One step: rows, gradient, update, metrics."""
         self.meter.begin()
-        rows = self.ahead.at(self.step)
+        rows = self.ahead.next()
         self.meter.data_ready()
         first = rows.answer_start if self.train.loss == "answer" else np.ones_like(rows.lengths)
         losses = self._gradient(rows, first).cpu().numpy()

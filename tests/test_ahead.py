@@ -4,12 +4,13 @@ import threading
 
 import pytest
 
-from cwr_mech.ahead import Ahead
+from cwr_mech.ahead import STEPS_AHEAD, Ahead
 from cwr_mech.config import WorldConfig
 from cwr_mech.dataset import Rows, generate
 from cwr_mech.world import load_world
 
-ROWS = generate(load_world(WorldConfig(n_cities=24)), "distance", 6)
+STEPS = 2 * STEPS_AHEAD
+ROWS = generate(load_world(WorldConfig(n_cities=24)), "distance", STEPS)
 
 
 def one(step: int) -> Rows:
@@ -23,35 +24,38 @@ def test_rows_come_in_order_from_another_thread_each_made_once() -> None:
         made.append((step, threading.get_ident()))
         return one(step)
 
-    ahead = Ahead(make, 6)
-    assert [ahead.at(step).text(0) for step in range(2, 6)] == ROWS.texts()[2:]
+    ahead = Ahead(make, 5, STEPS)
+    assert [ahead.next().text(0) for _ in range(5, STEPS)] == ROWS.texts()[5:]
     ahead.close()
-    assert [step for step, _ in made] == [2, 3, 4, 5]
+    assert [step for step, _ in made] == list(range(5, STEPS))
     assert threading.get_ident() not in {thread for _, thread in made}
 
 
-def test_the_next_rows_are_begun_before_they_are_asked_for() -> None:
-    begun = threading.Event()
+def test_rows_are_made_before_they_are_asked_for_but_not_too_many() -> None:
+    far, too_far = threading.Event(), threading.Event()
 
     def make(step: int) -> Rows:
-        if step == 1:
-            begun.set()
+        if step == STEPS_AHEAD:
+            far.set()
+        if step > STEPS_AHEAD:
+            too_far.set()
         return one(step)
 
-    ahead = Ahead(make, 2)
-    ahead.at(0)
-    assert begun.wait(10)
+    ahead = Ahead(make, 0, STEPS)
+    ahead.next()
+    assert far.wait(10)
     ahead.close()
+    assert not too_far.is_set()
 
 
-def test_what_goes_wrong_is_told_to_who_asks() -> None:
+def test_what_goes_wrong_is_told_at_its_step() -> None:
     def make(step: int) -> Rows:
         if step == 1:
             raise ValueError("no such row")
         return one(step)
 
-    ahead = Ahead(make, 3)
-    assert ahead.at(0).text(0) == ROWS.text(0)
+    ahead = Ahead(make, 0, STEPS)
+    assert ahead.next().text(0) == ROWS.text(0)
     with pytest.raises(ValueError, match="no such row"):
-        ahead.at(1)
+        ahead.next()
     ahead.close()

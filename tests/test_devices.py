@@ -1,13 +1,19 @@
 """What --device, --precision and --compile mean, and what is refused."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from cwr_mech.config import ModelConfig
+from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
 from cwr_mech.devices import Compute, choose
 from cwr_mech.engine import Engine
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.parameters import FlatParameters
+from cwr_mech.runs import Run
+from cwr_mech.training import train
 
 # a GPU is there, options, what they mean
 CHOICES = [
@@ -70,3 +76,51 @@ def test_each_way_has_its_engine_and_is_described() -> None:
         "compiled": "off",
     }
     assert Compute("cuda").on("cuda:1").device == "cuda:1"
+
+
+CONFIG = RunConfig(
+    name="t",
+    world=WorldConfig(n_cities=24),
+    data=DataConfig(tasks=("distance", "compass")),
+    model=ModelConfig(n_layers=1, d_model=16, n_heads=2, d_mlp=16),
+    train=TrainConfig(
+        steps=12, batch_size=8, lr=1e-2, warmup=3, save_every=5, eval_every=12, eval_rows=2, checkpoints=1
+    ),
+)
+BY_HAND, AUTOGRAD = Compute(), Compute(by_hand=False)
+
+
+def interrupt(record: Mapping[str, Any]) -> None:
+    if record["step"] == 7:
+        raise KeyboardInterrupt
+
+
+def cut(folder: Path, before: Compute, after: Compute) -> Run:
+    """A run stopped at step 7 and resumed with another way to compute."""
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, folder, compute=before, listener=interrupt)
+    return train(CONFIG, folder, compute=after, resume=True)
+
+
+def test_autograd_trains_the_same_model_and_resumes(tmp_path: Path) -> None:
+    by_hand = train(CONFIG, tmp_path / "h")
+    autograd = train(CONFIG, tmp_path / "a", compute=AUTOGRAD)
+    again = cut(tmp_path / "aa", AUTOGRAD, AUTOGRAD)
+    assert again.sha256() == autograd.sha256() != by_hand.sha256()
+    mixed = [cut(tmp_path / "ha", BY_HAND, AUTOGRAD), cut(tmp_path / "ah", AUTOGRAD, BY_HAND)]
+    for run in (autograd, *mixed):
+        for ours, theirs in zip(run.model().parameters(), by_hand.model().parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    told = [(entry["from_step"], entry["gradient"]) for entry in mixed[0].manifest["computed"]]
+    assert told == [(0, "by hand"), (7, "autograd")]
+    assert [entry["from_step"] for entry in again.manifest["computed"]] == [0]
+
+
+def test_bfloat16_trains_to_nearly_the_same_loss(tmp_path: Path) -> None:
+    exact = train(CONFIG, tmp_path / "h")
+    short = train(CONFIG, tmp_path / "b", compute=Compute(precision="bfloat16", by_hand=False))
+    losses = [[line["loss"] for line in run.metrics() if "loss" in line] for run in (exact, short)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-6)
+    assert losses[1][-1] < losses[1][0]
+    assert all(weight.dtype == torch.float32 for weight in short.model().parameters())
