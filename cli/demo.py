@@ -14,10 +14,10 @@ import typer
 
 Argv = tuple[str, ...]
 
-SINGLE_TASKS = ("distance", "compass")
-"""The models trained on one task each, beside the one that learns all seven."""
-SINGLE_STEPS = {"quick": 5000}
-"""Steps of the single-task models by preset, so that both lanes of the training end together."""
+PRESET, TASK, STEPS = "quick", "distance", 5000
+"""What is trained: one model, on one task, in the cities of the zoo's models."""
+ZOO_MODELS = ("zoo:small", "zoo:small-seed2")
+"""Models of all seven tasks that it is compared with: what they have in common is the yardstick."""
 STILL_SECONDS = 60.0
 """Without a terminal, a long stage says this often how far it is."""
 
@@ -30,58 +30,58 @@ class Stage(NamedTuple):
     lanes: tuple[tuple[Argv, ...], ...]
 
 
-def stages(name: str, preset: str) -> tuple[Stage, ...]:
-    """The demo's stages for runs and report called `name`."""
-    single = {task: f"{name}-{task}" for task in SINGLE_TASKS}
-    runs = (name, *single.values())
-    fewer = (f"steps={SINGLE_STEPS[preset]}",) if preset in SINGLE_STEPS else ()
-    singles = tuple(train(run, preset, task, *fewer) for task, run in single.items())
-    to = ("--report", name)
+def stages(name: str) -> tuple[Stage, ...]:
+    """The demo's stages for a run and a report called `name`."""
+    to, runs = ("--report", name), (name, *ZOO_MODELS)
     return (
-        Stage("train", f"7 tasks | {', '.join(SINGLE_TASKS)}", ((train(name, preset, "all"),), singles)),
-        Stage("eval", "answers to fresh questions", ((("eval", *runs, "-n", "500", *to),),)),
+        Stage("train", f"one model on {TASK} alone", ((train(name, PRESET, TASK, f"steps={STEPS}"),),)),
+        Stage("eval", "answers to fresh questions", ((("eval", name, ZOO_MODELS[0], "-n", "500", *to),),)),
         Stage(
             "cache-acts",
             "what the models hold about every city",
-            (tuple(("cache-acts", run) for run in runs), (("cache-acts", name, "--untrained"),)),
+            (
+                (("cache-acts", name), ("cache-acts", name, "--untrained")),
+                tuple(("cache-acts", model) for model in ZOO_MODELS),
+            ),
         ),
         Stage("cka", "how alike the models arrange the cities", ((("cka", *runs, *to),),)),
-        Stage("probe", "is there a map", ((("probe", name, *to),),)),
-        Stage("patch", "what carries a city to the answer", ((("patch", name, *to),),)),
+        Stage("probe", "is there a map", ((("probe", name, "--prompts", "own", *to),),)),
+        Stage("patch", "what carries a city to the answer", ((("patch", name, "--task", TASK, *to),),)),
         Stage("report", "results, figures and words", ((("report", name),),)),
     )
 
 
 def train(run: str, preset: str, tasks: str, *settings: str) -> Argv:
-    """The command that trains one of the demo's models."""
+    """The command that trains the demo's model."""
     options = [word for setting in settings for word in ("--set", setting)]
     return ("train", "--preset", preset, "--tasks", tasks, "--out", f"runs/{run}", *options)
 
 
 def command(
-    preset: Annotated[str, typer.Option(help="Settings of the models.")] = "quick",
-    name: Annotated[str, typer.Option(help="Name of the runs and of the report.")] = "demo",
+    name: Annotated[str, typer.Option(help="Name of the run and of the report.")] = "demo",
 ) -> None:
-    """Everything this program does, once, on this machine: train a seven-task model and two single-task ones,
-    score them, keep their activations, compare, probe and patch them, and write a report.
+    """Everything this program does, once, on this machine: train a model on one task, score it, keep its
+    activations, compare it with models of all seven tasks from the zoo, probe and patch it, and write a
+    report.
 
-    Models that are there already are kept; interrupted ones are continued.
+    A model that is there already is kept; an interrupted one is continued.
     """
     from cwr_mech.errors import CwrError
-    from cwr_mech.presets import preset as find_preset
+    from cwr_mech.presets import preset
     from cwr_mech.world import load_world
 
-    from .common import RUNS, duration, report_folder, say
+    from .common import RUNS, duration, report_folder, resolve_run, say
 
     began = time.monotonic()
-    config = find_preset(preset)
-    world = load_world(config.world)
+    world = load_world(preset(PRESET).world)
+    for model in ZOO_MODELS:
+        resolve_run(model)
     folder = report_folder(name)
     logs = RUNS / f"{name}-logs"
     logs.mkdir(parents=True, exist_ok=True)
     line("world", f"{len(world.old()):,} cities and {len(world.new())} new ones", began)
     failed = []
-    for stage in stages(name, preset):
+    for stage in stages(name):
         start = time.monotonic()
         if run_stage(stage, logs):
             line(stage.name, stage.what, start)

@@ -111,7 +111,7 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
     """Print the plan: what each run starts from and holds, how long it will take, and how it stands."""
     import torch
 
-    from cwr_mech.costs import row_lengths, seconds_of, tokens_per_second
+    from cwr_mech.costs import papers_gpu_seconds, row_lengths, seconds_of, tokens_per_second
     from cwr_mech.finetuning import total_rows
     from cwr_mech.sweep import standing
 
@@ -121,6 +121,7 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
     lengths = row_lengths()
     speeds: dict[tuple[object, int], float] = {}
     rows, left = [], 0.0
+    gpu: list[float | None] = []
     for run in planned:
         config = run.config
         shape = (config.model, config.train.batch_size)
@@ -129,6 +130,7 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
         seconds = seconds_of(config, speeds[shape], lengths)
         state = standing(run, root).state
         left += 0.0 if state == "done" else seconds
+        gpu += [] if state == "done" else [papers_gpu_seconds(config, lengths)]
         fixed = total_rows(config.data.parts) or (config.data.rows_per_task or 0) * len(config.data.tasks)
         rows.append([run.name, run.base, fixed or None, config.train.steps, duration(seconds), state])
     console.print(
@@ -139,6 +141,9 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
         f"{len(planned)} runs; about {duration(left)} of one core left, {duration(left / jobs)} with {jobs} "
         f"processes; measured now: {speed} tokens a second on one thread"
     )
+    known = [seconds for seconds in gpu if seconds is not None]
+    if known:
+        say(f"on a GPU like the paper's, at the speed its authors report: about {duration(sum(known))}")
 
 
 def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", path: Path) -> None:

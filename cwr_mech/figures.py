@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import CorruptArtifact
-from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_curves import curves_figure
+from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_manifold import manifold_figure, surfacing_figure, surfacing_tasks_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
@@ -32,6 +32,7 @@ from cwr_mech.figures_routing import (
 from cwr_mech.figures_similarity import groups_figure, matrices_figure, references_figure
 from cwr_mech.figures_style import RC
 from cwr_mech.figures_transfer import transfer_figure
+from cwr_mech.figures_zoo import maps_figure, stretch_figure
 from cwr_mech.results import Result
 
 DPI = 150
@@ -82,6 +83,8 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
             Plot("digits", "Effect on each answer token", digits_figure, "digits"),
             Plot("paths", "What heads tell each other", paths_figure, "paths"),
         ),
+        "maps": (Plot("", "Maps by prompt and layer", maps_figure),),
+        "stretch": (Plot("", "Two trainings of one model", stretch_figure),),
         "transfer": (Plot("", "Transfer between tasks", transfer_figure),),
         "subspace": (
             Plot("shares", "Updates inside the map", subspace_figure),

@@ -172,9 +172,21 @@ SECTIONS = (
         report_routing.prediction,
     ),
     Section(
+        "stretch",
+        "A stretch of the paper's training",
+        "The same weights, batches and rates here and under transformers' Trainer.",
+        report_zoo.stretch,
+    ),
+    Section(
+        "relation",
+        "Similarity and transfer",
+        "Pairs of tasks: how alike models of the one and the other are, and what one teaches the other.",
+        report_zoo.relation,
+    ),
+    Section(
         "findings",
-        "The paper's claims, one by one",
-        "What was published beside what the models above show. The units are models.",
+        "The paper's values beside ours",
+        "Levels differ with the scale; the direction is what can be compared.",
         report_zoo.findings,
     ),
 )
@@ -227,19 +239,39 @@ def report_text(name: str, results: Mapping[str, Result]) -> str:
         "residual stream after block 3 (`blocks.3.hook_resid_post`), embed before the first block, final "
         "after the last norm. Coordinates and distances are in tenths of a degree on a plane.",
     ]
-    last = ""
-    for result_name, result in ranked:
-        section = _BY_KIND.get(result.kind)
-        if result.kind != last:
-            parts.append(f"## {section.title if section else result.kind}")
-            parts += [section.opening] if section else []
-            last = result.kind
-        parts += _result_parts(result_name, result, section.text if section else report_sections.plain)
+    found = next((result for result in results.values() if result.kind == "findings"), None)
+    parts += _by_kind(dict(ranked), "##") if found is None else _chapters(dict(ranked), found)
     parts += _origin(results)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _result_parts(name: str, result: Result, text: Callable[[Result], str]) -> list[str]:
+def _chapters(results: Mapping[str, Result], found: Result) -> list[str]:
+    """Chapters with their claims, then the results they rest on; other results come last."""
+    parts = ["## Claims", report_zoo.summary(found)]
+    left = dict(results)
+    for chapter in report_zoo.CHAPTERS:
+        mine = {name: result for name, result in results.items() if result.kind in chapter.kinds}
+        parts += [f"## {chapter.title}", chapter.question, report_zoo.claims(found, chapter.section)]
+        parts += _by_kind(mine, "###") if mine else ["No results yet."]
+        left = {name: result for name, result in left.items() if name not in mine}
+    return [*parts, *_by_kind(left, "##")]
+
+
+def _by_kind(results: Mapping[str, Result], level: str) -> list[str]:
+    """Sections of results that are in the order of the report, each kind under one heading."""
+    parts, last = [], ""
+    for name, result in results.items():
+        section = _BY_KIND.get(result.kind)
+        if result.kind != last:
+            parts.append(f"{level} {section.title if section else result.kind}")
+            parts += [section.opening] if section else []
+            last = result.kind
+        text = section.text if section else report_sections.plain
+        parts += _result_parts(name, result, text, f"{level}#")
+    return parts
+
+
+def _result_parts(name: str, result: Result, text: Callable[[Result], str], level: str) -> list[str]:
     figures = [f"![{plot.title}](figures/{file})" for plot, file in figure_names(result, name)]
     try:
         body = text(result)
@@ -248,7 +280,7 @@ def _result_parts(name: str, result: Result, text: Callable[[Result], str]) -> l
             f"the {result.kind} result '{name}' lacks {error}, which its section needs",
             f"make it anew with: {result.command}",
         ) from error
-    return [f"### {name}", *figures, body, notes(result), source_line(name, result)]
+    return [f"{level} {name}", *figures, body, notes(result), source_line(name, result)]
 
 
 def _origin(results: Mapping[str, Result]) -> list[str]:

@@ -5,9 +5,9 @@ zoo/NAME/ is a run folder (`cwr_mech.runs`) with one checkpoint, so whatever rea
 
     source     name, step and weights' hash of the run it was made from
     dtype      "float16" where that changed no answer to the questions below, else "float32"
-    changed    how many answers float16 would have changed, of `asked`
+    differs    the first task and group of cities whose answers float16 would have changed, if any
     questions  how many for each task and group of cities, and their seed
-    scores     task, group of cities, score and the best constant answer's
+    scores     a row for each task and group of cities (`cwr_mech.evaluation.TaskScore`)
     files      path -> sha256 of everything but the manifest
     licence    of the weights
 
@@ -15,55 +15,31 @@ answers.json holds what the shipped weights answer to these questions, as text.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cwr_mech.analysis.models import gain
-from cwr_mech.artifacts import PART, atomic_file, atomic_folder, read_json, sha256_file, write_json
+from cwr_mech.artifacts import PART, atomic_folder, read_json, sha256_file, write_json
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
-from cwr_mech.dataset import generate
+from cwr_mech.dataset import Rows, generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
-from cwr_mech.evaluation import answer_rows, score_answers
-from cwr_mech.formats import number
+from cwr_mech.evaluation import Evaluation, TaskScore, answer_rows, score_answers
+from cwr_mech.finetuning import arm_of
 from cwr_mech.model import HookedQwen2
-from cwr_mech.report_text import markdown_table
-from cwr_mech.results import Result, Row
 from cwr_mech.runs import ZOO, Run, checkpoint_path, load_run
 
 LICENCE = "MIT"
 QUESTIONS = 200
 """Questions a task and group of cities; test split, this seed."""
 SEED = 42
-CURVE_POINTS = 60
+CURVE_POINTS = 24
 """Lines of a training curve that are kept, beside those with scores."""
+MOST_BYTES = 60_000_000
+"""The zoo is part of the repository; more than this is not added to it."""
 TOLERANCE = 0.01
 """Share of the answers that another processor may round to something else."""
-
-README = """# The zoo
-
-Small trained models, ready to look into: every command takes `zoo:NAME` where it takes a run.
-
-    cwr-mech zoo list                        what there is
-    cwr-mech cache-acts zoo:quick-seed1      what it holds about every city
-    cwr-mech probe zoo:quick-seed1           is there a map in it?
-    cwr-mech finetune zoo:quick-seed1 --tasks angle
-    cwr-mech zoo check                       files unchanged, same answers as when they were added
-    cwr-mech zoo analyse                     every analysis of the zoo, into reports/zoo/report.md
-
-A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
-`transformers.AutoModelForCausalLM.from_pretrained` and `cwr_mech.HookedQwen2.from_pretrained` read. Its
-`manifest.json` says from which settings, seeds, base and versions it was made and holds the hash of every
-file; `answers.json` is what it answers to fixed test questions, `metrics.jsonl` its training curve, thinned.
-Weights are in float16 where that changes not one of these answers, in float32 otherwise.
-
-The models know the cities of the shipped table (`cwr_mech/data/README.md` says where it is from); the weights
-are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or `cwr-mech finetune`) and
-`cwr-mech zoo add`, which also writes this file. Scores below are mean errors or accuracies over 200 test
-questions about ordinary cities, for the tasks a model was trained on.
-"""
 
 Texts = dict[str, list[str]]
 """ "task/group" -> answers."""
@@ -71,9 +47,14 @@ Texts = dict[str, list[str]]
 
 def zoo_models(root: Path | str = ZOO) -> list[Run]:
     """All models of the zoo: those of all tasks first, then by number of tasks, fine-tuned ones last."""
-    paths = sorted(Path(root).glob("*/manifest.json"))
-    found = [load_run(path.parent) for path in paths if PART not in path.parent.name]
+    found = [load_run(folder) for folder in folders(root)]
     return sorted(found, key=lambda run: (run.parent is not None, -len(run.config.data.tasks), run.name))
+
+
+def folders(root: Path | str = ZOO) -> list[Path]:
+    """Folders of the zoo's models, those that are being written left out."""
+    paths = sorted(Path(root).glob("*/manifest.json"))
+    return [path.parent for path in paths if PART not in path.parent.name]
 
 
 def answers(
@@ -83,24 +64,36 @@ def answers(
     n: int = QUESTIONS,
     seed: int = SEED,
     advance: Callable[[int], object] | None = None,
-) -> tuple[Texts, list[dict[str, Any]]]:
+) -> tuple[Texts, list[TaskScore]]:
     """Answers of `model` to the fixed test questions of a run, and their scores.
 
     Asked are the tasks it was trained on, of a fine-tuned run all tasks; about old cities, and about new ones
     where the world has any.
     """
-    world, data = run.world(), run.config.data
     texts: Texts = {}
-    scores = []
+    scores: list[TaskScore] = []
+    for key, rows in questions(run, n, seed):
+        found = answer_rows(model, rows, advance=advance)
+        scores.append(score_answers(rows, found, key.split("/")[1]))
+        texts[key] = list(found.texts)
+    return texts, scores
+
+
+def questions(run: Run, n: int, seed: int) -> Iterator[tuple[str, Rows]]:
+    """ "task/group" and rows: all that is asked of a run."""
+    world, data = run.world(), run.config.data
     for task in TASK_NAMES if run.parent else data.tasks:
         for group in ("old", "new") if len(world.new()) else ("old",):
             rows = generate(world, task, n, split="test", seed=seed, group=group, protocol=data.protocol)
-            found = answer_rows(model, rows, advance=advance)
-            score = score_answers(rows, found, group)
-            texts[f"{task}/{group}"] = list(found.texts)
-            columns = ("task", "group", "metric", "unit", "value_mean", "baseline", "parse_rate")
-            scores.append({column: getattr(score, column) for column in columns})
-    return texts, scores
+            yield f"{task}/{group}", rows
+
+
+def first_change(model: HookedQwen2, run: Run, texts: Texts, n: int) -> str | None:
+    """The first "task/group" in which `model` answers otherwise than `texts`; None where it never does."""
+    for key, rows in questions(run, n, SEED):
+        if list(answer_rows(model, rows).texts) != texts[key]:
+            return key
+    return None
 
 
 def differing(first: Texts, second: Texts) -> int:
@@ -120,7 +113,8 @@ def add(
     """Put the last checkpoint of a finished run into the zoo, under the run's name or another.
 
     The base of a fine-tuned run is named by its place in the zoo when it is there. Raises ConfigError for a
-    run that is not finished, ArtifactExists when the name is taken and not to be replaced.
+    run that is not finished and when the zoo would outgrow MOST_BYTES, ArtifactExists when the name is taken
+    and not to be replaced.
     """
     if run.state != "done" or run.from_zoo:
         raise ConfigError(
@@ -132,11 +126,8 @@ def add(
         raise ArtifactExists(f"the zoo has a model '{target.name}' already", "replace it with --force")
     exact = run.model()
     texts, scores = answers(exact, run, n=n, advance=advance)
-    rounded, rounded_scores = answers(half(exact), run, n=n, advance=advance)
-    changed = differing(texts, rounded)
-    dtype = torch.float32 if changed else torch.float16
-    if not changed:
-        texts, scores = rounded, rounded_scores
+    differs = first_change(half(exact), run, texts, n)
+    dtype = torch.float32 if differs else torch.float16
     with atomic_folder(target) as part:
         weights = checkpoint_path(part, run.last_step)
         exact.save_pretrained(weights, dtype=dtype)
@@ -148,10 +139,10 @@ def add(
         about = {
             "source": {"run": run.name, "step": run.last_step, "sha256": run.sha256()},
             "dtype": str(dtype).removeprefix("torch."),
-            "changed": changed,
+            "differs": differs,
             "asked": sum(map(len, texts.values())),
             "questions": {"n": n, "seed": SEED, "split": "test"},
-            "scores": scores,
+            "scores": [vars(score) for score in scores],
             "files": {path.relative_to(part).as_posix(): sha256_file(path) for path in files},
             "licence": LICENCE,
         }
@@ -164,6 +155,12 @@ def add(
             "zoo": about,
         }
         write_json(part / "manifest.json", {**run.manifest, **changes})
+        size = folder_bytes(part) + sum(folder_bytes(path) for path in folders(root) if path != target)
+        if size > MOST_BYTES:
+            raise ConfigError(
+                f"with {config.name} the zoo has {size / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:.0f}",
+                "remove a model that matters less",
+            )
     return load_run(target)
 
 
@@ -218,62 +215,25 @@ def problems(model: Run, *, ask: bool = True, advance: Callable[[int], object] |
     return found
 
 
-def weight_bytes(model: Run) -> int:
-    """Size of a model's folder."""
-    return sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def described(model: Run) -> dict[str, Any]:
-    """One row of a list of models."""
-    data, about = model.config.data, model.manifest["zoo"]
-    return {
-        "name": model.name,
-        "tasks": "all" if data.tasks == TASK_NAMES else ", ".join(data.tasks),
-        "base": model.parent,
-        "seed": model.config.train.seed,
-        "steps": model.last_step,
-        "dtype": about["dtype"],
-        "kB": round(weight_bytes(model) / 1000),
-        "scores": "; ".join(
-            f"{score['task']} {number(score['value_mean'])} ({number(score['baseline'])})"
-            for score in about["scores"]
-            if score["group"] == "old" and score["task"] in data.tasks
-        ),
-    }
+def family(config: RunConfig, tuned: bool) -> str:
+    """What kind of model it is: how many tasks, from fresh weights or `tuned`, and with what besides."""
+    count = len(config.data.tasks)
+    tasks = "all seven tasks" if count == len(TASK_NAMES) else f"{count} task{'s' if count > 1 else ''}"
+    if not tuned:
+        from_the_start = any(part.group == "all" for part in config.data.parts)
+        return f"{tasks}, new cities in pretraining" if from_the_start else tasks
+    elicitation = arm_of(config).partition("elicitation ")[2].partition(",")[0]
+    route = f", arm {config.route.suffix[1:]}" if config.route.suffix else ""
+    return f"fine-tuned on {tasks}{route}{'' if elicitation == 'none' else f', elicitation {elicitation}'}"
 
 
-def write_readme(root: Path | str = ZOO) -> Path:
-    """Write README.md of the zoo: what it is, and a table of its models; returns its path."""
-    path = Path(root) / "README.md"
-    columns = ("name", "tasks", "base", "seed", "steps", "dtype", "kB", "scores")
-    heads = {column: column for column in columns} | {"scores": "test score (best constant answer)"}
-    table = markdown_table([described(model) for model in zoo_models(root)], heads)
-    with atomic_file(path) as part:
-        part.write_text(f"{README}\n{table}\n", encoding="utf-8")
-    return path
-
-
-def models_result(models: Sequence[Run], command: str) -> Result:
-    """The result of kind "zoo": tables `models` and `scores` (recorded when the models were added)."""
-    table: list[Row] = []
-    scores: list[Row] = []
-    for model in models:
-        train, about = model.config.train, model.manifest["zoo"]
-        row: Row = {"run": model.name, "tasks": "+".join(model.config.data.tasks), "base": model.parent}
-        row |= {"seed": train.seed, "steps": model.last_step, "rows": model.last_step * train.batch_size}
-        table.append(row | {"dtype": about["dtype"]})
-        for score in about["scores"]:
-            value, constant = score["value_mean"], score["baseline"]
-            scores.append(
-                {column: score[column] for column in ("task", "group", "metric", "unit", "baseline")}
-                | {"run": model.name, "value": value, "gain": gain(score["metric"], value, constant)}
-                | {"trained": score["task"] in model.config.data.tasks}
-            )
-    return Result(
-        kind="zoo",
-        command=command,
-        inputs={model.checkpoint().as_posix(): model.sha256() for model in models},
-        params={"runs": [model.name for model in models], "questions": QUESTIONS, "seed": SEED},
-        tables={"models": table, "scores": scores},
-        notes=[f"{QUESTIONS} test questions a task and group; new: at least one new city in the question."],
-    )
+def recorded(model: Run, group: str) -> Evaluation:
+    """The scores of a model of the zoo as they were when it was added."""
+    about = model.manifest["zoo"]
+    scores = [TaskScore(**score) for score in about["scores"] if score["group"] == group]
+    return Evaluation(tuple(scores), group, about["questions"]["split"], about["questions"]["seed"])

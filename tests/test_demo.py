@@ -14,7 +14,7 @@ from cwr_mech_cli.main import COMMANDS
 from cwr_mech.errors import ArtifactExists
 from cwr_mech.model import HookedQwen2
 from cwr_mech.presets import for_tasks, preset
-from cwr_mech.runs import create_run, update_manifest
+from cwr_mech.runs import create_run, load_run, update_manifest
 
 
 def script(text: str) -> list[str]:
@@ -34,15 +34,26 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "start", start)
 
 
-def test_stages_call_known_commands_on_the_same_runs() -> None:
-    table = demo.stages("demo", "quick")
+def test_stages_call_known_commands_on_one_live_run_and_the_zoo() -> None:
+    table = demo.stages("demo")
     argvs = [argv for stage in table for lane in stage.lanes for argv in lane]
     assert {argv[0] for argv in argvs} <= {row.name for row in COMMANDS}
-    assert [stage.name for stage in table][-1] == "report"
-    trained = {argv[argv.index("--out") + 1] for argv in argvs if argv[0] == "train"}
-    assert trained == {"runs/demo", *(f"runs/demo-{task}" for task in demo.SINGLE_TASKS)}
+    names = [stage.name for stage in table]
+    assert names == ["train", "eval", "cache-acts", "cka", "probe", "patch", "report"]
+    trained = [argv[argv.index("--out") + 1] for argv in argvs if argv[0] == "train"]
+    assert trained == ["runs/demo"]
     reports = {argv[argv.index("--report") + 1] for argv in argvs if "--report" in argv}
     assert reports == {"demo"}
+    cached = {argv[1] for argv in argvs if argv[0] == "cache-acts"}
+    (compared,) = (set(argv[1 : argv.index("--report")]) for argv in argvs if argv[0] == "cka")
+    assert cached == compared == {"demo", *demo.ZOO_MODELS}
+
+
+def test_the_zoo_has_the_demo_s_models_in_its_world() -> None:
+    for name in demo.ZOO_MODELS:
+        model = load_run(Path(__file__).parents[1] / "zoo" / name.removeprefix("zoo:"))
+        assert model.config.world == preset(demo.PRESET).world
+        assert len(model.config.data.tasks) == 7
 
 
 @pytest.mark.usefixtures("commands")

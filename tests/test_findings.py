@@ -9,9 +9,13 @@ import pytest
 
 from cwr_mech import report_zoo
 from cwr_mech.analysis.statistics import mean_interval
-from cwr_mech.claims import PLAIN, claim, outlier_gap, verdict
+from cwr_mech.claims import CKA, MEASURES, PLAIN, Saved, claim, verdict
+from cwr_mech.claims_pretrained import ceiling, level, outlier_gap, published_pairs
+from cwr_mech.claims_tuned import followed
 from cwr_mech.config import TASK_NAMES
+from cwr_mech.counterparts import against
 from cwr_mech.findings import findings, published, write_findings
+from cwr_mech.relation import known_tasks, relation_result
 from cwr_mech.results import Result, Row, load_result
 
 # Values of three models, what they are held against, verdict.
@@ -36,6 +40,10 @@ def result(kind: str, **tables: list[Row]) -> Result:
     return Result(kind, "made for a test", {}, {}, tables=tables)
 
 
+def model(run: str, tasks: str, family: str, base: str | None = None) -> Row:
+    return {"run": run, "tasks": tasks, "base": base, "family": family, "route": "none"}
+
+
 def planted(
     *, outlier: float = 0.3, harm: float = 0.4, seeds: int = 3, single: float = 0.9, copies: int = 2
 ) -> dict[str, Result]:
@@ -46,14 +54,14 @@ def planted(
     """
     bases = [f"zoo:all-{seed}" for seed in range(seeds)]
     alone = {f"zoo:{task}-{copy}": task for task in TASK_NAMES for copy in range(copies)}
-    models = [{"run": run, "tasks": "+".join(TASK_NAMES), "base": None} for run in bases]
-    models += [{"run": run, "tasks": task, "base": None} for run, task in alone.items()]
+    models = [model(run, "+".join(TASK_NAMES), "all seven tasks") for run in bases]
+    models += [model(run, task, "1 task") for run, task in alone.items()]
     models += [
-        {"run": f"{base}-{task}", "tasks": task, "base": base} for base in bases for task in TASK_NAMES
+        model(f"{base}-{task}", task, "fine-tuned on 1 task", base) for base in bases for task in TASK_NAMES
     ]
 
     def score(run: str, task: str, gain: float) -> Row:
-        return {"run": run, "task": task, "group": "old", "gain": gain}
+        return {"run": run, "task": task, "group": "old", "gain": gain, "value": 1 - gain}
 
     scores = [score(run, task, 0.9 + 0.01 * i) for i, run in enumerate(bases) for task in TASK_NAMES]
     scores += [score(run, task, 0.0 if task == "crossing" else single) for run, task in alone.items()]
@@ -69,28 +77,32 @@ def planted(
             maps.append({"run": run, "task": task, "hook": "b", "r2": 0.9})
             error = 400.0 + i if task == "distance" else 100.0
             new.append({"run": run, "task": task, "hook": "b", "error_mean": error})
-    cells = []
+    pairs = []
     names = list(alone)
     for i, first in enumerate(names):
         for j, second in enumerate(names[:i]):
             value = 0.8 + 0.001 * ((i * 5 + j * 3) % 7)
             value -= outlier if "distance" in (alone[first], alone[second]) else 0.0
-            cells.append({"run_a": first, "run_b": second, "cka": value})
+            for measure in MEASURES:
+                # By shared neighbours distance is no outlier.
+                local = 0.2 + 0.001 * ((i + j) % 5)
+                chosen = value if measure != "mutual_knn" else local
+                pairs.append({"run_a": first, "run_b": second, "measure": measure, "value": chosen})
     taught = [
-        {"base": base, "set": task, "task": other, "trained": task == other, "arm": PLAIN}
+        {"base": base, "set": task, "task": other, "trained": task == other, "arm": PLAIN, "retention": 0.0}
         | {"ni": 0.8 if task == other else (0.05 if task == "distance" else 0.5) + 0.01 * i}
         for i, base in enumerate(bases)
         for task in TASK_NAMES
         for other in TASK_NAMES
     ]
     deviation = [
-        {"base": base, "set": "distance+angle", "task": "angle", "arm": PLAIN, "deviation": -harm + 0.01 * i}
+        {"base": base, "set": "distance+angle", "task": "compass", "arm": PLAIN, "deviation": 0.01 * i - harm}
         for i, base in enumerate(bases)
     ]
     return {
         "models": result("zoo", models=models, scores=scores),
         "maps": result("maps", layers=maps, new=new),
-        "cka": result("cka", cells=cells),
+        "similarity": result("similarity", pairs=pairs),
         "transfer": result("transfer", scores=taught, deviation=deviation),
     }
 
@@ -104,8 +116,9 @@ def row_of(results: dict[str, Result], text: str) -> Row:
 
 # Words of the claim, how the planted truth is turned round, verdict with it and without.
 PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
-    ("distance is the outlier", {"outlier": -0.3}, "supported", "not supported"),
-    ("worse than the better teacher", {"harm": -0.4}, "supported", "not supported"),
+    ("distance is the outlier by cka (", {"outlier": -0.3}, "supported", "not supported"),
+    ("distance is the outlier by mutual_knn", {"outlier": -0.3}, "undecided", "undecided"),
+    ("makes untrained tasks worse", {"harm": -0.4}, "supported", "not supported"),
     ("holds a map", {"seeds": 1}, "supported", "undecided"),
     ("distance teaches the other tasks less", {"seeds": 1}, "supported", "undecided"),
     ("further from their places", {"seeds": 0}, "supported", "no models yet"),
@@ -113,7 +126,7 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("angle is learned alone", {"single": 0.1}, "supported", "not supported"),
     ("crossing is not learned alone", {"copies": 1}, "supported", "undecided"),
     # With one distance model the gap cannot be told from what is peculiar to that model.
-    ("distance is the outlier", {"copies": 1}, "supported", "undecided"),
+    ("distance is the outlier by rsa", {"copies": 1}, "supported", "undecided"),
 )
 
 
@@ -127,7 +140,7 @@ def test_planted_truths_are_found(
 
 def test_values_are_those_planted() -> None:
     results = planted()
-    assert row_of(results, "distance is the outlier")["ours"] == pytest.approx(0.3, abs=0.01)
+    assert row_of(results, "distance is the outlier by svcca")["ours"] == pytest.approx(0.3, abs=0.01)
     assert row_of(results, "further from")["ours"] == pytest.approx(math.log(401 / 100), abs=1e-4)
     less = row_of(results, "teaches the other tasks less")
     assert (less["ours"], less["models"]) == (pytest.approx(0.45), 3)
@@ -147,23 +160,101 @@ def test_published_values_are_those_of_the_paper() -> None:
     assert taught.diagonal().mean() == pytest.approx(0.838, abs=0.002)
     assert taught[~np.eye(7, dtype=bool)].mean() == pytest.approx(0.474, abs=0.002)
     assert len(paper["ft2"]["sets"]) == len(paper["ft2"]["deviation"]) == 21
-    pairs = {
-        (a, b): matrix[i, j] for i, a in enumerate(TASK_NAMES) for j, b in enumerate(TASK_NAMES) if i < j
-    }
+    pairs = published_pairs(paper["cka"]["matrix"])
     assert outlier_gap(pairs) > 0.2
+    assert level(pairs) == pytest.approx(0.699, abs=0.002)
+    assert ceiling(pairs) == pytest.approx(matrix.diagonal()[:6].mean())
+
+
+def test_a_value_has_the_direction_of_its_side() -> None:
+    def ours(value: float) -> Any:
+        return mean_interval(np.array([value, value + 0.01]))
+
+    cells = [("a", 0.9, ours(0.5)), ("b", 0.1, ours(0.2)), ("c", 0.8, ours(0.1)), ("d", 0.5, None)]
+    rows = list(against("group", cells))
+    assert [row["direction"] for row in rows] == ["same", "same", "opposite", "-"]
+    # Against a constant below everything, all have the same direction.
+    assert {row["direction"] for row in against("group", cells[:3], 0.0)} == {"same"}
+    assert (rows[3]["ours"], rows[3]["models"]) == (None, 0)
+    (single,) = against("group", cells[:1])
+    assert single["direction"] == "-"  # a value alone lies on no side of its mean
+
+
+def test_every_published_value_is_a_row_once() -> None:
+    full, empty = findings(planted(), {}, "test"), findings({}, {}, "test")
+    for found in (full, empty):
+        rows = found.tables["values"]
+        keys = [(row["group"], row["quantity"]) for row in rows]
+        assert len(keys) == len(set(keys))
+    assert len(full.tables["values"]) == len(empty.tables["values"]) > 500
+    assert all(row["ours"] is None for row in empty.tables["values"])
+    by_name = {(row["group"].split(",")[0], row["quantity"]): row for row in full.tables["values"]}
+    row = by_name["improvement", "distance -> angle"]
+    assert (row["published"], row["ours"], row["models"]) == (0.0, pytest.approx(0.06), 3)
+    assert row["direction"] == "same"  # distance teaches little in both
+    pair = by_name["similarity of single-task models", "distance with angle"]
+    assert pair["published"] in (0.61, 0.56, 0.79, 0.22)
+
+
+def test_similarity_that_makes_transfer_is_found() -> None:
+    rng = np.random.default_rng(0)
+    symmetric = rng.uniform(0, 1, (7, 7))
+    symmetric = (symmetric + symmetric.T) / 2
+    for noise, expected in ((0.0, True), (50.0, False)):
+        results = planted()
+        outcome = symmetric + noise * rng.normal(size=(7, 7))
+        taught = [
+            row | {"ni": outcome[TASK_NAMES.index(row["set"]), TASK_NAMES.index(row["task"])]}
+            for row in results["transfer"].tables["scores"]
+        ]
+        alike = [
+            {"run_a": f"zoo:{a}-0", "run_b": f"zoo:{b}-1", "measure": CKA, "value": symmetric[i, j]}
+            for i, a in enumerate(TASK_NAMES)
+            for j, b in enumerate(TASK_NAMES)
+        ]
+        results |= {"transfer": result("transfer", scores=taught, deviation=[])}
+        results |= {"similarity": result("similarity", pairs=alike)}
+        made = relation_result(Saved(results), {}, "test")
+        rows = {(r["similarity"], r["transfer"], r["pairs"]): r for r in made.tables["correlations"]}
+        own = rows["own", "here", "all seven tasks"]
+        assert (own["r"] > 0.99 and own["p"] < 0.001) == expected
+        published_row = rows["published", "published", "without crossing (as published)"]
+        assert published_row["r2"] == pytest.approx(0.19, abs=0.01)
+        claims = findings(results | {"relation": made}, {}, "test").tables["claims"]
+        found = [r for r in claims if r["claim"].startswith("own similarity goes with transfer here: all")]
+        assert [r["verdict"] == "supported" for r in found] == [expected]
+
+
+def test_tasks_with_gaps_are_left_out() -> None:
+    whole = np.ones((7, 7))
+    gappy = whole.copy()
+    gappy[2, :] = np.nan
+    assert known_tasks(whole, gappy, ("crossing",)) == [0, 1, 3, 4, 5]
+    assert known_tasks(whole, whole, ()) == list(range(7))
+    assert known_tasks(np.full((7, 7), np.nan), whole, ()) in ([], [0], [6])
+
+
+def test_what_answers_follow() -> None:
+    rows = [
+        {"layer": layer, "subspace": name, "follow": value}
+        for layer, values in ((0, (0.9, 0.6, 0.1)), (2, (0.3, 0.3, 0.3)))
+        for name, value in zip((None, "manifold", "random"), values, strict=True)
+    ]
+    assert followed(rows) == pytest.approx(0.5)
 
 
 def test_findings_follow_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("reports/zoo")
-    source = result("zoo", models=[{"run": "zoo:a", "tasks": "angle", "base": None}], scores=[])
+    source = result("zoo", models=[model("zoo:a", "angle", "1 task")], scores=[])
     source.save(folder / "results", "models")
     found = load_result(write_findings(folder, "cwr-mech report zoo"))
     assert list(found.inputs) == ["reports/zoo/results/models.json"]
     assert found.values["no models yet"] == found.values["claims"]
     text = report_zoo.findings(found)
     assert "What this scale cannot say" in text
-    assert all(row["claim"] in text for row in found.tables["claims"])
+    shown = "".join(report_zoo.claims(found, chapter.section) for chapter in report_zoo.CHAPTERS)
+    assert all(row["claim"] in shown for row in found.tables["claims"])
     # Control: findings of other results have other inputs, which a check of the report notices.
     result("zoo", models=[], scores=[]).save(folder / "results", "models")
     assert load_result(write_findings(folder, "cwr-mech report zoo")).inputs != found.inputs

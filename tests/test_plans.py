@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig
-from cwr_mech.costs import row_lengths, seconds_of, tokens_per_second
+from cwr_mech.costs import papers_gpu_seconds, row_lengths, seconds_of, tokens_per_second
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.finetuning import total_rows
 from cwr_mech.plans import PLANS, ROUTED, ROUTES, Planned, checked, find_plan
@@ -112,3 +112,8 @@ def test_cost_grows_with_steps_rows_and_model() -> None:
     assert seconds_of(tuned, speed, lengths) == pytest.approx(
         tuned.train.steps * 28 * lengths["angle"] / speed, rel=0.1
     )
+    papers = preset("paper")
+    assert papers_gpu_seconds(papers, lengths) == pytest.approx(9 * 3600)
+    half = papers.with_settings([f"steps={papers.train.steps // 2}"])
+    assert papers_gpu_seconds(half, lengths) == pytest.approx(4.5 * 3600)
+    assert papers_gpu_seconds(base, lengths) is None  # another model: nobody has said how fast it is
