@@ -1,5 +1,6 @@
 """`cwr-mech patch`: which activations carry a city from the question to the answer?"""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,15 +8,12 @@ import typer
 from .options import Report, Step
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cwr_mech.analysis.patch_cells import Cell
-    from cwr_mech.analysis.patch_store import SweepStore
-    from cwr_mech.analysis.patch_study import About, Extras, Question
+    from cwr_mech.analysis.patch_parts import Question
+    from cwr_mech.analysis.patch_study import Extras
     from cwr_mech.analysis.patching import Cost
     from cwr_mech.model import HookedQwen2
     from cwr_mech.results import Result
-    from cwr_mech.world import World
+    from cwr_mech.runs import Run
 
 
 def command(
@@ -40,7 +38,17 @@ def command(
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of manifold and pca subspaces.")] = None,
     das: Annotated[int | None, typer.Option(min=1, help="Learn a subspace of this rank (DAS).")] = None,
     slot: Annotated[int | None, typer.Option(min=1, help="Swap this city, from 1; any by default.")] = None,
-    group: Annotated[str, typer.Option(help="Cities: old, or new (swapped for new ones).")] = "old",
+    group: Annotated[str, typer.Option(help="Cities: old, or new (swapped for old ones).")] = "old",
+    only_subspace: Annotated[
+        bool,
+        typer.Option(
+            "--only-subspace", help="No sweep: which part of a city's state do answers follow, run by run?"
+        ),
+    ] = False,
+    donor: Annotated[
+        list[str] | None,
+        typer.Option(help="With --only-subspace: take donors from this run, too, aligned. May be repeated."),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="A number is right within this share of the best constant's error.")
     ] = 0.25,
@@ -56,84 +64,112 @@ def command(
     """
     import torch
 
-    from cwr_mech.analysis import patch_study as study
-    from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
     from cwr_mech.analysis.patch_metrics import check_metrics
+    from cwr_mech.analysis.patch_parts import Question
+    from cwr_mech.analysis.patch_study import Extras
     from cwr_mech.analysis.patch_survey import pooled_result, tasks_result
-    from cwr_mech.analysis.patch_table import write_csv
+    from cwr_mech.errors import AnalysisError, ConfigError
     from cwr_mech.runs import load_run
     from cwr_mech.tasks import TASKS, get_task
 
     from .common import report_folder, resolve_run, save_result, say
-    from .stores import command_line, split
+    from .patch_parts import watched_parts
+    from .stores import split
 
     torch.set_num_threads(threads)
     named: list[str | None] = list(run) if run else [None]
     sources = [load_run(resolve_run(name)) for name in named]
-    target = report or sources[0].name
+    target = report_folder(report or sources[0].name).name
     tasks = list(TASKS) if task == "all" else split(task) or []
+    asked = {name: check_metrics(split(metric) or [], get_task(name).max_answer_tokens) for name in tasks}
+    kinds, place = tuple(split(subspace) or ()), None if slot is None else slot - 1
+    if only_subspace:
+        groups = split(group) or []
+        questions = [Question(name, pairs, seed, each, 0, tolerance) for name in tasks for each in groups]
+        loaded = {item: load_run(resolve_run(item)) for item in donor or []}
+        found = watched_parts(sources, loaded, questions, kinds or ("manifold", "random"), rank, step)
+        save_result(found, target, "patch-parts")
+        return
+    if donor:
+        raise ConfigError("--donor needs --only-subspace", "a sweep takes its donors from the run itself")
     leading = []
-    for name in tasks:
-        metrics = check_metrics(split(metric) or [], get_task(name).max_answer_tokens)
-        question = study.Question(name, pairs, seed, group, None if slot is None else slot - 1, tolerance)
-        extras = study.Extras(tuple(split(subspace) or ()), rank, das)
-        results = []
+    for name, metrics in asked.items():
+        question, results = Question(name, pairs, seed, group, place, tolerance), []
+        label = f"patch-{name}" if group == "old" else f"patch-{name}-{group}"
         for source in sources:
-            model, world = source.model(step), source.world()
-            places = check_places(split(spans) or [], name, world.config.id_digits)
-            cells = grid(model.cfg, COMPONENTS if components == "all" else split(components) or [], places)
-            inputs = {source.checkpoint(step).as_posix(): source.sha256(step)}
-            about = study.About(source.name, step or source.last_step, inputs, command_line())
-            folder = source.folder / "sweeps" / f"patch-{name}"
-            result, store = watched(model, world, question, cells, metrics, about, extras, folder, resume)
-            show(result, top)
-            results.append(result)
-            label = f"patch-{name}" if len(sources) == 1 else f"patch-{name}-{source.name}"
-            save_result(result, target, label)
-            path = report_folder(target) / "results" / f"{label}.csv"
-            say(f"table   {write_csv(path, result.tables['cells'])}")
-            store.remove()
+            study = Study(source, step, question, components, spans, metrics, Extras(kinds, rank, das))
+            try:
+                result = study.run(
+                    target, label if len(sources) == 1 else f"{label}-{source.name}", resume, top
+                )
+            except AnalysisError as error:
+                if len(tasks) == len(sources) == 1:
+                    raise
+                say(f"left out: {source.name}, {name}: {error.message}")
+            else:
+                results.append(result)
         if len(results) > 1:
             results.insert(0, pooled_result(results, seed=seed))
             show(results[0], top)
-            save_result(results[0], target, f"patch-{name}")
-        leading.append(results[0])
+            save_result(results[0], target, label)
+        leading += results[:1]
+    if not leading:
+        raise AnalysisError(
+            "no model answered any of the tasks: see above", "train longer, or raise --tolerance"
+        )
     if len(leading) > 1:
         compared = tasks_result(leading)
         show_tasks(compared)
         save_result(compared, target, "patch-tasks")
 
 
-def watched(
-    model: "HookedQwen2",
-    world: "World",
-    question: "Question",
-    cells: "list[Cell]",
-    metrics: tuple[str, ...],
-    about: "About",
-    extras: "Extras",
-    folder: "Path",
-    resume: bool,
-) -> "tuple[Result, SweepStore]":
-    """The study of one model and task: its cost said first, progress shown, a sweep that can resume."""
-    from cwr_mech.analysis import patch_study as study
-    from cwr_mech.analysis.patch_layout import ARMS
-    from cwr_mech.analysis.patch_store import SweepStore, sweep_key
-    from cwr_mech.analysis.patching import cost, sweep
+@dataclass(frozen=True)
+class Study:
+    """One model asked one question: what to patch, as it was typed."""
 
-    from .common import progress
+    source: "Run"
+    step: int | None
+    question: "Question"
+    components: str
+    spans: str
+    metrics: tuple[str, ...]
+    extras: "Extras"
 
-    found = study.ask(model, world, question)
-    work = cost(model, found, cells, metrics=metrics, arms=ARMS)
-    show_cost(question.task, len(found), len(cells), work, model)
-    digest = next(iter(about.inputs.values()))
-    store = SweepStore(
-        folder, sweep_key(digest, found, cells, metrics, [str(arm) for arm in ARMS]), resume=resume
-    )
-    with progress(f"patch {question.task}", work.rows, "patches") as advance:
-        swept = sweep(model, found, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
-    result = study.examine(model, world, question, found, swept, about, extras)
-    return result, store
+    def run(self, report: str, label: str, resume: bool, top: int) -> "Result":
+        """The cost said first, progress shown, a sweep that can resume; what came is printed and saved."""
+        from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
+        from cwr_mech.analysis.patch_layout import ARMS
+        from cwr_mech.analysis.patch_parts import ask
+        from cwr_mech.analysis.patch_store import SweepStore, sweep_key
+        from cwr_mech.analysis.patch_study import About, examine
+        from cwr_mech.analysis.patch_table import write_csv
+        from cwr_mech.analysis.patching import cost, sweep
+
+        from .common import RUNS, progress, report_folder, save_result, say
+        from .stores import command_line, split
+
+        source, task, metrics = self.source, self.question.task, self.metrics
+        model, world = source.model(self.step), source.world()
+        places = check_places(split(self.spans) or [], task, world.config.id_digits)
+        chosen = COMPONENTS if self.components == "all" else split(self.components) or []
+        cells = grid(model.cfg, chosen, places)
+        pairs = ask(model, world, self.question)
+        work = cost(model, pairs, cells, metrics=metrics, arms=ARMS)
+        show_cost(task, len(pairs), len(cells), work, model)
+        digest = source.sha256(self.step)
+        key = sweep_key(digest, pairs, cells, metrics, [str(arm) for arm in ARMS])
+        store = SweepStore(RUNS / ".sweeps" / f"{label}-{source.name}", key, resume=resume)
+        with progress(f"patch {task}", work.rows, "patches") as advance:
+            swept = sweep(model, pairs, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
+        inputs = {source.checkpoint(self.step).as_posix(): digest}
+        about = About(source.name, self.step or source.last_step, inputs, command_line())
+        result = examine(model, world, self.question, pairs, swept, about, self.extras)
+        show(result, top)
+        save_result(result, report, label)
+        table = report_folder(report) / "results" / f"{label}.csv"
+        say(f"table   {write_csv(table, result.tables['cells'])}")
+        store.remove()
+        return result
 
 
 def show_cost(task: str, n_pairs: int, n_cells: int, work: "Cost", model: "HookedQwen2") -> None:
@@ -143,7 +179,7 @@ def show_cost(task: str, n_pairs: int, n_cells: int, work: "Cost", model: "Hooke
     seconds = work.operations / speed(model)
     say(
         f"{task}: {n_cells} cells in {n_pairs} pairs are {work.rows:,} patched runs ({work.known:,} more are "
-        f"known without running), about {duration(seconds)}, "
+        f"known without running), about {duration(seconds)} and as much for estimates and decoding, "
         f"{(work.record_bytes + work.budget) / 2**20:.0f} MB at most"
     )
 

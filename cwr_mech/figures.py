@@ -20,7 +20,7 @@ from cwr_mech.figures_grids import cka_figure, patch_figure
 from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.figures_manifold import manifold_figure, surfacing_figure, surfacing_tasks_figure
 from cwr_mech.figures_maps import map_figure, pca_figure
-from cwr_mech.figures_patching import answers_figure, digits_figure, paths_figure, subspaces_figure
+from cwr_mech.figures_patching import digits_figure, parts_figure, subspaces_figure, tasks_figure
 from cwr_mech.figures_readout import erasure_figure, readout_figure, timeline_figure
 from cwr_mech.figures_routing import (
     arms_figure,
@@ -31,6 +31,7 @@ from cwr_mech.figures_routing import (
 )
 from cwr_mech.figures_similarity import groups_figure, matrices_figure, references_figure
 from cwr_mech.figures_style import RC
+from cwr_mech.figures_swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
 from cwr_mech.figures_transfer import transfer_figure
 from cwr_mech.figures_zoo import maps_figure, stretch_figure
 from cwr_mech.results import Result
@@ -79,10 +80,14 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
         "patch": (
             Plot("", "Effect of patching", patch_figure),
             Plot("answers", "Decoded answers after the swap", answers_figure, "interchange"),
+            Plot("steps", "Donors moved by known steps", steps_figure, "steps"),
+            Plot("map", "Every city in one city's place", swap_map_figure, "steps"),
             Plot("subspaces", "What a part of the state carries", subspaces_figure, "subspaces"),
             Plot("digits", "Effect on each answer token", digits_figure, "digits"),
             Plot("paths", "What heads tell each other", paths_figure, "paths"),
         ),
+        "patch_tasks": (Plot("", "Tasks beside each other", tasks_figure),),
+        "patch_parts": (Plot("", "What answers follow", parts_figure),),
         "maps": (Plot("", "Maps by prompt and layer", maps_figure),),
         "stretch": (Plot("", "Two trainings of one model", stretch_figure),),
         "transfer": (Plot("", "Transfer between tasks", transfer_figure),),

@@ -1,10 +1,10 @@
-"""Figures of patching beside the heat map: decoded answers, digits, paths between heads, subspaces."""
+"""Figures of patching beside the heat map: digits, subspaces, parts of states, tasks."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.figures_style import BASELINE, caption, floats, new_figure
+from cwr_mech.figures_style import caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
 SHADES = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
@@ -13,41 +13,18 @@ SMALL = 0.02
 
 MARKS = ("o", "s", "^", "v", "D", "X", "P", "*")
 
-
-def answers_figure(result: Result) -> Figure:
-    """Decoded answers after the swap: against the true ones, and how many follow the donor, by layer.
-
-    Reads table `interchange` {direction, layer, span, n, follow, ci_lo, ci_hi}; arrays `swapped_given`,
-    `swapped_donor`, `swapped_base` [pair], `swapped_place`.
-    """
-    figure = new_figure(3.6)
-    left, right = figure.subplots(1, 2, width_ratios=[1.0, 1.25])
-    given, donor, base = (result.arrays[f"swapped_{name}"] for name in ("given", "donor", "base"))
-    readable = np.isfinite(given)
-    few = len(np.unique(donor)) < 12  # labels: points would hide each other
-    jitter = np.random.default_rng(0).uniform(-0.12, 0.12, (3, len(given))) * few
-    looks = (("question asked", base, "x", "#bbbbbb"), ("question of the donor", donor, "o", "#0072b2"))
-    for (name, true, mark, colour), shake in zip(looks, jitter[:2], strict=True):
-        x, y = (true + shake)[readable], (given + jitter[2])[readable]
-        left.plot(x, y, mark, color=colour, mfc="none", label=name)
-    ends = [min(donor.min(), base.min()), max(donor.max(), base.max())]
-    left.plot(ends, ends, "--", color=BASELINE, lw=0.8)
-    left.set_xlabel("true answer")
-    left.set_ylabel("answer given after the swap")
-    left.set_title(" ".join(str(part).replace("_", " ") for part in result.arrays["swapped_place"]))
-    left.legend(loc="best")
-    rows = [row for row in result.tables["interchange"] if row["direction"] == "noise"]
-    for number, span in enumerate(dict.fromkeys(row["span"] for row in rows)):
-        _line(right, [row for row in rows if row["span"] == span], span.replace("_", " "), number)
-    _layers(right, rows, "share of answers that follow the donor")
-    n = max((row["n"] for row in rows), default=0)
-    caption(
-        figure,
-        f"{result.params['task']}: {n} pairs. The residual stream after a layer is replaced by that of a "
-        "question about another city, and the answer decoded. On the dashed line the answer is the true one; "
-        "labels are numbered and shaken a little. Bars: 95 % over cities.",
-    )
-    return figure
+PART_LINES = {
+    None: "whole state",
+    "manifold": "manifold",
+    "not-manifold": "its complement",
+    "random": "random",
+    "not-random": "not random",
+}
+PART_COLUMNS = {
+    ("old", "noise"): "old cities",
+    ("new", "noise"): "new city asked, donor old",
+    ("new", "denoise"): "old city asked, donor new",
+}
 
 
 def subspaces_figure(result: Result) -> Figure:
@@ -63,13 +40,13 @@ def subspaces_figure(result: Result) -> Figure:
     names = [name for name in kinds if not name.startswith("not-")]
     sides = ((panels[0], "", "inside the subspace"), (panels[1], "not-", "everything but it"))
     for ax, prefix, title in sides:
-        _line(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
+        line(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
         for number, name in enumerate(names, start=1):
             mine = [row for row in rows if row["subspace"] == prefix + name]
             ranks = sorted({row["rank"] for row in mine})
             size = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
-            _line(ax, mine, f"{name}, {size} dim.", number)
-        _layers(ax, rows, "share of answers that follow the donor" if not prefix else "")
+            line(ax, mine, f"{name}, {size} dim.", number)
+        layers_axis(ax, rows, "share of answers that follow the donor" if not prefix else "")
         ax.set_title(title)
         ax.legend(loc="best")
     n = max((row["n"] for row in rows), default=0)
@@ -114,45 +91,84 @@ def digits_figure(result: Result) -> Figure:
     return figure
 
 
-def paths_figure(result: Result) -> Figure:
-    """What the strongest heads tell later heads and the answer: lines as wide as the share recovered.
+def tasks_figure(result: Result) -> Figure:
+    """Where the city is held and where the answer stands, task beside task: share recovered by layer.
 
-    Reads table `paths` {sender, span, receiver, reader, recovered}; heads are named layer.head.
+    Reads table `lines` {task, layer, span, recovered, ci_lo, ci_hi, null}; params `metric`.
     """
-    rows = [row for row in result.tables["paths"] if row["recovered"] is not None]
-    senders = list(dict.fromkeys((row["sender"], row["span"]) for row in rows))
-    told = [row for row in rows if abs(row["recovered"]) > SMALL]
-    strongest = sorted(told, key=lambda row: -abs(row["recovered"]))[:12]
-    receivers = sorted({row["receiver"] for row in strongest}, key=lambda name: (name == "answer", name))
-    figure = new_figure(0.9 + 0.42 * max(len(senders), len(receivers)))
-    ax = figure.subplots()
-    ax.set_axis_off()
-    height = {name: i / max(1, len(receivers) - 1) for i, name in enumerate(receivers)}
-    start = {pair: i / max(1, len(senders) - 1) for i, pair in enumerate(senders)}
-    largest = max((abs(row["recovered"]) for row in strongest), default=1.0) or 1.0
-    for row in strongest:
-        y, z = start[row["sender"], row["span"]], height[row["receiver"]]
-        colour = "#0072b2" if row["recovered"] > 0 else BASELINE
-        width = 6 * abs(row["recovered"]) / largest
-        ax.plot((0.3, 0.72), (y, z), color=colour, lw=width, solid_capstyle="butt")
-        middle, y_middle = 0.3 + 0.42 * 0.8, y + 0.8 * (z - y)
-        ax.text(middle, y_middle, f"{row['reader'] or ''} {row['recovered']:.2f}", fontsize=7)
-    for (name, span), y in start.items():
-        ax.text(0.29, y, f"head {name} at {span.replace('_', ' ')}", ha="right", va="center")
-    for name, y in height.items():
-        ax.text(0.73, y, f"head {name}" if name[0].isdigit() else name, va="center")
-    ax.set_xlim(0, 1)
-    ax.set_ylim(-0.15, 1.15)
+    rows = result.tables["lines"]
+    figure = new_figure(3.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, span, title in zip(
+        panels,
+        ("swapped_last", "equals"),
+        ("the city's last digit", "'=', where the answer is read"),
+        strict=True,
+    ):
+        mine = [row for row in rows if row["span"] == span]
+        for task in dict.fromkeys(row["task"] for row in mine):
+            look = task_look(task)
+            own = sorted((row for row in mine if row["task"] == task), key=lambda row: row["layer"])
+            x = [row["layer"] for row in own]
+            low, high, share, null = (
+                floats([row[name] for row in own]) for name in ("ci_lo", "ci_hi", "recovered", "null")
+            )
+            ax.vlines(x, low, high, color=look.colour, lw=0.7)
+            ax.plot(x, share, color=look.colour, marker=look.marker, label=task)
+            ax.plot(x, null, color=look.colour, lw=0.8, ls=":")
+        ax.set_title(title)
+        ax.set_xticks(x, [f"L{layer}" for layer in x])
+    panels[0].set_ylabel(f"share of the {result.params['metric'].replace('_', ' ')} recovered")
+    panels[0].legend(loc="best")
     caption(
         figure,
-        f"{result.params['task']}: share of the {result.params['metric'].replace('_', ' ')} restored when "
-        "the sender's clean output reaches one receiver alone (q, k, v: what a head computes from it), "
-        "or the answer directly. The strongest paths of the strongest heads, above 0.02.",
+        "Residual stream after each layer, clean into corrupt; dotted: an unrelated city in that place. "
+        "Bars: 95 % over cities, or over models where there are several.",
     )
     return figure
 
 
-def _line(ax: Axes, rows: list[Row], label: str, number: int) -> None:
+def parts_figure(result: Result) -> Figure:
+    """Share of decoded answers that follow the donor, whole, inside and outside of the manifold, by layer.
+
+    Reads table `pooled` {taught, task, group, direction, source, layer, subspace, models, n, follow, ci_lo,
+    ci_hi}. A row of panels for what models were taught and the task they are asked, a column for old cities
+    and for both directions of new ones.
+    """
+    rows = [row for row in result.tables["pooled"] if row["source"] == "own"]
+    lines = list(dict.fromkeys((row["taught"], row["task"]) for row in rows))
+    columns = [key for key in PART_COLUMNS if any((row["group"], row["direction"]) == key for row in rows)]
+    figure = new_figure(0.8 + 1.75 * len(lines))
+    axes = figure.subplots(len(lines), len(columns), squeeze=False, sharex=True, sharey=True)
+    for i, (taught, task) in enumerate(lines):
+        for j, key in enumerate(columns):
+            ax = axes[i, j]
+            mine = [
+                row
+                for row in rows
+                if (row["taught"], row["task"], row["group"], row["direction"]) == (taught, task, *key)
+            ]
+            for number, (subspace, label) in enumerate(PART_LINES.items()):
+                line(ax, [row for row in mine if row["subspace"] == subspace], label, number)
+            models = mine[0]["models"] if mine else 0
+            n = f"{models} models" if models > 1 else f"{mine[0]['n'] if mine else 0} pairs"
+            ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[key]}, {n}", fontsize=7.5)
+            ax.set_ylim(-0.03, 1.03)
+            layers = sorted({row["layer"] for row in rows})
+            ax.set_xticks(layers, [f"L{layer}" for layer in layers])
+        axes[i, 0].set_ylabel("follow the donor")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    caption(
+        figure,
+        "Share of decoded answers that are right for the donor's question when only a part of the first "
+        "city's state, at its last digit, is the donor's. random: of the manifold's rank; not random: of its "
+        "complement's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
+    )
+    return figure
+
+
+def line(ax: Axes, rows: list[Row], label: str, number: int) -> None:
     """One line over layers with its intervals."""
     rows = sorted(rows, key=lambda row: row["layer"])
     x, colour = [row["layer"] for row in rows], SHADES[number % len(SHADES)]
@@ -161,7 +177,8 @@ def _line(ax: Axes, rows: list[Row], label: str, number: int) -> None:
     ax.plot(x, follow, color=colour, marker=MARKS[number % len(MARKS)], label=label)
 
 
-def _layers(ax: Axes, rows: list[Row], label: str) -> None:
+def layers_axis(ax: Axes, rows: list[Row], label: str) -> None:
+    """Layers along the bottom, a share upwards."""
     layers = sorted({row["layer"] for row in rows})
     ax.set_xticks(layers, [f"L{layer}" for layer in layers])
     ax.set_ylim(-0.03, 1.03)

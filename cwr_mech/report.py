@@ -139,6 +139,13 @@ SECTIONS = (
         report_patching.tasks,
     ),
     Section(
+        "patch_parts",
+        "Through which part of a city's state do answers run?",
+        "The first city's state is replaced by a donor's inside the map's subspace only, or outside of it "
+        "only. New cities are those that a model met in fine-tuning.",
+        report_patching.parts,
+    ),
+    Section(
         "transfer",
         "What fine-tuning teaches",
         "Models that were shown new cities through some tasks, asked about them through all; and what they "

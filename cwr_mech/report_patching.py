@@ -1,7 +1,10 @@
-"""What a report says about patching: the sweep, decoded answers, estimates, subspaces."""
+"""What a report says about patching: the sweep, decoded answers, known steps, estimates, parts of states."""
 
 from cwr_mech import report_sections
+from cwr_mech.analysis.patch_words import best_layer, grouped
+from cwr_mech.figures_patching import PART_COLUMNS as PART_CITIES
 from cwr_mech.figures_style import layer_name
+from cwr_mech.formats import number
 from cwr_mech.report_text import interval, markdown_table
 from cwr_mech.results import Result
 
@@ -14,6 +17,7 @@ ANSWERS = {
     "stay": "stay",
     "neither": "neither",
     "error_to_donor": "error to the donor's truth",
+    "expected_to_donor": "that of the digits' expected value",
     "slope": "slope",
 }
 ESTIMATES = {
@@ -31,6 +35,42 @@ SUBSPACES = {
     "follow": "follow the donor",
     "interval": "95 % over cities",
     "stay": "stay",
+}
+PARTS = {
+    "taught": "models",
+    "models": "how many",
+    "task": "asked",
+    "asked": "cities",
+    "source": "donors",
+    "place": "layer",
+    "whole": "whole state",
+    "inside": "manifold",
+    "random": "random of its rank",
+    "outside": "its complement",
+    "not_random": "random of that rank",
+}
+PART_COLUMNS = {
+    "whole": None,
+    "inside": "manifold",
+    "random": "random",
+    "outside": "not-manifold",
+    "not_random": "not-random",
+}
+ASKED = {
+    "run": "model",
+    "task": "task",
+    "group": "cities",
+    "pairs": "pairs",
+    "tried": "tried",
+    "left_out": "left out",
+}
+STEPS = {
+    "place": "layer",
+    "span": "span",
+    "n": "swaps",
+    "follow": "right for the donor",
+    "slope": "slope",
+    "interval": "95 % over cities",
 }
 LEARNED = {
     "subspace": "subspace",
@@ -63,6 +103,20 @@ def patching(result: Result) -> str:
             "Answers decoded after the whole residual stream was replaced:",
             markdown_table(shown, columns),
         ]
+    if rows := result.tables.get("steps"):
+        shown = [
+            row
+            | {"place": "-" if row["layer"] is None else layer_name(row["layer"]), "interval": interval(row)}
+            | {"span": row["span"] or "asked outright"}
+            for row in rows
+            if row["step"] is None
+        ]
+        numbers = any(row["slope"] is not None for row in rows)
+        columns = {key: head for key, head in STEPS.items() if numbers or key not in ("slope", "interval")}
+        parts += [
+            "Donors moved by known steps on the map; slope of the answer's change against the true change:",
+            markdown_table(shown, columns),
+        ]
     if rows := result.tables.get("subspaces"):
         parts.append("The same with only a part of the first city's state replaced, at its last digit:")
         heard = {row["layer"] for row in rows if (row["follow"] or 0.0) >= 0.2}
@@ -85,6 +139,29 @@ def patching(result: Result) -> str:
             markdown_table(rows, ESTIMATES),
         ]
     return "\n\n".join(parts)
+
+
+def parts(result: Result) -> str:
+    """One line for each model, task, cities and source of donors, at the layer that carries most."""
+    shown = []
+    for rows in grouped(result.tables["pooled"]).values():
+        layer = best_layer(rows)
+        at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+        cities = PART_CITIES[rows[0]["group"], rows[0]["direction"]]
+        shares = {
+            key: f"{number(at[name]['follow'])} ({interval(at[name])})" if name in at else None
+            for key, name in PART_COLUMNS.items()
+        }
+        shown.append(rows[0] | {"place": layer_name(layer), "asked": cities} | shares)
+    return "\n\n".join(
+        [
+            "Share of decoded answers that follow the donor (95 % over models, over cities where there is "
+            "one model), at the layer where the whole state carries most:",
+            markdown_table(shown, PARTS),
+            "Who was asked what, and what became of the candidates:",
+            markdown_table(result.tables["asked"], ASKED),
+        ]
+    )
 
 
 def tasks(result: Result) -> str:

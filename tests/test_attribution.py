@@ -1,5 +1,6 @@
 """Planted circuits are found exactly; gradients agree with exact patching where they should."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from test_patching import WORLD, model_of, some_pairs
 
 from cwr_mech.analysis.attribution import attribute, compare, saturated
-from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, check_places, grid
+from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, grid
 from cwr_mech.analysis.patch_layout import SWAP, layouts
+from cwr_mech.analysis.patch_metrics import Answers
 from cwr_mech.analysis.patching import sweep
 from cwr_mech.analysis.paths import Path, all_paths, edge_attribution, patch_paths
 
@@ -128,18 +130,62 @@ def test_integrated_gradients_are_complete():
     assert np.abs(one - change).max() > 0.1 * np.abs(change).max()
 
 
-def test_edges_add_up_to_their_senders_and_equal_transformerlens():
+def test_edges_add_up_to_their_senders():
     """All edges out of a sender add up to its node attribution: gradients split over readers."""
     model, pairs = model_of(), some_pairs(n=3)
     edges = edge_attribution(model, pairs, arm=SWAP[0])
     assert np.isnan(edges.effect[edges.senders.index("1.0"), edges.receivers.index("0.0.q")])
-    cells = [Cell("z", 1, head, "swapped") for head in range(4)]
-    everywhere = check_places(["positions"], "distance", 4)
-    cells = [Cell("z", 1, head, place) for head in range(4) for place in [*everywhere, "answer1", "answer2"]]
-    node = np.nansum(attribute(model, pairs, cells)[0].reshape(4, -1, len(pairs)), 1).mean(1)
+    cells = [Cell("z", 1, head, "everywhere") for head in range(4)]
+    node = attribute(model, pairs, cells)[0].mean(1)
     summed = np.nansum(edges.effect, 1)
     rows = [edges.senders.index(f"1.{head}") for head in range(4)]
     np.testing.assert_allclose(summed[rows], node, atol=1e-5, rtol=1e-4)
+
+
+def test_edge_attribution_that_fails_leaves_flags_and_hooks_as_they_were(monkeypatch):
+    model, pairs = model_of(), some_pairs(n=1)
+    monkeypatch.setattr(Answers, "score", lambda *_: (_ for _ in ()).throw(RuntimeError("stopped")))
+    with pytest.raises(RuntimeError, match="stopped"):
+        edge_attribution(model, pairs)
+    flags = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in")
+    assert not any(getattr(model.cfg, flag) for flag in flags)
+    assert not any(hook.fwd_hooks or hook.bwd_hooks for hook in model.hook_dict.values())
+
+
+def test_edges_equal_transformerlens():
+    """Its `attribution_patch` scores edges position by position; ours are summed over positions."""
+    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
+
+    model, pairs = model_of(), some_pairs(n=1)
+    layout = next(layouts(pairs, ("logit_diff",), roles=("clean", "corrupt")))
+    clean, corrupt = (layout.tokens[torch.from_numpy(layout.runs(role))] for role in ("clean", "corrupt"))
+
+    def metric(logits):
+        read = logits[:, list(layout.answers.reads)]
+        return layout.answers.score(
+            ("logit_diff",), read, torch.arange(1), layout.answers.at_first(read)
+        ).mean()
+
+    theirs = attribution_patch(model, clean, corrupt, metric, EdgeAttributionConfig("edge")).edge_scores
+    kinds = {"q_input": ".q", "k_input": ".k", "v_input": ".v"}
+    names = {"embed": "embed", "logits": "answer"}
+    summed = defaultdict(float)
+    for (sender, reader), score in theirs.items():
+        labels = [
+            names.get(node.kind)
+            or (
+                f"mlp{node.layer}"
+                if node.head is None
+                else f"{node.layer}.{node.head}{kinds.get(node.kind, '')}"
+            )
+            for node in (sender, reader)
+        ]
+        summed[tuple(labels)] += score
+    edges = edge_attribution(model, pairs, arm=SWAP[0])
+    assert np.isfinite(edges.effect).sum() == len(summed)
+    for (sender, reader), score in summed.items():
+        ours = edges.effect[edges.senders.index(sender), edges.receivers.index(reader)]
+        assert ours == pytest.approx(score, abs=1e-5), (sender, reader)
 
 
 @torch.no_grad()
@@ -160,8 +206,6 @@ def test_paths_equal_transformerlens_direct_path_patching(monkeypatch):
             ("logit_diff",), read, torch.arange(len(pairs)), layout.answers.at_first(read)
         ).mean()
 
-    everywhere = replace(layout, spans={**layout.spans, "everywhere": tuple(range(clean.shape[1]))})
-    monkeypatch.setattr("cwr_mech.analysis.paths.layouts", lambda *_, **__: iter([everywhere]))
     for reader in "qkv":
         theirs = patching.get_act_patch_direct_path(
             model, corrupt, clean_cache, corrupt_cache, metric, 0, 1, reader, verbose=False

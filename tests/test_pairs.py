@@ -74,17 +74,24 @@ def test_a_model_that_answers_nothing_is_told_with_the_counts():
         find_pairs(lambda prompts: ["?"] * len(prompts), WORLD, "distance", 16)
     with pytest.raises(UnknownName, match="unknown task 'size'"):
         find_pairs(lambda prompts: prompts, WORLD, "size", 16)
+    with pytest.raises(AnalysisError, match="no city 3 to swap"):
+        find_pairs(truth_of("distance"), WORLD, "distance", 16, slot=2)
+    with pytest.raises(UnknownName, match="unknown group of cities 'all'"):
+        find_pairs(truth_of("distance"), WORLD, "distance", 16, group="all")
 
 
-def test_new_cities_are_swapped_for_new_ones():
+def test_new_cities_are_swapped_for_old_ones_where_asked():
     def answer(prompts):
         ids = [[int(part[:4]) for part in prompt.split("c_")[1:]] for prompt in prompts]
         return [TASKS["compass"].answer(NEW.xy_of(np.array([row])))[0] for row in ids]
 
-    pairs = find_pairs(answer, NEW, "compass", 20, group="new")
-    here = np.arange(len(pairs)), pairs.slot
-    assert NEW.is_new[NEW.rows(pairs.clean[here])].all()
-    assert NEW.is_new[NEW.rows(pairs.corrupt[here])].all()
+    for slot in (None, 0, 1):
+        pairs = find_pairs(answer, NEW, "compass", 20, group="new", slot=slot)
+        here = np.arange(len(pairs)), pairs.slot
+        assert NEW.is_new[NEW.rows(pairs.clean[here])].all()
+        assert not NEW.is_new[NEW.rows(pairs.corrupt[here])].any()
+        assert not NEW.is_new[NEW.rows(pairs.third[here])].any()
+        assert slot is None or (pairs.slot == slot).all()
     old = find_pairs(answer, NEW, "compass", 20)
     assert not NEW.is_new[NEW.rows(old.corrupt[:, :2])].any()
 

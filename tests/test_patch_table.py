@@ -8,8 +8,9 @@ from test_patching import model_of, some_pairs
 
 from cwr_mech.analysis.patch_cells import Cell, grid
 from cwr_mech.analysis.patch_layout import ARMS, SWAP
-from cwr_mech.analysis.patch_survey import course, patch_result, pooled_result, tasks_result, turning_points
-from cwr_mech.analysis.patch_table import confirm, pool, resample, tabulate, write_csv
+from cwr_mech.analysis.patch_survey import patch_result, pooled_result, tasks_result
+from cwr_mech.analysis.patch_table import confirm, pool, pool_followed, resample, tabulate, write_csv
+from cwr_mech.analysis.patch_words import course, turning_points
 from cwr_mech.analysis.patching import Sweep, sweep
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, load_result
@@ -89,25 +90,50 @@ def test_pooling_takes_models_as_units():
         pool([tables[0], tables[1][1:]], np.random.default_rng(0))
 
 
-def rows_of(last, equals):
-    base = {"component": "resid_post", "direction": "denoise", "subspace": None, "head": None, "p_adj": 0.01}
-    rows = [base | {"span": "swapped_last", "layer": i, "recovered": v} for i, v in enumerate(last)]
-    return rows + [base | {"span": "equals", "layer": i, "recovered": v} for i, v in enumerate(equals)]
+def test_pooled_answers_are_means_over_models():
+    tables = [[{"layer": 0, "n": 64, "follow": share, "ci_lo": 0.0, "ci_hi": 1.0, "slope": None}]
+              for share in (0.4, 0.5, 0.6)]  # fmt: skip
+    (row,) = pool_followed(tables)
+    assert (row["n"], row["follow"]) == (3, pytest.approx(0.5))
+    assert 0 < row["ci_lo"] < 0.4
+    assert np.isnan(row["slope"])
+
+
+def rows_of(last, equals, null):
+    """The residual stream's rows at two places, and a head that brings the city to '='."""
+    base = {"component": "resid_post", "direction": "denoise", "subspace": None, "head": None, "null": null}
+    spans = [("swapped_last", i, v) for i, v in enumerate(last)] + [
+        ("equals", i, v) for i, v in enumerate(equals)
+    ]
+    rows = [
+        base | {"span": span, "layer": i, "recovered": v, "ci_lo": v and v - 0.1, "ci_hi": v and v + 0.1}
+        for span, i, v in spans
+    ]
+    head = {"component": "z", "head": 3, "layer": 2, "recovered": 0.3, "ci_lo": 0.2, "ci_hi": 0.4}
+    return [
+        *rows,
+        base | {"span": "equals"} | head,
+        base | {"span": "equals"} | head | {"head": 1, "ci_lo": -0.1},
+    ]
 
 
 COURSES = [
-    ([1.0, 0.9, 0.1], [0.0, 0.2, 0.9], (1, 2)),
-    ([0.2, 0.1, 0.0], [0.0, 0.0, 0.1], (None, None)),
-    ([None, 0.7, 0.0], [0.0, None, 0.6], (1, 2)),
+    ([1.0, 0.9, 0.1], [0.0, 0.2, 0.9], 0.0, (1, 2)),
+    ([0.2, 0.1, 0.0], [0.0, 0.0, 0.1], 0.0, (None, None)),
+    ([None, 0.7, 0.0], [0.0, None, 0.6], 0.0, (1, 2)),
+    ([1.0, 0.7, 0.1], [0.0, 0.6, 0.9], 0.5, (0, 2)),
 ]
 
 
-@pytest.mark.parametrize(("last", "equals", "turns"), COURSES)
-def test_turning_points(last, equals, turns):
-    rows = rows_of(last, equals)
+@pytest.mark.parametrize(("last", "equals", "null", "turns"), COURSES)
+def test_turning_points_are_what_exceeds_an_unrelated_city(last, equals, null, turns):
+    rows = rows_of(last, equals, null)
     assert turning_points(rows) == turns
-    words = course(rows)
-    assert (f"up to layer {turns[0]}" in words[0]) if turns[0] is not None else words == []
+    words = " ".join(course(rows))
+    assert (f"'=' holds what the answer needs from layer {turns[1]}" in words) == (turns[1] is not None)
+    assert ("heads (layer.head) 2.3, 0.30 [0.20, 0.40]" in words) == (turns[1] is not None)
+    assert "2.1" not in words, "its interval holds 0"
+    assert ("Read: after layer" in words) == (turns[0] is not None)
 
 
 def test_results_are_saved_pooled_compared_and_read_back(tmp_path):
@@ -127,6 +153,7 @@ def test_results_are_saved_pooled_compared_and_read_back(tmp_path):
     assert pooled.tables["cells"][0]["n"] == 2
     compared = tasks_result(results)
     assert [row["task"] for row in compared.tables["tasks"]] == ["compass", "compass"]
+    assert len(compared.tables["lines"]) == 2 * 2 * model.cfg.n_layers
     table = write_csv(tmp_path / "cells.csv", results[0].tables["cells"])
     with table.open() as handle:
         read = list(csv.DictReader(handle))

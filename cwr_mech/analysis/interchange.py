@@ -125,8 +125,9 @@ def interchange_rows(
 ) -> list[dict[str, Any]]:
     """One row an arm and cell: follow, stay, neither, errors, slope, each from the pairs where it applies.
 
-    Intervals of `follow` resample swapped cities. Errors are in the task's unit, over readable answers. The
-    slope is through the origin, over pairs, for tasks whose answer is a number.
+    Intervals of `follow` resample swapped cities. Errors are in the task's unit, over readable answers;
+    `expected_to_donor` is that of the digits' expected value. The slope is through the origin, over pairs,
+    for tasks whose answer is a number.
     """
     task = get_task(pairs.task)
     boot = resample(pairs.cluster, rng).boot
@@ -135,16 +136,20 @@ def interchange_rows(
         base_truth = pairs.clean_truth if arm.base == "clean" else pairs.corrupt_truth
         base_answer = pairs.clean_answer if arm.base == "clean" else pairs.corrupt_answer
         donor_truth = {"clean": pairs.clean_truth, "corrupt": pairs.corrupt_truth}.get(arm.source, base_truth)
-        before = _values(task, base_answer)
+        before = answer_values(task, base_answer)
         for c, cell in enumerate(found.cells):
             words, has = found.answer[a, c], found.applies[a, c]
-            after = _values(task, words)
+            after = answer_values(task, words)
             follow = correct(task, words, donor_truth, pairs.tolerance) & has
             stay = correct(task, words, base_truth, pairs.tolerance) & has
             use = has & np.isfinite(after) & np.isfinite(before)
             draws = (boot @ follow) / np.maximum(boot @ has, 1)
             low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
             true, moved = (donor_truth - base_truth)[use], (after - before)[use]
+            errors = {"error_to_donor": after - donor_truth, "error_to_base": after - base_truth}
+            errors["expected_to_donor"] = found.expected[a, c] - donor_truth
+            if task.labels:  # the index of a label is no amount
+                errors = {name: np.full(len(pairs), np.nan) for name in errors}
             steps = bool(use.any()) and not task.labels and bool((true**2).sum())
             rows.append(
                 {
@@ -161,19 +166,15 @@ def interchange_rows(
                     "ci_hi": float(high) if has.any() else float("nan"),
                     "stay": _share(stay, has),
                     "neither": _share(has & ~follow & ~stay, has),
-                    "error_to_donor": _mean(np.abs(after - donor_truth)[use])
-                    if not task.labels
-                    else float("nan"),
-                    "error_to_base": _mean(np.abs(after - base_truth)[use])
-                    if not task.labels
-                    else float("nan"),
+                    **{name: _mean(np.abs(values)[use]) for name, values in errors.items()},
                     "slope": float((true * moved).sum() / (true**2).sum()) if steps else float("nan"),
                 }
             )
     return rows
 
 
-def _values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.ndarray, " pair"]:
+def answer_values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.ndarray, " pair"]:
+    """Answers as numbers, labels as their index; NaN for what cannot be read."""
     values = [task.parse(str(word)) for word in words]
     return np.array([np.nan if value is None else float(value) for value in values])
 
@@ -194,4 +195,8 @@ def swapped_answers(
     base, donor = (
         (pairs.clean_truth, pairs.corrupt_truth) if clean_first else (pairs.corrupt_truth, pairs.clean_truth)
     )
-    return {"given": _values(get_task(pairs.task), found.answer[arm, cell]), "donor": donor, "base": base}
+    return {
+        "given": answer_values(get_task(pairs.task), found.answer[arm, cell]),
+        "donor": donor,
+        "base": base,
+    }

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64, Shaped
 
 from cwr_mech.dataset import generate
-from cwr_mech.errors import AnalysisError
+from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.tasks import Task, get_task
 from cwr_mech.world import World
 
@@ -31,6 +31,8 @@ TOLERANCE = 0.25
 
 BATCH, PATIENCE = 512, 8
 """Candidates decoded at once, and after how many times as many candidates as pairs the search ends."""
+
+GROUPS = ("old", "new")
 
 REASONS = ("kept", "clean answer wrong", "corrupt answer wrong", "answers too close", "asked before")
 
@@ -46,6 +48,7 @@ class Pairs:
     """
 
     task: str
+    group: str
     id_digits: int
     clean: Int64[np.ndarray, "pair k"]
     corrupt: Int64[np.ndarray, "pair k"]
@@ -98,13 +101,21 @@ def find_pairs(
 ) -> Pairs:
     """Up to `n` pairs from test questions, spread evenly over the numbers of digits that differ.
 
-    `group` "new" asks about at least one new city and then swaps a new city for a new one. `slot` fixes the
-    place that is swapped (from 0; by default any). `tolerance`: an answer in numbers is right within this
-    share of the best constant answer's mean error, and the two true answers must be more than twice that
-    apart; labels must be exact.
-    Raises UnknownName, WorldError, or AnalysisError when fewer than `least` pairs survive, with the counts.
+    `group` "old" swaps an old city for an old one; "new" asks about at least one new city and swaps a new
+    city for an old one (new cities lie so close together that one for another changes hardly an answer).
+    `slot` fixes the place that is swapped (from 0; by default any). `tolerance`: an answer in numbers is
+    right within this share of the best constant answer's mean error, and the two true answers must be more
+    than twice that apart; labels must be exact.
+    Raises UnknownName, WorldError, or AnalysisError when the task has no such place, or when fewer than
+    `least` pairs survive, with the counts.
     """
     definition = get_task(task)
+    if slot is not None and not 0 <= slot < definition.n_max:
+        raise AnalysisError(
+            f"{task} questions have no city {slot + 1} to swap", f"they name {definition.n_max} at most"
+        )
+    if group not in GROUPS:
+        raise UnknownName("group of cities", group, GROUPS)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 5)))
     unit = tolerance * _constant_error(definition, world, seed, group)
     found: list[Pairs] = []
@@ -114,6 +125,8 @@ def find_pairs(
         cities = generate(world, task, BATCH, split="test", seed=seed, start=start, group=group).cities
         start += BATCH
         candidates = _swap(definition, world, cities.astype(np.int64), rng, slot, group, unit)
+        if not len(candidates):
+            continue
         judged, reasons = _judge(candidates, definition, world, answerer)
         reasons[_repeated(judged, seen) & (reasons == "kept")] = "asked before"
         for reason, count in zip(*np.unique(reasons, return_counts=True), strict=True):
@@ -155,19 +168,21 @@ def _swap(
     group: str,
     tolerance: float,
 ) -> Pairs:
-    """Candidate pairs: one city replaced, the number of differing digits drawn evenly where cities allow."""
-    n, digits = len(clean), world.config.id_digits
-    sizes = (clean >= 0).sum(axis=1)
-    is_new = dict(zip(world.ids.tolist(), world.is_new.tolist(), strict=True))
+    """Candidate pairs: one city replaced by an old one, the number of differing digits drawn evenly where
+    cities allow. Questions without a city that may be swapped are left out."""
+    digits = world.config.id_digits
+    wanted = np.isin(clean, world.ids[world.is_new == (group == "new")])
+    if slot is not None:
+        wanted &= np.arange(clean.shape[1]) == slot
+    clean, wanted = clean[wanted.any(1)], wanted[wanted.any(1)]
+    n, sizes = len(clean), (clean >= 0).sum(axis=1)
     corrupt, third = clean.copy(), clean.copy()
     slots = np.empty(n, dtype=np.int64)
     for row in range(n):
         ids = clean[row, : sizes[row]]
-        places = [i for i in range(sizes[row]) if group != "new" or is_new[int(ids[i])]]
-        slots[row] = rng.choice(places) if slot is None or slot not in places else slot
-        swapped = ids[slots[row]]
-        pool = world.ids[(world.is_new == is_new[int(swapped)]) & ~np.isin(world.ids, ids)]
-        differ = digits_differ(np.broadcast_to(swapped, pool.shape), pool, digits)
+        slots[row] = rng.choice(np.flatnonzero(wanted[row]))
+        pool = world.ids[~world.is_new & ~np.isin(world.ids, ids)]
+        differ = digits_differ(np.broadcast_to(ids[slots[row]], pool.shape), pool, digits)
         stratum = pool[differ == rng.choice(np.unique(differ))]
         corrupt[row, slots[row]] = rng.choice(stratum)
         third[row, slots[row]] = rng.choice(pool[pool != corrupt[row, slots[row]]])
@@ -175,6 +190,7 @@ def _swap(
     empty = np.full(n, "", dtype="<U16")
     return Pairs(
         task=task.name,
+        group=group,
         id_digits=digits,
         clean=clean,
         corrupt=corrupt,
@@ -185,8 +201,8 @@ def _swap(
         n_differ=digits_differ(clean[here], corrupt[here], digits),
         clean_answer=empty,
         corrupt_answer=empty,
-        clean_truth=_truth(task, world, clean),
-        corrupt_truth=_truth(task, world, corrupt),
+        clean_truth=true_answers(task, world, clean),
+        corrupt_truth=true_answers(task, world, corrupt),
         tolerance=tolerance,
         attrition={},
     )
@@ -202,7 +218,8 @@ def _repeated(pairs: Pairs, seen: set[bytes]) -> Bool[np.ndarray, " pair"]:
     return repeated
 
 
-def _truth(task: Task, world: World, ids: Int64[np.ndarray, "pair k"]) -> Int64[np.ndarray, " pair"]:
+def true_answers(task: Task, world: World, ids: Int64[np.ndarray, "pair k"]) -> Int64[np.ndarray, " pair"]:
+    """The task's answer value to each question."""
     sizes = (ids >= 0).sum(axis=1)
     xy = world.xy_of(np.where(ids >= 0, ids, ids[:, :1]))[:, : task.n_max]
     return task.answer_value(xy, sizes).astype(np.int64)
@@ -213,14 +230,18 @@ def _reordered(
 ) -> Int64[np.ndarray, "pair k"] | None:
     """The same questions in another order, by one permutation a number of cities; None without a symmetry."""
     sizes = (clean >= 0).sum(axis=1)
-    result, truth = clean.copy(), _truth(task, world, clean)
+    result, truth = clean.copy(), true_answers(task, world, clean)
     for size in np.unique(sizes).tolist():
         rows = np.flatnonzero(sizes == size)
         for order in permutations(range(size)):
             moved = clean[rows].copy()
             moved[:, :size] = clean[rows][:, order]
             same = (task.canonical(moved[:, :size]) == task.canonical(clean[rows][:, :size])).all()
-            if order != tuple(range(size)) and same and (_truth(task, world, moved) == truth[rows]).all():
+            if (
+                order != tuple(range(size))
+                and same
+                and (true_answers(task, world, moved) == truth[rows]).all()
+            ):
                 result[rows] = moved
                 break
         else:
@@ -264,11 +285,10 @@ def _equal_donors(
     has = np.zeros(len(pairs), dtype=bool)
     for row in range(len(pairs)):
         ids, slot = pairs.clean[row], pairs.slot[row]
-        swapped_is_new = world.is_new[world.rows(ids[slot : slot + 1])[0]]
-        pool = world.ids[(world.is_new == swapped_is_new) & ~np.isin(world.ids, ids)]
+        pool = world.ids[~world.is_new & ~np.isin(world.ids, ids)]
         trial = np.repeat(ids[None], len(pool), axis=0)
         trial[:, slot] = pool
-        fitting = pool[_truth(task, world, trial) == pairs.clean_truth[row]]
+        fitting = pool[true_answers(task, world, trial) == pairs.clean_truth[row]]
         if fitting.size:
             equal[row, slot] = rng.choice(fitting)
             has[row] = True

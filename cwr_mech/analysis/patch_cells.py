@@ -103,10 +103,11 @@ def span_positions(
 
     Absolute names are those of `prompts.spans` and `posN` for the single position N of the prompt; names
     that begin with `swapped` and `later` follow the swapped city and the cities after it. `answerN` is the
-    N-th answer token, in every branch that has one.
+    N-th answer token, in every branch that has one; `everywhere` is the whole run.
     """
     absolute = spans(task, n_cities, id_digits)
     found: dict[str, tuple[int, ...]] = {f"pos{p}": (p,) for p in range(tree.prompt)}
+    found["everywhere"] = tuple(range(tree.width))
     for name, place in absolute.items():
         if name.startswith("answer"):
             depth = place.start - tree.prompt

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from cwr_mech.analysis.bases import KINDS, fit_basis, random_basis, random_basis_like
@@ -22,7 +22,7 @@ from cwr_mech.analysis.pairs import Pairs
 from cwr_mech.analysis.patch_cells import BasisName, Cell, Edit
 from cwr_mech.analysis.patch_forward import Forward, Tree
 from cwr_mech.analysis.patch_layout import layouts
-from cwr_mech.analysis.patching import Scorer, prepare
+from cwr_mech.analysis.patching import prepare
 from cwr_mech.analysis.ridge import fit_linear
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model import HookedQwen2
@@ -124,50 +124,40 @@ def describe(fitted: Fitted, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def graft(
-    model: HookedQwen2,
-    pairs: Pairs,
-    layer: int,
-    span: str,
-    values: Float64[np.ndarray, "pair d_model"],
-    *,
-    metrics: Sequence[str] = ("logit_diff",),
-) -> tuple[Float64[np.ndarray, "metric pair"], np.ndarray]:
-    """Put given vectors into the clean runs after `layer` at a span of one token; scores and decoded answers.
+    model: HookedQwen2, pairs: Pairs, layer: int, span: str, values: Float64[np.ndarray, "pair d_model"]
+) -> Shaped[np.ndarray, " pair"]:
+    """Answers decoded when given vectors stand in the clean runs after `layer` at a span of one token.
 
     Raises AnalysisError when the span has more than one position.
     """
     forward, task = Forward(model), get_task(pairs.task)
-    scores = np.full((len(metrics), len(pairs)), np.nan)
     words = np.full(len(pairs), "", dtype="<U16")
-    for names in (tuple(metrics), ()):
-        for layout in layouts(pairs, names, roles=("clean", "corrupt")):
-            span_positions = layout.spans[span]
-            if len(span_positions) != 1:
-                raise AnalysisError(f"one vector a pair needs a span of one token, '{span}' has several")
-            batch = prepare(forward, layout)
-            base = torch.from_numpy(layout.runs("clean")).to(forward.device)
-            new = torch.from_numpy(values[layout.rows]).float().to(forward.device)[:, None]
-            edit = Edit(2 * layer + 2, span_positions, new)
-            if names:
-                scorer = Scorer(batch, names)
-                scores[:, layout.rows] = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
-            else:
-                words[layout.rows] = decode(batch, edit, base, task)[0]
-    return scores, words
+    for layout in layouts(pairs, (), roles=("clean", "corrupt")):
+        positions = layout.spans[span]
+        if len(positions) != 1:
+            raise AnalysisError(f"one vector a pair needs a span of one token, '{span}' has several")
+        batch = prepare(forward, layout)
+        base = torch.from_numpy(layout.runs("clean")).to(forward.device)
+        new = torch.from_numpy(values[layout.rows]).float().to(forward.device)[:, None]
+        words[layout.rows] = decode(batch, Edit(2 * layer + 2, positions, new), base, task)[0]
+    return words
 
 
 def aligned_states(
     own: Float64[np.ndarray, "city d_model"],
     other: Float64[np.ndarray, "city d_other"],
-    fitted_on: np.ndarray,
+    folds: Int64[np.ndarray, " city"],
     *,
     shuffle: np.random.Generator | None = None,
 ) -> Float64[np.ndarray, "city d_model"]:
     """Another model's states of the same cities, mapped into this model's space by ridge regression.
 
-    Fitted on the cities `fitted_on` (a mask) only, so that the others are unseen. With `shuffle` the fitted
-    cities are paired at random: the control.
+    Each fold's cities are mapped by a fit on the other folds; those of fold -1 by a fit on all folds, and
+    they are never fitted on. With `shuffle` the fitted cities are paired at random: the control.
     """
-    rows = np.flatnonzero(fitted_on)
-    source = rows if shuffle is None else shuffle.permutation(rows)
-    return fit_linear(other[source], own[rows]).predict(other)
+    mapped = np.empty_like(own)
+    for fold in np.unique(folds).tolist():
+        rows = np.flatnonzero((folds != fold) & (folds >= 0))
+        source = rows if shuffle is None else shuffle.permutation(rows)
+        mapped[folds == fold] = fit_linear(other[source], own[rows]).predict(other[folds == fold])
+    return mapped

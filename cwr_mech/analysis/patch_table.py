@@ -28,6 +28,10 @@ COLUMNS = (
 )  # fmt: skip
 KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
 AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
+FOLLOWED = (
+    "follow", "stay", "neither", "error_to_donor", "error_to_base", "expected_to_donor", "slope", "rank",
+    "variance",
+)  # fmt: skip
 BOOTSTRAPS, FLIPS, LEVEL = 1000, 4000, 0.95
 BLOCK = 256
 
@@ -80,7 +84,7 @@ def tabulate(
     for a, arm in enumerate(sweep.arms):
         for m, metric in enumerate(sweep.metrics):
             effect = effects(sweep, a, m)
-            stats = _statistics(effect, sweep.clean[m] - sweep.corrupt[m], draws, level)
+            stats = ratios(effect, sweep.clean[m] - sweep.corrupt[m], draws, level)
             p_adj = benjamini_hochberg(stats["p"])
             for c, cell in enumerate(sweep.cells):
                 has = np.isfinite(effect[c])
@@ -109,13 +113,13 @@ def _mean(values: Float64[np.ndarray, " pair"], has: Bool[np.ndarray, " pair"]) 
     return float(values[has].mean()) if has.any() else float("nan")
 
 
-def _statistics(
+def ratios(
     effect: Float64[np.ndarray, "cell pair"],
     gap: Float64[np.ndarray, " pair"],
     draws: Resamples,
     level: float,
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
-    """Columns effect, recovered, ci_lo, ci_hi, p."""
+    """Columns effect, recovered, ci_lo, ci_hi, p of effects whose whole is `gap` [pair]."""
     parts = [_block(effect[rows], gap, draws, level) for rows in _blocks(len(effect))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -173,9 +177,7 @@ def confirm(
     halves = []
     for half in (first, ~first):
         gap = sweep.clean[metric, half] - sweep.corrupt[metric, half]
-        halves.append(
-            _statistics(effects(sweep, arm, metric)[:, half], gap, resample(clusters[half], rng), LEVEL)
-        )
+        halves.append(ratios(effects(sweep, arm, metric)[:, half], gap, resample(clusters[half], rng), LEVEL))
     found = benjamini_hochberg(halves[0]["p"]) < alpha
     again = (halves[1]["p"] < alpha) & (np.sign(halves[0]["effect"]) == np.sign(halves[1]["effect"]))
     return {
@@ -213,7 +215,30 @@ def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -
     return pooled
 
 
-def _nan(value: float | None) -> float:
+def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Several models' rows of decoded answers as one table: means over models, Student's t for `follow`.
+
+    Rows stand for the same cell in every table, in the same order; n counts models.
+    """
+    pooled = []
+    for rows in zip(*tables, strict=True):
+        means = {
+            name: _mean(column, np.isfinite(column))
+            for name in FOLLOWED
+            if name in rows[0]
+            for column in [np.array([_nan(row[name]) for row in rows])]
+        }
+        shares = np.array([_nan(row["follow"]) for row in rows])
+        low = high = float("nan")
+        if np.isfinite(shares).sum() >= 2:
+            interval = mean_interval(shares[np.isfinite(shares)], unit="model")
+            low, high = interval.low, interval.high
+        counts = {"n": int(np.isfinite(shares).sum()), "ci_lo": low, "ci_hi": high}
+        pooled.append({**rows[0], **means, **counts})
+    return pooled
+
+
+def _nan(value: int | float | None) -> float:
     return float("nan") if value is None else float(value)
 
 

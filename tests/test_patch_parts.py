@@ -1,0 +1,198 @@
+"""Parts of states, known steps, paths beside edges: each against a case whose outcome is known."""
+
+import numpy as np
+import planted
+import pytest
+import torch
+from test_attribution import first_slot_pairs, only_here
+from test_patching import WORLD, model_of, some_pairs, truth_of
+
+from cwr_mech.analysis import patch_parts
+from cwr_mech.analysis.pairs import find_pairs
+from cwr_mech.analysis.patch_cells import Cell
+from cwr_mech.analysis.patch_estimates import paths_part
+from cwr_mech.analysis.patch_parts import (
+    Question,
+    flipped,
+    from_another,
+    parts_result,
+    parts_study,
+    pooled_parts,
+)
+from cwr_mech.analysis.patch_steps import _followed, map_part, step_donors, steps_part, with_donors
+from cwr_mech.analysis.patch_subspaces import aligned_states, fit_subspaces
+from cwr_mech.analysis.patch_words import best_layer, group_of, verdict
+from cwr_mech.errors import AnalysisError
+from cwr_mech.tasks import TASKS
+from cwr_mech.world import load_world
+
+RNG = np.random.default_rng
+TINY = {"run": "tiny", "taught": "nothing"}
+
+
+def test_step_donors_stand_at_the_steps():
+    pairs = some_pairs("distance", 12)
+    rows, donors, steps = step_donors(WORLD, pairs)
+    away = np.hypot(*(WORLD.xy_of(donors) - WORLD.xy_of(pairs.cluster[rows])).T).reshape(-1, len(steps))
+    assert (np.diff(away.mean(0)) > 0).all()
+    assert np.abs(away.mean(0) - steps).max() < 0.2 * steps.max()
+    assert not (pairs.clean[rows] == donors[:, None]).any(), "a donor is not in the question already"
+
+
+def test_slope_is_one_for_true_answers_and_zero_for_old_ones():
+    pairs = some_pairs("distance", 12)
+    rows, donors, _ = step_donors(WORLD, pairs)
+    moved = with_donors(WORLD, pairs, rows, donors)
+    right = _followed(moved, moved.corrupt_truth.astype("<U16"), RNG(0))
+    assert (right["follow"], right["slope"]) == (1.0, pytest.approx(1.0))
+    stays = _followed(moved, moved.clean_answer, RNG(0))
+    assert stays["slope"] == stays["ci_hi"] == 0.0
+    half = ((moved.corrupt_truth + moved.clean_truth) // 2).astype("<U16")
+    assert _followed(moved, half, RNG(0))["slope"] == pytest.approx(0.5, abs=0.02)
+
+
+@torch.no_grad()
+def test_putting_the_whole_city_in_is_asking_outright():
+    """In the planted relay, which answers a digit of the first city. Control: after the last layer the city's
+    last digit is not read any more."""
+    model, pairs = planted.relay(), some_pairs("distance", 8, slot=0)
+    whole, nowhere = Cell("resid_pre", 0, None, "swapped"), Cell("resid_post", 1, None, "swapped_last")
+    for cell in (whole, nowhere):
+        rows, arrays = steps_part(model, WORLD, pairs, cell, RNG(0))
+        outright = [row for row in rows if row["layer"] is None]
+        mine = [row for row in rows if (row["layer"], row["span"]) == (cell.layer, cell.span)]
+        assert len(outright) == len(mine) == 6
+        given, own = arrays["steps_given"], arrays["steps_own"]
+        assert np.isfinite(given).all()
+        assert np.array_equal(given, own) == (cell == whole)
+    drawn = map_part(model, WORLD, pairs, whole)
+    np.testing.assert_array_equal(drawn["map_given"], drawn["map_own"])
+    assert len(np.unique(drawn["map_own"])) > 3
+    assert len(drawn["map_xy"]) == WORLD.n - 2
+
+
+def test_alignment_maps_unseen_cities_and_its_control_does_not():
+    rng = RNG(0)
+    own = rng.normal(size=(120, 6))
+    other = own @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    folds = np.where(np.arange(120) < 20, -1, np.arange(120) % 5)
+    close = aligned_states(own, other, folds)
+    assert np.abs(close - own).max() < 0.1
+    far = aligned_states(own, other, folds, shuffle=rng)
+    assert np.abs(far - own).mean() > 0.5
+    changed = own.copy()
+    changed[:20] += 100.0
+    np.testing.assert_allclose(aligned_states(changed, other, folds), close, err_msg="fold -1 was fitted on")
+
+
+@torch.no_grad()
+def test_a_donor_from_the_same_model_moves_answers_as_its_own_state_does():
+    model, pairs = model_of(), some_pairs("distance", 6, slot=0)
+    model.unembed.W_U.mul_(3)
+    fitted = fit_subspaces(model, WORLD, "distance", ("manifold", "random"))
+    own = patch_parts.followed(model, pairs, fitted, 0)
+    other = from_another(model, WORLD, pairs, fitted, model, "itself", 0)
+    assert {row["source"] for row in other} == {"itself", "itself, cities shuffled"}
+    assert {row["subspace"] for row in other} == {None, "manifold", "not-manifold"}
+    assert len(other) == 2 * 3 * model.cfg.n_layers
+    assert {row["direction"] for row in (*own, *other)} == {"noise"}
+    ranks = {row["subspace"]: row["rank"] for row in own if row["layer"] == 0}
+    assert ranks["manifold"] == ranks["random"] == 32 - ranks["not-manifold"]
+
+
+def test_a_graft_of_the_donors_own_state_is_a_patch():
+    model, pairs = model_of(), some_pairs("distance", 8, slot=0)
+    with torch.no_grad():
+        model.unembed.W_U.mul_(3)
+    here = np.arange(len(pairs))
+    states = patch_parts.city_states(model, WORLD, "distance", WORLD.ids, "swapped_last")
+    donor = states[1][WORLD.rows(pairs.corrupt[here, pairs.slot])]
+    cell = Cell("resid_post", 1, None, "swapped_last")
+    patched = patch_parts.interchange(model, pairs, [cell], arms=patch_parts.SWAP[1:]).answer[0, 0]
+    np.testing.assert_array_equal(patch_parts.graft(model, pairs, 1, "swapped_last", donor), patched)
+    base = states[1][WORLD.rows(pairs.clean[here, pairs.slot])]
+    assert (patch_parts.graft(model, pairs, 1, "swapped_last", base) != patched).any()
+
+
+def test_new_cities_are_asked_in_both_directions(monkeypatch):
+    world = load_world(n_cities=64, new="scattered", n_new=16, seed=1)
+
+    def answer(model, prompts, max_new_tokens):
+        ids = [[int(part[:4]) for part in prompt.split("c_")[1:]] for prompt in prompts]
+        return [TASKS["distance"].answer(world.xy_of(np.array([row])))[0] for row in ids]
+
+    monkeypatch.setattr(patch_parts, "decode_text", answer)
+    model = model_of()
+    rows, asked = parts_study(
+        model, world, TINY, Question("distance", 8, group="new"), ("random",), donors=[("other", model)]
+    )
+    directions = {(row["source"], row["direction"]) for row in rows}
+    shuffled = ("other, cities shuffled", "denoise")
+    assert directions == {("own", "noise"), ("own", "denoise"), ("other", "denoise"), shuffled}
+    assert asked["pairs"] == 8
+    pairs = find_pairs(truth_of("distance"), WORLD, "distance", 8)
+    assert (flipped(flipped(pairs)).clean == pairs.clean).all()
+    assert (flipped(pairs).cluster == pairs.corrupt[np.arange(8), pairs.slot]).all()
+    result = parts_result(rows, [asked], ["tiny"], 0, {}, "")
+    assert len(result.notes) == len(directions)
+    assert all(row["models"] == 1 for row in result.tables["pooled"])
+    twice = pooled_parts([*rows, *({**row, "run": "twin", "follow": 0.0} for row in rows)])
+    assert len(twice) == len(rows)
+    found = {(group_of(row), row["layer"], row["subspace"]): row for row in twice}
+    for row in rows:
+        pooled = found[group_of(row), row["layer"], row["subspace"]]
+        assert (pooled["models"], pooled["n"]) == (2, 2)
+        assert pooled["follow"] == pytest.approx(row["follow"] / 2)
+
+
+def test_models_that_answer_nothing_are_told(monkeypatch):
+    monkeypatch.setattr(patch_parts, "decode_text", lambda _, prompts, max_new_tokens: ["?"] * len(prompts))
+    rows, asked = parts_study(model_of(), WORLD, TINY, Question("distance", 8), ())
+    assert rows == []
+    assert "only 0 usable distance pairs" in asked["left_out"]
+    with pytest.raises(AnalysisError, match=r"no model answers .* only 0 usable"):
+        parts_result(rows, [asked], ["tiny"], 0, {}, "")
+
+
+VERDICTS = [
+    (0.9, 0.8, 0.1, "through the manifold"),
+    (0.9, 0.1, 0.8, "through the complement of the manifold"),
+    (0.9, 0.3, 0.3, "through neither part more than the other"),
+    (0.3, 0.2, 0.0, "hardly through this state at all"),
+]
+
+
+@pytest.mark.parametrize(("whole", "inside", "outside", "words"), VERDICTS)
+def test_verdicts(whole, inside, outside, words):
+    kinds = {None: whole, "manifold": inside, "not-manifold": outside, "random": 0.0}
+    rows = [
+        {"subspace": kind, "layer": layer, "rank": 4, "follow": share * (layer == 1)}
+        | {"ci_lo": share - 0.05, "ci_hi": share + 0.05}
+        for layer in range(3)
+        for kind, share in kinds.items()
+    ]
+    assert best_layer(rows) == 1
+    assert verdict(rows).startswith(f"{words}: after layer 1, whole state {whole:.2f}")
+
+
+@torch.no_grad()
+def test_paths_of_the_planted_relay_stand_beside_their_estimates():
+    model, pairs = planted.relay(), first_slot_pairs(40, only_here)
+    rows, agreement, _ = paths_part(model, pairs, RNG(0))
+    found = {(row["sender"], row["receiver"], row["reader"]): row for row in rows}
+    carrying = [("0.0", "1.1", "v"), ("1.1", "answer", None)]
+    for key, row in found.items():
+        assert row["recovered"] == pytest.approx(1.0 if key in carrying else 0.0, abs=0.02), key
+        assert row["ci_lo"] <= row["recovered"] + 1e-9
+    assert all(found[key]["estimate"] > 0.2 for key in carrying)
+    assert agreement[0]["cells"] == len(rows)
+    assert agreement[0]["correlation"] > 0.9
+
+
+def test_fitted_subspaces_have_complements():
+    fitted = fit_subspaces(model_of(), WORLD, "distance", ("probe",))
+    inside, outside = (fitted.bases[name, 1, "swapped_last"] for name in ("probe", "not-probe"))
+    assert inside.shape == (32, 2)
+    assert torch.allclose(inside @ inside.T + outside @ outside.T, torch.eye(32), atol=1e-5)
+    shares = [fitted.variance[name, 1, "swapped_last"] for name in ("probe", "not-probe")]
+    assert sum(shares) == pytest.approx(1.0)

@@ -1,0 +1,58 @@
+"""The whole study of one model and task, from sweep to figures and words, on a tiny model."""
+
+import numpy as np
+from test_patching import WORLD, model_of, some_pairs, truth_of
+
+from cwr_mech import report_patching
+from cwr_mech.analysis import patch_parts
+from cwr_mech.analysis.patch_cells import grid
+from cwr_mech.analysis.patch_layout import ARMS
+from cwr_mech.analysis.patch_parts import Question
+from cwr_mech.analysis.patch_study import About, Extras, examine
+from cwr_mech.analysis.patch_survey import pooled_result, tasks_result
+from cwr_mech.analysis.patching import sweep
+from cwr_mech.figures import draw
+from cwr_mech.figures_patching import tasks_figure
+from cwr_mech.figures_swaps import steps_figure, swap_map_figure
+from cwr_mech.results import load_result
+from cwr_mech.tasks import TASKS
+
+
+def studied(task, monkeypatch):
+    """The result of a study in which the model is taken to answer truly."""
+    monkeypatch.setattr(
+        patch_parts, "decode_text", lambda _, prompts, max_new_tokens: truth_of(task)(prompts)
+    )
+    model, pairs = model_of(), some_pairs(task, 8)
+    cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
+    swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), arms=ARMS)
+    about = About("tiny", 7, {"runs/tiny": "0" * 64}, "cwr-mech patch tiny")
+    return examine(model, WORLD, Question(task, 8), pairs, swept, about, Extras(("manifold", "random")))
+
+
+def test_study_figures_and_words(tmp_path, monkeypatch):
+    result = studied("distance", monkeypatch)
+    assert load_result(result.save(tmp_path, "one")) == result
+    drawn = {path.stem for path in draw(result, tmp_path, "one")}
+    parts = ("answers", "steps", "map", "subspaces", "digits", "paths")
+    assert drawn == {"one", *(f"one-{part}" for part in parts)}
+    text = report_patching.patching(result)
+    for phrase in ("Donors moved by known steps", "edges", "Answers decoded", "a part of the first city"):
+        assert phrase in text
+    assert len(result.arrays["map_true"]) == WORLD.n - 2
+    assert np.isfinite([row["estimate"] for row in result.tables["paths"]]).all()
+    pooled = pooled_result([result, result], seed=0)
+    assert {row["n"] for row in pooled.tables["interchange"] if row["follow"] is not None} == {2}
+    assert {path.stem for path in draw(pooled, tmp_path, "two")} == {"two", "two-answers", "two-subspaces"}
+
+
+def test_labels_have_no_slope_but_a_map(monkeypatch):
+    result = studied("compass", monkeypatch)
+    assert all(row["slope"] is None for row in result.tables["steps"])
+    (panel,) = steps_figure(result).axes
+    assert "share of answers right" in panel.get_ylabel()
+    bar = swap_map_figure(result).axes[4]
+    assert [tick.get_text() for tick in bar.get_xticklabels()] == list(TASKS["compass"].labels)
+    compared = tasks_result([result, result])
+    assert len(tasks_figure(compared).axes) == 2
+    assert "compass" in report_patching.tasks(compared)
