@@ -224,6 +224,7 @@ class Trainer:
         rows = self.ahead.next()
         self.meter.data_ready()
         first = rows.answer_start if self.train.loss == "answer" else np.ones_like(rows.lengths)
+        # A GPU is waited for here, once a step: what is not a number must never reach the weights.
         losses = self._gradient(rows, first).cpu().numpy()
         norm = self.optimizer.norm()
         if not (np.isfinite(losses).all() and math.isfinite(norm)):

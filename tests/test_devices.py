@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from cwr_mech_cli.main import build_app
+from typer.testing import CliRunner
 
 from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
 from cwr_mech.devices import Compute, choose
@@ -61,6 +63,14 @@ def test_what_cannot_be_is_refused_in_one_line(
     with pytest.raises(error, match=words) as caught:
         choose(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_refuses_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    args = ["train", "--preset", "tiny", "--device", "mps", "--out", str(tmp_path / "t")]
+    done = CliRunner().invoke(build_app(args), args)
+    assert done.exit_code == 2
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+    assert not (tmp_path / "t").exists()
 
 
 def test_each_way_has_its_engine_and_is_described() -> None:
