@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from torch import Tensor
 
 from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
 from cwr_mech.dataset import Rows
@@ -29,12 +30,15 @@ CONFIG = RunConfig(
     ),
 )
 STOPPED, DEAD = 7, 6
+OWN = 12
+"""From this position on tokens are a row's own, not the beginning that all rows of a task share."""
 
 
-class At:
-    """Does something in every process before the gradient of one step; else keeps gradients as they are."""
+class ByRow:
+    """Changes gradients by the number that each row has in the batch; ends in some way at one step."""
 
-    def __init__(self, step: int, what: type[BaseException] | None) -> None:
+    def __init__(self, step: int = -1, what: type[BaseException] | None = None) -> None:
+        """step: where it raises `what`, or kills its process when that is None; -1: nowhere."""
         self.left, self.what = step, what
 
     def __call__(self, rows: Rows) -> GradientHook:
@@ -43,20 +47,25 @@ class At:
                 os._exit(3)
             raise self.what
         self.left -= 1
-        return lambda layer, gradient, x, which: gradient
+        return scaled
+
+
+def scaled(_layer: int, gradient: Tensor, _x: Tensor, which: Tensor) -> Tensor:
+    gradient[:, OWN:] *= 1 + which[:, None, None] / 5
+    return gradient
 
 
 def main(folder: Path) -> None:
     processes = launched(os.environ, "cpu")
     assert isinstance(processes, Processes)
     assert processes.count == 2
-    train(CONFIG, folder / "whole", processes=processes)
+    train(CONFIG, folder / "whole", hook=ByRow(), processes=processes)
     try:
-        train(CONFIG, folder / "cut", hook=At(STOPPED, KeyboardInterrupt), processes=processes)
+        train(CONFIG, folder / "cut", hook=ByRow(STOPPED, KeyboardInterrupt), processes=processes)
     except KeyboardInterrupt:
         processes.wait()
-    train(CONFIG, folder / "cut", resume=True, processes=processes)
-    dies = None if processes.is_main else At(DEAD, None)
+    train(CONFIG, folder / "cut", resume=True, hook=ByRow(), processes=processes)
+    dies = ByRow() if processes.is_main else ByRow(DEAD)
     with suppress(ProcessLost, KeyboardInterrupt):  # the peer is gone, or the launcher says SIGTERM
         train(CONFIG, folder / "dead", hook=dies, processes=processes)
 
