@@ -1,6 +1,7 @@
 # make demo    environment if missing, then train, probe, compare and patch, and write a report
 # make test    environment if missing, then every check a change must pass
 # make bench   time and memory of the parts that claim to be fast
+# make routing reports/routing anew, from the models that `cwr-mech sweep zoo` trains
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
 
@@ -9,7 +10,10 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test bench env clean FORCE
+ROUTING := small small-seed2 small-seed3
+CWR := $(PY) -m cwr_mech_cli.main
+
+.PHONY: demo test bench routing env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -22,6 +26,13 @@ test: .venv/.ready
 
 bench: .venv/.ready
 	@$(PY) tests/benchmarks/run.py
+
+routing: .venv/.ready
+	@for run in $(ROUTING); do \
+	  $(CWR) subspace $$run --tasks distance,angle,compass,perimeter --report routing || exit; done
+	@$(CWR) trajectory $(ROUTING) --prompts all --report routing
+	@$(CWR) predict $(firstword $(ROUTING)) --rows 1024 --report routing
+	@$(CWR) report routing --routing
 
 env: .venv/.ready
 

@@ -7,6 +7,8 @@ import typer
 from .options import QuestionSeed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 
@@ -19,7 +21,7 @@ def command(
     rows: Annotated[int, typer.Option(min=64, help="Questions for each task.")] = 2048,
     seed: QuestionSeed = 0,
     report: Annotated[
-        str | None, typer.Option(help="Report that gets the result, and whose transfer result is an outcome.")
+        str | None, typer.Option(help="Report that gets the result, and whose own transfer is an outcome.")
     ] = None,
 ) -> None:
     """Similarity of the tasks' gradients before and early in training, and of the tasks themselves, against
@@ -67,21 +69,24 @@ def command(
     save_result(result, name, "prediction")
 
 
-def own_outcomes(folder: "object") -> "dict[str, np.ndarray]":
-    """The transfer matrix of single-task fine-tunings in a report, where it has one for all seven tasks."""
-    from pathlib import Path
-
+def own_outcomes(folder: "Path") -> "dict[str, np.ndarray]":
+    """What a report knows of transfer between tasks: by answers of single-task fine-tunings where it has all
+    seven, and by where its trajectories put new cities, NaN for tasks that were not trained.
+    """
     import numpy as np
 
+    from cwr_mech.analysis.routing_verdicts import evidence, transfer_matrix
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.results import load_result
+    from cwr_mech.results import load_results
 
-    path = Path(str(folder)) / "results" / "transfer.json"
-    if not path.is_file():
-        return {}
-    result = load_result(path)
-    sets, grid = [str(name) for name in result.arrays["sets"]], result.arrays["ni"]
-    if any(task not in sets for task in TASK_NAMES):
-        return {}
-    chosen = np.array([grid[sets.index(task)] for task in TASK_NAMES])
-    return {"own transfer": chosen} if np.isfinite(chosen).all() else {}
+    results = load_results(folder / "results")
+    outcomes = {}
+    for name, result in results.items():
+        if result.kind == "transfer":
+            sets, grid = [str(one) for one in result.arrays["sets"]], result.arrays["ni"]
+            if all(task in sets for task in TASK_NAMES):
+                chosen = np.array([grid[sets.index(task)] for task in TASK_NAMES])
+                outcomes |= {f"own {name}, answers": chosen} if np.isfinite(chosen).all() else {}
+    placed = transfer_matrix(evidence(results))
+    known = ~np.isnan(placed).any(axis=1)
+    return outcomes | ({"own transfer, along the map": placed} if known.sum() >= 4 else {})

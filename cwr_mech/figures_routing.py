@@ -13,16 +13,19 @@ UPDATE_TITLES = {
     "adam": "one Adam step",
     "plain": "one plain step",
 }
+LEAST_MAP = 0.3
+"""Share of the variance that place must explain for directions of a map to mean anything."""
 SITE_NAMES = {"last_digit": "last digit", "delimiter": "delimiter"}
 
 
 def subspace_figure(result: Result) -> Figure:
     """Share of new cities' updates inside the manifold's directions, by layer and task, with both nulls.
 
-    Reads table `shares` {task, update, group, site, layer, basis, share, lo, hi, null, null_hi, like,
-    like_hi, n}; params `updates`, `sites`.
+    Reads tables `shares` {task, update, group, site, layer, basis, share, lo, hi, null, null_hi, like,
+    like_hi, n} and `spaces`; params `updates`, `sites`.
     """
-    table = [r for r in result.tables["shares"] if r["group"] == "new" and r["basis"] == "manifold"]
+    table = [row for row in _on_a_map(result, "shares") if row["basis"] == "manifold"]
+    layers = sorted({row["layer"] for row in result.tables["shares"]})
     updates = [name for name in UPDATE_TITLES if any(row["update"] == name for row in table)]
     sites = list(result.params["sites"])
     figure = new_figure(1.0 + 2.1 * len(sites))
@@ -31,7 +34,7 @@ def subspace_figure(result: Result) -> Figure:
         for j, update in enumerate(updates):
             rows = [row for row in table if row["site"] == site and row["update"] == update]
             ax = grid[i, j]
-            _shares(ax, rows)
+            _shares(ax, rows, layers)
             ax.set_title(UPDATE_TITLES[update] if i == 0 else "")
             if j == 0:
                 ax.set_ylabel(f"share of energy\n{SITE_NAMES.get(site, site)}")
@@ -42,13 +45,24 @@ def subspace_figure(result: Result) -> Figure:
         figure,
         f"{result.params['runs'][0]}: {n} new cities, inside directions of the map fitted on old ones; bars "
         "95 % over cities. Red: random directions of equal rank (band: 95 %), and directions drawn with the "
-        "activations' own covariance (dashed, its 97.5 % point dotted), mean over tasks.",
+        "activations' own covariance (dashed, its 97.5 % point dotted), mean over tasks. "
+        f"Shown where place explains at least {LEAST_MAP} of the activations' variance.",
     )
     return figure
 
 
-def _shares(ax: Axes, rows: list[Row]) -> None:
-    layers = sorted({row["layer"] for row in rows})
+def _on_a_map(result: Result, table: str) -> list[Row]:
+    """Rows about new cities at prompts, sites and layers where there is a map."""
+    clear = {
+        (row["task"], row["site"], row["layer"])
+        for row in result.tables["spaces"]
+        if row["map_variance"] >= LEAST_MAP
+    }
+    rows = [row for row in result.tables[table] if row["group"] == "new"]
+    return [row for row in rows if (row["task"], row["site"], row["layer"]) in clear]
+
+
+def _shares(ax: Axes, rows: list[Row], layers: list[int]) -> None:
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = sorted((row for row in rows if row["task"] == task), key=lambda row: row["layer"])
         look, x = task_look(task), [layers.index(row["layer"]) for row in mine]
@@ -56,31 +70,34 @@ def _shares(ax: Axes, rows: list[Row]) -> None:
             x, floats([r["lo"] for r in mine]), floats([r["hi"] for r in mine]), color=look.colour, lw=0.7
         )
         ax.plot(x, floats([r["share"] for r in mine]), color=look.colour, marker=look.marker, label=task)
+    here = sorted({row["layer"] for row in rows})
     means = {
-        key: [float(np.mean([row[key] for row in rows if row["layer"] == layer])) for layer in layers]
+        key: [float(np.mean([row[key] for row in rows if row["layer"] == layer])) for layer in here]
         for key in ("null_lo", "null_hi", "like", "like_hi")
     }
-    x = list(range(len(layers)))
+    x = [layers.index(layer) for layer in here]
     ax.fill_between(x, means["null_lo"], means["null_hi"], color=BASELINE, alpha=0.2, lw=0, label="random")
     ax.plot(x, means["like"], color=BASELINE, ls="--", lw=1.2, label="random, like the activations")
     ax.plot(x, means["like_hi"], color=BASELINE, ls=":", lw=1)
-    ax.set_xticks(x, [layer_name(layer) for layer in layers])
+    ax.set_xticks(range(len(layers)), [layer_name(layer) for layer in layers])
+    ax.set_xlim(-0.3, len(layers) - 0.7)
     ax.set_ylim(0, 1)
 
 
 def directions_figure(result: Result) -> Figure:
     """Distance gained by one Adam step towards the true place, split into the parts on and off the map.
 
-    Reads table `directions` {task, update, group, site, layer, gain, gain_on, gain_off, cosine, lo, hi,
-    cosine_shuffled, n}; params `sites`, `lr`.
+    Reads tables `directions` {task, update, group, site, layer, gain, gain_on, gain_off, cosine, lo, hi,
+    cosine_shuffled, n} and `spaces`; params `sites`, `lr`.
     """
-    table = [r for r in result.tables["directions"] if r["group"] == "new" and r["update"] == "adam"]
+    table = [row for row in _on_a_map(result, "directions") if row["update"] == "adam"]
     sites = list(result.params["sites"])
+    layers = sorted({row["layer"] for row in result.tables["directions"]})
     figure = new_figure(1.0 + 2.1 * len(sites))
     grid = figure.subplots(len(sites), 3, squeeze=False)
     for i, site in enumerate(sites):
         rows = [row for row in table if row["site"] == site]
-        layers = sorted({row["layer"] for row in rows})
+        here = sorted({row["layer"] for row in rows})
         for j, (key, title) in enumerate(
             (
                 ("cosine", "cosine with the way"),
@@ -98,13 +115,15 @@ def directions_figure(result: Result) -> Figure:
                 ax.plot(x, floats([r[key] for r in mine]), color=look.colour, marker=look.marker, label=task)
             if key == "cosine":
                 means = [
-                    np.mean([r["cosine_shuffled"] for r in rows if r["layer"] == layer]) for layer in layers
+                    np.mean([r["cosine_shuffled"] for r in rows if r["layer"] == layer]) for layer in here
                 ]
-                ax.plot(range(len(layers)), means, color=BASELINE, ls="--", lw=1.2, label="exchanged")
+                x = [layers.index(layer) for layer in here]
+                ax.plot(x, means, color=BASELINE, ls="--", lw=1.2, label="exchanged")
                 ax.set_ylim(-1.05, 1.05)
                 ax.set_ylabel(SITE_NAMES.get(site, site))
             ax.axhline(0, color="#888888", lw=0.6)
             ax.set_xticks(range(len(layers)), [layer_name(layer) for layer in layers])
+            ax.set_xlim(-0.3, len(layers) - 0.7)
             ax.set_title(title if i == 0 else "")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
@@ -113,7 +132,8 @@ def directions_figure(result: Result) -> Figure:
         figure,
         f"{result.params['runs'][0]}: {n} new cities. Cosine between the movement of the decoded place and "
         "the way to the true place (bars: 95 % over cities; red: ways of cities exchanged). Gains: tenths of "
-        f"a degree a step at rate {result.params['lr']:g}.",
+        f"a degree a step at rate {result.params['lr']:g}. Shown where place explains at least {LEAST_MAP} "
+        "of the activations' variance.",
     )
     return figure
 
@@ -134,28 +154,30 @@ def arms_figure(result: Result) -> Figure:
     Reads table `models` {base, set, route, own, transfer, off}; values `n_bases`.
     """
     table = result.tables["models"]
+    there = {(row["set"], row["route"]) for row in table}
     sets = list(dict.fromkeys(row["set"] for row in table))
-    routes = [name for name in ARM_LOOKS if any(row["route"] == name for row in table)]
+    lines = [[route for route in ARM_LOOKS if (tasks, route) in there] for tasks in sets]
+    heights, labels = [], []
+    for i, (tasks, routes) in enumerate(zip(sets, lines, strict=True)):
+        first = len(heights) + i  # one empty line between tasks
+        heights += [first + j for j in range(len(routes))]
+        labels += [f"{tasks}  {route}" if not j else route for j, route in enumerate(routes)]
+    named = [(tasks, route) for tasks, routes in zip(sets, lines, strict=True) for route in routes]
     panels = (("transfer", "transfer"), ("own", "trained prompt"), ("off", "distance off the map"))
-    figure = new_figure(1.3 + 0.22 * len(sets) * len(routes))
+    figure = new_figure(1.5 + 0.22 * (len(heights) + len(sets)))
     axes = figure.subplots(1, len(panels), sharey=True)
     for ax, (column, title) in zip(axes, panels, strict=True):
-        for i, tasks in enumerate(sets):
-            for j, route in enumerate(routes):
-                mine = [r for r in table if (r["set"], r["route"]) == (tasks, route)]
-                values = floats([row[column] for row in mine])
-                y = i * (len(routes) + 1) + j
-                colour, marker = ARM_LOOKS[route]
-                ax.plot(values, np.full(len(values), y), marker, color=colour, alpha=0.6, mec="none")
-                if np.isfinite(values).any():
-                    ax.plot([np.nanmean(values)] * 2, [y - 0.4, y + 0.4], color=colour, lw=2)
+        for y, (tasks, route) in zip(heights, named, strict=True):
+            values = floats([r[column] for r in table if (r["set"], r["route"]) == (tasks, route)])
+            colour, marker = ARM_LOOKS[route]
+            ax.plot(values, np.full(len(values), y), marker, color=colour, alpha=0.6, mec="none")
+            if np.isfinite(values).any():
+                ax.plot([np.nanmean(values)] * 2, [y - 0.4, y + 0.4], color=colour, lw=2)
         ax.set_title(title)
         ax.axvline(1.0 if column == "off" else 0.0, color="#888888", lw=0.6)
         if column != "off":
             ax.axvline(1.0, color="#888888", lw=0.6, ls=":")
-    spots = [i * (len(routes) + 1) + j for i in range(len(sets)) for j in range(len(routes))]
-    labels = [f"{tasks}  {route}" if not j else route for tasks in sets for j, route in enumerate(routes)]
-    axes[0].set_yticks(spots, labels)
+    axes[0].set_yticks(heights, labels)
     axes[0].invert_yaxis()
     caption(
         figure,
@@ -198,8 +220,9 @@ def ways_figure(result: Result) -> Figure:
         if index // columns == lines - 1:
             ax.set_xlabel("distance off the map")
         ax.set_ylim(0, None)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
+    shown = {line.get_label(): line for ax in grid.ravel() for line in ax.get_lines()}
+    present = [route for route in ARM_LOOKS if route in shown]
+    figure.legend([shown[route] for route in present], present, loc="outside right center")
     caption(
         figure,
         f"New cities in the trained prompt, mean over {result.values['n_bases']} base models, from before "
@@ -218,7 +241,7 @@ def conflict_figure(result: Result) -> Figure:
     grid = result.arrays["cosine"]
     figure = new_figure(3.6, width=5.2)
     ax = figure.subplots()
-    image = heat(ax, grid, vmin=-1, vmax=1, cmap="RdBu_r")
+    image = heat(ax, grid, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
     write_cells(ax, image, grid, size=7, form=hundredths)
     ax.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right")
     ax.set_yticks(range(len(tasks)), tasks)

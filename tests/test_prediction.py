@@ -146,6 +146,10 @@ def test_result_tries_everything_against_everything() -> None:
     published = [r for r in tests if r["predictor"] == "parameter cosine" and r["left_out"] == "none"]
     assert {r["outcome"] for r in published} == {"published CKA", "published transfer", "own"}
     assert f"{len(tests)} tests" in result.notes[1]
+    own[TASK_NAMES.index("inside"), 0] = np.nan  # what is not known of one task leaves it out
+    again = prediction_result({"untrained": model}, world, {"own": own}, run="r", layer=0, n_rows=400)
+    mine = [row for row in again.tables["tests"] if row["outcome"] == "own"]
+    assert {(row["left_out"], row["n"]) for row in mine} == {("inside", 15), ("inside, crossing", 10)}
 
 
 def test_the_published_rows_show_what_distance_carries() -> None:

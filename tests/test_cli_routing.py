@@ -1,0 +1,158 @@
+"""The routing commands on made-up runs: from updates to a checked report, and what they refuse."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cwr_mech.activations import hook_of
+from cwr_mech.config import RouteConfig, RunConfig, parse
+from cwr_mech.extraction import extract
+from cwr_mech.finetuning import finetuning_config
+from cwr_mech.model import HookedQwen2
+from cwr_mech.results import load_result
+from cwr_mech.runs import Run, checkpoint_path, create_run, load_run, update_manifest
+
+Cli = Callable[..., tuple[int, str, str]]
+TASKS = ("distance", "angle")
+
+
+def base(name: str = "base", **world: object) -> Run:
+    """An untrained model of two tasks, as a finished run."""
+    settings = {
+        "name": name,
+        "world": {"n_cities": 60, "new": "atlantis", "n_new": 6} | world,
+        "model": {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_mlp": 16, "init_std": 0.3},
+        "data": {"tasks": TASKS},
+        "train": {"steps": 9, "batch_size": 16},
+    }
+    config = parse(RunConfig, settings)
+    run = create_run(Path("runs") / name, config, HookedQwen2(config.model, seed=1))
+    return update_manifest(run, state="done")
+
+
+def tuned(parent: Run, task: str, arm: str = "none") -> Run:
+    """A fine-tuning of it whose last weights are other ones."""
+    config = finetuning_config(parent.config, (task,))
+    if arm != "none":
+        route = RouteConfig(arm=arm, layers=(0,))
+        config = config.model_copy(update={"route": route, "name": config.name + route.suffix})
+    run = create_run(Path("runs") / config.name, config, parent.model(), parent=parent)
+    model = parent.model()
+    with torch.no_grad():
+        model.embed.W_E += 0.1 * torch.randn(model.embed.W_E.shape, generator=torch.manual_seed(len(arm)))
+    model.save_pretrained(checkpoint_path(run.folder, 5))
+    return update_manifest(run, state="done")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    from cwr_mech_cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+UPDATES = ("subspace", "base", "--rows", "128", "--rank", "3", "--layers", "0", "--sites", "last_digit")
+
+
+def test_the_chain_ends_in_a_report_that_checks_itself(cli: Cli) -> None:
+    parent = base()
+    for task, arm in (("distance", "none"), ("angle", "none"), ("distance", "manifold")):
+        tuned(parent, task, arm)
+    commands = (
+        (*UPDATES, "--report", "r"),
+        ("trajectory", "base", "--prompts", "distance,angle", "--report", "r"),
+        ("predict", "base", "--layer", "0", "--rows", "600", "--report", "r"),
+        ("report", "r", "--routing"),
+        ("report", "--check", "r"),
+    )
+    for command in commands:
+        code, _, err = cli(*command)
+        assert code == 0, err
+    results = Path("reports/r/results")
+    shares = load_result(results / "subspace-base.json").tables["shares"]
+    assert {row["task"] for row in shares} == set(TASKS)
+    assert {row["layer"] for row in shares} == {0}
+    rows = load_result(results / "trajectory.json").tables["trajectory"]
+    assert {(row["set"], row["route"]) for row in rows} == {
+        ("distance", "none"),
+        ("angle", "none"),
+        ("distance", "manifold"),
+    }
+    start = [row["along_new"] for row in rows if row["step"] == 0 and row["prompt"] == "angle"]
+    assert len(set(start)) == 1  # arms start from one base
+    tried = {row["prediction"]: row for row in load_result(results / "routing.json").tables["predictions"]}
+    assert tried["2c'"]["models"] == 1
+    assert tried["2c"]["reason"] == "no model"
+    text = Path("reports/r/report.md").read_text()
+    assert "base on distance (random)" in text  # what was not trained is named
+    assert text.index("**Predictions**") < text.index("**Verdicts.**")
+
+
+def test_models_that_the_report_has_are_not_read_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = base()
+    first = tuned(parent, "distance")
+    ask = ("trajectory", "base", "--prompts", "distance", "--report", "r")
+    assert cli(*ask)[0] == 0
+    saved = load_result(Path("reports/r/results/trajectory.json"))
+    tuned(parent, "angle")
+    read: list[str] = []
+    model = Run.model
+    monkeypatch.setattr(Run, "model", lambda run, step=None: read.append(run.name) or model(run, step))
+    assert cli(*ask)[0] == 0
+    assert first.name not in read
+    again = load_result(Path("reports/r/results/trajectory.json"))
+    assert again.tables["trajectory"][-len(saved.tables["trajectory"]) :] == saved.tables["trajectory"]
+    assert len(again.params["runs"]) == 2
+    assert cli(*ask, "--seed", "1")[0] == 0  # with other options everything is
+    assert first.name in read
+
+
+BAD = [
+    # the run's world, command, what the one line says
+    ({"new": "none"}, UPDATES, "no new cities"),
+    ({"n_cities": 30}, UPDATES, "30 old cities are too few to split in two"),
+    ({}, (*UPDATES[:4], "--rank", "17", *UPDATES[6:]), "rank 17 was asked for"),
+    ({}, (*UPDATES[:6], "--layers", "9"), "unknown layer '9'"),
+    ({}, (*UPDATES, "--tasks", "walking"), "unknown task 'walking'"),
+    ({}, (*UPDATES, "--activations", "other.h5"), "made from another state of the model"),
+    ({}, (*UPDATES[:6], "--layers", "1", "--activations", "own.h5"), "blocks.1.hook_resid_post"),
+    ({}, (*UPDATES, "--step", "7"), "no checkpoint at step 7"),
+    ({}, ("trajectory", "base"), "no finished fine-tuning found"),
+    ({}, ("predict", "base", "--layer", "1"), "no gradient reaches a city after block 1"),
+    ({}, ("predict", "base", "--layer", "0", "--rows", "64"), "named by all tasks"),
+    ({}, ("report", "base", "--routing"), "fine-tuned models placed on the map"),
+    ({}, ("finetune", "base", "--route", "sideways"), "unknown route 'sideways'"),
+    ({}, ("finetune", "base", "--route", "manifold", "--route-layers", "1"), "layer with a gradient '1'"),
+    ({"new": "none"}, ("finetune", "base", "--route", "manifold"), "holds no new cities"),
+]
+
+
+@pytest.mark.parametrize(("world", "command", "message"), BAD)
+def test_bad_input_gives_one_line_and_exit_code_2(
+    cli: Cli, world: dict[str, object], command: tuple[str, ...], message: str
+) -> None:
+    run = base(**world)
+    if "--activations" in command:
+        other = HookedQwen2(run.config.model, seed=2)
+        about = {"model_sha256": run.sha256()}
+        sites = ("last_digit",)
+        extract(other, run.world(), "other.h5", hooks=[hook_of(0)], tasks=TASKS, sites=sites)
+        extract(run.model(), run.world(), "own.h5", hooks=[hook_of(0)], tasks=TASKS, sites=sites, attrs=about)
+    code, _, err = cli(*command)
+    assert code == 2, err
+    assert re.search(message, " ".join(err.split())), err
+    assert "Traceback" not in err
+    assert load_run(run.folder).state == "done"

@@ -1,0 +1,135 @@
+"""From saved results to verdicts: what enters, what is missing, and what the report says of it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cwr_mech.analysis.hypotheses import PREDICTIONS
+from cwr_mech.analysis.routing_verdicts import evidence, routing_result, transfer_matrix
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.errors import AnalysisError
+from cwr_mech.figures import draw
+from cwr_mech.plans import ROUTED
+from cwr_mech.report_routing import routing
+from cwr_mech.results import Result
+
+BASES = ("b0", "zoo:b1")
+PROMPTS = ("distance", "angle", "compass", "perimeter")
+
+
+def row(base: str, tasks: str, route: str, prompt: str, step: int, share: float) -> dict[str, Any]:
+    about = {"run": f"{base}-{tasks}-{route}", "base": base, "set": tasks, "route": route, "prompt": prompt}
+    return about | {
+        "step": step,
+        "along_new": 1000.0 * 0.01**share,
+        "along_old": 10.0,
+        "off_new": 2.0 - share,
+        "off_old": 1.0,
+        "cka_new": share,
+    }
+
+
+def trajectory(left_out: tuple[str, str, str] | None = None) -> Result:
+    """Every arm of every task on two bases; what is integrated depends on the task and the arm."""
+    rows = []
+    for base in BASES:
+        for task, arms in ROUTED.items():
+            for route in ("none", *arms):
+                if (base, task, route) == left_out:
+                    continue
+                share = 0.2 if (task, route) == ("distance", "none") else 0.6
+                share += 0.01 * (base == "b0")
+                for prompt in PROMPTS:
+                    rows += [row(base, task, route, prompt, 0, 0.0)]
+                    rows += [row(base, task, route, prompt, 9, share + 0.1 * (prompt == task))]
+    return Result("trajectory", "cwr-mech trajectory", {}, {"runs": []}, {}, {"trajectory": rows})
+
+
+def subspace(base: str) -> Result:
+    keys = {"run": base, "update": "adam", "group": "new", "basis": "manifold", "like": 0.1}
+    shares = [
+        keys | {"task": task, "site": "last_digit", "layer": layer, "share": 0.5 + 0.2 * layer}
+        for task in PROMPTS
+        for layer in (0, 1, 2)
+    ]
+    spaces = [
+        {"task": task, "site": "last_digit", "layer": layer, "map_variance": 0.2 + 0.3 * layer}
+        for task in PROMPTS
+        for layer in (0, 1, 2)
+    ]
+    return Result("subspace", "cwr-mech subspace", {}, {}, {}, {"shares": shares, "spaces": spaces})
+
+
+def made(**options: Any) -> Result:
+    results = {"trajectory": trajectory(**options), "s0": subspace("b0"), "s1": subspace("zoo:b1")}
+    return routing_result(results, {"x": "0" * 64}, "cwr-mech report r --routing")
+
+
+def test_every_prediction_is_tried_on_every_base() -> None:
+    result = made()
+    tried = {r["prediction"]: r for r in result.tables["predictions"]}
+    assert list(tried) == [one.name for one in PREDICTIONS]
+    assert {r["models"] for r in tried.values()} == {2}
+    assert result.params["bases"] == ["b0", "b1"]  # a model of the zoo is the run it was made from
+    assert tried["2c'"]["effect"] == pytest.approx(0.4)
+    assert tried["1"]["effect"] == pytest.approx(-0.4)
+    assert tried["2c"]["null"] == "random directions (placebo)"
+    assert tried["2a"]["effect"] == pytest.approx(0)
+    assert result.tables["missing"] == []
+    assert result.values["n_models"] == 2 * sum(1 + len(arms) for arms in ROUTED.values())
+
+
+def test_updates_count_where_the_map_is_clearest_and_is_read() -> None:
+    found = evidence({"s": subspace("zoo:b1")})
+    clearest = {r["layer"] for r in found.shares if r["clearest"]}
+    assert clearest == {1}  # layer 2 is clearer, but no answer reads a city after the last block
+    assert found.share("b1", "angle") == pytest.approx(0.7 - 0.1)
+
+
+def test_a_missing_arm_is_named_and_costs_its_predictions_a_model() -> None:
+    result = made(left_out=("b0", "perimeter", "complement"))
+    assert result.tables["missing"] == [{"base": "b0", "set": "perimeter", "route": "complement"}]
+    tried = {r["prediction"]: r for r in result.tables["predictions"]}
+    assert (tried["2e"]["models"], tried["2d"]["models"]) == (1, 2)
+    assert tried["2e"]["verdict"] == "undecided"
+    assert "b0 on perimeter (complement)" in routing(result)
+    assert "Every fine-tuning that a prediction needs is here." in routing(made())
+
+
+def test_arms_and_paths_are_means_over_bases() -> None:
+    tables = made().tables
+    arm = next(r for r in tables["arms"] if (r["set"], r["route"]) == ("angle", "manifold"))
+    assert (arm["models"], arm["transfer"], arm["own"]) == (2, pytest.approx(0.605), pytest.approx(0.705))
+    assert arm["transfer_lo"] < arm["transfer"] < arm["transfer_hi"]
+    assert arm["similar"] == pytest.approx(0.605 + 0.1 / 4)
+    assert arm["retained"] == pytest.approx(1)
+    path = [r for r in tables["paths"] if (r["set"], r["route"]) == ("angle", "manifold")]
+    assert [(r["step"], r["models"]) for r in path] == [(0, 2), (9, 2)]
+    assert path[0]["along_new"] == pytest.approx(1000)
+
+
+def test_transfer_between_single_tasks_as_a_matrix() -> None:
+    grid = transfer_matrix(evidence({"t": trajectory()}))
+    distance, angle = TASK_NAMES.index("distance"), TASK_NAMES.index("angle")
+    assert grid[distance, angle] == pytest.approx(0.205)
+    assert grid[angle, angle] == pytest.approx(0.705)
+    assert np.isnan(grid[TASK_NAMES.index("inside")]).all()
+
+
+def test_the_papers_hypotheses_have_effect_null_verdict_and_reason(tmp_path: Any) -> None:
+    result = made()
+    rows = result.tables["hypotheses"]
+    assert [r["hypothesis"].split(" (")[0] for r in rows] == [
+        "multi-task convergence",
+        "distance is divergent",
+        "off-manifold routing",
+        "CKA predicts transfer",
+    ]
+    assert all(r[key] for r in rows for key in ("effect", "null", "verdict", "reason"))
+    assert rows[-1]["effect"] == "with distance r = 0.91; without distance r = 0.48"
+    text = routing(result)
+    assert text.index("**Predictions**") < text.index("**Verdicts.**") < text.index("**What came**")
+    assert len(draw(result, tmp_path, "routing")) == 2
+    with pytest.raises(AnalysisError, match="placed on the map"):
+        routing_result({"s": subspace("b0")}, {}, "")
