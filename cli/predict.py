@@ -80,7 +80,7 @@ def own_outcomes(folder: "Path") -> "dict[str, np.ndarray]":
     from cwr_mech.results import load_results
 
     results = load_results(folder / "results")
-    outcomes = {}
+    outcomes: dict[str, np.ndarray] = {}
     for name, result in results.items():
         if result.kind == "transfer":
             sets, grid = [str(one) for one in result.arrays["sets"]], result.arrays["ni"]

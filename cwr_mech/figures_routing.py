@@ -157,7 +157,8 @@ def arms_figure(result: Result) -> Figure:
     there = {(row["set"], row["route"]) for row in table}
     sets = list(dict.fromkeys(row["set"] for row in table))
     lines = [[route for route in ARM_LOOKS if (tasks, route) in there] for tasks in sets]
-    heights, labels = [], []
+    heights: list[int] = []
+    labels: list[str] = []
     for i, (tasks, routes) in enumerate(zip(sets, lines, strict=True)):
         first = len(heights) + i  # one empty line between tasks
         heights += [first + j for j in range(len(routes))]

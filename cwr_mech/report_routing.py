@@ -56,7 +56,8 @@ def subspace(result: Result) -> str:
             f"({number(best['map_variance'])} of their variance, held out), for {result.values['n_new']} new "
             f"cities in {result.values['d_model']} dimensions:",
             markdown_table(chosen, columns),
-            "Movement of the decoded place by one Adam step:",
+            "Movement of the decoded place by one Adam step. Where the ways exchanged between cities give as "
+            "much, the step moves all new cities together and does not tell them apart:",
             markdown_table(ways, way_columns),
         ]
     )
