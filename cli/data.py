@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Split
+from .options import LabelNoise, LabelNoiseKind, Split
 
 if TYPE_CHECKING:
     from cwr_mech.data_stats import TaskStats
@@ -31,6 +31,8 @@ def command(
     new: Annotated[
         str, typer.Option(help="New cities: none, atlantis, scattered or holdout:REGION.")
     ] = "none",
+    label_noise: LabelNoise = None,
+    label_noise_kind: LabelNoiseKind = "uniform",
 ) -> None:
     """Print rows of one or several tasks, or with --stats their answers, the scores of answers that never
     look at the cities, and how many questions the splits share.
@@ -54,6 +56,8 @@ def command(
         "start": start,
         "group": group,
         "protocol": PROTOCOLS[protocol],
+        "label_noise": label_noise or 0.0,
+        "label_noise_kind": label_noise_kind,
     }
     if stats:
         found = [task_stats(cities, name, 10_000 if n is None else n, **kind) for name in names]

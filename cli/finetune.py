@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .options import Compile, Device, Precision, RunFolder, Threads
+from .options import Compile, Device, LabelNoise, LabelNoiseKind, Log, Precision, RunFolder, Threads
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
@@ -51,9 +51,12 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
     ] = None,
+    label_noise: LabelNoise = None,
+    label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the set and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning begun before.")] = False,
+    log: Log = None,
     threads: Threads = 1,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -70,7 +73,9 @@ def command(
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import ConfigError
     from cwr_mech.finetuning import ELICITATIONS, REPLAYS, finetuning_config, in_order, paper_config
+    from cwr_mech.presets import with_label_noise
     from cwr_mech.runs import load_run
+    from cwr_mech.trackers import tracked
     from cwr_mech.training import train
     from cwr_mech.world import load_world
 
@@ -103,6 +108,8 @@ def command(
             new_rows=rows,
             replay_rows=replay_rows,
         )
+    if label_noise is not None:
+        config = with_label_noise(config, label_noise, label_noise_kind)
     routed = routing(route, route_layers, route_sites, route_rank, config)
     config = config.model_copy(update={"route": routed, "name": config.name + routed.suffix})
     config = config.with_settings(settings or [])
@@ -114,7 +121,7 @@ def command(
     hook = arm_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
     )
-    with display(config) as listener:
+    with display(config) as shown, tracked(log, config, folder, shown) as listener:
         tuned = train(
             config,
             folder,

@@ -42,6 +42,15 @@ Split = Annotated[str, typer.Option(help="train, val or test.")]
 QuestionCount = Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")]
 QuestionSeed = Annotated[int, typer.Option(min=0, help="Seed of the questions.")]
 
+LabelNoise = Annotated[
+    float | None, typer.Option(help="Share of rows with a wrong answer; none, or the base's, by default.")
+]
+LabelNoiseKind = Annotated[
+    str, typer.Option(help="uniform: another query's answer; local: a number 5 % off, a neighbouring label.")
+]
+Log = Annotated[
+    str | None, typer.Option(help="Send metrics to tensorboard or wandb, too, where it is installed.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where there is one.")]
 Precision = Annotated[

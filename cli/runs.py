@@ -1,22 +1,38 @@
 """`cwr-mech runs`: what has been trained here."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cwr_mech.runs import Run
 
+COLUMNS = ("run", "tasks", "preset", "step", "scores", "state")
+WIDE = 100
+"""Narrower terminals do without the preset."""
+
 
 def command() -> None:
-    """List the models in runs/, newest first: what they were trained on, how far, in which state."""
+    """List the models in runs/, newest first: what they were trained on, how far, how well, in which state.
+
+    The scores are the last on validation questions, a number a task in the usual order: mean errors, and
+    accuracies (which begin with a point); of fine-tuned runs as old/new cities.
+    """
     from .common import RUNS, console, say, table
 
     found = sorted(RUNS.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     if not found:
         say(f"no runs in {RUNS}/ yet; train one with: cwr-mech train")
         return
-    columns = ("run", "tasks", "cities", "layers", "width", "step", "of", "state")
-    console.print(table("", columns, [row(path.parent) for path in found]))
+    rows = [row(path.parent) for path in found]
+    kept = [name for name in COLUMNS if name != "preset" or console.width >= WIDE]
+    shown = table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows])
+    shown.padding, shown.pad_edge = (0, 1, 0, 0), False
+    for name, column in zip(kept, shown.columns, strict=True):  # names are copied from here: never cut
+        column.no_wrap = name not in ("tasks", "scores")
+        column.overflow = "fold"
+        column.justify = "right" if name == "step" else "left"
+    console.print(shown)
 
 
 def row(folder: Path) -> list[object]:
@@ -27,14 +43,34 @@ def row(folder: Path) -> list[object]:
     try:
         return _row(load_run(folder))
     except ArtifactError as error:
-        return [folder.name, error.message, *[None] * 6]
+        return [folder.name, error.message, *[None] * 4]
 
 
 def _row(run: "Run") -> list[object]:
     from cwr_mech.config import TASK_NAMES
+    from cwr_mech.presets import nearest
 
     config = run.config
-    tasks = "all" if config.data.tasks == TASK_NAMES else ", ".join(config.data.tasks)
-    shape = (config.world.n_cities, config.model.n_layers, config.model.d_model)
-    step = run.steps[-1] if run.steps else 0
-    return [run.name, tasks, *shape, step, config.train.steps, run.state]
+    tasks = "all" if config.data.tasks == TASK_NAMES else "+".join(config.data.tasks)
+    lines = run.metrics()
+    done, steps = max([*run.steps, *(line["step"] for line in lines[-1:])], default=0), config.train.steps
+    last: Mapping[str, Any] = next((line for line in reversed(lines) if "scores" in line), {})
+    old, new = last.get("scores", {}), last.get("scores_new", {})
+    words = [
+        "/".join(in_short(task, scores[task]) for scores in (old, new) if task in scores)
+        for task in TASK_NAMES
+        if task in old
+    ]
+    far = f"{done:,}" if done == steps else f"{done:,}/{steps:,}"
+    return [run.name, tasks, nearest(config), far, " ".join(words) or None, run.state]
+
+
+def in_short(task: str, score: float) -> str:
+    """A task's score in few characters: .95 for an accuracy, 48k or 18 for an error."""
+    from cwr_mech.tasks import TASKS
+
+    if TASKS[task].labels:
+        return f"{score:.2f}".removeprefix("0")
+    if score >= 9_950:
+        return f"{score / 1000:,.0f}k"
+    return f"{score:.0f}" if score >= 10 else f"{score:.1f}"

@@ -76,8 +76,8 @@ def hashes(sources: Sequence[Source]) -> dict[str, str]:
 
 
 def command_line() -> str:
-    """What the user typed, for a result's `command`."""
-    return shlex.join(["cwr-mech", *sys.argv[1:]])
+    """What the user typed, for a result's `command`; a result does not depend on being resumed."""
+    return shlex.join(["cwr-mech", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
 def split(text: str | None) -> list[str] | None:

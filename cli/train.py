@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Compile, Device, Precision, RunFolder, Threads
+from .options import Compile, Device, LabelNoise, LabelNoiseKind, Log, Precision, RunFolder, Threads
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,10 +39,13 @@ def command(
         list[str] | None,
         typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
     ] = None,
+    label_noise: LabelNoise = None,
+    label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out (the latest run by default).")
     ] = False,
+    log: Log = None,
     threads: Threads = 1,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -58,7 +61,9 @@ def command(
 
     from cwr_mech.errors import ConfigError
     from cwr_mech.presets import preset as find_preset
+    from cwr_mech.presets import with_label_noise
     from cwr_mech.runs import latest_run, load_run
+    from cwr_mech.trackers import tracked
     from cwr_mech.training import train
 
     from .common import RUNS, say
@@ -66,15 +71,17 @@ def command(
     compute, processes = placed(device, precision, compile)
     torch.set_num_threads(threads)
     if resume:
-        if preset or tasks or protocol or settings or seed is not None:
+        if preset or tasks or protocol or settings or (seed, label_noise) != (None, None):
             raise ConfigError("--resume goes on with the settings of the run", "give --out at most")
         folder = out or latest_run(RUNS)
         config = load_run(folder).config
     else:
         config = configure(find_preset(preset or "quick"), tasks, protocol, seed, settings or [])
+        if label_noise is not None:
+            config = with_label_noise(config, label_noise, label_noise_kind)
         folder = out or RUNS / config.name
         config = config.model_copy(update={"name": folder.name})
-    with display(config) as listener:
+    with display(config) as shown, tracked(log, config, folder, shown) as listener:
         run = train(
             config,
             folder,
@@ -130,10 +137,19 @@ def describe(config: "RunConfig") -> str:
 
 
 def announce(run: "Run") -> None:
-    """Say what is being trained."""
+    """Say what is being trained, and from where a training goes on."""
+    from cwr_mech.training_state import find_state
+
     from .common import say
 
     say(f"training {run.name}: {describe(run.config)}")
+    state, broken = find_state(run.folder)
+    for path in broken:
+        say(f"  {path} is broken and left out")
+    if state is not None:
+        say(f"  going on from step {state.step:,}")
+    elif broken:
+        say("  no whole state is left: beginning again with step 0")
 
 
 @contextmanager

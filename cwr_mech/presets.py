@@ -108,6 +108,18 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]()
 
 
+def nearest(config: RunConfig) -> str | None:
+    """The preset from which the fewest settings differ; None when none has a model of this shape."""
+
+    def differing(name: str) -> int:
+        other = PRESETS[name]()
+        pairs = ((getattr(config, part), getattr(other, part)) for part in ("world", "data", "train"))
+        return sum(getattr(a, key) != getattr(b, key) for a, b in pairs for key in type(a).model_fields)
+
+    alike = [name for name, make in PRESETS.items() if make().model == config.model]
+    return min(alike, key=differing, default=None)
+
+
 def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
     """`config` trained on these tasks only (in the usual order), with a name that says so.
 
@@ -124,6 +136,14 @@ def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
     data = parse(DataConfig, config.data.model_dump() | changes)
     name = config.name if ordered == TASK_NAMES else f"{config.name}-{'+'.join(ordered)}"
     return config.model_copy(update={"data": data, "name": name})
+
+
+def with_label_noise(config: RunConfig, share: float, kind: str) -> RunConfig:
+    """`config` with this share of wrong answers, and a name that says so. Raises ConfigError."""
+    suffix = f"-noise{share:g}" + ("" if kind == "uniform" else f"-{kind}")
+    return config.with_settings(
+        [f"label_noise={share}", f"label_noise_kind={kind}", f"name={config.name}{suffix}"]
+    )
 
 
 def under_protocol(config: RunConfig, name: str) -> RunConfig:

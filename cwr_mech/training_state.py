@@ -42,19 +42,23 @@ def write_state(folder: Path, state: TrainingState) -> None:
         save_file(tensors, part, metadata=metadata)
 
 
+def find_state(folder: Path) -> tuple[TrainingState | None, list[Path]]:
+    """The newest state that is whole (None: there is none), and the files that are truncated or altered."""
+    read = {folder / name: _read(folder / name) for name in FILES}
+    whole = [state for state in read.values() if state is not None]
+    broken = [path for path, state in read.items() if state is None and path.exists()]
+    return max(whole, key=lambda state: state.step, default=None), broken
+
+
 def recover_state(folder: Path) -> TrainingState | None:
     """The newest state that is whole; None when there is none.
 
     Truncated or altered files are removed, so that the next write does not spare them.
     """
-    found = []
-    for name in FILES:
-        state = _read(folder / name)
-        if state is None:
-            (folder / name).unlink(missing_ok=True)
-        else:
-            found.append(state)
-    return max(found, key=lambda state: state.step, default=None)
+    state, broken = find_state(folder)
+    for path in broken:
+        path.unlink(missing_ok=True)
+    return state
 
 
 def remove_states(folder: Path) -> None:
