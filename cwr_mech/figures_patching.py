@@ -149,7 +149,8 @@ def parts_figure(result: Result) -> Figure:
                 if (row["taught"], row["task"], row["group"], row["direction"]) == (taught, task, *key)
             ]
             for number, (subspace, label) in enumerate(PART_LINES.items()):
-                line(ax, [row for row in mine if row["subspace"] == subspace], label, number)
+                own = [row for row in mine if row["subspace"] == subspace]
+                line(ax, own, label, number, shift=0.06 * (number - 2))
             models = mine[0]["models"] if mine else 0
             n = f"{models} models" if models > 1 else f"{mine[0]['n'] if mine else 0} pairs"
             ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[key]}, {n}", fontsize=7.5)
@@ -168,10 +169,10 @@ def parts_figure(result: Result) -> Figure:
     return figure
 
 
-def line(ax: Axes, rows: list[Row], label: str, number: int) -> None:
-    """One line over layers with its intervals."""
+def line(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0.0) -> None:
+    """One line over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
     rows = sorted(rows, key=lambda row: row["layer"])
-    x, colour = [row["layer"] for row in rows], SHADES[number % len(SHADES)]
+    x, colour = [row["layer"] + shift for row in rows], SHADES[number % len(SHADES)]
     low, high, follow = (floats([row[name] for row in rows]) for name in ("ci_lo", "ci_hi", "follow"))
     ax.vlines(x, low, high, color=colour, lw=0.7)
     ax.plot(x, follow, color=colour, marker=MARKS[number % len(MARKS)], label=label)

@@ -31,12 +31,14 @@ def answers_figure(result: Result) -> Figure:
     for number, span in enumerate(dict.fromkeys(row["span"] for row in rows)):
         line(right, [row for row in rows if row["span"] == span], span.replace("_", " "), number)
     layers_axis(right, rows, "share of answers that follow the donor")
+    unit = "pairs" if "swapped_given" in result.arrays else "models"
     n = max((row["n"] for row in rows), default=0)
     caption(
         figure,
-        f"{result.params['task']}: n = {n} pairs, or models where several are the units. The residual stream "
-        "after a layer is replaced by that of a question about another city, and the answer decoded. On the "
-        "dashed line the answer is the true one; labels are numbered and shaken a little. Bars: 95 %.",
+        f"{result.params['task']}: {n} {unit}. The residual stream after a layer is replaced by that of a "
+        "question about another city, and the answer decoded. On the dashed line the answer is the true one; "
+        "labels are numbered and shaken a little. Bars: 95 % over "
+        f"{unit.replace('pairs', 'cities')}.",
     )
     return figure
 

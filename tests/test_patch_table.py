@@ -86,6 +86,10 @@ def test_pooling_takes_models_as_units():
     assert pooled[0]["ci_hi"] - pooled[0]["ci_lo"] < 0.15
     assert pooled[0]["p"] == pytest.approx(2 / 256)
     assert pooled[1]["p_adj"] > 0.05
+    heads = [[row | {"head": 0} if i % 2 else row for i, row in enumerate(table)] for table in tables]
+    assert len(pool(heads, np.random.default_rng(0))) == len(pooled) / 2, (
+        "heads of two models have nothing in common"
+    )
     with pytest.raises(AnalysisError, match="cannot be pooled"):
         pool([tables[0], tables[1][1:]], np.random.default_rng(0))
 
@@ -131,7 +135,8 @@ def test_turning_points_are_what_exceeds_an_unrelated_city(last, equals, null, t
     assert turning_points(rows) == turns
     words = " ".join(course(rows))
     assert (f"'=' holds what the answer needs from layer {turns[1]}" in words) == (turns[1] is not None)
-    assert ("heads (layer.head) 2.3, 0.30 [0.20, 0.40]" in words) == (turns[1] is not None)
+    assert "heads (layer.head) 2.3, 0.30 [0.20, 0.40]" in words
+    assert ("most after layer 2: 0.10" in words) == (turns[1] is None)
     assert "2.1" not in words, "its interval holds 0"
     assert ("Read: after layer" in words) == (turns[0] is not None)
 

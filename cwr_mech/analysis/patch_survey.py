@@ -106,7 +106,8 @@ def pooled_result(results: Sequence[Result], *, seed: int) -> Result:
         arrays={"spans": first.arrays["spans"]},
         notes=[
             f"Units are {len(results)} models ({', '.join(runs)}): shares are means over models, intervals "
-            "are Student's t, p values flip the signs of models' mean effects, n counts models.",
+            "are Student's t, p values flip the signs of models' mean effects, n counts models. Single heads "
+            "are not averaged: their numbers mean nothing across models.",
             *course([row for row in cells if row["metric"] == first.params["metric"]]),
         ],
     )

@@ -190,9 +190,11 @@ def confirm(
 def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -> list[dict[str, Any]]:
     """One table from several models' tables of equal cells, with models as the units.
 
+    Single heads are left out: the second head of one model has nothing to do with that of another.
     effect and recovered are means over models, the interval is Student's t over models, p flips the signs of
     the models' effects; n counts models. Raises AnalysisError when the tables do not hold the same cells.
     """
+    tables = [[row for row in table if row["head"] is None] for table in tables]
     keys = [[tuple(row.get(name) for name in KEY) for row in table] for table in tables]
     if any(each != keys[0] for each in keys):
         raise AnalysisError("models of different shape or tables of different cells cannot be pooled")
@@ -216,7 +218,8 @@ def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -
 
 
 def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Several models' rows of decoded answers as one table: means over models, Student's t for `follow`.
+    """Several models' rows of decoded answers as one table: means over models, Student's t for `follow`, cut
+    to shares that there can be.
 
     Rows stand for the same cell in every table, in the same order; n counts models.
     """
@@ -232,7 +235,7 @@ def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, 
         low = high = float("nan")
         if np.isfinite(shares).sum() >= 2:
             interval = mean_interval(shares[np.isfinite(shares)], unit="model")
-            low, high = interval.low, interval.high
+            low, high = max(interval.low, 0.0), min(interval.high, 1.0)
         counts = {"n": int(np.isfinite(shares).sum()), "ci_lo": low, "ci_hi": high}
         pooled.append({**rows[0], **means, **counts})
     return pooled

@@ -58,19 +58,22 @@ def course(rows: Sequence[Row]) -> list[str]:
             f"Read: after layer {first} the city's last digit stands for the whole city: "
             f"{_share(of['swapped_last', first])}{until}.{_heads(rows, 'swapped_last', 'It is gathered by')}"
         )
+    if carriers := _heads(rows, "equals", "Moved: it is brought to '=' by"):
+        told.append(carriers.strip())
+    at_equals = [row for (span, _), row in of.items() if span == "equals"]
+    most = max(at_equals, key=lambda row: _number(row["recovered"]), default=None)
     if arrived is not None:
-        if carriers := _heads(rows, "equals", "Moved: it is brought to '=' by"):
-            told.append(carriers.strip())
-        parts = [
-            row
-            for row in rows
-            if row["component"] in ("attn_out", "mlp_out") and _is(row, "equals") and row["recovered"]
-        ]
-        best = max(parts, key=lambda row: row["recovered"], default=None)
+        parts = [row for row in rows if row["component"] in ("attn_out", "mlp_out") and _is(row, "equals")]
+        best = max(parts, key=lambda row: _number(row["recovered"]), default=None)
         step = f" The largest step there is {place(best)}: {_share(best)}." if best else ""
         told.append(
             f"Formed: '=' holds what the answer needs from layer {arrived}: "
             f"{_share(of['equals', arrived])}.{step}"
+        )
+    elif most is not None and _number(most["recovered"]) >= LEAST:
+        told.append(
+            f"Formed: '=' alone never holds all that the score needs, most after layer {most['layer']}: "
+            f"{_share(most)}; the rest is read while the answer is written."
         )
     if told:
         told.append(
