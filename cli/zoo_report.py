@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from cwr_mech.runs import Run
 
 COMMAND, REPORT = "cwr-mech zoo analyse", "zoo"
-PATCH_PAIRS = 32
+PATCHED, PATCH_PAIRS = "distance,angle,compass,perimeter", 48
 
 
 def analyse(names: Sequence[str] | None = None) -> None:
@@ -131,9 +131,8 @@ def followed(models: "list[Run]") -> None:
     from . import patch
 
     bases = [base.name for base in all_tasks(models)]
-    patch.command(
-        bases, components="resid_post", pairs=PATCH_PAIRS, subspace="manifold,random", report=REPORT
-    )
+    parts = "manifold,random"
+    patch.command(bases, task=PATCHED, pairs=PATCH_PAIRS, subspace=parts, only_subspace=True, report=REPORT)
 
 
 def foretold(models: "list[Run]") -> None:

@@ -79,9 +79,9 @@ class Saved:
         self.routing, self.predictors = rows("routing", "predictions"), rows("prediction", "tests")
         self.cosines = [row for row in rows("conflict", "cosines") if row["matrix"] == "all"]
         self.patched = [
-            (str(result.params["task"]), result.params["runs"][0], result.tables["subspaces"])
-            for result in results.values()
-            if result.kind == "patch" and result.tables.get("subspaces")
+            row
+            for row in rows("patch_parts", "parts")
+            if (row["source"], row["group"]) == ("own", "old") and row["follow"] is not None
         ]
         learned = {
             (row["run"], row["task"])

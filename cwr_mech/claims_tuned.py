@@ -1,7 +1,7 @@
 """Claims about fine-tuned models, the mechanism, and what can be told before training; units are bases."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,20 +154,20 @@ def routing_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
             "direction": "same" if above else "opposite",
             "verdict": row["verdict"],
         }
-    for task in dict.fromkeys(task for task, _, _ in saved.patched):
-        shares = of_models(followed(rows) for name, _, rows in saved.patched if name == task)
+    for task in dict.fromkeys(row["task"] for row in saved.patched):
+        mine = [row for row in saved.patched if row["task"] == task]
+        runs = dict.fromkeys(row["run"] for row in mine)
+        shares = of_models(followed([row for row in mine if row["run"] == run]) for run in runs)
         text = f"{task}: answers follow the map's directions of a swapped city more than random ones (share)"
         yield claim("routing and patching", text, None, shares)
 
 
-def followed(rows: Iterable[Row]) -> float:
+def followed(rows: Sequence[Row]) -> float:
     """Share of answers that follow the donor when the map's directions are swapped minus when random ones
     are, at the layer where the whole state carries most.
     """
-    given = [row for row in rows if row["follow"] is not None]
-    by_place = {(row["subspace"], row["layer"]): row["follow"] for row in given}
-    whole = [row for row in given if row["subspace"] in (None, "whole")]
-    layer = max(whole, key=lambda row: row["follow"])["layer"]
+    by_place = {(row["subspace"], row["layer"]): row["follow"] for row in rows}
+    layer = max((layer for kind, layer in by_place if kind is None), key=lambda layer: by_place[None, layer])
     return float(by_place["manifold", layer] - by_place["random", layer])
 
 

@@ -35,7 +35,17 @@ GROUPS = (
     prediction_claims,
 )
 """The claims, in the order of the report. A new group is one row here."""
-KINDS = ("zoo", "maps", "similarity", "transfer", "relation", "routing", "conflict", "prediction", "patch")
+KINDS = (
+    "zoo",
+    "maps",
+    "similarity",
+    "transfer",
+    "relation",
+    "routing",
+    "conflict",
+    "prediction",
+    "patch_parts",
+)
 """Kinds of results that claims and counterparts read."""
 
 

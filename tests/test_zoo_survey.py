@@ -1,0 +1,117 @@
+"""The zoo's analyses on made-up models: results about all of them, from recorded answers and from weights."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from cwr_mech_cli import zoo as zoo_command
+from cwr_mech_cli.main import guarded
+from typer.testing import CliRunner
+
+from cwr_mech.config import TASK_NAMES, RunConfig, parse
+from cwr_mech.finetuning import finetuning_config
+from cwr_mech.model import HookedQwen2
+from cwr_mech.report import check_report
+from cwr_mech.results import Result, load_result
+from cwr_mech.runs import checkpoint_path, create_run, update_manifest
+from cwr_mech.zoo import add, recorded, zoo_models
+from cwr_mech.zoo_survey import models_result, places_result, plan_rows, transfer_result
+
+N = 8
+FOLDER = Path("reports/zoo/results")
+
+app = typer.Typer()
+app.command("zoo")(guarded(zoo_command.command))
+app.command("other")(lambda: None)  # with two commands typer wants the name of one
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of two bases and a fine-tuning of each, all of them untrained."""
+    folder = tmp_path_factory.mktemp("zoo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for seed in (0, 1):
+            settings = {
+                "name": f"base{seed}",
+                "world": {"source": "uniform", "n_cities": 40, "new": "scattered", "n_new": 4},
+                "model": {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_mlp": 16},
+                "train": {"steps": 40, "batch_size": 7, "checkpoints": 0, "seed": seed},
+            }
+            config = parse(RunConfig, settings)
+            run = create_run(Path("runs") / config.name, config, HookedQwen2(config.model, seed=seed))
+            base = add(update_manifest(run, state="done"), n=N)
+            tuned = finetuning_config(config, ("distance",), steps=2)
+            model = HookedQwen2(config.model, seed=seed + 5)
+            child = create_run(Path("runs") / tuned.name, tuned, model, base)
+            model.save_pretrained(checkpoint_path(child.folder, 2))
+            add(update_manifest(child, state="done"), n=N)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def analysed(*parts: str) -> dict[str, Result]:
+    outcome = CliRunner().invoke(app, ["zoo", "analyse", "--part", ",".join(parts)], env={"COLUMNS": "100"})
+    assert outcome.exit_code == 0, outcome.output
+    return {path.stem: load_result(path) for path in FOLDER.glob("*.json")}
+
+
+def test_models_beside_the_plan() -> None:
+    result = models_result(zoo_models(), "test")
+    assert [row["run"] for row in result.tables["models"]] == [
+        "zoo:base0",
+        "zoo:base1",
+        "zoo:base0-ft-distance",
+        "zoo:base1-ft-distance",
+    ]
+    plan = {row["family"]: (row["planned"], row["here"]) for row in result.tables["plan"]}
+    assert plan["all seven tasks"] == (3, 2)
+    assert plan["fine-tuned on 1 task"] == (21, 2)
+    assert plan["1 task"] == (21, 0)
+    assert all(row["here"] == 0 for row in plan_rows([]))
+    assert len(result.tables["scores"]) == 4 * 7 * 2
+
+
+def test_transfer_is_that_of_the_recorded_answers() -> None:
+    models = zoo_models()
+    tuned = [model for model in models if model.parent]
+    bases = {model.name: model for model in models if not model.parent}
+    result = transfer_result(tuned, bases, "test")
+    row = next(r for r in result.tables["scores"] if r["run"] == tuned[0].name and r["task"] == "angle")
+    assert row["new"] == recorded(tuned[0], "new").score("angle").value_mean
+    assert row["base_old"] == recorded(bases["zoo:base0"], "old").score("angle").value_mean
+    assert result.values["n_bases"] == 2
+
+
+def test_places_start_at_the_base() -> None:
+    models = zoo_models()
+    tuned = [model for model in models if model.parent]
+    bases = {model.name: model for model in models if not model.parent}
+    rows = places_result(tuned, bases, "test").tables["trajectory"]
+    assert {(row["base"], row["step"]) for row in rows} == {
+        (f"zoo:base{seed}", step) for seed in (0, 1) for step in (0, 2)
+    }
+    assert {row["prompt"] for row in rows} == set(TASK_NAMES)
+
+
+def test_the_report_is_written_in_chapters_and_follows_from_its_results() -> None:
+    results = analysed("models", "maps", "transfer", "relation")
+    assert {"models", "maps", "transfer", "relation", "findings"} <= set(results)
+    families = {row["family"] for row in results["maps"].tables["layers"]}
+    assert families == {"all seven tasks", "fine-tuned on 1 task"}
+    text = Path("reports/zoo/report.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert [line[3:5] for line in headings[1:9]] == [f"{n}." for n in range(1, 9)]
+    assert "No results yet." in text  # nothing was patched or routed
+    assert "What this scale cannot say" in text
+    assert check_report("reports/zoo") == []
+
+
+def test_a_part_that_is_not_there_is_refused() -> None:
+    outcome = CliRunner().invoke(app, ["zoo", "analyse", "--part", "maps,routes"], env={"COLUMNS": "200"})
+    assert outcome.exit_code == 2
+    assert "'routes'" in outcome.stderr
