@@ -168,7 +168,8 @@ def show_set(config: "RunConfig") -> None:
 
     parts = config.data.parts
     rows = [[part.task, part.group, part.rows, part.start] for part in parts]
-    console.print(table(f"set of {config.name}", ["task", "cities", "rows", "from row"], rows))
+    say(f"set of {config.name}")
+    console.print(table("", ["task", "cities", "rows", "from row"], rows))
     total, train = total_rows(parts), config.train
     say(
         f"{total:,} rows; {train.steps:,} steps of {train.batch_size} rows = "

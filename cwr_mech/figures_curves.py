@@ -77,7 +77,7 @@ def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:
     ax.set_title("training loss")
     ax.set_ylabel("nats a predicted token")
     ax.set_xlabel("thousand examples seen")
-    ax.legend(loc="upper right", ncols=1 + (len(runs) > 4))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _score_panel(ax: Axes, rows: list[Row], runs: list[str]) -> None:
