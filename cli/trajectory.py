@@ -1,11 +1,19 @@
 """`cwr-mech trajectory`: where a fine-tuning puts new cities, along the map and off it, step by step."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import Finetuned, Report
+
+if TYPE_CHECKING:
+    from cwr_mech.analysis.trajectories import Spot
+    from cwr_mech.runs import Run
+
+Row = dict[str, Any]
+ABOUT = ("run", "base", "set", "arm", "route")
+"""Columns that say which run a row is about."""
 
 
 def command(
@@ -24,11 +32,9 @@ def command(
     Prompts of tasks that were not trained are read at the first and the last checkpoint. Models that the
     report has already, with the same weights and options, are not read again.
     """
-    from functools import partial
-
-    from cwr_mech.analysis.trajectories import Spot, clearest, trajectory
+    from cwr_mech.analysis.trajectories import clearest
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.finetuning import arm_of, in_order
+    from cwr_mech.finetuning import in_order
     from cwr_mech.results import Result
 
     from .common import console, progress, report_folder, rows_of, save_result, table
@@ -41,40 +47,24 @@ def command(
     asked = None if prompts == "own" else in_order(named)
     params = {"runs": [run.name for run in tuned], "prompts": prompts, "last": last, "seed": seed}
     inputs = {run.folder.as_posix(): run.sha256() for run in tuned}
-    before = rows_before(report_folder(name) / "results" / "trajectory.json", params, inputs)
-    spots: dict[tuple[str, str], Spot] = {}
-    starts: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    before, spots = saved(report_folder(name) / "results" / "trajectory.json", params, inputs)
+    starts: dict[tuple[str, str], Row] = {}
     rows = []
     with progress("placing", len(tuned), "models") as advance:
         for run in tuned:
-            world, own = run.world(), run.config.data.tasks
+            own = run.config.data.tasks
             for task in asked or own:
                 key = (str(run.parent), task)
                 if key not in spots:
-                    spots[key] = clearest(parent_of(run).model(), world, task)
-            if run.name in before:
-                rows += before[run.name]
-                advance(1)
-                continue
-            about = {
-                "run": run.name,
-                "base": run.parent,
-                "set": "+".join(own),
-                "arm": arm_of(run.config),
-                "route": run.config.route.suffix.removeprefix("-") or "none",
-            }
-            here = [spots[str(run.parent), task] for task in asked or own]
-            first, *later = run.steps
-            models = {step: partial(run.model, step) for step in run.steps}
-            found = []
-            for spot in here:  # fine-tunings of one base start from the same weights
-                start = (run.sha256(first), spot.task)
-                if start not in starts:
-                    starts[start] = trajectory({first: models[first]}, world, [spot], seed=seed)
-                found += starts[start]
-            followed = {step: models[step] for step in (later[-1:] if last else later)}
-            found += trajectory(followed, world, here, followed=own, seed=seed)
-            rows += [about | row for row in found]
+                    spots[key] = clearest(parent_of(run).model(), run.world(), task)
+            if run.name not in before:
+                here = [spots[str(run.parent), task] for task in asked or own]
+                before[run.name] = way(run, here, starts, last, seed)
+            rows += before[run.name]
+            for row in before[run.name]:  # fine-tunings of one base start from the same weights
+                if row["step"] == run.steps[0]:
+                    plain = {key: value for key, value in row.items() if key not in ABOUT}
+                    starts[run.sha256(run.steps[0]), str(row["prompt"])] = plain
             advance(1)
     result = Result(
         kind="trajectory",
@@ -103,20 +93,53 @@ def command(
     save_result(result, name, "trajectory")
 
 
-def rows_before(
+def way(
+    run: "Run", spots: "list[Spot]", starts: dict[tuple[str, str], Row], last: bool, seed: int
+) -> list[Row]:
+    """Rows of a fine-tuned run. `starts`: rows already known, by the digest of the weights and the prompt."""
+    from functools import partial
+
+    from cwr_mech.analysis.trajectories import trajectory
+    from cwr_mech.finetuning import arm_of
+
+    own, world = run.config.data.tasks, run.world()
+    route = run.config.route.suffix.removeprefix("-") or "none"
+    values = (run.name, run.parent, "+".join(own), arm_of(run.config), route)
+    first, *later = run.steps
+    models = {step: partial(run.model, step) for step in run.steps}
+    rows = []
+    for spot in spots:
+        known = starts.get((run.sha256(first), spot.task))
+        rows += [known] if known else trajectory({first: models[first]}, world, [spot], seed=seed)
+    followed = {step: models[step] for step in (later[-1:] if last else later)}
+    rows += trajectory(followed, world, spots, followed=own, seed=seed)
+    return [dict(zip(ABOUT, values, strict=True)) | row for row in rows]
+
+
+def saved(
     path: Path, params: dict[str, Any], inputs: dict[str, str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows by run of a saved result with the same options, of the runs whose weights are still the same."""
+) -> tuple[dict[str, list[Row]], dict[tuple[str, str], "Spot"]]:
+    """Rows by run, and spots by base and prompt, of a saved result with the same options, for the runs whose
+    weights are still the same. A base keeps its spots as long as one of its runs is among them.
+    """
+    from cwr_mech.analysis.trajectories import Spot
     from cwr_mech.results import load_result
 
     if not path.is_file():
-        return {}
-    saved = load_result(path)
-    if any(saved.params.get(key) != params[key] for key in ("prompts", "last", "seed")):
-        return {}
-    same = {Path(folder).name for folder, digest in inputs.items() if saved.inputs.get(folder) == digest}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in same}
-    for row in saved.tables["trajectory"]:
+        return {}, {}
+    result = load_result(path)
+    if any(result.params.get(key) != params[key] for key in ("prompts", "last", "seed")):
+        return {}, {}
+    same = {Path(folder).name for folder, digest in inputs.items() if result.inputs.get(folder) == digest}
+    rows: dict[str, list[Row]] = {name: [] for name in same}
+    bases = set()
+    for row in result.tables["trajectory"]:
         if row["run"] in same:
-            found[row["run"]].append(row)
-    return found
+            rows[row["run"]].append(row)
+            bases.add(row["base"])
+    spots = {
+        (row["base"], row["prompt"]): Spot(row["prompt"], row["layer"], row["site"], row["map_variance"])
+        for row in result.tables["spots"]
+        if row["base"] in bases
+    }
+    return rows, spots

@@ -26,7 +26,7 @@ def subspace_figure(result: Result) -> Figure:
     """
     table = [row for row in _on_a_map(result, "shares") if row["basis"] == "manifold"]
     layers = sorted({row["layer"] for row in result.tables["shares"]})
-    updates = [name for name in UPDATE_TITLES if any(row["update"] == name for row in table)]
+    updates = [name for name in UPDATE_TITLES if name in result.params["updates"]]
     sites = list(result.params["sites"])
     figure = new_figure(1.0 + 2.1 * len(sites))
     grid = figure.subplots(len(sites), len(updates), squeeze=False, sharey=True)

@@ -53,6 +53,7 @@ def subspace(base: str) -> Result:
         for task in PROMPTS
         for layer in (0, 1, 2)
     ]
+    shares += [row | {"update": "gradient"} for row in shares if row["layer"] < 2]
     spaces = [
         {"task": task, "site": "last_digit", "layer": layer, "map_variance": 0.2 + 0.3 * layer}
         for task in PROMPTS

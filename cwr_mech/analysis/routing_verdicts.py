@@ -101,7 +101,7 @@ def evidence(results: Mapping[str, Result]) -> Evidence:
                 row
                 | {
                     "run": _plain(row["run"]),
-                    "clearest": clearest[row["task"]] == (row["site"], row["layer"]),
+                    "clearest": clearest.get(row["task"]) == (row["site"], row["layer"]),
                 }
                 for row in result.tables["shares"]
             ]
@@ -113,12 +113,14 @@ def _plain(name: object) -> str:
 
 
 def _clearest(result: Result) -> dict[str, tuple[str, int]]:
-    """For each task the site and layer (one that an answer reads) whose map is clearest."""
-    last = max(row["layer"] for row in result.tables["spaces"])
+    """For each task the site and layer whose map is clearest, of the layers at which an answer reads cities:
+    those with a gradient.
+    """
+    read = {row["layer"] for row in result.tables["shares"] if row["update"] == "gradient"}
     found: dict[str, Row] = {}
     for row in result.tables["spaces"]:
         best = found.get(row["task"])
-        if row["layer"] < last and (best is None or row["map_variance"] > best["map_variance"]):
+        if row["layer"] in read and (best is None or row["map_variance"] > best["map_variance"]):
             found[row["task"]] = row
     return {task: (row["site"], row["layer"]) for task, row in found.items()}
 
