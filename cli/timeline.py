@@ -58,7 +58,7 @@ def command(
             advance=advance,
         )
     heads = {"step": "step", "rows": "rows", "r2": "R2", "r2_shuffled": "shuffled", "error_median": "error"}
-    heads |= {"variance_of_place": "place", "cka_final": "CKA, last", "participation_singular": "rank"}
+    heads |= {"share": "place", "cka_final": "CKA, last", "participation_singular": "rank"}
     heads |= {"twonn": "TwoNN"}
     rows = rows_of(result.tables["steps"], list(heads))
     console.print(table(f"{found.name}, {hook}, prompt {task}", list(heads.values()), rows))

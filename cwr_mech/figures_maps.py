@@ -1,6 +1,7 @@
 """Figures of places: the map beside its decoded copy, and the first principal components."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,9 +16,13 @@ from cwr_mech.results import Result
 MARGIN = 0.15
 """Share of the world's extent shown beyond its borders; decoded cities further out are counted."""
 
+MOST_ARROWS = 400
+ARROWS: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "headwidth": 4, "zorder": 1}
+
 
 def map_figure(result: Result) -> Figure:
-    """True places above, probe-decoded places below, with arrows from true to decoded for new cities.
+    """True places above, probe-decoded places below, with arrows from true to decoded: grey for old cities
+    (at most MOST_ARROWS of them), black for new ones.
 
     Reads arrays `decoded`, `true` [city 2], `is_new`, `is_test`, `region` [city]; params `map`.
     """
@@ -35,10 +40,11 @@ def map_figure(result: Result) -> Figure:
     axes[0].set_title("true places")
     _scatter(axes[1], decoded[shown], region[shown], is_new[shown], looks)
     axes[1].set_title(f"decoded from {_where(result)}, cities the probe was not fitted on")
-    for start, end in zip(true[is_new], decoded[is_new], strict=True):
-        axes[1].annotate(
-            "", end, start, arrowprops={"arrowstyle": "->", "lw": 0.5, "color": "#000000", "alpha": 0.5}
-        )
+    old = np.flatnonzero(is_test & ~is_new)
+    some = old[:: -(-old.size // MOST_ARROWS) or 1]
+    for rows, colour, width in ((some, "#9a9a9a", 0.0012), (np.flatnonzero(is_new), "#000000", 0.0016)):
+        way = decoded[rows] - true[rows]
+        axes[1].quiver(*true[rows].T, *way.T, color=colour, width=width, **ARROWS)
     for ax in axes:
         ax.set_xlim(low[0] - reach[0], high[0] + reach[0])
         ax.set_ylim(low[1] - reach[1], high[1] + reach[1])
@@ -57,12 +63,12 @@ def _map_caption(result: Result, frame: tuple[np.ndarray, np.ndarray]) -> str:
     old = is_test & ~is_new
     text = (
         f"n = {old.sum()} held-out cities, mean error {number(_mean_error(decoded[old], true[old]))} tenths "
-        f"of a degree; each is decoded by a probe fitted without it."
+        f"of a degree; each is decoded by a probe fitted without it. Arrows run from true to decoded."
     )
     if is_new.any():
         text += (
             f" Stars: {is_new.sum()} new cities, decoded by a probe fitted on old ones, mean error "
-            f"{number(_mean_error(decoded[is_new], true[is_new]))}; arrows run from true to decoded."
+            f"{number(_mean_error(decoded[is_new], true[is_new]))}, black arrows."
         )
     shown = is_new | is_test
     outside = int(((decoded[shown] < frame[0]) | (decoded[shown] > frame[1])).any(axis=1).sum())
@@ -77,7 +83,7 @@ def _mean_error(decoded: np.ndarray, true: np.ndarray) -> float:
 
 
 def pca_figure(result: Result) -> Figure:
-    """First against second and third principal component, cities coloured by region.
+    """The first two principal components, and the first three in space, cities coloured by region.
 
     Reads arrays `components` [city 3], `explained` [3], `region`, `is_new` [city]; params `map`.
     """
@@ -85,18 +91,28 @@ def pca_figure(result: Result) -> Figure:
     region, is_new = result.arrays["region"], result.arrays["is_new"]
     looks = region_looks(region.tolist())
     figure = new_figure(4.4)
-    axes = figure.subplots(1, 2)
-    for ax, other in zip(axes, (1, 2), strict=True):
-        _scatter(ax, components[:, [0, other]], region, is_new, looks)
-        ax.set_xlabel(f"component 1 ({explained[0]:.0%} of variance)")
-        ax.set_ylabel(f"component {other + 1} ({explained[other]:.0%})")
-        ax.set_aspect("equal", adjustable="datalim")
-    axes[0].set_title(f"{_where(result)}")
+    flat = figure.add_subplot(1, 2, 1)
+    space = figure.add_subplot(1, 2, 2, projection="3d")
+    _scatter(flat, components[:, :2], region, is_new, looks)
+    _scatter(space, components, region, is_new, looks)
+    flat.set_aspect("equal", adjustable="datalim")
+    names = [f"component {k + 1} ({explained[k]:.0%})" for k in range(3)]
+    for ax in (flat, space):
+        ax.set_xlabel(names[0])
+        ax.set_ylabel(names[1])
+    space.set_zlabel(names[2], fontsize=7.5, labelpad=-2)
+    space.xaxis.label.set_fontsize(7.5)
+    space.yaxis.label.set_fontsize(7.5)
+    space.tick_params(labelsize=6, pad=-2)
+    space.view_init(elev=24, azim=-62)
+    space.set_box_aspect((1, 1, 0.8), zoom=0.86)
+    flat.set_title(f"{_where(result)}")
     _legend(figure, looks)
     caption(
         figure,
         f"n = {len(region)} cities ({int(is_new.sum())} new, stars). Components of the old cities' "
-        "activations, in the model's own units; fitted without looking at coordinates or regions.",
+        "activations with their shares of variance, in the model's own units; fitted without looking at "
+        "coordinates or regions.",
     )
     return figure
 
@@ -108,23 +124,16 @@ def _where(result: Result) -> str:
 
 
 def _scatter(
-    ax: Axes, xy: np.ndarray, region: np.ndarray, is_new: np.ndarray, looks: dict[str, Look]
+    ax: Axes, points: np.ndarray, region: np.ndarray, is_new: np.ndarray, looks: dict[str, Look]
 ) -> None:
-    size = float(np.clip(4000 / max(len(xy), 1), 5, 26))
+    size = float(np.clip(4000 / max(len(points), 1), 5, 26))
     for name, look in looks.items():
         mine = region == name
         for rows, scale, marker in ((mine & ~is_new, 1.0, look.marker), (mine & is_new, 2.4, "*")):
             if rows.any():
-                ax.scatter(
-                    xy[rows, 0],
-                    xy[rows, 1],
-                    s=size * scale,
-                    c=look.colour,
-                    marker=marker,
-                    linewidths=0.3 if marker == "*" else 0,
-                    edgecolors="white",
-                    zorder=3 if marker == "*" else 2,
-                )
+                style: dict[str, Any] = {"s": size * scale, "c": look.colour, "marker": marker}
+                style |= {"linewidths": 0.3 if marker == "*" else 0, "edgecolors": "white"}
+                ax.scatter(*points[rows].T, zorder=3 if marker == "*" else 2, **style)
 
 
 def _legend(figure: Figure, looks: dict[str, Look], columns: int = 7) -> None:

@@ -109,12 +109,16 @@ def timeline_figure(result: Result) -> Figure:
     left, right = figure.subplots(1, 2)
     curves = (
         ("r2", "R² of the map", "o-", "black"),
-        ("variance_of_place", "share that is a function of place", "s--", "#666666"),
+        ("share", "share that is a function of place", "s--", "#666666"),
         ("cka_final", "CKA with the last checkpoint", "^-.", "#999999"),
-        ("r2_shuffled", "R², shuffled places", ":", BASELINE),
     )
     for column, label, style, colour in curves:
-        left.plot(seen, floats([row[column] for row in rows]), style, color=colour, label=label)
+        value = [row[column] for row in rows]
+        low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("low", "high"))
+        reach = error_bars(low, value, high)
+        left.errorbar(seen, floats(value), yerr=reach, fmt=style, color=colour, capsize=2, label=label)
+    shuffled = floats([row["r2_shuffled"] for row in rows])
+    left.plot(seen, shuffled, ":", color=BASELINE, label="R², shuffled places")
     left.set_ylim(-0.3, 1.05)
     left.legend()
     right.plot(
@@ -125,8 +129,8 @@ def timeline_figure(result: Result) -> Figure:
         label="effective rank",
     )
     right.plot(seen, floats([row["twonn"] for row in rows]), "s--", color="#888888", label="TwoNN dimension")
-    right.set_ylim(bottom=0)
-    right.legend()
+    right.set_ylim(0, 1.3 * float(np.nanmax(floats([row["participation_singular"] for row in rows]))))
+    right.legend(loc="upper right", ncols=2)
     for ax in (left, right):
         ax.set_xscale("symlog", linthresh=max(float(seen[seen > 0].min()), 1.0) if (seen > 0).any() else 1.0)
         ax.set_xlim(0, float(seen.max()) * 1.15)
@@ -135,7 +139,8 @@ def timeline_figure(result: Result) -> Figure:
     caption(
         figure,
         f"n = {result.values['n']} old cities, {layer_name(result.params['layer'], result.params['hook'])}, "
-        f"prompt {result.params['task']}. R² on held-out cities, control: shuffled places (dotted). "
+        f"prompt {result.params['task']}. R² on held-out cities, control: shuffled places "
+        "(dotted); bars: 95 % over cities. "
         "Effective rank: participation ratio of singular values, as in the paper.",
     )
     return figure

@@ -116,7 +116,7 @@ SECTIONS = (
         "cka",
         "Similarity of representations",
         "How alike layers and models arrange the same cities, up to rotation and scale.",
-        report_sections.similarity,
+        report_similarity.matrix,
     ),
     Section(
         "similarity",

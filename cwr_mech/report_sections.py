@@ -80,6 +80,7 @@ def probes(result: Result) -> str:
         "error_mean": "mean error",
         "error_median": "median error",
         "control_r2_shuffled": "R², shuffled places",
+        "selectivity": "above random but fixed places",
         "control_r2_digits": "R², digits of the id",
         "control_r2_untrained": "R², untrained model",
     }
@@ -103,31 +104,25 @@ def _any(rows: list[Row], key: str) -> bool:
 
 def _new_cities(result: Result, best: list[Row]) -> str:
     at_best = {(row["task"], row["layer"], row["site"]) for row in best}
-    rows = [row for row in result.tables["new"] if (row["task"], row["layer"], row["site"]) in at_best]
+    rows = [
+        row | {"interval": interval(row)}
+        for row in result.tables["new"]
+        if (row["task"], row["layer"], row["site"]) in at_best
+    ]
     columns = {
         "task": "prompt",
         "n_new": "new cities",
         "error_mean": "mean error",
+        "interval": "95 % over new cities",
         "error_median": "median error",
         "error_old": "mean error of held-out old cities",
+        "error_shuffled": "shuffled places",
+        "error_constant": "mean place of old cities",
     }
     return (
         "New cities, decoded at the same layers by a probe fitted on old cities only:\n\n"
-        + markdown_table(rows, columns)
+        + markdown_table(rows, {key: head for key, head in columns.items() if _any(rows, key)})
     )
-
-
-def similarity(result: Result) -> str:
-    """The controls; the matrix itself is the figure."""
-    text = f"{result.values['measure']}, n = {number(result.values['n'])} cities."
-    mean = result.values.get("mean_off_diagonal")
-    if mean is not None:
-        text += f" Mean over pairs: {number(mean)}."
-    control = result.tables.get("control", [])
-    if not control:
-        return text
-    columns = {"control": "control", "mean": "mean", "max": "largest", "n": "n"}
-    return f"{text}\n\n{markdown_table(control, columns)}"
 
 
 def patching(result: Result) -> str:

@@ -85,19 +85,53 @@ def _used(rows: list[Row], heads: dict[str, str]) -> dict[str, str]:
     return {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
 
 
+def matrix(result: Result) -> str:
+    """The controls, groups of pairs at the deepest layer, and models beside models layer by layer; the matrix
+    itself is the figure.
+    """
+    text = f"{result.values['measure']}, n = {number(result.values['n'])} cities."
+    mean = result.values.get("mean_off_diagonal")
+    if mean is not None:
+        text += f" Mean over pairs: {number(mean)}."
+    parts = [text]
+    control = result.tables.get("control", [])
+    if control:
+        heads = {"control": "control", "mean": "mean", "max": "largest", "n": "n"}
+        parts.append(markdown_table(control, heads))
+    groups = result.tables.get("groups", [])
+    if groups:
+        parts += groups_table(result, max(row["layer"] for row in groups))
+    hooks = dict(zip(result.arrays["layers"].tolist(), result.arrays["hooks"].tolist(), strict=True))
+    rows = [
+        row | {"where": layer_name(row["layer_a"], hooks[row["layer_a"]]), "interval": interval(row)}
+        for row in result.tables.get("cells", [])
+        if row["run_a"] != row["run_b"] and row["layer_a"] == row["layer_b"]
+    ]
+    if rows:
+        heads = {"where": "layer", "run_a": "a", "run_b": "b", "task_a": "prompt a", "task_b": "prompt b"}
+        heads |= {"cka": "CKA", "interval": "95 % over cities", "null_mean": "null: shuffled cities"}
+        heads |= {"null_max": "largest", "ceiling": "ceiling", "of_ceiling": "share of it"}
+        heads |= {"published": "published", "reason": "undefined because"}
+        shown = sorted(rows, key=lambda row: -row["layer_a"])[:MOST_PAIRS]
+        parts += ["Models beside models, at the same layer:", markdown_table(shown, _used(shown, heads))]
+    return "\n\n".join(parts)
+
+
 def manifold(result: Result) -> str:
     """By layer: share of place, ordinary cities, new cities."""
     rows = [
         row
         | {"where": layer_name(row["layer"], row["hook"])}
         | {"away": _excess(row, "along"), "off": _excess(row, "off")}
+        | {name: _with_ends(row, name) for name in ("share", "share_shuffled", "noise")}
         for row in result.tables["layers"]
     ]
     heads = {
         "task": "prompt",
         "where": "layer",
-        "variance": "share of place",
-        "variance_shuffled": "shuffled places",
+        "share": "share of place (95 %)",
+        "share_shuffled": "shuffled places",
+        "noise": "noise (95 %)",
         "along_ordinary": "along, ordinary",
         "along_region": "along, held-out regions",
         "along_new": "along, new",
@@ -175,6 +209,7 @@ def readout(result: Result) -> str:
         "r2": "R², ridge",
         "r2_ols": "R², least squares",
         "r2_nonlinear": "R², nonlinear",
+        "r2_nonlinear_shuffled": "nonlinear, shuffled places",
         "r2_regions_held_out": "R², regions held out",
         "bits": "bits a city",
         "bits_shuffled": "shuffled places",
@@ -189,11 +224,20 @@ def readout(result: Result) -> str:
         heads |= {"error_held_out": "region held out", "error_constant": "mean place of the others"}
         parts += [f"Errors by region, prompt {first}:", markdown_table(regions, heads)]
     if result.tables.get("new"):
-        low, high = (number(result.values[f"new_error_{end}"]) for end in ("lowest", "highest"))
-        parts.append(
-            f"Mean error of new cities by a probe fitted on old ones, over {len(result.tables['new'])} "
-            f"prompts: {low} to {high} tenths of a degree."
+        mean, spread, low, high = (
+            number(result.values[f"new_error{end}"]) for end in ("", "_deviation", "_lowest", "_highest")
         )
+        new = [row | {"interval": interval(row)} for row in result.tables["new"]]
+        heads = {"task": "prompt", "n_new": "new cities", "error_mean": "mean error"}
+        heads |= {"interval": "95 % over new cities", "error_median": "median", "error_ols": "least squares"}
+        heads |= {"error_old": "held-out old cities", "error_shuffled": "shuffled places"}
+        heads |= {"error_constant": "mean place of old cities"}
+        parts += [
+            "New cities by a probe fitted on old ones, each prompt at its best layer. "
+            f"Over {len(new)} prompts: mean {mean}, deviation {spread}, from {low} to {high} tenths of a "
+            "degree.",
+            markdown_table(new, _used(new, heads)),
+        ]
     heads = {"quantity": "quantity", "value": "published", "place": "where"}
     parts += ["The paper's values (5,075 cities, least squares):"]
     parts.append(markdown_table(result.tables["published"], heads))
@@ -227,12 +271,14 @@ def timeline(result: Result) -> str:
     heads = {
         "step": "step",
         "rows": "rows seen",
-        "r2": "R²",
+        "r2": "R² (95 %)",
         "r2_shuffled": "shuffled places",
         "error_median": "median error",
-        "variance_of_place": "share of place",
-        "cka_final": "CKA with the last",
+        "share": "share of place (95 %)",
+        "cka_final": "CKA with the last (95 %)",
         "participation_singular": "effective rank",
         "twonn": "TwoNN",
     }
-    return markdown_table(result.tables["steps"], heads)
+    names = ("r2", "share", "cka_final")
+    rows = [row | {name: _with_ends(row, name) for name in names} for row in result.tables["steps"]]
+    return markdown_table(rows, heads)

@@ -11,6 +11,7 @@ from cwr_mech.analysis.items import bag_of_digits, digits_in_place
 from cwr_mech.analysis.probe_controls import (
     code_length,
     learning_curve,
+    new_city_errors,
     nonlinear_decode,
     prompt_transfer,
     region_scores,
@@ -62,6 +63,19 @@ def test_ridge_is_scikit_learns(n: int, p: int) -> None:
     chosen = RidgeCV(alphas=grid * features.unit, store_cv_results=True, gcv_mode="svd").fit(x, y)
     np.testing.assert_allclose(features.leave_one_out(y, grid), chosen.cv_results_.mean(axis=0).T, rtol=1e-6)
     assert features.best(y, grid).penalty * features.unit == pytest.approx(chosen.alpha_)
+
+
+def test_noise_power_is_unbiased_where_the_fit_can_hold_the_truth() -> None:
+    """OLS: the classical residual sum of squares over n - p - 1. Ridge: right on average over draws."""
+    source = rng(3)
+    x = source.normal(size=(40, 8))
+    weights = source.normal(size=(8, 3))
+    features = Decomposed(x)
+    y = x @ weights + 2 * source.normal(size=(40, 3))
+    left = y - LinearRegression().fit(x, y).predict(x)
+    assert features.noise_power(y, 0.0).mean() == pytest.approx(np.sum(left**2) / (40 - 9), rel=0.1)
+    draws = [features.noise_power(2 * source.normal(size=(40, 3)), 0.5).mean() for _ in range(400)]
+    assert np.mean(draws) == pytest.approx(3 * 4, rel=0.02)
 
 
 def test_leave_one_out_is_what_it_says() -> None:
@@ -138,6 +152,11 @@ def test_new_cities_written_elsewhere_are_decoded_there() -> None:
     errors = place_errors(decode_new(x, moved, is_new), moved[is_new])
     assert errors.mean() == pytest.approx(400, rel=0.05)
     assert place_errors(decode_new(x, xy, is_new), xy[is_new]).mean() < 60
+    row = new_city_errors(x, moved, is_new, rng(1))
+    assert row["error_mean"] == pytest.approx(errors.mean())
+    assert row["ci_lo"] < row["error_mean"] < row["ci_hi"]
+    known = new_city_errors(x, xy, is_new, rng(1))
+    assert known["error_mean"] < 60 < min(known["error_shuffled"], known["error_constant"])
     with pytest.raises(AnalysisError, match="no new cities"):
         decode_new(x, xy, np.zeros(150, dtype=bool))
 

@@ -143,7 +143,9 @@ def test_cka_knows_ceilings_and_the_model_before_training(stores: dict[str, Acti
     assert abs(found["disjoint tasks"]["null"]) < 0.1
     assert found["disjoint, 1 task(s) each"]["published"] == 0.655
     share = found["disjoint, of the ceiling"]
-    assert share["value"] == pytest.approx(found["disjoint tasks"]["value"] / found["disjoint tasks"]["ceiling"])
+    assert share["value"] == pytest.approx(
+        found["disjoint tasks"]["value"] / found["disjoint tasks"]["ceiling"]
+    )
     assert share["ci_lo"] is None  # without one of four models a set of tasks has no ceiling
 
 
@@ -313,6 +315,10 @@ def broken(path: str, how: str) -> None:
     if how == "nan":
         with h5py.File(path, "r+") as file:
             file[f"acts/{LAST}/distance/last_digit"][3, 0] = np.nan
+    elif how == "constant":
+        with h5py.File(path, "r+") as file:
+            file[f"acts/{LAST}/distance/last_digit"][:] = 0.7
+            file[f"acts/{LAST}/distance/delimiter"][:] = 0.2
     elif how == "world":
         plant(Path(path), "two", a_world(seed=7), seed=1)
     elif how == "few":
@@ -337,6 +343,8 @@ BAD = [
     (None, ("probe", "--activations", "one.h5", "--method", "forest"), "'forest' is not one of"),
     ("nan", ("cka", *BOTH), "not finite"),
     ("nan", ("manifold", "--activations", "two.h5", "--layers", "1"), "not finite"),
+    ("constant", ("manifold", "--activations", "two.h5", "--layers", "1"), "the same for every city"),
+    ("constant", ("surfacing", "--activations", "two.h5", "--layers", "1"), "same features for every city"),
     ("world", ("cka", *BOTH), "no city in common|different worlds"),
     ("one city", ("cka", *BOTH), "different worlds: city .* lies elsewhere"),
     ("few", ("cka", "--activations", "two.h5"), "3 cities are too few for CKA"),

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.items import Item, run_label, shared_ids
-from cwr_mech.analysis.manifold import Metric, fit_manifold
+from cwr_mech.analysis.manifold import Manifold, Metric, fit_manifold
 from cwr_mech.analysis.neighbours import twonn
 from cwr_mech.analysis.placement import Displacement, place_all
 from cwr_mech.analysis.probes import random_folds, region_folds
@@ -58,9 +58,7 @@ def manifold_result(
         strict = None
         if by_region is not None:
             strict = place_all(x[old], xy[old], np.zeros(len(ids), dtype=bool), by_region, metric=metric)
-        layers.append(
-            place | _layer(found, strict, rng) | _map(whole.variance, control.variance, whole.width)
-        )
+        layers.append(place | _layer(found, strict, rng) | _map(whole, control))
         counted = spectrum(x[old])
         spectra.append(
             place
@@ -94,14 +92,19 @@ def manifold_result(
             + (", whitened by what is left of ordinary cities." if metric == "residual" else "."),
             "Excess: typical displacement beyond ordinary cities, with a 95 % interval over cities that "
             "holds the map's own error; negative means closer than ordinary cities.",
+            "Share of place: of the variance, without the error of the fitted map; noise: the deviation of "
+            "what is not a function of place, a number of the activation. 95 % over cities.",
             "Controls: the map fitted on shuffled places (share of variance); ordinary cities of regions "
             "that are held out as a whole (the stricter reference for new cities far from old ones).",
         ],
     )
 
 
-def _map(variance: float, control: float, width: float) -> Row:
-    return {"variance": variance, "variance_shuffled": control, "width": width}
+def _map(whole: Manifold, control: Manifold) -> Row:
+    row: Row = {"variance": whole.variance, "variance_shuffled": control.variance, "width": whole.width}
+    for name, one in (("share", whole.share), ("share_shuffled", control.share), ("noise", whole.noise)):
+        row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+    return row
 
 
 def _layer(found: Displacement, strict: Displacement | None, rng: np.random.Generator) -> Row:

@@ -9,10 +9,10 @@ from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.items import Item, digits_in_place, run_label, shared_ids
+from cwr_mech.analysis.probe_controls import new_city_errors
 from cwr_mech.analysis.probes import (
     Probe,
     cross_decode,
-    decode_new,
     place_errors,
     probe,
     r2_interval,
@@ -87,17 +87,8 @@ def probe_result(
             }
         )
         if store.is_new.any():
-            decoded = decode_new(store.get(*_key(item)), store.xy, store.is_new, method=method)
-            errors = place_errors(decoded, store.xy[store.is_new])
-            new.append(
-                {
-                    **place,
-                    "n_new": int(errors.size),
-                    "error_mean": float(errors.mean()),
-                    "error_median": float(np.median(errors)),
-                    "error_old": found.score.error_mean,
-                }
-            )
+            errors = new_city_errors(store.get(*_key(item)), store.xy, store.is_new, rng, method=method)
+            new.append({**place, **errors, "error_old": found.score.error_mean})
         if best is None or found.score.r2 > best[0]:
             best = (found.score.r2, item, found)
         advance(1)

@@ -12,6 +12,7 @@ from cwr_mech.analysis.paper_values import PROBES
 from cwr_mech.analysis.probe_controls import (
     code_length,
     learning_curve,
+    new_city_errors,
     nonlinear_decode,
     prompt_transfer,
     region_scores,
@@ -75,6 +76,7 @@ def readout_result(
                 "r2": score(decoded, xy).r2,
                 "r2_ols": score(cross_decode(x, xy[None], fold, method="ols")[0], xy).r2,
                 "r2_nonlinear": score(nonlinear_decode(x, xy, fold, seed=seed), xy).r2,
+                "r2_nonlinear_shuffled": score(nonlinear_decode(x, shuffled, fold, seed=seed), shuffled).r2,
                 "r2_regions_held_out": r2_regions,
                 "bits": bits,
                 "bits_uniform": uniform,
@@ -86,10 +88,13 @@ def readout_result(
         regions += [{"task": task, **row} for row in held_out]
         learning += [{"task": task, **row} for row in learning_curve(x, xy, rng)]
         if store.is_new.any():
-            errors = place_errors(
-                decode_new(store.get(hook, task, site), store.xy, store.is_new), store.xy[store.is_new]
+            everything = store.get(hook, task, site)
+            ols = decode_new(everything, store.xy, store.is_new, method="ols")
+            new.append(
+                {"task": task, **new_city_errors(everything, store.xy, store.is_new, rng)}
+                | {"error_ols": float(place_errors(ols, store.xy[store.is_new]).mean())}
+                | {"error_old": score(decoded, xy).error_mean}
             )
-            new.append({"task": task, "n_new": int(errors.size), "error_mean": float(errors.mean())})
     hook, site = next(iter(places.values()))
     transfer = prompt_transfer({task: store.get(hook, task, site, ids) for task in places}, xy, fold)
     means = [row["error_mean"] for row in new]
@@ -106,6 +111,8 @@ def readout_result(
         },
         values={
             "n": len(ids),
+            "new_error": float(np.mean(means)) if means else None,
+            "new_error_deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
             "new_error_lowest": min(means, default=None),
             "new_error_highest": max(means, default=None),
         },

@@ -77,6 +77,18 @@ class Decomposed:
             errors.append(np.mean((residual / np.maximum(left, 1e-12)[:, None]) ** 2, axis=0))
         return np.array(errors)
 
+    def noise_power(self, y: Float[np.ndarray, "row target"], penalty: float) -> Float[np.ndarray, "row"]:
+        """For each row an unbiased estimate of the squared noise, summed over the targets.
+
+        With H the matrix that maps y to its fit, noise of variance s^2 leaves the squared residual
+        s^2 (1 - 2 H_rr + sum_q H_rq^2) on average, where the fitted function is the true one.
+        """
+        shrunk = self._shrunk(penalty)
+        centred = y - y.mean(axis=0)
+        left = centred - self._u @ (shrunk[:, None] * (self._u.T @ centred))
+        leverage, square = (1 / len(y) + self._u**2 @ weight for weight in (shrunk, shrunk**2))
+        return np.sum(left**2, axis=1) / np.maximum(1 - 2 * leverage + square, 1e-12)
+
     def best(
         self, y: Float[np.ndarray, "row target"], penalties: Float[np.ndarray, "penalty"] = PENALTIES
     ) -> LinearMap:

@@ -29,8 +29,7 @@ class Spectrum:
 def spectrum(x: Float[np.ndarray, "n p"]) -> Spectrum:
     """Spectrum of centred features. Raises AnalysisError when all cities have the same features."""
     s = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-    if s[0] <= 1e-12 * max(float(np.linalg.norm(x)), np.finfo(np.float64).tiny):
-        raise AnalysisError("a representation has the same features for every city")
+    _refuse_constant(x, s)
     s = s / s[0]
     weight = s / s.sum()
     entropy = -float(np.sum(weight[weight > 0] * np.log(weight[weight > 0])))
@@ -41,6 +40,11 @@ def spectrum(x: Float[np.ndarray, "n p"]) -> Spectrum:
         participation=float(power.sum() ** 2 / np.sum(power**2)),
         participation_singular=float(s.sum() ** 2 / power.sum()),
     )
+
+
+def _refuse_constant(x: Float[np.ndarray, "n p"], s: Float[np.ndarray, "k"]) -> None:
+    if s[0] <= 1e-12 * max(float(np.linalg.norm(x)), np.finfo(np.float64).tiny):
+        raise AnalysisError("a representation has the same features for every city")
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ def surfacing(
     """Linear surfacing (the paper's open question 2) for growing numbers of components.
 
     The probe on k components is scored on held-out cities; the components themselves use no places, so all
-    cities may define them. Numbers of components beyond min(n, p) are left out.
+    cities may define them. Numbers of components beyond min(n, p) are left out. Raises AnalysisError when
+    all cities have the same features.
     """
     moved = x - x.mean(axis=0)
     u, s, vt = np.linalg.svd(moved, full_matrices=False)
+    _refuse_constant(x, s)
     directions = np.linalg.qr(fit_linear(moved, xy).weights)[0]
     inside = np.cumsum(np.sum((vt @ directions) ** 2, axis=1)) / 2
     shares = np.cumsum(s**2) / np.sum(s**2)

@@ -10,7 +10,7 @@ from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.items import layer_number, shared_ids
 from cwr_mech.analysis.manifold import fit_manifold
 from cwr_mech.analysis.neighbours import twonn
-from cwr_mech.analysis.probes import probe, random_folds
+from cwr_mech.analysis.probes import probe, r2_interval, random_folds
 from cwr_mech.analysis.similarity import linear_cka_interval
 from cwr_mech.analysis.spectrum import spectrum
 from cwr_mech.errors import AnalysisError
@@ -48,7 +48,10 @@ def timeline_result(
     rows: list[Row] = []
     for step in steps:
         x = stores[step].get(hook, task, site, ids)
-        found = probe(x, xy, fold, np.random.default_rng([seed, step]), draws=draws)
+        rng = np.random.default_rng([seed, step])
+        found = probe(x, xy, fold, rng, draws=draws)
+        precision = r2_interval(found.decoded, xy, rng)
+        share = fit_manifold(x, xy, seed=seed).share
         likeness = linear_cka_interval(x, final)
         counted = spectrum(x)
         last = step == steps[-1]
@@ -58,12 +61,16 @@ def timeline_result(
                 "step": step,
                 "rows": step * rows_a_step,
                 "r2": found.score.r2,
+                "r2_low": precision.low,
+                "r2_high": precision.high,
                 "r2_shuffled": float(found.shuffled.mean()),
                 "error_median": found.score.error_median,
-                "variance_of_place": fit_manifold(x, xy, seed=seed).variance,
+                "share": share.value,
+                "share_low": share.low,
+                "share_high": share.high,
                 "cka_final": likeness.value,
-                "cka_final_lo": None if last else likeness.low,
-                "cka_final_hi": None if last else likeness.high,
+                "cka_final_low": None if last else likeness.low,
+                "cka_final_high": None if last else likeness.high,
                 "participation_singular": counted.participation_singular,
                 "twonn": twonn(x),
             }
