@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from cwr_mech.batches import Batches
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.dataset import generate
+from cwr_mech.errors import ConfigError
 from cwr_mech.label_noise import LOCAL_CHANGE
+from cwr_mech.presets import preset, with_label_noise
 from cwr_mech.tasks import TASKS
 from cwr_mech.world import load_world
 
@@ -47,3 +50,16 @@ def test_both_kinds_hit_the_same_rows_and_ranges_agree():
     later = generate(WORLD, "compass", 1000, start=2000, label_noise=0.3, label_noise_kind="uniform")
     assert (later.values == kinds[0].values[2000:]).all()
     assert (generate(WORLD, "compass", 100, label_noise=1.0).values != clean.values[:100]).all()
+
+
+def test_noise_reaches_the_batches_and_is_recorded():
+    clean = preset("tiny")
+    noisy = with_label_noise(clean, 0.5, "local")
+    assert noisy.name == "tiny-noise0.5-local"
+    assert (noisy.data.label_noise, noisy.data.label_noise_kind) == (0.5, "local")
+    world = load_world(clean.world)
+    first, second = (Batches(config.data, world, 700).at(3) for config in (clean, noisy))
+    assert first.prompts() == second.prompts()
+    assert abs((first.values != second.values).mean() - 0.5) < 0.1
+    with pytest.raises(ConfigError, match="label_noise"):
+        with_label_noise(clean, 1.5, "uniform")
