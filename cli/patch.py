@@ -8,6 +8,7 @@ import typer
 from .options import Report, Step
 
 if TYPE_CHECKING:
+    from cwr_mech.analysis.pairs import Pairs
     from cwr_mech.analysis.patch_parts import Question
     from cwr_mech.analysis.patch_study import Extras
     from cwr_mech.analysis.patching import Cost
@@ -99,15 +100,14 @@ def command(
         for source in sources:
             study = Study(source, step, question, components, spans, metrics, Extras(kinds, rank, das))
             try:
-                result = study.run(
-                    target, label if len(sources) == 1 else f"{label}-{source.name}", resume, top
-                )
+                kept = study.pairs()
             except AnalysisError as error:
                 if len(tasks) == len(sources) == 1:
                     raise
                 say(f"left out: {source.name}, {name}: {error.message}")
-            else:
-                results.append(result)
+                continue
+            own = label if len(sources) == 1 else f"{label}-{source.name.replace(':', '-')}"
+            results.append(study.run(kept, target, own, resume, top))
         if len(results) > 1:
             results.insert(0, pooled_result(results, seed=seed))
             show(results[0], top)
@@ -135,11 +135,16 @@ class Study:
     metrics: tuple[str, ...]
     extras: "Extras"
 
-    def run(self, report: str, label: str, resume: bool, top: int) -> "Result":
+    def pairs(self) -> "Pairs":
+        """Pairs of questions that the model answers; AnalysisError when there are too few."""
+        from cwr_mech.analysis.patch_parts import ask
+
+        return ask(self.source.model(self.step), self.source.world(), self.question)
+
+    def run(self, pairs: "Pairs", report: str, label: str, resume: bool, top: int) -> "Result":
         """The cost said first, progress shown, a sweep that can resume; what came is printed and saved."""
         from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
         from cwr_mech.analysis.patch_layout import ARMS
-        from cwr_mech.analysis.patch_parts import ask
         from cwr_mech.analysis.patch_store import SweepStore, sweep_key
         from cwr_mech.analysis.patch_study import About, examine
         from cwr_mech.analysis.patch_table import write_csv
@@ -153,12 +158,11 @@ class Study:
         places = check_places(split(self.spans) or [], task, world.config.id_digits)
         chosen = COMPONENTS if self.components == "all" else split(self.components) or []
         cells = grid(model.cfg, chosen, places)
-        pairs = ask(model, world, self.question)
         work = cost(model, pairs, cells, metrics=metrics, arms=ARMS)
         show_cost(task, len(pairs), len(cells), work, model)
         digest = source.sha256(self.step)
         key = sweep_key(digest, pairs, cells, metrics, [str(arm) for arm in ARMS])
-        store = SweepStore(RUNS / ".sweeps" / f"{label}-{source.name}", key, resume=resume)
+        store = SweepStore(RUNS / ".sweeps" / f"{report}-{label}", key, resume=resume)
         with progress(f"patch {task}", work.rows, "patches") as advance:
             swept = sweep(model, pairs, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
         inputs = {source.checkpoint(self.step).as_posix(): digest}

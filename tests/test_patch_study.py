@@ -1,6 +1,7 @@
 """The whole study of one model and task, from sweep to figures and words, on a tiny model."""
 
 import numpy as np
+from matplotlib.text import Text
 from test_patching import WORLD, model_of, some_pairs, truth_of
 
 from cwr_mech import report_patching
@@ -51,8 +52,9 @@ def test_labels_have_no_slope_but_a_map(monkeypatch):
     assert all(row["slope"] is None for row in result.tables["steps"])
     (panel,) = steps_figure(result).axes
     assert "share of answers right" in panel.get_ylabel()
-    bar = swap_map_figure(result).axes[4]
-    assert [tick.get_text() for tick in bar.get_xticklabels()] == list(TASKS["compass"].labels)
+    drawn = swap_map_figure(result)
+    drawn.draw_without_rendering()
+    assert {text.get_text() for text in drawn.findobj(Text)} >= set(TASKS["compass"].labels)
     compared = tasks_result([result, result])
     assert len(tasks_figure(compared).axes) == 2
     assert "compass" in report_patching.tasks(compared)

@@ -71,9 +71,12 @@ def course(rows: Sequence[Row]) -> list[str]:
             f"{_share(of['equals', arrived])}.{step}"
         )
     elif most is not None and _number(most["recovered"]) >= LEAST:
+        later = [row for (span, _), row in of.items() if span.startswith("answer")]
+        rest = max(later, key=lambda row: _number(row["recovered"]), default=None)
+        then = f" The largest share later is that of {place(rest)}: {_share(rest)}." if rest else ""
         told.append(
             f"Formed: '=' alone never holds all that the score needs, most after layer {most['layer']}: "
-            f"{_share(most)}; the rest is read while the answer is written."
+            f"{_share(most)}; answers go on to be formed while they are written.{then}"
         )
     if told:
         told.append(
