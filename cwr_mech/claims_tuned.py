@@ -129,6 +129,8 @@ def relation_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
             continue
         before = published.get((row["pairs"], "published"))
         for column, how in (("r", ""), ("r_adjusted", ", within the asked task")):
+            if row[column] is None:  # one side does not vary
+                continue
             text = f"{row['similarity']} similarity goes with transfer here{how}: {row['pairs']}"
             found = Interval(row[column], math.nan, math.nan, row["tasks"], "task", "relabelling")
             made = claim("similarity and transfer", text, before[column] if before else None, found)

@@ -38,9 +38,11 @@ def relation_result(saved: Saved, inputs: Mapping[str, str], command: str) -> Re
     )
     rows: list[Row] = []
     for name, similarity, outcome, transfer in combinations:
+        shown: list[list[int]] = []
         for pairs, leave_out, trainers in VARIANTS:
             kept = known_tasks(similarity, transfer, leave_out)
-            if not trainers and len(kept) >= LEAST_TASKS:
+            if not trainers and len(kept) >= LEAST_TASKS and kept not in shown:
+                shown.append(kept)
                 row: Row = {"similarity": name, "transfer": outcome, "pairs": pairs}
                 rows.append(row | correlation(similarity, transfer, kept))
     return Result(

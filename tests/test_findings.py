@@ -225,6 +225,19 @@ def test_similarity_that_makes_transfer_is_found() -> None:
         assert [r["verdict"] == "supported" for r in found] == [expected]
 
 
+def test_the_same_tasks_are_correlated_once() -> None:
+    results = planted()
+    taught = [row for row in results["transfer"].tables["scores"] if row["set"] != "crossing"]
+    taught = [row | {"ni": row["ni"] + 0.01 * (7 * i % 11)} for i, row in enumerate(taught)]
+    made = relation_result(Saved(results | {"transfer": result("transfer", scores=taught)}), {}, "test")
+    rows = [row for row in made.tables["correlations"] if row["transfer"] == "here"]
+    # Crossing is not known here, so "all seven tasks" are those without crossing.
+    assert [row["without"] for row in rows if row["similarity"] == "own"] == [
+        "crossing",
+        "distance, crossing",
+    ]
+
+
 def test_tasks_with_gaps_are_left_out() -> None:
     whole = np.ones((7, 7))
     gappy = whole.copy()
