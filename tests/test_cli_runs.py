@@ -1,0 +1,93 @@
+"""`cwr-mech runs`, and what is said when a training begins or goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from cwr_mech_cli import common
+from cwr_mech_cli.main import guarded
+from cwr_mech_cli.runs import command, in_short
+from cwr_mech_cli.train import announce
+from typer.testing import CliRunner
+
+from cwr_mech.model import HookedQwen2
+from cwr_mech.presets import nearest, preset
+from cwr_mech.runs import Run, create_run
+from cwr_mech.training_state import FILES, TrainingState, write_state
+
+CONFIG = preset("tiny").with_settings(["steps=1200", "data.tasks=distance,compass"])
+
+SHORT = [
+    ("distance", 48.4, "48"),
+    ("trianglearea", 47_900.0, "48k"),
+    ("angle", 3.14, "3.1"),
+    ("compass", 0.954, ".95"),
+    ("inside", 1.0, "1.00"),
+]
+
+
+@pytest.mark.parametrize(("task", "score", "text"), SHORT)
+def test_scores_in_short(task: str, score: float, text: str) -> None:
+    assert in_short(task, score) == text
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(common, "RUNS", tmp_path)
+    return create_run(
+        tmp_path / "a-run-with-a-long-name-of-its-own", CONFIG, HookedQwen2(CONFIG.model, seed=0)
+    )
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
+    monkeypatch.setattr(common.console, "width", width)
+    app = typer.Typer()
+    app.command()(guarded(command))
+    with common.console.capture() as found:
+        assert CliRunner().invoke(app, []).exit_code == 0
+    return found.get().splitlines()
+
+
+def test_runs_are_listed_on_one_line_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"scores": {"distance": 90.0, "compass": 0.9}, "scores_new": {"distance": 101.2}}
+    (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 300} | scores) + "\n")
+    (run.folder.parent / "broken").mkdir()
+    (run.folder.parent / "broken" / "manifest.json").write_text("{")
+    wide, narrow = listed(monkeypatch, 100), listed(monkeypatch, 80)
+    assert wide[0].split() == ["run", "tasks", "preset", "step", "scores", "state"]
+    line = next(line for line in wide if run.name in line)
+    assert line.split()[1:] == ["distance+compass", "tiny", "300/1,200", "90/101", ".90", "stopped"]
+    assert "preset" not in narrow[0]
+    assert any(run.name in line for line in narrow)
+    assert max(map(len, narrow)) <= 80
+    assert "is not valid JSON" in " ".join(" ".join(wide).split())
+
+
+def test_the_nearest_preset_is_named() -> None:
+    assert [nearest(preset(name)) for name in ("tiny", "quick", "small", "paper")] == [
+        "tiny",
+        "quick",
+        "small",
+        "paper",
+    ]
+    assert nearest(preset("small").with_settings(["steps=1044", "lr=7e-5"])) == "small"
+    assert nearest(preset("tiny").with_settings(["d_mlp=96"])) is None
+
+
+def test_what_is_left_out_of_a_resume_is_said(run: Run) -> None:
+    def said() -> str:
+        with common.console.capture() as found:
+            announce(run)
+        return found.get()
+
+    assert "going on" not in said()
+    for step in (20, 40):
+        write_state(run.folder, TrainingState(step, 0, 0.0, {"x": torch.zeros(4)}))
+    assert "going on from step 40" in said()
+    (run.folder / FILES[1]).write_bytes(b"half")
+    assert f"{FILES[1]} is broken and left out" in said()
+    assert "going on from step 20" in said()
+    (run.folder / FILES[0]).write_bytes(b"")
+    assert "beginning again with step 0" in said()
