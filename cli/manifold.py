@@ -50,7 +50,7 @@ def command(
             inputs=hashes([source]),
             advance=advance,
         )
-    heads = {"task": "prompt", "layer": "layer", "variance": "place", "variance_shuffled": "shuffled"}
+    heads = {"task": "prompt", "layer": "layer", "share": "place", "share_shuffled": "shuffled"}
     heads |= {"along_ordinary": "along", "along_region": "regions", "along_new": "new"}
     heads |= {"off_ratio": "off", "excess_off": "excess", "excess_off_lo": "low", "excess_off_hi": "high"}
     rows = rows_of(result.tables["layers"], list(heads))

@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cwr_mech.figures_style import (
     BASELINE,
@@ -18,7 +17,7 @@ from cwr_mech.results import Result
 
 OFF_UNITS = {
     "euclidean": "units of the activation",
-    "residual": "deviations of what is left of ordinary cities",
+    "residual": "deviations of ordinary cities",
 }
 
 SURFACING = (
@@ -42,17 +41,14 @@ def manifold_figure(result: Result) -> Figure:
         mine = [row for row in rows if row["task"] == task]
         look = task_look(task)
         layers = [row["layer"] for row in mine]
-        left.plot(
-            layers,
-            floats([row["variance"] for row in mine]),
-            look.marker + "-",
-            color=look.colour,
-            label=task,
-        )
-        left.plot(layers, floats([row["variance_shuffled"] for row in mine]), ":", color=BASELINE)
+        value = [row["share"] for row in mine]
+        reach = error_bars([row["share_low"] for row in mine], value, [row["share_high"] for row in mine])
+        style = {"fmt": look.marker + "-", "color": look.colour, "capsize": 2, "label": task}
+        left.errorbar(layers, floats(value), yerr=reach, **style)
+        left.plot(layers, floats([row["share_shuffled"] for row in mine]), ".:", color=BASELINE)
+        left.set_xticks(layers)
     left.set_ylim(-0.05, 1)
     left.set_xlabel("layer")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_title("share that is a function of place")
     left.legend()
     is_new = result.arrays["is_new"]
@@ -82,7 +78,7 @@ def manifold_figure(result: Result) -> Figure:
         figure,
         f"n = {result.values['n']} ordinary cities, each on a map fitted without its fold, and "
         f"{result.values['n_new']} new ones; {layer_name(best['layer'], best['hook'])}, prompt "
-        f"{best['task']}. Dotted: map fitted on shuffled places.",
+        f"{best['task']}. Bars: 95 % over cities. Dotted: map fitted on shuffled places.",
     )
     return figure
 
