@@ -1,5 +1,7 @@
 """Figures of the manifold: the share that is place, new cities on and off it, what components carry."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -43,8 +45,8 @@ def manifold_figure(result: Result) -> Figure:
         layers = [row["layer"] for row in mine]
         value = [row["share"] for row in mine]
         reach = error_bars([row["share_low"] for row in mine], value, [row["share_high"] for row in mine])
-        style = {"fmt": look.marker + "-", "color": look.colour, "capsize": 2, "label": task}
-        left.errorbar(layers, floats(value), yerr=reach, **style)
+        style: dict[str, Any] = {"color": look.colour, "capsize": 2, "label": task}
+        left.errorbar(layers, floats(value), yerr=reach, fmt=look.marker + "-", **style)
         left.plot(layers, floats([row["share_shuffled"] for row in mine]), ".:", color=BASELINE)
         left.set_xticks(layers)
     left.set_ylim(-0.05, 1)
