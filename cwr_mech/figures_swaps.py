@@ -93,11 +93,11 @@ def steps_figure(result: Result) -> Figure:
         panels[1].set_ylabel("change of the answer given")
         panels[1].legend(loc="best")
     n = next(row["n"] for row in own if row["step"] is None)
+    slopes = " On the dashed line the answer changes as geometry says; slopes with 95 % over cities."
     caption(
         figure,
         f"{result.params['task']}: {n} swaps; each question's city is replaced inside the model by real "
-        "cities at set distances from it. On the dashed line the answer changes as geometry says; slopes "
-        "through the origin with 95 % over cities.",
+        f"cities at set distances from it.{slopes if numbers else ''}",
     )
     return figure
 

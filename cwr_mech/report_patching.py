@@ -17,7 +17,6 @@ ANSWERS = {
     "stay": "stay",
     "neither": "neither",
     "error_to_donor": "error to the donor's truth",
-    "expected_to_donor": "that of the digits' expected value",
     "slope": "slope",
 }
 ESTIMATES = {
@@ -92,13 +91,15 @@ TASKS = {
 def patching(result: Result) -> str:
     """The strongest places, then each further part of the study that the result holds."""
     parts = [report_sections.patching(result)]
+    units = {"n": "models", "interval": "95 % over models"} if "n_models" in result.values else {}
     if rows := result.tables.get("interchange"):
         shown = [
             row | {"place": layer_name(row["layer"]), "interval": interval(row)}
             for row in rows
             if row["direction"] == "noise" and row["span"] in ("swapped_last", "equals")
         ]
-        columns = {key: head for key, head in ANSWERS.items() if any(row[key] is not None for row in shown)}
+        known = ANSWERS | units
+        columns = {key: head for key, head in known.items() if any(row[key] is not None for row in shown)}
         parts += [
             "Answers decoded after the whole residual stream was replaced:",
             markdown_table(shown, columns),
@@ -127,7 +128,7 @@ def patching(result: Result) -> str:
             for row in rows
             if row["layer"] in heard
         ]
-        parts.append(markdown_table(shown, SUBSPACES))
+        parts.append(markdown_table(shown, SUBSPACES | {k: v for k, v in units.items() if k in SUBSPACES}))
     if rows := result.tables.get("das"):
         parts += [
             f"A subspace learned for layer {rows[0]['layer']}, and its controls:",

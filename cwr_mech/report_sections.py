@@ -128,6 +128,7 @@ def _new_cities(result: Result, best: list[Row]) -> str:
 def patching(result: Result) -> str:
     """The strongest places in both directions, with interval and null, and who was left out."""
     metric = result.params.get("metric")
+    unit = "models" if "n_models" in result.values else "cities"
     cells = [
         row for row in result.tables["cells"] if row["metric"] == metric and row["recovered"] is not None
     ]
@@ -143,9 +144,9 @@ def patching(result: Result) -> str:
         "component": "component",
         "place": "layer",
         "span": "span",
-        "n": "pairs",
+        "n": "pairs" if unit == "cities" else "models",
         "recovered": "share recovered",
-        "interval": "95 % over cities",
+        "interval": f"95 % over {unit}",
         "null": "unrelated city, same place",
         "p_adj": "adjusted p",
     }
