@@ -92,7 +92,7 @@ def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
 # Learning a new city is descent on its own code; h and the answer are linear or bent functions of it.
 
 P, RANK, N_OLD, N_NEW = 24, 5, 300, 12
-LEARN_STEPS, CONVERGENT, DIVERGENT = 600, 1.0, 0.2
+LEARN_STEPS, CONVERGENT, DIVERGENT = 400, 1.0, 0.2
 
 
 @lru_cache

@@ -93,8 +93,11 @@ def test_the_chain_ends_in_a_report_that_checks_itself(cli: Cli) -> None:
     }
     start = [row["along_new"] for row in rows if row["step"] == 0 and row["prompt"] == "angle"]
     assert len(set(start)) == 1  # arms start from one base
-    tried = {row["prediction"]: row for row in load_result(results / "routing.json").tables["predictions"]}
-    assert tried["2c'"]["models"] == 1
+    tables = load_result(results / "routing.json").tables
+    assert {(row["set"], row["route"]) for row in tables["models"]} == {
+        (row["set"], row["route"]) for row in rows
+    }
+    tried = {row["prediction"]: row for row in tables["predictions"]}
     assert tried["2c"]["reason"] == "no model"
     text = Path("reports/r/report.md").read_text()
     assert "base on distance (random)" in text  # what was not trained is named
