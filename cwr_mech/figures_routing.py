@@ -213,7 +213,7 @@ def ways_figure(result: Result) -> Figure:
                 continue
             x, y = floats([r["off_new"] for r in rows]), floats([r["along_new"] for r in rows])
             ax.plot(x, y, color=colour, lw=1)
-            ax.plot(x[-1:], y[-1:], marker, color=colour, label=route)
+            ax.plot(x[-1:], y[-1:], marker, color=colour, label=route, clip_on=False)
             ax.plot([rows[-1]["off_old"]], [rows[-1]["along_old"]], "+", color="#666666", ms=9)
         ax.set_title(sets[index])
         if index % columns == 0:

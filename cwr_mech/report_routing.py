@@ -119,6 +119,8 @@ def routing(result: Result) -> str:
         _missing(tables["missing"]),
         "**Arms side by side**, means over base models:",
         markdown_table(arms, arm_columns),
+        "The penalty (pull) has one weight, 1 nat. Where it keeps the trained prompt from being learned "
+        "too, it shows that standing near the map is not being in place, and nothing about transfer.",
         "**The published correlation** of similarity with transfer, recomputed from the published tables "
         "(published: 30 pairs, R² 0.188):",
         published_table(tables["published"]),
@@ -130,8 +132,8 @@ def _count(rows: list[Row]) -> str:
     verdicts = Counter(row["verdict"] for row in rows)
     without = sum(row["models"] == 0 for row in rows)
     return (
-        f"Of {len(rows)} predictions {verdicts['supported']} are supported, {verdicts['not supported']} are "
-        f"not, and {verdicts['undecided']} are undecided, {without} of these for want of any model."
+        f"Of {len(rows)} predictions: {verdicts['supported']} supported, {verdicts['not supported']} not "
+        f"supported, {verdicts['undecided']} undecided ({without} for want of any model)."
     )
 
 
