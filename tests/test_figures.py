@@ -8,7 +8,9 @@ import matplotlib
 import numpy as np
 import pytest
 import synthetic
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
 from PIL import Image
 
 from cwr_mech.config import TASK_NAMES
@@ -43,7 +45,7 @@ def test_png_carries_its_source(name: str, tmp_path: Path) -> None:
 
 CAPTIONS = (
     (map_figure, synthetic.probe, ("n = 256 held-out cities", "16 new cities", "Controls")),
-    (pca_figure, synthetic.probe, ("n = 272 cities", "16 new", "41% of variance")),
+    (pca_figure, synthetic.probe, ("n = 272 cities", "16 new", "component 1 (41%)")),
     (probe_layers_figure, synthetic.probe, ("n = 256", "205 fitted", "shuffled places", "untrained model")),
     (cka_figure, synthetic.cka, ("n = 256 cities", "shuffled cities: mean .00, largest .02", ".61")),
     (patch_figure, synthetic.patch, ("n = 180 pairs", "self-patch", "unrelated city", "swapped last")),
@@ -66,11 +68,14 @@ def test_map_shows_held_out_and_new_cities_where_they_were_decoded() -> None:
     is_test = np.arange(65) % 2 == 0
     result = replace(result, arrays={**result.arrays, "is_test": is_test})
     below = map_figure(result).axes[1]
-    drawn = np.concatenate([np.asarray(points.get_offsets()) for points in below.collections])
+    points = [shape for shape in below.collections if isinstance(shape, PathCollection)]
+    drawn = np.concatenate([np.asarray(shape.get_offsets()) for shape in points])
     shown = is_test | result.arrays["is_new"]
     expected = result.arrays["decoded"][shown]
     assert sorted(map(tuple, drawn.round(6))) == sorted(map(tuple, expected.round(6)))
-    assert len(below.texts) == 5  # arrows
+    arrows = [shape for shape in below.collections if isinstance(shape, Quiver)]
+    starts = np.concatenate([shape.get_offsets() for shape in arrows])
+    assert sorted(map(tuple, starts)) == sorted(map(tuple, result.arrays["true"][shown]))
 
 
 def test_map_counts_cities_outside_the_frame() -> None:

@@ -246,7 +246,7 @@ def trend(
             x = np.array([(counts[order[i]] + counts[order[j]]) / 2 for i, j in pairs])
             return float(np.polyfit(x, [matrix[pair] for pair in pairs], 1)[0]) if np.ptp(x) > 0 else 0.0
 
-        slope = over_models(rise, sorted({model for pair in pairs for model in pair}))
+        slope = over_models(rise, sorted({int(model) for pair in pairs for model in pair}))
         test = permutation_test(relabelled, len(members), rng, draws=draws, alternative="two-sided")
     fixed = held.get((len(rows) == 1, len(exposure) == 1), "neither")
     return Trend(tuple(groups), fixed, slope, test)
