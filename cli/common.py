@@ -164,10 +164,13 @@ def report_folder(name: str) -> Path:
 
 
 def save_result(result: "Result", report: str, name: str) -> Path:
-    """Save `result` under reports/REPORT/results, draw its figure, print both paths; returns the JSON's."""
+    """Save `result` under reports/REPORT/results, draw its figure, print both paths; returns the JSON's.
+
+    A zoo:MODEL in the name becomes zoo-MODEL, as in names of reports.
+    """
     from cwr_mech.figures import draw
 
-    folder = report_folder(report)
+    folder, name = report_folder(report), name.replace("zoo:", "zoo-")
     path = result.save(folder / "results", name)
     say(f"result  {path}")
     for figure in draw(result, folder / "figures", name):

@@ -35,7 +35,7 @@ def stages(name: str) -> tuple[Stage, ...]:
     to, runs = ("--report", name), (name, *ZOO_MODELS)
     return (
         Stage("train", f"one model on {TASK} alone", ((train(name, PRESET, TASK, f"steps={STEPS}"),),)),
-        Stage("eval", "answers to fresh questions", ((("eval", name, ZOO_MODELS[0], "-n", "500", *to),),)),
+        Stage("eval", "answers to fresh questions", ((("eval", name, ZOO_MODELS[0], "-n", "200", *to),),)),
         Stage(
             "cache-acts",
             "what the models hold about every city",

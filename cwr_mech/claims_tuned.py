@@ -179,13 +179,17 @@ def prediction_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
         row for row in saved.predictors if row["r"] is not None and row["from"] in ("untrained", "the tasks")
     ]
     for outcome in dict.fromkeys(row["outcome"] for row in early):
-        rows = [row for row in early if row["outcome"] == outcome and row["left_out"] == "none"]
+        rows = [row for row in early if row["outcome"] == outcome]
+        without = rows[0]["left_out"]  # none, or the tasks for which there is no outcome
+        rows = [row for row in rows if row["left_out"] == without]
+        n_tasks = len(TASK_NAMES) - (0 if without == "none" else len(without.split(",")))
         adjusted = benjamini_hochberg(np.array([row["p"] for row in rows]))
         best = int(np.argmin(adjusted))
         text = (
             f"{outcome} can be told before training (r of the best of {len(rows)}, {rows[best]['predictor']})"
         )
-        found = Interval(rows[best]["r"], rows[best]["r_low"], rows[best]["r_high"], 7, "task", "left out")
+        row = rows[best]
+        found = Interval(row["r"], row["r_low"], row["r_high"], n_tasks, "task", "left out")
         yield claim("prediction", text, None, found) | {
             "against": f"relabelled tasks, adjusted p = {adjusted[best]:.2f}",
             "verdict": "supported" if adjusted[best] < 0.05 else "undecided",
