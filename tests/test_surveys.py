@@ -22,7 +22,7 @@ from cwr_mech.analysis.surfacing_survey import surfacing_result
 from cwr_mech.analysis.timeline import timeline_result
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.figures import draw
-from cwr_mech.report import SECTIONS
+from cwr_mech.report_contents import SECTIONS
 from cwr_mech.results import load_result
 from cwr_mech.world import World, load_world
 
