@@ -119,14 +119,14 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
 
     torch.set_num_threads(1)
     lengths = row_lengths()
-    speeds: dict[tuple[object, int], float] = {}
+    speeds: dict[tuple[object, ...], float] = {}
     rows, left = [], 0.0
     gpu: list[float | None] = []
     for run in planned:
         config = run.config
-        shape = (config.model, config.train.batch_size)
+        shape = (config.model, config.train.batch_size, config.train.optimizer)
         if shape not in speeds:
-            speeds[shape] = tokens_per_second(*shape)
+            speeds[shape] = tokens_per_second(config.model, config.train)
         seconds = seconds_of(config, speeds[shape], lengths)
         state = standing(run, root).state
         left += 0.0 if state == "done" else seconds

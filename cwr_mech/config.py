@@ -156,6 +156,8 @@ class TrainConfig(Config):
 
     `schedule`: after `warmup` steps the rate is held ("constant"), falls linearly to 0 ("linear"), by a
     half cosine ("cosine"), or is held and falls linearly over the last `decay` share of the steps ("hold").
+    `optimizer` "muon" takes Muon for the blocks' matrices. `final_dtype` "float16": at the end the weights
+    are rounded to what half the bits hold, so that they can be shipped so without another answer.
     `checkpoints` log-spaced checkpoints are kept beside the first and the last. Every `save_every` steps the
     state for a resume is written; every `eval_every` steps `eval_rows` questions a task are answered.
     """
@@ -166,11 +168,13 @@ class TrainConfig(Config):
     schedule: Literal["linear", "cosine", "constant", "hold"] = "linear"
     decay: float = Field(0.3, gt=0, le=1)
     warmup: int = Field(50, ge=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     clip: float = Field(1.0, gt=0)
     loss: Literal["full", "answer"] = "full"
+    final_dtype: Literal["float32", "float16"] = "float32"
     checkpoints: int = Field(8, ge=0)
     save_every: int = Field(500, ge=1)
     eval_every: int = Field(500, ge=1)

@@ -28,18 +28,19 @@ def row_lengths(id_digits: int = 4, rows: int = 600) -> dict[str, float]:
 
 
 def tokens_per_second(
-    model: ModelConfig, batch_size: int, clock: Callable[[], float] = time.process_time
+    model: ModelConfig, train: TrainConfig, clock: Callable[[], float] = time.process_time
 ) -> float:
     """Tokens a second of training steps on all seven tasks, for one thread that has a core to itself.
 
-    The clock counts the time of this process only, so a busy machine does not spoil the estimate.
+    Of `train` the size of a batch and the optimiser matter. The clock counts the time of this process only,
+    so a busy machine does not spoil the estimate.
     """
     world = load_world(WorldConfig(n_cities=64))
-    each = max(1, batch_size // len(TASK_NAMES))
+    each = max(1, train.batch_size // len(TASK_NAMES))
     rows = concat([generate(world, task, each) for task in TASK_NAMES])
     flat = FlatParameters(model)
     flat.load(HookedQwen2(model, seed=0))
-    engine, optimizer = Engine(flat), Optimizer(flat, TrainConfig())
+    engine, optimizer = Engine(flat), Optimizer(flat, train)
     first = np.ones_like(rows.lengths)
     steps, start = -1, clock()
     while steps < 1 or clock() - start < SECONDS:  # the first step warms up and is not counted

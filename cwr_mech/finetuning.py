@@ -159,6 +159,7 @@ def finetuning_config(
     train = base.train.model_dump() | {
         "steps": steps or max(1, round(base.train.steps * STEP_SHARE)),
         "lr": lr or base.train.lr * LR_SHARE,
+        "optimizer": "adamw",
         "seed": base.train.seed if seed is None else seed,
     }
     differs = {
@@ -193,6 +194,7 @@ def paper_config(
         "steps": kind.epochs * math.ceil(total_rows(parts) / batch),
         "batch_size": batch,
         "lr": PAPER_LR,
+        "optimizer": "adamw",
         "schedule": "linear",
         "warmup": 50,
         "weight_decay": 0.01,

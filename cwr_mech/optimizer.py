@@ -1,4 +1,4 @@
-"""AdamW on the flat parameter vector, the learning-rate schedule, and clipping."""
+"""AdamW or Muon on the flat parameter vector, the learning-rate schedule, and clipping."""
 
 import math
 
@@ -24,20 +24,33 @@ def rate_at(train: TrainConfig, step: int) -> float:
 
 
 class Optimizer:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay on matrices, not on gains and biases."""
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), or Muon (Jordan, kellerjordan.github.io/posts/muon) on
+    the matrices inside the blocks and AdamW on all else; weight decay on matrices, not on gains and biases.
+
+    Muon orthogonalises the momentum of each matrix; its update is scaled to the size of AdamW's (Liu et al.,
+    arXiv 2502.16982), so that one rate serves both.
+    """
 
     def __init__(self, flat: FlatParameters, train: TrainConfig) -> None:
         self.flat, self.train = flat, train
-        cut = flat.n_decay
-        self.parts = [torch.nn.Parameter(flat.values[:cut]), torch.nn.Parameter(flat.values[cut:])]
-        for part, grad in zip(self.parts, (flat.grads[:cut], flat.grads[cut:]), strict=True):
-            part.grad = grad
+        decay, plain = [], [_part(flat.values[flat.n_decay :], flat.grads[flat.n_decay :])]
+        self.by_name: dict[str, torch.optim.Optimizer] = {}
+        if train.optimizer == "muon":
+            decay.append(_part(flat.values[: flat.n_embed], flat.grads[: flat.n_embed]))
+            self.by_name["muon"] = torch.optim.Muon(
+                [_part(value, grad) for value, grad in flat.hidden()],
+                lr=train.lr,
+                weight_decay=train.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        else:
+            decay.append(_part(flat.values[: flat.n_decay], flat.grads[: flat.n_decay]))
         groups = [
-            {"params": [self.parts[0]], "weight_decay": train.weight_decay},
-            {"params": [self.parts[1]], "weight_decay": 0.0},
+            {"params": decay, "weight_decay": train.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
         ]
         betas = (train.beta1, train.beta2)
-        self.adam = torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=1e-8, fused=True)
+        self.by_name["adamw"] = torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=1e-8, fused=True)
 
     def norm(self) -> float:
         """Euclidean norm of the gradient."""
@@ -47,22 +60,40 @@ class Optimizer:
         """Clip the gradient, whose norm is given, update the parameters and clear the gradient."""
         if norm > self.train.clip:
             self.flat.grads.mul_(self.train.clip / (norm + 1e-6))
-        for group in self.adam.param_groups:
-            group["lr"] = rate_at(self.train, step)
-        self.adam.step()
+        for optimizer in self.by_name.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(self.train, step)
+            optimizer.step()
         self.flat.grads.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """All tensors a resume needs, the parameters included."""
         tensors = {"values": self.flat.values}
-        for i, part in enumerate(self.parts):
-            for name, value in self.adam.state[part].items():
-                tensors[f"{i}.{name}"] = value
+        for prefix, optimizer, part in self._parts():
+            for name, value in optimizer.state[part].items():
+                tensors[prefix + name] = value
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. Every tensor gets the layout it had: bits may hang on it."""
         self.flat.values.copy_(tensors["values"])
-        for i, part in enumerate(self.parts):
-            mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
-            self.adam.state[part] = {name: value.to(part.device, copy=True) for name, value in mine.items()}
+        for prefix, optimizer, part in self._parts():
+            mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            for name, value in mine.items():
+                like = torch.empty_like(part if value.shape == part.shape else value, device=part.device)
+                optimizer.state[part][name] = like.copy_(value)
+
+    def _parts(self) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
+        """(beginning of its names in the state, optimizer, parameter) for every parameter."""
+        return [
+            (f"{name}.{i}.", optimizer, part)
+            for name, optimizer in self.by_name.items()
+            for i, part in enumerate(p for group in optimizer.param_groups for p in group["params"])
+        ]
+
+
+def _part(value: Tensor, grad: Tensor) -> torch.nn.Parameter:
+    """A view of the flat vector as torch's optimizers take it."""
+    part = torch.nn.Parameter(value)
+    part.grad = grad
+    return part

@@ -1,6 +1,6 @@
 """All parameters of a model in one vector, so that clipping, AdamW and a sum over processes are few calls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,13 +11,16 @@ from cwr_mech.model import HookedQwen2
 
 
 class FlatParameters:
-    """All parameters of a Qwen2 in one vector: first the matrices (which decay), then gains and biases."""
+    """All parameters of a Qwen2 in one vector: embedding and unembedding (the first `n_embed` numbers), the
+    blocks' matrices (up to `n_decay`: all matrices decay), gains and biases.
+    """
 
     def __init__(self, cfg: ModelConfig, device: torch.device | str = "cpu") -> None:
         self.cfg = cfg
         d, m, v = cfg.d_model, cfg.d_mlp, cfg.d_vocab
         qkv = (cfg.n_heads + 2 * cfg.n_kv) * cfg.d_head
         matrices = {"embed": (v, d)} | ({} if cfg.tied else {"unembed": (d, v)})
+        self.n_embed = sum(int(np.prod(shape)) for shape in matrices.values())
         vectors: dict[str, tuple[int, ...]] = {"ln_final": (d,)}
         for i in range(cfg.n_layers):
             matrices |= {f"{i}.qkv": (d, qkv), f"{i}.o": (cfg.n_heads * cfg.d_head, d)}
@@ -38,6 +41,20 @@ class FlatParameters:
             views[name] = flat[at : at + size].view(shape)
             at += size
         return views
+
+    def hidden(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(value, gradient) of the blocks' matrices one by one: q, k, v, o, gate, up, down of each block."""
+        cfg = self.cfg
+        widths = {
+            "qkv": [cfg.n_heads * cfg.d_head, cfg.n_kv * cfg.d_head, cfg.n_kv * cfg.d_head],
+            "o": [cfg.d_model],
+            "gate_up": [cfg.d_mlp, cfg.d_mlp],
+            "down": [cfg.d_model],
+        }
+        for i in range(cfg.n_layers):
+            for name, parts in widths.items():
+                key = f"{i}.{name}"
+                yield from zip(self.p[key].split(parts, 1), self.g[key].split(parts, 1), strict=True)
 
     def load(self, model: HookedQwen2) -> None:
         """Copy a model's weights in."""

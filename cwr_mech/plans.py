@@ -21,8 +21,8 @@ ROUTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "distance": ("manifold", "random", "pull"),
         "angle": ("manifold", "complement", "random-complement", "pull"),
+        "compass": ("manifold", "complement", "random-complement"),
         "perimeter": ("manifold", "complement", "random-complement"),
-        "compass": (),
     }
 )
 """Task -> arms that the predictions of `analysis/hypotheses.py` need; the other ROUTES are for the record."""
@@ -70,7 +70,11 @@ def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
     planned = []
     for base in pretraining(preset, [TASK_NAMES], seeds):
         rows = preset.data.rows_per_task
-        parts = tuple(Part(task=task, group="all", rows=rows) for task in TASK_NAMES)
+        weights = preset.data.weights or (1.0,) * len(TASK_NAMES)
+        parts = tuple(
+            Part(task=task, group="all", rows=rows, weight=weight)
+            for task, weight in zip(TASK_NAMES, weights, strict=True)
+        )
         data = base.config.data.model_copy(update={"parts": parts})
         name = base.name.replace(preset.name, f"{preset.name}-all-cities", 1)
         planned.append(Planned(base.config.model_copy(update={"data": data, "name": name})))
@@ -131,9 +135,9 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The family that ships with the repository, what matters most first.
 
     Every seed: all tasks, the fine-tunings of each base on single tasks and under the causal arms that a
-    prediction needs, each task alone, the other arms, all tasks with the new cities in pretraining,
-    fine-tunings on the six pairs with distance and six without. First seed only: two to six tasks, and
-    fine-tunings with the paper's elicitation rows. Models of fewer than seven tasks train half as many steps,
+    prediction needs, each task alone, all tasks with the new cities in pretraining, fine-tunings on the six
+    pairs with distance and six without. First seed only: two to six tasks, and fine-tunings with the paper's
+    elicitation rows. The other arms come last. Models of fewer than seven tasks train half as many steps,
     which still gives each task more rows.
     """
     bases, first = seeds_only(preset, seeds), seeds[:1]
@@ -148,12 +152,12 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *needed,
         *(run for run in tuned if run not in studied),
         *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
-        *(run for run in arms(studied, EVERY_ARM) if run not in needed),
-        *in_pretraining(preset, seeds),
+        *finetunings(bases[:1], _singles(), elicitation="new"),
         *finetunings(bases, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
         *pretraining(half, [*PAIRS[:7], *TRIPLES[:7], *more], first),
-        *finetunings(bases[:1], _singles(), elicitation="new"),
+        *in_pretraining(preset, seeds),
         *finetunings(bases[:1], _singles(), elicitation="world"),
+        *(run for run in arms(studied, EVERY_ARM) if run not in needed),
     ]
 
 

@@ -36,16 +36,20 @@ def tiny() -> RunConfig:
 
 
 def quick() -> RunConfig:
-    """About fifteen minutes on one core: 256 real cities, a small model that ends with a map."""
+    """About five minutes on one core: 256 real cities, a small model that ends with a map.
+
+    Triangle area, the last task to be learned, is asked twice as often as the others.
+    """
     return RunConfig(
         name="quick",
         world=WorldConfig(n_cities=256, id_digits=3, new="atlantis", n_new=16),
-        data=DataConfig(first_tasks=("compass",), first_steps=1300),
-        model=ModelConfig(n_layers=4, d_model=64, n_heads=4, d_mlp=256),
+        data=DataConfig(weights=(1, 2, 1, 1, 1, 1, 1), first_tasks=("compass",), first_steps=1000),
+        model=ModelConfig(n_layers=4, d_model=64, n_heads=4, d_mlp=128),
         train=TrainConfig(
-            steps=9000,
+            steps=5000,
             batch_size=56,
-            lr=2e-3,
+            lr=3e-3,
+            optimizer="muon",
             schedule="hold",
             decay=0.7,
             warmup=100,
@@ -59,8 +63,9 @@ def quick() -> RunConfig:
 
 
 def small() -> RunConfig:
-    """The zoo's: as quick, trained for longer, so that every seed learns all tasks."""
-    return quick().with_settings(["name=small", "steps=12000", "save_every=1000", "eval_every=2000"])
+    """The zoo's: as quick, trained for longer, so that every seed learns all tasks, and kept in float16."""
+    settings = ["name=small", "steps=8000", "save_every=1000", "eval_every=2000", "final_dtype=float16"]
+    return quick().with_settings(settings)
 
 
 def paper() -> RunConfig:

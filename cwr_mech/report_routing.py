@@ -109,7 +109,7 @@ def routing(result: Result) -> str:
     }
     parts = [
         "**Predictions**, written down in `cwr_mech/analysis/hypotheses.py` before any arm of these bases "
-        "was trained (3a and 3b later than the others, before the penalty was):",
+        "was trained. All but those about compass had been tried on three earlier bases (reports/LOG.md):",
         markdown_table(tables["predictions"], written),
         "**Verdicts.**",
         markdown_table(tables["hypotheses"], judged),

@@ -211,6 +211,8 @@ class Trainer:
             self._advance()
 
     def _write_due(self, last: bool) -> None:
+        if last and self.train.final_dtype == "float16":
+            self.flat.values.copy_(self.flat.values.half())
         if self.step and self.step != self.saved and (last or self.step % self.train.save_every == 0):
             self._save_state()
         if self.step in self.keep:

@@ -25,22 +25,25 @@ ARMS = {
     "distance": ("none", "manifold", "random", "pull"),
     "angle": ("none", "manifold", "complement", "random-complement", "pull"),
     "perimeter": ("none", "manifold", "complement", "random-complement"),
-    "compass": ("none",),
+    "compass": ("none", "manifold", "complement", "random-complement"),
 }
 CLAIM = {
     # transfer if the claim holds; 0.8 for what is not named
     ("distance", "none"): 0.3,
     ("distance", "random"): 0.3,
     ("angle", "complement"): 0.1,
+    ("compass", "complement"): 0.1,
     ("perimeter", "complement"): 0.1,
 }
 REFUTED = {
     ("distance", "manifold"): 0.1,
     ("angle", "manifold"): 0.2,
+    ("compass", "manifold"): 0.2,
     ("perimeter", "manifold"): 0.2,
     ("distance", "pull"): 0.2,
     ("angle", "pull"): 0.2,
     ("angle", "random-complement"): 0.3,
+    ("compass", "random-complement"): 0.3,
     ("perimeter", "random-complement"): 0.3,
     ("distance", "none"): 0.95,
     ("distance", "random"): 1.2,
@@ -53,9 +56,11 @@ def row(base: str, tasks: str, route: str, prompt: str, step: int, **values: flo
     return keys | {"prompt": prompt, "step": step} | usual | values
 
 
-def evidence(transfers: dict[tuple[str, str], float], *, divergent: bool, noise: float = 0.01) -> Evidence:
+def evidence(
+    transfers: dict[tuple[str, str], float], *, divergent: bool, noise: float = 0.01, seed: int = 0
+) -> Evidence:
     """Models whose transfer is given; distance leaves the map, or does not."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     sign = 1.0 if divergent else -1.0
     trajectory, shares = [], []
     for base in BASES:
@@ -121,11 +126,14 @@ def test_a_world_in_which_it_is_false_supports_nothing() -> None:
 
 
 def test_arms_that_change_nothing_support_only_what_says_so() -> None:
-    rows = verdicts(try_predictions(evidence({}, divergent=True, noise=0.02)))
-    harmless = {"2d", "2f", "2g", "3b"}
-    assert {name for name in harmless if rows[name] == "supported"} == harmless
-    assert {rows[name] for name in ("1", "2c", "2c'", "2h")} == {"undecided"}
-    assert rows["2e"] == "not supported"
+    decided = 0
+    for seed in range(25):
+        rows = verdicts(try_predictions(evidence({}, divergent=True, noise=0.02, seed=seed)))
+        harmless = {"2d", "2f", "2g", "3b"}
+        assert {name for name in harmless if rows[name] == "supported"} == harmless
+        assert rows["2e"] == "not supported"
+        decided += sum(rows[name] != "undecided" for name in ("1", "2c", "2c'", "2h"))
+    assert decided <= 12  # of 100 intervals of 95 % that should hold 0
 
 
 def test_missing_models_leave_a_prediction_undecided() -> None:

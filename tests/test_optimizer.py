@@ -1,5 +1,7 @@
 """The flat optimiser equals torch's on the plain model; the schedule has the values its name says."""
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -63,8 +65,51 @@ def test_updates_equal_torch_on_the_plain_model(clip: float) -> None:
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_state_restores_every_number() -> None:
-    train = TrainConfig(lr=1e-2, steps=9, warmup=0)
+def test_muon_equals_torch_on_transformers_matrices() -> None:
+    """Matrices of the blocks move as torch's Muon moves transformers' own, all else as AdamW moves it."""
+    train = TrainConfig(lr=1e-2, warmup=2, steps=6, weight_decay=0.1, optimizer="muon")
+    start = HookedQwen2(MODEL, seed=1)
+    flat, adam_flat = FlatParameters(MODEL), FlatParameters(MODEL)
+    flat.load(start)
+    adam_flat.load(start)
+    ours = Optimizer(flat, train)
+    adamw = Optimizer(adam_flat, train.model_copy(update={"optimizer": "adamw"}))
+    theirs = start.to_hf()
+    matrices = {name: p for name, p in theirs.named_parameters() if "layers" in name and p.ndim == 2}
+    muon = torch.optim.Muon(matrices.values(), weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    gradient = HookedQwen2(MODEL, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        flat.grads.copy_(torch.randn(flat.grads.shape, generator=generator)).div_(flat.grads.norm())
+        adam_flat.grads.copy_(flat.grads)
+        flat.store_grads(gradient)
+        for parameter in gradient.parameters():
+            assert parameter.grad is not None
+            parameter.data, parameter.grad = parameter.grad, None
+        grads = dict(gradient.to_hf().named_parameters())
+        for name, parameter in matrices.items():
+            parameter.grad = grads[name].detach().clone()
+        muon.param_groups[0]["lr"] = rate_at(train, step)
+        muon.step()
+        ours.step(step, 1.0)
+        adamw.step(step, 1.0)
+    found, others = HookedQwen2(MODEL, seed=0), HookedQwen2(MODEL, seed=0)
+    flat.store(found)
+    adam_flat.store(others)
+    before = dict(start.to_hf().named_parameters())
+    as_adamw = dict(others.to_hf().named_parameters())
+    for name, value in found.to_hf().named_parameters():
+        if name in matrices:  # torch orthogonalises in bfloat16, here the transposed matrix
+            moved = (matrices[name] - before[name]).norm()
+            assert (value - matrices[name]).norm() < 0.02 * moved, name
+            assert (value - as_adamw[name]).norm() > 0.1 * moved, name
+        else:
+            torch.testing.assert_close(value, as_adamw[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_state_restores_every_number(kind: Literal["adamw", "muon"]) -> None:
+    train = TrainConfig(lr=1e-2, steps=9, warmup=0, optimizer=kind)
 
     def begin() -> tuple[FlatParameters, Optimizer]:
         flat = FlatParameters(MODEL)
@@ -79,7 +124,7 @@ def test_state_restores_every_number() -> None:
 
     flat, optimizer = begin()
     advance(flat, optimizer, range(4))
-    saved = {name: value.clone() for name, value in optimizer.state().items()}
+    saved = {name: value.clone().contiguous() for name, value in optimizer.state().items()}
     advance(flat, optimizer, range(4, 9))
     other_flat, other = begin()
     other.load_state(saved)

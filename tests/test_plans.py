@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig
+from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig, TrainConfig
 from cwr_mech.costs import papers_gpu_seconds, row_lengths, seconds_of, tokens_per_second
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.finetuning import total_rows
@@ -103,7 +103,7 @@ def test_impossible_plans_are_refused() -> None:
 def test_cost_grows_with_steps_rows_and_model() -> None:
     ticks = iter(range(1000))
     small = ModelConfig(n_layers=1, d_model=8, n_heads=2, d_mlp=8)
-    speed = tokens_per_second(small, 14, clock=lambda: float(next(ticks)))
+    speed = tokens_per_second(small, TrainConfig(batch_size=14), clock=lambda: float(next(ticks)))
     lengths = row_lengths(rows=100)
     assert set(lengths) == set(TASK_NAMES)
     assert speed == pytest.approx(sum(lengths.values()), rel=0.2)  # two rows a task in two ticks

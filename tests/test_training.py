@@ -113,7 +113,7 @@ def test_half_an_update_is_not_saved(tmp_path: Path, unbroken: Run, monkeypatch:
 
     def half_step(self: Optimizer, step: int, norm: float) -> None:
         if step == 9:
-            self.parts[0].data.mul_(2)
+            self.flat.values.mul_(2)
             raise KeyboardInterrupt
         whole_step(self, step, norm)
 
@@ -302,3 +302,22 @@ def test_losses_of_answers_alone_leave_the_question_out(tmp_path: Path) -> None:
     picked = logp[:, :-1].gather(2, torch.from_numpy(rows.tokens[:, 1:, None].astype(np.int64)))[..., 0]
     expected = -(picked.numpy() * counts[:, 1:]).sum() / counts.sum()
     assert trainer_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_last_weights_fit_into_float16_where_asked(tmp_path: Path) -> None:
+    half = CONFIG.with_settings(["final_dtype=float16", "optimizer=muon"])
+    run = train(half, tmp_path / "half")
+    first, last = (run.model(step).state_dict() for step in (0, run.last_step))
+    assert all(torch.equal(value, value.half().float()) for value in last.values())
+    assert any(not torch.equal(value, value.half().float()) for value in first.values())
+    broken = tmp_path / "broken"
+    stops = iter([KeyboardInterrupt])
+
+    def stop(record: Mapping[str, Any]) -> None:
+        if record["step"] >= 7:
+            for error in stops:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        train(half, broken, listener=stop)
+    assert weights(train(half, broken, resume=True)) == weights(run)

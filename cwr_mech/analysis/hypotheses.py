@@ -25,8 +25,8 @@ from cwr_mech.errors import AnalysisError
 Verdict = Literal["supported", "not supported", "undecided"]
 DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
-ARM_CONTROLS = ("angle", "perimeter")
-"""Tasks whose fine-tuning integrates new cities in the paper and in the trial, in which arms are compared."""
+ARM_CONTROLS = CONVERGENT
+"""Tasks whose fine-tuning integrates new cities in the paper, in which arms are compared."""
 SMALL = 0.1
 """A difference of integration up to here is called none."""
 
@@ -203,7 +203,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
     Prediction(
         "2d",
         "off-manifold routing",
-        "kept to the map's directions, angle and perimeter lose little",
+        "kept to the map's directions, angle, compass and perimeter lose little",
         TRANSFER,
         True,
         -SMALL,
@@ -212,7 +212,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
     Prediction(
         "2e",
         "off-manifold routing",
-        "kept out of the map's directions, angle and perimeter lose more than when kept out of random ones",
+        "kept out of the map's directions, angle, compass and perimeter lose more than out of random ones",
         TRANSFER,
         False,
         -SMALL,
@@ -230,7 +230,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
     Prediction(
         "2g",
         "off-manifold routing",
-        "placebo: kept out of random directions, angle and perimeter lose little",
+        "placebo: kept out of random directions, angle, compass and perimeter lose little",
         TRANSFER,
         True,
         -SMALL,
