@@ -126,14 +126,15 @@ def test_a_world_in_which_it_is_false_supports_nothing() -> None:
 
 
 def test_arms_that_change_nothing_support_only_what_says_so() -> None:
-    decided = 0
-    for seed in range(25):
-        rows = verdicts(try_predictions(evidence({}, divergent=True, noise=0.02, seed=seed)))
-        harmless = {"2d", "2f", "2g", "3b"}
-        assert {name for name in harmless if rows[name] == "supported"} == harmless
-        assert rows["2e"] == "not supported"
-        decided += sum(rows[name] != "undecided" for name in ("1", "2c", "2c'", "2h"))
-    assert decided <= 12  # of 100 intervals of 95 % that should hold 0
+    worlds = [
+        verdicts(try_predictions(evidence({}, divergent=True, noise=0.02, seed=seed))) for seed in range(25)
+    ]
+    harmless = [rows[name] for rows in worlds for name in ("2d", "2f", "2g", "3b")]
+    assert "not supported" not in harmless
+    assert harmless.count("supported") >= 85
+    assert {rows["2e"] for rows in worlds} == {"not supported"}
+    moved = [rows[name] for rows in worlds for name in ("1", "2c", "2c'", "2h")]
+    assert moved.count("undecided") >= 88  # of 100 intervals of 95 % that should hold 0
 
 
 def test_missing_models_leave_a_prediction_undecided() -> None:
