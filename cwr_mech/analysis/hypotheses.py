@@ -5,7 +5,7 @@ ln(error before / error of ordinary cities before), errors along the map. 0: as 
 ordinary cities were. *Transfer* is its mean over the prompts of tasks that were not trained. One number for
 each base model and prediction; base models are the units of every interval, never cities or questions.
 
-The hypothesis on trial says: distance is divergent; its updates leave the map (2a, 2b); therefore keeping
+The hypothesis on trial says: distance is divergent; its updates leave the map (2a, 2a', 2b); therefore keeping
 them on the map repairs transfer (2c), while convergent tasks live on the map: they lose nothing on it (2d)
 and everything without it (2e); random subspaces of equal rank do neither (2f, 2g). If what the map's
 directions do for distance (2c), random ones do as well, it is not the map that matters. The reviewers of the
@@ -92,6 +92,18 @@ class Evidence:
         ends = self.ends(base, tasks, route).values()
         return float(np.mean([end["cka_new"] for _, end in ends])) if ends else None
 
+    def moved(self, base: str, tasks: str, route: str = "none") -> float | None:
+        """Share of new cities' displacement over a whole fine-tuning inside the directions of the base's map, in
+        the trained prompts, beyond that of random directions with the activations' covariance.
+        """
+        ends = self.ends(base, tasks, route)
+        found = [
+            end["moved_new"] - end["moved_new_like"]
+            for prompt, (_, end) in ends.items()
+            if prompt in tasks.split("+") and end.get("moved_new") is not None
+        ]
+        return float(np.mean(found)) if found else None
+
     def share(self, base: str, task: str) -> float | None:
         """Share of an Adam step on new cities inside the map's directions, where the base's map is clearest,
         beyond that of random directions with the activations' covariance.
@@ -172,6 +184,16 @@ PREDICTIONS: tuple[Prediction, ...] = (
         False,
         0.0,
         _against(lambda evidence, base, task: evidence.share(base, task)),
+    ),
+    Prediction(
+        "2a'",
+        "off-manifold routing",
+        "what a whole fine-tuning on distance does to new cities lies less in the map's directions than what "
+        "the others do",
+        "difference of shares, beyond random directions like the activations",
+        False,
+        0.0,
+        _against(lambda evidence, base, task: evidence.moved(base, task)),
     ),
     Prediction(
         "2b",
@@ -327,6 +349,6 @@ def overall(rows: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> tuple[V
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "distance is divergent": ("1",),
-    "off-manifold routing": ("2a", "2b", "2c", "2d", "2e"),
+    "off-manifold routing": ("2a", "2a'", "2b", "2c", "2d", "2e"),
 }
 """Hypothesis -> the predictions it stands or falls with."""

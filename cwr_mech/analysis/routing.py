@@ -136,21 +136,32 @@ def shares(
     rank = ground.whole.bases["manifold"].rank
     found = []
     for kind in BASES:
-        if kind in ("own", "others"):
-            measured = _crossed(field.updates, others, kind, rank, rng)
-            in_sample = None
-        else:
-            pieces = [
-                energy(part.updates, space.columns(kind, part.xy))
-                for part, space in ground.parts(field, half)
-            ]
-            measured = (_joined(pieces), 2 if kind in ("probe", "tangent") else rank)
-            whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
-            in_sample = None if half is None else whole
-        if measured is None:
-            continue
-        found.append(_row(kind, *measured, in_sample, field, ground, rng))
+        if kind not in ("own", "others"):
+            found.append(_fitted(kind, field, ground, half, rng))
+        elif measured := _crossed(field.updates, others, kind, rank, rng):
+            found.append(_row(kind, *measured, None, field, ground, rng))
     return found
+
+
+def manifold_share(
+    field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The row of `shares` for the manifold's directions alone."""
+    return _fitted("manifold", field, ground, half, rng)
+
+
+def _fitted(
+    kind: str,
+    field: Field,
+    ground: Ground,
+    half: Bool[np.ndarray, "city"] | None,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """The share in a basis that was fitted on old cities."""
+    pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)]
+    rank = 2 if kind in ("probe", "tangent") else ground.whole.bases["manifold"].rank
+    whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
+    return _row(kind, _joined(pieces), rank, None if half is None else whole, field, ground, rng)
 
 
 def _joined(pieces: Sequence[Energy]) -> Energy:

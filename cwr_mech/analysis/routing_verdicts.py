@@ -28,6 +28,7 @@ NULLS: Mapping[str, str] = MappingProxyType(
     {
         "1": "the other tasks, same base",
         "2a": "the other tasks; random directions with the activations' covariance are taken off",
+        "2a'": "the other tasks; random directions with the activations' covariance are taken off",
         "2b": "the other tasks, same base",
         "2c": "random directions (placebo)",
         "2e": "random directions (placebo)",
