@@ -8,6 +8,7 @@ import typer
 from .options import Finetuned, Report
 
 if TYPE_CHECKING:
+    from cwr_mech.analysis.displacement import Origin
     from cwr_mech.analysis.trajectories import Spot
     from cwr_mech.runs import Run
 
@@ -49,6 +50,7 @@ def command(
     inputs = {run.folder.as_posix(): run.sha256() for run in tuned}
     before, spots = saved(report_folder(name) / "results" / "trajectory.json", params, inputs)
     starts: dict[tuple[str, str], Row] = {}
+    origins: dict[tuple[str, str], Origin] = {}
     rows = []
     with progress("placing", len(tuned), "models") as advance:
         for run in tuned:
@@ -59,7 +61,7 @@ def command(
                     spots[key] = clearest(parent_of(run).model(), run.world(), task)
             if run.name not in before:
                 here = [spots[str(run.parent), task] for task in asked or own]
-                before[run.name] = way(run, here, starts, last, seed)
+                before[run.name] = way(run, here, starts, origins, last, seed)
             rows += before[run.name]
             for row in before[run.name]:  # fine-tunings of one base start from the same weights
                 if row["step"] == run.steps[0]:
@@ -94,12 +96,20 @@ def command(
 
 
 def way(
-    run: "Run", spots: "list[Spot]", starts: dict[tuple[str, str], Row], last: bool, seed: int
+    run: "Run",
+    spots: "list[Spot]",
+    starts: dict[tuple[str, str], Row],
+    origins: "dict[tuple[str, str], Origin]",
+    last: bool,
+    seed: int,
 ) -> list[Row]:
-    """Rows of a fine-tuned run. `starts`: rows already known, by the digest of the weights and the prompt."""
+    """Rows of a fine-tuned run. `starts` and `origins`: what is already known of the weights it started from,
+    by their digest and the prompt; origins that are missing are added.
+    """
     from functools import partial
 
-    from cwr_mech.analysis.trajectories import trajectory
+    from cwr_mech.analysis.displacement import Origin
+    from cwr_mech.analysis.trajectories import read, trajectory
     from cwr_mech.finetuning import arm_of
 
     own, world = run.config.data.tasks, run.world()
@@ -108,11 +118,16 @@ def way(
     first, *later = run.steps
     models = {step: partial(run.model, step) for step in run.steps}
     rows = []
+    here: dict[str, Origin] = {}
     for spot in spots:
-        known = starts.get((run.sha256(first), spot.task))
+        key = run.sha256(first), spot.task
+        known = starts.get(key)
         rows += [known] if known else trajectory({first: models[first]}, world, [spot], seed=seed)
+        if key not in origins:
+            origins[key] = Origin.fit(read(models[first](), world, spot), world, seed)
+        here[spot.task] = origins[key]
     followed = {step: models[step] for step in (later[-1:] if last else later)}
-    rows += trajectory(followed, world, spots, followed=own, seed=seed)
+    rows += trajectory(followed, world, spots, origins=here, followed=own, seed=seed)
     return [dict(zip(ABOUT, values, strict=True)) | row for row in rows]
 
 

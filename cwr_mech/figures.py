@@ -27,6 +27,7 @@ from cwr_mech.figures_routing import (
     conflict_figure,
     directions_figure,
     subspace_figure,
+    sums_figure,
     ways_figure,
 )
 from cwr_mech.figures_similarity import groups_figure, matrices_figure, references_figure
@@ -99,6 +100,7 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
         "routing": (
             Plot("arms", "Arms side by side", arms_figure),
             Plot("ways", "Ways of new cities, on the map and off it", ways_figure),
+            Plot("sums", "All displacement so far, in the map's directions", sums_figure),
         ),
     }
 )

@@ -1,5 +1,7 @@
 """Figures of where updates go: shares in the map's directions, and movement towards the true place."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -195,6 +197,62 @@ def ways_figure(result: Result) -> Figure:
 
     Reads table `paths` {set, route, step, along_new, along_old, off_new, off_old}; values `n_bases`.
     """
+
+    def panel(ax: Axes, ways: Mapping[str, list[Row]]) -> None:
+        for route, rows in ways.items():
+            colour, marker = ARM_LOOKS[route]
+            x, y = floats([r["off_new"] for r in rows]), floats([r["along_new"] for r in rows])
+            ax.plot(x, y, color=colour, lw=1)
+            ax.plot(x[-1:], y[-1:], marker, color=colour, label=route, clip_on=False)
+            ax.plot([rows[-1]["off_old"]], [rows[-1]["along_old"]], "+", color="#666666", ms=9)
+        ax.set_ylim(0, None)
+
+    return _by_task(
+        result,
+        panel,
+        ("distance off the map", "error along the map (0.1°)"),
+        f"New cities in the trained prompt, mean over {result.values['n_bases']} base models, from before "
+        "fine-tuning (top) to its end (marker). Cross: ordinary cities at the end. Distance off the map in "
+        "units of the median ordinary city.",
+    )
+
+
+def sums_figure(result: Result) -> Figure:
+    """Share of new cities' whole displacement so far in the map's directions, against steps, one line an arm.
+
+    Reads table `paths` {set, route, step, moved_new, moved_new_null, moved_new_like}; values `n_bases`.
+    """
+
+    def panel(ax: Axes, ways: Mapping[str, list[Row]]) -> None:
+        for route, rows in ways.items():
+            colour, marker = ARM_LOOKS[route]
+            moved = [row for row in rows if row.get("moved_new") is not None]
+            x = [row["step"] for row in moved]
+            ax.plot(x, floats([r["moved_new"] for r in moved]), color=colour, lw=1)
+            ax.plot(x[-1:], floats([r["moved_new"] for r in moved[-1:]]), marker, color=colour, label=route)
+            if route == "none":
+                ax.plot(x, floats([r["moved_new_like"] for r in moved]), color=BASELINE, ls="--", lw=1)
+                ax.plot(x, floats([r["moved_new_null"] for r in moved]), color=BASELINE, ls=":", lw=1)
+        ax.set_xscale("log")
+        ax.set_ylim(0, 1)
+
+    return _by_task(
+        result,
+        panel,
+        ("step", "share in the map's directions"),
+        "Displacement of new cities from where they stood before fine-tuning, trained prompt, mean over "
+        f"{result.values['n_bases']} base models; directions of the base's map. Dashed: random directions "
+        "with the activations' covariance, dotted: random ones, for the untouched fine-tuning.",
+    )
+
+
+def _by_task(
+    result: Result,
+    panel: Callable[[Axes, Mapping[str, list[Row]]], None],
+    labels: tuple[str, str],
+    words: str,
+) -> Figure:
+    """A panel for each trained set, drawn by `panel(axes, arm -> rows by step)`, with one legend of arms."""
     table = result.tables["paths"]
     sets = list(dict.fromkeys(row["set"] for row in table))
     columns = min(4, len(sets))
@@ -205,31 +263,18 @@ def ways_figure(result: Result) -> Figure:
         if index >= len(sets):
             ax.set_axis_off()
             continue
-        for route, (colour, marker) in ARM_LOOKS.items():
-            rows = sorted(
-                (r for r in table if (r["set"], r["route"]) == (sets[index], route)), key=lambda r: r["step"]
-            )
-            if not rows:
-                continue
-            x, y = floats([r["off_new"] for r in rows]), floats([r["along_new"] for r in rows])
-            ax.plot(x, y, color=colour, lw=1)
-            ax.plot(x[-1:], y[-1:], marker, color=colour, label=route, clip_on=False)
-            ax.plot([rows[-1]["off_old"]], [rows[-1]["along_old"]], "+", color="#666666", ms=9)
+        mine = sorted((row for row in table if row["set"] == sets[index]), key=lambda row: row["step"])
+        routes = [route for route in ARM_LOOKS if any(row["route"] == route for row in mine)]
+        panel(ax, {route: [row for row in mine if row["route"] == route] for route in routes})
         ax.set_title(sets[index])
         if index % columns == 0:
-            ax.set_ylabel("error along the map (0.1°)")
+            ax.set_ylabel(labels[1])
         if index // columns == lines - 1:
-            ax.set_xlabel("distance off the map")
-        ax.set_ylim(0, None)
+            ax.set_xlabel(labels[0])
     shown = {line.get_label(): line for ax in grid.ravel() for line in ax.get_lines()}
     present = [route for route in ARM_LOOKS if route in shown]
     figure.legend([shown[route] for route in present], present, loc="outside right center")
-    caption(
-        figure,
-        f"New cities in the trained prompt, mean over {result.values['n_bases']} base models, from before "
-        "fine-tuning (top) to its end (marker). Cross: ordinary cities at the end. Distance off the map in "
-        "units of the median ordinary city.",
-    )
+    caption(figure, words)
     return figure
 
 

@@ -105,6 +105,8 @@ def routing(result: Result) -> str:
         "off": "distance off",
         "off_range": "95 %",
         "similar": "CKA with the map",
+        "moved": "of the displacement, in the map's directions",
+        "moved_like": "random, like activations",
         "retained": "error of ordinary cities, times before",
     }
     parts = [
@@ -176,6 +178,9 @@ def trajectory(result: Result) -> str:
         "along_new": "along, new",
         "along_old": "along, ordinary",
         "off_new": "off, new",
+        "moved_new": "moved in the map's directions, new",
+        "moved_new_like": "random, like activations",
+        "moved_old": "ordinary",
         "probe_new": "probe, new",
         "probe_old": "probe, ordinary",
     }

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cwr_mech.activations import ActivationStore, activations_path
+from cwr_mech.analysis.displacement import Origin
 from cwr_mech.analysis.items import choose_hooks
 from cwr_mech.analysis.models import gain
 from cwr_mech.analysis.probe_survey import probe_result
-from cwr_mech.analysis.trajectories import Spot, clearest, trajectory
+from cwr_mech.analysis.trajectories import Spot, clearest, read, trajectory
 from cwr_mech.analysis.transfer import Base, Tuned, transfer
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.config import TASK_NAMES
@@ -140,12 +141,17 @@ def places_result(
     the base. All seven prompts, each read where the base's map is clearest.
     """
     spots: dict[str, list[Spot]] = {}
+    before: dict[str, dict[str, Origin]] = {}
     starts: dict[str, list[Row]] = {}
     rows: list[Row] = []
     for model in models:
         base, world = bases[str(model.parent)], model.world()
         if base.name not in spots:
-            spots[base.name] = [clearest(base.model(), world, task) for task in TASK_NAMES]
+            start = base.model()
+            spots[base.name] = [clearest(start, world, task) for task in TASK_NAMES]
+            before[base.name] = {
+                spot.task: Origin.fit(read(start, world, spot), world) for spot in spots[base.name]
+            }
             starts[base.name] = trajectory({0: base.model}, world, spots[base.name])
         about: dict[str, Any] = {
             "run": model.name,
@@ -154,7 +160,7 @@ def places_result(
             "arm": arm_of(model.config),
             "route": model.config.route.suffix.removeprefix("-") or "none",
         }
-        ends = trajectory({model.last_step: model.model}, world, spots[base.name])
+        ends = trajectory({model.last_step: model.model}, world, spots[base.name], origins=before[base.name])
         rows += [about | row for row in [*starts[base.name], *ends]]
         advance(1)
     return Result(

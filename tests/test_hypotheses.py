@@ -69,15 +69,16 @@ def evidence(
                 share = transfers.get((tasks, route), 0.8) + noise * rng.standard_normal()
                 off = 1.5 + sign * 0.5 * (tasks == "distance") + noise * rng.standard_normal()
                 similar = 0.5 + sign * 0.3 * (route == "pull") + noise * rng.standard_normal()
+                moved = 0.7 - sign * 0.3 * (tasks == "distance") + noise * rng.standard_normal()
                 for prompt in PROMPTS:
                     # The trained prompt is put in its place whatever the transfer, and must not count.
                     done = 1.0 if prompt == tasks else share
                     end = BEFORE * (ORDINARY / BEFORE) ** done
                     trajectory.append(row(base, tasks, route, prompt, 0))
                     trajectory.append(row(base, tasks, route, prompt, 50, along_new=BEFORE / 2))
-                    trajectory.append(
-                        row(base, tasks, route, prompt, 99, along_new=end, off_new=off, cka_new=similar)
-                    )
+                    ends = {"along_new": end, "off_new": off, "cka_new": similar}
+                    ends |= {"moved_new": moved, "moved_new_like": 0.1}
+                    trajectory.append(row(base, tasks, route, prompt, 99, **ends))
         for task in PROMPTS:
             value = 0.7 - sign * 0.3 * (task == "distance") + noise * rng.standard_normal()
             step = {"run": base, "task": task, "update": "adam", "group": "new", "basis": "manifold"}

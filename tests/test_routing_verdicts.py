@@ -27,6 +27,8 @@ def row(base: str, tasks: str, route: str, prompt: str, step: int, share: float)
         "off_new": 2.0 - share,
         "off_old": 1.0,
         "cka_new": share,
+        "moved_new": None if step == 0 else 0.3 + share,
+        "moved_new_like": None if step == 0 else 0.2,
     }
 
 
@@ -77,6 +79,7 @@ def test_every_prediction_is_tried_on_every_base() -> None:
     assert tried["1"]["effect"] == pytest.approx(-0.4)
     assert tried["2c"]["null"] == "random directions (placebo)"
     assert tried["2a"]["effect"] == pytest.approx(0)
+    assert tried["2a'"]["effect"] == pytest.approx(-0.4)
     assert result.tables["missing"] == []
     assert result.values["n_models"] == 2 * sum(1 + len(arms) for arms in ROUTED.values())
 
@@ -105,9 +108,11 @@ def test_arms_and_paths_are_means_over_bases() -> None:
     assert arm["transfer_lo"] < arm["transfer"] < arm["transfer_hi"]
     assert arm["similar"] == pytest.approx(0.605 + 0.1 / 4)
     assert arm["retained"] == pytest.approx(1)
+    assert (arm["moved"], arm["moved_like"]) == (pytest.approx(1.005), pytest.approx(0.2))
     path = [r for r in tables["paths"] if (r["set"], r["route"]) == ("angle", "manifold")]
     assert [(r["step"], r["models"]) for r in path] == [(0, 2), (9, 2)]
     assert path[0]["along_new"] == pytest.approx(1000)
+    assert (path[0]["moved_new"], path[1]["moved_new"]) == (None, pytest.approx(1.005))
 
 
 def test_transfer_between_single_tasks_as_a_matrix() -> None:
@@ -131,6 +136,6 @@ def test_the_papers_hypotheses_have_effect_null_verdict_and_reason(tmp_path: Any
     assert rows[-1]["effect"] == "with distance r = 0.91; without distance r = 0.48"
     text = routing(result)
     assert text.index("**Predictions**") < text.index("**Verdicts.**") < text.index("**What came**")
-    assert len(draw(result, tmp_path, "routing")) == 2
+    assert len(draw(result, tmp_path, "routing")) == 3
     with pytest.raises(AnalysisError, match="placed on the map"):
         routing_result({"s": subspace("b0")}, {}, "")

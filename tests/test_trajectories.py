@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cwr_mech.analysis import trajectories
-from cwr_mech.analysis.trajectories import Spot, clearest, placed, trajectory
+from cwr_mech.analysis.displacement import Origin, displaced
+from cwr_mech.analysis.trajectories import Spot, clearest, placed, read, trajectory
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model import HookedQwen2
@@ -114,3 +115,39 @@ def test_followed_prompts_are_read_everywhere_and_others_at_the_end() -> None:
     assert again == rows[2:]  # what a checkpoint shows does not depend on the others asked for
     with pytest.raises(AnalysisError, match="no new cities"):
         trajectory(steps, load_world(WorldConfig(n_cities=60)), spots)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_planted_share_of_the_displacement_is_recovered(share: float) -> None:
+    rng = np.random.default_rng(0)
+    mix = np.linalg.qr(rng.standard_normal((P, P)))[0]  # as in `activations`: the first two carry the places
+    x, noise = activations("misplaced"), rng.standard_normal((world().n, P))
+    inside, outside = noise[:, :2] @ mix[:2] / np.sqrt(2), noise[:, 4:] @ mix[4:] / np.sqrt(P - 4)
+    after = x + 0.5 * (np.sqrt(share) * inside + np.sqrt(1 - share) * outside)
+    found = displaced(Origin.fit(x, world()), after, world(), np.random.default_rng(2))
+    for group in ("new", "old"):
+        value, low, high = (found[f"moved_{group}{end}"] for end in ("", "_lo", "_hi"))
+        assert low - 0.02 <= share <= high + 0.02
+        assert abs(value - share) < 0.1
+        assert 0.1 < found[f"moved_{group}_null"] < 0.3  # three or four of sixteen directions
+        assert found[f"moved_{group}_like"] == pytest.approx(share, abs=0.15)  # as cities vary: on the map
+    turn = np.linalg.qr(np.random.default_rng(9).standard_normal((P, P)))[0]
+    turned = displaced(Origin.fit(x @ turn, world()), after @ turn, world(), np.random.default_rng(2))
+    assert turned["moved_new"] == pytest.approx(found["moved_new"], abs=1e-6)
+
+
+def test_displacements_are_told_from_the_origin_and_only_where_there_is_one() -> None:
+    spots = [Spot("distance", 1, "last_digit", 0.5), Spot("angle", 0, "delimiter", 0.5)]
+    origin = {"distance": Origin.fit(read(model(0), world(), spots[0]), world())}
+    (plain, other), (first, second) = (
+        trajectory({9: lambda: model(1)}, world(), spots, origins=given) for given in ({}, origin)
+    )
+    assert second == other
+    moved = {key for key in first if key.startswith("moved_")}
+    assert {plain[key] for key in moved} == {None}
+    assert {key: first[key] for key in plain if key not in moved} == {
+        key: value for key, value in plain.items() if key not in moved
+    }
+    assert 0 < first["moved_new"] < 1
+    unmoved = trajectory({0: lambda: model(0)}, world(), spots[:1], origins=origin)
+    assert {unmoved[0][key] for key in moved} == {None}

@@ -5,9 +5,9 @@ ln(error before / error of ordinary cities before), errors along the map. 0: as 
 ordinary cities were. *Transfer* is its mean over the prompts of tasks that were not trained. One number for
 each base model and prediction; base models are the units of every interval, never cities or questions.
 
-The hypothesis on trial says: distance is divergent; its updates leave the map (2a, 2a', 2b); therefore keeping
-them on the map repairs transfer (2c), while convergent tasks live on the map: they lose nothing on it (2d)
-and everything without it (2e); random subspaces of equal rank do neither (2f, 2g). If what the map's
+The hypothesis on trial says: distance is divergent; its updates leave the map (2a, 2a', 2b); therefore
+keeping them on the map repairs transfer (2c), while convergent tasks live on the map: they lose nothing on it
+(2d) and everything without it (2e); random subspaces of equal rank do neither (2f, 2g). If what the map's
 directions do for distance (2c), random ones do as well, it is not the map that matters. The reviewers of the
 paper asked what raising similarity by force does: the arm `pull` (2h, 3a, 3b).
 """
@@ -93,16 +93,20 @@ class Evidence:
         return float(np.mean([end["cka_new"] for _, end in ends])) if ends else None
 
     def moved(self, base: str, tasks: str, route: str = "none") -> float | None:
-        """Share of new cities' displacement over a whole fine-tuning inside the directions of the base's map, in
-        the trained prompts, beyond that of random directions with the activations' covariance.
+        """Share of new cities' displacement over a whole fine-tuning inside the directions of the base's map,
+        in the trained prompts, beyond that of random directions with the activations' covariance.
         """
-        ends = self.ends(base, tasks, route)
+        share, like = (self.trained_end(base, tasks, route, key) for key in ("moved_new", "moved_new_like"))
+        return _difference(share, like)
+
+    def trained_end(self, base: str, tasks: str, route: str, column: str) -> float | None:
+        """Mean over the trained prompts of a column at the end; None where it is missing."""
         found = [
-            end["moved_new"] - end["moved_new_like"]
-            for prompt, (_, end) in ends.items()
-            if prompt in tasks.split("+") and end.get("moved_new") is not None
+            end.get(column)
+            for prompt, (_, end) in self.ends(base, tasks, route).items()
+            if prompt in tasks.split("+")
         ]
-        return float(np.mean(found)) if found else None
+        return _mean(found) if found else None
 
     def share(self, base: str, task: str) -> float | None:
         """Share of an Adam step on new cities inside the map's directions, where the base's map is clearest,

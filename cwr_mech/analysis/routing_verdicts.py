@@ -35,6 +35,10 @@ NULLS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What a prediction's difference is against, where it is not the same fine-tuning untouched."""
+PATH_COLUMNS = (
+    *("along_new", "along_old", "off_new", "off_old"),
+    *("moved_new", "moved_new_null", "moved_new_like", "moved_old"),
+)
 
 
 def routing_result(results: Mapping[str, Result], inputs: Mapping[str, str], command: str) -> Result:
@@ -188,7 +192,8 @@ def _published_hypothesis() -> Row:
 
 def model_rows(found: Evidence) -> list[Row]:
     """One row for each fine-tuned model: integration in trained and in other prompts, distance off the map,
-    similarity with it, and what became of ordinary cities.
+    similarity with it, how much of the new cities' displacement lies in its directions (and in random ones
+    like the activations), and what became of ordinary cities.
     """
     models = dict.fromkeys((str(r["base"]), str(r["set"]), str(r["route"])) for r in found.trajectory)
     rows = []
@@ -205,6 +210,8 @@ def model_rows(found: Evidence) -> list[Row]:
                 "transfer": float(np.mean(other)) if other else None,
                 "off": found.off(base, tasks, route),
                 "similar": found.similarity(base, tasks, route),
+                "moved": found.trained_end(base, tasks, route, "moved_new"),
+                "moved_like": found.trained_end(base, tasks, route, "moved_new_like"),
                 "retained": _mean(end["along_old"] / start["along_old"] for start, end in ends.values()),
             }
         )
@@ -218,7 +225,7 @@ def arm_rows(found: Evidence) -> list[Row]:
     for tasks, route in dict.fromkeys((row["set"], row["route"]) for row in models):
         mine = [row for row in models if (row["set"], row["route"]) == (tasks, route)]
         row: Row = {"set": tasks, "route": route, "models": len(mine)}
-        for column in ("own", "transfer", "off", "similar", "retained"):
+        for column in ("own", "transfer", "off", "similar", "moved", "moved_like", "retained"):
             values = np.array([one[column] for one in mine if one[column] is not None], dtype=np.float64)
             if len(values):
                 interval = mean_interval(values)
@@ -230,15 +237,17 @@ def arm_rows(found: Evidence) -> list[Row]:
 
 
 def path_rows(found: Evidence) -> list[Row]:
-    """Mean way of new cities over bases: along the map and off it at each step, in the trained prompt."""
+    """Mean way of new cities over bases at each step, in the trained prompt: along the map and off it, and
+    the share of all displacement so far in the map's directions.
+    """
     chosen = [row for row in found.trajectory if row["prompt"] in str(row["set"]).split("+")]
     keys = dict.fromkeys((str(r["set"]), str(r["route"]), int(r["step"])) for r in chosen)
     rows = []
     for tasks, route, step in keys:
         mine = [r for r in chosen if (r["set"], r["route"], r["step"]) == (tasks, route, step)]
         row: Row = {"set": tasks, "route": route, "step": step, "models": len(mine)}
-        for column in ("along_new", "along_old", "off_new", "off_old"):
-            row[column] = _mean(one[column] for one in mine)
+        for column in PATH_COLUMNS:
+            row[column] = _mean(one.get(column) for one in mine)
         rows.append(row)
     return rows
 

@@ -7,6 +7,7 @@ place in the model is read for each prompt: where the map of the base is cleares
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations import hook_of
+from cwr_mech.analysis.displacement import Origin, displaced
 from cwr_mech.analysis.manifold import fit_manifold
 from cwr_mech.analysis.placement import place_all
 from cwr_mech.analysis.probes import place_errors, random_folds
@@ -107,18 +109,25 @@ def placed(
     }
 
 
+def read(model: HookedQwen2, world: World, spot: Spot) -> Float[np.ndarray, "city d_model"]:
+    """Activations of all cities at a spot."""
+    return Reader(spot.task, world.ids, spot.site, world.config.id_digits).read(model)[spot.layer + 1]
+
+
 def trajectory(
     models: Mapping[int, Callable[[], HookedQwen2]],
     world: World,
     spots: Sequence[Spot],
     *,
+    origins: Mapping[str, Origin] = MappingProxyType({}),
     followed: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows of `placed` for checkpoints (step -> loader) and spots.
 
-    `followed` names the prompts that are read at every checkpoint (all by default), the others are read at
-    the last one only. Raises AnalysisError for a world without new cities.
+    `origins`: prompt -> where cities stood before, for the columns of `displaced`. `followed` names the prompts
+    that are read at every checkpoint (all by default), the others are read at the last one only.
+    Raises AnalysisError for a world without new cities.
     """
     if not len(world.new()):
         raise AnalysisError("this world has no new cities: there is no way of theirs to follow")
@@ -133,8 +142,9 @@ def trajectory(
             continue
         model = load()
         for index, spot in here:
-            x = Reader(spot.task, world.ids, spot.site, world.config.id_digits).read(model)[spot.layer + 1]
+            x = read(model, world, spot)
             rng = np.random.default_rng(np.random.SeedSequence([seed, step, index]))
             place = {"step": step, "prompt": spot.task, "layer": spot.layer, "site": spot.site}
-            rows.append(place | placed(x, world, rng))
+            place |= placed(x, world, rng)
+            rows.append(place | displaced(origins.get(spot.task), x, world, rng))
     return rows
