@@ -125,7 +125,7 @@ def trajectory(
 ) -> list[dict[str, Any]]:
     """Rows of `placed` for checkpoints (step -> loader) and spots.
 
-    `origins`: prompt -> where cities stood before, for the columns of `displaced`. `followed` names the prompts
+    `origins`: prompt -> where cities stood before, for the columns of `displaced`. `followed`: the prompts
     that are read at every checkpoint (all by default), the others are read at the last one only.
     Raises AnalysisError for a world without new cities.
     """
