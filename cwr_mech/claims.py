@@ -71,7 +71,8 @@ class Saved:
             return [row for result in chosen for row in result.tables.get(table, [])]
 
         self.models = rows("zoo", "models")
-        self.tasks_of = {row["run"]: tuple(row["tasks"].split("+")) for row in self.models}
+        self.compared = rows("similarity", "models")
+        self.tasks_of = {row["run"]: tuple(row["tasks"].split("+")) for row in [*self.compared, *self.models]}
         self.bases = {row["run"]: row["base"] for row in self.models}
         self.scores, self.maps = rows("zoo", "scores"), rows("maps", "layers")
         self.new, self.pairs = rows("maps", "new"), rows("similarity", "pairs")

@@ -5,7 +5,7 @@ the published correlation, and within each asked task, since some tasks are easy
 that share a task are not independent, so p relabels the tasks (Mantel) on symmetrised transfer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +30,7 @@ def relation_result(saved: Saved, inputs: Mapping[str, str], command: str) -> Re
     Table `correlations`: similarity "published" or "own", transfer "published" or "here", over the tasks for
     which all is known.
     """
-    own, here = own_similarity(saved), own_transfer(saved)
+    own, here = own_similarity(saved, saved.alone()), own_transfer(saved)
     combinations = (
         ("published", matrix("cka"), "published", matrix("transfer")),
         ("published", matrix("cka"), "here", here),
@@ -90,10 +90,10 @@ def known_tasks(similarity: TaskMatrix, transfer: TaskMatrix, leave_out: tuple[s
     return kept
 
 
-def own_similarity(saved: Saved) -> TaskMatrix:
-    """CKA between single-task models here, mean over pairs of models; NaN without any."""
+def own_similarity(saved: Saved, runs: Sequence[str]) -> TaskMatrix:
+    """CKA between the models `runs` of one task each, mean over pairs of models; NaN without any."""
     found = np.full((len(TASK_NAMES), len(TASK_NAMES)), np.nan)
-    for pair, value in saved.single_task_pairs(saved.alone(), CKA).items():
+    for pair, value in saved.single_task_pairs(runs, CKA).items():
         i, j = (TASK_NAMES.index(task) for task in pair)
         found[i, j] = found[j, i] = value
     return found

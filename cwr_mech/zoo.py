@@ -126,7 +126,9 @@ def add(
         raise ArtifactExists(f"the zoo has a model '{target.name}' already", "replace it with --force")
     exact = run.model()
     texts, scores = answers(exact, run, n=n, advance=advance)
-    differs = first_change(half(exact), run, texts, n)
+    rounded = half(exact)
+    same = all(torch.equal(a, b) for a, b in zip(exact.parameters(), rounded.parameters(), strict=True))
+    differs = None if same else first_change(rounded, run, texts, n)
     dtype = torch.float32 if differs else torch.float16
     with atomic_folder(target) as part:
         weights = checkpoint_path(part, run.last_step)

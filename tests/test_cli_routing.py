@@ -2,31 +2,33 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
 
 from cwr_mech.activations import hook_of
-from cwr_mech.config import RouteConfig, RunConfig, parse
+from cwr_mech.config import TASK_NAMES, RouteConfig, RunConfig, parse
 from cwr_mech.extraction import extract
 from cwr_mech.finetuning import finetuning_config
 from cwr_mech.model import HookedQwen2
-from cwr_mech.results import load_result
+from cwr_mech.results import Result, Row, load_result
 from cwr_mech.runs import Run, checkpoint_path, create_run, load_run, update_manifest
 
 Cli = Callable[..., tuple[int, str, str]]
 TASKS = ("distance", "angle")
 
 
-def base(name: str = "base", **world: object) -> Run:
+def base(name: str = "base", data: Mapping[str, object] = MappingProxyType({}), **world: object) -> Run:
     """An untrained model of two tasks, as a finished run."""
     settings = {
         "name": name,
         "world": {"n_cities": 60, "new": "atlantis", "n_new": 6} | world,
         "model": {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_mlp": 16, "init_std": 0.3},
-        "data": {"tasks": TASKS},
+        "data": {"tasks": TASKS} | dict(data),
         "train": {"steps": 9, "batch_size": 16},
     }
     config = parse(RunConfig, settings)
@@ -159,3 +161,29 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     assert re.search(message, " ".join(err.split())), err
     assert "Traceback" not in err
     assert load_run(run.folder).state == "done"
+
+
+def test_similarity_of_single_task_models_is_an_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cwr_mech_cli.predict import own_outcomes
+
+    monkeypatch.chdir(tmp_path)
+    bases = {task: base(task, data={"tasks": (task,)}) for task in TASK_NAMES}
+    other = tuned(bases["angle"], "angle")  # fine-tuned: also of one task, and must not count
+    names = [*TASK_NAMES, other.name]
+    models: list[Row] = [{"run": name, "tasks": "angle" if name == other.name else name} for name in names]
+    pairs: list[Row] = [
+        {"run_a": a, "run_b": b, "measure": "cka", "value": 0.1 * (names.index(a) + names.index(b))}
+        for a, b in combinations(names, 2)
+    ]
+    result = Result("similarity", "made", {}, {}, tables={"models": models, "pairs": pairs})
+    folder = tmp_path / "r"
+    result.save(folder / "results", "similarity")
+    found = own_outcomes(folder)
+    assert list(found) == ["own CKA"]
+    i, j = TASK_NAMES.index("angle"), TASK_NAMES.index("crossing")
+    assert found["own CKA"][i, j] == found["own CKA"][j, i] == pytest.approx(0.8)
+    result = Result("similarity", "made", {}, {}, tables={"models": models[1:], "pairs": pairs})
+    result.save(folder / "results", "similarity")
+    assert own_outcomes(folder) == {}
