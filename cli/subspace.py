@@ -84,6 +84,7 @@ def command(
             world,
             names,
             run=found.name,
+            batch=max(1, rows // 24),
             seed=seed,
             command=command_line(),
             inputs={f"runs/{found.name}": digest},

@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Float
 
 from cwr_mech.analysis.bases import fit_basis, leading_directions, random_basis_like
-from cwr_mech.analysis.gradients import parameter_gradients
+from cwr_mech.analysis.grams import gradient_set, parts, writing
 from cwr_mech.analysis.steps import Reader
 from cwr_mech.analysis.subspaces import (
     cosine_interval,
     effective_directions,
     energy,
+    null_of,
     null_share,
     principal_angles,
     projection_kernel,
@@ -32,20 +33,6 @@ from cwr_mech.results import Result
 from cwr_mech.world import World
 
 LIKE_DRAWS = 20
-Gradients = Mapping[str, Float[np.ndarray, "batch ..."]]
-
-
-def flattened(gradients: Gradients, matrix: str) -> Float[np.ndarray, "batch p"]:
-    """Gradients of one matrix, or of "all" weight matrices side by side, in float64."""
-    names = matrices(gradients) if matrix == "all" else [matrix]
-    return np.concatenate([gradients[name].reshape(len(gradients[name]), -1) for name in names], 1).astype(
-        np.float64
-    )
-
-
-def matrices(gradients: Gradients) -> list[str]:
-    """Names of the weight matrices, without gains and biases."""
-    return [name for name, gradient in gradients.items() if gradient.ndim == 3]
 
 
 def conflict_result(
@@ -67,31 +54,33 @@ def conflict_result(
 
     `advance(1)` is called after each task. Raises AnalysisError for fewer than 2 * rank batches.
     """
-    by_task: dict[str, Gradients] = {}
+    rows = {
+        task: generate(world, task, n_batches * batch, split="train", seed=seed, group=group)
+        for task in tasks
+    }
+    found = gradient_set(model, rows, batch, advance=advance)
     written: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
-        rows = generate(world, task, n_batches * batch, split="train", seed=seed, group=group)
-        by_task[task] = parameter_gradients(model, rows, batch)
         reader = Reader(task, world.ids, id_digits=world.config.id_digits)
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-        written += [{"task": task} | row for row in _written(by_task[task], reader, model, world, rank, rng)]
-        advance(1)
-    names = [*matrices(by_task[tasks[0]]), "all"]
+        written += [
+            {"task": task} | row for row in _written(found.moments[task], reader, model, world, rank, rng)
+        ]
     cosines: list[dict[str, Any]] = []
     spaces: list[dict[str, Any]] = []
     overlaps: list[dict[str, Any]] = []
-    for name in names:
-        flat = {task: flattened(by_task[task], name) for task in tasks}
-        bases = {task: leading_directions(g[::2], rank)[0] for task, g in flat.items()}
+    for name, size in found.sizes.items():
+        mine = parts(found.vectors(name), tasks)
+        bases = {task: leading_directions(g[::2], rank)[0] for task, g in mine.items()}
         for task in tasks:
-            spaces.append({"matrix": name, "task": task} | _space(task, flat, bases, rank))
+            spaces.append({"matrix": name, "task": task} | _space(task, mine, bases, rank, size))
         for a, b in combinations(tasks, 2):
-            found = cosine_interval(flat[a], flat[b])
+            cosine = cosine_interval(mine[a], mine[b])
             cosines.append(
-                {"matrix": name, "task_a": a, "task_b": b, "cosine": found.value}
-                | {"lo": found.low, "hi": found.high}
+                {"matrix": name, "task_a": a, "task_b": b, "cosine": cosine.value}
+                | {"lo": cosine.low, "hi": cosine.high}
             )
-            null, angles = null_share(bases[b].T, rank), principal_angles(bases[a], bases[b])
+            null, angles = null_share(bases[b].T, rank, size), principal_angles(bases[a], bases[b])
             overlaps.append(
                 {"matrix": name, "task_a": a, "task_b": b, "overlap": projection_kernel(bases[a], bases[b])}
                 | {"null": null.mean, "null_hi": null.high}
@@ -105,7 +94,7 @@ def conflict_result(
         inputs=dict(inputs or {}),
         params={"runs": [run], "tasks": list(tasks), "group": group, "batches": n_batches, "batch": batch}
         | {"rank": rank, "seed": seed},
-        values={"n_parameters": int(flattened(by_task[tasks[0]], "all").shape[1])},
+        values={"n_parameters": found.sizes["all"]},
         tables={"cosines": cosines, "spaces": spaces, "overlaps": overlaps, "written": written},
         arrays={"cosine": grid, "tasks": np.array(tasks)},
         notes=[
@@ -122,16 +111,18 @@ def conflict_result(
 
 def _space(
     task: str,
-    flat: Mapping[str, Float[np.ndarray, "batch p"]],
-    bases: Mapping[str, Float[np.ndarray, "p rank"]],
+    vectors: Mapping[str, Float[np.ndarray, "batch dimension"]],
+    bases: Mapping[str, Float[np.ndarray, "dimension rank"]],
     rank: int,
+    size: int,
 ) -> dict[str, Any]:
-    held_out, null = flat[task][1::2], null_share(flat[task][1::2], rank)
-    others = [energy(held_out, bases[other]).share for other in flat if other != task]
+    held_out = vectors[task][1::2]
+    null = null_share(held_out, rank, size)
+    others = [energy(held_out, bases[other]).share for other in vectors if other != task]
     return {
-        "effective_directions": effective_directions(flat[task]),
+        "effective_directions": effective_directions(vectors[task]),
         "own": energy(held_out, bases[task]).share,
-        "own_in_sample": energy(flat[task][::2], bases[task]).share,
+        "own_in_sample": energy(vectors[task][::2], bases[task]).share,
         "others": float(np.mean(others)) if others else None,
         "null": null.mean,
         "null_hi": null.high,
@@ -139,7 +130,7 @@ def _space(
 
 
 def _written(
-    gradients: Gradients,
+    moments: Mapping[str, Float[np.ndarray, "d_model d_model"]],
     reader: Reader,
     model: HookedQwen2,
     world: World,
@@ -152,18 +143,20 @@ def _written(
     old = world.old()
     x = reader.read(model)[:, old]
     found = []
-    for layer in range(model.cfg.n_layers):
-        columns = fit_basis("manifold", x[layer + 1], world.xy[old].astype(np.float64), rank=rank).columns
-        for name in (f"{layer}.o", f"{layer}.down"):
-            outputs = gradients[name].reshape(-1, model.cfg.d_model).astype(np.float64)
-            null = null_share(outputs, rank)
-            like = [
-                energy(outputs, random_basis_like(x[layer + 1], rank, rng).columns).share
-                for _ in range(LIKE_DRAWS)
-            ]
-            found.append(
-                {"matrix": name, "layer": layer, "share": energy(outputs, columns).share, "null": null.mean}
-                | {"null_hi": null.high, "like": float(np.mean(like))}
-                | {"like_hi": float(np.quantile(like, 0.975))}
-            )
+    for name in writing(model.cfg.n_layers):
+        here = x[int(name.split(".")[0]) + 1]
+        columns = fit_basis("manifold", here, world.xy[old].astype(np.float64), rank=rank).columns
+        moment = moments[name] / np.trace(moments[name])
+        null = null_of(float(np.sum(moment**2)), len(moment), rank)
+        like = [_inside(moment, random_basis_like(here, rank, rng).columns) for _ in range(LIKE_DRAWS)]
+        found.append(
+            {"matrix": name, "layer": int(name.split(".")[0]), "share": _inside(moment, columns)}
+            | {"null": null.mean, "null_hi": null.high, "like": float(np.mean(like))}
+            | {"like_hi": float(np.quantile(like, 0.975))}
+        )
     return found
+
+
+def _inside(moment: Float[np.ndarray, "d d"], columns: Float[np.ndarray, "d rank"]) -> float:
+    """Share of a second moment of trace 1 inside the span of orthonormal columns."""
+    return float(np.sum(columns * (moment @ columns)))

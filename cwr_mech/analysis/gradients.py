@@ -125,16 +125,24 @@ def parameter_gradients(
     if batch < 1 or n < 1:
         raise AnalysisError(f"{len(rows)} questions do not fill a batch of {batch}")
     engine = engine_of(model)
-    flat = engine.flat
-    found = {name: np.empty((n, *shape), dtype=np.float32) for name, shape in flat.shapes.items()}
+    found = {name: np.empty((n, *shape), dtype=np.float32) for name, shape in engine.flat.shapes.items()}
     for index in range(n):
-        part = rows.take(slice(index * batch, (index + 1) * batch))
-        first = first_predicted(part, loss)
-        flat.grads.zero_()
-        engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
-        for name, gradient in flat.g.items():
-            found[name][index] = gradient.numpy()
+        for name, gradient in batch_gradient(engine, rows, index, batch, loss=loss).items():
+            found[name][index] = gradient
     return found
+
+
+def batch_gradient(
+    engine: Engine, rows: Rows, index: int, batch: int, *, loss: Loss = "full"
+) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Gradient of the mean loss of the `index`-th `batch` questions, by the engine's names: views, good until
+    the engine's next gradient.
+    """
+    part = rows.take(slice(index * batch, (index + 1) * batch))
+    first = first_predicted(part, loss)
+    engine.flat.grads.zero_()
+    engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
+    return {name: gradient.numpy() for name, gradient in engine.flat.g.items()}
 
 
 def per_example_gradients(

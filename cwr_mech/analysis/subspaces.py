@@ -85,20 +85,25 @@ class NullShare:
         return float(stats.beta.ppf(share, self.mean * size, (1 - self.mean) * size))
 
 
-def null_share(updates: Vectors, rank: int) -> NullShare:
+def null_share(updates: Vectors, rank: int, dimensions: int | None = None) -> NullShare:
     """Share of these updates in a uniformly random subspace of dimension `rank`: exact mean and variance.
 
+    dimensions: of the space, where the updates are given as vectors with the same inner products in fewer.
     With C the updates' second moment scaled to trace 1, the mean is k/p and the variance
     2 k (p - k) / (p (p - 1) (p + 2)) * (tr C^2 - 1/p). For one vector this is the Beta(k/2, (p - k)/2)
     distribution; for an orthonormal basis of m vectors it is that of the projection kernel divided by m.
     """
-    p = updates.shape[1]
-    if not 1 <= rank <= p:
-        raise AnalysisError(f"rank {rank} was asked for in {p} dimensions")
+    p = updates.shape[1] if dimensions is None else dimensions
     s = np.linalg.svd(updates, compute_uv=False) ** 2
     if s.sum() == 0:
         return NullShare(float("nan"), float("nan"))
-    concentration = float(np.sum((s / s.sum()) ** 2))
+    return null_of(float(np.sum((s / s.sum()) ** 2)), p, rank)
+
+
+def null_of(concentration: float, p: int, rank: int) -> NullShare:
+    """`null_share` from tr C^2 and the number of dimensions."""
+    if not 1 <= rank <= p:
+        raise AnalysisError(f"rank {rank} was asked for in {p} dimensions")
     if p == 1:
         return NullShare(1.0, 0.0)
     variance = 2 * rank * (p - rank) / (p * (p - 1) * (p + 2)) * (concentration - 1 / p)
