@@ -34,7 +34,7 @@ PART = ".part-"
 PACKAGES = ("cwr-mech", "torch", "transformer-lens", "transformers", "numpy", "scipy", "scikit-learn", "h5py")
 
 
-def sha256_bytes(*chunks: bytes) -> str:
+def sha256_bytes(*chunks: bytes | memoryview) -> str:
     """Hex digest of the chunks, each preceded by its length so that boundaries count."""
     digest = hashlib.sha256()
     for chunk in chunks:
