@@ -140,7 +140,8 @@ class Questions:
 def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
     """The finished fine-tuned runs named, or those whose base is named, or all there are.
 
-    Raises AnalysisError when there is none.
+    A base is known by its weights: it may have been trained here or have come with the zoo. Raises
+    AnalysisError when there is none.
     """
     from cwr_mech.errors import AnalysisError
     from cwr_mech.runs import load_run
@@ -151,7 +152,9 @@ def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
     done = [run for run in here if run.parent and run.state == "done"]
     found: list[Run] = []
     for run in [load_run(resolve_run(name)) for name in names] if names else done:
-        found += [run] if run.parent else [child for child in done if child.parent == run.name]
+        weights = set(run.manifest["checkpoints"].values())
+        children = (child for child in done if child.manifest["parent"]["sha256"] in weights)
+        found += [run] if run.parent else children
     if not found:
         raise AnalysisError("no finished fine-tuning found", "make one with: cwr-mech finetune RUN")
     return list({run.folder: run for run in found}.values())

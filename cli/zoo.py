@@ -96,7 +96,8 @@ def check(names: list[str] | None, ask: bool) -> None:
 
     from .common import ZOO, resolve_run, say
 
-    asked: list[Run] = [load_run(resolve_run(name)) for name in names] if names else zoo_models(ZOO)
+    given = [f"zoo:{name.removeprefix('zoo:')}" for name in names or ()]
+    asked: list[Run] = [load_run(resolve_run(name)) for name in given] if given else zoo_models(ZOO)
     wrong = 0
     for model in asked:
         found = problems(model, ask=ask)

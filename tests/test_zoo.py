@@ -1,6 +1,7 @@
 """The zoo: what is added answers as before, reads as a run everywhere, and changes are noticed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import Result as Outcome
 from cwr_mech_cli import cache_acts, evaluate, finetune
 from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli.main import guarded
+from cwr_mech_cli.transfer import fine_tunings
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -220,6 +222,7 @@ def test_commands_take_models_of_the_zoo() -> None:
     assert "added zoo/plain float16" in said(call("zoo", "add", "plain"))
     assert "1 models" in said(call("zoo", "list"))
     assert "zoo:plain: as added" in said(call("zoo", "check"))
+    assert "zoo:plain: as added" in said(call("zoo", "check", "plain"))
     assert "activations/zoo-plain-step0.h5" in said(call("cache-acts", "zoo:plain"))
     assert "activations/plain-step0.h5" in said(call("cache-acts", "plain"))
     assert "is up to date" in said(call("cache-acts", "zoo:plain"))
@@ -230,6 +233,9 @@ def test_commands_take_models_of_the_zoo() -> None:
     assert tuned.parent == "zoo:plain"
     assert tuned.manifest["parent"]["sha256"] == load_run("zoo:plain").sha256()
     assert run.state == "done"
+    shutil.copytree("zoo/plain", "runs/copy")  # a base is known by its weights, wherever it lies
+    shutil.rmtree("runs/plain")
+    assert fine_tunings(["copy"]) == fine_tunings(["zoo:plain"]) == [tuned]
 
 
 def test_mistakes_are_one_line() -> None:
