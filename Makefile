@@ -2,6 +2,7 @@
 # make test    environment if missing, then every check a change must pass
 # make bench   time and memory of the parts that claim to be fast
 # make routing reports/routing anew, from the models that `cwr-mech sweep zoo` trains
+# make patching reports/patching anew, from the zoo
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
 
@@ -11,9 +12,11 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 ROUTING := small small-seed2 small-seed3
+TASKS := distance trianglearea angle compass inside perimeter crossing
+ALONE := $(foreach task,$(TASKS),small-$(task) small-$(task)-seed2 small-$(task)-seed3)
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test bench routing env clean FORCE
+.PHONY: demo test bench routing patching env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -31,8 +34,17 @@ routing: .venv/.ready
 	@for run in $(ROUTING); do \
 	  $(CWR) subspace $$run --tasks distance,angle,compass,perimeter --report routing || exit; done
 	@$(CWR) trajectory $(ROUTING) --prompts all --report routing
+	@for run in $(ALONE); do $(CWR) cache-acts $$run || exit; done
+	@$(CWR) similarity $(ALONE) --measures cka --layers 2 --report routing
 	@$(CWR) predict $(firstword $(ROUTING)) --rows 1024 --report routing
 	@$(CWR) report routing --routing
+
+patching: .venv/.ready
+	@$(CWR) patch $(ROUTING:%=zoo:%) --task distance,angle,compass --spans swapped_last,equals,answer1,answer2 \
+	  --metric logit_diff --subspace manifold,random --report patching
+	@$(CWR) patch $(foreach run,$(ROUTING),zoo:$(run)-ft-distance zoo:$(run)-ft-angle) --task distance,angle \
+	  --group old,new --only-subspace --report patching
+	@$(CWR) report patching
 
 env: .venv/.ready
 
