@@ -7,8 +7,12 @@ from cwr_mech.claims import VERDICTS
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.figures_style import layer_name
 from cwr_mech.formats import number
+from cwr_mech.parameters import FlatParameters
+from cwr_mech.plans import find_plan
+from cwr_mech.presets import preset
 from cwr_mech.report_text import interval, markdown_table
 from cwr_mech.results import Result, Row
+from cwr_mech.zoo import family
 
 
 def models(result: Result) -> str:
@@ -58,12 +62,12 @@ def maps(result: Result) -> str:
     names = [places[place] for place in sorted(places)]
     by_layer, best = [], []
     new = {(row["run"], row["task"], row["hook"]): row for row in result.tables["new"]}
-    for family in dict.fromkeys(row["family"] for row in rows):
+    for kind in dict.fromkeys(row["family"] for row in rows):
         for task in TASK_NAMES:
-            mine = [row for row in rows if (row["family"], row["task"]) == (family, task)]
+            mine = [row for row in rows if (row["family"], row["task"]) == (kind, task)]
             if not mine:
                 continue
-            head = {"family": family, "task": task, "models": len({row["run"] for row in mine})}
+            head = {"family": kind, "task": task, "models": len({row["run"] for row in mine})}
             means = {
                 hook: _mean([row for row in mine if row["hook"] == hook], "r2") for _, hook in sorted(places)
             }
@@ -249,24 +253,37 @@ def findings(result: Result) -> str:
     missing = {group: sum(row["group"] == group and row["ours"] is None for row in rows) for group in groups}
     lines = [f"- {group}: {count} values" for group, count in missing.items() if count]
     parts += ["**Published, without a model here yet:**\n\n" + "\n".join(lines)] if lines else []
-    return "\n\n".join([*parts, LIMITS])
+    return "\n\n".join([*parts, limits()])
 
 
-LIMITS = """**What this scale cannot say**
+def limits() -> str:
+    """What the settings of the small models and of the plan leave open."""
+    plan = find_plan("zoo")
+    config = preset(plan.preset)
+    few = [run.config for run in plan.runs(config) if run.base is None]
+    rows = {family(one, False): one.train.steps * one.train.batch_size for one in few}
+    model, world = config.model, config.world
+    size = FlatParameters(model, "meta").values.numel()
+    return f"""**What this scale cannot say**
 
-- The models know 256 cities and 16 new ones, the paper's 5,075 and 100. With so few, ids and places can be
-  learned by heart: a task may be answered without a map, and neighbourhoods of 10 cities span continents.
-- They are 4 layers of width 64 (276,000 parameters) against 6 of width 128 (1.6 million), trained on
-  672,000 rows against 42 million. A task that is not learned here may need longer, as triangle area
-  and angle do in the paper; "not learned" is a statement about this budget.
-- The seven-task models begin with compass alone, because that opens the plateau soonest. The paper's begin
-  with all tasks. What depends on the order of learning is not comparable.
-- Models of fewer than seven tasks have half the steps, 336,000 rows: 3.5 times as many of a single task as
-  the seven-task models. Among them the number of rows is held fixed, the rows of each task are not.
+- The models know {world.n_cities} cities and {world.n_new} new ones, the paper's 5,075 and 100. With so few,
+  ids and places can be learned by heart: a task may be answered without a map, and neighbourhoods of 10
+  cities span continents.
+- They are {model.n_layers} layers of width {model.d_model} ({size:,} parameters) against 6 of width 128
+  (1.6 million), trained on {rows["all seven tasks"]:,} rows against 42 million, and by Muon where the
+  paper has AdamW; fine-tunings are by AdamW. A task that is not learned here may need longer, as triangle
+  area and angle do in the paper; "not learned" is a statement about this budget.
+- The seven-task models begin with compass alone, because that opens the plateau soonest, and are asked
+  for triangle areas twice as often. The paper's begin with all tasks, equally. What depends on the order of
+  learning is not comparable.
+- Models of one task have {rows["1 task"]:,} rows, of two to six {rows["2 tasks"]:,}, those with the new
+  cities in pretraining {rows["all seven tasks, new cities in pretraining"]:,}. Neither the rows of a model
+  nor the rows of a task are held fixed between them.
 - Layers do not correspond. The paper reads after block 5 of 6; we compare the last but one block here too
   (block 3 of 4, our L2), and name the best layer where a best layer is taken.
 - New cities stand in one cluster in the ocean. Whether scattered new cities do the same is not tested here.
-- Fine-tunings take 8.7 % of the base's steps, as in the paper, but at a batch of 56: few rows a new city.
-  Improvement depends on the budget, so its level is not comparable, only the order of tasks.
+- Fine-tunings take 8.7 % of the base's steps, as in the paper, but at a batch of {config.train.batch_size}:
+  few rows a new city. Improvement depends on the budget, so its level is not comparable, only the order of
+  tasks.
 - With three seeds an interval over models is wide (Student's t with 2 degrees of freedom): only large effects
   can be supported, and "undecided" is not "absent"."""
