@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from threadpoolctl import threadpool_limits
 
 from cwr_mech.analysis.routing import Field, Ground, manifold_share
 from cwr_mech.world import World
@@ -26,6 +27,7 @@ class Origin:
     half: Bool[np.ndarray, "old"]
 
     @classmethod
+    @threadpool_limits.wrap(limits=1, user_api="blas")
     def fit(cls, x: Float[np.ndarray, "city d_model"], world: World, seed: int = 0) -> "Origin":
         """Raises AnalysisError for too few old cities."""
         old, xy = world.old(), world.xy.astype(np.float64)
@@ -33,6 +35,7 @@ class Origin:
         return cls(x, Ground.fit(x[old], xy[old], half, seed=seed), half)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def displaced(
     origin: Origin | None, x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Generator
 ) -> dict[str, Any]:

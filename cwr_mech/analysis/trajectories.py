@@ -44,6 +44,7 @@ class Spot:
         return hook_of(self.layer)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def clearest(
     model: HookedQwen2,
     world: World,

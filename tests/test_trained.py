@@ -1,0 +1,94 @@
+"""What only trained models can show, on the models of the zoo: maps, answers, and what fine-tuning does."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from cwr_mech.analysis.interchange import interchange, interchange_rows
+from cwr_mech.analysis.models import gain
+from cwr_mech.analysis.patch_cells import Cell
+from cwr_mech.analysis.patch_parts import Question, ask
+from cwr_mech.analysis.probes import probe, random_folds
+from cwr_mech.analysis.steps import Reader
+from cwr_mech.analysis.trajectories import clearest, placed, read
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.evaluation import evaluate
+from cwr_mech.model import HookedQwen2
+from cwr_mech.runs import Run, load_run
+
+ZOO = Path(__file__).parents[1] / "zoo"
+BASES = ("small", "small-seed2", "small-seed3")
+
+
+@lru_cache
+def run(name: str) -> Run:
+    return load_run(ZOO / name)
+
+
+@pytest.mark.parametrize("name", BASES)
+@threadpool_limits.wrap(limits=1, user_api="blas")  # as the surveys: threads fight over small matrices
+def test_a_map_can_be_read_from_cities_that_the_probe_has_not_seen(name: str) -> None:
+    world = run(name).world()
+    old, xy = world.old(), world.xy[world.old()].astype(np.float64)
+    reader = Reader("distance", world.ids[old], id_digits=world.config.id_digits)
+    untrained = HookedQwen2(run(name).config.model, seed=0).eval()
+    fold = random_folds(len(old), np.random.default_rng(0))
+    best, bare = (
+        max(
+            (probe(x, xy, fold, np.random.default_rng(1)) for x in reader.read(model)[1:]),
+            key=lambda found: found.score.r2,
+        )
+        for model in (run(name).model(), untrained)
+    )
+    assert best.score.r2 > 0.95
+    assert best.shuffled.max() < 0.1
+    assert best.random_held_out < 0.1
+    assert bare.score.r2 < 0.2
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_task_is_answered_better_than_by_a_constant(name: str) -> None:
+    found = evaluate(run(name).model(), run(name).world(), n=150, seed=7)  # not the questions recorded
+    gains = {s.task: gain(s.metric, s.value_mean, s.baseline) for s in found.scores}
+    assert set(gains) == set(TASK_NAMES)
+    assert min(gains.values()) > 0.2, gains
+    assert min(score.parse_rate for score in found.scores) > 0.98
+
+
+def test_the_answer_follows_the_city_that_is_swapped_inside() -> None:
+    """Before the last block the city's last digit carries the city; the place of the answer does not yet."""
+    model, world = run("small").model(), run("small").world()
+    pairs = ask(model, world, Question("distance", 24, seed=3))
+    cells = [Cell("resid_post", layer, None, span) for layer in (0, 1) for span in ("swapped_last", "equals")]
+    rows = interchange_rows(interchange(model, pairs, cells), pairs, np.random.default_rng(0))
+    follow = {
+        span: max(row["follow"] for row in rows if row["span"] == span) for span in ("swapped_last", "equals")
+    }
+    assert follow["swapped_last"] > 0.5
+    assert follow["equals"] < 0.1
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str) -> None:
+    base, world = run(name).model(), run(name).world()
+    spot = clearest(base, world, "angle")
+    before, after, off = (
+        placed(read(model, world, spot), world, np.random.default_rng(0))["along_new"]
+        for model in (base, *(run(f"{name}-ft-angle{arm}").model() for arm in ("", "-complement")))
+    )
+    assert after < 0.6 * before
+    assert off > 0.8 * before
+
+
+def test_transformers_reads_the_zoo() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(run("small").checkpoint(), dtype=torch.float32)
+    ours = run("small").model()
+    tokens = Reader("angle", run("small").world().ids[:8], id_digits=3).tokens
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, value.half().float()) for value in ours.parameters())
