@@ -7,6 +7,7 @@ and what is there already is not trained again.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 
 from cwr_mech.config import PAPER, TASK_NAMES, Part, RouteConfig, RunConfig, parse
@@ -154,7 +155,7 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
         *finetunings(bases[:1], _singles(), elicitation="new"),
         *finetunings(bases, pairs[0]),
-        *pretraining(less, [*PAIRS[:7], *TRIPLES[:7]], first),
+        *pretraining(less, chain.from_iterable(zip(PAIRS[:7], TRIPLES[:7], strict=True)), first),
         *in_pretraining(half, seeds),
         *finetunings(bases, pairs[1]),
         *pretraining(less, [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]], first),
