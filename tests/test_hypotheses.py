@@ -173,5 +173,9 @@ def test_judging(low: float, high: float, name: str, verdict: str) -> None:
     prediction = next(p for p in PREDICTIONS if p.name == name)
     interval = Interval((low + high) / 2, low, high, 3, "model", "t")
     assert judge(interval, prediction)[0] == verdict
+    if verdict == "undecided":
+        assert (
+            judge(interval, prediction)[1] == "the interval over 3 models holds 0, and reaches 0.3 above it"
+        )
     unknown = Interval(0.1, np.nan, np.nan, 1, "model", "t", reason="one model")
     assert judge(unknown, prediction) == ("undecided", "one model")

@@ -305,7 +305,9 @@ def judge(interval: Interval, prediction: Prediction) -> tuple[Verdict, str]:
         return "supported", f"the interval lies {side} {prediction.threshold:g}"
     if (high < 0) if prediction.above else (low > 0):
         return "not supported", f"the interval does not lie {side} {prediction.threshold:g}"
-    return "undecided", f"the interval over {interval.n} models holds {prediction.threshold:g}"
+    most = high if prediction.above else -low
+    held = f"the interval over {interval.n} models holds {prediction.threshold:g}"
+    return "undecided", f"{held}, and reaches {most:.2g} {side} it"
 
 
 def try_predictions(evidence: Evidence) -> list[dict[str, Any]]:
