@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cwr_mech.config import TrainConfig
+from cwr_mech.errors import SchemaMismatch
 from cwr_mech.parameters import FlatParameters
 
 
@@ -75,7 +76,16 @@ class Optimizer:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`. Every tensor gets the layout it had: bits may hang on it."""
+        """The inverse of `state`. Every tensor gets the layout it had: bits may hang on it.
+
+        Raises SchemaMismatch for the state of another optimiser or version.
+        """
+        known = ("values", *(prefix for prefix, _, _ in self._parts()))
+        if foreign := [name for name in tensors if not name.startswith(known)]:
+            raise SchemaMismatch(
+                f"the saved state holds '{foreign[0]}', which {self.train.optimizer} here does not have",
+                "it was written by another version; train anew",
+            )
         self.flat.values.copy_(tensors["values"])
         for prefix, optimizer, part in self._parts():
             mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

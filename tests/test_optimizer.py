@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cwr_mech.config import ModelConfig, TrainConfig
+from cwr_mech.errors import SchemaMismatch
 from cwr_mech.model import HookedQwen2
 from cwr_mech.optimizer import Optimizer, rate_at
 from cwr_mech.parameters import FlatParameters
@@ -132,3 +133,5 @@ def test_state_restores_every_number(kind: Literal["adamw", "muon"]) -> None:
     assert torch.equal(flat.values, other_flat.values)
     for name, value in optimizer.state().items():
         assert torch.equal(value, other.state()[name]), name
+    with pytest.raises(SchemaMismatch, match="exp_avg"):  # the names of an earlier version
+        other.load_state({name.split(".", 1)[-1]: value for name, value in saved.items() if "exp" in name})
