@@ -20,6 +20,7 @@ PROMPTS = ("distance", "angle", "compass", "perimeter")
 
 def row(base: str, tasks: str, route: str, prompt: str, step: int, share: float) -> dict[str, Any]:
     about = {"run": f"{base}-{tasks}-{route}", "base": base, "set": tasks, "route": route, "prompt": prompt}
+    about["arm"] = "replay trained, elicitation none" + ("" if route == "none" else f", route-{route}")
     return about | {
         "step": step,
         "along_new": 1000.0 * 0.01**share,
@@ -113,6 +114,18 @@ def test_arms_and_paths_are_means_over_bases() -> None:
     assert [(r["step"], r["models"]) for r in path] == [(0, 2), (9, 2)]
     assert path[0]["along_new"] == pytest.approx(1000)
     assert (path[0]["moved_new"], path[1]["moved_new"]) == (None, pytest.approx(1.005))
+
+
+def test_fine_tunings_of_another_kind_do_not_stand_for_the_plain_ones() -> None:
+    plain = trajectory()
+    others = [
+        row | {"run": "other", "arm": arm, "along_new": 1.0}
+        for arm in ("replay trained, elicitation new", "replay all, elicitation none")
+        for row in plain.tables["trajectory"]
+    ]
+    rows = [*plain.tables["trajectory"], *others]
+    mixed = Result("trajectory", "cwr-mech trajectory", {}, {"runs": []}, {}, {"trajectory": rows})
+    assert evidence({"t": mixed}) == evidence({"t": plain})
 
 
 def test_transfer_between_single_tasks_as_a_matrix() -> None:

@@ -35,6 +35,8 @@ NULLS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What a prediction's difference is against, where it is not the same fine-tuning untouched."""
+PLAIN = "replay trained, elicitation none"
+"""How the arms of a prediction are fine-tuned (`finetuning.arm_of`), apart from their route."""
 PATH_COLUMNS = (
     *("along_new", "along_old", "off_new", "off_old"),
     *("moved_new", "moved_new_null", "moved_new_like", "moved_old"),
@@ -94,12 +96,20 @@ def missing_models(found: Evidence) -> list[Row]:
 
 
 def evidence(results: Mapping[str, Result]) -> Evidence:
-    """What the predictions are tested on; runs of the zoo go by their plain names."""
+    """What the predictions are tested on; runs of the zoo go by their plain names.
+
+    Fine-tunings with another replay, or with elicitation rows, are of another kind and are left out: they
+    would stand for the plain ones of the same base and tasks.
+    """
     trajectory: list[Row] = []
     shares: list[Row] = []
     for result in results.values():
         if result.kind == "trajectory":
-            trajectory += [row | {"base": _plain(row["base"])} for row in result.tables["trajectory"]]
+            trajectory += [
+                row | {"base": _plain(row["base"])}
+                for row in result.tables["trajectory"]
+                if str(row["arm"]).startswith(PLAIN)
+            ]
         if result.kind == "subspace":
             clearest = _clearest(result)
             shares += [
