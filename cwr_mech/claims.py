@@ -12,11 +12,10 @@ from cwr_mech.analysis.models import FAILED_BELOW
 from cwr_mech.analysis.similarity import jackknife_error
 from cwr_mech.analysis.statistics import Interval, mean_interval
 from cwr_mech.config import TASK_NAMES
+from cwr_mech.finetuning import PLAIN
 from cwr_mech.results import Result, Row
 
 VERDICTS = ("supported", "not supported", "undecided", "no models yet")
-PLAIN = "replay trained, elicitation none"
-"""The arm of fine-tuning that the claims are about: no rows of the tasks that are not trained."""
 SHARED_NEIGHBOURS = "mutual_knn"
 CKA = "cka"
 """Debiased. The paper's is biased, which adds less than 0.01 with its 4,413 cities but much with our 256."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from cwr_mech.analysis.statistics import Interval, benjamini_hochberg
-from cwr_mech.claims import PLAIN, Saved, claim, mean_of, of_models
+from cwr_mech.claims import Saved, claim, mean_of, of_models
 from cwr_mech.config import TASK_NAMES
+from cwr_mech.finetuning import PLAIN
 from cwr_mech.results import Row
 
 ELICITED = "replay trained, elicitation new"

@@ -11,10 +11,11 @@ from typing import Any
 from cwr_mech.analysis.models import FAILED_BELOW
 from cwr_mech.analysis.published import matrix
 from cwr_mech.analysis.statistics import Interval
-from cwr_mech.claims import CKA, PLAIN, Saved, mean_of, of_models
+from cwr_mech.claims import CKA, Saved, mean_of, of_models
 from cwr_mech.claims_pretrained import published_matrices
 from cwr_mech.claims_tuned import new_city_errors, to_others
 from cwr_mech.config import TASK_NAMES
+from cwr_mech.finetuning import PLAIN
 from cwr_mech.results import Row
 
 OWN_MEAN = "mean of the table"

@@ -31,6 +31,8 @@ ELICITATIONS: tuple[Elicitation, ...] = get_args(Elicitation)
 NEW_ROWS, REPLAY_ROWS, ELICITATION_ROWS = 100_000, 20_000, 256
 """Rows a trained task with new cities and of replay, and rows a task of elicitation, as in the paper."""
 PAPER_LR = 1e-5
+PLAIN = "replay trained, elicitation none"
+"""How `arm_of` calls the usual fine-tuning, to which it adds its route."""
 STEP_SHARE = 0.087
 """Steps of a fine-tuning as a share of its base's: the paper's 28,560 of 328,128."""
 LR_SHARE = 1 / 30

@@ -20,6 +20,7 @@ from cwr_mech.analysis.published import matrix, published_trend
 from cwr_mech.analysis.statistics import mantel_test, mean_interval
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
+from cwr_mech.finetuning import PLAIN
 from cwr_mech.plans import ROUTED
 from cwr_mech.results import Result
 
@@ -35,8 +36,6 @@ NULLS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What a prediction's difference is against, where it is not the same fine-tuning untouched."""
-PLAIN = "replay trained, elicitation none"
-"""How the arms of a prediction are fine-tuned (`finetuning.arm_of`), apart from their route."""
 PATH_COLUMNS = (
     *("along_new", "along_old", "off_new", "off_old"),
     *("moved_new", "moved_new_null", "moved_new_like", "moved_old"),
