@@ -138,11 +138,11 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     Every seed: all tasks, the fine-tunings of each base on single tasks and under the causal arms that a
     prediction needs, each task alone, fine-tunings on the six pairs with distance and six without, all tasks
     with the new cities in pretraining. First seed only: two to six tasks, and fine-tunings with the paper's
-    elicitation rows. The other arms come last. Models of one task, and those that have the new cities, train
-    half as many steps, models of two to six tasks three eighths: each task still gets more rows.
+    elicitation rows. The other arms come last. Models of one task train half as many steps, all others the
+    whole number: each task still gets more rows alone than beside others.
     """
     bases, first = seeds_only(preset, seeds), seeds[:1]
-    half, less = (preset.with_settings([f"steps={preset.train.steps * k // 8}"]) for k in (4, 3))
+    half = preset.with_settings([f"steps={preset.train.steps // 2}"])
     pairs = [DISTANCE_PAIRS[:3] + OTHER_PAIRS[:3], DISTANCE_PAIRS[3:] + OTHER_PAIRS[3:6]]
     tuned = finetunings(bases, _singles())
     studied = [run for task in ROUTED for run in tuned if run.config.data.tasks == (task,)]
@@ -155,10 +155,10 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
         *finetunings(bases[:1], _singles(), elicitation="new"),
         *finetunings(bases, pairs[0]),
-        *pretraining(less, chain.from_iterable(zip(PAIRS[:7], TRIPLES[:7], strict=True)), first),
-        *in_pretraining(half, seeds),
+        *pretraining(preset, chain.from_iterable(zip(PAIRS[:7], TRIPLES[:7], strict=True)), first),
+        *pretraining(preset, [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]], first),
         *finetunings(bases, pairs[1]),
-        *pretraining(less, [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]], first),
+        *in_pretraining(preset, seeds),
         *finetunings(bases[:1], _singles(), elicitation="world"),
         *(run for run in arms(studied, EVERY_ARM) if run not in needed),
     ]

@@ -11,20 +11,22 @@ zoo/NAME/ is a run folder (`cwr_mech.runs`) with one checkpoint, so whatever rea
     files      path -> sha256 of everything but the manifest
     licence    of the weights
 
-answers.json holds what the shipped weights answer to these questions, as text.
+answers.json.gz holds what the shipped weights answer to these questions, as text.
 """
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cwr_mech.artifacts import PART, atomic_folder, read_json, sha256_file, write_json
+from cwr_mech.artifacts import PART, atomic_folder, sha256_file, write_json
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
 from cwr_mech.dataset import Rows, generate
-from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
+from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact
 from cwr_mech.evaluation import Evaluation, TaskScore, answer_rows, score_answers
 from cwr_mech.finetuning import arm_of
 from cwr_mech.model import HookedQwen2
@@ -36,6 +38,9 @@ QUESTIONS = 200
 SEED = 42
 CURVE_POINTS = 24
 """Lines of a training curve that are kept, beside those with scores."""
+DIGITS = 5
+"""Significant digits of the numbers in a training curve."""
+ANSWERS = "answers.json.gz"
 MOST_BYTES = 60_000_000
 """The zoo is part of the repository; more than this is not added to it."""
 TOLERANCE = 0.01
@@ -126,16 +131,15 @@ def add(
         raise ArtifactExists(f"the zoo has a model '{target.name}' already", "replace it with --force")
     exact = run.model()
     texts, scores = answers(exact, run, n=n, advance=advance)
-    rounded = half(exact)
-    same = all(torch.equal(a, b) for a, b in zip(exact.parameters(), rounded.parameters(), strict=True))
-    differs = None if same else first_change(rounded, run, texts, n)
+    halved = half(exact)
+    same = all(torch.equal(a, b) for a, b in zip(exact.parameters(), halved.parameters(), strict=True))
+    differs = None if same else first_change(halved, run, texts, n)
     dtype = torch.float32 if differs else torch.float16
     with atomic_folder(target) as part:
         weights = checkpoint_path(part, run.last_step)
         exact.save_pretrained(weights, dtype=dtype)
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(found)}" for key, found in texts.items())
-        (part / "answers.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-        points = (json.dumps(line, sort_keys=True) + "\n" for line in curve(run.metrics()))
+        (part / ANSWERS).write_bytes(gzip.compress(json.dumps(texts).encode(), mtime=0))
+        points = (json.dumps(rounded(line), sort_keys=True) + "\n" for line in curve(run.metrics()))
         (part / "metrics.jsonl").write_text("".join(points), encoding="utf-8")
         files = sorted(path for path in part.rglob("*") if path.is_file())
         about = {
@@ -190,6 +194,27 @@ def curve(lines: Sequence[dict[str, Any]], points: int = CURVE_POINTS) -> list[d
     return [line for line in lines if "scores" in line or id(line) in kept]
 
 
+def rounded(value: Any) -> Any:
+    """`value`, as JSON holds it, with all its floats rounded to DIGITS significant digits."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def recorded_answers(folder: Path) -> Texts:
+    """What a model of the zoo answered when it was added. Raises CorruptArtifact."""
+    path = folder / ANSWERS
+    try:
+        texts: Texts = json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise CorruptArtifact(
+            f"{path} holds no answers: it is missing, cut short or another kind of file"
+        ) from error
+    return texts
+
+
 def problems(model: Run, *, ask: bool = True, advance: Callable[[int], object] | None = None) -> list[str]:
     """What is wrong with a model of the zoo: files changed or missing, or answers that are no longer given.
 
@@ -208,10 +233,9 @@ def problems(model: Run, *, ask: bool = True, advance: Callable[[int], object] |
     try:
         settings = about["questions"]
         texts, _ = answers(model.model(), model, n=settings["n"], seed=settings["seed"], advance=advance)
-        recorded = read_json(model.folder / "answers.json")
+        changed = differing(recorded_answers(model.folder), texts)
     except ArtifactError as error:
         return [error.message]
-    changed = differing(recorded, texts)
     if changed > TOLERANCE * about["asked"]:
         found.append(f"{model.name} answers {changed} of {about['asked']} questions otherwise than recorded")
     return found

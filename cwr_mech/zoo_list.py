@@ -25,8 +25,8 @@ Small trained models, ready to look into: every command takes `zoo:NAME` where i
 A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
 `transformers.AutoModelForCausalLM.from_pretrained` and `cwr_mech.HookedQwen2.from_pretrained` read. Its
 `manifest.json` says from which settings, seeds, base and versions it was made and holds the hash of every
-file; `answers.json` is what it answers to fixed test questions, `metrics.jsonl` its training curve, thinned.
-Weights are in float16 where that changes not one of these answers, in float32 otherwise.
+file; `answers.json.gz` is what it answers to fixed test questions, `metrics.jsonl` its training curve,
+thinned. Weights are in float16 where that changes not one of these answers, in float32 otherwise.
 
 The models know the cities of the shipped table (`cwr_mech/data/README.md` says where it is from); the weights
 are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or `cwr-mech finetune`) and

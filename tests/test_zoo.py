@@ -1,5 +1,6 @@
 """The zoo: what is added answers as before, reads as a run everywhere, and changes are noticed."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from cwr_mech.plans import in_pretraining
 from cwr_mech.presets import for_tasks, preset
 from cwr_mech.runs import Run, create_run, load_run, update_manifest
 from cwr_mech.zoo import (
+    ANSWERS,
     MOST_BYTES,
     add,
     answers,
@@ -35,6 +37,7 @@ from cwr_mech.zoo import (
     half,
     problems,
     recorded,
+    recorded_answers,
     zoo_models,
 )
 from cwr_mech.zoo_list import described, write_readme
@@ -126,19 +129,23 @@ def test_only_finished_runs_once_each() -> None:
 def test_changes_are_noticed() -> None:
     model = add(made("plain"), n=N)
     assert problems(model) == []
-    stored = model.folder / "answers.json"
-    recorded = json.loads(stored.read_text())
-    recorded["distance/old"] = ["x"] * N
-    stored.write_text(json.dumps(recorded))
+    stored = model.folder / ANSWERS
+    recorded = recorded_answers(model.folder) | {"distance/old": ["x"] * N}
+    stored.write_bytes(gzip.compress(json.dumps(recorded).encode()))
     assert problems(model) == [f"{stored} is not the file that was added"]
-    from cwr_mech.artifacts import sha256_file, write_json
+    from cwr_mech.artifacts import sha256_file
 
     about = model.manifest["zoo"]
-    files = about["files"] | {"answers.json": sha256_file(stored)}
+    files = about["files"] | {ANSWERS: sha256_file(stored)}
     changed = update_manifest(model, zoo=about | {"files": files})
     assert problems(changed, ask=False) == []
     assert problems(changed) == [f"zoo:plain answers {N} of {4 * N} questions otherwise than recorded"]
-    write_json(stored, recorded)
+    stored.write_bytes(stored.read_bytes()[:-20])
+    files = files | {ANSWERS: sha256_file(stored)}
+    changed = update_manifest(model, zoo=about | {"files": files})
+    assert problems(changed) == [
+        f"{stored} holds no answers: it is missing, cut short or another kind of file"
+    ]
     (model.checkpoint() / "model.safetensors").unlink()
     assert "model.safetensors is missing" in " ".join(problems(changed))
 
@@ -264,4 +271,4 @@ def test_the_zoo_in_the_repository() -> None:
 
 def answered(model: Run) -> list[str]:
     """Tasks of which a model of the zoo has recorded answers."""
-    return [key.split("/")[0] for key in json.loads((model.folder / "answers.json").read_text())]
+    return [key.split("/")[0] for key in recorded_answers(model.folder)]
