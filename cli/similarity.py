@@ -61,7 +61,7 @@ def command(
     by_layer = {layer: items for layer, items in by_layer.items() if len(items) == len(sources)}
     members = {name: member_of(source, name) for source, name in zip(sources, names, strict=True)}
     n_pairs = len(sources) * (len(sources) - 1) // 2
-    with progress("comparing", len(by_layer) * len(chosen) * n_pairs, "pairs") as advance:
+    with progress("comparing", len(by_layer) * len(chosen), "measures") as advance:
         result = similarity_result(
             by_layer,
             chosen,

@@ -7,8 +7,6 @@ if TYPE_CHECKING:
     from cwr_mech.runs import Run
 
 COMMAND, REPORT = "cwr-mech zoo analyse", "zoo"
-PAIR_DRAWS = 20
-"""Half samples of the cities behind a pair's interval; what is claimed rests on intervals over models."""
 PATCHED, PATCH_PAIRS = "distance,angle,compass,perimeter", 48
 
 
@@ -80,7 +78,7 @@ def alike(models: "list[Run]") -> None:
         raise AnalysisError("similarity needs two models that were trained from fresh weights")
     layer = str(max(0, models[0].config.model.n_layers - 2))
     cka.command(trained, layers=layer, report=REPORT)
-    similarity.command(trained, measures=",".join(MEASURES), layers=layer, draws=PAIR_DRAWS, report=REPORT)
+    similarity.command(trained, measures=",".join(MEASURES), layers=layer, report=REPORT)
 
 
 def taught(models: "list[Run]") -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,14 @@ from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.cka_survey import cka_result
 from cwr_mech.analysis.items import Item, choose_hooks, layer_number, own_prompts, run_label, shared_ids
 from cwr_mech.analysis.manifold_survey import manifold_result
-from cwr_mech.analysis.measures import MEASURES, choose_measures, compare, sample_cities
+from cwr_mech.analysis.measures import (
+    MEASURES,
+    Measure,
+    choose_measures,
+    compare,
+    compare_all,
+    sample_cities,
+)
 from cwr_mech.analysis.models import Member
 from cwr_mech.analysis.probe_survey import probe_result
 from cwr_mech.analysis.readout_survey import best_places, readout_result
@@ -217,6 +225,29 @@ def test_every_measure_sees_the_map_and_not_shuffled_cities(stores: dict[str, Ac
     constant = compare(MEASURES["rsa"], np.ones_like(x), y, np.random.default_rng(0))
     assert constant.reason == "a representation has the same features for every city"
     assert sample_cities(50, 20, np.random.default_rng(0)).size == 20
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
+def test_many_representations_at_once_are_compared_as_two_at_a_time(measure: Measure) -> None:
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=(40, 6))
+    others = [first[:, :4] + 0.3 * rng.normal(size=(40, 4)), rng.normal(size=(40, 5)), np.ones((40, 3))]
+    sides = [first, *others]
+    found = compare_all(measure, sides, np.random.default_rng(0), draws=20, shuffles=3)
+    assert list(found) == list(combinations(range(4), 2))
+    for (i, j), comparison in found.items():
+        if j == 3:
+            assert np.isnan(comparison.interval.value)
+            assert "same" in str(comparison.reason) or "no structure" in str(comparison.reason)
+        else:
+            expected = measure.value(sides[i], sides[j])
+            assert comparison.interval.value == pytest.approx(expected, abs=1e-12)
+            assert comparison.null.size == 3
+    # A reordered side is the side of reordered cities.
+    order = rng.permutation(40)
+    moved = measure.reorder(measure.prepare(sides[1]), order)
+    expected = measure.value(first, sides[1][order])
+    assert sum(measure.both_ways(measure.prepare(first), moved)) / 2 == pytest.approx(expected, abs=1e-12)
 
 
 def test_similarity_result_has_nulls_references_and_groups(stores: dict[str, ActivationStore]) -> None:

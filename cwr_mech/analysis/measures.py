@@ -1,58 +1,97 @@
-"""All measures of likeness in one table, and what each gives between two representations with its
-controls.
+"""All measures of likeness in one table, and what each gives between representations with its controls.
+
+Most of what a measure costs is done to one representation (its distances, its neighbours, its components), so
+a measure is two functions: `prepare` for one side and `between` for two prepared ones. Many models are then
+prepared once each, not once a pair, and a shuffle of the cities only reorders what was prepared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial.distance import squareform
 
 from cwr_mech.analysis import kernels, neighbours, shape, similarity
+from cwr_mech.analysis.feature_products import Features, prepare
 from cwr_mech.analysis.probes import random_folds
-from cwr_mech.analysis.statistics import Interval, half_sampling
+from cwr_mech.analysis.statistics import Interval, half_interval, halves
 from cwr_mech.errors import AnalysisError, UnknownName
 
-Function = Callable[[Float[np.ndarray, "city p"], Float[np.ndarray, "city q"]], float]
+Side = Float[np.ndarray, "city _"]
+Order = Int[np.ndarray, "city"]
+Prepared = Any
+"""What `Measure.prepare` makes of one representation."""
+
+
+def _as_it_is(x: Side) -> Side:
+    return x
+
+
+def _rows(x: Side, order: Order) -> Side:
+    return x[order]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`function(x, y)` over the same cities; `alike` is its value for equal representations. `source`:
-    citation. `symmetric`: whether x and y may be exchanged. `needs_more_cities`: it is 1 whatever it is given
-    unless cities outnumber features.
+    """`between(prepare(x), prepare(y))` over the same cities; `alike` is its value for equal representations.
+    `reorder(prepare(x), order)` is `prepare(x[order])`. `source`: citation. `symmetric`: whether x and y may
+    be exchanged. `needs_more_cities`: it is 1 whatever it is given unless cities outnumber features.
     """
 
     name: str
-    function: Function
+    between: Callable[[Prepared, Prepared], float]
     alike: float
     source: str
+    prepare: Callable[[Side], Prepared] = _as_it_is
+    reorder: Callable[[Prepared, Order], Prepared] = _rows
     symmetric: bool = True
     needs_more_cities: bool = False
 
-    def both_ways(
-        self, x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]
-    ) -> tuple[float, float]:
-        """The value from x to y and from y to x; their mean is what stands in a matrix."""
-        there = self.function(x, y)
-        return there, there if self.symmetric else self.function(y, x)
+    def both_ways(self, first: Prepared, second: Prepared) -> tuple[float, float]:
+        """The value from one prepared side to the other and back; their mean is what stands in a matrix."""
+        there = self.between(first, second)
+        return there, there if self.symmetric else self.between(second, first)
 
-    def value(self, x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
-        """The mean of both ways."""
-        return sum(self.both_ways(x, y)) / 2
+    def value(self, x: Side, y: Side) -> float:
+        """The mean of both ways, of representations that are not prepared."""
+        shape.same_cities(len(x), len(y))
+        return sum(self.both_ways(self.prepare(x), self.prepare(y))) / 2
 
 
-def _predictivity(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
+def _predictivity(x: Side, y: Side) -> float:
     """On folds that are always the same."""
     return shape.predictivity(x, y, random_folds(len(x), np.random.default_rng(0)))
 
 
-def _biased(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
-    return similarity.linear_cka(x, y, debiased=False)
+def _biased(first: Features, second: Features) -> float:
+    return similarity.cka_of(first, second, debiased=False)
 
 
-def _procrustes_3(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
+def _reordered_features(side: Features, order: Order) -> Features:
+    return Features(side.x[order], side.norms[order], side.reason)
+
+
+def _reordered_ranks(ranks: Float[np.ndarray, "pair"], order: Order) -> Float[np.ndarray, "pair"]:
+    return squareform(squareform(ranks)[np.ix_(order, order)], checks=False)
+
+
+NEIGHBOURS = 10
+"""Neighbours whose overlap `mutual_knn` is."""
+
+
+def _nearest(x: Side) -> Int[np.ndarray, "city k"]:
+    return neighbours.nearest(shape.centre(x), NEIGHBOURS)
+
+
+def _reordered_neighbours(rows: Int[np.ndarray, "city k"], order: Order) -> Int[np.ndarray, "city k"]:
+    return np.argsort(order)[rows[order]]
+
+
+def _procrustes_3(x: Side, y: Side) -> float:
     return shape.procrustes_disparity(
         *(shape.first_components(side, min(3, side.shape[1])) for side in (x, y))
     )
@@ -62,7 +101,7 @@ ANGLES = 10
 """Leading components between whose spaces `angles` is taken."""
 
 
-def _angles(x: Float[np.ndarray, "city p"], y: Float[np.ndarray, "city q"]) -> float:
+def _angles(x: Side, y: Side) -> float:
     return float(shape.principal_angles(x, y, min(ANGLES, *x.shape, *y.shape)).mean())
 
 
@@ -70,19 +109,51 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         measure.name: measure
         for measure in (
-            Measure("cka", similarity.linear_cka, 1.0, "Kornblith 2019, debiased after Song 2012"),
-            Measure("cka_biased", _biased, 1.0, "Kornblith 2019; the paper's"),
+            Measure(
+                "cka",
+                similarity.cka_of,
+                1.0,
+                "Kornblith 2019, debiased after Song 2012",
+                prepare=prepare,
+                reorder=_reordered_features,
+            ),
+            Measure(
+                "cka_biased",
+                _biased,
+                1.0,
+                "Kornblith 2019; the paper's",
+                prepare=prepare,
+                reorder=_reordered_features,
+            ),
             Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
             Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
             Measure("procrustes_3", _procrustes_3, 0.0, "the same on 3 principal components; the paper's"),
             Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
-            Measure("rsa", shape.rsa, 1.0, "Kriegeskorte 2008, Spearman of distances"),
-            Measure("svcca", shape.svcca, 1.0, "Raghu 2017, 99 % of variance"),
+            Measure(
+                "rsa",
+                np.dot,
+                1.0,
+                "Kriegeskorte 2008, Spearman of distances",
+                prepare=shape.distance_ranks,
+                reorder=_reordered_ranks,
+            ),
+            Measure(
+                "svcca",
+                shape.mean_correlation,
+                1.0,
+                "Raghu 2017, 99 % of variance",
+                prepare=shape.leading_basis,
+            ),
             Measure("pwcca", shape.pwcca, 1.0, "Morcos 2018", symmetric=False, needs_more_cities=True),
             Measure("angles", _angles, 0.0, "mean principal angle of 10 components, radians"),
             Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
             Measure(
-                "mutual_knn", neighbours.mutual_knn, 1.0, "Huh 2024, k = 10; the paper's shared neighbours"
+                "mutual_knn",
+                neighbours.overlap,
+                1.0,
+                "Huh 2024, k = 10; the paper's shared neighbours",
+                prepare=_nearest,
+                reorder=_reordered_neighbours,
             ),
             Measure("cknna", neighbours.cknna, 1.0, "Huh 2024, k = 10"),
         )
@@ -124,31 +195,111 @@ class Comparison:
 
 def compare(
     measure: Measure,
-    x: Float[np.ndarray, "city p"],
-    y: Float[np.ndarray, "city q"],
+    x: Side,
+    y: Side,
     rng: np.random.Generator,
     *,
     draws: int = 50,
     shuffles: int = 20,
 ) -> Comparison:
-    """One measure with its interval and its null. Debiased CKA has the exact jackknife; the others half
-    samples of the cities. A measure that refuses the data gives NaN and its message as the reason.
+    """One measure between two representations with its interval and its null: `compare_all` of two."""
+    return compare_all(measure, [x, y], rng, draws=draws, shuffles=shuffles)[0, 1]
+
+
+def compare_all(
+    measure: Measure,
+    sides: Sequence[Side],
+    rng: np.random.Generator,
+    *,
+    draws: int = 50,
+    shuffles: int = 20,
+) -> dict[tuple[int, int], Comparison]:
+    """One measure between all pairs of representations of the same cities, by their numbers (i < j).
+
+    Debiased CKA has the exact jackknife; the others half samples of the cities, the same ones for every pair.
+    Each shuffle reorders the cities of every representation on its own. A measure that refuses a side or a
+    pair gives NaN there and its message as the reason.
     """
+    n = len(sides[0])
+    reasons: dict[tuple[int, int], str] = {}
+
+    def of_pairs(prepared: Sequence[Prepared]) -> dict[tuple[int, int], tuple[float, float]]:
+        found = {}
+        for i, j in combinations(range(len(sides)), 2):
+            try:
+                if (i, j) not in reasons:
+                    found[i, j] = measure.both_ways(_known(prepared[i]), _known(prepared[j]))
+            except AnalysisError as error:
+                reasons[i, j] = error.message
+        return found
+
+    whole = [_prepared(measure, side, n) for side in sides]
+    ways = of_pairs(whole)
+    kept: list[dict[tuple[int, int], tuple[float, float]]] = []
+    if measure.name == "cka":
+        known = [k for k, side in enumerate(whole) if not isinstance(side, AnalysisError)]
+        exact = _jackknifed([sides[k] for k in known])
+        intervals = {(known[i], known[j]): interval for (i, j), interval in exact.items()}
+    else:
+        for rows in halves(n, rng, draws):
+            kept.append(of_pairs([_prepared(measure, side[rows], len(rows)) for side in sides]))
+        intervals = {
+            pair: half_interval(
+                sum(both) / 2, np.array([sum(half[pair]) / 2 for half in kept if pair in half]), n
+            )
+            for pair, both in ways.items()
+        }
+    null: dict[tuple[int, int], list[float]] = {pair: [] for pair in ways}
+    for _ in range(shuffles):
+        orders = [rng.permutation(n) for _ in sides]
+        moved = [
+            side if isinstance(side, AnalysisError) else measure.reorder(side, order)
+            for side, order in zip(whole, orders, strict=True)
+        ]
+        for pair, both in of_pairs(moved).items():
+            null[pair].append(sum(both) / 2)
+    found = {}
+    for i, j in combinations(range(len(sides)), 2):
+        if (i, j) in reasons:
+            found[i, j] = _refused(measure, n, reasons[i, j])
+            continue
+        interval, reason = intervals[i, j], None
+        if not np.isfinite(interval.value):
+            reason = similarity.undefined_reason(sides[i], sides[j])
+        if measure.needs_more_cities and n // 2 <= sides[i].shape[1] + sides[j].shape[1]:
+            features = sides[i].shape[1] + sides[j].shape[1]
+            reason = f"half of {n} cities are too few for an interval with {features} features"
+            interval = replace(interval, low=np.nan, high=np.nan, reason=reason)
+        found[i, j] = Comparison(measure, interval, ways[i, j], np.array(null[i, j]), reason)
+    return found
+
+
+def _prepared(measure: Measure, side: Side, n: int) -> Prepared | AnalysisError:
     try:
-        if measure.name == "cka":
-            interval = similarity.linear_cka_interval(x, y)
-        else:
-            interval = half_sampling(lambda rows: measure.value(x[rows], y[rows]), len(x), rng, draws=draws)
-        ways = measure.both_ways(x, y)
-        null = np.array([measure.value(x, y[rng.permutation(len(y))]) for _ in range(shuffles)])
+        shape.same_cities(n, len(side))
+        return measure.prepare(side)
     except AnalysisError as error:
-        nothing = Interval(np.nan, np.nan, np.nan, len(x), "city", "none", reason=error.message)
-        return Comparison(measure, nothing, (np.nan, np.nan), np.full(1, np.nan), error.message)
-    reason = None if np.isfinite(interval.value) else similarity.undefined_reason(x, y)
-    if measure.needs_more_cities and len(x) // 2 <= x.shape[1] + y.shape[1]:
-        reason = f"half of {len(x)} cities are too few for an interval with {x.shape[1]} features"
-        interval = replace(interval, low=np.nan, high=np.nan, reason=reason)
-    return Comparison(measure, interval, ways, null, reason)
+        return error
+
+
+def _known(side: Prepared | AnalysisError) -> Prepared:
+    if isinstance(side, AnalysisError):
+        raise side
+    return side
+
+
+def _jackknifed(sides: Sequence[Side]) -> dict[tuple[int, int], Interval]:
+    matrix = similarity.linear_cka_matrix(sides) if len(sides) > 1 else None
+    return {
+        (i, j): similarity.cka_interval(matrix, i, j)
+        for i, j in combinations(range(len(sides)), 2)
+        if matrix is not None
+    }
+
+
+def _refused(measure: Measure, n: int, reason: str) -> Comparison:
+    nothing = Interval(np.nan, np.nan, np.nan, n, "city", "none", reason=reason)
+    return Comparison(measure, nothing, (np.nan, np.nan), np.full(1, np.nan), reason)
 
 
 def sample_cities(n: int, most: int, rng: np.random.Generator) -> Int[np.ndarray, "city"]:

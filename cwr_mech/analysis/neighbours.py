@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.neighbors import NearestNeighbors
 
 from cwr_mech.analysis.kernels import kernel_hsic
-from cwr_mech.analysis.shape import centred
+from cwr_mech.analysis.shape import centre, centred, same_cities
 from cwr_mech.errors import AnalysisError
 
 
@@ -24,10 +24,13 @@ def mutual_knn(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], k: int 
     """Mean share of a city's k nearest neighbours that are its neighbours in both (Huh et al. 2024,
     arXiv 2405.07987; the paper's "shared nearest neighbours", k = 10).
     """
-    x, y = centred(x, y)
-    first, second = nearest(x, k), nearest(y, k)
-    shared = (first[:, :, None] == second[:, None, :]).any(axis=2)
-    return float(shared.mean())
+    same_cities(len(x), len(y))
+    return overlap(nearest(centre(x), k), nearest(centre(y), k))
+
+
+def overlap(first: Int[np.ndarray, "n k"], second: Int[np.ndarray, "n k"]) -> float:
+    """Mean share of a row of `first` that is in the same row of `second`."""
+    return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
 
 def cknna(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], k: int = 10) -> float:

@@ -16,7 +16,7 @@ representation a measure ignores decides what it can say:
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.distance import pdist
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from cwr_mech.analysis.ridge import PENALTIES, Decomposed
 from cwr_mech.errors import AnalysisError
@@ -27,20 +27,25 @@ Other = Float[np.ndarray, "m _"]
 
 def centred(x: Matrix, y: Other) -> tuple[Matrix, Other]:
     """Both in float64 with columns of mean 0. Raises AnalysisError for other cities, NaN, or no variance."""
-    if len(x) != len(y):
-        raise AnalysisError(
-            f"the representations have {len(x)} and {len(y)} cities", "join them on the city id first"
-        )
-    found = []
-    for side in (x, y):
-        side = np.asarray(side, dtype=np.float64)
-        if not np.isfinite(side).all():
-            raise AnalysisError("a representation has NaN or infinite features")
-        moved = side - side.mean(axis=0)
-        if np.linalg.norm(moved) <= 1e-12 * np.linalg.norm(side):
-            raise AnalysisError("a representation has the same features for every city")
-        found.append(moved)
-    return found[0], found[1]
+    same_cities(len(x), len(y))
+    return centre(x), centre(y)
+
+
+def same_cities(n: int, m: int) -> None:
+    """Raises AnalysisError when two representations have other numbers of cities."""
+    if n != m:
+        raise AnalysisError(f"the representations have {n} and {m} cities", "join them on the city id first")
+
+
+def centre(x: Matrix) -> Matrix:
+    """In float64 with columns of mean 0. Raises AnalysisError for NaN, or no variance."""
+    x = np.asarray(x, dtype=np.float64)
+    if not np.isfinite(x).all():
+        raise AnalysisError("a representation has NaN or infinite features")
+    moved = x - x.mean(axis=0)
+    if np.linalg.norm(moved) <= 1e-12 * np.linalg.norm(x):
+        raise AnalysisError("a representation has the same features for every city")
+    return moved
 
 
 def first_components(x: Matrix, k: int) -> Float[np.ndarray, "n k"]:
@@ -75,13 +80,27 @@ def rsa(x: Matrix, y: Other) -> float:
     """Spearman correlation of the two sets of n (n - 1) / 2 Euclidean distances. With y the cities'
     coordinates, likeness to the true map.
     """
-    x, y = centred(x, y)
-    return float(spearmanr(pdist(x), pdist(y)).statistic)
+    same_cities(len(x), len(y))
+    return float(distance_ranks(x) @ distance_ranks(y))
+
+
+def distance_ranks(x: Matrix) -> Float[np.ndarray, "pair"]:
+    """Ranks of the Euclidean distances between cities, in the order of `pdist`, with mean 0 and norm 1: the
+    product of two of these is Spearman's correlation. NaN where all distances are the same.
+    """
+    ranks = rankdata(pdist(centre(x)))
+    ranks -= ranks.mean()
+    with np.errstate(invalid="ignore"):
+        return ranks / np.linalg.norm(ranks)
 
 
 def canonical_correlations(x: Matrix, y: Other) -> Float[np.ndarray, "k"]:
     """Correlations of the best-matched directions, descending. Meaningful for n well above p + q."""
     first, second = (_orthonormal(side) for side in centred(x, y))
+    return _correlations(first, second)
+
+
+def _correlations(first: Matrix, second: Other) -> Float[np.ndarray, "k"]:
     return np.clip(np.linalg.svd(first.T @ second, compute_uv=False), 0.0, 1.0)
 
 
@@ -90,8 +109,13 @@ def svcca(x: Matrix, y: Other, *, variance: float = 0.99) -> float:
 
     Rises with the number of components kept when n is small: read it beside its shuffled null.
     """
-    x, y = centred(x, y)
-    return float(canonical_correlations(_leading(x, variance), _leading(y, variance)).mean())
+    same_cities(len(x), len(y))
+    return mean_correlation(leading_basis(x, variance=variance), leading_basis(y, variance=variance))
+
+
+def mean_correlation(first: Matrix, second: Other) -> float:
+    """Mean canonical correlation of two spaces of city scores, each given by an orthonormal basis."""
+    return float(_correlations(first, second).mean())
 
 
 def pwcca(x: Matrix, y: Other) -> float:
@@ -133,7 +157,8 @@ def _orthonormal(x: Matrix) -> Matrix:
     return u[:, s > max(x.shape) * np.finfo(np.float64).eps * s[0]]
 
 
-def _leading(x: Matrix, variance: float) -> Matrix:
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
+def leading_basis(x: Matrix, *, variance: float = 0.99) -> Float[np.ndarray, "n k"]:
+    """Orthonormal basis of the city scores on the principal components that carry `variance`."""
+    u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
     kept = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), variance)) + 1
-    return u[:, :kept] * s[:kept]
+    return u[:, :kept]

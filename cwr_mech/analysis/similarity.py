@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cwr_mech.analysis.feature_products import Features, prepare, squared_product, squared_products
+from cwr_mech.analysis.shape import same_cities
 from cwr_mech.analysis.statistics import Interval, normal_interval
 from cwr_mech.errors import AnalysisError
 
@@ -45,8 +46,12 @@ def linear_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, debi
     NaN where it is undefined; `undefined_reason` says why. Raises AnalysisError when the numbers of rows
     differ, for fewer than 4 rows, and for NaN or infinite features.
     """
-    _same_rows(x, y)
-    first, second = prepare(x), prepare(y)
+    same_cities(len(x), len(y))
+    return cka_of(prepare(x), prepare(y), debiased=debiased)
+
+
+def cka_of(first: Features, second: Features, *, debiased: bool = True) -> float:
+    """Linear CKA of two prepared representations; NaN where it is undefined."""
     return _ratio(
         hsic(first, second, debiased=debiased),
         _self_term(first, debiased)[0],
@@ -58,7 +63,7 @@ def undefined_reason(
     x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, debiased: bool = True
 ) -> str | None:
     """Why `linear_cka(x, y)` is NaN, or None when it is a number."""
-    _same_rows(x, y)
+    same_cities(len(x), len(y))
     for name, features in (("first", prepare(x)), ("second", prepare(y))):
         reason = _self_term(features, debiased)[1]
         if reason:
@@ -79,14 +84,6 @@ def _self_term(features: Features, debiased: bool, square: float | None = None) 
 
 def _ratio(cross: float, first: float, second: float) -> float:
     return cross / float(np.sqrt(first) * np.sqrt(second))
-
-
-def _same_rows(x: np.ndarray, y: np.ndarray) -> None:
-    if x.shape[0] != y.shape[0]:
-        raise AnalysisError(
-            f"the representations have {x.shape[0]} and {y.shape[0]} cities",
-            "join them on the city id first",
-        )
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -126,9 +123,7 @@ def linear_cka_interval(
     A bootstrap would draw a city twice and count its similarity with itself, which is the bias that the
     debiased estimator removes. It says how precise the value is for these two models, nothing about seeds.
     """
-    matrix = linear_cka_matrix([x, y])
-    value, error = float(matrix.values[0, 1]), float(matrix.standard_error[0, 1])
-    return normal_interval(value, error, x.shape[0], unit="city", method="jackknife over city", level=level)
+    return cka_interval(linear_cka_matrix([x, y]), 0, 1, level=level)
 
 
 @dataclass(frozen=True)
@@ -146,12 +141,18 @@ class CkaMatrix:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
+def cka_interval(matrix: CkaMatrix, i: int, j: int, *, level: float = 0.95) -> Interval:
+    """CKA of two of the representations with its interval over cities (jackknife)."""
+    value, error = float(matrix.values[i, j]), float(matrix.standard_error[i, j])
+    return normal_interval(value, error, matrix.n, unit="city", method="jackknife over city", level=level)
+
+
 def linear_cka_matrix(
     representations: Sequence[Float[np.ndarray, "n _"]], *, debiased: bool = True, errors: bool = True
 ) -> CkaMatrix:
     """All pairs at once; each representation is centred once. Raises as `linear_cka` does."""
     for other in representations[1:]:
-        _same_rows(representations[0], other)
+        same_cities(len(representations[0]), len(other))
     reps = [prepare(x, least=5 if debiased and errors else 4) for x in representations]
     size, n = len(reps), len(reps[0].norms)
     squares = squared_products(reps)
@@ -191,7 +192,7 @@ class MinibatchCka:
 
     def update(self, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> None:
         """Add one batch."""
-        _same_rows(x, y)
+        same_cities(len(x), len(y))
         # `prepare` scales each batch to norm 1, which would weigh batches differently: undo it.
         first, second = prepare(x), prepare(y)
         size_x = float(np.sum((x - x.mean(axis=0)) ** 2))

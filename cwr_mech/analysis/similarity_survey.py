@@ -1,7 +1,6 @@
 """Every measure between models at each layer, with controls, ceilings and claims over models, as a Result."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.analysis.items import Item, bag_of_digits, digits_in_place, shared_ids
-from cwr_mech.analysis.measures import Comparison, Measure, compare, sample_cities
+from cwr_mech.analysis.measures import Comparison, Measure, compare_all, sample_cities
 from cwr_mech.analysis.model_groups import group_rows
 from cwr_mech.analysis.models import Member, ceilings
 from cwr_mech.analysis.neighbours import twonn
@@ -67,13 +66,12 @@ def similarity_result(
         for measure in measures:
             matrix, null = np.full((2, len(items), len(items)), np.nan)
             rows: dict[tuple[int, int], Row] = {}
-            for i, j in combinations(range(len(items)), 2):
-                found = compare(measure, arrays[i], arrays[j], rng, draws=draws)
+            for (i, j), found in compare_all(measure, arrays, rng, draws=draws).items():
                 rows[i, j] = _pair(layer, items[i], items[j], found)
                 rows[i, j]["published"] = published_pair(measure.name, known[i].tasks, known[j].tasks)
                 matrix[i, j] = matrix[j, i] = found.interval.value
                 null[i, j] = null[j, i] = found.null_mean
-                advance(1)
+            advance(1)
             most = ceilings(matrix, [member.tasks for member in known])
             for cell, row in rows.items():
                 if measure.alike and np.isfinite(most[cell]):

@@ -138,9 +138,25 @@ def half_sampling(
     value, (1 - 1/2) s^2 / (n/2) = s^2 / n, so no rescaling is needed; and no row meets itself. The interval
     is value +- the normal quantile times that spread, which ignores how the statistic's bias changes with n.
     """
-    _enough(n, 8, unit)
+    chosen = halves(n, rng, draws, unit=unit)
+    values = np.array([statistic(rows) for rows in chosen])
     value = statistic(np.arange(n))
-    values = np.array([statistic(np.sort(rng.permutation(n)[: n // 2])) for _ in range(draws)])
+    return half_interval(value, values, n, level=level, unit=unit)
+
+
+def halves(
+    n: int, rng: np.random.Generator, draws: int, *, unit: str = "city"
+) -> list[Int[np.ndarray, "half"]]:
+    """`draws` random halves of n rows, each in order. Raises AnalysisError for fewer than 8 rows."""
+    _enough(n, 8, unit)
+    return [np.sort(rng.permutation(n)[: n // 2]) for _ in range(draws)]
+
+
+def half_interval(
+    value: float, values: Float[np.ndarray, "draw"], n: int, *, level: float = 0.95, unit: str = "city"
+) -> Interval:
+    """The interval of `half_sampling` from its value and the values of half samples."""
+    draws = values.size
     method = f"halves of the {unit} set, {draws} draws"
     usable = values[np.isfinite(values)]
     if usable.size < 0.9 * draws:
