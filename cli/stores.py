@@ -124,7 +124,8 @@ def labels(sources: Sequence[Source]) -> list[str]:
 
 
 def member_of(source: Source, label: str) -> "Member":
-    """How a run was trained and what it learnt, from its folder.
+    """How a run was trained and what it learnt, from its folder: a model of the zoo by its test questions, a
+    run by the scores of its last evaluation.
 
     A file without a run, and a state that is not the run's last, is a model on its own.
     """
@@ -132,12 +133,14 @@ def member_of(source: Source, label: str) -> "Member":
     from cwr_mech.curves import training_result
     from cwr_mech.errors import ArtifactError
     from cwr_mech.runs import load_run
+    from cwr_mech.zoo_list import gains
 
     from .common import resolve_run
 
     try:
         found = load_run(resolve_run(source.run))
-        table = training_result(found, "").tables["tasks"]
+        learned = gains(found) if found.from_zoo else None
+        table = [] if learned else training_result(found, "").tables["tasks"]
     except ArtifactError:
         return Member(label, source.tasks or (label,), 0, 0, 0)
     if source.store.attrs["step"] != found.last_step:
@@ -145,6 +148,6 @@ def member_of(source: Source, label: str) -> "Member":
     config = found.config
     rows = config.train.steps * config.train.batch_size
     last = [row for row in table if row["step"] == table[-1]["step"] and row["value"] is not None]
-    gains = {row["task"]: gain(row["metric"], row["value"], row["baseline"]) for row in last}
+    learned = learned or {row["task"]: gain(row["metric"], row["value"], row["baseline"]) for row in last}
     tasks = tuple(config.data.tasks)
-    return Member(label, tasks, config.train.seed, rows, rows // len(tasks), gains or None)
+    return Member(label, tasks, config.train.seed, rows, rows // len(tasks), learned or None)
