@@ -9,7 +9,8 @@ from cwr_mech.analysis.statistics import (
     benjamini_hochberg,
     bootstrap,
     cluster_bootstrap,
-    half_sampling,
+    half_interval,
+    halves,
     mantel_test,
     mean_interval,
     permutation_test,
@@ -49,21 +50,16 @@ def test_cluster_bootstrap_covers_where_the_plain_one_does_not() -> None:
     assert np.mean(plain) < 0.7
 
 
-def test_half_sampling_has_the_spread_of_the_mean_and_no_city_meets_itself() -> None:
+def test_half_samples_have_the_spread_of_the_mean_and_no_city_meets_itself() -> None:
     values = rng(1).normal(size=80)
-    seen: list[np.ndarray] = []
-
-    def mean(rows: np.ndarray) -> float:
-        seen.append(rows)
-        return float(values[rows].mean())
-
-    found = half_sampling(mean, 80, rng(2), draws=2000)
+    seen = halves(80, rng(2), 2000)
+    found = half_interval(values.mean(), np.array([values[rows].mean() for rows in seen]), 80)
     expected = 1.96 * values.std(ddof=1) / np.sqrt(80)
     assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.06)
     assert all(np.unique(rows).size == rows.size for rows in seen)
 
 
-def test_half_sampling_covers_a_pair_measure_that_the_bootstrap_spoils() -> None:
+def test_half_samples_cover_a_pair_measure_that_the_bootstrap_spoils() -> None:
     """Share of pairs closer than a threshold: a bootstrap counts copies of a city as close pairs."""
 
     def close(points: np.ndarray) -> float:
@@ -71,13 +67,13 @@ def test_half_sampling_covers_a_pair_measure_that_the_bootstrap_spoils() -> None
         return float(np.mean(apart < 0.05))
 
     truth = 2 * stats.norm.cdf(0.05 / np.sqrt(2)) - 1
-    halves, boots = [], []
+    halved, boots = [], []
     for seed in range(120):
         points = rng(seed).normal(size=50)
-        args = (lambda rows, p=points: close(p[rows])), 50, rng(seed)
-        halves.append(half_sampling(*args, draws=100).covers(truth))
-        boots.append(bootstrap(*args, draws=100).covers(truth))
-    assert np.mean(halves) > 0.88
+        spread = np.array([close(points[rows]) for rows in halves(50, rng(seed), 100)])
+        halved.append(half_interval(close(points), spread, 50).covers(truth))
+        boots.append(bootstrap(lambda rows, p=points: close(p[rows]), 50, rng(seed), draws=100).covers(truth))
+    assert np.mean(halved) > 0.88
     assert np.mean(boots) < 0.6
 
 

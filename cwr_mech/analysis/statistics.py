@@ -89,7 +89,7 @@ def bootstrap(
     """Percentile bootstrap (Efron 1979). `statistic` gets row numbers 0..n-1, drawn with replacement.
 
     Not for measures made of pairs of rows (CKA, neighbours, RSA): a city drawn twice is its own perfect
-    neighbour. Use `half_sampling` there. Raises AnalysisError for fewer than 2 units.
+    neighbour. Use `halves` there. Raises AnalysisError for fewer than 2 units.
     """
     _enough(n, 2, unit)
     value = statistic(np.arange(n))
@@ -123,31 +123,12 @@ def cluster_bootstrap(
     return _percentile(value, values, level, labels.size, unit, f"bootstrap over {unit}, {draws} draws")
 
 
-def half_sampling(
-    statistic: Callable[[Int[np.ndarray, "half"]], float],
-    n: int,
-    rng: np.random.Generator,
-    *,
-    draws: int = 200,
-    level: float = 0.95,
-    unit: str = "city",
-) -> Interval:
-    """Interval from random halves of the rows, without replacement (delete-half jackknife, Shao and Wu 1989).
-
-    For a mean, the spread of half-sample values around the full value equals the standard error of the full
-    value, (1 - 1/2) s^2 / (n/2) = s^2 / n, so no rescaling is needed; and no row meets itself. The interval
-    is value +- the normal quantile times that spread, which ignores how the statistic's bias changes with n.
-    """
-    chosen = halves(n, rng, draws, unit=unit)
-    values = np.array([statistic(rows) for rows in chosen])
-    value = statistic(np.arange(n))
-    return half_interval(value, values, n, level=level, unit=unit)
-
-
 def halves(
     n: int, rng: np.random.Generator, draws: int, *, unit: str = "city"
 ) -> list[Int[np.ndarray, "half"]]:
-    """`draws` random halves of n rows, each in order. Raises AnalysisError for fewer than 8 rows."""
+    """`draws` random halves of n rows, without replacement, each in order; `half_interval` makes an interval
+    of a statistic's values on them. Raises AnalysisError for fewer than 8 rows.
+    """
     _enough(n, 8, unit)
     return [np.sort(rng.permutation(n)[: n // 2]) for _ in range(draws)]
 
@@ -155,7 +136,13 @@ def halves(
 def half_interval(
     value: float, values: Float[np.ndarray, "draw"], n: int, *, level: float = 0.95, unit: str = "city"
 ) -> Interval:
-    """The interval of `half_sampling` from its value and the values of half samples."""
+    """Interval around the `value` on all n rows from `values` on `halves` (delete-half jackknife, Shao
+    and Wu 1989).
+
+    For a mean, the spread of half-sample values around the full value equals the standard error of the full
+    value, (1 - 1/2) s^2 / (n/2) = s^2 / n, so no rescaling is needed; and no row meets itself. The interval
+    is value +- the normal quantile times that spread, which ignores how the statistic's bias changes with n.
+    """
     draws = values.size
     method = f"halves of the {unit} set, {draws} draws"
     usable = values[np.isfinite(values)]
