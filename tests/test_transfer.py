@@ -112,6 +112,15 @@ def test_averages_are_over_models_and_have_their_intervals() -> None:
     assert cell(one, "angle", "distance", "ni_low") is None
 
 
+def test_the_arm_of_most_models_is_the_one_that_is_drawn() -> None:
+    models = [tuned(f"r{i}", "angle", all_tasks(at(0.5)), of=f"b{i}", seed=i) for i in range(3)]
+    rare = replace(tuned("r3", "angle", all_tasks(at(0.1))), arm="a rare arm")
+    found = transfer([rare, *models], [base(f"b{i}") for i in range(3)])
+    result = found.to_result("cwr-mech transfer", {}, {})
+    assert (result.values["arm"], result.values["n_models"], result.values["n_bases"]) == (ARM, 3, 3)
+    assert result.arrays["ni"] == pytest.approx(0.5)
+
+
 def test_averages_come_with_and_without_tasks_the_base_had_not_learned() -> None:
     model = tuned("r", "distance", all_tasks(at(0.5), angle=CONSTANT))
     known, half = base(), base(angle=0.51 * CONSTANT)

@@ -21,6 +21,7 @@ The units of all intervals are models (one for each seed of the base), never cit
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ class Transfer:
     """Like `scores`, with a column `step`, for checkpoints on the way."""
 
     def to_result(self, command: str, inputs: Mapping[str, str], params: Mapping[str, object]) -> Result:
-        """The result of kind "transfer"; its arrays are the matrices of the first arm."""
+        """The result of kind "transfer"; its arrays are the matrices of the arm with most models."""
         arm = self.sets[0]["arm"]
         labels = [row["set"] for row in self.sets if row["arm"] == arm]
 
@@ -94,8 +95,8 @@ class Transfer:
             params=dict(params),
             values={
                 "arm": arm,
-                "n_models": len({row["run"] for row in self.scores}),
-                "n_bases": len({row["base"] for row in self.scores}),
+                "n_models": len({row["run"] for row in self.scores if row["arm"] == arm}),
+                "n_bases": len({row["base"] for row in self.scores if row["arm"] == arm}),
                 "ni_trained": mean_of(row["ni"] for row in first if row["trained"]),
                 "ni_trained_learned": mean_of(row["ni_learned"] for row in first if row["trained"]),
                 "ni_transfer": mean_of(row["ni"] for row in first if not row["trained"]),
@@ -152,7 +153,11 @@ def transfer(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool
     deviation = [row for model in tuned for row in _deviations(model, tuned, scores, match_steps)]
     groups = dict.fromkeys((model.arm, model.label) for model in tuned)
     order = {"+".join(tasks): tasks for tasks in (model.trained for model in tuned)}
-    ranked = sorted(groups, key=lambda group: (group[0], len(order[group[1]]), _ranks(order[group[1]])))
+    models_of = Counter(model.arm for model in tuned)
+    ranked = sorted(
+        groups,
+        key=lambda group: (-models_of[group[0]], group[0], len(order[group[1]]), _ranks(order[group[1]])),
+    )
     matrix, sets = [], []
     for arm, label in ranked:
         mine = [row for row in scores if (row["arm"], row["set"]) == (arm, label)]
