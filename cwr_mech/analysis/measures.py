@@ -7,6 +7,7 @@ prepared once each, not once a pair, and a shuffle of the cities only reorders w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -221,56 +222,41 @@ def compare_all(
     pair gives NaN there and its message as the reason.
     """
     n = len(sides[0])
-    reasons: dict[tuple[int, int], str] = {}
+    pairs = list(combinations(range(len(sides)), 2))
+    refusals: dict[tuple[int, int], str] = {}
 
-    def of_pairs(prepared: Sequence[Prepared]) -> dict[tuple[int, int], tuple[float, float]]:
-        found = {}
-        for i, j in combinations(range(len(sides)), 2):
-            try:
-                if (i, j) not in reasons:
-                    found[i, j] = measure.both_ways(_known(prepared[i]), _known(prepared[j]))
-            except AnalysisError as error:
-                reasons[i, j] = error.message
-        return found
+    def of_pairs(prepared: Sequence[Prepared]) -> Float[np.ndarray, "pair way"]:
+        return np.array([_both_ways(measure, prepared, pair, refusals) for pair in pairs])
 
     whole = [_prepared(measure, side, n) for side in sides]
     ways = of_pairs(whole)
-    kept: list[dict[tuple[int, int], tuple[float, float]]] = []
+    orders = [[rng.permutation(n) for _ in sides] for _ in range(shuffles)]
+    null = np.array([of_pairs(list(map(partial(_moved, measure), whole, order))) for order in orders])
     if measure.name == "cka":
-        known = [k for k, side in enumerate(whole) if not isinstance(side, AnalysisError)]
-        exact = _jackknifed([sides[k] for k in known])
-        intervals = {(known[i], known[j]): interval for (i, j), interval in exact.items()}
+        intervals = _jackknifed(sides, [pair for pair in pairs if pair not in refusals])
     else:
-        for rows in halves(n, rng, draws):
-            kept.append(of_pairs([_prepared(measure, side[rows], len(rows)) for side in sides]))
+        chosen = halves(n, rng, draws)
+        halved = np.array(
+            [of_pairs([_prepared(measure, side[rows], len(rows)) for side in sides]) for rows in chosen]
+        )
         intervals = {
-            pair: half_interval(
-                sum(both) / 2, np.array([sum(half[pair]) / 2 for half in kept if pair in half]), n
-            )
-            for pair, both in ways.items()
+            pair: half_interval(float(ways[k].mean()), halved[:, k].mean(axis=-1), n)
+            for k, pair in enumerate(pairs)
         }
-    null: dict[tuple[int, int], list[float]] = {pair: [] for pair in ways}
-    for _ in range(shuffles):
-        orders = [rng.permutation(n) for _ in sides]
-        moved = [
-            side if isinstance(side, AnalysisError) else measure.reorder(side, order)
-            for side, order in zip(whole, orders, strict=True)
-        ]
-        for pair, both in of_pairs(moved).items():
-            null[pair].append(sum(both) / 2)
     found = {}
-    for i, j in combinations(range(len(sides)), 2):
-        if (i, j) in reasons:
-            found[i, j] = _refused(measure, n, reasons[i, j])
+    for k, (i, j) in enumerate(pairs):
+        if (i, j) in refusals:
+            found[i, j] = _refused(measure, n, refusals[i, j])
             continue
         interval, reason = intervals[i, j], None
         if not np.isfinite(interval.value):
             reason = similarity.undefined_reason(sides[i], sides[j])
-        if measure.needs_more_cities and n // 2 <= sides[i].shape[1] + sides[j].shape[1]:
-            features = sides[i].shape[1] + sides[j].shape[1]
+        features = sides[i].shape[1] + sides[j].shape[1]
+        if measure.needs_more_cities and n // 2 <= features:
             reason = f"half of {n} cities are too few for an interval with {features} features"
             interval = replace(interval, low=np.nan, high=np.nan, reason=reason)
-        found[i, j] = Comparison(measure, interval, ways[i, j], np.array(null[i, j]), reason)
+        there, back = map(float, ways[k])
+        found[i, j] = Comparison(measure, interval, (there, back), null[:, k].mean(axis=-1), reason)
     return found
 
 
@@ -282,19 +268,35 @@ def _prepared(measure: Measure, side: Side, n: int) -> Prepared | AnalysisError:
         return error
 
 
-def _known(side: Prepared | AnalysisError) -> Prepared:
-    if isinstance(side, AnalysisError):
-        raise side
-    return side
+def _moved(measure: Measure, side: Prepared | AnalysisError, order: Order) -> Prepared | AnalysisError:
+    return side if isinstance(side, AnalysisError) else measure.reorder(side, order)
 
 
-def _jackknifed(sides: Sequence[Side]) -> dict[tuple[int, int], Interval]:
-    matrix = similarity.linear_cka_matrix(sides) if len(sides) > 1 else None
-    return {
-        (i, j): similarity.cka_interval(matrix, i, j)
-        for i, j in combinations(range(len(sides)), 2)
-        if matrix is not None
-    }
+def _both_ways(
+    measure: Measure,
+    prepared: Sequence[Prepared | AnalysisError],
+    pair: tuple[int, int],
+    refusals: dict[tuple[int, int], str],
+) -> tuple[float, float]:
+    """Both values of a pair; NaN, with the reason in `refusals`, when a side or the measure refused."""
+    sides = [prepared[k] for k in pair]
+    try:
+        for side in sides:
+            if isinstance(side, AnalysisError):
+                raise side
+        return measure.both_ways(*sides)
+    except AnalysisError as error:
+        refusals.setdefault(pair, error.message)
+        return np.nan, np.nan
+
+
+def _jackknifed(sides: Sequence[Side], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Interval]:
+    """Debiased CKA of these pairs; one matrix of all representations in them."""
+    used = sorted({k for pair in pairs for k in pair})
+    if not used:
+        return {}
+    matrix = similarity.linear_cka_matrix([sides[k] for k in used])
+    return {(i, j): similarity.cka_interval(matrix, used.index(i), used.index(j)) for i, j in pairs}
 
 
 def _refused(measure: Measure, n: int, reason: str) -> Comparison:
