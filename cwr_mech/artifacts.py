@@ -31,6 +31,8 @@ from cwr_mech.errors import (
 )
 
 PART = ".part-"
+UMASK = os.umask(0o022)
+os.umask(UMASK)
 PACKAGES = ("cwr-mech", "torch", "transformer-lens", "transformers", "numpy", "scipy", "scikit-learn", "h5py")
 
 
@@ -69,6 +71,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def _finish(file: Path) -> None:
+    """Onto the disk, and readable to whom any new file is: safetensors lets only the owner read."""
+    file.chmod(0o666 & ~UMASK)
+    _flush(file)
+
+
 def _flush(path: Path) -> None:
     """Ask the disk to hold `path`'s content, so that the rename never arrives before it."""
     handle = os.open(path, os.O_RDONLY)
@@ -91,7 +99,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
-            _flush(part)
+            _finish(part)
             os.replace(part, path)
             _flush(path.parent)
     finally:
@@ -110,7 +118,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             yield part
             for file in part.rglob("*"):
                 if file.is_file():
-                    _flush(file)
+                    _finish(file)
             _flush(part)
             if path.exists():
                 os.replace(path, old)

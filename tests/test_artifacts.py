@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cwr_mech.artifacts import (
     atomic_file,
@@ -57,6 +59,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         part.write_text(str(len("new") // part.write_text("")))
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_folder(tmp_path / "folder") as part:
+        save_file({"x": torch.zeros(2)}, part / "weights")
+    with atomic_file(tmp_path / "weights") as file:
+        save_file({"x": torch.zeros(2)}, file)
+    modes = {path.stat().st_mode for path in (plain, tmp_path / "weights", tmp_path / "folder" / "weights")}
+    assert len(modes) == 1
 
 
 def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
