@@ -1,7 +1,7 @@
 # make demo    environment if missing, then train, probe, compare and patch, and write a report
 # make test    environment if missing, then every check a change must pass
 # make bench   time and memory of the parts that claim to be fast
-# make routing reports/routing anew, from the models that `cwr-mech sweep zoo` trains
+# make routing reports/routing anew, from the models that `cwr-mech sweep routing` trains
 # make patching reports/patching anew, from the zoo
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
@@ -11,9 +11,10 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-ROUTING := small small-seed2 small-seed3
+BASES := small small-seed2 small-seed3
+ROUTING := $(BASES) small-seed4 small-seed5 small-seed6
 TASKS := distance trianglearea angle compass inside perimeter crossing
-ALONE := $(foreach task,$(TASKS),small-$(task) small-$(task)-seed2 small-$(task)-seed3)
+ALONE := $(foreach task,$(TASKS),$(BASES:small%=zoo:small-$(task)%))
 CWR := $(PY) -m cwr_mech_cli.main
 
 .PHONY: demo test bench routing patching env clean FORCE
@@ -40,9 +41,9 @@ routing: .venv/.ready
 	@$(CWR) report routing --routing
 
 patching: .venv/.ready
-	@$(CWR) patch $(ROUTING:%=zoo:%) --task distance,angle,compass --spans swapped_last,equals,answer1,answer2 \
+	@$(CWR) patch $(BASES:%=zoo:%) --task distance,angle,compass --spans swapped_last,equals,answer1,answer2 \
 	  --metric logit_diff --subspace manifold,random --report patching
-	@$(CWR) patch $(foreach run,$(ROUTING),zoo:$(run)-ft-distance zoo:$(run)-ft-angle) --task distance,angle \
+	@$(CWR) patch $(foreach run,$(BASES),zoo:$(run)-ft-distance zoo:$(run)-ft-angle) --task distance,angle \
 	  --group old,new --only-subspace --report patching
 	@$(CWR) report patching
 

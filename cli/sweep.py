@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    plan: Annotated[str, typer.Argument(help="singles, pairs, seeds, tune, zoo, paper, or trial.")],
+    plan: Annotated[str, typer.Argument(help="singles, pairs, seeds, tune, routing, zoo, paper, or trial.")],
     preset: Annotated[str | None, typer.Option(help="Settings of the models; the plan's by default.")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, separated by commas; the plan's by default.")

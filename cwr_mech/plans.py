@@ -132,26 +132,33 @@ def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     return bases + pretraining(preset, sets, seeds) + finetunings(bases, sets)
 
 
+def routing(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """What the test of off-map routing needs: models of all tasks, their fine-tunings on the tasks of ROUTED,
+    untouched and under the arms that a prediction is about.
+    """
+    bases = seeds_only(preset, seeds)
+    studied = finetunings(bases, [(task,) for task in ROUTED])
+    return [*bases, *studied, *arms(studied, ROUTED)]
+
+
 def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The family that ships with the repository, what matters most first.
 
-    Every seed: all tasks, the fine-tunings of each base on single tasks and under the causal arms that a
-    prediction needs, each task alone, fine-tunings on the six pairs with distance and six without, all tasks
-    with the new cities in pretraining. First seed only: two to six tasks, and fine-tunings with the paper's
-    elicitation rows. The other arms come last. Models of one task train half as many steps, all others the
-    whole number: each task still gets more rows alone than beside others.
+    Every seed: the plan `routing`, the fine-tunings of each base on the other single tasks, each task alone,
+    fine-tunings on the six pairs with distance and six without, all tasks with the new cities in pretraining.
+    First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows. The other arms come
+    last. Models of one task train half as many steps, all others the whole number: each task still gets more
+    rows alone than beside others.
     """
-    bases, first = seeds_only(preset, seeds), seeds[:1]
+    routed, first = routing(preset, seeds), seeds[:1]
+    names = {run.name for run in routed}
+    bases = [run for run in routed if run.base is None]
     half = preset.with_settings([f"steps={preset.train.steps // 2}"])
     pairs = [DISTANCE_PAIRS[:3] + OTHER_PAIRS[:3], DISTANCE_PAIRS[3:] + OTHER_PAIRS[3:6]]
     tuned = finetunings(bases, _singles())
-    studied = [run for task in ROUTED for run in tuned if run.config.data.tasks == (task,)]
-    needed = arms(studied, ROUTED)
     return [
-        *bases,
-        *studied,
-        *needed,
-        *(run for run in tuned if run not in studied),
+        *routed,
+        *(run for run in tuned if run.name not in names),
         *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
         *finetunings(bases[:1], _singles(), elicitation="new"),
         *finetunings(bases, pairs[0]),
@@ -160,7 +167,7 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *finetunings(bases, pairs[1]),
         *in_pretraining(preset, seeds),
         *finetunings(bases[:1], _singles(), elicitation="world"),
-        *(run for run in arms(studied, EVERY_ARM) if run not in needed),
+        *(run for run in arms(tuned, EVERY_ARM) if run.name not in names),
     ]
 
 
@@ -213,6 +220,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         "seeds": Plan(seeds_only, "small", 3),
         "tune": Plan(tune, "small", 1),
         "trial": Plan(trial, "tiny", 1),
+        "routing": Plan(routing, "small", 6),
         "zoo": Plan(zoo, "small", 3),
         "paper": Plan(paper, "paper", 4),
     }

@@ -13,6 +13,7 @@ from cwr_mech.presets import preset
 
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
+SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
 
 
 def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:
