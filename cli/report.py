@@ -18,8 +18,8 @@ def command(
         bool, typer.Option("--routing", help="Test the predictions about divergent tasks on its results.")
     ] = False,
 ) -> None:
-    """Write reports/NAME/report.md with its figures from the results saved there, learning curves of the runs
-    they are about included. With --check: rebuild it aside, compare, and fail if anything differs.
+    """Write reports/NAME/report.md with its figures from the results saved there, and the learning curves of
+    their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
     """
     from cwr_mech.errors import CorruptArtifact
     from cwr_mech.report import check_report, write_report
@@ -51,15 +51,20 @@ def command(
     say(f"report  {write_report(folder)}")
 
 
+CURVES = 12
+"""Runs up to which a report shows how each was trained."""
+
+
 def add_learning_curves(folder: Path) -> None:
-    """Save a train-RUN result for every run that the report is about and that lies here."""
+    """Save a train-RUN result for every run that the report is about and that lies here, if they are few."""
     from cwr_mech.curves import training_result
     from cwr_mech.results import load_results
     from cwr_mech.runs import load_run
 
     from .common import RUNS
 
-    for run in runs_of(folder.name, load_results(folder / "results")):
+    runs = runs_of(folder.name, load_results(folder / "results"))
+    for run in runs if len(runs) <= CURVES else ():
         if (RUNS / run / "metrics.jsonl").is_file():
             result = training_result(load_run(RUNS / run), f"cwr-mech report {folder.name}")
             result.save(folder / "results", f"train-{run}")

@@ -110,7 +110,7 @@ def places(models: "list[Run]") -> None:
 
     from .common import progress, save_result
 
-    chosen = [model for model in tuned(models) if len(model.config.data.tasks) == 1]
+    chosen = tuned(models)
     with progress("placing", len(chosen), "models") as advance:
         save_result(places_result(chosen, untuned(models), COMMAND, advance), REPORT, "trajectory")
 

@@ -2,7 +2,9 @@
 
 from collections import Counter
 
+from cwr_mech.analysis.transfer_means import mean_of
 from cwr_mech.figures_style import layer_name
+from cwr_mech.finetuning import PLAIN
 from cwr_mech.formats import number
 from cwr_mech.report_text import markdown_table
 from cwr_mech.results import Result, Row
@@ -165,28 +167,57 @@ def _range(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
+PLACED = {
+    "along_new": "along, new",
+    "along_old": "along, ordinary",
+    "off_new": "off, new",
+    "moved_new": "moved in the map's directions, new",
+    "moved_new_like": "random, like activations",
+    "moved_old": "ordinary",
+    "probe_new": "probe, new",
+    "probe_old": "probe, ordinary",
+}
+"""Columns of a trajectory's rows that a report shows, and their headings."""
+FEW = 12
+"""Models up to which each has rows of its own."""
+
+
 def trajectory(result: Result) -> str:
-    """Where new cities end, beside ordinary cities."""
+    """Where new cities end, beside ordinary cities: model by model, or means over the bases of many."""
     rows = result.tables["trajectory"]
     ends = [row for row in rows if row["step"] == max(r["step"] for r in rows if r["run"] == row["run"])]
-    shown = [row for row in ends if row["prompt"] in row["set"].split("+")]
-    columns = {
-        "base": "base",
-        "set": "trained on",
-        "route": "arm",
-        "step": "step",
-        "along_new": "along, new",
-        "along_old": "along, ordinary",
-        "off_new": "off, new",
-        "moved_new": "moved in the map's directions, new",
-        "moved_new_like": "random, like activations",
-        "moved_old": "ordinary",
-        "probe_new": "probe, new",
-        "probe_old": "probe, ordinary",
-    }
+    shown = [row for row in ends if row["prompt"] in row["set"].split("+")] or ends
     values = result.values
     text = f"{values['n_models']} models from {values['n_bases']} bases, trained prompts, at the end."
-    return f"{text}\n\n{markdown_table(shown or ends, columns)}"
+    if values["n_models"] > FEW:
+        text += " Means over models and prompts; before: the base, which never met the new cities."
+        return f"{text}\n\n{markdown_table(_placed(rows, shown), {**OF_SETS, **PLACED})}"
+    columns = {"base": "base", "set": "trained on", "route": "arm", "step": "step", **PLACED}
+    return f"{text}\n\n{markdown_table(shown, columns)}"
+
+
+OF_SETS = {"rows": "rows beside the new ones", "set": "trained on", "route": "arm", "models": "models"}
+
+
+def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
+    """Means of PLACED by what was trained and how, after those of the bases before any of it."""
+
+    def means(mine: list[Row], of: str) -> Row:
+        return {"models": len({row[of] for row in mine})} | {
+            column: mean_of(row[column] for row in mine) for column in PLACED
+        }
+
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in ends:
+        beside = str(row["arm"]).partition(", route")[0]
+        groups.setdefault((row["route"], beside, row["set"]), []).append(row)
+    order = sorted(groups, key=lambda of: (of[0] != "none", of[0], of[1] != PLAIN, of[2].count("+")))
+    before = [row for row in rows if row["step"] == 0]
+    found = [{"set": "nothing yet"} | means(before, "base")] if before else []
+    for route, beside, trained in order:
+        how = {"rows": beside, "set": trained, "route": route}
+        found.append(how | means(groups[route, beside, trained], "run"))
+    return found
 
 
 def conflict(result: Result) -> str:

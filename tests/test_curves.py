@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from cwr_mech_cli import common, plot
+from cwr_mech_cli import common, plot, report
 
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
 from cwr_mech.curves import BASELINE_ROWS, MOST_POINTS_BESIDE, curves_result, training_result
@@ -95,6 +95,14 @@ def test_plot_writes_one_or_several_runs(
     assert load_result(tmp_path / "reports/r/results/curves.json").params["runs"] == ["a", "b"]
     assert load_result(tmp_path / "reports/b/results/train-b.json").kind == "train"
     assert (tmp_path / "reports/b/figures/train-b.png").exists()
+    results = tmp_path / "reports" / "r" / "results"
+    monkeypatch.setattr(report, "CURVES", 1)
+    report.add_learning_curves(results.parent)
+    assert not list(results.glob("train-*"))  # two runs are more than few
+    monkeypatch.undo()
+    monkeypatch.setattr(common, "RUNS", tmp_path)
+    report.add_learning_curves(results.parent)
+    assert sorted(path.name for path in results.glob("train-*.json")) == ["train-a.json", "train-b.json"]
     (tmp_path / "a" / "metrics.jsonl").unlink()
     with pytest.raises(MissingArtifact, match="run a has no metrics"):
         plot.command(["a"])

@@ -12,6 +12,7 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.figures import draw
 from cwr_mech.plans import ROUTED
 from cwr_mech.report_routing import routing
+from cwr_mech.report_routing import trajectory as placed
 from cwr_mech.results import Result
 
 BASES = ("b0", "zoo:b1")
@@ -30,6 +31,9 @@ def row(base: str, tasks: str, route: str, prompt: str, step: int, share: float)
         "cka_new": share,
         "moved_new": None if step == 0 else 0.3 + share,
         "moved_new_like": None if step == 0 else 0.2,
+        "moved_old": None if step == 0 else 0.1,
+        "probe_new": 900.0,
+        "probe_old": 10.0,
     }
 
 
@@ -152,3 +156,21 @@ def test_the_papers_hypotheses_have_effect_null_verdict_and_reason(tmp_path: Any
     assert len(draw(result, tmp_path, "routing")) == 3
     with pytest.raises(AnalysisError, match="placed on the map"):
         routing_result({"s": subspace("b0")}, {}, "")
+
+
+def test_many_models_are_placed_by_what_they_were_trained_on_and_few_one_by_one() -> None:
+    many = trajectory()
+    many.values.update(n_models=34, n_bases=2)
+    lines = placed(many).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    head, before = cells[0], cells[2]
+    assert (before[1], before[3]) == ("nothing yet", "2")
+    arms = sum(1 + len(names) for names in ROUTED.values())
+    assert len(cells) == 3 + arms
+    first = dict(zip(head, cells[3], strict=True))
+    assert (first["trained on"], first["arm"], first["models"]) == ("distance", "none", "2")
+    # Two bases with 0.30 and 0.31 of the way from 1000 to 10 at the trained prompt.
+    assert float(first["along, new"]) == pytest.approx(500 * (0.01**0.30 + 0.01**0.31), abs=1)
+    few = trajectory()
+    few.values.update(n_models=4, n_bases=2)
+    assert placed(few).count("b0") == arms
