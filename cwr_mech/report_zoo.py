@@ -273,11 +273,11 @@ def limits() -> str:
   (1.6 million), trained on {rows["all seven tasks"]:,} rows against 42 million, and by Muon where the
   paper has AdamW; fine-tunings are by AdamW. A task that is not learned here may need longer, as triangle
   area and angle do in the paper; "not learned" is a statement about this budget.
-- The seven-task models begin with compass alone, because that opens the plateau soonest, and are asked
-  for triangle areas twice as often. The paper's begin with all tasks, equally. What depends on the order of
-  learning is not comparable.
-- Models of one task have {rows["1 task"]:,} rows, of two to six {rows["2 tasks"]:,}, those with the new
-  cities in pretraining {rows["all seven tasks, new cities in pretraining"]:,}. Neither the rows of a model
+- Models of several tasks of which compass is one begin with compass alone, because that opens the plateau
+  soonest, and those of all seven are asked for triangle areas twice as often. The paper's begin with all
+  tasks, equally. What depends on the order of learning is not comparable, and the start in common is one
+  more reason why models with compass may be alike.
+- Models of one task have {rows["1 task"]:,} rows, all others {rows["2 tasks"]:,}. Neither the rows of a model
   nor the rows of a task are held fixed between them.
 - Layers do not correspond. The paper reads after block 5 of 6; we compare the last but one block here too
   (block 3 of 4, our L2), and name the best layer where a best layer is taken.
