@@ -56,7 +56,14 @@ def r2_interval(
     draws: int = 400,
 ) -> Interval:
     """R2 with an interval over cities (bootstrap); it says nothing about other seeds."""
-    return bootstrap(lambda rows: score(decoded[rows], xy[rows]).r2, len(xy), rng, draws=draws)
+    return bootstrap(lambda rows: r_squared(decoded[rows], xy[rows]), len(xy), rng, draws=draws)
+
+
+def r_squared(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> float:
+    """Share of the variance of places, both coordinates together, that is decoded; NaN without variance."""
+    places = xy - xy.sum(axis=0) / len(xy)
+    left, total = decoded - xy, np.vdot(places, places)
+    return float(1 - np.vdot(left, left) / total) if total > 0 else float("nan")
 
 
 def place_errors(
