@@ -91,6 +91,9 @@ def published_matrices(paper: Mapping[str, Any]) -> dict[str, Pairs]:
     return {measure: published_pairs(found[names[measure]]) for measure in MEASURES}
 
 
+TREND = "disjoint, change per task"
+
+
 def similarity_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     """Do different tasks arrive at the same arrangement, and is distance the outlier, by which measure?"""
     theirs = published_matrices(paper)
@@ -105,6 +108,7 @@ def similarity_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     for count, value in enumerate(paper["trend"]["disjoint"], start=1):
         text = f"models of {count} task(s), none in common, arrange the cities alike (mean CKA)"
         yield claim("similarity", text, value, _group(saved, f"disjoint, {count} task(s) each"))
+    yield _trend_claim(saved, paper["trend"]["disjoint"])
     together = saved.pretrained(TASK_NAMES)
     alike = jackknifed(lambda runs: mean_of(_among(saved, runs)), together)
     text = "models of all seven tasks with other seeds arrange the cities alike (mean CKA over pairs)"
@@ -116,8 +120,21 @@ def over_models(saved: Saved, measure: str, statistic: Callable[[Pairs], float])
     return jackknifed(lambda runs: statistic(saved.single_task_pairs(runs, measure)), saved.alone())
 
 
+def _trend_claim(saved: Saved, published: Sequence[float]) -> Row:
+    """Judged by the interval over models, like all claims; the permutation test stands beside it."""
+    text = "models of more tasks, none in common, are more alike (change of CKA a task)"
+    rows = _group_rows(saved, TREND)
+    beside = f"; numbers of tasks relabelled, p = {rows[0]['p']:.3f}" if rows else ""
+    theirs = float(np.polyfit(np.arange(len(published)), published, 1)[0])
+    return claim("similarity", text, theirs, _group(saved, TREND), against=f"0{beside}")
+
+
+def _group_rows(saved: Saved, name: str) -> list[Row]:
+    return [r for r in saved.groups if (r["group"], r["measure"], r["models"]) == (name, CKA, "all models")]
+
+
 def _group(saved: Saved, name: str) -> Interval | None:
-    rows = [r for r in saved.groups if (r["group"], r["measure"], r["models"]) == (name, CKA, "all models")]
+    rows = _group_rows(saved, name)
     if not rows:
         return None
     low, high = (np.nan if rows[0][end] is None else rows[0][end] for end in ("ci_lo", "ci_hi"))

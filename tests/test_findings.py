@@ -149,6 +149,17 @@ def test_values_are_those_planted() -> None:
     assert row_of(planted(single=0.1), "angle is learned alone")["direction"] == "opposite"
 
 
+@pytest.mark.parametrize(("low", "verdict"), [(0.05, "supported"), (-0.05, "undecided")])
+def test_the_trend_is_judged_by_its_interval_with_the_relabelling_beside_it(low: float, verdict: str) -> None:
+    keys = {"group": "disjoint, change per task", "measure": "cka", "models": "all models", "p": 0.0015}
+    rows = [keys | {"value": 0.18, "ci_lo": low, "ci_hi": 0.38, "n": 35}]
+    rows.append({**keys, "models": "without failed models", "value": 0.9, "ci_lo": 0.8, "ci_hi": 1.0, "n": 9})
+    found = row_of({**planted(), "trend": result("similarity", groups=rows)}, "more tasks, none in common")
+    assert (found["ours"], found["models"], found["verdict"]) == (0.18, 35, verdict)
+    assert found["against"].endswith("relabelled, p = 0.002")
+    assert float(found["published"]) == pytest.approx((0.851 - 0.655) / 2, abs=0.001)
+
+
 def test_published_values_are_those_of_the_paper() -> None:
     paper = published()
     assert tuple(paper["tasks"]) == TASK_NAMES
