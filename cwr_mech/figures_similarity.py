@@ -33,14 +33,15 @@ def matrices_figure(result: Result) -> Figure:
         _matrix(ax, [row for row in pairs if row["measure"] == measure], runs, measure)
     for ax in axes[:, 1:].flat:
         ax.set_yticklabels([])
-    for ax in axes[:-1].flat:
+    many = len(runs) > MOST_NUMBERED
+    for ax in axes.flat if many else axes[:-1].flat:
         ax.set_xticklabels([])
     nulls = [f"{m} {hundredths(_mean_null(pairs, m))}" for m in measures]
     caption(
         figure,
         f"{layer_name(layer)}, n = {result.values['n']} cities; intervals of the cells are in the table. "
         "Light: alike (procrustes is a distance, 0 is alike). Control, mean with cities shuffled: "
-        f"{', '.join(nulls)}.",
+        f"{', '.join(nulls)}." + (" Columns are in the order of the rows." if many else ""),
     )
     return figure
 
@@ -61,8 +62,9 @@ def _matrix(ax: Axes, pairs: list[Row], runs: list[str], measure: str) -> None:
     if n <= MOST_NUMBERED:
         write_cells(ax, image, grid, size=float(np.clip(75 / n, 4.5, 9)), form=hundredths)
     size = float(np.clip(85 / n, 4.5, 8))
-    ax.set_xticks(range(n), runs, rotation=90)
-    ax.set_yticks(range(n), runs)
+    names = [run.removeprefix("zoo:") for run in runs]
+    ax.set_xticks(range(n), names, rotation=90)
+    ax.set_yticks(range(n), names)
     ax.tick_params(labelsize=size, length=0)
     ax.set_title(measure)
 
