@@ -14,7 +14,7 @@ import typer
 
 Argv = tuple[str, ...]
 
-PRESET, TASK, STEPS = "quick", "distance", 3000
+PRESET, TASK, STEPS = "quick", "distance", 5000
 """What is trained: one model, on one task, in the cities of the zoo's models."""
 ZOO_MODELS = ("zoo:small", "zoo:small-seed2")
 """Models of all seven tasks that it is compared with: what they have in common is the yardstick."""

@@ -137,7 +137,7 @@ BAD = [
     ({}, (*UPDATES, "--step", "7"), "no checkpoint at step 7"),
     ({}, ("trajectory", "base"), "no finished fine-tuning found"),
     ({}, ("predict", "base", "--layer", "1"), "no gradient reaches a city after block 1"),
-    ({}, ("predict", "base", "--layer", "0", "--rows", "64"), "named by all tasks"),
+    ({}, ("predict", "base", "--layer", "0", "--rows", "64"), "named first by all tasks"),
     ({}, ("report", "base", "--routing"), "fine-tuned models placed on the map"),
     ({}, ("finetune", "base", "--route", "sideways"), "unknown route 'sideways'"),
     ({}, ("finetune", "base", "--route", "manifold", "--route-layers", "1"), "layer with a gradient '1'"),

@@ -84,7 +84,7 @@ def test_fields_of_a_model() -> None:
     assert {pair.first.shape for pair in fields.values()} == {(30, 16)}
     first, second = fields["distance"].first, fields["distance"].second
     assert not np.array_equal(first, second)
-    with pytest.raises(AnalysisError, match="named by all tasks"):
+    with pytest.raises(AnalysisError, match="named first by all tasks"):
         gradient_fields(model(), world, ("distance",), layer=0, n_rows=4)
     with pytest.raises(AnalysisError, match="no gradient reaches a city after block 1"):
         gradient_fields(model(), world, ("distance",), layer=1, n_rows=600)

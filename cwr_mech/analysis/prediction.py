@@ -23,7 +23,7 @@ from cwr_mech.analysis.similarity import linear_cka
 from cwr_mech.analysis.statistics import mantel_test
 from cwr_mech.analysis.subspaces import projection_kernel
 from cwr_mech.config import TASK_NAMES
-from cwr_mech.dataset import generate
+from cwr_mech.dataset import Rows, generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model import HookedQwen2
 from cwr_mech.tasks import get_task
@@ -67,21 +67,28 @@ def gradient_fields(
 
     Raises AnalysisError when fewer than 8 cities are named in all of them.
     """
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    halves: dict[str, list[Rows]] = {}
+    ids = world.ids[world.old()]
     for task in tasks:
         rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
-        halves = [rows.take(slice(start, None, 2)) for start in (0, 1)]
-        digits = world.config.id_digits
-        found[task] = [
-            at_mentions(model, half, site, slots=(0,), id_digits=digits).city_means(layer) for half in halves
-        ]
-    ids = world.ids[world.old()]
-    for pairs in found.values():
-        for cities, _ in pairs:
-            ids = np.intersect1d(ids, cities)
-    if len(ids) < 8:
-        raise AnalysisError(f"only {len(ids)} cities are named by all tasks", "draw more questions")
-    return {task: FieldPair(*(_rows(pair, ids) for pair in pairs)) for task, pairs in found.items()}
+        halves[task] = [rows.take(slice(start, None, 2)) for start in (0, 1)]
+        for half in halves[task]:
+            ids = np.intersect1d(ids, half.cities[:, 0])
+    if len(ids) < 8:  # told before the gradients, which take minutes in a large model
+        raise AnalysisError(
+            f"only {len(ids)} cities are named first by all tasks in {n_rows} questions each",
+            "draw more questions: --rows",
+        )
+    digits = world.config.id_digits
+    return {
+        task: FieldPair(
+            *(
+                _rows(at_mentions(model, half, site, slots=(0,), id_digits=digits).city_means(layer), ids)
+                for half in both
+            )
+        )
+        for task, both in halves.items()
+    }
 
 
 def _rows(
