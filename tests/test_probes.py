@@ -21,6 +21,7 @@ from cwr_mech.analysis.probes import (
     decode_new,
     place_errors,
     probe,
+    r_squared,
     random_folds,
     region_folds,
     score,
@@ -330,3 +331,12 @@ def test_what_a_task_loses_is_scaled_by_its_baseline(tiny) -> None:
     leace, random = rows[0], rows[1]
     assert leace["variance"] >= 0
     assert random["variance"] > 0
+
+
+def test_r_squared_is_that_of_scikit_learn_over_both_coordinates() -> None:
+    rng = np.random.default_rng(4)
+    xy = rng.normal(size=(30, 2)) * [3.0, 1.0] + 5
+    decoded = xy + 0.5 * rng.normal(size=(30, 2))
+    expected = r2_score(xy, decoded, multioutput="variance_weighted")
+    assert r_squared(decoded, xy) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(r_squared(decoded, np.ones_like(xy)))

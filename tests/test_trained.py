@@ -2,12 +2,16 @@
 
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from cwr_mech_cli.stores import Source, member_of
 from threadpoolctl import threadpool_limits
 
+from cwr_mech.activations import ActivationStore
 from cwr_mech.analysis.interchange import interchange, interchange_rows
 from cwr_mech.analysis.models import gain
 from cwr_mech.analysis.patch_cells import Cell
@@ -82,6 +86,21 @@ def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str)
     )
     assert after < 0.6 * before
     assert off > 0.8 * before
+
+
+def test_a_model_of_the_zoo_has_failed_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ZOO.parent)
+    held = SimpleNamespace(attrs={"step": run("small-inside").last_step})
+    source = Source(cast(ActivationStore, held), Path("x.h5"), "zoo:small-inside", ("inside",))
+    recorded = next(
+        score for score in run("small-inside").manifest["zoo"]["scores"] if score["group"] == "old"
+    )
+    found = member_of(source, "zoo:small-inside")
+    assert recorded["n"] == 200
+    expected = gain("accuracy", recorded["value_mean"], recorded["baseline"])
+    assert found.gain == {"inside": pytest.approx(expected)}
+    last = [line["scores"]["inside"] for line in run("small-inside").metrics() if "scores" in line][-1]
+    assert last != recorded["value_mean"]  # what its last evaluation said is another number
 
 
 def test_transformers_reads_the_zoo() -> None:

@@ -37,13 +37,13 @@ class ProbeScore:
 
 def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> ProbeScore:
     """Score decoded places. R2 is NaN where all true places are the same."""
-    squared = np.sum((decoded - xy) ** 2, axis=0)
-    total = np.sum((xy - xy.mean(axis=0)) ** 2, axis=0)
-    if not (total > 0).all():
+    r2, r2_x, r2_y = (
+        r_squared(decoded, xy),
+        r_squared(decoded[:, :1], xy[:, :1]),
+        r_squared(decoded[:, 1:], xy[:, 1:]),
+    )
+    if not np.isfinite(r2_x + r2_y):
         r2 = r2_x = r2_y = float("nan")
-    else:
-        r2_x, r2_y = (float(v) for v in 1 - squared / total)
-        r2 = float(1 - squared.sum() / total.sum())
     errors = place_errors(decoded, xy)
     return ProbeScore(r2, r2_x, r2_y, float(errors.mean()), float(np.median(errors)), len(xy))
 
@@ -59,8 +59,8 @@ def r2_interval(
     return bootstrap(lambda rows: r_squared(decoded[rows], xy[rows]), len(xy), rng, draws=draws)
 
 
-def r_squared(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> float:
-    """Share of the variance of places, both coordinates together, that is decoded; NaN without variance."""
+def r_squared(decoded: Float[np.ndarray, "city axis"], xy: Float[np.ndarray, "city axis"]) -> float:
+    """Share of the variance of places, all coordinates together, that is decoded; NaN without variance."""
     places = xy - xy.sum(axis=0) / len(xy)
     left, total = decoded - xy, np.vdot(places, places)
     return float(1 - np.vdot(left, left) / total) if total > 0 else float("nan")
