@@ -12,6 +12,7 @@ Hooks that need extra memory are silent until their flag in `cfg` is set, as in 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -69,12 +70,17 @@ def zeros(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(*shape))
 
 
-def redraw(parameters: list[nn.Parameter], std: float, generator: torch.Generator | None) -> None:
-    """Draw from N(0, std^2) on the CPU, so that a seed means the same weights on every device."""
+def redraw(parameters: list[nn.Parameter], std: float, generator: np.random.Generator | None) -> None:
+    """Draw from N(0, std^2), so that a seed means the same weights on every device and processor.
+
+    numpy draws number by number; torch's normal draws depend on the vector width of the processor. Without a
+    generator, one is seeded from torch's global generator, as users of `torch.manual_seed` expect.
+    """
+    generator = generator or np.random.default_rng(int(torch.randint(2**62, ())))
     with torch.no_grad():
         for parameter in parameters:
-            draw = torch.empty(parameter.shape, dtype=torch.float32)
-            parameter.copy_(draw.normal_(0.0, std, generator=generator))
+            draw = std * generator.standard_normal(tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(draw.astype(np.float32)))
 
 
 def rotary_tables(
@@ -105,7 +111,7 @@ class RMSNorm(nn.Module):
         self.w = nn.Parameter(torch.ones(cfg.d_model))
         self.hook_scale, self.hook_normalized = HookPoint(), HookPoint()
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+    def reset_parameters(self, generator: np.random.Generator | None = None) -> None:
         """Set the gains to 1; nothing is drawn."""
         nn.init.ones_(self.w)
 
@@ -133,8 +139,8 @@ class Attention(nn.Module):
         self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
         self.hook_z, self.hook_result = HookPoint(), HookPoint()
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew (without a generator, from torch's global one) and set the biases to 0."""
+    def reset_parameters(self, generator: np.random.Generator | None = None) -> None:
+        """Draw the weights anew (no generator: seeded by torch's global one) and set the biases to 0."""
         redraw([self.W_Q, self.W_K, self.W_V, self.W_O], self.cfg.init_std, generator)
         for bias in (self.b_Q, self.b_K, self.b_V):
             nn.init.zeros_(bias)
@@ -210,8 +216,8 @@ class MLP(nn.Module):
         self.W_out = zeros(cfg.d_mlp, cfg.d_model)
         self.hook_pre, self.hook_pre_linear, self.hook_post = HookPoint(), HookPoint(), HookPoint()
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew; without a generator, from torch's global one."""
+    def reset_parameters(self, generator: np.random.Generator | None = None) -> None:
+        """Draw the weights anew; without a generator, seeded by torch's global one."""
         redraw([self.W_gate, self.W_in, self.W_out], self.cfg.init_std, generator)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:

@@ -1,6 +1,6 @@
 """The two ends of HookedQwen2: token embedding and unembedding, with weights of their own or tied."""
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ class Embed(nn.Module):
         self.cfg = cfg
         self.W_E = zeros(cfg.d_vocab, cfg.d_model)
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew; without a generator, from torch's global one."""
+    def reset_parameters(self, generator: np.random.Generator | None = None) -> None:
+        """Draw the weights anew; without a generator, seeded by torch's global one."""
         redraw([self.W_E], self.cfg.init_std, generator)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -35,8 +35,8 @@ class Unembed(nn.Module):
         self.W_U = zeros(cfg.d_model, cfg.d_vocab)
         self.hook_in, self.hook_out = HookPoint(), HookPoint()
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew; without a generator, from torch's global one."""
+    def reset_parameters(self, generator: np.random.Generator | None = None) -> None:
+        """Draw the weights anew; without a generator, seeded by torch's global one."""
         redraw([self.W_U], self.cfg.init_std, generator)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:

@@ -8,6 +8,7 @@ from 0. Attention runs fused unless somebody listens to its scores or pattern.
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -74,7 +75,7 @@ class HookedQwen2(HookedBase):
         self.register_buffer("rotary_sin", sin, persistent=False)
         self.setup()
         if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
+            generator = np.random.default_rng(seed)
             for module in self.modules():
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset(generator)
