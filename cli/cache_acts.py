@@ -8,7 +8,7 @@ import typer
 from .options import Layers, Run
 
 if TYPE_CHECKING:
-    from cwr_mech.activations import ActivationStore
+    from cwr_mech.activations.reader import ActivationStore
 
 
 def command(
@@ -36,8 +36,8 @@ def command(
     A file that holds all this for the same weights is left as it is; one that holds other things for the
     same weights keeps them. After more training it is made anew.
     """
-    from cwr_mech.activations import ActivationStore, activations_path
-    from cwr_mech.runs import load_run
+    from cwr_mech.activations.reader import ActivationStore, activations_path
+    from cwr_mech.training.runs import load_run
 
     from .common import ACTIVATIONS, duration, number, progress, resolve_run, say
 
@@ -47,8 +47,8 @@ def command(
 
     import time
 
-    from cwr_mech.extraction import extract, model_digest
-    from cwr_mech.model import HookedQwen2
+    from cwr_mech.activations.extract import extract, model_digest
+    from cwr_mech.model.qwen2 import HookedQwen2
 
     found = load_run(resolve_run(run))
     at = None if untrained else found.last_step if step is None else step
@@ -93,9 +93,9 @@ class Selection(NamedTuple):
     @classmethod
     def parse(cls, layers: str | None, hooks: str | None, tasks: str, sites: str, n_layers: int) -> Self:
         """The selection that the options name."""
-        from cwr_mech.activations import hook_of
+        from cwr_mech.activations.extract import default_hooks
+        from cwr_mech.activations.reader import hook_of
         from cwr_mech.config import TASK_NAMES
-        from cwr_mech.extraction import default_hooks
 
         from .stores import split
 
@@ -116,7 +116,7 @@ def reusable(path: Path, model_sha256: str, world_sha256: str, *, named: bool) -
 
     Raises ArtifactExists where the user named the file and it is something else, which only --force replaces.
     """
-    from cwr_mech.activations import ActivationStore
+    from cwr_mech.activations.reader import ActivationStore
     from cwr_mech.errors import ArtifactError, ArtifactExists, MissingArtifact
 
     try:

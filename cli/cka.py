@@ -28,8 +28,8 @@ def command(
     id's digits and the untrained model as baselines, models of the same tasks as the ceiling, and a matrix
     as the figure.
     """
-    from cwr_mech.analysis.cka_survey import cka_result
-    from cwr_mech.analysis.items import Item, choose_hooks
+    from cwr_mech.analysis.selection import Item, choose_hooks
+    from cwr_mech.analysis.similarity.cka_survey import cka_result
 
     from .common import console, rows_of, save_result, say, table
     from .stores import (

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cwr_mech.formats import number as number
+from cwr_mech.render.numbers import number as number
 
 if TYPE_CHECKING:
     from cwr_mech.results import Result
@@ -122,7 +122,7 @@ def resolve_run(name: str | Path | None = None) -> Path:
     from cwr_mech.errors import MissingArtifact
 
     if name is None:
-        from cwr_mech.runs import latest_run
+        from cwr_mech.training.runs import latest_run
 
         return latest_run(RUNS)
     text = str(name)
@@ -168,7 +168,7 @@ def save_result(result: "Result", report: str, name: str) -> Path:
 
     A zoo:MODEL in the name becomes zoo-MODEL, as in names of reports.
     """
-    from cwr_mech.figures import draw
+    from cwr_mech.report.figures import draw
 
     folder, name = report_folder(report), name.replace("zoo:", "zoo-")
     path = result.save(folder / "results", name)

@@ -8,7 +8,7 @@ import typer
 from .options import LabelNoise, LabelNoiseKind, Split
 
 if TYPE_CHECKING:
-    from cwr_mech.data_stats import TaskStats
+    from cwr_mech.data.summary import TaskStats
 
 
 def command(
@@ -38,11 +38,11 @@ def command(
     look at the cities, and how many questions the splits share.
     """
     from cwr_mech.config import PROTOCOLS
-    from cwr_mech.data_stats import task_stats
-    from cwr_mech.dataset import StreamOptions, generate
+    from cwr_mech.data.rows import StreamOptions, generate
+    from cwr_mech.data.summary import task_stats
     from cwr_mech.errors import UnknownName
-    from cwr_mech.tasks import TASKS, get_task
-    from cwr_mech.world import load_world
+    from cwr_mech.tasks.registry import TASKS, get_task
+    from cwr_mech.world.cities import load_world
 
     if protocol not in PROTOCOLS:
         raise UnknownName("protocol", protocol, PROTOCOLS)

@@ -67,8 +67,8 @@ def command(
     A model that is there already is kept; an interrupted one is continued.
     """
     from cwr_mech.errors import CwrError
-    from cwr_mech.presets import preset
-    from cwr_mech.world import load_world
+    from cwr_mech.experiments.presets import preset
+    from cwr_mech.world.cities import load_world
 
     from .common import RUNS, duration, report_folder, resolve_run, say
 
@@ -150,8 +150,8 @@ def due(argv: Argv) -> Argv | None:
     if argv[0] != "train":
         return argv
     from cwr_mech.errors import ArtifactExists
-    from cwr_mech.presets import preset
-    from cwr_mech.runs import load_run
+    from cwr_mech.experiments.presets import preset
+    from cwr_mech.training.runs import load_run
 
     from .train import configure
 

@@ -22,10 +22,10 @@ def command(
     """Erase the places of the cities (LEACE) after a block, at every city's last digit and delimiter, and see
     how much of what the model gains over a constant answer is lost; beside random subspaces of equal rank.
     """
-    from cwr_mech.analysis.erasure import erase_task, erasure_result
+    from cwr_mech.analysis.erasure.erasure import erase_task, erasure_result
     from cwr_mech.errors import UnknownName
-    from cwr_mech.runs import load_run
-    from cwr_mech.tasks import get_task
+    from cwr_mech.tasks.registry import get_task
+    from cwr_mech.training.runs import load_run
 
     from .common import console, progress, resolve_run, rows_of, save_result, say, table
     from .stores import command_line, split

@@ -31,9 +31,9 @@ def command(
     """
     from cwr_mech.config import PROTOCOLS, TASK_NAMES
     from cwr_mech.errors import UnknownName
-    from cwr_mech.evaluation import evaluate
+    from cwr_mech.model.evaluation import evaluate
     from cwr_mech.results import Result
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     from .common import console, progress, resolve_run, rows_of, save_result, table
     from .stores import command_line

@@ -69,15 +69,21 @@ def command(
     """
     import torch
 
-    from cwr_mech.analysis.arms import arm_hook
+    from cwr_mech.analysis.routing.interventions import arm_hook
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import ConfigError
-    from cwr_mech.finetuning import ELICITATIONS, REPLAYS, finetuning_config, in_order, paper_config
-    from cwr_mech.presets import with_label_noise
-    from cwr_mech.runs import load_run
-    from cwr_mech.trackers import tracked
-    from cwr_mech.training import train
-    from cwr_mech.world import load_world
+    from cwr_mech.experiments.finetuning import (
+        ELICITATIONS,
+        REPLAYS,
+        finetuning_config,
+        in_order,
+        paper_config,
+    )
+    from cwr_mech.experiments.presets import with_label_noise
+    from cwr_mech.training.loop import train
+    from cwr_mech.training.runs import load_run
+    from cwr_mech.training.trackers import tracked
+    from cwr_mech.world.cities import load_world
 
     from .common import RUNS, resolve_run, say
     from .train import announce, display, placed
@@ -138,7 +144,7 @@ def command(
 
 def routing(arm: str, layers: str | None, sites: str, rank: int, config: "RunConfig") -> "RouteConfig":
     """The intervention that the options name. Raises UnknownName or ConfigError."""
-    from cwr_mech.analysis.arms import ARMS, ROUTED
+    from cwr_mech.analysis.routing.interventions import ARMS, ROUTED
     from cwr_mech.config import RouteConfig, parse
 
     names = ("embed", *map(str, range(config.model.n_layers - 1)))
@@ -162,7 +168,7 @@ def one_of(kind: str, value: str, choices: tuple[T, ...]) -> T:
 
 def show_set(config: "RunConfig") -> None:
     """Print what the fine-tuning set is made of, and how long it is trained on."""
-    from cwr_mech.finetuning import total_rows
+    from cwr_mech.experiments.finetuning import total_rows
 
     from .common import console, say, table
 

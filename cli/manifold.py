@@ -26,8 +26,8 @@ def command(
     new cities how far they are along the map and off it, beside ordinary cities. Spectrum, dimension and what
     the first principal components carry come with it.
     """
-    from cwr_mech.analysis.items import choose_hooks
-    from cwr_mech.analysis.manifold_survey import manifold_result
+    from cwr_mech.analysis.manifold.study import manifold_result
+    from cwr_mech.analysis.selection import choose_hooks
 
     from .common import console, progress, rows_of, save_result, say, table
     from .stores import command_line, hashes, open_sources, prompts_of, split

@@ -8,13 +8,13 @@ import typer
 from .options import Report, Step
 
 if TYPE_CHECKING:
-    from cwr_mech.analysis.pairs import Pairs
-    from cwr_mech.analysis.patch_parts import Question
-    from cwr_mech.analysis.patch_study import Extras
-    from cwr_mech.analysis.patching import Cost
-    from cwr_mech.model import HookedQwen2
+    from cwr_mech.analysis.patching.pairs import Pairs
+    from cwr_mech.analysis.patching.parts import Question
+    from cwr_mech.analysis.patching.study import Extras
+    from cwr_mech.analysis.patching.sweep import Cost
+    from cwr_mech.model.qwen2 import HookedQwen2
     from cwr_mech.results import Result
-    from cwr_mech.runs import Run
+    from cwr_mech.training.runs import Run
 
 
 def command(
@@ -65,13 +65,13 @@ def command(
     """
     import torch
 
-    from cwr_mech.analysis.patch_metrics import check_metrics
-    from cwr_mech.analysis.patch_parts import Question
-    from cwr_mech.analysis.patch_study import Extras
-    from cwr_mech.analysis.patch_survey import pooled_result, tasks_result
+    from cwr_mech.analysis.patching.metrics import check_metrics
+    from cwr_mech.analysis.patching.parts import Question
+    from cwr_mech.analysis.patching.study import Extras
+    from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
     from cwr_mech.errors import AnalysisError, ConfigError
-    from cwr_mech.runs import load_run
-    from cwr_mech.tasks import TASKS, get_task
+    from cwr_mech.tasks.registry import TASKS, get_task
+    from cwr_mech.training.runs import load_run
 
     from .common import report_folder, resolve_run, save_result, say
     from .patch_parts import watched_parts
@@ -137,18 +137,18 @@ class Study:
 
     def pairs(self) -> "Pairs":
         """Pairs of questions that the model answers; AnalysisError when there are too few."""
-        from cwr_mech.analysis.patch_parts import ask
+        from cwr_mech.analysis.patching.parts import ask
 
         return ask(self.source.model(self.step), self.source.world(), self.question)
 
     def run(self, pairs: "Pairs", report: str, label: str, resume: bool, top: int) -> "Result":
         """The cost said first, progress shown, a sweep that can resume; what came is printed and saved."""
-        from cwr_mech.analysis.patch_cells import COMPONENTS, check_places, grid
-        from cwr_mech.analysis.patch_layout import ARMS
-        from cwr_mech.analysis.patch_store import SweepStore, sweep_key
-        from cwr_mech.analysis.patch_study import About, examine
-        from cwr_mech.analysis.patch_table import write_csv
-        from cwr_mech.analysis.patching import cost, sweep
+        from cwr_mech.analysis.patching.cells import COMPONENTS, check_places, grid
+        from cwr_mech.analysis.patching.layout import ARMS
+        from cwr_mech.analysis.patching.store import SweepStore, sweep_key
+        from cwr_mech.analysis.patching.study import About, examine
+        from cwr_mech.analysis.patching.sweep import cost, sweep
+        from cwr_mech.analysis.patching.table import write_csv
 
         from .common import RUNS, progress, report_folder, save_result, say
         from .stores import command_line, split
@@ -194,7 +194,7 @@ def speed(model: "HookedQwen2") -> float:
 
     import torch
 
-    from cwr_mech.analysis.patch_forward import Forward, Tree
+    from cwr_mech.analysis.patching.forward import Forward, Tree
 
     forward, tokens = Forward(model), torch.zeros(128, 24, dtype=torch.int64, device=model.W_E.device)
     times = []

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cwr_mech.analysis.patch_parts import Question
+    from cwr_mech.analysis.patching.parts import Question
     from cwr_mech.results import Result
-    from cwr_mech.runs import Run
+    from cwr_mech.training.runs import Run
 
 
 def watched_parts(
@@ -21,9 +21,9 @@ def watched_parts(
 
     Raises ConfigError when a donor knows other cities than a run does.
     """
-    from cwr_mech.analysis.patch_parts import parts_result, parts_study
+    from cwr_mech.analysis.patching.parts import parts_result, parts_study
     from cwr_mech.errors import ConfigError
-    from cwr_mech.tasks import TASKS
+    from cwr_mech.tasks.registry import TASKS
 
     from .common import console, progress, rows_of, say, table
     from .stores import command_line

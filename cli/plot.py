@@ -15,8 +15,8 @@ def command(
 
     One run is drawn with its loss task by task, several as a line each. Works while a run is being trained.
     """
-    from cwr_mech.curves import curves_result, training_result
-    from cwr_mech.runs import load_run
+    from cwr_mech.analysis.answers.curves import curves_result, training_result
+    from cwr_mech.training.runs import load_run
 
     from .common import resolve_run, save_result
     from .stores import command_line

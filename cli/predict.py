@@ -30,9 +30,9 @@ def command(
     from collections.abc import Callable
     from functools import partial
 
-    from cwr_mech.analysis.prediction_survey import moments, prediction_result
-    from cwr_mech.model import HookedQwen2
-    from cwr_mech.runs import load_run
+    from cwr_mech.analysis.prediction.study import moments, prediction_result
+    from cwr_mech.model.qwen2 import HookedQwen2
+    from cwr_mech.training.runs import load_run
 
     from .common import console, progress, report_folder, resolve_run, rows_of, save_result, say, table
     from .stores import command_line
@@ -76,12 +76,12 @@ def own_outcomes(folder: "Path") -> "dict[str, np.ndarray]":
     """
     import numpy as np
 
-    from cwr_mech.analysis.routing_verdicts import evidence, transfer_matrix
-    from cwr_mech.claims import Saved
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.relation import own_similarity
+    from cwr_mech.findings.claims import Saved
+    from cwr_mech.findings.relation import own_similarity
+    from cwr_mech.findings.routing import evidence, transfer_matrix
     from cwr_mech.results import load_results
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     from .common import resolve_run
 

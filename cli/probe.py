@@ -25,9 +25,9 @@ def command(
     """Linear probes from activations to the map for every layer and prompt, scored on held-out cities, with
     shuffled, random, token-only and untrained controls; new cities decoded by a probe fitted on old ones.
     """
-    from cwr_mech.analysis.items import choose_hooks
-    from cwr_mech.analysis.probe_survey import probe_result
-    from cwr_mech.analysis.readout_survey import best_places, readout_result
+    from cwr_mech.analysis.probing.readout_survey import best_places, readout_result
+    from cwr_mech.analysis.probing.study import probe_result
+    from cwr_mech.analysis.selection import choose_hooks
 
     from .common import console, progress, rows_of, save_result, say, table
     from .stores import command_line, hashes, open_sources, open_untrained, prompts_of, split

@@ -22,7 +22,7 @@ def command(
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
     """
     from cwr_mech.errors import CorruptArtifact
-    from cwr_mech.report import check_report, write_report
+    from cwr_mech.report.write import check_report, write_report
 
     from .common import report_folder, resolve_run, say
 
@@ -45,7 +45,7 @@ def command(
     else:
         add_learning_curves(folder)
     if (folder / "results" / "findings.json").is_file():
-        from cwr_mech.findings import write_findings
+        from cwr_mech.findings.findings import write_findings
 
         write_findings(folder, f"cwr-mech report {folder.name}")
     say(f"report  {write_report(folder)}")
@@ -57,9 +57,9 @@ CURVES = 12
 
 def add_learning_curves(folder: Path) -> None:
     """Save a train-RUN result for every run that the report is about and that lies here, if they are few."""
-    from cwr_mech.curves import training_result
+    from cwr_mech.analysis.answers.curves import training_result
     from cwr_mech.results import load_results
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     from .common import RUNS
 

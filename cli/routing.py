@@ -8,8 +8,8 @@ def add_routing(folder: Path) -> None:
 
     Raises AnalysisError when the report holds no trajectory of a fine-tuned model.
     """
-    from cwr_mech.analysis.routing_verdicts import routing_result
     from cwr_mech.artifacts import sha256_file
+    from cwr_mech.findings.routing import routing_result
     from cwr_mech.results import load_results
 
     from .common import console, rows_of, table

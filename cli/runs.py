@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cwr_mech.runs import Run
+    from cwr_mech.training.runs import Run
 
 COLUMNS = ("run", "tasks", "preset", "step", "scores", "state")
 WIDE = 100
@@ -38,7 +38,7 @@ def command() -> None:
 def row(folder: Path) -> list[object]:
     """One line of the list; a run that cannot be read says why instead."""
     from cwr_mech.errors import ArtifactError
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     try:
         return _row(load_run(folder))
@@ -48,7 +48,7 @@ def row(folder: Path) -> list[object]:
 
 def _row(run: "Run") -> list[object]:
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.presets import nearest
+    from cwr_mech.experiments.presets import nearest
 
     config = run.config
     tasks = "all" if config.data.tasks == TASK_NAMES else "+".join(config.data.tasks)
@@ -67,7 +67,7 @@ def _row(run: "Run") -> list[object]:
 
 def in_short(task: str, score: float) -> str:
     """A task's score in few characters: .95 for an accuracy, 48k or 18 for an error."""
-    from cwr_mech.tasks import TASKS
+    from cwr_mech.tasks.registry import TASKS
 
     if TASKS[task].labels:
         return f"{score:.2f}".removeprefix("0")

@@ -26,9 +26,9 @@ def command(
     groups; the true map, the digits of the id and the untrained model as references; models of the same
     tasks as the ceiling; the trend with the number of tasks.
     """
-    from cwr_mech.analysis.items import Item, choose_hooks
-    from cwr_mech.analysis.measures import choose_measures
-    from cwr_mech.analysis.similarity_survey import similarity_result
+    from cwr_mech.analysis.selection import Item, choose_hooks
+    from cwr_mech.analysis.similarity.measures import choose_measures
+    from cwr_mech.analysis.similarity.study import similarity_result
 
     from .common import console, progress, rows_of, save_result, say, table
     from .stores import (

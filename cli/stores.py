@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cwr_mech.activations import ActivationStore
-    from cwr_mech.analysis.models import Member
+    from cwr_mech.activations.reader import ActivationStore
+    from cwr_mech.analysis.stats.models import Member
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ def open_sources(
 
     Raises MissingArtifact with the command that makes the file.
     """
-    from cwr_mech.activations import ActivationStore, activations_path
-    from cwr_mech.runs import load_run
+    from cwr_mech.activations.reader import ActivationStore, activations_path
+    from cwr_mech.training.runs import load_run
 
     from .common import ACTIVATIONS, resolve_run
 
@@ -48,7 +48,7 @@ def open_sources(
 def _known(store: "ActivationStore", path: Path) -> Source:
     """A file given by its path, with the tasks of its run when the run is here."""
     from cwr_mech.errors import ArtifactError
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     from .common import resolve_run
 
@@ -62,7 +62,7 @@ def _known(store: "ActivationStore", path: Path) -> Source:
 
 def open_untrained(source: Source) -> "ActivationStore | None":
     """The activation file of the same model before training, or None when it was not made."""
-    from cwr_mech.activations import ActivationStore, activations_path
+    from cwr_mech.activations.reader import ActivationStore, activations_path
 
     path = activations_path(source.run, None, source.path.parent)
     return ActivationStore(path) if path.exists() else None
@@ -109,7 +109,7 @@ def labels(sources: Sequence[Source]) -> list[str]:
 
     Raises AnalysisError for the same state of the same run twice.
     """
-    from cwr_mech.analysis.items import run_label
+    from cwr_mech.analysis.selection import run_label
     from cwr_mech.errors import AnalysisError
 
     names = [run_label(source.store) for source in sources]
@@ -129,11 +129,11 @@ def member_of(source: Source, label: str) -> "Member":
 
     A file without a run, and a state that is not the run's last, is a model on its own.
     """
-    from cwr_mech.analysis.models import Member, gain
-    from cwr_mech.curves import training_result
+    from cwr_mech.analysis.answers.curves import training_result
+    from cwr_mech.analysis.stats.models import Member, gain
     from cwr_mech.errors import ArtifactError
-    from cwr_mech.runs import load_run
-    from cwr_mech.zoo_list import gains
+    from cwr_mech.findings.models import gains
+    from cwr_mech.training.runs import load_run
 
     from .common import resolve_run
 

@@ -31,11 +31,11 @@ def command(
     Three kinds of update: gradient of the loss at the city, one Adam step, one plain step. Bases are fitted
     on old cities; old cities are measured in the basis of the half they are not in.
     """
-    from cwr_mech.activations import ActivationStore
-    from cwr_mech.analysis.conflict import conflict_result
-    from cwr_mech.analysis.subspace_survey import choose_layers, subspace_result
-    from cwr_mech.finetuning import in_order
-    from cwr_mech.runs import load_run
+    from cwr_mech.activations.reader import ActivationStore
+    from cwr_mech.analysis.routing.conflict import conflict_result
+    from cwr_mech.analysis.routing.study import choose_layers, subspace_result
+    from cwr_mech.experiments.finetuning import in_order
+    from cwr_mech.training.runs import load_run
 
     from .common import console, progress, resolve_run, rows_of, save_result, say, table
     from .stores import command_line, split

@@ -21,8 +21,8 @@ def command(
     """Share of variance and R2 of the map carried by the first principal components, and how much of the
     probe's directions lie in them, model by model and by number of tasks.
     """
-    from cwr_mech.analysis.items import Item, choose_hooks
-    from cwr_mech.analysis.surfacing_survey import surfacing_result
+    from cwr_mech.analysis.probing.surfacing import surfacing_result
+    from cwr_mech.analysis.selection import Item, choose_hooks
 
     from .common import console, progress, rows_of, save_result, say, table
     from .stores import command_line, hashes, labels, member_of, open_sources, prompts_of, split

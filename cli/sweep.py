@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cwr_mech.plans import Planned
-    from cwr_mech.sweep import Outcome
+    from cwr_mech.experiments.plans import Planned
+    from cwr_mech.experiments.sweep import Outcome
 
 
 def command(
@@ -65,8 +65,8 @@ def make_plan(
 ) -> "tuple[Planned, ...]":
     """The runs of a plan. Raises UnknownName or ConfigError."""
     from cwr_mech.errors import ConfigError
-    from cwr_mech.plans import find_plan
-    from cwr_mech.presets import preset as find_preset
+    from cwr_mech.experiments.plans import find_plan
+    from cwr_mech.experiments.presets import preset as find_preset
 
     plan = find_plan(name)
     try:
@@ -80,13 +80,13 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     """Train or resume one run of a plan."""
     import torch
 
-    from cwr_mech.analysis.arms import arm_hook
+    from cwr_mech.analysis.routing.interventions import arm_hook
     from cwr_mech.errors import UnknownName
-    from cwr_mech.finetuning import in_order
-    from cwr_mech.runs import load_run
-    from cwr_mech.sweep import require_base
-    from cwr_mech.training import train
-    from cwr_mech.world import load_world
+    from cwr_mech.experiments.finetuning import in_order
+    from cwr_mech.experiments.sweep import require_base
+    from cwr_mech.training.loop import train
+    from cwr_mech.training.runs import load_run
+    from cwr_mech.world.cities import load_world
 
     from .train import announce, display
 
@@ -111,9 +111,14 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
     """Print the plan: what each run starts from and holds, how long it will take, and how it stands."""
     import torch
 
-    from cwr_mech.costs import papers_gpu_seconds, row_lengths, seconds_of, tokens_per_second
-    from cwr_mech.finetuning import total_rows
-    from cwr_mech.sweep import standing
+    from cwr_mech.experiments.costs import (
+        papers_gpu_seconds,
+        row_lengths,
+        seconds_of,
+        tokens_per_second,
+    )
+    from cwr_mech.experiments.finetuning import total_rows
+    from cwr_mech.experiments.sweep import standing
 
     from .common import console, duration, say, table
 
@@ -149,7 +154,7 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -
 def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", path: Path) -> None:
     """Write the Snakefile."""
     from cwr_mech.artifacts import atomic_file
-    from cwr_mech.workflow import snakefile
+    from cwr_mech.experiments.workflow import snakefile
 
     from .stores import command_line
 
@@ -166,8 +171,8 @@ def by_snakemake(
     import subprocess
 
     from cwr_mech.errors import MissingArtifact
-    from cwr_mech.sweep import standing
-    from cwr_mech.workflow import snakemake_argv
+    from cwr_mech.experiments.sweep import standing
+    from cwr_mech.experiments.workflow import snakemake_argv
 
     program = shutil.which("snakemake")
     if program is None:
@@ -192,7 +197,7 @@ def go(
     """Train what is not done yet and report how every run stands. Raises CwrError when some are not done."""
     from cwr_mech.artifacts import folder_lock
     from cwr_mech.errors import CwrError, UnknownName
-    from cwr_mech.sweep import Sweep
+    from cwr_mech.experiments.sweep import Sweep
 
     from .common import console, say, table
 

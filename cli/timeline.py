@@ -20,11 +20,11 @@ def command(
     """Probe, share of place, likeness to the final model and dimension at every checkpoint of a run."""
     from tempfile import TemporaryDirectory
 
-    from cwr_mech.activations import ActivationStore, hook_of
-    from cwr_mech.analysis.timeline import timeline_result
-    from cwr_mech.extraction import extract
-    from cwr_mech.runs import load_run
-    from cwr_mech.tasks import get_task
+    from cwr_mech.activations.extract import extract
+    from cwr_mech.activations.reader import ActivationStore, hook_of
+    from cwr_mech.analysis.manifold.timeline import timeline_result
+    from cwr_mech.tasks.registry import get_task
+    from cwr_mech.training.runs import load_run
 
     from .common import console, progress, resolve_run, rows_of, save_result, say, table
     from .stores import command_line

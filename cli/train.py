@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cwr_mech.config import RunConfig
-    from cwr_mech.devices import Compute
-    from cwr_mech.distributed import Processes
-    from cwr_mech.runs import Run
+    from cwr_mech.training.compute import Compute
+    from cwr_mech.training.distributed import Processes
+    from cwr_mech.training.runs import Run
 
 PLAIN_SECONDS = 15.0
 """Where the output is not a terminal: at most one line of progress in this time."""
@@ -60,11 +60,11 @@ def command(
     import torch
 
     from cwr_mech.errors import ConfigError
-    from cwr_mech.presets import preset as find_preset
-    from cwr_mech.presets import with_label_noise
-    from cwr_mech.runs import latest_run, load_run
-    from cwr_mech.trackers import tracked
-    from cwr_mech.training import train
+    from cwr_mech.experiments.presets import preset as find_preset
+    from cwr_mech.experiments.presets import with_label_noise
+    from cwr_mech.training.loop import train
+    from cwr_mech.training.runs import latest_run, load_run
+    from cwr_mech.training.trackers import tracked
 
     from .common import RUNS, say
 
@@ -96,8 +96,8 @@ def command(
 
 def placed(device: str, precision: str, compiled: str) -> "tuple[Compute, Processes]":
     """What the options say, and this process among those that the launcher started; the main one speaks."""
-    from cwr_mech.devices import choose
-    from cwr_mech.distributed import launched
+    from cwr_mech.training.compute import choose
+    from cwr_mech.training.distributed import launched
 
     from .common import console
 
@@ -112,7 +112,7 @@ def configure(
 ) -> "RunConfig":
     """The preset with the options of the command line applied; the name says what differs."""
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.presets import for_tasks, under_protocol
+    from cwr_mech.experiments.presets import for_tasks, under_protocol
 
     if protocol is not None:
         config = under_protocol(config, protocol)
@@ -138,7 +138,7 @@ def describe(config: "RunConfig") -> str:
 
 def announce(run: "Run") -> None:
     """Say what is being trained, and from where a training goes on."""
-    from cwr_mech.training_state import find_state
+    from cwr_mech.training.state import find_state
 
     from .common import say
 
@@ -178,7 +178,7 @@ class Progress:
     def __init__(self, config: "RunConfig") -> None:
         import time
 
-        from cwr_mech.tasks import TASKS
+        from cwr_mech.tasks.registry import TASKS
 
         self.clock = time.monotonic
         self.shown = float("-inf")

@@ -8,9 +8,9 @@ import typer
 from .options import Finetuned, Report
 
 if TYPE_CHECKING:
-    from cwr_mech.analysis.displacement import Origin
-    from cwr_mech.analysis.trajectories import Spot
-    from cwr_mech.runs import Run
+    from cwr_mech.analysis.routing.displacement import Origin
+    from cwr_mech.analysis.routing.trajectory import Spot
+    from cwr_mech.training.runs import Run
 
 Row = dict[str, Any]
 ABOUT = ("run", "base", "set", "arm", "route")
@@ -33,9 +33,9 @@ def command(
     Prompts of tasks that were not trained are read at the first and the last checkpoint. Models that the
     report has already, with the same weights and options, are not read again.
     """
-    from cwr_mech.analysis.trajectories import clearest
+    from cwr_mech.analysis.routing.trajectory import clearest
     from cwr_mech.config import TASK_NAMES
-    from cwr_mech.finetuning import in_order
+    from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.results import Result
 
     from .common import console, progress, report_folder, rows_of, save_result, table
@@ -108,9 +108,9 @@ def way(
     """
     from functools import partial
 
-    from cwr_mech.analysis.displacement import Origin
-    from cwr_mech.analysis.trajectories import read, trajectory
-    from cwr_mech.finetuning import arm_of
+    from cwr_mech.analysis.routing.displacement import Origin
+    from cwr_mech.analysis.routing.trajectory import read, trajectory
+    from cwr_mech.experiments.finetuning import arm_of
 
     own, world = run.config.data.tasks, run.world()
     route = run.config.route.suffix.removeprefix("-") or "none"
@@ -137,7 +137,7 @@ def saved(
     """Rows by run, and spots by base and prompt, of a saved result with the same options, for the runs whose
     weights are still the same. A base keeps its spots as long as one of its runs is among them.
     """
-    from cwr_mech.analysis.trajectories import Spot
+    from cwr_mech.analysis.routing.trajectory import Spot
     from cwr_mech.results import load_result
 
     if not path.is_file():

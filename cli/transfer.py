@@ -9,10 +9,10 @@ import typer
 from .options import Finetuned, QuestionCount, QuestionSeed, Report
 
 if TYPE_CHECKING:
-    from cwr_mech.analysis.transfer import Tuned
-    from cwr_mech.evaluation import Evaluation
-    from cwr_mech.runs import Run
-    from cwr_mech.world import World
+    from cwr_mech.analysis.transfer.transfer import Tuned
+    from cwr_mech.model.evaluation import Evaluation
+    from cwr_mech.training.runs import Run
+    from cwr_mech.world.cities import World
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
     """
     from dataclasses import replace
 
-    from cwr_mech.analysis.transfer import Base, score_rows, transfer
+    from cwr_mech.analysis.transfer.transfer import Base, score_rows, transfer
     from cwr_mech.config import TASK_NAMES
 
     from .common import console, number, progress, rows_of, save_result, table
@@ -106,7 +106,7 @@ class Questions:
     ) -> "Evaluation":
         """Answers of a run's checkpoint to questions of one group on all tasks."""
         from cwr_mech.config import TASK_NAMES
-        from cwr_mech.evaluation import evaluate
+        from cwr_mech.model.evaluation import evaluate
 
         return evaluate(
             run.model(step),
@@ -121,8 +121,8 @@ class Questions:
 
     def tuned(self, run: "Run", step: int) -> "Tuned":
         """A fine-tuned run's checkpoint with its answers."""
-        from cwr_mech.analysis.transfer import Tuned
-        from cwr_mech.finetuning import arm_of
+        from cwr_mech.analysis.transfer.transfer import Tuned
+        from cwr_mech.experiments.finetuning import arm_of
 
         return Tuned(
             run=run.name,
@@ -144,7 +144,7 @@ def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
     AnalysisError when there is none.
     """
     from cwr_mech.errors import AnalysisError
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     from .common import RUNS, resolve_run
 
@@ -163,7 +163,7 @@ def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
 def parent_of(run: "Run") -> "Run":
     """The run a fine-tuned run started from. Raises MissingArtifact, or CorruptArtifact when it changed."""
     from cwr_mech.errors import CorruptArtifact
-    from cwr_mech.runs import load_run
+    from cwr_mech.training.runs import load_run
 
     from .common import resolve_run
 

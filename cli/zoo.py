@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cwr_mech.runs import Run
+    from cwr_mech.training.runs import Run
 
 ACTIONS = ("list", "add", "check", "analyse")
 
@@ -51,8 +51,8 @@ def command(
 
 def show() -> None:
     """List the models, family by family."""
-    from cwr_mech.zoo import zoo_models
-    from cwr_mech.zoo_list import described
+    from cwr_mech.experiments.zoo import zoo_models
+    from cwr_mech.findings.models import described
 
     from .cache_acts import size_text
     from .common import ZOO, console, number, say, table
@@ -74,9 +74,9 @@ def show() -> None:
 
 def add(names: list[str], new_name: str | None, force: bool) -> None:
     """Add runs, and write the list of models into zoo/README.md."""
-    from cwr_mech.runs import load_run
-    from cwr_mech.zoo import add as add_model
-    from cwr_mech.zoo_list import write_readme
+    from cwr_mech.experiments.zoo import add as add_model
+    from cwr_mech.findings.models import write_readme
+    from cwr_mech.training.runs import load_run
 
     from .common import ZOO, resolve_run, say
 
@@ -91,8 +91,8 @@ def add(names: list[str], new_name: str | None, force: bool) -> None:
 def check(names: list[str] | None, ask: bool) -> None:
     """Check models. Raises CorruptArtifact when something is wrong with any."""
     from cwr_mech.errors import CorruptArtifact
-    from cwr_mech.runs import load_run
-    from cwr_mech.zoo import problems, zoo_models
+    from cwr_mech.experiments.zoo import problems, zoo_models
+    from cwr_mech.training.runs import load_run
 
     from .common import ZOO, resolve_run, say
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cwr_mech.runs import Run
+    from cwr_mech.training.runs import Run
 
 COMMAND, REPORT = "cwr-mech zoo analyse", "zoo"
 PATCHED, PATCH_PAIRS = "distance,angle,compass,perimeter", 48
@@ -19,9 +19,9 @@ def analyse(names: Sequence[str] | None = None) -> None:
     import time
 
     from cwr_mech.errors import AnalysisError, UnknownName
-    from cwr_mech.findings import write_findings
-    from cwr_mech.report import write_report
-    from cwr_mech.zoo import zoo_models
+    from cwr_mech.experiments.zoo import zoo_models
+    from cwr_mech.findings.findings import write_findings
+    from cwr_mech.report.write import write_report
 
     from .common import ZOO, duration, report_folder, say
 
@@ -46,7 +46,7 @@ def analyse(names: Sequence[str] | None = None) -> None:
 
 def overview(models: "list[Run]") -> None:
     """Section 1."""
-    from cwr_mech.zoo_survey import models_result
+    from cwr_mech.findings.zoo import models_result
 
     from .common import save_result
 
@@ -55,7 +55,7 @@ def overview(models: "list[Run]") -> None:
 
 def maps(models: "list[Run]") -> None:
     """Activation files, and section 2."""
-    from cwr_mech.zoo_survey import maps_result
+    from cwr_mech.findings.zoo import maps_result
 
     from . import cache_acts
     from .common import ACTIVATIONS, progress, save_result
@@ -68,8 +68,8 @@ def maps(models: "list[Run]") -> None:
 
 def alike(models: "list[Run]") -> None:
     """Section 3, at the layer that corresponds to the paper's: the last block but one."""
-    from cwr_mech.claims import MEASURES
     from cwr_mech.errors import AnalysisError
+    from cwr_mech.findings.claims import MEASURES
 
     from . import cka, similarity
 
@@ -83,7 +83,7 @@ def alike(models: "list[Run]") -> None:
 
 def taught(models: "list[Run]") -> None:
     """Section 4: the plain fine-tunings."""
-    from cwr_mech.zoo_survey import transfer_result
+    from cwr_mech.findings.zoo import transfer_result
 
     from .common import progress, save_result
 
@@ -94,9 +94,9 @@ def taught(models: "list[Run]") -> None:
 
 def relation(models: "list[Run]") -> None:
     """Section 5, from the results of sections 3 and 4."""
-    from cwr_mech.claims import Saved
-    from cwr_mech.findings import sources
-    from cwr_mech.relation import relation_result
+    from cwr_mech.findings.claims import Saved
+    from cwr_mech.findings.findings import sources
+    from cwr_mech.findings.relation import relation_result
 
     from .common import report_folder, save_result
 
@@ -106,7 +106,7 @@ def relation(models: "list[Run]") -> None:
 
 def places(models: "list[Run]") -> None:
     """Section 6: where fine-tunings and arms put new cities."""
-    from cwr_mech.zoo_survey import places_result
+    from cwr_mech.findings.zoo import places_result
 
     from .common import progress, save_result
 
@@ -175,7 +175,7 @@ def all_tasks(models: "list[Run]") -> "list[Run]":
     """The bases: models of all tasks that have not seen the new cities. Raises AnalysisError without any."""
     from cwr_mech.config import TASK_NAMES
     from cwr_mech.errors import AnalysisError
-    from cwr_mech.zoo import family
+    from cwr_mech.experiments.zoo import family
 
     found = [model for model in models if family(model.config, model.parent is not None) == "all seven tasks"]
     if not found:

@@ -183,7 +183,8 @@ class TrainConfig(Config):
 
 
 class RouteConfig(Config):
-    """An intervention on the gradients of a fine-tuning (`cwr_mech.routes`, `cwr_mech.analysis.arms`).
+    """An intervention on the gradients of a fine-tuning (`cwr_mech.analysis.routing.projection`,
+    `cwr_mech.analysis.routing.interventions`).
 
     `arm` "none" leaves them alone; the others keep the gradient at mentions of cities to a subspace of `rank`
     directions, or out of it, after the blocks `layers` (-1: the embedding); "pull" adds a penalty of `weight`

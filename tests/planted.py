@@ -9,8 +9,8 @@ attention goes by kind of token and not by position.
 import torch
 
 from cwr_mech.config import ModelConfig
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tokenizer import BOS, CHAR_ID
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.tokenizer import BOS, CHAR_ID
 
 FLAGS = {"bos": 0, "digit": 1, "comma": 2, "equals": 3, "other": 4, "size": 5}
 SOURCE, CARRIED, OUT = 6, 16, 26

@@ -30,7 +30,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PRELOAD = ["cwr_mech.training", "cwr_mech.extraction", "cwr_mech.report", "cwr_mech_cli.main", "transformers"]
+PRELOAD = [
+    "cwr_mech.training.loop",
+    "cwr_mech.activations.extract",
+    "cwr_mech.report.write",
+    "cwr_mech_cli.main",
+    "transformers",
+]
 TINY = ("--set", "steps=12", "--set", "save_every=3", "--set", "eval_every=6", "--set", "eval_rows=2")
 TINY_SET = ("--rows", "60", "--replay-rows", "20", "--steps", "8", "--set", "save_every=3")
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from cwr_mech.config import TASK_NAMES, WorldConfig
 from cwr_mech.results import Result
-from cwr_mech.world import load_world
+from cwr_mech.world.cities import load_world
 
 UNITS = {"distance": "tenths of a degree", "trianglearea": "square tenths of a degree", "angle": "degrees"}
 UNITS["perimeter"] = UNITS["distance"]

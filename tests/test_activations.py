@@ -12,8 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cwr_mech.activation_writer import StoreWriter, store_writer, write_store
-from cwr_mech.activations import ActivationStore, activations_path, hook_of, join, rebuild_command
+from cwr_mech.activations.reader import (
+    ActivationStore,
+    activations_path,
+    hook_of,
+    join,
+    rebuild_command,
+)
+from cwr_mech.activations.writer import StoreWriter, store_writer, write_store
 from cwr_mech.errors import (
     AnalysisError,
     CorruptArtifact,
@@ -22,7 +28,7 @@ from cwr_mech.errors import (
     UnknownName,
     UserError,
 )
-from cwr_mech.world import World, load_world
+from cwr_mech.world.cities import World, load_world
 
 WORLD = load_world(source="uniform", n_cities=40, new="scattered", n_new=5)
 HOOKS, TASKS, SITES = (

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from cwr_mech.ahead import STEPS_AHEAD, Ahead
 from cwr_mech.config import WorldConfig
-from cwr_mech.dataset import Rows, generate
-from cwr_mech.world import load_world
+from cwr_mech.data.prefetch import STEPS_AHEAD, Ahead
+from cwr_mech.data.rows import Rows, generate
+from cwr_mech.world.cities import load_world
 
 STEPS = 2 * STEPS_AHEAD
 ROWS = generate(load_world(WorldConfig(n_cities=24)), "distance", STEPS)

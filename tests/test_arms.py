@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.analysis.arms import ARMS, arm_hook, fit_frames, read_mentions
-from cwr_mech.analysis.bases import leading_directions, random_rotation
-from cwr_mech.analysis.gradients import at_mentions
-from cwr_mech.analysis.manifold import fit_manifold
-from cwr_mech.analysis.routing import Field, Ground, shares
+from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
+from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing.fields import Field, Ground, shares
+from cwr_mech.analysis.routing.gradients import at_mentions
+from cwr_mech.analysis.routing.interventions import (
+    ARMS,
+    arm_hook,
+    fit_frames,
+    read_mentions,
+)
+from cwr_mech.analysis.routing.projection import Place, keep_part
 from cwr_mech.config import ModelConfig, RouteConfig, WorldConfig
-from cwr_mech.dataset import Rows, concat, generate
+from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model import HookedQwen2
-from cwr_mech.routes import Place, keep_part
-from cwr_mech.world import World, load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.world.cities import World, load_world
 
 TASKS = ("distance", "inside")
 D = 16

@@ -9,12 +9,17 @@ import pytest
 import torch
 from test_patching import WORLD, model_of, some_pairs
 
-from cwr_mech.analysis.attribution import attribute, compare, saturated
-from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, grid
-from cwr_mech.analysis.patch_layout import SWAP, layouts
-from cwr_mech.analysis.patch_metrics import Answers
-from cwr_mech.analysis.patching import sweep
-from cwr_mech.analysis.paths import Path, all_paths, edge_attribution, patch_paths
+from cwr_mech.analysis.patching.attribution import attribute, compare, saturated
+from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
+from cwr_mech.analysis.patching.layout import SWAP, layouts
+from cwr_mech.analysis.patching.metrics import Answers
+from cwr_mech.analysis.patching.paths import (
+    Path,
+    all_paths,
+    edge_attribution,
+    patch_paths,
+)
+from cwr_mech.analysis.patching.sweep import sweep
 
 assert WORLD.n >= 64
 

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.autograd import ROWS, WIDTH, AutogradEngine, padded
-from cwr_mech.batches import Batches
+from cwr_mech.analysis.routing.projection import Frame, Place, pull
 from cwr_mech.config import DataConfig, ModelConfig, WorldConfig
-from cwr_mech.dataset import concat, generate
-from cwr_mech.engine import Engine, GradientHook
-from cwr_mech.model import HookedQwen2
-from cwr_mech.parameters import FlatParameters
-from cwr_mech.routes import Frame, Place, pull
-from cwr_mech.world import load_world
+from cwr_mech.data.batches import Batches
+from cwr_mech.data.rows import concat, generate
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.autograd import (
+    ROWS,
+    WIDTH,
+    AutogradEngine,
+    padded,
+)
+from cwr_mech.training.engine import Engine, GradientHook
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.world.cities import load_world
 
 # layers, width, heads, key/value heads, MLP, tied
 SHAPES = [

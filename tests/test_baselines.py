@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from cwr_mech.baselines import baseline
 from cwr_mech.config import PAPER, TASK_NAMES
-from cwr_mech.dataset import concat, generate
+from cwr_mech.data.baselines import baseline
+from cwr_mech.data.rows import concat, generate
 from cwr_mech.errors import AnalysisError
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(n_cities=300)
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwr_mech.batches import Batches, parts_of
 from cwr_mech.config import PAPER, STRICT, DataConfig, Part, WorldConfig
-from cwr_mech.dataset import Rows, concat, generate
+from cwr_mech.data.batches import Batches, parts_of
+from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import ConfigError
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import World, load_world
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import World, load_world
 
 WORLD = load_world(WorldConfig(n_cities=40, new="atlantis", n_new=5))
 NAMES = tuple(TASKS)

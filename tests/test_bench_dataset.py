@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cwr_mech.config import TASK_NAMES
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 

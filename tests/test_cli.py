@@ -18,7 +18,7 @@ from cwr_mech.errors import CorruptArtifact, CwrError, MissingArtifact, Training
 
 CLI = Path(__file__).parents[1] / "cli"
 HEAVY = ("torch", "numpy", "matplotlib", "scipy", "sklearn", "h5py", "transformers")
-LIGHT = {"typer", "rich", "cwr_mech.errors", "cwr_mech.formats"}
+LIGHT = {"typer", "rich", "cwr_mech.errors", "cwr_mech.render.numbers"}
 
 ENDINGS = (
     (MissingArtifact("no such file: x", "cwr-mech cache-acts"), 2, ["error: no such file: x", "hint: cwr"]),

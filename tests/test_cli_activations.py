@@ -11,11 +11,16 @@ from cwr_mech_cli import cache_acts, evaluate
 from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
-from cwr_mech.activations import ActivationStore
+from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.model import HookedQwen2
+from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import load_result
-from cwr_mech.runs import Run, checkpoint_path, create_run, load_run
+from cwr_mech.training.runs import (
+    Run,
+    checkpoint_path,
+    create_run,
+    load_run,
+)
 
 FILE = Path("activations/demo-step3.h5")
 

@@ -8,8 +8,8 @@ from cwr_mech_cli.data import command
 from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
-from cwr_mech.dataset import generate
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import generate
+from cwr_mech.world.cities import load_world
 
 app = typer.Typer()
 app.command()(guarded(command))

@@ -10,13 +10,19 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from cwr_mech.activations import hook_of
+from cwr_mech.activations.extract import extract
+from cwr_mech.activations.reader import hook_of
 from cwr_mech.config import TASK_NAMES, RouteConfig, RunConfig, parse
-from cwr_mech.extraction import extract
-from cwr_mech.finetuning import finetuning_config
-from cwr_mech.model import HookedQwen2
+from cwr_mech.experiments.finetuning import finetuning_config
+from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row, load_result
-from cwr_mech.runs import Run, checkpoint_path, create_run, load_run, update_manifest
+from cwr_mech.training.runs import (
+    Run,
+    checkpoint_path,
+    create_run,
+    load_run,
+    update_manifest,
+)
 
 Cli = Callable[..., tuple[int, str, str]]
 TASKS = ("distance", "angle")

@@ -12,10 +12,10 @@ from cwr_mech_cli.runs import command, in_short
 from cwr_mech_cli.train import announce
 from typer.testing import CliRunner
 
-from cwr_mech.model import HookedQwen2
-from cwr_mech.presets import nearest, preset
-from cwr_mech.runs import Run, create_run
-from cwr_mech.training_state import FILES, TrainingState, write_state
+from cwr_mech.experiments.presets import nearest, preset
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import Run, create_run
+from cwr_mech.training.state import FILES, TrainingState, write_state
 
 CONFIG = preset("tiny").with_settings(["steps=1200", "data.tasks=distance,compass"])
 

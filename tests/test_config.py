@@ -5,7 +5,12 @@ from pydantic import ValidationError
 
 from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName, UserError
-from cwr_mech.presets import PRESETS, for_tasks, preset, under_protocol
+from cwr_mech.experiments.presets import (
+    PRESETS,
+    for_tasks,
+    preset,
+    under_protocol,
+)
 
 SETTINGS = [
     ("lr=1e-3", lambda c: c.train.lr == 1e-3),

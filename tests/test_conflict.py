@@ -5,18 +5,18 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cwr_mech.analysis import grams
-from cwr_mech.analysis.conflict import conflict_result
-from cwr_mech.analysis.gradients import batch_gradient, engine_of, parameter_gradients
-from cwr_mech.analysis.grams import gradient_set
-from cwr_mech.analysis.subspaces import energy, null_share
+from cwr_mech.analysis.routing import grams
+from cwr_mech.analysis.routing.conflict import conflict_result
+from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of, parameter_gradients
+from cwr_mech.analysis.routing.grams import gradient_set
+from cwr_mech.analysis.stats.subspaces import energy, null_share
 from cwr_mech.config import ModelConfig, WorldConfig
-from cwr_mech.dataset import Rows, generate
-from cwr_mech.engine import Engine
+from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model import HookedQwen2
+from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
-from cwr_mech.world import World, load_world
+from cwr_mech.training.engine import Engine
+from cwr_mech.world.cities import World, load_world
 
 TASKS = ("distance", "angle", "compass")
 

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 from cwr_mech_cli import common, plot, report
 
+from cwr_mech.analysis.answers.curves import (
+    BASELINE_ROWS,
+    MOST_POINTS_BESIDE,
+    curves_result,
+    training_result,
+)
+from cwr_mech.analysis.answers.figures import curves_figure
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
-from cwr_mech.curves import BASELINE_ROWS, MOST_POINTS_BESIDE, curves_result, training_result
 from cwr_mech.errors import MissingArtifact
-from cwr_mech.figures import draw
-from cwr_mech.figures_curves import curves_figure
-from cwr_mech.model import HookedQwen2
-from cwr_mech.report_sections import curves as section
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.report.figures import draw
+from cwr_mech.report.sections import curves as section
 from cwr_mech.results import load_result
-from cwr_mech.runs import Run, create_run, load_run
+from cwr_mech.training.runs import Run, create_run, load_run
 
 CONFIG = RunConfig(
     world=WorldConfig(n_cities=40, new="atlantis", n_new=8),

@@ -3,9 +3,9 @@
 import numpy as np
 
 from cwr_mech.config import PAPER
-from cwr_mech.data_stats import task_stats
-from cwr_mech.dataset import generate
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import generate
+from cwr_mech.data.summary import task_stats
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(n_cities=60)
 

@@ -11,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwr_mech.config import PAPER, STRICT, TASK_NAMES, WorldConfig
-from cwr_mech.dataset import Rows, Stream, concat, generate
+from cwr_mech.data.rows import (
+    Rows,
+    Stream,
+    concat,
+    generate,
+)
+from cwr_mech.data.sampling import BLOCK_ROWS
+from cwr_mech.data.splits import SPLITS
 from cwr_mech.errors import ConfigError, UnknownName, WorldError
-from cwr_mech.sampling import BLOCK_ROWS
-from cwr_mech.splits import SPLITS
-from cwr_mech.tasks import TASKS
-from cwr_mech.tokenizer import Tokenizer
-from cwr_mech.world import World, load_world
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.world.cities import World, load_world
 
 names = pytest.mark.parametrize("name", TASK_NAMES)
 
@@ -121,7 +126,8 @@ def test_pinned(name):
 def test_the_same_bytes_in_another_process():
     """Nothing depends on salted hashes."""
     code = (
-        "import hashlib; from cwr_mech.dataset import generate; from cwr_mech.world import load_world\n"
+        "import hashlib; from cwr_mech.data.rows import generate\n"
+        "from cwr_mech.world.cities import load_world\n"
         "w = load_world(source='grid', n_cities=100)\n"
         "d = hashlib.sha256()\n"
         f"for name in {TASK_NAMES!r}: d.update(generate(w, name, 50, split='test').tokens.tobytes())\n"

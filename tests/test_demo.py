@@ -12,9 +12,9 @@ from cwr_mech_cli import demo
 from cwr_mech_cli.main import COMMANDS
 
 from cwr_mech.errors import ArtifactExists
-from cwr_mech.model import HookedQwen2
-from cwr_mech.presets import for_tasks, preset
-from cwr_mech.runs import create_run, load_run, update_manifest
+from cwr_mech.experiments.presets import for_tasks, preset
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import create_run, load_run, update_manifest
 
 
 def script(text: str) -> list[str]:

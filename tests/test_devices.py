@@ -10,12 +10,12 @@ from cwr_mech_cli.main import build_app
 from typer.testing import CliRunner
 
 from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
-from cwr_mech.devices import Compute, choose
-from cwr_mech.engine import Engine
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.parameters import FlatParameters
-from cwr_mech.runs import Run
-from cwr_mech.training import train
+from cwr_mech.training.compute import Compute, choose
+from cwr_mech.training.engine import Engine
+from cwr_mech.training.loop import train
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.training.runs import Run
 
 # a GPU is there, options, what they mean
 CHOICES = [

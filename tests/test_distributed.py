@@ -8,10 +8,10 @@ import pytest
 import torch
 from two_processes import CONFIG, DEAD, STOPPED, ByRow
 
-from cwr_mech.distributed import Processes, launched
 from cwr_mech.errors import ConfigError
-from cwr_mech.runs import Run, load_run
-from cwr_mech.training import train
+from cwr_mech.training.distributed import Processes, launched
+from cwr_mech.training.loop import train
+from cwr_mech.training.runs import Run, load_run
 
 LAUNCH = (
     *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cwr_mech.report import SECTIONS
+from cwr_mech.report.write import SECTIONS
 from cwr_mech.results import load_result
 
 README = Path(__file__).parents[1] / "README.md"

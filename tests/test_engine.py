@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from cwr_mech.config import ModelConfig, WorldConfig
-from cwr_mech.dataset import concat, generate
-from cwr_mech.engine import Engine, GradientHook
-from cwr_mech.model import HookedQwen2
-from cwr_mech.parameters import FlatParameters
-from cwr_mech.tokenizer import CHAR_ID
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import concat, generate
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.tokenizer import CHAR_ID
+from cwr_mech.training.engine import Engine, GradientHook
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.world.cities import load_world
 
 SHAPES = [
     {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_mlp": 48},

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_mech.baselines import baseline
 from cwr_mech.config import PAPER, STRICT, ModelConfig
-from cwr_mech.dataset import concat, generate
+from cwr_mech.data.baselines import baseline
+from cwr_mech.data.rows import concat, generate
 from cwr_mech.errors import AnalysisError, UnknownName, WorldError
-from cwr_mech.evaluation import (
+from cwr_mech.model.evaluation import (
     Answers,
     answer_rows,
     evaluate,
@@ -20,10 +20,15 @@ from cwr_mech.evaluation import (
     read_answers,
     score_answers,
 )
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tasks import TASKS
-from cwr_mech.tokenizer import CHAR_ID, EOS, VOCAB, Tokenizer
-from cwr_mech.world import load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.tokenizer import (
+    CHAR_ID,
+    EOS,
+    VOCAB,
+    Tokenizer,
+)
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(source="uniform", n_cities=60, new="scattered", n_new=6)
 N = 150

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.activations import ActivationStore
+from cwr_mech.activations.extract import (
+    default_hooks,
+    draw_partners,
+    extract,
+    model_digest,
+)
+from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.config import ModelConfig
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.extraction import default_hooks, draw_partners, extract, model_digest
-from cwr_mech.model import HookedQwen2
-from cwr_mech.prompts import find_span, spans
-from cwr_mech.tasks import TASKS
-from cwr_mech.tokenizer import Tokenizer
-from cwr_mech.world import load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.grammar import find_span, spans
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(source="uniform", n_cities=30, new="scattered", n_new=4)
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

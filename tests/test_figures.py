@@ -13,15 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from PIL import Image
 
+from cwr_mech.analysis.answers.lines import eval_figure, learning_figure, probe_layers_figure
+from cwr_mech.analysis.probing.maps import map_figure, pca_figure
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import CorruptArtifact
-from cwr_mech.figures import draw, figure_names
-from cwr_mech.figures_grids import cka_figure, patch_figure
-from cwr_mech.figures_lines import eval_figure, learning_figure, probe_layers_figure
-from cwr_mech.figures_maps import map_figure, pca_figure
-from cwr_mech.figures_style import REGION_LOOKS, TASK_LOOKS, layer_name, region_looks
+from cwr_mech.render.grids import cka_figure, patch_figure
+from cwr_mech.render.style import (
+    REGION_LOOKS,
+    TASK_LOOKS,
+    layer_name,
+    region_looks,
+)
+from cwr_mech.report.figures import draw, figure_names
 from cwr_mech.results import Result
-from cwr_mech.world import REGIONS
+from cwr_mech.world.cities import REGIONS
 
 
 def words(figure: Figure) -> str:

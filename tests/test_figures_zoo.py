@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cwr_mech import report_zoo
-from cwr_mech.figures_zoo import maps_figure, stretch_figure
+from cwr_mech.findings import show as report_zoo
+from cwr_mech.findings.figures import maps_figure, stretch_figure
 from cwr_mech.results import Result
 
 HOOKS = ((-1, "hook_embed"), (0, "blocks.0.hook_resid_post"), (1, "unembed.hook_in"))

@@ -7,16 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwr_mech import report_zoo
-from cwr_mech.analysis.statistics import mean_interval
-from cwr_mech.claims import CKA, MEASURES, Saved, claim, verdict
-from cwr_mech.claims_pretrained import ceiling, level, outlier_gap, published_pairs
-from cwr_mech.claims_tuned import followed
+from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.config import TASK_NAMES
-from cwr_mech.counterparts import against
-from cwr_mech.findings import findings, published, write_findings
-from cwr_mech.finetuning import PLAIN
-from cwr_mech.relation import known_tasks, relation_result
+from cwr_mech.experiments.finetuning import PLAIN
+from cwr_mech.findings import show as report_zoo
+from cwr_mech.findings.claims import (
+    CKA,
+    MEASURES,
+    Saved,
+    claim,
+    verdict,
+)
+from cwr_mech.findings.counterparts import against
+from cwr_mech.findings.findings import findings, published, write_findings
+from cwr_mech.findings.finetuned import followed
+from cwr_mech.findings.pretrained import (
+    ceiling,
+    level,
+    outlier_gap,
+    published_pairs,
+)
+from cwr_mech.findings.relation import known_tasks, relation_result
 from cwr_mech.results import Result, Row, load_result
 
 # Values of three models, what they are held against, verdict.

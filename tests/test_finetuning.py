@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from cwr_mech.batches import Batches
 from cwr_mech.config import PAPER, STRICT, TASK_NAMES, DataConfig, Part, WorldConfig
-from cwr_mech.dataset import concat
+from cwr_mech.data.batches import Batches
+from cwr_mech.data.rows import concat
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.finetuning import (
+from cwr_mech.experiments.finetuning import (
     PAIRS,
     RECIPES,
     TRIPLES,
@@ -19,8 +19,8 @@ from cwr_mech.finetuning import (
     total_rows,
     world_with_new,
 )
-from cwr_mech.presets import preset
-from cwr_mech.world import load_world
+from cwr_mech.experiments.presets import preset
+from cwr_mech.world.cities import load_world
 
 BASE = preset("tiny")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_mech.formats import number
+from cwr_mech.render.numbers import number
 
 CASES = (
     (None, "-"), (math.nan, "-"), (math.inf, "inf"), (True, "yes"), (False, "no"), (0, "0"), (7, "7"),

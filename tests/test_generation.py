@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwr_mech.config import ModelConfig
-from cwr_mech.generation import decode_prompts, decode_text, greedy_decode
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tokenizer import EOS, Tokenizer
+from cwr_mech.model.decoding import decode_prompts, decode_text, greedy_decode
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.tokenizer import EOS, Tokenizer
 
 SMALL = {"n_layers": 2, "d_model": 32, "d_mlp": 48}
 

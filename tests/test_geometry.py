@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_mech import geometry
-from cwr_mech.tasks import COMPASS
+from cwr_mech.tasks import geometry
+from cwr_mech.tasks.registry import COMPASS
 
 Z, A, B, C, D = (0, 0), (10, 0), (10, 10), (0, 10), (5, 5)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.analysis.gradients import at_mentions, parameter_gradients, per_example_gradients
-from cwr_mech.analysis.steps import Reader, step_direction
+from cwr_mech.analysis.routing.gradients import at_mentions, parameter_gradients, per_example_gradients
+from cwr_mech.analysis.routing.updates import Reader, step_direction
 from cwr_mech.config import ModelConfig, WorldConfig
-from cwr_mech.dataset import Rows, concat, generate
+from cwr_mech.data.mentions import mentions
+from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.mentions import mentions
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tokenizer import Tokenizer
-from cwr_mech.world import World, load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.world.cities import World, load_world
 
 MIXED = ("distance", "inside", "perimeter", "crossing")
 

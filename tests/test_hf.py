@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from cwr_mech.config import ModelConfig
 from cwr_mech.errors import ConfigError, CorruptArtifact, MissingArtifact
-from cwr_mech.hf import from_hf_state, model_config, to_hf_state
-from cwr_mech.model import HookedQwen2
+from cwr_mech.model.checkpoint import from_hf_state, model_config, to_hf_state
+from cwr_mech.model.qwen2 import HookedQwen2
 
 SMALL = {"n_layers": 2, "d_model": 32, "d_mlp": 48, "rope_theta": 20000.0, "n_ctx": 128, "init_std": 0.05}
 SHAPES = {

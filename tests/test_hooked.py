@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from cwr_mech.config import ModelConfig
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tokenizer import Tokenizer
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.tokenizer import Tokenizer
 
 SIZE = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_mlp": 48}
 CLEAN, CORRUPT = "dist(c_1234,c_5678)=", "dist(c_1234,c_9012)="

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwr_mech.analysis.hypotheses import (
+from cwr_mech.analysis.stats.intervals import Interval
+from cwr_mech.errors import AnalysisError
+from cwr_mech.findings.hypotheses import (
     NEEDED,
     PREDICTIONS,
     Evidence,
@@ -15,8 +17,6 @@ from cwr_mech.analysis.hypotheses import (
     overall,
     try_predictions,
 )
-from cwr_mech.analysis.statistics import Interval
-from cwr_mech.errors import AnalysisError
 
 BASES = ("b0", "b1", "b2")
 PROMPTS = ("distance", "angle", "compass", "perimeter")

@@ -7,11 +7,17 @@ import pytest
 import torch
 from test_patching import WORLD, model_of, some_pairs
 
-from cwr_mech.analysis.interchange import DIGITS, Interchange, interchange, interchange_rows, swapped_answers
-from cwr_mech.analysis.patch_cells import Cell
-from cwr_mech.analysis.patch_layout import SWAP
-from cwr_mech.generation import decode_text
-from cwr_mech.tasks import TASKS
+from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.interchange import (
+    DIGITS,
+    Interchange,
+    interchange,
+    interchange_rows,
+    swapped_answers,
+)
+from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.model.decoding import decode_text
+from cwr_mech.tasks.registry import TASKS
 
 
 @torch.no_grad()

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from cwr_mech.batches import Batches
 from cwr_mech.config import TASK_NAMES
-from cwr_mech.dataset import generate
+from cwr_mech.data.batches import Batches
+from cwr_mech.data.label_noise import LOCAL_CHANGE
+from cwr_mech.data.rows import generate
 from cwr_mech.errors import ConfigError
-from cwr_mech.label_noise import LOCAL_CHANGE
-from cwr_mech.presets import preset, with_label_noise
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.experiments.presets import preset, with_label_noise
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(n_cities=300)
 

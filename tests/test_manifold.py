@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 from sklearn.kernel_approximation import Nystroem
 
-from cwr_mech.analysis.bases import (
+from cwr_mech.analysis.manifold.bases import (
     fit_basis,
     leading_directions,
     random_basis,
     random_basis_like,
     tangent_bases,
 )
-from cwr_mech.analysis.manifold import Manifold, fit_manifold
-from cwr_mech.analysis.placement import Displacement, excess, place_all, place_cities
-from cwr_mech.analysis.probes import random_folds
+from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
+from cwr_mech.analysis.manifold.placement import (
+    Displacement,
+    excess,
+    place_all,
+    place_cities,
+)
+from cwr_mech.analysis.probing.probe import random_folds
 from cwr_mech.errors import AnalysisError, UnknownName
 
 NOISE = 0.3
@@ -91,7 +96,7 @@ def test_nothing_is_a_function_of_shuffled_places(world: Planted) -> None:
 def test_features_are_scikit_learns(manifold: Manifold) -> None:
     unit = np.random.default_rng(0).normal(size=(9, 2))
     assert isinstance(manifold.bumps, Nystroem)
-    from cwr_mech.analysis.manifold import _features
+    from cwr_mech.analysis.manifold.manifold import _features
 
     np.testing.assert_allclose(
         _features(manifold.bumps, unit)[:, 2:], manifold.bumps.transform(unit), atol=1e-10

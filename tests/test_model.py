@@ -9,8 +9,8 @@ from transformer_lens.tools.analysis.interchange import reinitialized
 
 from cwr_mech.config import ModelConfig
 from cwr_mech.errors import ConfigError
-from cwr_mech.hf import from_hf_state
-from cwr_mech.model import HookedQwen2, next_token_loss
+from cwr_mech.model.checkpoint import from_hf_state
+from cwr_mech.model.qwen2 import HookedQwen2, next_token_loss
 
 SMALL = {"n_layers": 3, "d_model": 32, "d_mlp": 48}
 SHAPES = {

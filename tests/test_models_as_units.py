@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cwr_mech.analysis.models import (
+from cwr_mech.analysis.stats.models import (
     FAILED_BELOW,
     Member,
     ceilings,

@@ -7,9 +7,9 @@ import torch
 
 from cwr_mech.config import ModelConfig, TrainConfig
 from cwr_mech.errors import SchemaMismatch
-from cwr_mech.model import HookedQwen2
-from cwr_mech.optimizer import Optimizer, rate_at
-from cwr_mech.parameters import FlatParameters
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.optimizer import Optimizer, rate_at
+from cwr_mech.training.parameters import FlatParameters
 
 MODEL = ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24)
 

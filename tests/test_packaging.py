@@ -4,7 +4,6 @@ import ast
 import shutil
 import subprocess
 import sys
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from zipfile import ZipFile
@@ -18,17 +17,30 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("errors",),
     ("artifacts", "config"),
-    ("world", "tokenizer"),
+    ("world",),
     ("tasks",),
-    ("dataset",),
-    ("model", "runs"),
-    ("training", "evaluation", "activations"),
-    ("results",),
+    ("data", "results", "render"),
+    ("model",),
+    ("activations",),
+    ("training",),
+    ("experiments",),
     ("analysis",),
-    ("figures",),
+    ("findings",),
     ("report",),
 )
-"""Modules named by the architecture, lowest first. Helper modules stand wherever their imports put them."""
+"""Every package and module of `cwr_mech/`, lowest first. Imports go down only."""
+
+ANALYSIS_LEVELS = (
+    ("published", "paper_values", "selection", "stats"),
+    ("probing",),
+    ("similarity",),
+    ("manifold",),
+    ("erasure",),
+    ("transfer",),
+    ("routing", "patching", "prediction"),
+    ("answers",),
+)
+"""The same inside `cwr_mech/analysis/`."""
 
 FIXED_NAMES = (
     "TASKS", "HookedQwen2", "load_world", "Tokenizer", "load_run", "ActivationStore", "CwrError", "UserError",
@@ -36,58 +48,60 @@ FIXED_NAMES = (
 
 
 def imports_of(path: Path) -> set[str]:
-    """Modules of cwr_mech that a file imports anywhere, `cwr_mech.` left off."""
+    """Dotted names below `cwr_mech` that a file imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-    return {name.removeprefix("cwr_mech.") for name in found} & modules()
+    return {name.removeprefix("cwr_mech.") for name in found if name.startswith("cwr_mech.")}
 
 
-@cache
-def modules() -> frozenset[str]:
-    return frozenset({name_of(path) for path in (ROOT / "cwr_mech").rglob("*.py")} - {"__init__"})
+def graph(folder: Path) -> dict[str, set[str]]:
+    """Entry of `folder` (package or module) -> entries of `folder` that its files import."""
+    prefix = ".".join(folder.relative_to(ROOT / "cwr_mech").parts)
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    entries = files | {path.parent.name for path in folder.glob("*/__init__.py")}
+    edges: dict[str, set[str]] = {entry: set() for entry in entries}
+    for path in folder.rglob("*.py"):
+        entry = path.relative_to(folder).parts[0].removesuffix(".py")
+        for name in imports_of(path):
+            inner = name.removeprefix(f"{prefix}.") if prefix else name
+            other = inner.split(".")[0]
+            if entry in entries and other in entries and other != entry and (not prefix or inner != name):
+                edges[entry].add(other)
+    return edges
 
 
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT / "cwr_mech").with_suffix("").parts)
-
-
-def graph() -> dict[str, set[str]]:
-    return {name_of(path): imports_of(path) for path in (ROOT / "cwr_mech").rglob("*.py")}
-
-
-def reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
-    seen, queue = set(), [start]
-    while queue:
-        for name in edges.get(queue.pop(), set()) - seen:
-            seen.add(name)
-            queue.append(name)
-    return seen
-
-
-def violations(edges: dict[str, set[str]]) -> list[str]:
-    level = {name: height for height, names in enumerate(LEVELS) for name in names}
-    below = {name: height for name, height in level.items() if name != "analysis"}
-    below |= {name: level["analysis"] for name in edges if name.startswith("analysis.")}
-    return [
-        f"{name} reaches {other}"
-        for name, height in below.items()
-        for other in reachable(name, edges)
-        if below.get(other, -1) > height
+def violations(edges: dict[str, set[str]], levels: tuple[tuple[str, ...], ...]) -> list[str]:
+    height = {name: level for level, names in enumerate(levels) for name in names}
+    missing = [f"{name} has no level" for name in edges if name not in height]
+    return missing + [
+        f"{name} imports {other}"
+        for name, others in edges.items()
+        for other in sorted(others)
+        if name in height and height.get(other, 99) > height[name]
     ]
 
 
-def test_imports_go_one_way() -> None:
-    edges = graph()
-    assert set(edges) >= {"world", "results", "figures", "report", "analysis.similarity"}
-    assert violations(edges) == []
+@pytest.mark.parametrize(
+    ("folder", "levels"), [("cwr_mech", LEVELS), ("cwr_mech/analysis", ANALYSIS_LEVELS)], ids=str
+)
+def test_imports_go_one_way(folder: str, levels: tuple[tuple[str, ...], ...]) -> None:
+    edges = graph(ROOT / folder)
+    assert violations(edges, levels) == []
+    assert set(edges) == {name for names in levels for name in names}
     list(TopologicalSorter(edges).static_order())  # raises CycleError
-    # Control: the same check sees an import that goes up, also through a helper.
-    assert violations(edges | {"world": {"formats"}, "formats": {"report"}}) != []
+    # Controls: an import that goes up is seen, and so is an entry without a level.
+    lowest, highest = levels[0][0], levels[-1][0]
+    assert violations(edges | {lowest: {highest}}, levels) == [f"{lowest} imports {highest}"]
+    assert violations(edges | {"stray": set()}, levels) == ["stray has no level"]
+
+
+def test_few_entries() -> None:
+    """A newcomer reads the tree: packages and modules of `cwr_mech/`, `__init__` included."""
+    assert len(graph(ROOT / "cwr_mech")) + 1 <= 16
 
 
 def test_library_does_not_import_the_command_line() -> None:
@@ -142,7 +156,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert tops == {"cwr_mech", "cwr_mech_cli", f"cwr_mech-{_version()}.dist-info"}
     expected = {path.relative_to(source).as_posix() for path in (source / "cwr_mech").rglob("*.py")}
     expected |= {f"cwr_mech_cli/{path.name}" for path in (source / "cli").glob("*.py")}
-    expected |= {"cwr_mech/data/cities.csv", "cwr_mech/data/README.md", "cwr_mech/py.typed"}
+    expected |= {"cwr_mech/world/cities.csv", "cwr_mech/world/README.md", "cwr_mech/py.typed"}
     assert expected <= names
 
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwr_mech.config import TASK_NAMES, WorldConfig
-from cwr_mech.dataset import concat, generate
-from cwr_mech.packing import Heads, Pack, packs
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import concat, generate
+from cwr_mech.training.packing import Heads, Pack, packs
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(WorldConfig(n_cities=60))
 ROWS = concat([generate(WORLD, task, 12) for task in TASK_NAMES])

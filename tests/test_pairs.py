@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from test_patching import WORLD, some_pairs, truth_of
 
-from cwr_mech.analysis.pairs import correct, digits_differ, find_pairs
+from cwr_mech.analysis.patching.pairs import correct, digits_differ, find_pairs
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 NEW = load_world(n_cities=40, new="scattered", n_new=30, seed=3)
 

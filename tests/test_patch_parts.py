@@ -7,11 +7,18 @@ import torch
 from test_attribution import first_slot_pairs, only_here
 from test_patching import WORLD, model_of, some_pairs, truth_of
 
-from cwr_mech.analysis import patch_parts
-from cwr_mech.analysis.pairs import find_pairs
-from cwr_mech.analysis.patch_cells import Cell
-from cwr_mech.analysis.patch_estimates import paths_part
-from cwr_mech.analysis.patch_parts import (
+from cwr_mech.analysis.patching import parts as patch_parts
+from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.estimates import paths_part
+from cwr_mech.analysis.patching.known_steps import (
+    _followed,
+    map_part,
+    step_donors,
+    steps_part,
+    with_donors,
+)
+from cwr_mech.analysis.patching.pairs import find_pairs
+from cwr_mech.analysis.patching.parts import (
     Question,
     flipped,
     from_another,
@@ -19,12 +26,11 @@ from cwr_mech.analysis.patch_parts import (
     parts_study,
     pooled_parts,
 )
-from cwr_mech.analysis.patch_steps import _followed, map_part, step_donors, steps_part, with_donors
-from cwr_mech.analysis.patch_subspaces import aligned_states, fit_subspaces
-from cwr_mech.analysis.patch_words import best_layer, group_of, verdict
+from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces
+from cwr_mech.analysis.patching.summary import best_layer, group_of, verdict
 from cwr_mech.errors import AnalysisError
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 RNG = np.random.default_rng
 TINY = {"run": "tiny", "taught": "nothing"}

@@ -4,19 +4,19 @@ import numpy as np
 from matplotlib.text import Text
 from test_patching import WORLD, model_of, some_pairs, truth_of
 
-from cwr_mech import report_patching
-from cwr_mech.analysis import patch_parts
-from cwr_mech.analysis.patch_cells import grid
-from cwr_mech.analysis.patch_layout import ARMS
-from cwr_mech.analysis.patch_parts import Question
-from cwr_mech.analysis.patch_study import About, Extras, examine
-from cwr_mech.analysis.patch_survey import pooled_result, tasks_result
-from cwr_mech.analysis.patching import sweep
-from cwr_mech.figures import draw
-from cwr_mech.figures_patching import tasks_figure
-from cwr_mech.figures_swaps import steps_figure, swap_map_figure
+from cwr_mech.analysis.patching import parts as patch_parts
+from cwr_mech.analysis.patching import show as report_patching
+from cwr_mech.analysis.patching.cells import grid
+from cwr_mech.analysis.patching.figures import tasks_figure
+from cwr_mech.analysis.patching.layout import ARMS
+from cwr_mech.analysis.patching.parts import Question
+from cwr_mech.analysis.patching.study import About, Extras, examine
+from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
+from cwr_mech.analysis.patching.swaps import steps_figure, swap_map_figure
+from cwr_mech.analysis.patching.sweep import sweep
+from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
-from cwr_mech.tasks import TASKS
+from cwr_mech.tasks.registry import TASKS
 
 
 def studied(task, monkeypatch):

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from test_patching import model_of, some_pairs
 
-from cwr_mech.analysis.patch_cells import Cell, grid
-from cwr_mech.analysis.patch_layout import ARMS, SWAP
-from cwr_mech.analysis.patch_survey import patch_result, pooled_result, tasks_result
-from cwr_mech.analysis.patch_table import confirm, pool, pool_followed, resample, tabulate, write_csv
-from cwr_mech.analysis.patch_words import course, turning_points
-from cwr_mech.analysis.patching import Sweep, sweep
+from cwr_mech.analysis.patching.cells import Cell, grid
+from cwr_mech.analysis.patching.layout import ARMS, SWAP
+from cwr_mech.analysis.patching.summary import course, turning_points
+from cwr_mech.analysis.patching.survey import patch_result, pooled_result, tasks_result
+from cwr_mech.analysis.patching.sweep import Sweep, sweep
+from cwr_mech.analysis.patching.table import (
+    confirm,
+    pool,
+    pool_followed,
+    resample,
+    tabulate,
+    write_csv,
+)
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, load_result
 

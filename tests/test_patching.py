@@ -4,19 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.analysis.pairs import find_pairs
-from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, check_places, grid, span_positions
-from cwr_mech.analysis.patch_forward import Forward, Tree
-from cwr_mech.analysis.patch_layout import ARMS, layouts
-from cwr_mech.analysis.patch_metrics import check_metrics
-from cwr_mech.analysis.patch_store import SweepStore, sweep_key
-from cwr_mech.analysis.patching import cost, prepare, sweep
+from cwr_mech.analysis.patching.cells import (
+    COMPONENTS,
+    Cell,
+    check_places,
+    grid,
+    span_positions,
+)
+from cwr_mech.analysis.patching.forward import Forward, Tree
+from cwr_mech.analysis.patching.layout import ARMS, layouts
+from cwr_mech.analysis.patching.metrics import check_metrics
+from cwr_mech.analysis.patching.pairs import find_pairs
+from cwr_mech.analysis.patching.store import SweepStore, sweep_key
+from cwr_mech.analysis.patching.sweep import cost, prepare, sweep
 from cwr_mech.config import ModelConfig
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tasks import TASKS
-from cwr_mech.tokenizer import CHAR_ID, EOS, Tokenizer
-from cwr_mech.world import load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
+from cwr_mech.world.cities import load_world
 
 WORLD = load_world(n_cities=64, seed=1)
 TINY = {"n_layers": 3, "d_model": 32, "n_heads": 4, "d_mlp": 48, "init_std": 0.3}

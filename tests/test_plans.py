@@ -5,11 +5,23 @@ from collections import Counter
 import pytest
 
 from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig, TrainConfig
-from cwr_mech.costs import papers_gpu_seconds, row_lengths, seconds_of, tokens_per_second
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.finetuning import total_rows
-from cwr_mech.plans import PLANS, ROUTED, ROUTES, Planned, checked, find_plan
-from cwr_mech.presets import preset
+from cwr_mech.experiments.costs import (
+    papers_gpu_seconds,
+    row_lengths,
+    seconds_of,
+    tokens_per_second,
+)
+from cwr_mech.experiments.finetuning import total_rows
+from cwr_mech.experiments.plans import (
+    PLANS,
+    ROUTED,
+    ROUTES,
+    Planned,
+    checked,
+    find_plan,
+)
+from cwr_mech.experiments.presets import preset
 
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cwr_mech.analysis.prediction import (
+from cwr_mech.analysis.prediction.predictors import (
     INVARIANCES,
     FieldPair,
     field_cosine,
@@ -13,12 +13,17 @@ from cwr_mech.analysis.prediction import (
     task_properties,
     try_prediction,
 )
-from cwr_mech.analysis.prediction_survey import VARIANTS, moments, prediction_result, published_rows
+from cwr_mech.analysis.prediction.study import (
+    VARIANTS,
+    moments,
+    prediction_result,
+    published_rows,
+)
 from cwr_mech.config import TASK_NAMES, ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
 CHANGES = {

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cwr_mech.model import HookedQwen2
-from cwr_mech.presets import preset
+from cwr_mech.experiments.presets import preset
+from cwr_mech.model.qwen2 import HookedQwen2
 
 SIZES = {"paper": 1_601_920, "large": 402_977_792}
 """Preset -> parameters."""

@@ -6,9 +6,8 @@ import torch
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
-from cwr_mech.analysis import erasure
-from cwr_mech.analysis.items import bag_of_digits, digits_in_place
-from cwr_mech.analysis.probe_controls import (
+from cwr_mech.analysis.erasure import erasure
+from cwr_mech.analysis.probing.controls import (
     code_length,
     learning_curve,
     new_city_errors,
@@ -16,7 +15,7 @@ from cwr_mech.analysis.probe_controls import (
     prompt_transfer,
     region_scores,
 )
-from cwr_mech.analysis.probes import (
+from cwr_mech.analysis.probing.probe import (
     cross_decode,
     decode_new,
     place_errors,
@@ -26,12 +25,13 @@ from cwr_mech.analysis.probes import (
     region_folds,
     score,
 )
-from cwr_mech.analysis.ridge import PENALTIES, Decomposed, fit_linear
+from cwr_mech.analysis.selection import bag_of_digits, digits_in_place
+from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, fit_linear
 from cwr_mech.config import ModelConfig
-from cwr_mech.dataset import generate
+from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model import HookedQwen2
-from cwr_mech.world import load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.world.cities import load_world
 
 
 def rng(seed: int = 0) -> np.random.Generator:

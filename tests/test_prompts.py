@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.prompts import city_prompt_length, find_span, spans
-from cwr_mech.tasks import TASKS
+from cwr_mech.tasks.grammar import city_prompt_length, find_span, spans
+from cwr_mech.tasks.registry import TASKS
 
 SHAPES = [(name, n) for name, task in TASKS.items() for n in range(task.n_min, task.n_max + 1)]
 

@@ -10,12 +10,17 @@ import pytest
 import synthetic
 from PIL import Image
 
-from cwr_mech import report as report_module
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
-from cwr_mech.figures import figure_names
-from cwr_mech.formats import number
-from cwr_mech.report import SECTIONS, check_report, report_text, write_report
-from cwr_mech.report_text import best_rows, markdown_table
+from cwr_mech.render.markdown import best_rows, markdown_table
+from cwr_mech.render.numbers import number
+from cwr_mech.report import write as report_module
+from cwr_mech.report.figures import figure_names
+from cwr_mech.report.write import (
+    SECTIONS,
+    check_report,
+    report_text,
+    write_report,
+)
 from cwr_mech.results import Result
 
 

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.analysis.bases import random_basis
-from cwr_mech.analysis.gradients import engine_of
+from cwr_mech.analysis.manifold.bases import random_basis
+from cwr_mech.analysis.routing.gradients import engine_of
+from cwr_mech.analysis.routing.projection import (
+    Frame,
+    Place,
+    RowsHook,
+    pull,
+    route,
+)
 from cwr_mech.config import ModelConfig, WorldConfig
-from cwr_mech.dataset import Rows, concat, generate
+from cwr_mech.data.mentions import mentions_of
+from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import AnalysisError
-from cwr_mech.mentions import mentions_of
-from cwr_mech.model import HookedQwen2
-from cwr_mech.routes import Frame, Place, RowsHook, pull, route
-from cwr_mech.world import World, load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.world.cities import World, load_world
 
 TASKS = ("distance", "inside")
 D = 16

@@ -5,13 +5,20 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cwr_mech.analysis.manifold import fit_manifold
-from cwr_mech.analysis.routing import Field, Ground, directions, fit_space, shares, unit_fields
-from cwr_mech.analysis.subspace_survey import choose_layers, subspace_result
+from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing.fields import (
+    Field,
+    Ground,
+    directions,
+    fit_space,
+    shares,
+    unit_fields,
+)
+from cwr_mech.analysis.routing.study import choose_layers, subspace_result
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.model import HookedQwen2
-from cwr_mech.world import World, load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.world.cities import World, load_world
 
 P, N, NEW, RANK = 20, 160, 40, 4
 

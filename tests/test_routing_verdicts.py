@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwr_mech.analysis.hypotheses import PREDICTIONS
-from cwr_mech.analysis.routing_verdicts import evidence, routing_result, transfer_matrix
+from cwr_mech.analysis.routing.show import routing
+from cwr_mech.analysis.routing.show import trajectory as placed
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
-from cwr_mech.figures import draw
-from cwr_mech.plans import ROUTED
-from cwr_mech.report_routing import routing
-from cwr_mech.report_routing import trajectory as placed
+from cwr_mech.experiments.plans import ROUTED
+from cwr_mech.findings.hypotheses import PREDICTIONS
+from cwr_mech.findings.routing import evidence, routing_result, transfer_matrix
+from cwr_mech.report.figures import draw
 from cwr_mech.results import Result
 
 BASES = ("b0", "zoo:b1")

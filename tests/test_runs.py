@@ -9,8 +9,14 @@ import pytest
 from cwr_mech.artifacts import write_json
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
 from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact, SchemaMismatch
-from cwr_mech.model import HookedQwen2
-from cwr_mech.runs import checkpoint_path, create_run, latest_run, load_run, update_manifest
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import (
+    checkpoint_path,
+    create_run,
+    latest_run,
+    load_run,
+    update_manifest,
+)
 
 CONFIG = RunConfig(
     name="r",
@@ -57,7 +63,7 @@ def test_a_run_keeps_a_copy_of_the_users_cities(tmp_path: Path) -> None:
 def test_runs_are_found_by_name_and_by_age(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cwr_mech.runs.ROOT", tmp_path)
+    monkeypatch.setattr("cwr_mech.training.runs.ROOT", tmp_path)
     assert load_run("r").folder == folder
     create_run(tmp_path / "s", CONFIG, HookedQwen2(CONFIG.model, seed=0))
     assert latest_run(tmp_path).name == "s"

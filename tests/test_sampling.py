@@ -7,13 +7,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from cwr_mech.cells import cells
 from cwr_mech.config import PAPER, STRICT, TASK_NAMES, Protocol
-from cwr_mech.dataset import generate
-from cwr_mech.sampling import BLOCK_ROWS
-from cwr_mech.splits import SPLITS, query_hash, split_of
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import generate
+from cwr_mech.data.sampling import BLOCK_ROWS
+from cwr_mech.data.splits import SPLITS, query_hash, split_of
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.strata import cells
+from cwr_mech.world.cities import load_world
 
 names = pytest.mark.parametrize("name", TASK_NAMES)
 

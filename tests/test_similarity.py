@@ -10,8 +10,17 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.cross_decomposition import CCA
 
-from cwr_mech.analysis import feature_products, kernels, neighbours, shape, similarity, spectrum
-from cwr_mech.analysis.probes import random_folds
+from cwr_mech.analysis.probing import dimension as spectrum
+from cwr_mech.analysis.probing.probe import random_folds
+from cwr_mech.analysis.similarity import (
+    cka as similarity,
+)
+from cwr_mech.analysis.similarity import (
+    feature_products,
+    kernels,
+    neighbours,
+    shape,
+)
 from cwr_mech.errors import AnalysisError, CwrError
 
 TOLERANCE = 1e-8

@@ -9,7 +9,14 @@ import pytest
 from scipy.linalg import eigh
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
-from cwr_mech.analysis import kernels, neighbours, shape, similarity
+from cwr_mech.analysis.similarity import (
+    cka as similarity,
+)
+from cwr_mech.analysis.similarity import (
+    kernels,
+    neighbours,
+    shape,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "similarity_packages.json").read_text("utf-8"))
 """Made once with the packages and versions that it names, on the x and y that it holds."""

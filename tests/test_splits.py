@@ -6,11 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_mech.config import PAPER, STRICT, TASK_NAMES
-from cwr_mech.dataset import generate
-from cwr_mech.sampling import BLOCK_ROWS, Source, draw_block
-from cwr_mech.splits import PERCENT, SPLITS, query_hash, split_of
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import generate
+from cwr_mech.data.sampling import BLOCK_ROWS, Source, draw_block
+from cwr_mech.data.splits import (
+    PERCENT,
+    SPLITS,
+    query_hash,
+    split_of,
+)
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import load_world
 
 # The first query of each task must keep its number for ever: published test sets depend on it.
 PINNED = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cwr_mech.analysis import statistics
-from cwr_mech.analysis.statistics import (
+from cwr_mech.analysis.stats import intervals as statistics
+from cwr_mech.analysis.stats.intervals import (
     benjamini_hochberg,
     bootstrap,
     cluster_bootstrap,

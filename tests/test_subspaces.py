@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cwr_mech.analysis.bases import leading_directions, random_basis
-from cwr_mech.analysis.subspaces import (
+from cwr_mech.analysis.manifold.bases import leading_directions, random_basis
+from cwr_mech.analysis.stats.subspaces import (
     cosine_interval,
     effective_directions,
     energy,

@@ -9,12 +9,23 @@ import h5py
 import numpy as np
 import pytest
 
-from cwr_mech.activation_writer import write_store
-from cwr_mech.activations import ActivationStore
-from cwr_mech.analysis.cka_survey import cka_result
-from cwr_mech.analysis.items import Item, choose_hooks, layer_number, own_prompts, run_label, shared_ids
-from cwr_mech.analysis.manifold_survey import manifold_result
-from cwr_mech.analysis.measures import (
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.activations.writer import write_store
+from cwr_mech.analysis.manifold.study import manifold_result
+from cwr_mech.analysis.manifold.timeline import timeline_result
+from cwr_mech.analysis.probing.readout_survey import best_places, readout_result
+from cwr_mech.analysis.probing.study import probe_result
+from cwr_mech.analysis.probing.surfacing import surfacing_result
+from cwr_mech.analysis.selection import (
+    Item,
+    choose_hooks,
+    layer_number,
+    own_prompts,
+    run_label,
+    shared_ids,
+)
+from cwr_mech.analysis.similarity.cka_survey import cka_result
+from cwr_mech.analysis.similarity.measures import (
     MEASURES,
     Measure,
     choose_measures,
@@ -22,17 +33,13 @@ from cwr_mech.analysis.measures import (
     compare_all,
     sample_cities,
 )
-from cwr_mech.analysis.models import Member
-from cwr_mech.analysis.probe_survey import probe_result
-from cwr_mech.analysis.readout_survey import best_places, readout_result
-from cwr_mech.analysis.similarity_survey import similarity_result
-from cwr_mech.analysis.surfacing_survey import surfacing_result
-from cwr_mech.analysis.timeline import timeline_result
+from cwr_mech.analysis.similarity.study import similarity_result
+from cwr_mech.analysis.stats.models import Member
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.figures import draw
-from cwr_mech.report_contents import SECTIONS
+from cwr_mech.report.contents import SECTIONS
+from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
-from cwr_mech.world import World, load_world
+from cwr_mech.world.cities import World, load_world
 
 Cli = Callable[..., tuple[int, str, str]]
 HOOKS = ("hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "unembed.hook_in")

@@ -10,11 +10,18 @@ import pytest
 
 from cwr_mech.artifacts import folder_lock
 from cwr_mech.errors import MissingArtifact
-from cwr_mech.plans import Planned, find_plan
-from cwr_mech.presets import preset
-from cwr_mech.runs import SCHEMA
-from cwr_mech.sweep import Outcome, Sweep, log_path, require_base, standing, state_of
-from cwr_mech.workflow import snakefile, snakemake_argv
+from cwr_mech.experiments.plans import Planned, find_plan
+from cwr_mech.experiments.presets import preset
+from cwr_mech.experiments.sweep import (
+    Outcome,
+    Sweep,
+    log_path,
+    require_base,
+    standing,
+    state_of,
+)
+from cwr_mech.experiments.workflow import snakefile, snakemake_argv
+from cwr_mech.training.runs import SCHEMA
 
 TRAINER = """
 import json, pathlib, sys, time

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import UnknownName, WorldError
-from cwr_mech.tasks import TASKS, get_task
+from cwr_mech.tasks.registry import TASKS, get_task
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "task_answers.json").read_text())["rows"]
 

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 from cwr_mech.errors import ArtifactError
-from cwr_mech.tokenizer import BOS, CHAR_ID, EOS, PAD, SPECIALS, UNK, UNKNOWN_CHAR, VOCAB, Tokenizer
+from cwr_mech.tasks.tokenizer import (
+    BOS,
+    CHAR_ID,
+    EOS,
+    PAD,
+    SPECIALS,
+    UNK,
+    UNKNOWN_CHAR,
+    VOCAB,
+    Tokenizer,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,7 +200,9 @@ def test_hugging_face_gives_the_same_rows(
 
 
 def test_saved_bytes_are_always_the_same(folder: Path, tmp_path: Path) -> None:
-    code = "import sys; from cwr_mech.tokenizer import Tokenizer; Tokenizer().save_pretrained(sys.argv[1])"
+    code = (
+        "import sys; from cwr_mech.tasks.tokenizer import Tokenizer; Tokenizer().save_pretrained(sys.argv[1])"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, check=True)
     names = sorted(path.name for path in folder.iterdir())
@@ -206,7 +218,7 @@ def test_a_folder_that_cannot_be_written(tokenizer: Tokenizer, tmp_path: Path) -
 
 
 def test_importing_the_tokenizer_is_cheap() -> None:
-    code = "import sys, cwr_mech.tokenizer, cwr_mech.world\n"
+    code = "import sys, cwr_mech.tasks.tokenizer, cwr_mech.world.cities\n"
     code += "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     output = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cwr_mech import trackers
 from cwr_mech.config import RunConfig
 from cwr_mech.errors import MissingArtifact, UnknownName
-from cwr_mech.trackers import numbers, tracked
+from cwr_mech.training import trackers
+from cwr_mech.training.trackers import numbers, tracked
 
 LOSS = {"step": 7, "steps": 9, "rows": 14, "loss": 0.5, "losses": {"angle": 0.5}, "lr": 1e-3}
 SCORES = {"step": 9, "steps": 9, "scores": {"angle": 12.0}, "scores_new": {"angle": 40}}

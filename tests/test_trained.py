@@ -11,18 +11,18 @@ import torch
 from cwr_mech_cli.stores import Source, member_of
 from threadpoolctl import threadpool_limits
 
-from cwr_mech.activations import ActivationStore
-from cwr_mech.analysis.interchange import interchange, interchange_rows
-from cwr_mech.analysis.models import gain
-from cwr_mech.analysis.patch_cells import Cell
-from cwr_mech.analysis.patch_parts import Question, ask
-from cwr_mech.analysis.probes import probe, random_folds
-from cwr_mech.analysis.steps import Reader
-from cwr_mech.analysis.trajectories import clearest, placed, read
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.interchange import interchange, interchange_rows
+from cwr_mech.analysis.patching.parts import Question, ask
+from cwr_mech.analysis.probing.probe import probe, random_folds
+from cwr_mech.analysis.routing.trajectory import clearest, placed, read
+from cwr_mech.analysis.routing.updates import Reader
+from cwr_mech.analysis.stats.models import gain
 from cwr_mech.config import TASK_NAMES
-from cwr_mech.evaluation import evaluate
-from cwr_mech.model import HookedQwen2
-from cwr_mech.runs import Run, load_run
+from cwr_mech.model.evaluation import evaluate
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import Run, load_run
 
 ZOO = Path(__file__).parents[1] / "zoo"
 BASES = ("small", "small-seed2", "small-seed3")

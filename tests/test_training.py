@@ -14,7 +14,6 @@ import torch
 
 from cwr_mech.artifacts import folder_lock
 from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
-from cwr_mech.engine import GradientHook
 from cwr_mech.errors import (
     ArtifactExists,
     ArtifactLocked,
@@ -24,11 +23,12 @@ from cwr_mech.errors import (
     NoSpace,
     TrainingDiverged,
 )
-from cwr_mech.model import HookedQwen2
-from cwr_mech.optimizer import Optimizer
-from cwr_mech.runs import Run, load_run
-from cwr_mech.training import Trainer, checkpoint_steps, train
-from cwr_mech.training_state import recover_state
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.engine import GradientHook
+from cwr_mech.training.loop import Trainer, checkpoint_steps, train
+from cwr_mech.training.optimizer import Optimizer
+from cwr_mech.training.runs import Run, load_run
+from cwr_mech.training.state import recover_state
 
 STEPS = 20
 CONFIG = RunConfig(

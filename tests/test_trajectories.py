@@ -5,13 +5,19 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cwr_mech.analysis import trajectories
-from cwr_mech.analysis.displacement import Origin, displaced
-from cwr_mech.analysis.trajectories import Spot, clearest, placed, read, trajectory
+from cwr_mech.analysis.routing import trajectory as trajectories
+from cwr_mech.analysis.routing.displacement import Origin, displaced
+from cwr_mech.analysis.routing.trajectory import (
+    Spot,
+    clearest,
+    placed,
+    read,
+    trajectory,
+)
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model import HookedQwen2
-from cwr_mech.world import World, load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.world.cities import World, load_world
 
 P = 16
 

@@ -5,13 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from cwr_mech.analysis.transfer import Base, Transfer, Tuned, retention, transfer
+from cwr_mech.analysis.transfer.transfer import (
+    Base,
+    Transfer,
+    Tuned,
+    retention,
+    transfer,
+)
 from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
-from cwr_mech.evaluation import Evaluation, TaskScore
-from cwr_mech.figures import draw
-from cwr_mech.report_sections import transfer as section
-from cwr_mech.tasks import TASKS
+from cwr_mech.model.evaluation import Evaluation, TaskScore
+from cwr_mech.report.figures import draw
+from cwr_mech.report.sections import transfer as section
+from cwr_mech.tasks.registry import TASKS
 
 OLD, NEW = 10.0, 1000.0
 """Errors of the base; accuracies are 0.9 and 0.3."""

@@ -16,8 +16,15 @@ from hypothesis import strategies as st
 
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName, UserError, WorldError
-from cwr_mech.world import REGIONS, World, load_world
-from cwr_mech.world_sources import N_SHIPPED, SYNTHETIC, X_MAX, Y_MAX, gaussian, tenths
+from cwr_mech.world.cities import REGIONS, World, load_world
+from cwr_mech.world.sources import (
+    N_SHIPPED,
+    SYNTHETIC,
+    X_MAX,
+    Y_MAX,
+    gaussian,
+    tenths,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -151,7 +158,7 @@ def test_worlds_stay_what_they_are(config: dict[str, object], digest: str) -> No
 
 
 def test_same_bytes_in_every_process() -> None:
-    code = "from cwr_mech.world import load_world\n"
+    code = "from cwr_mech.world.cities import load_world\n"
     code += f"print([load_world(**config).sha256[:16] for config, _ in {PINNED!r}], hash('salt'))"
     outputs = [
         subprocess.run(

@@ -16,15 +16,13 @@ from cwr_mech_cli.transfer import fine_tunings
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from cwr_mech import evaluation, zoo
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError
-from cwr_mech.finetuning import finetuning_config
-from cwr_mech.model import HookedQwen2
-from cwr_mech.plans import in_pretraining
-from cwr_mech.presets import for_tasks, preset
-from cwr_mech.runs import Run, create_run, load_run, update_manifest
-from cwr_mech.zoo import (
+from cwr_mech.experiments import zoo
+from cwr_mech.experiments.finetuning import finetuning_config
+from cwr_mech.experiments.plans import in_pretraining
+from cwr_mech.experiments.presets import for_tasks, preset
+from cwr_mech.experiments.zoo import (
     ANSWERS,
     MOST_BYTES,
     add,
@@ -40,7 +38,15 @@ from cwr_mech.zoo import (
     recorded_answers,
     zoo_models,
 )
-from cwr_mech.zoo_list import described, write_readme
+from cwr_mech.findings.models import described, write_readme
+from cwr_mech.model import evaluation
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import (
+    Run,
+    create_run,
+    load_run,
+    update_manifest,
+)
 
 N = 20
 SHIPPED = Path(__file__).parents[1] / "zoo"

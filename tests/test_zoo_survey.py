@@ -9,13 +9,18 @@ from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
-from cwr_mech.finetuning import finetuning_config
-from cwr_mech.model import HookedQwen2
-from cwr_mech.report import check_report
+from cwr_mech.experiments.finetuning import finetuning_config
+from cwr_mech.experiments.zoo import add, recorded, zoo_models
+from cwr_mech.findings.zoo import (
+    models_result,
+    places_result,
+    plan_rows,
+    transfer_result,
+)
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.report.write import check_report
 from cwr_mech.results import Result, load_result
-from cwr_mech.runs import checkpoint_path, create_run, update_manifest
-from cwr_mech.zoo import add, recorded, zoo_models
-from cwr_mech.zoo_survey import models_result, places_result, plan_rows, transfer_result
+from cwr_mech.training.runs import checkpoint_path, create_run, update_manifest
 
 N = 8
 FOLDER = Path("reports/zoo/results")

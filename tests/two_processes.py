@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
-from cwr_mech.dataset import Rows
-from cwr_mech.distributed import Processes, launched
-from cwr_mech.engine import GradientHook
+from cwr_mech.data.rows import Rows
 from cwr_mech.errors import ProcessLost
-from cwr_mech.training import train
+from cwr_mech.training.distributed import Processes, launched
+from cwr_mech.training.engine import GradientHook
+from cwr_mech.training.loop import train
 
 CONFIG = RunConfig(
     name="t",

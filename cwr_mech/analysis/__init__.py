@@ -1,1 +1,1 @@
-"""Analyses: one formula, one module, one citation. All are float64 numpy on the CPU."""
+"""Analyses: one package a question. All arithmetic is float64 numpy on the CPU."""

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 
-from cwr_mech.dataset import Stream
-from cwr_mech.tasks import BOOLEANS, COMPASS, TASKS
-from cwr_mech.tokenizer import Tokenizer
-from cwr_mech.world import World, load_world
+from cwr_mech.data.rows import Stream
+from cwr_mech.tasks.registry import BOOLEANS, COMPASS, TASKS
+from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.world.cities import World, load_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cwr_mech.analysis.gradients import per_example_gradients
+from cwr_mech.analysis.routing.gradients import per_example_gradients
 from cwr_mech.config import ModelConfig
-from cwr_mech.dataset import Rows, generate
-from cwr_mech.model import HookedQwen2
-from cwr_mech.world import load_world
+from cwr_mech.data.rows import Rows, generate
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.world.cities import load_world
 
 
 def by_loop(model: HookedQwen2, rows: Rows, row: int) -> dict[str, torch.Tensor]:

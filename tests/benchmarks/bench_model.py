@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from cwr_mech.config import ModelConfig
-from cwr_mech.generation import greedy_decode
-from cwr_mech.model import HookedQwen2
+from cwr_mech.model.decoding import greedy_decode
+from cwr_mech.model.qwen2 import HookedQwen2
 
 BATCH, POS, PROMPT, NEW = 64, 40, 26, 6
 

@@ -26,14 +26,14 @@ import pandas as pd
 import torch
 from transformer_lens import patching
 
-from cwr_mech.analysis.pairs import Pairs, find_pairs
-from cwr_mech.analysis.patch_cells import COMPONENTS, Cell, grid
-from cwr_mech.analysis.patch_layout import SWAP, layouts
-from cwr_mech.analysis.patching import cost, sweep
+from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
+from cwr_mech.analysis.patching.layout import SWAP, layouts
+from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
+from cwr_mech.analysis.patching.sweep import cost, sweep
 from cwr_mech.config import ModelConfig
-from cwr_mech.model import HookedQwen2
-from cwr_mech.tasks import TASKS
-from cwr_mech.world import World, load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.cities import World, load_world
 
 SHORT = {name: part.hook.split("hook_")[1] for name, part in COMPONENTS.items()}
 

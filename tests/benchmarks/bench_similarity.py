@@ -18,9 +18,9 @@ import numpy as np
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from cwr_mech.analysis.kernels import kernel_cka
-from cwr_mech.analysis.measures import MEASURES, compare_all
-from cwr_mech.analysis.similarity import linear_cka_interval, linear_cka_matrix
+from cwr_mech.analysis.similarity.cka import linear_cka_interval, linear_cka_matrix
+from cwr_mech.analysis.similarity.kernels import kernel_cka
+from cwr_mech.analysis.similarity.measures import MEASURES, compare_all
 
 
 def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:

@@ -29,14 +29,14 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from cwr_mech.batches import Batches
 from cwr_mech.config import TASK_NAMES, DataConfig, ModelConfig, TrainConfig, WorldConfig
-from cwr_mech.engine import Engine
-from cwr_mech.model import HookedQwen2
-from cwr_mech.optimizer import Optimizer
-from cwr_mech.parameters import FlatParameters
-from cwr_mech.presets import preset
-from cwr_mech.world import World, load_world
+from cwr_mech.data.batches import Batches
+from cwr_mech.experiments.presets import preset
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.engine import Engine
+from cwr_mech.training.optimizer import Optimizer
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.world.cities import World, load_world
 
 STEPS = 3
 """Steps of a turn; the fastest step counts."""

@@ -26,15 +26,15 @@ from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from cwr_mech.batches import Batches
 from cwr_mech.config import RunConfig
-from cwr_mech.engine import Engine
-from cwr_mech.model import HookedQwen2
-from cwr_mech.optimizer import Optimizer, rate_at
-from cwr_mech.parameters import FlatParameters
-from cwr_mech.presets import preset
+from cwr_mech.data.batches import Batches
+from cwr_mech.experiments.presets import preset
+from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
-from cwr_mech.world import load_world
+from cwr_mech.training.engine import Engine
+from cwr_mech.training.optimizer import Optimizer, rate_at
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.world.cities import load_world
 
 SEED = 42
 

@@ -1,0 +1,1 @@
+"""Activations in HDF5: writing, reading, extracting from a model."""

@@ -1,0 +1,1 @@
+"""What models answer: learning curves and evaluation."""

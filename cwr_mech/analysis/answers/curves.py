@@ -1,0 +1,155 @@
+"""What happened during a training, as a Result: losses, rates, answers scored on the way."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from cwr_mech.artifacts import sha256_file
+from cwr_mech.data.baselines import baseline
+from cwr_mech.data.rows import StreamOptions, generate
+from cwr_mech.errors import MissingArtifact
+from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.training.runs import Run
+
+BASELINE_ROWS = 2000
+"""Validation questions on which the constant answers are chosen and scored."""
+MOST_POINTS = 400
+"""Metrics lines kept; more are thinned evenly."""
+MOST_POINTS_BESIDE = 120
+"""Metrics lines kept of each of several runs."""
+
+
+def training_result(run: Run, command: str) -> Result:
+    """Learning curves of `run`; `command` is what writes them anew.
+
+    Arrays: `step`, `rows`, `loss`, `lr`, `rows_per_second` [point]; `loss_by_task` [point task]; `tasks`.
+    Losses are nats a predicted token, averaged since the point before. Table `tasks`: validation scores with
+    the score of the best constant answer. Raises MissingArtifact for a run without metrics.
+    """
+    metrics = run.metrics()
+    losses = _losses(run, metrics)
+    kept = _thinned(losses, MOST_POINTS)
+    tasks = [task for task in TASKS if any(task in line["losses"] for line in losses)]
+    scores = _scores(run, metrics, "old")
+    return Result(
+        kind="train",
+        command=command,
+        inputs=_inputs(run),
+        params={
+            "runs": [run.name],
+            "seed": run.config.train.seed,
+            "eval_rows": run.config.train.eval_rows,
+            "config": run.config.model_dump(mode="json"),
+        },
+        values={
+            "state": run.state,
+            "steps": losses[-1]["step"],
+            "rows": losses[-1]["rows"],
+            "seconds": _seconds(losses),
+            "n_parameters": _n_parameters(run),
+            "rows_per_second": float(np.median([line["rows_per_second"] for line in losses])),
+            "loss": losses[-1]["loss"],
+        },
+        tables={"tasks": scores},
+        arrays={
+            **{
+                name: np.array([line[name] for line in kept], dtype=float)
+                for name in ("step", "rows", "loss", "lr", "rows_per_second")
+            },
+            "loss_by_task": np.array(
+                [[line["losses"].get(task, np.nan) for task in tasks] for line in kept], dtype=float
+            ),
+            "tasks": np.array(tasks),
+        },
+        notes=[
+            f"Scores on the way: {run.config.train.eval_rows} validation questions a point; constant answers "
+            f"chosen and scored on {BASELINE_ROWS} others."
+        ],
+    )
+
+
+def curves_result(runs: Sequence[Run], command: str) -> Result:
+    """Learning curves of several runs side by side; `command` is what writes them anew.
+
+    Table `loss` {run, step, rows, loss}: nats a predicted token, averaged since the metrics line before.
+    Table `tasks`: validation scores on old cities and, for fine-tuned runs, on new ones (`group`), with the
+    score of the best constant answer. Raises MissingArtifact for a run without metrics.
+    """
+    losses: list[Row] = []
+    scores: list[Row] = []
+    for run in runs:
+        metrics = run.metrics()
+        kept = _thinned(_losses(run, metrics), MOST_POINTS_BESIDE)
+        losses += [{"run": run.name} | {key: line[key] for key in ("step", "rows", "loss")} for line in kept]
+        for group in SCORES:
+            scores += [row | {"group": group} for row in _scores(run, metrics, group)]
+    return Result(
+        kind="curves",
+        command=command,
+        inputs={name: digest for run in runs for name, digest in _inputs(run).items()},
+        params={
+            "runs": [run.name for run in runs],
+            "eval_rows": [run.config.train.eval_rows for run in runs],
+        },
+        values={"n_runs": len(runs)},
+        tables={"loss": losses, "tasks": scores},
+        notes=[f"Constant answers are chosen and scored on {BASELINE_ROWS} other validation questions."],
+    )
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    path = run.folder / "metrics.jsonl"
+    return {path.as_posix(): sha256_file(path)}
+
+
+def _losses(run: Run, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    losses = [line for line in metrics if "loss" in line]
+    if not losses:
+        raise MissingArtifact(f"run {run.name} has no metrics", "its training has not begun, or not here")
+    return losses
+
+
+def _thinned(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    return [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, most).round().astype(int))]
+
+
+SCORES = {"old": "scores", "new": "scores_new"}
+"""Group of questions -> where a metrics line holds their scores."""
+
+
+def _scores(run: Run, metrics: list[dict[str, Any]], group: str) -> list[dict[str, Any]]:
+    """A row for each validation and task, beside the best constant answer."""
+    key = SCORES[group]
+    lines = [line for line in metrics if key in line]
+    tasks = [task for task in TASKS if any(task in line[key] for line in lines)]
+    data = run.config.data
+    asked: StreamOptions = {"split": "val", "seed": data.seed, "group": group, "protocol": data.protocol}
+    constants = {task: baseline(generate(run.world(), task, BASELINE_ROWS, **asked)).score for task in tasks}
+    return [
+        {
+            "run": run.name,
+            "step": line["step"],
+            "rows": line["rows"],
+            "task": task,
+            "metric": "accuracy" if TASKS[task].labels else "error",
+            "unit": TASKS[task].unit,
+            "value": line[key].get(task),
+            "baseline": constants[task],
+        }
+        for line in lines
+        for task in tasks
+    ]
+
+
+def _seconds(losses: list[dict[str, Any]]) -> float:
+    """Time spent training: clocks restart with every resume, so falls in them begin a new stretch."""
+    clocks = [line["seconds"] for line in losses]
+    ends = [a for a, b in pairwise(clocks) if b < a]
+    return float(sum(ends) + clocks[-1])
+
+
+def _n_parameters(run: Run) -> int:
+    return sum(parameter.numel() for parameter in run.model().parameters())

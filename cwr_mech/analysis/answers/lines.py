@@ -1,0 +1,233 @@
+"""Figures of numbers against something: learning curves, task scores, probes by layer."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.render.numbers import number
+from cwr_mech.render.style import (
+    BASELINE,
+    GREYS,
+    caption,
+    floats,
+    layer_name,
+    new_figure,
+    task_look,
+)
+from cwr_mech.results import Result, Row
+
+GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
+R2_FLOOR = -0.5
+SETTLED = 0.02
+MOST_SHOWN = 2.2
+"""Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
+
+
+def learning_figure(result: Result) -> Figure:
+    """Loss by task above; score of each task against its best constant answer below.
+
+    Reads arrays `rows` [point], `loss` [point], `loss_by_task` [point task], `tasks` [task]; table `tasks`
+    {run, step, rows, task, metric, unit, value, baseline}.
+    """
+    tasks = [str(task) for task in result.arrays["tasks"]]
+    rows = result.arrays["rows"] / 1000
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = new_figure(2.8 + 1.6 * lines)
+    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.4] + [1.6] * lines)
+    ax = figure.add_subplot(grid[0, :])
+    for index, task in enumerate(tasks):
+        look = task_look(task)
+        ax.plot(rows, result.arrays["loss_by_task"][:, index], color=look.colour, lw=0.9, alpha=0.85)
+        ax.plot([], [], color=look.colour, marker=look.marker, label=task)
+    ax.plot(rows, result.arrays["loss"], color="#888888", lw=3, zorder=1, label="all")
+    ax.set_ylim(*_loss_range(result))
+    ax.set_title(f"training loss of {result.params['runs'][0]}")
+    ax.set_ylabel("nats a predicted token")
+    ax.set_xlabel("thousand rows seen")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    for index, task in enumerate(tasks):
+        panel = figure.add_subplot(grid[1 + index // columns, index % columns])
+        _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
+    caption(
+        figure,
+        f"{number(float(result.arrays['rows'][-1]))} rows; losses of the first {SETTLED:.0%} may be cut off. "
+        "Small panels, against thousand rows: mean over "
+        f"{result.params['eval_rows']} validation questions; dashed: the best constant answer or majority "
+        "label.",
+    )
+    return figure
+
+
+def _loss_range(result: Result) -> tuple[float, float]:
+    """Least and largest loss after the steep fall of the first moments, which would flatten what follows."""
+    later = result.arrays["rows"] >= SETTLED * result.arrays["rows"][-1]
+    losses = result.arrays["loss_by_task"][later]
+    return 0.95 * float(np.nanmin(losses)), 1.05 * float(np.nanmax(losses))
+
+
+def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:
+    look = task_look(task)
+    x, y = floats([row["rows"] for row in rows]) / 1000, floats([row["value"] for row in rows])
+    ax.plot(x, y, color=look.colour, marker=look.marker)
+    ax.set_title(f"{task}\n{measure(rows[0]) if rows else ''}", fontsize=8)
+    ax.set_xlim(0, None)
+    if rows:
+        constant = float(rows[0]["baseline"])
+        ax.axhline(constant, color=BASELINE, ls="--", lw=1)
+        most = min(float(np.nanmax([*y, constant])), MOST_SHOWN * constant)
+        ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else 1.05 * most)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_formatter(FuncFormatter(tick))
+
+
+def measure(row: Row) -> str:
+    """What a task's score is, and which way is better."""
+    if row["metric"] == "accuracy":
+        return "accuracy ↑"
+    return f"error, {UNITS.get(row['unit'], row['unit'])} ↓"
+
+
+UNITS = {
+    "tenths of a degree": "0.1°",
+    "square tenths of a degree": "0.01 sq °",
+    "degrees": "°",
+    "degree": "°",
+}
+
+
+def eval_figure(result: Result) -> Figure:
+    """One panel a task: bars for each model and kind of question, the constant answer as a dashed line.
+
+    Reads table `tasks` {run, task, group, n, parse_rate, metric, unit, value_mean, baseline}.
+    """
+    table = result.tables["tasks"]
+    tasks = [task for task in TASK_NAMES if any(row["task"] == task for row in table)]
+    runs = list(dict.fromkeys(row["run"] for row in table))
+    columns = min(4, len(tasks))
+    lines = [tasks[start : start + columns] for start in range(0, len(tasks), columns)]
+    bars = [list(dict.fromkeys(_bar(row) for row in table if row["task"] in line)) for line in lines]
+    figure = new_figure(0.6 + sum(0.75 + 0.24 * len(line) for line in bars))
+    heights = [len(line) + 2.0 for line in bars]
+    panels = figure.subplots(len(lines), columns, squeeze=False, sharey="row", height_ratios=heights)
+    for row_of_panels, line, bars_of_line in zip(panels, lines, bars, strict=True):
+        for panel in row_of_panels[len(line) :]:
+            panel.set_axis_off()
+        for panel, task in zip(row_of_panels, line, strict=False):
+            _bars_panel(panel, [row for row in table if row["task"] == task], bars_of_line, runs)
+        names = [f"{run}{GROUPS.get(group, group)}" for run, group in bars_of_line]
+        row_of_panels[0].set_yticks(range(len(names)), names)
+        row_of_panels[0].invert_yaxis()
+    sizes = sorted({int(row["n"]) for row in table})
+    n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
+    worst = min(float(row["parse_rate"]) for row in table)
+    caption(
+        figure,
+        f"n = {n} test questions a bar; answers that cannot be read count as failures (read: at least "
+        f"{worst:.1%}). Red: the best constant answer, or the majority label. ↑ larger is better, ↓ smaller.",
+    )
+    return figure
+
+
+def _bar(row: Row) -> tuple[str, str]:
+    return row["run"], row["group"]
+
+
+def _bars_panel(panel: Axes, rows: list[Row], bars: list[tuple[str, str]], runs: list[str]) -> None:
+    mine = {_bar(row): row for row in rows}
+    values = floats([mine[bar]["value_mean"] if bar in mine else None for bar in bars])
+    base = floats([mine[bar]["baseline"] if bar in mine else None for bar in bars])
+    accuracy = rows[0]["metric"] == "accuracy"
+    constant = float(np.nanmax([*base, 1e-9]))
+    widest = 1.0 if accuracy else min(float(np.nanmax([*values, constant])), MOST_SHOWN * constant)
+    spots = np.arange(len(bars))
+    colours = [GREYS[runs.index(run) % len(GREYS)] for run, _ in bars]
+    panel.barh(spots, np.nan_to_num(values), color=colours, height=0.7)
+    panel.plot(base, spots, color=BASELINE, marker="|", ls="", markersize=11, mew=1.8, zorder=5)
+    for spot, value in enumerate(values):
+        if bars[spot] in mine:
+            _bar_number(panel, float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03, spot, value)
+    panel.set_xlim(0, widest * 1.35)
+    panel.set_title(f"{rows[0]['task']}\n{measure(rows[0])}", fontsize=8)
+    panel.xaxis.set_major_locator(MaxNLocator(3))
+    panel.xaxis.set_major_formatter(FuncFormatter(tick))
+    panel.tick_params(axis="y", length=0)
+
+
+def tick(value: float, _position: int) -> str:
+    """A number at an axis, as short as it can be."""
+    return f"{value:,g}"
+
+
+def _bar_number(panel: Axes, x: float, y: int, value: float) -> None:
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)
+
+
+def probe_layers_figure(result: Result) -> Figure:
+    """Held-out R2 and distance error by layer, one line a prompt, controls in red.
+
+    Reads table `layers` {layer, hook, task, site, r2, error_mean, control_r2_shuffled, n_test} and, where
+    there, ci_lo, ci_hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
+    """
+    site = result.params["map"]["site"]
+    table = [row for row in result.tables["layers"] if row["site"] == site]
+    layers = sorted({(row["layer"], row["hook"]) for row in table})
+    spots = {layer: index for index, (layer, _) in enumerate(layers)}
+    figure = new_figure(3.6)
+    left, right = figure.subplots(1, 2)
+    for task in dict.fromkeys(row["task"] for row in table):
+        rows = sorted((row for row in table if row["task"] == task), key=lambda row: row["layer"])
+        look = task_look(task)
+        x = np.array([spots[row["layer"]] for row in rows])
+        r2 = floats([row["r2"] for row in rows])
+        style = {"color": look.colour, "marker": look.marker, "label": task}
+        if "ci_lo" in rows[0]:
+            ends = floats([row["ci_lo"] for row in rows]), floats([row["ci_hi"] for row in rows])
+            left.vlines(x, np.maximum(ends[0], R2_FLOOR), ends[1], color=look.colour, lw=0.8, alpha=0.6)
+        left.plot(x, np.maximum(r2, R2_FLOOR), **style)
+        right.plot(x, floats([row["error_mean"] for row in rows]), **style)
+    _controls(left, table, spots)
+    left.set_ylim(R2_FLOOR - 0.04, 1.04)
+    left.set_ylabel("R² on held-out cities")
+    right.set_ylabel("mean distance error (0.1°)")
+    right.set_ylim(0, None)
+    left.set_title(f"{result.params['runs'][0]}, at {site.replace('_', ' ').replace('+', ' and ')}")
+    for ax in (left, right):
+        ax.set_xticks(range(len(layers)), [layer_name(*layer) for layer in layers])
+        ax.set_xlabel("residual stream after block")
+        ax.grid(True, axis="y")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", title="prompt / control", alignment="left")
+    caption(
+        figure,
+        f"n = {table[0]['n_test']} held-out cities, {table[0]['n_train']} fitted; bars: 95 % over cities. "
+        f"Red: controls, mean over prompts. Values below {R2_FLOOR} are drawn at that height.",
+    )
+    return figure
+
+
+CONTROLS = {
+    "control_r2_shuffled": ("shuffled places", ":"),
+    "control_r2_untrained": ("untrained model", "--"),
+    "control_r2_digits": ("digits of the id", "-."),
+}
+
+
+def _controls(ax: Axes, table: list[Row], spots: dict[int, int]) -> None:
+    for column, (label, style) in CONTROLS.items():
+        means = []
+        for layer in spots:
+            cells = floats([row.get(column) for row in table if row["layer"] == layer])
+            means.append(np.nanmean(cells) if np.isfinite(cells).any() else np.nan)
+        if np.isfinite(means).any():
+            ax.plot(
+                list(spots.values()),
+                np.maximum(means, R2_FLOOR),
+                color=BASELINE,
+                ls=style,
+                lw=1.2,
+                label=label,
+            )

@@ -1,0 +1,1 @@
+"""Concept erasure: remove the coordinate subspace and measure what each task loses."""

@@ -1,0 +1,217 @@
+"""The world manifold: a smooth map from places to activations, and where a city stands with respect to it.
+
+The map is a ridge regression from functions of place to the whole activation: the two coordinates
+themselves, so that it goes on straight where cities are rare, and Gaussian bumps around some of the cities
+(scikit-learn's Nystroem features of the RBF kernel: Williams and Seeger 2001). The width of the bumps and the
+penalty are the pair with the least exact leave-one-out error over the cities given; nothing is set by eye.
+
+For an activation h the nearest point f(z) of the map splits what a probe's error mixes:
+  along   |z - true place|   how far off the city is on the map, in tenths of a degree
+  off     |h - f(z)|         how far it is from any place of the map, in units of the activation
+Both are read beside ordinary cities that the map was not fitted on (`placement.py`).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
+from sklearn.kernel_approximation import Nystroem
+
+from cwr_mech.analysis.stats.intervals import Interval, normal_interval
+from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, LinearMap
+from cwr_mech.errors import AnalysisError
+
+Metric = Literal["euclidean", "residual"]
+WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Widths of the bumps tried, in units of the cities' root mean square distance from their centre."""
+LANDMARKS = 400
+LEAST = 20
+MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """A fitted map from places to activations.
+
+    `variance` is the share of the cities' variance that the map foretells, by leave-one-out error, which
+    holds the error of the map itself. `share` is the share that is a function of place, without that error,
+    and `noise` the deviation of what is not, a number of the activation; 95 % intervals over cities.
+    With metric "residual" distances are taken after whitening by the (shrunk) covariance of what is left of
+    ordinary cities: a step counts for more in a direction where ordinary cities do not vary.
+    """
+
+    centre: Float[np.ndarray, "2"]
+    spread: float
+    bumps: Nystroem
+    linear: LinearMap
+    whiten: Float[np.ndarray, "p p"] | None
+    candidates: Float[np.ndarray, "candidate 2"]
+    width: float
+    variance: float
+    share: Interval
+    noise: Interval
+    n: int
+
+    def map(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p"]:
+        """Activation that the map gives to places (tenths of a degree)."""
+        return self.linear.predict(_features(self.bumps, self._unit(xy)))
+
+    def tangents(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p 2"]:
+        """Change of the mapped activation per tenth of a degree eastwards and northwards."""
+        unit = self._unit(xy)
+        landmarks, mixing = self.bumps.components_, self.bumps.normalization_
+        apart = unit[:, None, :] - landmarks[None, :, :]
+        gamma = self.bumps.gamma
+        kernel = np.exp(-gamma * np.sum(apart**2, axis=2))
+        straight, round_ = self.linear.weights[:2], mixing.T @ self.linear.weights[2:]
+        slopes = np.stack([(-2 * gamma * apart[:, :, k] * kernel) @ round_ + straight[k] for k in (0, 1)], -1)
+        return slopes / self.spread
+
+    def nearest(
+        self, x: Float[np.ndarray, "city p"], *, steps: int = 20
+    ) -> tuple[Float[np.ndarray, "city 2"], Float[np.ndarray, "city"]]:
+        """Nearest point of the map to each activation: its place and the distance to it.
+
+        The best of a grid and of the fitted cities' own places is refined by damped Gauss-Newton steps that
+        are kept when they shorten the distance, inside the rectangle of the fitted cities widened by a
+        tenth on every side: further out the map is guesswork.
+        """
+        places = self.candidates
+        mapped = self._white(self.map(places))
+        white = self._white(np.asarray(x, dtype=np.float64))
+        apart = np.sum(mapped**2, axis=1)[None, :] - 2 * white @ mapped.T
+        place = places[np.argmin(apart, axis=1)]
+        lower, upper = places.min(axis=0), places.max(axis=0)
+        left = white - self._white(self.map(place))
+        best = np.sum(left**2, axis=1)
+        damping = np.full(len(x), 1e-3)
+        for _ in range(steps):
+            slopes = self.tangents(place)
+            if self.whiten is not None:
+                slopes = np.einsum("pq,cqk->cpk", self.whiten, slopes)
+            gram = np.einsum("cpk,cpl->ckl", slopes, slopes)
+            pull = np.einsum("cpk,cp->ck", slopes, left)
+            # Marquardt's damping: each coordinate by its own curvature, so that a flat one cannot run away.
+            ridge = damping[:, None, None] * np.eye(2) * np.trace(gram, axis1=1, axis2=2)[:, None, None]
+            step = np.linalg.solve(gram + ridge + 1e-300 * np.eye(2), pull[..., None])[..., 0]
+            tried = np.clip(place + step, lower, upper)
+            new_left = white - self._white(self.map(tried))
+            distance = np.sum(new_left**2, axis=1)
+            better = distance < best
+            place = np.where(better[:, None], tried, place)
+            left = np.where(better[:, None], new_left, left)
+            best = np.where(better, distance, best)
+            damping = np.where(better, damping / 5, damping * 5)
+        return place, np.sqrt(best)
+
+    def _unit(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city 2"]:
+        return (np.asarray(xy, dtype=np.float64) - self.centre) / self.spread
+
+    def _white(self, x: Float[np.ndarray, "city p"]) -> Float[np.ndarray, "city p"]:
+        return x if self.whiten is None else x @ self.whiten.T
+
+
+def fit_manifold(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    *,
+    seed: int = 0,
+    metric: Metric = "euclidean",
+) -> Manifold:
+    """Fit the map on the given (ordinary) cities. `seed` chooses the cities that carry the bumps.
+
+    Raises AnalysisError for fewer than 20 cities, for cities that all stand at one place, and for NaN or
+    infinite activations.
+    """
+    x, xy = np.asarray(x, dtype=np.float64), np.asarray(xy, dtype=np.float64)
+    if len(x) < LEAST:
+        raise AnalysisError(f"{len(x)} cities are too few to fit a manifold", f"at least {LEAST} are needed")
+    if not np.isfinite(x).all():
+        raise AnalysisError("some activations are NaN or infinite")
+    centre = xy.mean(axis=0)
+    spread = float(np.sqrt(np.mean(np.sum((xy - centre) ** 2, axis=1))))
+    if spread == 0:
+        raise AnalysisError("all cities stand at one place: there is no map to fit")
+    unit = (xy - centre) / spread
+    total = float(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
+    if total == 0:
+        raise AnalysisError("the activations are the same for every city")
+    penalties = PENALTIES[::2]
+    best_error, best = np.inf, None
+    for width, bumps, features in _features_of_places(unit.tobytes(), seed):
+        errors = features.leave_one_out(x, penalties).sum(axis=1)
+        if errors.min() < best_error:
+            best_error = float(errors.min())
+            best = (width, bumps, features, float(penalties[int(np.argmin(errors))]))
+    assert best is not None  # the activations are finite and vary, so some error is finite
+    width, bumps, features, penalty = best
+    linear = features.fit(x, penalty)
+    share, noise = _share_and_noise(x, features.noise_power(x, penalty))
+    whiten = None
+    if metric == "residual":
+        covariance, _ = ledoit_wolf(x - linear.predict(_features(bumps, unit)))
+        values, vectors = np.linalg.eigh(covariance)
+        whiten = (vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))) @ vectors.T
+    return Manifold(
+        centre=centre,
+        spread=spread,
+        bumps=bumps,
+        linear=linear,
+        whiten=whiten,
+        candidates=np.concatenate([xy, _grid(xy)]),
+        width=width * spread,
+        variance=1 - best_error / total,
+        share=share,
+        noise=noise,
+        n=len(x),
+    )
+
+
+def _share_and_noise(
+    x: Float[np.ndarray, "city p"], power: Float[np.ndarray, "city"]
+) -> tuple[Interval, Interval]:
+    """Share of place and deviation of the noise from each city's noise power, by the delta method."""
+    n, p = x.shape
+    spread = np.sum((x - x.mean(axis=0)) ** 2, axis=1) * n / (n - 1)
+    method = "delta method over city"
+    left = float(power.mean() / spread.mean())
+    error = float(np.std(power - left * spread, ddof=1) / np.sqrt(n) / spread.mean())
+    share = normal_interval(1 - left, error, n, unit="city", method=method)
+    squared = normal_interval(
+        float(power.mean()), float(power.std(ddof=1) / np.sqrt(n)), n, unit="city", method=method
+    )
+    value, low, high = np.sqrt(np.maximum([squared.value, squared.low, squared.high], 0) / p).tolist()
+    return share, Interval(value, low, high, n, "city", method)
+
+
+@lru_cache(maxsize=4)
+def _features_of_places(unit: bytes, seed: int) -> list[tuple[float, Nystroem, Decomposed]]:
+    """Width, bumps and decomposed features of places (float64 [city 2]). They depend on nothing else, so the
+    maps of all layers, prompts and models through the same cities share them.
+    """
+    places = np.frombuffer(unit).reshape(-1, 2)
+    found = []
+    for width in WIDTHS:
+        bumps = Nystroem(
+            gamma=1 / (2 * width**2), n_components=min(len(places), LANDMARKS), random_state=seed
+        ).fit(places)
+        found.append((width, bumps, Decomposed(_features(bumps, places))))
+    return found
+
+
+def _features(bumps: Nystroem, unit: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city feature"]:
+    # `bumps.transform(unit)` without its checks of the input, which cost more than the sums.
+    kernel = np.exp(-bumps.gamma * cdist(unit, bumps.components_, "sqeuclidean"))
+    return np.concatenate([unit, kernel @ bumps.normalization_.T], axis=1)
+
+
+def _grid(xy: Float[np.ndarray, "city 2"], side: int = 32) -> Float[np.ndarray, "point 2"]:
+    """A grid over the cities' widened rectangle, so that places without cities can be found too."""
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    margin = MARGIN * (high - low)
+    axes = [np.linspace(a, b, side) for a, b in zip(low - margin, high + margin, strict=True)]
+    return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)

@@ -1,0 +1,143 @@
+"""Misplaced on the map, or off the map: two numbers for a city, read beside ordinary cities.
+
+`place_all` puts every ordinary city on a map fitted on the other folds (what error along the map and what
+distance off it a city shows that is where it should be) and every new city on the same maps, so that both
+groups meet maps of equal quality. `excess` compares them: noise adds to squared distances, so the difference
+of mean squares is what displacement added, and its root is the typical displacement.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
+from cwr_mech.analysis.probing.probe import place_errors
+from cwr_mech.analysis.stats.intervals import Interval
+from cwr_mech.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where cities stand with respect to a map they took no part in.
+
+    `place` [city 2] nearest point of the map, `along` [city] its distance from the true place in tenths of a
+    degree, `off` [city] distance of the activation from the map, in units of the activation (with metric
+    "residual": in standard deviations of what is left of ordinary cities).
+    """
+
+    place: Float[np.ndarray, "city 2"]
+    along: Float[np.ndarray, "city"]
+    off: Float[np.ndarray, "city"]
+
+    @property
+    def n(self) -> int:
+        """Number of cities."""
+        return len(self.along)
+
+
+def place_cities(
+    manifold: Manifold, x: Float[np.ndarray, "city p"], xy: Float[np.ndarray, "city 2"]
+) -> Placement:
+    """Place cities on a map that was fitted without them."""
+    place, off = manifold.nearest(x)
+    return Placement(place, place_errors(place, xy), off)
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """New cities beside ordinary ones.
+
+    `ordinary`: each ordinary city on the map of the other folds. `new`: one Placement of all new cities for
+    each of those maps (none without new cities).
+    """
+
+    ordinary: Placement
+    new: tuple[Placement, ...]
+
+    def along(self) -> Float[np.ndarray, "new"]:
+        """Error along the map of each new city, root mean square over the maps, in tenths of a degree."""
+        return np.sqrt(np.mean([found.along**2 for found in self.new], axis=0))
+
+    def off(self) -> Float[np.ndarray, "new"]:
+        """Distance off the map of each new city, root mean square over the maps."""
+        return np.sqrt(np.mean([found.off**2 for found in self.new], axis=0))
+
+    def off_ratio(self) -> Float[np.ndarray, "new"]:
+        """Distance off the map in units of the median ordinary city."""
+        return self.off() / float(np.median(self.ordinary.off))
+
+    def excess_along(self, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
+        """Typical displacement along the map, in tenths of a degree, beyond what ordinary cities show."""
+        return excess([found.along for found in self.new], self.ordinary.along, rng, level=level)
+
+    def excess_off(self, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
+        """Typical displacement off the map, in units of the activation, beyond what ordinary cities show."""
+        return excess([found.off for found in self.new], self.ordinary.off, rng, level=level)
+
+
+def place_all(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    is_new: np.ndarray,
+    fold: Int[np.ndarray, "old"],
+    *,
+    seed: int = 0,
+    metric: Metric = "euclidean",
+) -> Displacement:
+    """Place ordinary and new cities. `fold` deals the ordinary (old) cities, in their order in `x`.
+
+    Folds of whole regions are the stricter reference for new cities that stand where no old city is near.
+    Raises AnalysisError as `fit_manifold` does.
+    """
+    old = ~np.asarray(is_new, dtype=bool)
+    x_old, xy_old = x[old], xy[old]
+    place, off = np.empty((len(x_old), 2)), np.empty(len(x_old))
+    new = []
+    for held in np.unique(fold):
+        test = fold == held
+        manifold = fit_manifold(x_old[~test], xy_old[~test], seed=seed, metric=metric)
+        place[test], off[test] = manifold.nearest(x_old[test])
+        if not old.all():
+            new.append(place_cities(manifold, x[~old], xy[~old]))
+    return Displacement(Placement(place, place_errors(place, xy_old), off), tuple(new))
+
+
+def excess(
+    groups: list[Float[np.ndarray, "city"]],
+    ordinary: Float[np.ndarray, "other"],
+    rng: np.random.Generator,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """Typical displacement of a group beyond ordinary cities, with an interval.
+
+    `groups`: the distances of the same cities by each fold's map. The value is the signed root of
+    mean(group^2) - mean(ordinary^2), negative when the group is closer than ordinary cities. Its variance is
+    that of both samples of cities plus that of the map itself, which all cities share: the delete-one-fold
+    jackknife of the group's mean. The shape is that of the studentised bootstrap (Efron and Tibshirani 1993,
+    ch. 12), because squared distances are skewed. Raises AnalysisError for fewer than 2 cities or maps.
+    """
+    if len(groups) < 2 or min(groups[0].size, ordinary.size) < 2:
+        raise AnalysisError("an excess needs at least 2 maps, 2 new cities and 2 ordinary ones")
+
+    def root(difference: np.ndarray | float) -> np.ndarray:
+        return np.asarray(np.sign(difference) * np.sqrt(np.abs(difference)))
+
+    def variance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray(a.var(axis=-1, ddof=1) / a.shape[-1] + b.var(axis=-1, ddof=1) / b.shape[-1])
+
+    squares = np.stack(groups) ** 2
+    by_map = squares.mean(axis=1)
+    shared = (len(groups) - 1) * by_map.var()
+    one, two = squares.mean(axis=0), ordinary**2
+    value = one.mean() - two.mean()
+    again_one = one[rng.integers(0, one.size, (draws, one.size))]
+    again_two = two[rng.integers(0, two.size, (draws, two.size))]
+    spread = np.sqrt(np.maximum(variance(again_one, again_two), np.finfo(np.float64).tiny))
+    t = (again_one.mean(axis=1) - again_two.mean(axis=1) - value) / spread
+    upper, lower = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    low, high = root(value - np.array([lower, upper]) * np.sqrt(variance(one, two) + shared))
+    method = f"studentised bootstrap over city with the map's own error, {draws} draws"
+    return Interval(float(root(value)), float(low), float(high), one.size, "city", method, level)

@@ -1,0 +1,1 @@
+"""Activation patching: which components and token positions mediate the answer."""

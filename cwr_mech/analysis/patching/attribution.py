@@ -1,0 +1,209 @@
+"""Attribution patching: the effect of every patch estimated from one gradient instead of one forward each.
+
+effect(cell) ~ (new - old residual at the cell's boundary) . d score / d residual, at the unpatched run
+(Nanda 2023; Syed et al., arXiv 2310.10348). Positive means the same as in exact patching: towards the
+clean answer. Two modes for queries and keys, whose softmax saturates:
+"linear"  delta q . d score / d q: plain attribution patching
+"exact"   the changed pattern is recomputed and only what follows is linear: the fix of AtP* (Kramar et al.,
+          arXiv 2403.00745). For all other components the two are the same.
+`steps` > 1 integrates the gradient along a straight line of embeddings from base to donor (Hanna et al.,
+arXiv 2403.17806). Estimates are to be held against exact patching: `compare` says how well they agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from scipy import stats
+from torch import Tensor
+
+from cwr_mech.analysis.patching.cells import COMPONENTS, Cell
+from cwr_mech.analysis.patching.forward import Forward
+from cwr_mech.analysis.patching.layout import SWAP, Arm, layouts
+from cwr_mech.analysis.patching.metrics import Answers
+from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.sweep import (
+    Bases,
+    Batch,
+    prepare,
+    roles_of,
+)
+from cwr_mech.model.qwen2 import HookedQwen2
+
+Mode = Literal["linear", "exact"]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """d score / d activation of one run a pair, averaged over the steps of the path."""
+
+    resid: Float[Tensor, "boundary pair pos d_model"]
+    q: Float[Tensor, "layer pair head pos d_head"]
+    k: Float[Tensor, "layer pair kv_head pos d_head"]
+
+
+def attribute(
+    model: HookedQwen2,
+    pairs: Pairs,
+    cells: Sequence[Cell],
+    *,
+    metric: str = "logit_diff",
+    arms: Sequence[Arm] = SWAP,
+    mode: Mode = "exact",
+    steps: int = 1,
+    bases: Bases | None = None,
+) -> Float64[np.ndarray, "arm cell pair"]:
+    """Estimated score minus the unpatched run's, for every arm, cell and pair; NaN where one does not apply.
+
+    For a "noise" arm the estimate of the effect (clean - patched) is its negative.
+    """
+    forward = Forward(model)
+    values = np.full((len(arms), len(cells), len(pairs)), np.nan)
+    for layout in layouts(pairs, (metric,), roles=roles_of(arms)):
+        batch = prepare(forward, layout, bases)
+        for a, arm in enumerate(arms):
+            if arm.source not in layout.roles:
+                continue
+            base, donor = (
+                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (arm.base, arm.source)
+            )
+            gradients = path_gradients(batch, metric, base, donor, steps)
+            for c, cell in enumerate(cells):
+                if layout.spans.get(cell.span):
+                    estimate = _estimate(batch, gradients, cell, base, donor, mode).double().cpu().numpy()
+                    values[a, c, layout.rows] = np.where(layout.has[arm.source], estimate, np.nan)
+    return values
+
+
+@torch.no_grad()
+def _estimate(
+    batch: Batch,
+    gradients: Gradients,
+    cell: Cell,
+    base: Int[Tensor, "pair"],
+    donor: Int[Tensor, "pair"],
+    mode: Mode,
+) -> Float[Tensor, "pair"]:
+    span, record = list(batch.layout.spans[cell.span]), batch.record
+    if mode == "linear" and cell.component in ("q", "k"):
+        if cell.component == "q":
+            change = record.heads_at("q", cell.layer, donor, span) - record.heads_at(
+                "q", cell.layer, base, span
+            )
+            slope = gradients.q[cell.layer][:, :, span]
+        else:
+            change = (record.k[cell.layer, donor] - record.k[cell.layer, base])[:, :, span]
+            slope = gradients.k[cell.layer][:, :, span]
+        heads = slice(None) if cell.head is None else slice(cell.head, cell.head + 1)
+        return (change * slope)[:, heads].sum((1, 2, 3))
+    edit = batch.editor.edit(cell, span, base, donor)
+    if not edit.positions:
+        return torch.zeros(len(base), device=base.device)
+    change = edit.values - record.at(edit.boundary, base, edit.positions)
+    return (change * gradients.resid[edit.boundary][:, list(edit.positions)]).sum((1, 2))
+
+
+def path_gradients(
+    batch: Batch, metric: str, base: Int[Tensor, "pair"], donor: Int[Tensor, "pair"], steps: int = 1
+) -> Gradients:
+    """Gradients of a score at runs `base`, or averaged over `steps` points on the way to runs `donor`."""
+    record, layout, forward = batch.record, batch.layout, batch.forward
+    answers = layout.answers.to(forward.device)
+    start, end = record.resid[0][base], record.resid[0][donor]
+    reference = answers.at_first(batch.unpatched("clean"))
+    shares = [0.0] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
+    total: list[Tensor] | None = None
+    for share in shares:
+        found = _gradients(forward, answers, start + share * (end - start), metric, reference)
+        total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+    assert total is not None  # there is at least one step
+    layers = forward.cfg.n_layers
+    mean = [each / len(shares) for each in total]
+    stacks = (mean[: 2 * layers + 1], mean[2 * layers + 1 : 3 * layers + 1], mean[3 * layers + 1 :])
+    return Gradients(*(torch.stack(each) for each in stacks))
+
+
+@torch.enable_grad()
+def _gradients(
+    forward: Forward,
+    answers: Answers,
+    embedded: Float[Tensor, "pair pos d_model"],
+    metric: str,
+    reference: Float[Tensor, "pair d_vocab"],
+) -> list[Tensor]:
+    """Gradients at all residual boundaries, then at the queries, then at the keys, of all layers."""
+    tree = answers.tree
+    depth, visible = tree.depth().to(forward.device), tree.visible().to(forward.device)
+    resid = embedded.detach().requires_grad_()
+    at: list[Tensor] = [resid]
+    queries, keys = [], []
+    for layer in range(forward.cfg.n_layers):
+        q, k, v = forward.qkv(layer, resid, depth)
+        queries.append(q)
+        keys.append(k)
+        mid = resid + forward.write(layer, forward.attend(q, k, v, visible))
+        resid = mid + forward.mlp(layer, mid)
+        at += [mid, resid]
+    logits = forward.logits(resid[:, list(answers.reads)])
+    pair = torch.arange(len(embedded), device=forward.device)
+    score = answers.score((metric,), logits, pair, reference).sum()
+    return list(torch.autograd.grad(score, [*at, *queries, *keys], allow_unused=True, materialize_grads=True))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How estimated effects follow exact ones over cells. `rank` is Spearman's correlation of the mean
+    effects, `misses` are false negatives and `false_alarms` their opposite (cell numbers)."""
+
+    rank: float
+    pearson: float
+    misses: tuple[int, ...]
+    false_alarms: tuple[int, ...]
+    threshold: float
+
+
+def compare(
+    exact: Float64[np.ndarray, "cell"],
+    estimate: Float64[np.ndarray, "cell"],
+    gap: float,
+    *,
+    share: float = 0.1,
+) -> Agreement:
+    """Hold estimated mean effects against exact ones.
+
+    A miss has an exact effect of at least `share` of the gap between clean and corrupt, and an estimate of
+    less than a quarter of that threshold; a false alarm the other way round.
+    """
+    use = np.isfinite(exact) & np.isfinite(estimate)
+    threshold = share * abs(gap)
+    large, small = np.abs(exact) >= threshold, np.abs(exact) < threshold / 4
+    seen, unseen = np.abs(estimate) >= threshold, np.abs(estimate) < threshold / 4
+    enough = use.sum() > 2 and np.ptp(exact[use]) > 0 and np.ptp(estimate[use]) > 0
+    return Agreement(
+        rank=float(stats.spearmanr(exact[use], estimate[use]).statistic) if enough else float("nan"),
+        pearson=float(stats.pearsonr(exact[use], estimate[use]).statistic) if enough else float("nan"),
+        misses=tuple(np.flatnonzero(use & large & unseen).tolist()),
+        false_alarms=tuple(np.flatnonzero(use & seen & small).tolist()),
+        threshold=threshold,
+    )
+
+
+def saturated(
+    cells: Sequence[Cell],
+    linear: Float64[np.ndarray, "cell"],
+    exact: Float64[np.ndarray, "cell"],
+    threshold: float,
+) -> tuple[int, ...]:
+    """Cells whose attention is saturated: recomputing the softmax changes the estimate by more than the
+    threshold and by more than half. There, plain attribution patching must not be believed."""
+    change = np.abs(exact - linear)
+    largest = np.maximum(np.abs(exact), np.abs(linear))
+    flagged = (change >= threshold) & (change > 0.5 * largest)
+    return tuple(
+        c
+        for c, cell in enumerate(cells)
+        if flagged[c] and cell.component in ("q", "k") and COMPONENTS[cell.component].heads
+    )

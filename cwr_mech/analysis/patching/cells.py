@@ -1,0 +1,270 @@
+"""What can be patched: components, named places, and the new residual values that each patch amounts to.
+
+A cell of a sweep names a component, a layer, a head where the component has heads, and a span. Whatever the
+component, the patch is exact as an edit of the residual stream right after it: a head's output z enters
+through W_O, a changed query, key, value or pattern first changes z.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cwr_mech.analysis.patching.forward import Forward, Record, Tree
+from cwr_mech.analysis.patching.metrics import Answers
+from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.model.layers import HookedConfig
+from cwr_mech.tasks.grammar import spans
+from cwr_mech.tasks.registry import get_task
+
+
+@dataclass(frozen=True)
+class Component:
+    """`hook` is TransformerLens' name with L for the layer; `heads` says which heads it has ("" for none)."""
+
+    hook: str
+    heads: str = ""
+
+
+COMPONENTS: Mapping[str, Component] = MappingProxyType(
+    {
+        "resid_pre": Component("blocks.L.hook_resid_pre"),
+        "resid_mid": Component("blocks.L.hook_resid_mid"),
+        "resid_post": Component("blocks.L.hook_resid_post"),
+        "attn_out": Component("blocks.L.hook_attn_out"),
+        "mlp_out": Component("blocks.L.hook_mlp_out"),
+        "z": Component("blocks.L.attn.hook_z", "query"),
+        "q": Component("blocks.L.attn.hook_q", "query"),
+        "k": Component("blocks.L.attn.hook_k", "key"),
+        "v": Component("blocks.L.attn.hook_v", "key"),
+        "pattern": Component("blocks.L.attn.hook_pattern", "query"),
+        "neurons": Component("blocks.L.mlp.hook_post"),
+    }
+)
+"""Patchable components. `pattern` replaces whole rows: where the span's positions look. q and k are patched
+before the rotation, which is the same as after it because donor and base positions agree."""
+
+RESIDUAL = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
+"""Components that are the residual stream -> boundary within the layer. Only these take a subspace."""
+
+SPANS = (
+    "swapped_digits", "swapped_last", "swapped_delimiter",
+    "later_digits", "later_last", "later_delimiter", "equals",
+)  # fmt: skip
+"""Places relative to the swapped city, in the order of the text; the answer follows as answer1, ..."""
+
+
+BasisName = str | tuple[str, int, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patch. `subspace` names an orthonormal basis to which a residual patch is confined; `neurons` are
+    the columns of `mlp.hook_post` that component "neurons" replaces (all when None)."""
+
+    component: str
+    layer: int
+    head: int | None
+    span: str
+    subspace: str | None = None
+    neurons: tuple[int, ...] | None = None
+
+
+def grid(
+    cfg: HookedConfig,
+    components: Iterable[str],
+    places: Iterable[str],
+    *,
+    layers: Iterable[int] | None = None,
+    subspaces: Sequence[str | None] = (None,),
+) -> list[Cell]:
+    """All cells of these components at these spans, layer by layer. Raises UnknownName for a component."""
+    cells, places = [], list(places)
+    components = list(components)
+    for name in components:
+        if name not in COMPONENTS:
+            raise UnknownName("component", name, COMPONENTS)
+    for layer in range(cfg.n_layers) if layers is None else layers:
+        for name in components:
+            count = {"": 0, "query": cfg.n_heads, "key": cfg.n_kv}[COMPONENTS[name].heads]
+            heads: list[int | None] = list(range(count)) if count else [None]
+            for subspace in subspaces if name in RESIDUAL else (None,):
+                cells += [Cell(name, layer, head, place, subspace) for head in heads for place in places]
+    return cells
+
+
+def span_positions(
+    task: str, n_cities: int, slot: int, id_digits: int, tree: Tree
+) -> dict[str, tuple[int, ...]]:
+    """Span name -> positions in a run's tree, for questions whose city `slot` (from 0) is swapped.
+
+    Absolute names are those of `prompts.spans` and `posN` for the single position N of the prompt; names
+    that begin with `swapped` and `later` follow the swapped city and the cities after it. `answerN` is the
+    N-th answer token, in every branch that has one; `everywhere` is the whole run.
+    """
+    absolute = spans(task, n_cities, id_digits)
+    found: dict[str, tuple[int, ...]] = {f"pos{p}": (p,) for p in range(tree.prompt)}
+    found["everywhere"] = tuple(range(tree.width))
+    for name, place in absolute.items():
+        if name.startswith("answer"):
+            depth = place.start - tree.prompt
+            starts = [tree.branch_start(i) + depth for i, n in enumerate(tree.branches) if depth < n]
+            found[name] = tuple(starts)
+        else:
+            found[name] = tuple(range(place.start, place.stop))
+    parts = {"": "city{}", "_digits": "city{}_digits", "_last": "city{}_last", "_delimiter": "delimiter{}"}
+    for end, template in parts.items():
+        found[f"swapped{end}"] = found[template.format(slot + 1)]
+        later = [found[template.format(city + 1)] for city in range(slot + 1, n_cities)]
+        found[f"later{end}"] = tuple(p for place in later for p in place)
+    return found
+
+
+def check_places(places: Iterable[str], task: str, id_digits: int) -> list[str]:
+    """The spans asked for. "positions" stands for every position of the task's longest prompt, "default" for
+    SPANS and the answer tokens. Raises UnknownName."""
+    definition = get_task(task)
+    answers = [f"answer{n}" for n in range(1, definition.max_answer_tokens)]
+    length = spans(task, definition.n_max, id_digits)["equals"].stop
+    tree = Tree(length, (definition.max_answer_tokens,))
+    known = span_positions(task, definition.n_max, 0, id_digits, tree)
+    chosen: list[str] = []
+    for place in places:
+        if place == "positions":
+            chosen += [f"pos{p}" for p in range(length)]
+        elif place == "default":
+            chosen += [*SPANS, *answers]
+        elif place in known:
+            chosen.append(place)
+        else:
+            raise UnknownName("span", place, ["default", "positions", *known])
+    return list(dict.fromkeys(chosen))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """New residual values at a boundary: `values[row, i]` at `positions[i]`."""
+
+    boundary: int
+    positions: tuple[int, ...]
+    values: Float[Tensor, "row changed d_model"]
+
+
+def edited_place(
+    cfg: HookedConfig, cell: Cell, span: Sequence[int], answers: Answers
+) -> tuple[int, tuple[int, ...]]:
+    """The boundary and the positions whose residual changes when `cell` is patched at `span`."""
+    if cell.component in RESIDUAL:
+        return 2 * cell.layer + RESIDUAL[cell.component], tuple(span)
+    if cell.component in ("mlp_out", "neurons"):
+        return 2 * cell.layer + 2, tuple(span)
+    if cell.component not in ("k", "v"):
+        return 2 * cell.layer + 1, tuple(span)
+    final = cell.layer == cfg.n_layers - 1
+    sees = answers.tree.visible()[:, list(span)].any(1).tolist()
+    wanted = answers.reads if final else range(answers.tree.width)
+    return 2 * cell.layer + 1, tuple(p for p in wanted if sees[p])
+
+
+class Editor:
+    """Turns cells into edits for runs of one record.
+
+    `bases` holds orthonormal columns by a subspace's name, or by (name, layer, span) where they differ.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        record: Record,
+        answers: Answers,
+        bases: Mapping[BasisName, Float[Tensor, "d_model rank"]] | None = None,
+    ) -> None:
+        self.forward, self.record, self.answers = forward, record, answers
+        self.visible = answers.tree.visible()
+        self.bases = bases or {}
+
+    def edit(
+        self, cell: Cell, span: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
+    ) -> Edit:
+        """Replace the cell's activation in runs `base` by that of runs `donor`."""
+        boundary, positions = edited_place(self.forward.cfg, cell, span, self.answers)
+        at = self.record.at
+        if cell.component in RESIDUAL and cell.subspace is None:
+            return Edit(boundary, positions, at(boundary, donor, positions))
+        before = at(boundary, base, positions)
+        if cell.component in RESIDUAL:
+            basis = self.basis(cell)
+            change = (at(boundary, donor, positions) - before) @ basis @ basis.T
+        elif cell.component in ("attn_out", "mlp_out"):
+            theirs = at(boundary, donor, positions) - at(boundary - 1, donor, positions)
+            change = theirs + at(boundary - 1, base, positions) - before
+        elif cell.component == "neurons":
+            change = self._neurons(cell, positions, base, donor)
+        else:
+            change = self._heads(cell, list(span), positions, base, donor)
+        return Edit(boundary, positions, before + change)
+
+    def basis(self, cell: Cell) -> Float[Tensor, "d_model rank"]:
+        """The subspace a cell names. Raises UnknownName, or AnalysisError when it is not orthonormal."""
+        for name in ((str(cell.subspace), cell.layer, cell.span), str(cell.subspace)):
+            if name in self.bases:
+                basis = self.bases[name].to(self.forward.device, torch.float32)
+                if (basis.T @ basis - torch.eye(basis.shape[1], device=basis.device)).abs().max() > 1e-4:
+                    raise AnalysisError(f"the basis of subspace '{cell.subspace}' is not orthonormal")
+                return basis
+        raise UnknownName("subspace", cell.subspace, self.bases)
+
+    def _neurons(
+        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
+    ) -> Float[Tensor, "row changed d_model"]:
+        """What the donor's neurons add to the residual stream beyond the base's."""
+        boundary = 2 * cell.layer + 1
+        here = self.forward.mlp_post(cell.layer, self.record.at(boundary, base, positions))
+        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, donor, positions))
+        which = slice(None) if cell.neurons is None else list(cell.neurons)
+        return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
+
+    def _heads(
+        self,
+        cell: Cell,
+        span: list[int],
+        positions: Sequence[int],
+        base: Int[Tensor, "row"],
+        donor: Int[Tensor, "row"],
+    ) -> Float[Tensor, "row changed d_model"]:
+        """What attention adds to the residual stream when a head's q, k, v, pattern or z is the donor's."""
+        layer, of_query = cell.layer, COMPONENTS[cell.component].heads == "query"
+        new = self._z(cell, span, positions, base, donor)
+        change = new - self.record.heads_at("z", layer, base, positions)
+        if cell.head is None:
+            return self.forward.write(layer, change)
+        group = 1 if of_query else self.forward.cfg.n_heads // self.forward.cfg.n_kv
+        heads = range(cell.head * group, (cell.head + 1) * group)
+        weight = self.forward.blocks[layer].attn.W_O
+        return torch.stack([change[:, head] @ weight[head] for head in heads]).sum(0)
+
+    def _z(
+        self,
+        cell: Cell,
+        span: list[int],
+        positions: Sequence[int],
+        base: Int[Tensor, "row"],
+        donor: Int[Tensor, "row"],
+    ) -> Float[Tensor, "row head changed d_head"]:
+        """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the donor's."""
+        layer, record, forward = cell.layer, self.record, self.forward
+        if cell.component == "z":
+            return record.heads_at("z", layer, donor, span)
+        visible = self.visible[list(positions)].to(forward.device)
+        k, v = record.k[layer, base], record.v[layer, base]
+        if cell.component == "pattern":
+            theirs = record.heads_at("q", layer, donor, span)
+            return forward.pattern(theirs, record.k[layer, donor], visible) @ forward.spread(v)
+        if cell.component == "q":
+            return forward.attend(record.heads_at("q", layer, donor, span), k, v, visible)
+        edited, source = (k, record.k) if cell.component == "k" else (v, record.v)
+        edited[:, :, span] = source[layer, donor][:, :, span]
+        return forward.attend(record.heads_at("q", layer, base, positions), k, v, visible)

@@ -1,0 +1,192 @@
+"""Figures of patching beside the heat map: digits, subspaces, parts of states, tasks."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cwr_mech.render.style import (
+    caption,
+    floats,
+    new_figure,
+    task_look,
+)
+from cwr_mech.results import Result, Row
+
+SHADES = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
+SMALL = 0.02
+"""Shares below this are not drawn."""
+
+MARKS = ("o", "s", "^", "v", "D", "X", "P", "*")
+
+PART_LINES = {
+    None: "whole state",
+    "manifold": "manifold",
+    "not-manifold": "its complement",
+    "random": "random",
+    "not-random": "not random",
+}
+PART_COLUMNS = {
+    ("old", "noise"): "old cities",
+    ("new", "noise"): "new city asked, donor old",
+    ("new", "denoise"): "old city asked, donor new",
+}
+
+
+def subspaces_figure(result: Result) -> Figure:
+    """Share of answers that follow the donor when only a part of the first city's state is replaced.
+
+    Reads table `subspaces` {layer, span, subspace, rank, n, follow, ci_lo, ci_hi}; one panel for the
+    subspaces, one for their complements.
+    """
+    rows = result.tables["subspaces"]
+    figure = new_figure(3.3)
+    panels = figure.subplots(1, 2, sharey=True)
+    kinds = dict.fromkeys(row["subspace"] for row in rows if row["subspace"])
+    names = [name for name in kinds if not name.startswith("not-")]
+    sides = ((panels[0], "", "inside the subspace"), (panels[1], "not-", "everything but it"))
+    for ax, prefix, title in sides:
+        line(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
+        for number, name in enumerate(names, start=1):
+            mine = [row for row in rows if row["subspace"] == prefix + name]
+            ranks = sorted({row["rank"] for row in mine})
+            size = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
+            line(ax, mine, f"{name}, {size} dim.", number)
+        layers_axis(ax, rows, "share of answers that follow the donor" if not prefix else "")
+        ax.set_title(title)
+        ax.legend(loc="best")
+    n = max((row["n"] for row in rows), default=0)
+    caption(
+        figure,
+        f"{result.params['task']}: {n} pairs, the first city's last digit. random: directions drawn evenly; "
+        "random-like: with the activations' own covariance; both with the rank of the first subspace. Bars: "
+        "95 % over cities.",
+    )
+    return figure
+
+
+def digits_figure(result: Result) -> Figure:
+    """Share of each answer token's part of the log-probability difference, by layer, at '=' and after it.
+
+    Reads table `digits` {direction, layer, span, metric, recovered}.
+    """
+    rows = [row for row in result.tables["digits"] if row["direction"] == "denoise"]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    active = {row["span"] for row in rows if abs(row["recovered"] or 0.0) > SMALL}
+    spans = [span for span in dict.fromkeys(row["span"] for row in rows) if span in active]
+    layers = sorted({row["layer"] for row in rows})
+    figure = new_figure(1.2 + 0.3 * len(layers))
+    image = None
+    for ax, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics), sharey=True)), metrics, strict=True):
+        grid = np.full((len(layers), len(spans)), np.nan)
+        for row in rows:
+            if row["metric"] == metric and row["span"] in active and row["recovered"] is not None:
+                grid[layers.index(row["layer"]), spans.index(row["span"])] = row["recovered"]
+        image = ax.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", aspect="auto")
+        ax.set_xticks(range(len(spans)), [span.replace("_", " ") for span in spans], rotation=60, ha="right")
+        ax.set_yticks(range(len(layers)), [f"L{layer}" for layer in layers])
+        ax.set_title(metric.replace("digit", "token "))
+        ax.tick_params(labelsize=7, length=0)
+    if image is not None:
+        figure.colorbar(image, ax=figure.axes, shrink=0.8, label="share recovered")
+    caption(
+        figure,
+        f"{result.params['task']}, clean into corrupt, residual stream: the N-th answer token's part of the "
+        "log-probability difference, each answer after its own beginning. Only places with an effect.",
+    )
+    return figure
+
+
+def tasks_figure(result: Result) -> Figure:
+    """Where the city is held and where the answer stands, task beside task: share recovered by layer.
+
+    Reads table `lines` {task, layer, span, recovered, ci_lo, ci_hi, null}; params `metric`.
+    """
+    rows = result.tables["lines"]
+    figure = new_figure(3.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, span, title in zip(
+        panels,
+        ("swapped_last", "equals"),
+        ("the city's last digit", "'=', where the answer is read"),
+        strict=True,
+    ):
+        mine = [row for row in rows if row["span"] == span]
+        for task in dict.fromkeys(row["task"] for row in mine):
+            look = task_look(task)
+            own = sorted((row for row in mine if row["task"] == task), key=lambda row: row["layer"])
+            x = [row["layer"] for row in own]
+            low, high, share, null = (
+                floats([row[name] for row in own]) for name in ("ci_lo", "ci_hi", "recovered", "null")
+            )
+            ax.vlines(x, low, high, color=look.colour, lw=0.7)
+            ax.plot(x, share, color=look.colour, marker=look.marker, label=task)
+            ax.plot(x, null, color=look.colour, lw=0.8, ls=":")
+        ax.set_title(title)
+        ax.set_xticks(x, [f"L{layer}" for layer in x])
+    panels[0].set_ylabel(f"share of the {result.params['metric'].replace('_', ' ')} recovered")
+    panels[0].legend(loc="best")
+    caption(
+        figure,
+        "Residual stream after each layer, clean into corrupt; dotted: an unrelated city in that place. "
+        "Bars: 95 % over cities, or over models where there are several.",
+    )
+    return figure
+
+
+def parts_figure(result: Result) -> Figure:
+    """Share of decoded answers that follow the donor, whole, inside and outside of the manifold, by layer.
+
+    Reads table `pooled` {taught, task, group, direction, source, layer, subspace, models, n, follow, ci_lo,
+    ci_hi}. A row of panels for what models were taught and the task they are asked, a column for old cities
+    and for both directions of new ones.
+    """
+    rows = [row for row in result.tables["pooled"] if row["source"] == "own"]
+    lines = list(dict.fromkeys((row["taught"], row["task"]) for row in rows))
+    columns = [key for key in PART_COLUMNS if any((row["group"], row["direction"]) == key for row in rows)]
+    figure = new_figure(0.8 + 1.75 * len(lines))
+    axes = figure.subplots(len(lines), len(columns), squeeze=False, sharex=True, sharey=True)
+    for i, (taught, task) in enumerate(lines):
+        for j, key in enumerate(columns):
+            ax = axes[i, j]
+            mine = [
+                row
+                for row in rows
+                if (row["taught"], row["task"], row["group"], row["direction"]) == (taught, task, *key)
+            ]
+            for number, (subspace, label) in enumerate(PART_LINES.items()):
+                own = [row for row in mine if row["subspace"] == subspace]
+                line(ax, own, label, number, shift=0.06 * (number - 2))
+            models = mine[0]["models"] if mine else 0
+            n = f"{models} models" if models > 1 else f"{mine[0]['n'] if mine else 0} pairs"
+            ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[key]}, {n}", fontsize=7.5)
+            ax.set_ylim(-0.03, 1.03)
+            layers = sorted({row["layer"] for row in rows})
+            ax.set_xticks(layers, [f"L{layer}" for layer in layers])
+        axes[i, 0].set_ylabel("follow the donor")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    caption(
+        figure,
+        "Share of decoded answers that are right for the donor's question when only a part of the first "
+        "city's state, at its last digit, is the donor's. random: of the manifold's rank; not random: of its "
+        "complement's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
+    )
+    return figure
+
+
+def line(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0.0) -> None:
+    """One line over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
+    rows = sorted(rows, key=lambda row: row["layer"])
+    x, colour = [row["layer"] + shift for row in rows], SHADES[number % len(SHADES)]
+    low, high, follow = (floats([row[name] for row in rows]) for name in ("ci_lo", "ci_hi", "follow"))
+    ax.vlines(x, low, high, color=colour, lw=0.7)
+    ax.plot(x, follow, color=colour, marker=MARKS[number % len(MARKS)], label=label)
+
+
+def layers_axis(ax: Axes, rows: list[Row], label: str) -> None:
+    """Layers along the bottom, a share upwards."""
+    layers = sorted({row["layer"] for row in rows})
+    ax.set_xticks(layers, [f"L{layer}" for layer in layers])
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_ylabel(label)
+    ax.legend(loc="best")

@@ -1,0 +1,151 @@
+"""Pairs laid out for a sweep: questions stacked by shape, their runs, and the rows that must be computed."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+from cwr_mech.analysis.patching.cells import Cell, edited_place, span_positions
+from cwr_mech.analysis.patching.metrics import Answers
+from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.layers import HookedConfig
+from cwr_mech.tasks.registry import get_task
+from cwr_mech.tasks.tokenizer import Tokenizer
+
+ROLES = ("clean", "corrupt", "third", "equal", "order")
+"""Questions of a pair, in the order in which their runs are recorded."""
+
+PAIR_CHUNK = 64
+"""Pairs recorded at once."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of patching: which question is run, and which one gives the activation."""
+
+    direction: str
+    donor: str
+    base: str
+    source: str
+
+
+ARMS = (
+    Arm("denoise", "swap", "corrupt", "clean"),
+    Arm("noise", "swap", "clean", "corrupt"),
+    Arm("denoise", "unrelated", "corrupt", "third"),
+    Arm("noise", "unrelated", "clean", "third"),
+    Arm("denoise", "self", "corrupt", "corrupt"),
+    Arm("noise", "equal", "clean", "equal"),
+    Arm("noise", "order", "clean", "order"),
+)
+"""The two directions, and the controls: an unrelated city, the run itself, a city with the same answer, the
+same cities in another order."""
+
+SWAP = ARMS[:2]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Some pairs whose questions have one shape. Run number = number of the role * pairs + pair.
+
+    `rows` are the pairs' numbers; `has[role]` says which pairs have that question; `first_difference` is the
+    first position at which the tokens of two runs differ.
+    """
+
+    rows: Int64[np.ndarray, " pair"]
+    roles: tuple[str, ...]
+    answers: Answers
+    tokens: Int[Tensor, "run pos"]
+    spans: Mapping[str, tuple[int, ...]]
+    has: Mapping[str, Bool[np.ndarray, " pair"]]
+    first_difference: Int64[np.ndarray, "run run"]
+
+    def runs(self, role: str) -> Int64[np.ndarray, " pair"]:
+        """Numbers of a role's runs."""
+        return self.roles.index(role) * len(self.rows) + np.arange(len(self.rows))
+
+
+def layouts(
+    pairs: Pairs, metrics: Sequence[str], *, roles: Sequence[str] = ROLES, chunk: int = PAIR_CHUNK
+) -> Iterator[Layout]:
+    """Layouts that cover all pairs: one number of cities, one swapped place, at most `chunk` pairs each."""
+    for size, of_size in pairs.by_size():
+        for slot in np.unique(pairs.slot[of_size]).tolist():
+            rows = of_size[pairs.slot[of_size] == slot]
+            for start in range(0, len(rows), chunk):
+                yield _layout(pairs, rows[start : start + chunk], size, slot, metrics, roles)
+
+
+def _layout(
+    pairs: Pairs,
+    rows: Int64[np.ndarray, " pair"],
+    size: int,
+    slot: int,
+    metrics: Sequence[str],
+    roles: Sequence[str],
+) -> Layout:
+    some, task = pairs.take(rows), get_task(pairs.task)
+    questions = {role: ids for role in roles if (ids := getattr(some, role)) is not None}
+    has = {role: ids[:, 0] >= 0 for role, ids in questions.items()}
+    prompts = []
+    for role, ids in questions.items():
+        filled = np.where(has[role][:, None], ids, some.clean)[:, :size]
+        prompts += [Tokenizer().encode_prompt(text) for text in task.prompt(filled, pairs.id_digits)]
+    lengths = {len(prompt) for prompt in prompts}
+    if len(lengths) > 1:
+        raise AnalysisError(f"questions of one layout must have one length, got {sorted(lengths)} tokens")
+    answers = Answers.build(lengths.pop(), some.clean_answer.tolist(), some.corrupt_answer.tolist(), metrics)
+    tokens = torch.cat([torch.tensor(prompts), answers.forced.repeat(len(questions), 1)], 1)
+    differ = (tokens[:, None] != tokens[None]).numpy()
+    first = np.where(differ.any(-1), differ.argmax(-1), tokens.shape[1]).astype(np.int64)
+    spans = span_positions(pairs.task, size, slot, pairs.id_digits, answers.tree)
+    return Layout(rows, tuple(questions), answers, tokens, spans, has, first)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Patched rows edited at one boundary and the same positions: arm, cell, pair, base and donor run."""
+
+    boundary: int
+    positions: tuple[int, ...]
+    arm: Int64[np.ndarray, " row"]
+    cell: Int64[np.ndarray, " row"]
+    pair: Int64[np.ndarray, " row"]
+    base: Int64[np.ndarray, " row"]
+    donor: Int64[np.ndarray, " row"]
+
+    def __len__(self) -> int:
+        return len(self.arm)
+
+
+def rows_to_run(cfg: HookedConfig, layout: Layout, cells: Sequence[Cell], arms: Sequence[Arm]) -> list[Rows]:
+    """The rows of a sweep that can differ from the unpatched run, grouped so that they can share a batch.
+
+    A row is left out when its span ends before the two questions first differ: up to there both runs hold
+    the same activations. Self-patches are never left out: they are the check that nothing changes.
+    """
+    groups: dict[tuple[int, tuple[int, ...]], list[tuple[np.ndarray, ...]]] = defaultdict(list)
+    for c, cell in enumerate(cells):
+        span = layout.spans.get(cell.span, ())
+        if not span:
+            continue
+        place = edited_place(cfg, cell, span, layout.answers)
+        for a, arm in enumerate(arms):
+            if arm.source not in layout.roles or not place[1]:
+                continue
+            base, donor = layout.runs(arm.base), layout.runs(arm.source)
+            changes = (base == donor) | (layout.first_difference[base, donor] <= max(span))
+            pair = np.flatnonzero(changes & layout.has[arm.source])
+            if pair.size:
+                groups[place].append(
+                    (np.full_like(pair, a), np.full_like(pair, c), pair, base[pair], donor[pair])
+                )
+    return [
+        Rows(*place, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+        for place, parts in groups.items()
+    ]

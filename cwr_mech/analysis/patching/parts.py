@@ -1,0 +1,233 @@
+"""Through which part of a city's state do answers run? Interchange inside and outside of the manifold.
+
+Model by model and task by task the first city's state is replaced in part, from a donor city or from what
+another model holds about the donor, aligned; and the answer decoded. Old cities are swapped for old ones,
+new cities for old ones and the other way round.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.das import das
+from cwr_mech.analysis.patching.interchange import Interchange, interchange, interchange_rows
+from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
+from cwr_mech.analysis.patching.subspaces import (
+    Fitted,
+    aligned_states,
+    city_states,
+    describe,
+    fit_subspaces,
+    graft,
+)
+from cwr_mech.analysis.patching.summary import group_of, grouped, verdict
+from cwr_mech.analysis.patching.table import pool_followed
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.decoding import decode_text
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Result
+from cwr_mech.tasks.registry import get_task
+from cwr_mech.world.cities import World
+
+Row = dict[str, Any]
+SPAN = "swapped_last"
+"""Where states are replaced: by then the whole id has been read."""
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Question:
+    """What pairs to look for: see `find_pairs`."""
+
+    task: str
+    n: int = 64
+    seed: int = 42
+    group: str = "old"
+    slot: int | None = None
+    tolerance: float = 0.25
+
+
+def ask(
+    model: HookedQwen2, world: World, question: Question, *, n: int | None = None, first: bool = False
+) -> Pairs:
+    """Pairs the model answers, `n` instead of the question's number; `first` swaps first cities only."""
+    answerer = partial(decode_text, model, max_new_tokens=get_task(question.task).max_answer_tokens)
+    return find_pairs(
+        answerer,
+        world,
+        question.task,
+        question.n if n is None else n,
+        seed=question.seed,
+        group=question.group,
+        slot=0 if first else question.slot,
+        tolerance=question.tolerance,
+    )
+
+
+def subspace_part(
+    model: HookedQwen2, world: World, question: Question, kinds: Sequence[str], *, rank: int | None = None
+) -> tuple[list[Row], int]:
+    """Table `subspaces`: what the answer follows when only a part of the first city's state is replaced."""
+    pairs = ask(model, world, question, first=True)
+    fitted = fit_subspaces(model, world, question.task, kinds, rank=rank, seed=question.seed)
+    return followed(model, pairs, fitted, question.seed), len(pairs)
+
+
+def followed(model: HookedQwen2, pairs: Pairs, fitted: Fitted, seed: int) -> list[Row]:
+    """Rows of decoded answers for every fitted subspace. For new cities in both directions: "noise" puts an
+    old city into the new one's question, "denoise" the new city into the old one's."""
+    arms = SWAP if pairs.group == "new" else SWAP[1:]
+    found = interchange(model, pairs, fitted.cells, arms=arms, bases=fitted.bases)
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 10)))
+    return describe(fitted, interchange_rows(found, pairs, rng))
+
+
+def das_part(
+    model: HookedQwen2, world: World, question: Question, layer: int, rank: int, *, n: int = 512
+) -> list[Row]:
+    """Table `das`: a learned subspace, its controls and the manifold after one layer, at the last digit."""
+    pairs = ask(model, world, question, n=n, first=True)
+    fitted = fit_subspaces(model, world, question.task, ("manifold",), seed=question.seed)
+    others = {"manifold": fitted.bases["manifold", layer, SPAN]}
+    return das(model, pairs, layer, SPAN, rank=rank, others=others, seed=question.seed)
+
+
+def from_another(
+    model: HookedQwen2,
+    world: World,
+    pairs: Pairs,
+    fitted: Fitted,
+    other: HookedQwen2,
+    name: str,
+    seed: int,
+) -> list[Row]:
+    """Rows as of `followed`, where the donor's state is what model `other` (called `name`) holds about it.
+
+    Its states after the same layer (or its last) are mapped by ridge regression on old cities that are not
+    the one mapped; the control is fitted on cities paired at random. For new cities the question is about
+    the old city and the donor is the new one, which no alignment has seen ("denoise").
+    """
+    direction = "denoise" if pairs.group == "new" else "noise"
+    if pairs.group == "new":
+        pairs = flipped(pairs)
+    here = np.arange(len(pairs))
+    asked, donor = (world.rows(ids[here, pairs.slot]) for ids in (pairs.clean, pairs.corrupt))
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 12)))
+    folds = np.where(world.is_new, -1, rng.integers(FOLDS, size=world.n))
+    own, theirs = (city_states(each, world, pairs.task, world.ids, SPAN) for each in (model, other))
+    whole = torch.eye(own.shape[-1])
+    rows: list[Row] = []
+    for layer, states in enumerate(own):
+        beside = theirs[min(layer, len(theirs) - 1)]
+        for label, shuffle in ((name, None), (f"{name}, cities shuffled", rng)):
+            change = (aligned_states(states, beside, folds, shuffle=shuffle)[donor] - states[asked]).astype(
+                np.float64
+            )
+            for kind in (None, "manifold", "not-manifold"):
+                basis = (whole if kind is None else fitted.bases[kind, layer, SPAN]).double().numpy()
+                words = graft(model, pairs, layer, SPAN, states[asked] + change @ basis @ basis.T)
+                cell = Cell("resid_post", layer, None, SPAN, subspace=kind)
+                shape = (1, 1, len(pairs))
+                found = Interchange(
+                    (cell,), SWAP[1:], np.ones(shape, bool), words[None, None], np.full(shape, np.nan)
+                )
+                rows += [
+                    {"source": label} | row | {"direction": direction}
+                    for row in interchange_rows(found, pairs, rng)
+                ]
+    return describe(fitted, rows)
+
+
+def flipped(pairs: Pairs) -> Pairs:
+    """The same pairs with clean and corrupt exchanged."""
+    return replace(
+        pairs,
+        clean=pairs.corrupt,
+        corrupt=pairs.clean,
+        clean_answer=pairs.corrupt_answer,
+        corrupt_answer=pairs.clean_answer,
+        clean_truth=pairs.corrupt_truth,
+        corrupt_truth=pairs.clean_truth,
+    )
+
+
+def parts_study(
+    model: HookedQwen2,
+    world: World,
+    about: Mapping[str, str],
+    question: Question,
+    kinds: Sequence[str],
+    *,
+    rank: int | None = None,
+    donors: Sequence[tuple[str, HookedQwen2]] = (),
+) -> tuple[list[Row], Row]:
+    """Tables `parts` (rows of `followed` and, for each of `donors`, `from_another`) and `asked` (one row) of
+    one model, task and group; `about` names its `run` and what it was `taught`. A model that does not answer
+    gives no parts, and the reason."""
+    about = {**about, "task": question.task, "group": question.group}
+    try:
+        pairs = ask(model, world, question, first=True)
+    except AnalysisError as error:
+        return [], {**about, "pairs": 0, "tried": None, "left_out": error.message}
+    kinds = list(dict.fromkeys(["manifold", *kinds]))
+    fitted = fit_subspaces(model, world, question.task, kinds, rank=rank, seed=question.seed)
+    rows = [{"source": "own"} | row for row in followed(model, pairs, fitted, question.seed)]
+    for donor, other in donors:
+        rows += from_another(model, world, pairs, fitted, other, donor, question.seed)
+    lost = ", ".join(f"{n} {reason}" for reason, n in pairs.attrition.items() if reason != "kept")
+    tried = sum(pairs.attrition.values())
+    return [about | row for row in rows], {**about, "pairs": len(pairs), "tried": tried, "left_out": lost}
+
+
+def parts_result(
+    rows: Sequence[Row],
+    asked: Sequence[Row],
+    runs: Sequence[str],
+    seed: int,
+    inputs: Mapping[str, str],
+    command: str,
+) -> Result:
+    """Kind "patch_parts" of many `parts_study`. Raises AnalysisError when no model answered anything."""
+    if not rows:
+        raise AnalysisError(
+            f"no model answers any of these questions well enough; the first says: {asked[0]['left_out']}",
+            "ask for tasks the runs were trained on, or raise --tolerance",
+        )
+    pooled = pooled_parts(rows)
+    notes = []
+    for key, mine in grouped(pooled).items():
+        taught, task, group, direction, source = key
+        question = "a new city, donor old" if direction == "noise" else "an old city, donor new"
+        cities = "old cities" if group == "old" else question
+        taken = "" if source == "own" else f", donors from {source}"
+        runs_here = dict.fromkeys(row["run"] for row in rows if group_of(row) == key)
+        notes.append(f"{taught} ({', '.join(runs_here)}), {task}, {cities}{taken}: {verdict(mine)}.")
+    return Result(
+        kind="patch_parts",
+        command=command,
+        inputs=dict(inputs),
+        params={"runs": list(runs), "seed": seed},
+        tables={"parts": list(rows), "pooled": pooled, "asked": list(asked)},
+        notes=notes,
+    )
+
+
+def pooled_parts(rows: Sequence[Row]) -> list[Row]:
+    """Rows of models taught the same as one: means over models and Student's t, n counting models; a model
+    that stands alone keeps its rows and intervals over cities. `models` says how many there are."""
+    pooled: list[Row] = []
+    for mine in grouped(rows).values():
+        runs = list(dict.fromkeys(row["run"] for row in mine))
+        tables = [[row for row in mine if row["run"] == run] for run in runs]
+        together = tables[0] if len(tables) == 1 else pool_followed(tables)
+        pooled += [
+            {name: row[name] for name in row if name != "run"} | {"models": len(runs)} for row in together
+        ]
+    return pooled

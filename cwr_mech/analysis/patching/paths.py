@@ -1,0 +1,239 @@
+"""Paths between parts: what one head tells another directly, and what each part tells every later one.
+
+Path patching (Wang et al., arXiv 2211.00593): a head's output at a span is replaced by the donor's in what
+one later head reads for its queries, keys or values, or one MLP reads, and nowhere else; or in the final
+residual stream alone ("answer"). Everything after the receiver is recomputed, and so are the receiver's
+RMSNorm scale and softmax.
+
+Edge attribution (Syed et al., arXiv 2310.10348) estimates all such effects at once:
+(donor's - base's write of the sender) . d score / d (input of the receiver).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from cwr_mech.analysis.patching.cells import Edit
+from cwr_mech.analysis.patching.forward import Forward
+from cwr_mech.analysis.patching.layout import SWAP, Arm, layouts
+from cwr_mech.analysis.patching.metrics import Answers
+from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.sweep import (
+    Batch,
+    Scorer,
+    prepare,
+    roles_of,
+)
+from cwr_mech.model.qwen2 import HookedQwen2
+
+Reader = Literal["q", "k", "v", "mlp"]
+READERS: tuple[Reader, ...] = get_args(Reader)
+
+
+@dataclass(frozen=True)
+class Path:
+    """From head `sender` = (layer, head) at a span to `receiver`: a head's `reader`, a layer's MLP (reader
+    "mlp", head None), or the answer (None)."""
+
+    sender: tuple[int, int]
+    span: str
+    receiver: tuple[int, int | None] | None = None
+    reader: Reader = "q"
+
+
+def all_paths(model: HookedQwen2, span: str, readers: Sequence[Reader] = READERS) -> list[Path]:
+    """Every head to every later reader and to the answer; k and v are read by key/value heads."""
+    cfg, paths = model.cfg, []
+    for layer in range(cfg.n_layers):
+        for head in range(cfg.n_heads):
+            paths += paths_from(model, (layer, head), span, readers)
+    return paths
+
+
+def paths_from(
+    model: HookedQwen2, sender: tuple[int, int], span: str, readers: Sequence[Reader] = READERS
+) -> list[Path]:
+    """One head to every later reader and to the answer. The MLP of the sender's own layer comes after it."""
+    cfg, paths = model.cfg, [Path(sender, span)]
+    for layer in range(sender[0], cfg.n_layers):
+        for reader in readers:
+            if reader == "mlp":
+                paths.append(Path(sender, span, (layer, None), reader))
+            elif layer > sender[0]:
+                heads = range(cfg.n_heads if reader == "q" else cfg.n_kv)
+                paths += [Path(sender, span, (layer, head), reader) for head in heads]
+    return paths
+
+
+def patch_paths(
+    model: HookedQwen2,
+    pairs: Pairs,
+    paths: Sequence[Path],
+    *,
+    metrics: Sequence[str] = ("logit_diff",),
+    arms: Sequence[Arm] = SWAP,
+    advance: Callable[[int], None] | None = None,
+) -> Float64[np.ndarray, "arm path metric pair"]:
+    """Scores with one path patched; NaN where a pair lacks the span or the donor."""
+    forward = Forward(model)
+    values = np.full((len(arms), len(paths), len(metrics), len(pairs)), np.nan)
+    for layout in layouts(pairs, metrics, roles=roles_of(arms)):
+        batch = prepare(forward, layout)
+        scorer = Scorer(batch, metrics)
+        for a, arm in enumerate(arms):
+            if arm.source not in layout.roles:
+                continue
+            base, donor = (
+                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (arm.base, arm.source)
+            )
+            for p, path in enumerate(paths):
+                if layout.spans.get(path.span):
+                    edit = path_edit(batch, path, base, donor)
+                    scores = scorer.base[arm.base]
+                    if edit.positions:
+                        scores = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
+                    values[a, p][:, layout.rows] = np.where(layout.has[arm.source], scores, np.nan)
+            if advance:
+                advance(len(paths))
+    return values
+
+
+@torch.no_grad()
+def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], donor: Int[Tensor, "row"]) -> Edit:
+    """The residual edit that patching a path amounts to: right after the receiver, or at the very end."""
+    forward, record, answers = batch.forward, batch.record, batch.layout.answers
+    span = list(batch.layout.spans[path.span])
+    layer, head = path.sender
+    change = record.heads_at("z", layer, donor, span) - record.heads_at("z", layer, base, span)
+    written = change[:, head] @ forward.blocks[layer].attn.W_O[head]
+    if path.receiver is None:
+        at = [p for p in span if p in answers.reads]
+        there = [span.index(p) for p in at]
+        return Edit(forward.last, tuple(at), record.at(forward.last, base, at) + written[:, there])
+    to, other = path.receiver
+    if other is None:
+        mid, after = (record.at(boundary, base, span) for boundary in (2 * to + 1, 2 * to + 2))
+        return Edit(2 * to + 2, tuple(span), after + forward.mlp(to, mid + written) - forward.mlp(to, mid))
+    read = record.at(2 * to, base, span) + written
+    q, k, v = forward.qkv(to, read, answers.tree.depth().to(forward.device)[span])
+    visible = answers.tree.visible()
+    final = to == forward.cfg.n_layers - 1
+    reached = visible[:, span].any(1).tolist()
+    wanted = list(answers.reads) if final else list(range(answers.tree.width))
+    queries = [
+        p for p in (span if path.reader == "q" else wanted) if reached[p] and (not final or p in wanted)
+    ]
+    if not queries:
+        return Edit(2 * to + 1, (), written[:, :0])
+    keys, values = record.k[to, base], record.v[to, base]
+    asked = record.heads_at("q", to, base, queries)
+    if path.reader == "q":
+        asked[:, other] = q[:, other][:, [span.index(p) for p in queries]]
+        heads = [other]
+    else:
+        group = forward.cfg.n_heads // forward.cfg.n_kv
+        heads = list(range(other * group, (other + 1) * group))
+        (keys if path.reader == "k" else values)[:, other][:, span] = (k if path.reader == "k" else v)[
+            :, other
+        ]
+    z = forward.attend(asked, keys, values, visible[queries].to(forward.device))
+    moved = z - record.heads_at("z", to, base, queries)
+    weight = forward.blocks[to].attn.W_O
+    extra = torch.stack([moved[:, h] @ weight[h] for h in heads]).sum(0)
+    return Edit(2 * to + 1, tuple(queries), record.at(2 * to + 1, base, queries) + extra)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Estimated effect of every edge, sender by receiver, mean over pairs and summed over positions.
+
+    Senders are "embed", "L.H" (heads) and "mlpL"; receivers "L.H.q", "L.H.k", "L.H.v", "mlpL" and "answer".
+    NaN where the receiver does not come after the sender.
+    """
+
+    senders: tuple[str, ...]
+    receivers: tuple[str, ...]
+    effect: Float64[np.ndarray, "sender receiver"]
+
+
+def edge_attribution(model: HookedQwen2, pairs: Pairs, *, arm: Arm = SWAP[0]) -> Edges:
+    """Attribute the logit difference to edges, at the base runs of one arm."""
+    total: np.ndarray | None = None
+    names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    for layout in layouts(pairs, ("logit_diff",), roles=roles_of((arm,))):
+        answers = layout.answers.to(model.W_E.device)
+        tokens = layout.tokens.to(model.W_E.device)
+        base, donor = (tokens[torch.from_numpy(layout.runs(r))] for r in (arm.base, arm.source))
+
+        def score(logits: Float[Tensor, "pair pos d_vocab"], answers: Answers = answers) -> Tensor:
+            read = logits[:, list(answers.reads)]
+            pair = torch.arange(len(read), device=read.device)
+            return answers.score(("logit_diff",), read, pair, answers.at_first(read)).sum()
+
+        part, names = _edges(model, base, donor, score)
+        total = part if total is None else total + part
+    assert total is not None  # pairs are never empty
+    return Edges(names[0], names[1], total / len(pairs))
+
+
+def _edges(
+    model: HookedQwen2,
+    base: Int[Tensor, "pair pos"],
+    donor: Int[Tensor, "pair pos"],
+    score: Callable[[Tensor], Tensor],
+) -> tuple[np.ndarray, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Sums over pairs and positions for every edge, and the names of senders and receivers."""
+    cfg = model.cfg
+    writes = ["hook_embed"]
+    reads = []
+    for layer in range(cfg.n_layers):
+        writes += [f"blocks.{layer}.attn.hook_result", f"blocks.{layer}.hook_mlp_out"]
+        reads += [f"blocks.{layer}.attn.hook_{each}_input" for each in "qkv"] + [
+            f"blocks.{layer}.hook_mlp_in"
+        ]
+    reads.append(f"blocks.{cfg.n_layers - 1}.hook_resid_post")
+    kept: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, hook: HookPoint) -> None:
+        kept[str(hook.name)] = value
+
+    with model.flags(use_attn_result=True, use_split_qkv_input=True, use_hook_mlp_in=True):
+        with torch.no_grad():
+            _, theirs = model.run_with_cache(donor, names_filter=writes)
+        with torch.enable_grad():
+            logits = model.run_with_hooks(base, fwd_hooks=[(name, keep) for name in (*writes, *reads)])
+            slopes = torch.autograd.grad(score(logits), [kept[name] for name in reads])
+    senders, sends = [], []
+    for name in writes:
+        change = theirs[name] - kept[name].detach()
+        for head, each in enumerate(change.unbind(2) if change.ndim == 4 else [change]):
+            layer = int(name.split(".")[1]) if "." in name else -1
+            label = "embed" if layer < 0 else f"{layer}.{head}" if change.ndim == 4 else f"mlp{layer}"
+            senders.append((label, 2 * layer + (change.ndim != 4)))
+            sends.append(each)
+    receivers, takes = [], []
+    for name, slope in zip(reads, slopes, strict=True):
+        layer, kind = int(name.split(".")[1]), name.rsplit("hook_", 1)[1]
+        for head, each in enumerate(slope.unbind(2) if slope.ndim == 4 else [slope]):
+            label = (
+                "answer"
+                if kind == "resid_post"
+                else f"mlp{layer}"
+                if kind == "mlp_in"
+                else f"{layer}.{head}.{kind[0]}"
+            )
+            place = 2 * cfg.n_layers if kind == "resid_post" else 2 * layer + (kind == "mlp_in")
+            receivers.append((label, place))
+            takes.append(each)
+    effect = torch.einsum("sbpd,rbpd->sr", torch.stack(sends), torch.stack(takes)).double().cpu().numpy()
+    for s, (_, sent) in enumerate(senders):
+        for r, (_, read) in enumerate(receivers):
+            if read <= sent:
+                effect[s, r] = np.nan
+    return effect, (tuple(label for label, _ in senders), tuple(label for label, _ in receivers))

@@ -1,0 +1,208 @@
+"""What a report says about patching: the sweep, decoded answers, known steps, estimates, parts of states."""
+
+from cwr_mech.analysis.patching.figures import PART_COLUMNS as PART_CITIES
+from cwr_mech.analysis.patching.summary import best_layer, grouped
+from cwr_mech.render.markdown import interval, markdown_table
+from cwr_mech.render.numbers import number
+from cwr_mech.render.style import layer_name
+from cwr_mech.results import Result
+
+ANSWERS = {
+    "place": "layer",
+    "span": "span",
+    "n": "pairs",
+    "follow": "follow the donor",
+    "interval": "95 % over cities",
+    "stay": "stay",
+    "neither": "neither",
+    "error_to_donor": "error to the donor's truth",
+    "slope": "slope",
+}
+ESTIMATES = {
+    "direction": "direction",
+    "estimate": "attribution",
+    "rank_correlation": "rank correlation with exact",
+    "missed": "missed",
+    "false_alarms": "false alarms",
+}
+SUBSPACES = {
+    "place": "layer",
+    "subspace": "replaced",
+    "rank": "dimensions",
+    "variance": "share of variance",
+    "follow": "follow the donor",
+    "interval": "95 % over cities",
+    "stay": "stay",
+}
+PARTS = {
+    "taught": "models",
+    "models": "how many",
+    "task": "asked",
+    "asked": "cities",
+    "source": "donors",
+    "place": "layer",
+    "whole": "whole state",
+    "inside": "manifold",
+    "random": "random of its rank",
+    "outside": "its complement",
+    "not_random": "random of that rank",
+}
+PART_COLUMNS = {
+    "whole": None,
+    "inside": "manifold",
+    "random": "random",
+    "outside": "not-manifold",
+    "not_random": "not-random",
+}
+ASKED = {
+    "run": "model",
+    "task": "task",
+    "group": "cities",
+    "pairs": "pairs",
+    "tried": "tried",
+    "left_out": "left out",
+}
+STEPS = {
+    "place": "layer",
+    "span": "span",
+    "n": "swaps",
+    "follow": "right for the donor",
+    "slope": "slope",
+    "interval": "95 % over cities",
+}
+LEARNED = {
+    "subspace": "subspace",
+    "rank": "dimensions",
+    "n": "held-out pairs",
+    "accuracy": "first token right",
+}
+TASKS = {
+    "task": "task",
+    "n_kept": "pairs",
+    "city_held_until": "city held until layer",
+    "answer_from": "answer at '=' from layer",
+    "head": "strongest head at '='",
+    "head_recovered": "its share",
+    "follow_at_equals": "answers that follow at '='",
+}
+
+
+def patching(result: Result) -> str:
+    """The strongest places, then each further part of the study that the result holds."""
+    parts = [_strongest(result)]
+    units = {"n": "models", "interval": "95 % over models"} if "n_models" in result.values else {}
+    if rows := result.tables.get("interchange"):
+        shown = [
+            row | {"place": layer_name(row["layer"]), "interval": interval(row)}
+            for row in rows
+            if row["direction"] == "noise" and row["span"] in ("swapped_last", "equals")
+        ]
+        known = ANSWERS | units
+        columns = {key: head for key, head in known.items() if any(row[key] is not None for row in shown)}
+        parts += [
+            "Answers decoded after the whole residual stream was replaced:",
+            markdown_table(shown, columns),
+        ]
+    if rows := result.tables.get("steps"):
+        shown = [
+            row
+            | {"place": "-" if row["layer"] is None else layer_name(row["layer"]), "interval": interval(row)}
+            | {"span": row["span"] or "asked outright"}
+            for row in rows
+            if row["step"] is None
+        ]
+        numbers = any(row["slope"] is not None for row in rows)
+        columns = {key: head for key, head in STEPS.items() if numbers or key not in ("slope", "interval")}
+        parts += [
+            "Donors moved by known steps on the map; slope of the answer's change against the true change:",
+            markdown_table(shown, columns),
+        ]
+    if rows := result.tables.get("subspaces"):
+        parts.append("The same with only a part of the first city's state replaced, at its last digit:")
+        heard = {row["layer"] for row in rows if (row["follow"] or 0.0) >= 0.2}
+        shown = [
+            row
+            | {"place": layer_name(row["layer"]), "interval": interval(row)}
+            | {"subspace": row["subspace"] or "whole state"}
+            for row in rows
+            if row["layer"] in heard
+        ]
+        parts.append(markdown_table(shown, SUBSPACES | {k: v for k, v in units.items() if k in SUBSPACES}))
+    if rows := result.tables.get("das"):
+        parts += [
+            f"A subspace learned for layer {rows[0]['layer']}, and its controls:",
+            markdown_table(rows, LEARNED),
+        ]
+    if rows := result.tables.get("attribution"):
+        parts += [
+            "Gradient estimates against exact patching of the same cells:",
+            markdown_table(rows, ESTIMATES),
+        ]
+    return "\n\n".join(parts)
+
+
+def parts(result: Result) -> str:
+    """One line for each model, task, cities and source of donors, at the layer that carries most."""
+    shown = []
+    for rows in grouped(result.tables["pooled"]).values():
+        layer = best_layer(rows)
+        at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+        cities = PART_CITIES[rows[0]["group"], rows[0]["direction"]]
+        shares = {
+            key: f"{number(at[name]['follow'])} ({interval(at[name])})" if name in at else None
+            for key, name in PART_COLUMNS.items()
+        }
+        shown.append(rows[0] | {"place": layer_name(layer), "asked": cities} | shares)
+    return "\n\n".join(
+        [
+            "Share of decoded answers that follow the donor (95 % over models, over cities where there is "
+            "one model), at the layer where the whole state carries most:",
+            markdown_table(shown, PARTS),
+            "Who was asked what, and what became of the candidates:",
+            markdown_table(result.tables["asked"], ASKED),
+        ]
+    )
+
+
+def tasks(result: Result) -> str:
+    """One row a task."""
+    return markdown_table(result.tables["tasks"], TASKS)
+
+
+def _strongest(result: Result) -> str:
+    """The strongest places in both directions, with interval and null, and who was left out."""
+    metric = result.params.get("metric")
+    unit = "models" if "n_models" in result.values else "cities"
+    cells = [
+        row for row in result.tables["cells"] if row["metric"] == metric and row["recovered"] is not None
+    ]
+    strongest = sorted(cells, key=lambda row: -abs(row["recovered"]))[:12]
+    shown = [
+        row
+        | {"place": layer_name(row["layer"]) + ("" if row["head"] is None else f" head {row['head']}")}
+        | {"interval": interval(row)}
+        for row in strongest
+    ]
+    columns = {
+        "direction": "direction",
+        "component": "component",
+        "place": "layer",
+        "span": "span",
+        "n": "pairs" if unit == "cities" else "models",
+        "recovered": "share recovered",
+        "interval": f"95 % over {unit}",
+        "null": "unrelated city, same place",
+        "p_adj": "adjusted p",
+    }
+    text = f"{number(result.values['n_kept'])} of {number(result.values['n_pairs'])} pairs kept"
+    reasons = [row for row in result.tables.get("attrition", []) if row["n"] and row["reason"] != "kept"]
+    if reasons:
+        text += " (left out: " + ", ".join(f"{row['reason']} {row['n']}" for row in reasons) + ")"
+    parts = [f"{text}. The {len(shown)} largest of {len(cells)} shares recovered, by {metric}:"]
+    parts.append(
+        markdown_table(
+            shown,
+            {key: head for key, head in columns.items() if any(row.get(key) is not None for row in shown)},
+        )
+    )
+    return "\n\n".join(parts)

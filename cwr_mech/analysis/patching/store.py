@@ -1,0 +1,71 @@
+"""Scores of an unfinished sweep on disk, so that a stopped one goes on where it was.
+
+FOLDER/sweep.json      schema and the key: a digest of all that the scores depend on
+FOLDER/NAME.npy        scores of one layer's cells in one layout, written whole or not at all
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.artifacts import atomic_file, read_json, sha256_bytes, write_json
+from cwr_mech.errors import ArtifactError
+
+SCHEMA = "cwr-mech/sweep/1"
+
+
+def sweep_key(
+    model_sha256: str, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str], arms: Sequence[str]
+) -> str:
+    """Digest of what a sweep's scores depend on."""
+    settings = json.dumps([[asdict(cell) for cell in cells], list(metrics), list(arms), pairs.task])
+    arrays = [getattr(pairs, field.name) for field in fields(pairs)]
+    chunks = [np.ascontiguousarray(array).tobytes() for array in arrays if isinstance(array, np.ndarray)]
+    return sha256_bytes(model_sha256.encode(), settings.encode(), *chunks)
+
+
+class SweepStore:
+    """Parts of one sweep in a folder. With `resume`, parts that an equal sweep left there are kept."""
+
+    def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
+        """Raises ArtifactError when `resume` finds parts of a different sweep."""
+        self.folder = folder
+        if folder.exists() and resume:
+            found = read_json(folder / "sweep.json", schema=SCHEMA)
+            if found.get("key") != key:
+                raise ArtifactError(
+                    f"the sweep stopped in {folder} was a different one: model, pairs or cells have changed",
+                    "start it anew without --resume",
+                )
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "sweep.json", {"schema": SCHEMA, "key": key})
+
+    @property
+    def parts(self) -> int:
+        """How many parts are kept."""
+        return len(list(self.folder.glob("*.npy")))
+
+    def load(self, name: str) -> Float64[np.ndarray, "arm cell metric pair"] | None:
+        """The scores of a part, or None when it is not there."""
+        path = self.folder / f"{name}.npy"
+        return np.load(path, allow_pickle=False) if path.exists() else None
+
+    def save(self, name: str, values: Float64[np.ndarray, "arm cell metric pair"]) -> None:
+        """Keep the scores of a part."""
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        with atomic_file(self.folder / f"{name}.npy") as part:
+            part.write_bytes(buffer.getvalue())
+
+    def remove(self) -> None:
+        """Delete the parts: the sweep is finished and its result saved."""
+        shutil.rmtree(self.folder, ignore_errors=True)

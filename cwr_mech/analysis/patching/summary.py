@@ -1,0 +1,202 @@
+"""What a sweep found, in words: where a city is read, how it moves, where the answer is formed.
+
+A donor that only takes the old answer away moves the scores too, and an unrelated city does that as well. So
+a place counts as holding the city when it recovers at least half of what an unrelated city leaves open:
+(recovered - null) / (1 - null) >= 1/2.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cwr_mech.analysis.patching.pairs import Pairs
+
+Row = dict[str, Any]
+HALF, LEAST, MOST_HEADS = 0.5, 0.1, 4
+GROUPED = ("taught", "task", "group", "direction", "source")
+"""Columns of table `parts` that name one comparison of subspaces; models taught the same are its units."""
+
+
+def place(row: Row) -> str:
+    """A cell in words, such as "resid_post of layer 2 at equals"."""
+    head = "" if row["head"] is None else f" head {row['head']}"
+    subspace = f" inside {row['subspace']}" if row["subspace"] else ""
+    return f"{row['component']}{head} of layer {row['layer']} at {row['span'].replace('_', ' ')}{subspace}"
+
+
+def in_words(rows: Sequence[Row], values: Mapping[str, Any], pairs: Pairs) -> list[str]:
+    """What the sweep found, for a reader, with its nulls beside it."""
+    lost = ", ".join(f"{n} {reason}" for reason, n in pairs.attrition.items() if reason != "kept")
+    notes = [
+        f"{len(pairs)} pairs were used, of {values['n_pairs']} candidates tried ({lost}); spans follow the "
+        "swapped city, and layers count from 0 after their block (the paper's layer L is our L - 1)."
+    ]
+    notes += course(rows)
+    for direction, verb in (("denoise", "restores"), ("noise", "destroys")):
+        mine = [r for r in rows if r["direction"] == direction and r["recovered"] == r["recovered"]]
+        sure = [r for r in mine if r["p_adj"] < 0.05]
+        for component in dict.fromkeys(r["component"] for r in sure):
+            best = max((r for r in sure if r["component"] == component), key=lambda r: r["recovered"])
+            notes.append(f"{direction}: {place(best)} {verb} {_share(best)} of the answer.")
+        if mine and not sure:
+            notes.append(f"{direction}: no cell differs from 0 after correction over {len(mine)} cells.")
+    notes.append(
+        f"Self-patches change no score by more than {values['self_patch_max']:.1g}. Of "
+        f"{values['halves_discovered']} cells found in one half of the cities, {values['halves_confirmed']} "
+        "were confirmed in the other half."
+    )
+    return notes
+
+
+def course(rows: Sequence[Row]) -> list[str]:
+    """Up to three sentences: where the city is read, how it moves to '=', where the answer is formed."""
+    of, (held, arrived) = stream(rows), turning_points(rows)
+    told = []
+    if held is not None:
+        first = min(layer for (span, layer), row in of.items() if span == "swapped_last" and _holds(row))
+        until = f", and still after layer {held}: {_share(of['swapped_last', held])}" if held > first else ""
+        told.append(
+            f"Read: after layer {first} the city's last digit stands for the whole city: "
+            f"{_share(of['swapped_last', first])}{until}.{_heads(rows, 'swapped_last', 'It is gathered by')}"
+        )
+    if carriers := _heads(rows, "equals", "Moved: it is brought to '=' by"):
+        told.append(carriers.strip())
+    at_equals = [row for (span, _), row in of.items() if span == "equals"]
+    most = max(at_equals, key=lambda row: _number(row["recovered"]), default=None)
+    if arrived is not None:
+        parts = [row for row in rows if row["component"] in ("attn_out", "mlp_out") and _is(row, "equals")]
+        best = max(parts, key=lambda row: _number(row["recovered"]), default=None)
+        step = f" The largest step there is {place(best)}: {_share(best)}." if best else ""
+        told.append(
+            f"Formed: '=' holds what the answer needs from layer {arrived}: "
+            f"{_share(of['equals', arrived])}.{step}"
+        )
+    elif most is not None and _number(most["recovered"]) >= LEAST:
+        later = [row for (span, _), row in of.items() if span.startswith("answer")]
+        rest = max(later, key=lambda row: _number(row["recovered"]), default=None)
+        then = f" The largest share later is that of {place(rest)}: {_share(rest)}." if rest else ""
+        told.append(
+            f"Formed: '=' alone never holds all that the score needs, most after layer {most['layer']}: "
+            f"{_share(most)}; answers go on to be formed while they are written.{then}"
+        )
+    if told:
+        told.append(
+            "Shares are of the score's gap, with 95 % intervals; a place counts as holding the city when it "
+            "recovers at least half of what an unrelated city leaves open."
+        )
+    return told
+
+
+def turning_points(rows: Sequence[Row]) -> tuple[int | None, int | None]:
+    """Last layer whose residual stream holds the city at its last digit, and the first at which '=' does."""
+    of = stream(rows)
+    held = [layer for (span, layer), row in of.items() if span == "swapped_last" and _holds(row)]
+    arrived = [layer for (span, layer), row in of.items() if span == "equals" and _holds(row)]
+    return max(held, default=None), min(arrived, default=None)
+
+
+def stream(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
+    """Rows of the whole residual stream after each layer, clean into corrupt, by (span, layer)."""
+    return {
+        (row["span"], row["layer"]): row
+        for row in rows
+        if row["component"] == "resid_post" and row["direction"] == "denoise" and row["subspace"] is None
+    }
+
+
+def _holds(row: Row) -> bool:
+    share, null = _number(row["recovered"]), min(_number(row["null"]), 0.99)
+    return (share - null) / (1 - null) >= HALF
+
+
+def _number(value: float | None) -> float:
+    """The value, 0 where there is none."""
+    return 0.0 if value is None or value != value else value
+
+
+def _is(row: Row, span: str) -> bool:
+    return bool(row["direction"] == "denoise" and row["span"] == span)
+
+
+def _heads(rows: Sequence[Row], span: str, begin: str) -> str:
+    """The strongest heads at a span as a sentence, "" when none is sure to matter."""
+    sure = [
+        row
+        for row in rows
+        if row["component"] == "z"
+        and _is(row, span)
+        and _number(row["recovered"]) >= LEAST
+        and _number(row["ci_lo"]) > 0
+    ]
+    best = sorted(sure, key=lambda row: -row["recovered"])[:MOST_HEADS]
+    told = "; ".join(f"{row['layer']}.{row['head']}, {_share(row)}" for row in best)
+    return f" {begin} heads (layer.head) {told}." if best else ""
+
+
+def _share(row: Row) -> str:
+    """A row's share with its interval and its null."""
+    return (
+        f"{row['recovered']:.2f} [{_number(row['ci_lo']):.2f}, {_number(row['ci_hi']):.2f}] "
+        f"(an unrelated city {_number(row['null']):.2f})"
+    )
+
+
+def group_of(row: Row) -> tuple[Any, ...]:
+    """Which comparison of GROUPED a row belongs to."""
+    return tuple(row[name] for name in GROUPED)
+
+
+def grouped(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by comparison, in order of appearance."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(group_of(row), []).append(row)
+    return groups
+
+
+def best_layer(rows: Sequence[Row]) -> int:
+    """The layer at which replacing the city's whole state moves the answer most."""
+    whole = [row for row in rows if row["subspace"] is None]
+    return int(max(whole, key=lambda row: _number(row["follow"]))["layer"])
+
+
+def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
+    """What the subspaces carry at the layer where the whole state carries most."""
+    layer = best_layer(rows)
+    at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+    told = [f"whole state {at[None]['follow']:.2f}"]
+    told += [f"{name} ({row['rank']} dimensions) {row['follow']:.2f}" for name, row in at.items() if name]
+    return [
+        f"Share of {n} answers that follow the donor when only a part of the first city's state after layer "
+        f"{layer} is replaced, at its last digit: {', '.join(told)}."
+    ]
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """One model, task, group, direction and source in words: which part the answer follows.
+
+    One part carries more than the other when their intervals do not meet. Where even the whole state moves
+    less than half of the answers, there is nothing to divide.
+    """
+    layer = best_layer(rows)
+    at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+    inside, outside = at["manifold"], at["not-manifold"]
+    told = ", ".join(
+        f"{label} {at[key]['follow']:.2f} [{at[key]['ci_lo']:.2f}, {at[key]['ci_hi']:.2f}]"
+        for key, label in (
+            (None, "whole state"),
+            ("manifold", f"manifold ({inside['rank']:.0f} dimensions)"),
+            ("not-manifold", f"its complement ({outside['rank']:.0f})"),
+            ("random", "random of the manifold's rank"),
+            ("not-random", "random of the complement's rank"),
+        )
+        if key in at
+    )
+    if _number(at[None]["follow"]) < HALF:
+        word = "hardly through this state at all"
+    elif inside["ci_lo"] > outside["ci_hi"]:
+        word = "through the manifold"
+    elif outside["ci_lo"] > inside["ci_hi"]:
+        word = "through the complement of the manifold"
+    else:
+        word = "through neither part more than the other"
+    return f"{word}: after layer {layer}, {told}"

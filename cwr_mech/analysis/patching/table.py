@@ -1,0 +1,257 @@
+"""From a sweep's scores to a tidy table: effect, share recovered, interval, p value, one row a cell.
+
+denoise: effect = patched - corrupt. noise: effect = clean - patched. Both point towards "the patch carries
+the answer", and recovered = mean effect / mean (clean - corrupt), a ratio of means: 0 when the patch does
+nothing, 1 when it does all. Intervals resample swapped cities; p values flip the signs of all pairs of a
+swapped city together, and are adjusted over the grid of one arm and metric (Benjamini & Hochberg 1995).
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Shaped
+
+from cwr_mech.analysis.patching.sweep import Sweep
+from cwr_mech.analysis.stats.intervals import benjamini_hochberg, mean_interval, sign_flip_test
+from cwr_mech.artifacts import atomic_file
+from cwr_mech.errors import AnalysisError
+
+COLUMNS = (
+    "donor", "direction", "component", "layer", "head", "span", "subspace", "metric", "n", "clean", "corrupt",
+    "patched", "effect", "recovered", "ci_lo", "ci_hi", "p", "p_adj",
+)  # fmt: skip
+KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
+AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
+FOLLOWED = (
+    "follow", "stay", "neither", "error_to_donor", "error_to_base", "expected_to_donor", "slope", "rank",
+    "variance",
+)  # fmt: skip
+BOOTSTRAPS, FLIPS, LEVEL = 1000, 4000, 0.95
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Random weights of the pairs: `boot` counts of a bootstrap over clusters, `signs` of a sign flip."""
+
+    boot: Float64[np.ndarray, "draw pair"]
+    signs: Float64[np.ndarray, "flip pair"]
+    exact: bool
+
+
+def resample(
+    clusters: Shaped[np.ndarray, " pair"],
+    rng: np.random.Generator,
+    *,
+    bootstraps: int = BOOTSTRAPS,
+    flips: int = FLIPS,
+) -> Resamples:
+    """Draw weights in which pairs of one cluster move together. All sign patterns where they are few."""
+    labels, inverse = np.unique(clusters, return_inverse=True)
+    k = len(labels)
+    boot = rng.multinomial(k, np.full(k, 1 / k), size=bootstraps).astype(np.float64)
+    exact = k <= 30 and 2**k <= flips
+    if exact:
+        signs = 1.0 - 2.0 * ((np.arange(2**k)[:, None] >> np.arange(k)) & 1)
+    else:
+        signs = rng.choice([-1.0, 1.0], size=(flips, k))
+    return Resamples(boot[:, inverse], signs[:, inverse], exact)
+
+
+def effects(sweep: Sweep, arm: int, metric: int) -> Float64[np.ndarray, "cell pair"]:
+    """Effect of every cell in every pair, for one arm and metric; NaN where a cell does not apply."""
+    patched = sweep.patched[arm, :, metric]
+    if sweep.arms[arm].direction == "denoise":
+        return patched - sweep.corrupt[metric]
+    return sweep.clean[metric] - patched
+
+
+def tabulate(
+    sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator, *, level: float = LEVEL
+) -> list[dict[str, Any]]:
+    """One row for every arm, metric and cell, with COLUMNS. `clusters` names each pair's swapped city.
+
+    NaN where a value is not defined: no pair has the span, or clean and corrupt score alike on average.
+    """
+    draws = resample(clusters, rng)
+    rows: list[dict[str, Any]] = []
+    for a, arm in enumerate(sweep.arms):
+        for m, metric in enumerate(sweep.metrics):
+            effect = effects(sweep, a, m)
+            stats = ratios(effect, sweep.clean[m] - sweep.corrupt[m], draws, level)
+            p_adj = benjamini_hochberg(stats["p"])
+            for c, cell in enumerate(sweep.cells):
+                has = np.isfinite(effect[c])
+                rows.append(
+                    {
+                        "donor": arm.donor,
+                        "direction": arm.direction,
+                        "component": cell.component,
+                        "layer": cell.layer,
+                        "head": cell.head,
+                        "span": cell.span,
+                        "subspace": cell.subspace,
+                        "metric": metric,
+                        "n": int(has.sum()),
+                        "clean": _mean(sweep.clean[m], has),
+                        "corrupt": _mean(sweep.corrupt[m], has),
+                        "patched": _mean(sweep.patched[a, c, m], has),
+                        **{name: float(column[c]) for name, column in stats.items()},
+                        "p_adj": float(p_adj[c]),
+                    }
+                )
+    return rows
+
+
+def _mean(values: Float64[np.ndarray, " pair"], has: Bool[np.ndarray, " pair"]) -> float:
+    return float(values[has].mean()) if has.any() else float("nan")
+
+
+def ratios(
+    effect: Float64[np.ndarray, "cell pair"],
+    gap: Float64[np.ndarray, " pair"],
+    draws: Resamples,
+    level: float,
+) -> dict[str, Float64[np.ndarray, " cell"]]:
+    """Columns effect, recovered, ci_lo, ci_hi, p of effects whose whole is `gap` [pair]."""
+    parts = [_block(effect[rows], gap, draws, level) for rows in _blocks(len(effect))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    for start in range(0, max(n, 1), BLOCK):
+        yield slice(start, start + BLOCK)
+
+
+def _block(
+    effect: Float64[np.ndarray, "cell pair"],
+    gap: Float64[np.ndarray, " pair"],
+    draws: Resamples,
+    level: float,
+) -> dict[str, Float64[np.ndarray, " cell"]]:
+    has = np.isfinite(effect)
+    filled, gaps, n = np.where(has, effect, 0.0), np.where(has, gap, 0.0), has.sum(1)
+    total, span = filled.sum(1), gaps.sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = total / n
+        recovered = np.where(np.abs(span) > 1e-9 * n, total / span, np.nan)
+        ratio = (filled @ draws.boot.T) / (gaps @ draws.boot.T)
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        enough = np.isfinite(ratio).mean(1) > 0.9
+        quantiles = np.full((2, len(effect)), np.nan)
+        usable = enough & np.isfinite(recovered)
+        if usable.any():
+            quantiles[:, usable] = np.nanquantile(
+                np.where(np.isfinite(ratio), ratio, np.nan)[usable], tails, axis=1
+            )
+        flipped = np.abs(filled @ draws.signs.T)
+        slack = 1e-12 * np.maximum(1.0, np.abs(total))[:, None]
+        extreme = (flipped >= np.abs(total)[:, None] - slack).sum(1)
+        added = 0 if draws.exact else 1
+        p = np.where(n > 0, (extreme + added) / (flipped.shape[1] + added), np.nan)
+    return {"effect": mean, "recovered": recovered, "ci_lo": quantiles[0], "ci_hi": quantiles[1], "p": p}
+
+
+def confirm(
+    sweep: Sweep,
+    clusters: Shaped[np.ndarray, " pair"],
+    rng: np.random.Generator,
+    *,
+    arm: int = 0,
+    metric: int = 0,
+    alpha: float = 0.05,
+) -> dict[str, int]:
+    """Find cells in one half of the swapped cities and test them in the other.
+
+    `discovered`: adjusted p below `alpha` in the first half. `confirmed`: of those, how many have p below
+    `alpha` and the same sign in the second half.
+    """
+    labels = rng.permutation(np.unique(clusters))
+    first = np.isin(clusters, labels[: len(labels) // 2])
+    halves = []
+    for half in (first, ~first):
+        gap = sweep.clean[metric, half] - sweep.corrupt[metric, half]
+        halves.append(ratios(effects(sweep, arm, metric)[:, half], gap, resample(clusters[half], rng), LEVEL))
+    found = benjamini_hochberg(halves[0]["p"]) < alpha
+    again = (halves[1]["p"] < alpha) & (np.sign(halves[0]["effect"]) == np.sign(halves[1]["effect"]))
+    return {
+        "discovered": int(found.sum()),
+        "confirmed": int((found & again).sum()),
+        "cells": len(sweep.cells),
+    }
+
+
+def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One table from several models' tables of equal cells, with models as the units.
+
+    Single heads are left out: the second head of one model has nothing to do with that of another.
+    effect and recovered are means over models, the interval is Student's t over models, p flips the signs of
+    the models' effects; n counts models. Raises AnalysisError when the tables do not hold the same cells.
+    """
+    tables = [[row for row in table if row["head"] is None] for table in tables]
+    keys = [[tuple(row.get(name) for name in KEY) for row in table] for table in tables]
+    if any(each != keys[0] for each in keys):
+        raise AnalysisError("models of different shape or tables of different cells cannot be pooled")
+    pooled = []
+    for rows in zip(*tables, strict=True):
+        column = {name: np.array([_nan(row[name]) for row in rows]) for name in AVERAGED}
+        shares = column["recovered"][np.isfinite(column["recovered"])]
+        low = high = p = float("nan")
+        if shares.size >= 2:
+            interval = mean_interval(shares, unit="model")
+            low, high = interval.low, interval.high
+            p = sign_flip_test(column["effect"][np.isfinite(column["effect"])], rng).p
+        means = {name: _mean(values, np.isfinite(values)) for name, values in column.items()}
+        pooled.append({**rows[0], "n": int(shares.size), **means, "ci_lo": low, "ci_hi": high, "p": p})
+    for group in {(row["direction"], row["metric"]) for row in pooled}:
+        mine = [row for row in pooled if (row["direction"], row["metric"]) == group]
+        adjusted = benjamini_hochberg(np.array([row["p"] for row in mine]))
+        for row, value in zip(mine, adjusted, strict=True):
+            row["p_adj"] = float(value)
+    return pooled
+
+
+def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Several models' rows of decoded answers as one table: means over models, Student's t for `follow`, cut
+    to shares that there can be.
+
+    Rows stand for the same cell in every table, in the same order; n counts models.
+    """
+    pooled = []
+    for rows in zip(*tables, strict=True):
+        means = {
+            name: _mean(column, np.isfinite(column))
+            for name in FOLLOWED
+            if name in rows[0]
+            for column in [np.array([_nan(row[name]) for row in rows])]
+        }
+        shares = np.array([_nan(row["follow"]) for row in rows])
+        low = high = float("nan")
+        if np.isfinite(shares).sum() >= 2:
+            interval = mean_interval(shares[np.isfinite(shares)], unit="model")
+            low, high = max(interval.low, 0.0), min(interval.high, 1.0)
+        counts = {"n": int(np.isfinite(shares).sum()), "ci_lo": low, "ci_hi": high}
+        pooled.append({**rows[0], **means, **counts})
+    return pooled
+
+
+def _nan(value: int | float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write tidy rows as CSV, atomically; None and NaN are empty cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    with atomic_file(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
+    return path

@@ -1,0 +1,1 @@
+"""Can divergence be told before training?"""

@@ -1,0 +1,196 @@
+"""Can divergence be told before training? Similarity of tasks from what there is before, against what came.
+
+Predictors, one symmetric matrix over tasks each:
+- gradient fields at initialisation (or after the first steps): for each task the mean gradient of its loss at
+  every city, [city d_model]; compared by cosine with noise taken out, by debiased CKA over cities (kernel
+  alignment) and by the overlap of leading directions;
+- from the tasks alone: shared invariances, number of cities in a question, entropy of the answers.
+Outcomes: similarity of trained representations, and transfer. Cells of a matrix that share a task are not
+independent, so the null relabels tasks (Mantel), exactly for 7 tasks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.analysis.manifold.bases import leading_directions
+from cwr_mech.analysis.routing.gradients import at_mentions
+from cwr_mech.analysis.similarity.cka import linear_cka
+from cwr_mech.analysis.stats.intervals import mantel_test
+from cwr_mech.analysis.stats.subspaces import projection_kernel
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.data.rows import Rows, generate
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import get_task
+from cwr_mech.world.cities import World
+
+INVARIANCES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "distance": frozenset({"move east", "move north", "turn"}),
+        "trianglearea": frozenset({"move east", "move north", "turn", "shear", "squeeze"}),
+        "angle": frozenset({"move east", "move north", "turn", "scale"}),
+        "compass": frozenset({"move east", "move north", "scale"}),
+        "inside": frozenset({"move east", "move north", "turn", "shear", "squeeze", "scale"}),
+        "perimeter": frozenset({"move east", "move north", "turn"}),
+        "crossing": frozenset({"move east", "move north", "turn", "shear", "squeeze", "scale"}),
+    }
+)
+"""Generators of the connected group of affine maps of the plane that changes no answer of a task."""
+EXACT_DRAWS = 5040
+"""As many orders as 7 tasks have: enough for the Mantel test to be exact."""
+
+
+@dataclass(frozen=True)
+class FieldPair:
+    """A task's gradient field over cities, twice, from independent questions: [city d_model] each."""
+
+    first: Float[np.ndarray, "city d_model"]
+    second: Float[np.ndarray, "city d_model"]
+
+
+def gradient_fields(
+    model: HookedQwen2,
+    world: World,
+    tasks: Sequence[str],
+    *,
+    layer: int,
+    site: str = "last_digit",
+    n_rows: int = 2048,
+    seed: int = 0,
+) -> dict[str, FieldPair]:
+    """Each task's mean gradient at every old city named first, for cities that all halves have in common.
+
+    Raises AnalysisError when fewer than 8 cities are named in all of them.
+    """
+    halves: dict[str, list[Rows]] = {}
+    ids = world.ids[world.old()]
+    for task in tasks:
+        rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
+        halves[task] = [rows.take(slice(start, None, 2)) for start in (0, 1)]
+        for half in halves[task]:
+            ids = np.intersect1d(ids, half.cities[:, 0])
+    if len(ids) < 8:  # told before the gradients, which take minutes in a large model
+        raise AnalysisError(
+            f"only {len(ids)} cities are named first by all tasks in {n_rows} questions each",
+            "draw more questions: --rows",
+        )
+    digits = world.config.id_digits
+    return {
+        task: FieldPair(
+            *(
+                _rows(at_mentions(model, half, site, slots=(0,), id_digits=digits).city_means(layer), ids)
+                for half in both
+            )
+        )
+        for task, both in halves.items()
+    }
+
+
+def _rows(
+    pair: tuple[Int[np.ndarray, " known"], Float[np.ndarray, "known d_model"]], ids: Int[np.ndarray, " city"]
+) -> Float[np.ndarray, "city d_model"]:
+    return pair[1][np.searchsorted(pair[0], ids)]
+
+
+def field_cosine(a: FieldPair, b: FieldPair) -> float:
+    """Cosine of two fields, the noise of questions taken out by the halves; NaN when one is all noise."""
+    lengths = [float(np.sum(field.first * field.second)) for field in (a, b)]
+    across = np.mean([np.sum(x * y) for x in (a.first, a.second) for y in (b.first, b.second)])
+    return float(across / np.sqrt(lengths[0] * lengths[1])) if min(lengths) > 0 else float("nan")
+
+
+def similarities(
+    fields: Mapping[str, FieldPair], *, rank: int = 4
+) -> dict[str, Float[np.ndarray, "task task"]]:
+    """Predictors from gradient fields: "cosine", "alignment" (debiased CKA over cities) and "overlap"."""
+    pairs = list(fields.values())
+    whole = [field.first + field.second for field in pairs]
+    bases = [leading_directions(field, rank)[0] for field in whole]
+    measures = {
+        "cosine": [[field_cosine(a, b) for b in pairs] for a in pairs],
+        "alignment": [[linear_cka(a, b) for b in whole] for a in whole],
+        "overlap": [[projection_kernel(a, b) for b in bases] for a in bases],
+    }
+    return {name: np.array(values, dtype=np.float64) for name, values in measures.items()}
+
+
+def task_properties(
+    world: World, tasks: Sequence[str] = TASK_NAMES, *, n: int = 4096
+) -> dict[str, dict[str, float]]:
+    """Invariance dimension, mean number of cities, and entropy of the answers (bits, numbers in 64 equally
+    wide bins of their range) of each task.
+    """
+    found = {}
+    for task in tasks:
+        rows = generate(world, task, n, split="train", seed=0, group="old")
+        values = rows.values.astype(np.float64)
+        bins = len(get_task(task).labels) or 64
+        counts, _ = np.histogram(values, bins=bins)
+        share = counts[counts > 0] / counts.sum()
+        found[task] = {
+            "invariance": float(len(INVARIANCES[task])),
+            "cities": float((rows.cities >= 0).sum(axis=1).mean()),
+            "entropy": float(-np.sum(share * np.log2(share))),
+        }
+    return found
+
+
+def property_similarities(
+    properties: Mapping[str, Mapping[str, float]],
+) -> dict[str, Float[np.ndarray, "task task"]]:
+    """Predictors from the tasks alone: shared invariances (intersection over union of the generators), and
+    minus the difference in number of cities and in entropy.
+    """
+    tasks = list(properties)
+    shared = [
+        [len(INVARIANCES[a] & INVARIANCES[b]) / len(INVARIANCES[a] | INVARIANCES[b]) for b in tasks]
+        for a in tasks
+    ]
+    near = {
+        name: [[-abs(properties[a][name] - properties[b][name]) for b in tasks] for a in tasks]
+        for name in ("cities", "entropy")
+    }
+    return {
+        name: np.array(values, dtype=np.float64) for name, values in ({"invariances": shared} | near).items()
+    }
+
+
+def try_prediction(
+    predictor: Float[np.ndarray, "task task"],
+    outcome: Float[np.ndarray, "task task"],
+    tasks: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    leave_out: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Correlation over pairs of tasks, its p by relabelling tasks, and its range when each task is left out.
+
+    An outcome that is not symmetric is averaged with its transpose.
+    """
+    kept = [i for i, task in enumerate(tasks) if task not in leave_out]
+    x, y = (m[np.ix_(kept, kept)] for m in (predictor, (outcome + outcome.T) / 2))
+    upper = np.triu_indices(len(kept), 1)
+    if not (np.isfinite(x[upper]).all() and np.ptp(x[upper]) > 0):
+        return {"n": len(upper[0]), "r": None, "p": None, "r_low": None, "r_high": None, "without": None}
+    found = mantel_test(x, y, rng, draws=EXACT_DRAWS)
+    left = {}
+    for out in range(len(kept)):
+        rest = np.delete(np.arange(len(kept)), out)
+        cells = np.triu_indices(len(rest), 1)
+        a, b = (m[np.ix_(rest, rest)][cells] for m in (x, y))
+        if min(np.ptp(a), np.ptp(b)) > 0:
+            left[tasks[kept[out]]] = float(np.corrcoef(a, b)[0, 1])
+    least = min(left, key=lambda task: left[task])
+    return {
+        "n": len(upper[0]),
+        "r": found.value,
+        "p": found.p,
+        "r_low": left[least],
+        "r_high": max(left.values()),
+        "without": least,
+    }

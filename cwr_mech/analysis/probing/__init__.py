@@ -1,0 +1,1 @@
+"""Linear probes from activations to coordinates, their controls, erasure and surfacing."""

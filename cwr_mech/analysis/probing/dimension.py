@@ -1,0 +1,107 @@
+"""How many directions a representation uses, and whether the map surfaces in the leading ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.analysis.probing.probe import cross_decode, r2_interval, score
+from cwr_mech.analysis.stats.ridge import fit_linear
+from cwr_mech.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Variance of the principal components and three ways to count them.
+
+    `shares` of variance, descending. `effective_rank`: exp of the entropy of the normalised singular values
+    (Roy and Vetterli 2007). `participation`: (sum of variances)^2 / sum of squared variances.
+    `participation_singular`: the same of singular values, the paper's "effective rank".
+    """
+
+    shares: Float[np.ndarray, "component"]
+    effective_rank: float
+    participation: float
+    participation_singular: float
+
+
+def spectrum(x: Float[np.ndarray, "n p"]) -> Spectrum:
+    """Spectrum of centred features. Raises AnalysisError when all cities have the same features."""
+    s = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
+    _refuse_constant(x, s)
+    s = s / s[0]
+    weight = s / s.sum()
+    entropy = -float(np.sum(weight[weight > 0] * np.log(weight[weight > 0])))
+    power = s**2
+    return Spectrum(
+        shares=power / power.sum(),
+        effective_rank=float(np.exp(entropy)),
+        participation=float(power.sum() ** 2 / np.sum(power**2)),
+        participation_singular=float(s.sum() ** 2 / power.sum()),
+    )
+
+
+def _refuse_constant(x: Float[np.ndarray, "n p"], s: Float[np.ndarray, "k"]) -> None:
+    if s[0] <= 1e-12 * max(float(np.linalg.norm(x)), np.finfo(np.float64).tiny):
+        raise AnalysisError("a representation has the same features for every city")
+
+
+@dataclass(frozen=True)
+class Surfacing:
+    """What the first `k` principal components carry of the map.
+
+    `variance`: share of variance; `r2`: of a held-out probe on them alone, with its 95 % interval over cities
+    (`r2_low`, `r2_high`) and the same with places shuffled among cities; `alignment`: share of the squared
+    length of the full probe's two orthonormal directions inside them; `alignment_random`: of random
+    directions of the space that the cities span.
+    """
+
+    k: int
+    variance: float
+    r2: float
+    r2_low: float
+    r2_high: float
+    r2_shuffled: float
+    alignment: float
+    alignment_random: float
+
+
+def surfacing(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    fold: Int[np.ndarray, "city"],
+    rng: np.random.Generator,
+    *,
+    ks: Sequence[int] = (1, 2, 3, 4, 6, 8, 10, 16, 32),
+) -> list[Surfacing]:
+    """Linear surfacing (the paper's open question 2) for growing numbers of components.
+
+    The probe on k components is scored on held-out cities; the components themselves use no places, so all
+    cities may define them. Numbers of components beyond min(n, p) are left out. Raises AnalysisError when
+    all cities have the same features.
+    """
+    moved = x - x.mean(axis=0)
+    u, s, vt = np.linalg.svd(moved, full_matrices=False)
+    _refuse_constant(x, s)
+    directions = np.linalg.qr(fit_linear(moved, xy).weights)[0]
+    inside = np.cumsum(np.sum((vt @ directions) ** 2, axis=1)) / 2
+    shares = np.cumsum(s**2) / np.sum(s**2)
+    places = np.stack([xy, rng.permutation(xy)])
+    found = []
+    for k in (k for k in ks if k <= len(s)):
+        decoded, shuffled = cross_decode(u[:, :k] * s[:k], places, fold)
+        interval = r2_interval(decoded, xy, rng)
+        found.append(
+            Surfacing(
+                k=k,
+                variance=float(shares[k - 1]),
+                r2=interval.value,
+                r2_low=interval.low,
+                r2_high=interval.high,
+                r2_shuffled=score(shuffled, places[1]).r2,
+                alignment=float(inside[k - 1]),
+                alignment_random=k / len(s),
+            )
+        )
+    return found

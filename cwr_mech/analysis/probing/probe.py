@@ -1,0 +1,195 @@
+"""Linear probes from activations to the map, scored on cities they have not seen.
+
+Every number is about held-out cities: the cities are dealt into folds (at random, or whole regions at a
+time), and each city is decoded by a probe fitted on the other folds. Errors are Euclidean, in tenths of a
+degree. Controls: places shuffled among cities, and random but fixed places (Hewitt and Liang 2019, arXiv
+1909.03368); a probe of the same kind and size must do no better than chance on both.
+Reference for the design: Gurnee and Tegmark 2023 (arXiv 2310.02207); the paper's probe is `method="ols"`.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.analysis.stats.intervals import Interval, bootstrap
+from cwr_mech.analysis.stats.ridge import (
+    PENALTIES,
+    Decomposed,
+    Method,
+    fit_linear,
+)
+from cwr_mech.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """How well places were decoded. R2 is 1 - squared error / squared distance from the mean place;
+    `r2` pools both coordinates. Errors in tenths of a degree, over `n` cities.
+    """
+
+    r2: float
+    r2_x: float
+    r2_y: float
+    error_mean: float
+    error_median: float
+    n: int
+
+    def row(self) -> dict[str, float | int]:
+        """The score as columns of a tidy table."""
+        return asdict(self)
+
+
+def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> ProbeScore:
+    """Score decoded places. R2 is NaN where all true places are the same."""
+    r2, r2_x, r2_y = (
+        r_squared(decoded, xy),
+        r_squared(decoded[:, :1], xy[:, :1]),
+        r_squared(decoded[:, 1:], xy[:, 1:]),
+    )
+    if not np.isfinite(r2_x + r2_y):
+        r2 = r2_x = r2_y = float("nan")
+    errors = place_errors(decoded, xy)
+    return ProbeScore(r2, r2_x, r2_y, float(errors.mean()), float(np.median(errors)), len(xy))
+
+
+def r2_interval(
+    decoded: Float[np.ndarray, "city 2"],
+    xy: Float[np.ndarray, "city 2"],
+    rng: np.random.Generator,
+    *,
+    draws: int = 400,
+) -> Interval:
+    """R2 with an interval over cities (bootstrap); it says nothing about other seeds."""
+    return bootstrap(lambda rows: r_squared(decoded[rows], xy[rows]), len(xy), rng, draws=draws)
+
+
+def r_squared(decoded: Float[np.ndarray, "city axis"], xy: Float[np.ndarray, "city axis"]) -> float:
+    """Share of the variance of places, all coordinates together, that is decoded; NaN without variance."""
+    places = xy - xy.sum(axis=0) / len(xy)
+    left, total = decoded - xy, np.vdot(places, places)
+    return float(1 - np.vdot(left, left) / total) if total > 0 else float("nan")
+
+
+def place_errors(
+    decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]
+) -> Float[np.ndarray, "city"]:
+    """Distance from each decoded to each true place, in tenths of a degree."""
+    return np.linalg.norm(decoded - xy, axis=1)
+
+
+def random_folds(n: int, rng: np.random.Generator, *, k: int = 5) -> Int[np.ndarray, "city"]:
+    """Deal n cities into k folds of equal size (to within one). AnalysisError for fewer than 2 k cities."""
+    if n < 2 * k:
+        raise AnalysisError(f"{n} cities are too few for {k} folds", f"at least {2 * k} are needed")
+    return rng.permutation(np.arange(n) % k)
+
+
+def region_folds(region: np.ndarray) -> Int[np.ndarray, "city"]:
+    """One fold for each region, so that no neighbour of a held-out city is in the training set."""
+    names, fold = np.unique(region, return_inverse=True)
+    if names.size < 2:
+        raise AnalysisError(f"all cities are in one region ('{names[0]}')", "region hold-outs need two")
+    return fold.astype(np.int64)
+
+
+def cross_decode(
+    x: Float[np.ndarray, "city p"],
+    places: Float[np.ndarray, "draw city 2"],
+    fold: Int[np.ndarray, "city"],
+    *,
+    method: Method = "ridge",
+) -> Float[np.ndarray, "draw city 2"]:
+    """Decode every city by a probe fitted on the other folds, for several sets of places at once.
+
+    The penalty is chosen inside the training folds, for each set of places by itself. Raises AnalysisError
+    when a training set has fewer than 3 cities or a feature is NaN or infinite.
+    """
+    decoded = np.empty(places.shape)
+    targets = np.concatenate(list(places), axis=1)
+    for held in np.unique(fold):
+        test = fold == held
+        features = Decomposed(x[~test])
+        penalties = np.zeros(len(places))
+        if method == "ridge":
+            errors = features.leave_one_out(targets[~test]).reshape(PENALTIES.size, len(places), 2)
+            penalties = PENALTIES[errors.sum(axis=2).argmin(axis=0)]
+        for penalty in np.unique(penalties):
+            draws = np.flatnonzero(penalties == penalty)
+            maps = features.fit(np.concatenate(list(places[draws][:, ~test]), axis=1), float(penalty))
+            seen = maps.predict(x[test]).reshape(-1, draws.size, 2)
+            decoded[np.ix_(draws, test)] = seen.transpose(1, 0, 2)
+    return decoded
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A cross-fitted probe and its controls.
+
+    `decoded` [city 2] are held-out places. `shuffled` are the R2 of the control draws in which places were
+    shuffled among cities, `random_held_out` and `random_fitted` the R2 on random but fixed places, on
+    held-out and on the probe's own cities: the second is what the probe can memorise.
+    """
+
+    decoded: Float[np.ndarray, "city 2"]
+    score: ProbeScore
+    shuffled: Float[np.ndarray, "draw"]
+    random_held_out: float
+    random_fitted: float
+    fitted: float
+    n_train: int
+
+    @property
+    def p(self) -> float:
+        """Share of shuffled draws, with the true one among them, that do at least as well."""
+        return float((1 + np.sum(self.shuffled >= self.score.r2)) / (1 + self.shuffled.size))
+
+    @property
+    def selectivity(self) -> float:
+        """R2 on the map minus R2 on random but fixed places, both on held-out cities."""
+        return self.score.r2 - self.random_held_out
+
+
+def probe(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    fold: Int[np.ndarray, "city"],
+    rng: np.random.Generator,
+    *,
+    draws: int = 10,
+    method: Method = "ridge",
+) -> Probe:
+    """Cross-fit a probe and `draws` shuffled-label controls. Raises as `cross_decode` does."""
+    shuffled = [xy[rng.permutation(len(xy))] for _ in range(draws)]
+    random = rng.uniform(xy.min(axis=0), xy.max(axis=0), xy.shape)
+    decoded = cross_decode(x, np.stack([xy, random, *shuffled]), fold, method=method)
+    train = fold != np.unique(fold)[0]
+    fitted = [
+        score(fit_linear(x[train], places[train], method=method).predict(x[train]), places[train]).r2
+        for places in (xy, random)
+    ]
+    return Probe(
+        decoded=decoded[0],
+        score=score(decoded[0], xy),
+        shuffled=np.array(
+            [score(seen, places).r2 for seen, places in zip(decoded[2:], shuffled, strict=True)]
+        ),
+        random_held_out=score(decoded[1], random).r2,
+        random_fitted=fitted[1],
+        fitted=fitted[0],
+        n_train=int(train.sum()),
+    )
+
+
+def decode_new(
+    x: Float[np.ndarray, "city p"],
+    xy: Float[np.ndarray, "city 2"],
+    is_new: np.ndarray,
+    *,
+    method: Method = "ridge",
+) -> Float[np.ndarray, "new 2"]:
+    """Places of the new cities decoded by a probe fitted on the old ones only. AnalysisError without new."""
+    is_new = np.asarray(is_new, dtype=bool)
+    if not is_new.any():
+        raise AnalysisError("there are no new cities to reconstruct")
+    return fit_linear(x[~is_new], xy[~is_new], method=method).predict(x[is_new])

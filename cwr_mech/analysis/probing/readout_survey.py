@@ -1,0 +1,156 @@
+"""What one probe score hides, at the best layer of each prompt, as a Result."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.paper_values import PROBES
+from cwr_mech.analysis.probing.controls import (
+    code_length,
+    learning_curve,
+    new_city_errors,
+    nonlinear_decode,
+    prompt_transfer,
+    region_scores,
+)
+from cwr_mech.analysis.probing.probe import (
+    cross_decode,
+    decode_new,
+    place_errors,
+    random_folds,
+    score,
+)
+from cwr_mech.analysis.selection import (
+    Item,
+    digits_in_place,
+    run_label,
+    shared_ids,
+)
+from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Result
+
+Row = dict[str, Any]
+
+
+def best_places(layers: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Prompt -> (hook, site) with the highest held-out R2, from the `layers` table of a probe result."""
+    best: dict[str, Row] = {}
+    for row in layers:
+        if row["task"] not in best or row["r2"] > best[row["task"]]["r2"]:
+            best[row["task"]] = row
+    return {task: (row["hook"], row["site"]) for task, row in best.items()}
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def readout_result(
+    store: ActivationStore,
+    places: dict[str, tuple[str, str]],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    command: str = "",
+    inputs: dict[str, str] | None = None,
+) -> Result:
+    """`places`: prompt -> (hook, site). The folds are those of `probe_result` for the same seed.
+
+    Tables: `prompts` (ridge, least squares, nonlinear, whole regions held out; code length in bits a city
+    beside shuffled places and digits), `regions`, `learning`, `new` (spread over prompts), `published`.
+    Arrays: `transfer` [fitted read] at the place of the first prompt, `prompts`.
+    """
+    ids = shared_ids([store], "old")
+    rows_of = store.rows(ids)
+    xy, region = store.xy[rows_of], np.asarray(store.region)[rows_of]
+    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    rng = np.random.default_rng([seed, 2])
+    shuffled = rng.permutation(xy)
+    digits, _ = code_length(digits_in_place(ids), xy, rng)
+    prompts: list[Row] = []
+    regions: list[Row] = []
+    learning: list[Row] = []
+    new: list[Row] = []
+    for task, (hook, site) in places.items():
+        item = Item(store, hook, task, site)
+        x = item.get(ids)
+        decoded = cross_decode(x, xy[None], fold)[0]
+        bits, uniform = code_length(x, xy, rng)
+        held_out, r2_regions = _regions(x, xy, region, decoded)
+        prompts.append(
+            {
+                "run": item.run,
+                "layer": item.layer,
+                "hook": hook,
+                "task": task,
+                "site": site,
+                "r2": score(decoded, xy).r2,
+                "r2_ols": score(cross_decode(x, xy[None], fold, method="ols")[0], xy).r2,
+                "r2_nonlinear": score(nonlinear_decode(x, xy, fold, seed=seed), xy).r2,
+                "r2_nonlinear_shuffled": score(nonlinear_decode(x, shuffled, fold, seed=seed), shuffled).r2,
+                "r2_regions_held_out": r2_regions,
+                "bits": bits,
+                "bits_uniform": uniform,
+                "bits_shuffled": code_length(x, shuffled, rng)[0],
+                "bits_digits": digits,
+                "n": len(ids),
+            }
+        )
+        regions += [{"task": task, **row} for row in held_out]
+        learning += [{"task": task, **row} for row in learning_curve(x, xy, rng)]
+        if store.is_new.any():
+            everything = store.get(hook, task, site)
+            ols = decode_new(everything, store.xy, store.is_new, method="ols")
+            new.append(
+                {"task": task, **new_city_errors(everything, store.xy, store.is_new, rng)}
+                | {"error_ols": float(place_errors(ols, store.xy[store.is_new]).mean())}
+                | {"error_old": score(decoded, xy).error_mean}
+            )
+    hook, site = next(iter(places.values()))
+    transfer = prompt_transfer({task: store.get(hook, task, site, ids) for task in places}, xy, fold)
+    means = [row["error_mean"] for row in new]
+    return Result(
+        kind="readout",
+        command=command,
+        inputs=inputs or {},
+        params={
+            "runs": [run_label(store)],
+            "folds": folds,
+            "seed": seed,
+            "transfer_hook": hook,
+            "site": site,
+        },
+        values={
+            "n": len(ids),
+            "new_error": float(np.mean(means)) if means else None,
+            "new_error_deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+            "new_error_lowest": min(means, default=None),
+            "new_error_highest": max(means, default=None),
+        },
+        tables={
+            "prompts": prompts,
+            "regions": regions,
+            "learning": learning,
+            "published": list(PROBES),
+            **({"new": new} if new else {}),
+        },
+        arrays={"transfer": transfer.r2, "prompts": np.array(transfer.prompts)},
+        notes=[
+            "Code length: bits for both coordinates of a city to a tenth of a degree, sent in doubling "
+            "blocks with a probe fitted on all earlier cities; controls: shuffled places, digits of the id.",
+            "Whole regions held out: no neighbour of a decoded city is in the training set, so the probe has "
+            "to extrapolate; the constant is the mean place of the other regions.",
+            "Nonlinear: RBF kernel ridge regression, its width and penalty chosen inside the training folds.",
+        ],
+    )
+
+
+def _regions(
+    x: np.ndarray, xy: np.ndarray, region: np.ndarray, decoded: np.ndarray
+) -> tuple[list[Row], float | None]:
+    try:
+        rows, r2 = region_scores(x, xy, region, decoded)
+    except AnalysisError:
+        # A world of one region: there is nothing to hold out.
+        return [], None
+    return [vars(row).copy() for row in rows], r2

@@ -1,0 +1,102 @@
+"""Does the map surface in the leading components, more so with more tasks (the paper's open question 2)?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cwr_mech.analysis.probing.dimension import surfacing
+from cwr_mech.analysis.probing.probe import random_folds
+from cwr_mech.analysis.selection import Item, shared_ids
+from cwr_mech.analysis.stats.intervals import mean_interval, permutation_test
+from cwr_mech.analysis.stats.models import Member
+from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Result
+
+Row = dict[str, Any]
+MEASURED = ("variance", "r2", "alignment")
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def surfacing_result(
+    items: Sequence[Item],
+    members: Mapping[str, Member],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    command: str = "",
+    inputs: dict[str, str] | None = None,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Result:
+    """`items`: places in models, one a model and layer; `members`: run -> how it was trained.
+
+    Tables: `components` (each model, layer and number of components k: `surfacing`), `by_tasks` (means over
+    models of equally many tasks, intervals over models), `trend` (slope of R2 with the number of tasks for
+    each layer and k; null: numbers of tasks shuffled among models). Raises AnalysisError for too few cities.
+    """
+    ids = shared_ids([item.store for item in items], "old")
+    first = items[0].store
+    xy = first.xy[first.rows(ids)]
+    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    rows: list[Row] = []
+    for index, item in enumerate(items):
+        member = members[item.run]
+        place = {"run": item.run, "tasks": "+".join(member.tasks), "n_tasks": len(member.tasks)}
+        place |= {"failed": member.failed, "layer": item.layer, "hook": item.hook, "task": item.task}
+        rng = np.random.default_rng([seed, 1, index])
+        rows += [place | vars(one) for one in surfacing(item.get(ids), xy, fold, rng)]
+        advance(1)
+    return Result(
+        kind="surfacing",
+        command=command,
+        inputs=inputs or {},
+        params={"runs": list(members), "site": items[0].site, "folds": folds, "seed": seed},
+        values={"n": len(ids), "models": len(members)},
+        tables={"components": rows, "by_tasks": _by_tasks(rows), "trend": _trends(rows, seed)},
+        notes=[
+            f"{len(ids)} old cities. R2 of a ridge probe on the first k principal components alone, on "
+            "held-out cities; control: places shuffled. Alignment: share of the full probe's two directions "
+            "inside the components; control: random directions, k of the space's dimensions.",
+            "Intervals of one model are over cities; means and trends have models as units.",
+        ],
+    )
+
+
+def _cells(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows grouped by the values of some columns, in order."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def _by_tasks(rows: Sequence[Row]) -> list[Row]:
+    means: list[Row] = []
+    for (layer, n_tasks, k), mine in _cells(rows, "layer", "n_tasks", "k").items():
+        row: Row = {"layer": layer, "n_tasks": n_tasks, "k": k, "models": len(mine)}
+        for name in MEASURED:
+            interval = mean_interval(np.array([one[name] for one in mine]))
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        means.append(row)
+    return means
+
+
+def _trends(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Slope of R2 with the number of tasks; nothing where all models have equally many."""
+    found: list[Row] = []
+    for (layer, k), mine in _cells(rows, "layer", "k").items():
+        tasks, r2 = np.array([row["n_tasks"] for row in mine]), np.array([row["r2"] for row in mine])
+        if np.ptp(tasks) == 0:
+            continue
+
+        def slope(order: np.ndarray, tasks: np.ndarray = tasks, r2: np.ndarray = r2) -> float:
+            return float(np.polyfit(tasks[order], r2, 1)[0])
+
+        rng = np.random.default_rng([seed, 2, layer + 1, k])
+        try:
+            test = permutation_test(slope, len(mine), rng, alternative="two-sided")
+        except AnalysisError:
+            continue
+        found.append({"layer": layer, "k": k, "slope": test.value, "p": test.p, "models": len(mine)})
+    return found

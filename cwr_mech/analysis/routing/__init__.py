@@ -1,0 +1,1 @@
+"""Through which directions and modules a fine-tuning runs."""

@@ -1,0 +1,162 @@
+"""Do tasks pull the weights the same way? Cosines, subspaces and overlaps of parameter gradients.
+
+Per weight matrix and task: small-batch gradients, flattened; their effective number of directions; the share
+of one half's energy in the leading directions of the other half (of the same task, and of other tasks); the
+overlap of tasks' leading subspaces with its analytic null, and their principal angles; cosines between tasks'
+expected gradients, with the noise of batches taken out. For matrices that write into the residual stream, the
+share of the gradient's energy whose output lies in the map's directions.
+Cosine as conflict: Yu et al., PCGrad, arXiv 2001.06782.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cwr_mech.analysis.manifold.bases import fit_basis, leading_directions, random_basis_like
+from cwr_mech.analysis.routing.grams import gradient_set, parts, writing
+from cwr_mech.analysis.routing.updates import Reader
+from cwr_mech.analysis.stats.subspaces import (
+    cosine_interval,
+    effective_directions,
+    energy,
+    null_of,
+    null_share,
+    principal_angles,
+    projection_kernel,
+)
+from cwr_mech.data.rows import generate
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Result
+from cwr_mech.world.cities import World
+
+LIKE_DRAWS = 20
+
+
+def conflict_result(
+    model: HookedQwen2,
+    world: World,
+    tasks: Sequence[str],
+    *,
+    run: str,
+    group: str = "new",
+    n_batches: int = 16,
+    batch: int = 32,
+    rank: int = 4,
+    seed: int = 0,
+    command: str = "",
+    inputs: Mapping[str, str] | None = None,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Result:
+    """Compare the parameter gradients of `tasks` at one model state, on questions of one group of cities.
+
+    `advance(1)` is called after each task. Raises AnalysisError for fewer than 2 * rank batches.
+    """
+    rows = {
+        task: generate(world, task, n_batches * batch, split="train", seed=seed, group=group)
+        for task in tasks
+    }
+    found = gradient_set(model, rows, batch, advance=advance)
+    written: list[dict[str, Any]] = []
+    for index, task in enumerate(tasks):
+        reader = Reader(task, world.ids, id_digits=world.config.id_digits)
+        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+        written += [
+            {"task": task} | row for row in _written(found.moments[task], reader, model, world, rank, rng)
+        ]
+    cosines: list[dict[str, Any]] = []
+    spaces: list[dict[str, Any]] = []
+    overlaps: list[dict[str, Any]] = []
+    for name, size in found.sizes.items():
+        mine = parts(found.vectors(name), tasks)
+        bases = {task: leading_directions(g[::2], rank)[0] for task, g in mine.items()}
+        for task in tasks:
+            spaces.append({"matrix": name, "task": task} | _space(task, mine, bases, rank, size))
+        for a, b in combinations(tasks, 2):
+            cosine = cosine_interval(mine[a], mine[b])
+            cosines.append(
+                {"matrix": name, "task_a": a, "task_b": b, "cosine": cosine.value}
+                | {"lo": cosine.low, "hi": cosine.high}
+            )
+            null, angles = null_share(bases[b].T, rank, size), principal_angles(bases[a], bases[b])
+            overlaps.append(
+                {"matrix": name, "task_a": a, "task_b": b, "overlap": projection_kernel(bases[a], bases[b])}
+                | {"null": null.mean, "null_hi": null.high}
+                | {"least_angle": float(angles[0]), "largest_angle": float(angles[-1])}
+            )
+    whole = {(row["task_a"], row["task_b"]): row["cosine"] for row in cosines if row["matrix"] == "all"}
+    grid = np.array([[1.0 if a == b else whole.get((a, b), whole.get((b, a))) for b in tasks] for a in tasks])
+    return Result(
+        kind="conflict",
+        command=command,
+        inputs=dict(inputs or {}),
+        params={"runs": [run], "tasks": list(tasks), "group": group, "batches": n_batches, "batch": batch}
+        | {"rank": rank, "seed": seed},
+        values={"n_parameters": found.sizes["all"]},
+        tables={"cosines": cosines, "spaces": spaces, "overlaps": overlaps, "written": written},
+        arrays={"cosine": grid, "tasks": np.array(tasks)},
+        notes=[
+            f"{n_batches} batches of {batch} questions about {group} cities for each task, loss on every "
+            "token. Cosines are between expected gradients: the noise of batches is taken out, so they may "
+            "leave -1 to 1; intervals by the jackknife over batches of one model.",
+            f"Subspaces: {rank} leading directions of every other batch; shares are measured on the rest. "
+            "Angles in degrees.",
+            "written: share of the energy of the gradients of a matrix that writes into the residual stream "
+            f"whose output lies in the map's {rank} leading directions after that block.",
+        ],
+    )
+
+
+def _space(
+    task: str,
+    vectors: Mapping[str, Float[np.ndarray, "batch dimension"]],
+    bases: Mapping[str, Float[np.ndarray, "dimension rank"]],
+    rank: int,
+    size: int,
+) -> dict[str, Any]:
+    held_out = vectors[task][1::2]
+    null = null_share(held_out, rank, size)
+    others = [energy(held_out, bases[other]).share for other in vectors if other != task]
+    return {
+        "effective_directions": effective_directions(vectors[task]),
+        "own": energy(held_out, bases[task]).share,
+        "own_in_sample": energy(vectors[task][::2], bases[task]).share,
+        "others": float(np.mean(others)) if others else None,
+        "null": null.mean,
+        "null_hi": null.high,
+    }
+
+
+def _written(
+    moments: Mapping[str, Float[np.ndarray, "d_model d_model"]],
+    reader: Reader,
+    model: HookedQwen2,
+    world: World,
+    rank: int,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """For each matrix that writes into the residual stream, how much of the gradient's energy writes into the
+    map's directions after that block, in the task's own prompt; and into random ones.
+    """
+    old = world.old()
+    x = reader.read(model)[:, old]
+    found = []
+    for name in writing(model.cfg.n_layers):
+        here = x[int(name.split(".")[0]) + 1]
+        columns = fit_basis("manifold", here, world.xy[old].astype(np.float64), rank=rank).columns
+        moment = moments[name] / np.trace(moments[name])
+        null = null_of(float(np.sum(moment**2)), len(moment), rank)
+        like = [_inside(moment, random_basis_like(here, rank, rng).columns) for _ in range(LIKE_DRAWS)]
+        found.append(
+            {"matrix": name, "layer": int(name.split(".")[0]), "share": _inside(moment, columns)}
+            | {"null": null.mean, "null_hi": null.high, "like": float(np.mean(like))}
+            | {"like_hi": float(np.quantile(like, 0.975))}
+        )
+    return found
+
+
+def _inside(moment: Float[np.ndarray, "d d"], columns: Float[np.ndarray, "d rank"]) -> float:
+    """Share of a second moment of trace 1 inside the span of orthonormal columns."""
+    return float(np.sum(columns * (moment @ columns)))

@@ -1,0 +1,288 @@
+"""Where a task's updates of cities' activations go: on the world manifold or off it, to their places or not.
+
+For every task, site, layer, kind of update (`gradient` of the loss, one `plain` or `adam` step: see
+`analysis/gradients.py`) and group of cities (new, old) this gives
+
+shares      of the update's energy in the manifold's leading directions, the probe's, the leading principal
+            components, the local tangent plane; in the leading directions of the same task's updates of other
+            cities (`own`) and of the other tasks' (`others`)
+directions  cosine between the decoded movement and the way to the true place; what the parts on and off the
+            manifold's directions contribute to it; cosine between the update and the whole way to the mapped
+            true place
+
+A basis is fitted on old cities; an old city's share is measured in the basis of the other half of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cwr_mech.analysis.manifold.bases import (
+    Basis,
+    leading_directions,
+    random_basis_like,
+    tangent_bases,
+)
+from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
+from cwr_mech.analysis.stats.intervals import bootstrap
+from cwr_mech.analysis.stats.ridge import LinearMap, fit_linear
+from cwr_mech.analysis.stats.subspaces import Energy, energy, null_share
+from cwr_mech.errors import AnalysisError
+
+UPDATES = ("gradient", "plain", "adam")
+BASES = ("manifold", "tangent", "probe", "pca", "own", "others")
+LIKE_DRAWS = 50
+DRAWS = 300
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is fitted on some old cities at one layer, prompt and site."""
+
+    manifold: Manifold
+    probe: LinearMap
+    bases: Mapping[str, Basis]
+
+    def columns(self, kind: str, xy: Float[np.ndarray, "city 2"]) -> np.ndarray:
+        """Orthonormal columns of a basis; of the tangent planes at `xy` for "tangent"."""
+        return tangent_bases(self.manifold, xy) if kind == "tangent" else self.bases[kind].columns
+
+
+def fit_space(
+    x: Float[np.ndarray, "city p"], xy: Float[np.ndarray, "city 2"], rank: int | None = None, seed: int = 0
+) -> Space:
+    """Fit map, probe and bases on the cities given. Without a rank, the manifold's directions are as many as
+    carry 95 % of the mapped variance; the principal components are as many.
+    """
+    manifold = fit_manifold(x, xy, seed=seed)
+    probe = fit_linear(x, xy)
+    mapped = manifold.map(xy)
+    columns, share = leading_directions(mapped - mapped.mean(axis=0), rank)
+    leading, variance = leading_directions(x - x.mean(axis=0), columns.shape[1])
+    bases = {
+        "manifold": Basis("manifold", columns, share, len(x)),
+        "pca": Basis("pca", leading, variance, len(x)),
+        "probe": Basis("probe", np.linalg.qr(probe.weights)[0], float("nan"), len(x)),
+    }
+    return Space(manifold, probe, bases)
+
+
+@dataclass(frozen=True)
+class Field:
+    """Updates of cities at one layer, prompt and site, and the cities' activations and places there.
+
+    `step` says whether the updates are those of one step, in the activation's units; the length of a
+    gradient means nothing.
+    """
+
+    updates: Float[np.ndarray, "city p"]
+    x: Float[np.ndarray, "city p"]
+    xy: Float[np.ndarray, "city 2"]
+    step: bool
+
+    def take(self, rows: Bool[np.ndarray, "city"] | Int[np.ndarray, "picked"]) -> "Field":
+        """Some of the cities."""
+        return Field(self.updates[rows], self.x[rows], self.xy[rows], self.step)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Spaces fitted on old cities: `whole` on all, `halves[h]` on those that are not in half h."""
+
+    x: Float[np.ndarray, "old p"]
+    whole: Space
+    halves: tuple[Space, Space]
+
+    @classmethod
+    def fit(
+        cls,
+        x: Float[np.ndarray, "old p"],
+        xy: Float[np.ndarray, "old 2"],
+        half: Bool[np.ndarray, "old"],
+        rank: int | None = None,
+        seed: int = 0,
+    ) -> "Ground":
+        """`half` [old] deals the cities into two halves; the halves use the rank that the whole has."""
+        if min(half.sum(), (~half).sum()) < 20:
+            raise AnalysisError(
+                f"{len(half)} old cities are too few to split in two", "at least 40 are needed"
+            )
+        whole = fit_space(x, xy, rank, seed)
+        k = whole.bases["manifold"].rank
+        first, second = (fit_space(x[kept], xy[kept], k, seed) for kept in (~half, half))
+        return cls(x, whole, (first, second))
+
+    def parts(self, field: Field, half: Bool[np.ndarray, "city"] | None) -> Iterator[tuple[Field, Space]]:
+        """The cities with the space to measure them in: the whole for new cities (`half` None), else the
+        space of the half they are not in.
+        """
+        if half is None:
+            yield field, self.whole
+        else:
+            yield field.take(half), self.halves[0]
+            yield field.take(~half), self.halves[1]
+
+
+def shares(
+    field: Field,
+    ground: Ground,
+    half: Bool[np.ndarray, "city"] | None,
+    others: Float[np.ndarray, "other p"] | None,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """One row for each basis: share with interval, in-sample share where there is one, and nulls.
+
+    half: None for new cities, which took no part in any basis; else for old cities the half each is in.
+    others: updates of other tasks for the same cities, in the same order, tasks one after another.
+    """
+    rank = ground.whole.bases["manifold"].rank
+    found = []
+    for kind in BASES:
+        if kind not in ("own", "others"):
+            found.append(_fitted(kind, field, ground, half, rng))
+        elif measured := _crossed(field.updates, others, kind, rank, rng):
+            found.append(_row(kind, *measured, None, field, ground, rng))
+    return found
+
+
+def manifold_share(
+    field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The row of `shares` for the manifold's directions alone."""
+    return _fitted("manifold", field, ground, half, rng)
+
+
+def _fitted(
+    kind: str,
+    field: Field,
+    ground: Ground,
+    half: Bool[np.ndarray, "city"] | None,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """The share in a basis that was fitted on old cities."""
+    pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)]
+    rank = 2 if kind in ("probe", "tangent") else ground.whole.bases["manifold"].rank
+    whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
+    return _row(kind, _joined(pieces), rank, None if half is None else whole, field, ground, rng)
+
+
+def _joined(pieces: Sequence[Energy]) -> Energy:
+    return Energy(
+        *(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("inside", "total"))
+    )
+
+
+def _crossed(
+    updates: Float[np.ndarray, "city p"],
+    others: Float[np.ndarray, "other p"] | None,
+    kind: str,
+    rank: int,
+    rng: np.random.Generator,
+) -> tuple[Energy, int] | None:
+    """Energy in the leading directions of updates (own or others') of the other half of the cities."""
+    n = len(updates)
+    source = updates if kind == "own" else others
+    if source is None or n < 4:
+        return None
+    half = rng.permutation(n) % 2 == 0
+    rank = min(rank, int(half.sum()), int((~half).sum()))
+    pieces = []
+    for test in (half, ~half):
+        fitted = source[np.tile(~test, len(source) // n)]
+        columns, _ = leading_directions(fitted, min(rank, int(np.linalg.matrix_rank(fitted))))
+        pieces.append(energy(updates[test], columns))
+    return _joined(pieces), rank
+
+
+def _row(
+    kind: str,
+    found: Energy,
+    rank: int,
+    in_sample: float | None,
+    field: Field,
+    ground: Ground,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    interval = found.interval(rng, draws=DRAWS)
+    null = null_share(field.updates, rank)
+    like = [
+        energy(field.updates, random_basis_like(ground.x, rank, rng).columns).share for _ in range(LIKE_DRAWS)
+    ]
+    return {
+        "basis": kind,
+        "rank": rank,
+        "n": len(field.updates),
+        "share": found.share,
+        "lo": interval.low,
+        "hi": interval.high,
+        "in_sample": in_sample,
+        "null": null.mean,
+        "null_lo": null.low,
+        "null_hi": null.high,
+        "like": float(np.mean(like)),
+        "like_hi": float(np.quantile(like, 0.975)),
+    }
+
+
+def directions(
+    field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Does the update move the decoded place towards the true place, and which part of it does?
+
+    `cosine`: mean over cities of the cosine between the decoded movement and the way to the true place;
+    `cosine_on`, `cosine_off` of the parts on and off the manifold's directions; `cosine_shuffled`: with the
+    ways of the cities exchanged, the control. `gain`: mean distance gained by the step along that way, in
+    tenths of a degree, the sum of `gain_on` and `gain_off` (None for gradients). `target`: mean cosine
+    between the update and the way from the activation to the mapped true place, in the whole space.
+    """
+    movements, ways, targets = [], [], []
+    for part, space in ground.parts(field, half):
+        columns = space.bases["manifold"].columns
+        on = part.updates @ columns @ columns.T
+        movements.append([u @ space.probe.weights for u in (part.updates, on, part.updates - on)])
+        ways.append(part.xy - space.probe.predict(part.x))
+        targets.append(cosines(part.updates, space.manifold.map(part.xy) - part.x))
+    whole, on, off = (np.concatenate([piece[k] for piece in movements]) for k in range(3))
+    way, target = np.concatenate(ways), np.concatenate(targets)
+    cosine = cosines(whole, way)
+    low, high = _mean_interval(cosine, rng)
+    target_low, target_high = _mean_interval(target, rng)
+    length = np.linalg.norm(way, axis=1)
+    gains = [float(np.mean(np.sum(moved * way, axis=1) / length)) for moved in (whole, on, off)]
+    return {
+        "n": len(cosine),
+        "cosine": float(np.nanmean(cosine)),
+        "lo": low,
+        "hi": high,
+        "cosine_on": float(np.nanmean(cosines(on, way))),
+        "cosine_off": float(np.nanmean(cosines(off, way))),
+        "cosine_shuffled": float(np.nanmean(cosines(whole, way[rng.permutation(len(way))]))),
+        "gain": gains[0] if field.step else None,
+        "gain_on": gains[1] if field.step else None,
+        "gain_off": gains[2] if field.step else None,
+        "target": float(np.nanmean(target)),
+        "target_lo": target_low,
+        "target_hi": target_high,
+    }
+
+
+def cosines(a: Float[np.ndarray, "row k"], b: Float[np.ndarray, "row k"]) -> Float[np.ndarray, "row"]:
+    """Cosine row by row; NaN where a row is zero."""
+    size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.divide(np.sum(a * b, axis=1), size, out=np.full(len(a), np.nan), where=size > 0)
+
+
+def _mean_interval(values: Float[np.ndarray, "city"], rng: np.random.Generator) -> tuple[float, float]:
+    kept = values[np.isfinite(values)]
+    if len(kept) < 2:
+        return float("nan"), float("nan")
+    found = bootstrap(lambda rows: float(kept[rows].mean()), len(kept), rng, draws=DRAWS)
+    return found.low, found.high
+
+
+def unit_fields(fields: Sequence[Float[np.ndarray, "city p"]]) -> Float[np.ndarray, "other p"]:
+    """Fields one after another, each scaled to the same energy, so that no task outweighs another."""
+    return np.concatenate([field / max(float(np.linalg.norm(field)), 1e-300) for field in fields])

@@ -1,0 +1,167 @@
+"""Gradients of a task at one model state: with respect to the activations of cities, and to the weights.
+
+Three kinds of update are never mixed up:
+1. `at_mentions`: with respect to the activation of a mentioned city: what the loss asks of it;
+2. `parameter_gradients` by weight matrix for each small batch, `per_example_gradients` for each question;
+3. `analysis/steps.py`: the change of a city's activation that an optimiser step on the task makes, which is
+   what the weights, shared by all cities, do about it.
+Functions here return gradients; the update is their negative.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
+from cwr_mech.data.rows import Rows
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.engine import Engine
+from cwr_mech.training.parameters import FlatParameters
+
+Loss = Literal["full", "answer"]
+
+
+def engine_of(model: HookedQwen2) -> Engine:
+    """An engine that computes gradients at the model's weights (copies of them, in `engine.flat`)."""
+    flat = FlatParameters(model.config)
+    flat.load(model)
+    return Engine(flat)
+
+
+def first_predicted(rows: Rows, loss: Loss) -> Int32[np.ndarray, " row"]:
+    """First position that counts: the answer's, or 1 for the loss on every token."""
+    return rows.answer_start if loss == "answer" else np.ones_like(rows.answer_start)
+
+
+@dataclass(frozen=True)
+class AtMentions:
+    """Gradients and activations at mentions of cities, float32 [layer mention d_model].
+
+    Index L + 1 is the residual stream after block L (index 0 the embedding), up to the input of the last
+    block: what the last block writes at a city is read by no answer. Gradients in nats a predicted token.
+    """
+
+    mentions: Mentions
+    gradients: Float32[np.ndarray, "layer mention d_model"]
+    activations: Float32[np.ndarray, "layer mention d_model"]
+
+    def take(self, which: Bool[np.ndarray, " mention"]) -> "AtMentions":
+        """Those that a mask keeps."""
+        return AtMentions(self.mentions.take(which), self.gradients[:, which], self.activations[:, which])
+
+    def city_means(
+        self, layer: int, of: Literal["gradients", "activations"] = "gradients"
+    ) -> tuple[Int64[np.ndarray, " city"], Float64[np.ndarray, "city d_model"]]:
+        """The cities mentioned, ascending, and each one's mean over its mentions, after block `layer`.
+
+        Layer -1 is the embedding. Raises AnalysisError for a layer that is not kept.
+        """
+        values = getattr(self, of)
+        if not -1 <= layer < len(values) - 1:
+            raise AnalysisError(
+                f"no gradient reaches a city after block {layer}",
+                f"choose layers from -1 to {len(values) - 2}",
+            )
+        return means_by_city(self.mentions.city, values[layer + 1])
+
+
+def at_mentions(
+    model: HookedQwen2,
+    rows: Rows,
+    site: str,
+    ids: Int[np.ndarray, " city"] | None = None,
+    *,
+    slots: Sequence[int] | None = None,
+    loss: Loss = "answer",
+    id_digits: int = 4,
+) -> AtMentions:
+    """Gradient of each question's mean loss, and activation, at `site` of mentions of the cities `ids`.
+
+    `ids` None takes all cities. `slots` keeps mentions in these places of the question only, 0 being its
+    first city. Raises AnalysisError when no question mentions one of them.
+    """
+    found = mentions_of(rows, site, ids, id_digits)
+    if slots is not None:
+        found = found.take(np.isin(found.slot, slots))
+    if not len(found):
+        raise AnalysisError("no question mentions the cities asked for")
+    engine = engine_of(model)
+    by_row = np.split(np.arange(len(found)), np.searchsorted(found.row, np.arange(1, len(rows))))
+    gradients, activations = np.empty(
+        (2, model.cfg.n_layers, len(found), model.cfg.d_model), dtype=np.float32
+    )
+
+    def keep(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
+        for place, row in enumerate(which.tolist()):
+            at = found.position[by_row[row]]
+            gradients[layer, by_row[row]] = gradient[place, at].numpy()
+            activations[layer, by_row[row]] = activation[place, at].numpy()
+        return gradient
+
+    first = first_predicted(rows, loss)
+    engine.batch(rows.tokens, rows.lengths, first, 1.0, keep)
+    gradients /= (rows.lengths - first)[found.row][:, None]
+    return AtMentions(found, gradients, activations)
+
+
+def parameter_gradients(
+    model: HookedQwen2, rows: Rows, batch: int, *, loss: Loss = "full"
+) -> dict[str, Float32[np.ndarray, "batch ..."]]:
+    """Gradient of the mean loss of each `batch` questions in turn, by weight matrix.
+
+    Names are `FlatParameters`': "embed", "unembed", and for layer i "i.qkv" [d_model head*k], "i.o", and
+    "i.gate_up" and "i.down"; gains and biases as well. Left-over questions are not used.
+    Raises AnalysisError for fewer questions than one batch.
+    """
+    n = len(rows) // batch
+    if batch < 1 or n < 1:
+        raise AnalysisError(f"{len(rows)} questions do not fill a batch of {batch}")
+    engine = engine_of(model)
+    found = {name: np.empty((n, *shape), dtype=np.float32) for name, shape in engine.flat.shapes.items()}
+    for index in range(n):
+        for name, gradient in batch_gradient(engine, rows, index, batch, loss=loss).items():
+            found[name][index] = gradient
+    return found
+
+
+def batch_gradient(
+    engine: Engine, rows: Rows, index: int, batch: int, *, loss: Loss = "full"
+) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Gradient of the mean loss of the `index`-th `batch` questions, by the engine's names: views, good until
+    the engine's next gradient.
+    """
+    part = rows.take(slice(index * batch, (index + 1) * batch))
+    first = first_predicted(part, loss)
+    engine.flat.grads.zero_()
+    engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
+    return {name: gradient.numpy() for name, gradient in engine.flat.g.items()}
+
+
+def per_example_gradients(
+    model: HookedQwen2, rows: Rows, *, loss: Loss = "full"
+) -> dict[str, Float[Tensor, "row ..."]]:
+    """Gradient of every question's own mean loss, by TransformerLens parameter name, in one vectorised pass.
+
+    Holds one gradient of the whole model for each row: rows times parameters times 4 bytes.
+    """
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    tokens = torch.from_numpy(rows.tokens.astype(np.int64))
+    place = torch.arange(tokens.shape[1])
+    first, end = (torch.from_numpy(a.astype(np.int64)) for a in (first_predicted(rows, loss), rows.lengths))
+    mask = (place >= first[:, None]) & (place < end[:, None])
+
+    def row_loss(weights: dict[str, Tensor], row: Tensor, counts: Tensor) -> Tensor:
+        logits = functional_call(model, weights, (row[None],))[0]
+        picked = logits[:-1].log_softmax(-1).gather(1, row[1:, None])[:, 0]
+        return -(picked * counts[1:]).sum() / counts.sum()
+
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no rule for a batch of models
+        return vmap(grad(row_loss), in_dims=(None, 0, 0))(parameters, tokens, mask)

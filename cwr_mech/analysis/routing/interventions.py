@@ -1,0 +1,167 @@
+"""The causal arms: the frames they need, fitted on ordinary cities of the model before fine-tuning.
+
+arm                gradient that flows back into mentions of the routed cities
+none               as it is
+manifold           its projection onto the directions in which ordinary cities differ because of their place
+complement         what is left without these directions
+random             its projection onto the same subspaces turned at random: the placebo of `manifold`
+random-complement  what is left without the turned subspaces: the placebo of `complement`
+pull               as it is, and a penalty on the distance from the affine space of the manifold's directions:
+                   a manifold regulariser, which makes new cities more similar to ordinary ones
+
+The placebos turn all subspaces of a model by one random rotation, because a gradient passes the frames of
+several layers: the manifold's lie close together (0.81 of one in the next), independent random ones would
+each stop what the one above let through, and the placebo would differ from its arm in more than direction.
+
+All arms see the same rows in the same order, start from the same weights, take the same steps, route at the
+same places, and their routed gradients keep their norm. A place (layer, site, task, slot) is routed only if
+there is a map: elsewhere "the manifold's directions" would be a fit to noise.
+"""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
+from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing.projection import (
+    Frame,
+    Keep,
+    Place,
+    RowsHook,
+    pull,
+    route,
+)
+from cwr_mech.config import RouteConfig
+from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
+from cwr_mech.data.rows import Rows, generate
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import get_task
+from cwr_mech.world.cities import World
+
+ARMS: tuple[str, ...] = get_args(RouteConfig.model_fields["arm"].annotation)
+ROUTED = {"new-cities": "new", "all": "all"}
+"""Whose gradients are routed: the words of the command line -> the settings'."""
+SITES = ("last_digit", "delimiter")
+ROWS = 3000
+LEAST_MAP = 0.3
+"""Share of the activations' variance that place must explain, by leave-one-out error, where one routes."""
+
+
+def fit_frames(
+    model: HookedQwen2,
+    world: World,
+    tasks: Sequence[str],
+    layers: Sequence[int],
+    *,
+    sites: Sequence[str] = SITES,
+    rank: int,
+    at_random: bool = False,
+    least_map: float = LEAST_MAP,
+    n_rows: int = ROWS,
+    seed: int = 0,
+) -> dict[Place, Frame]:
+    """A frame for each layer, site, task and slot with a map, fitted on old cities in training questions.
+
+    Each city counts once, with its mean activation over the questions that name it in that slot. `at_random`
+    turns all subspaces by one random rotation. Raises AnalysisError for a layer without a
+    gradient, for too few cities, for a rank they cannot give, and when there is a map nowhere.
+    """
+    frames: dict[Place, Frame] = {}
+    turn = random_rotation(model.cfg.d_model, np.random.default_rng(seed)) if at_random else None
+    best = -np.inf
+    for task in tasks:
+        rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
+        for site in sites:
+            found = mentions_of(rows, site, id_digits=world.config.id_digits)
+            activations = read_mentions(model, rows, found, layers)
+            for slot in range(get_task(task).n_max):
+                here = found.slot == slot
+                for layer in layers:
+                    ids, x = means_by_city(found.city[here], activations[layer][here])
+                    xy = world.xy_of(ids).astype(np.float64)
+                    manifold = fit_manifold(x, xy)
+                    best = max(best, manifold.variance)
+                    if manifold.variance >= least_map:
+                        mapped = manifold.map(xy)
+                        columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
+                        columns = columns if turn is None else turn @ columns
+                        frames[Place(layer, site, task, slot)] = _frame(columns, x)
+    if not frames:
+        raise AnalysisError(
+            f"there is no map to route along: place explains at most {best:.2f} of the activations' variance "
+            f"at the layers chosen, {least_map} is needed",
+            "choose other layers, or train the base for longer",
+        )
+    return frames
+
+
+def read_mentions(
+    model: HookedQwen2, rows: Rows, found: Mentions, layers: Sequence[int], *, batch: int = 256
+) -> dict[int, Float32[np.ndarray, "mention d_model"]]:
+    """Activations of the residual stream at mentions in `rows`, after each of the blocks `layers`.
+
+    Raises AnalysisError for a layer that is not there or whose output at a city no answer reads (the last).
+    """
+    readable = range(-1, model.cfg.n_layers - 1)
+    for layer in layers:
+        if layer not in readable:
+            raise AnalysisError(
+                f"no gradient reaches a city after block {layer}",
+                f"choose layers from {readable[0]} to {readable[-1]}",
+            )
+    values = {
+        layer: np.empty((len(found), model.cfg.d_model), dtype=np.float32) for layer in sorted(set(layers))
+    }
+    for start in range(0, len(rows), batch):
+        here = slice(*np.searchsorted(found.row, (start, start + batch)))
+        at = found.row[here] - start, found.position[here]
+        tokens = torch.from_numpy(rows.tokens[start : start + batch].astype(np.int64))
+        with torch.no_grad():
+            resid, done = model(tokens, stop_at_layer=0), 0
+            for layer, kept in values.items():
+                if layer >= done:
+                    resid = model(resid, start_at_layer=done, stop_at_layer=layer + 1)
+                    done = layer + 1
+                kept[here] = resid[at].numpy()
+    return values
+
+
+def _frame(columns: Float[np.ndarray, "p rank"], x: Float[np.ndarray, "city p"]) -> Frame:
+    centre = x.mean(axis=0)
+    off = (x - centre) - (x - centre) @ columns @ columns.T
+    return Frame(columns, centre, float(np.sqrt(np.mean(np.sum(off**2, axis=1)))))
+
+
+def arm_hook(
+    route_config: RouteConfig, model: HookedQwen2, world: World, tasks: Sequence[str]
+) -> RowsHook | None:
+    """The training hook of an arm for a fine-tuning that starts from `model`; None for arm "none".
+
+    tasks: all tasks of which the fine-tuning has rows. Raises AnalysisError without layers or without new
+    cities, and as `fit_frames` does.
+    """
+    if route_config.arm == "none":
+        return None
+    if not route_config.layers:
+        raise AnalysisError("no layer to route at", "name them, as in --route-layers 1,2")
+    ids = world.ids[world.new()] if route_config.cities == "new" else None
+    if ids is not None and not len(ids):
+        raise AnalysisError("this world has no new cities whose gradients could be routed")
+    frames = fit_frames(
+        model,
+        world,
+        tasks,
+        route_config.layers,
+        rank=route_config.rank,
+        at_random=route_config.arm.startswith("random"),
+    )
+    digits = world.config.id_digits
+    if route_config.arm == "pull":
+        return pull(frames, route_config.weight, ids, id_digits=digits)
+    keep: Keep = "outside" if route_config.arm.endswith("complement") else "inside"
+    return route(frames, keep, ids, id_digits=digits)

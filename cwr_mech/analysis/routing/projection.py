@@ -1,0 +1,183 @@
+"""Interventions on a fine-tuning: keep the gradient that flows back into cities' activations to a subspace.
+
+A step's gradient reaches everything below an activation (its layers and the embedding) through that
+activation. `route` replaces the part that flows through mentions of chosen cities by its projection, with the
+norm it had; `pull` adds the gradient of a penalty on where those activations stand. Both make the hook that
+`training.train` takes. What a later token reads from lower layers of the city goes round the intervention;
+routing at several layers leaves less of that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.data.mentions import mentions_of
+from cwr_mech.data.rows import Rows
+from cwr_mech.errors import AnalysisError
+from cwr_mech.training.engine import GradientHook
+
+RowsHook = Callable[[Rows], GradientHook]
+Keep = Literal["inside", "outside"]
+MOST_SCALED = 10.0
+"""Largest factor by which a projected gradient is scaled up to the norm it had. A random subspace of 4 of 64
+directions asks for about 4, so this holds back only what has next to nothing left."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The subspace for one kind of mention: orthonormal `columns`, the activations' `centre`, and `unit`, the
+    root mean square distance of ordinary cities from the affine space through the centre.
+    """
+
+    columns: Float[np.ndarray, "d_model rank"]
+    centre: Float[np.ndarray, "d_model"]
+    unit: float
+
+
+Kind = tuple[str, str, int]
+"""(site, task, slot of the city in the question)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A kind of mention: after block `layer` (-1: embedding), at a site, in a task, as its slot-th city."""
+
+    layer: int
+    site: str
+    task: str
+    slot: int
+
+    @property
+    def kind(self) -> Kind:
+        """All but the layer."""
+        return self.site, self.task, self.slot
+
+
+Frames = Mapping[Place, Frame]
+Change = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""(gradient [m d], activation [m d], columns [m d k], centre [m d], unit [m], mentions in the whole batch)
+-> new gradient [m d], for the m mentions of a micro-batch at one layer."""
+
+
+def route(
+    frames: Frames, keep: Keep, ids: Int[np.ndarray, " city"] | None, *, id_digits: int = 4
+) -> RowsHook:
+    """Project the gradient at mentions of the cities `ids` (None: all) onto the frames' subspaces, or onto
+    their complements, and give it the norm it had before (over the mentions of a micro-batch).
+
+    Mentions without a frame are left alone. Raises AnalysisError when the frames of a layer differ in shape.
+    """
+
+    def change(gradient: Tensor, _h: Tensor, columns: Tensor, *_: object) -> Tensor:
+        return keep_part(gradient, columns, keep)
+
+    return _hook(frames, ids, id_digits, change)
+
+
+def keep_part(
+    gradient: Float[Tensor, "mention d"], columns: Float[Tensor, "mention d rank"], keep: Keep
+) -> Float[Tensor, "mention d"]:
+    """The part of each gradient inside or outside its subspace, scaled to the norm that all had together.
+
+    It is never scaled up by more than MOST_SCALED: a gradient with hardly any such part has lost it.
+    """
+    inside = _project(gradient, columns)
+    kept = inside if keep == "inside" else gradient - inside
+    return kept * (gradient.norm() / kept.norm().clamp_min(1e-30)).clamp_max(MOST_SCALED)
+
+
+def pull(
+    frames: Frames, weight: float, ids: Int[np.ndarray, " city"] | None, *, id_digits: int = 4
+) -> RowsHook:
+    """Add to the loss `weight / 2` times the mean over mentions of (distance from the frame's affine space,
+    in the frame's units) squared: nats that pull the cities `ids` to where ordinary cities stand.
+    """
+
+    def change(gradient: Tensor, h: Tensor, columns: Tensor, centre: Tensor, unit: Tensor, n: int) -> Tensor:
+        moved = h - centre
+        off = moved - _project(moved, columns)
+        return gradient + off * (weight / n / unit**2)[:, None]
+
+    return _hook(frames, ids, id_digits, change)
+
+
+def _project(vectors: Tensor, columns: Tensor) -> Tensor:
+    return torch.einsum("mdk,mk->md", columns, torch.einsum("mdk,md->mk", columns, vectors))
+
+
+class _Layer:
+    """The frames of one layer, stacked over the kinds of mention it has one for."""
+
+    def __init__(self, frames: Mapping[Kind, Frame]) -> None:
+        self.kinds = sorted(frames)
+        self._fill([frames[kind] for kind in self.kinds])
+
+    def _fill(self, frames: list[Frame]) -> None:
+        shapes = {frame.columns.shape for frame in frames}
+        if len(shapes) != 1:
+            raise AnalysisError(
+                f"frames of one layer differ in shape: {sorted(shapes)}", "fit them at one rank"
+            )
+        self.columns = torch.from_numpy(np.stack([frame.columns for frame in frames])).float()
+        self.centre = torch.from_numpy(np.stack([frame.centre for frame in frames])).float()
+        self.unit = torch.tensor([frame.unit for frame in frames], dtype=torch.float32)
+
+
+def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, change: Change) -> RowsHook:
+    layers = {}
+    for layer in sorted({place.layer for place in frames}):
+        here = {place.kind: frame for place, frame in frames.items() if place.layer == layer}
+        layers[layer + 1] = _Layer(here)
+
+    def of_rows(rows: Rows) -> GradientHook:
+        spots = {layer: _Spots(rows, stacked.kinds, ids, id_digits) for layer, stacked in layers.items()}
+
+        def at(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
+            if layer not in layers:
+                return gradient
+            frame, (place, position, kind, total) = layers[layer], spots[layer].within(which)
+            if len(place):
+                spot = place, position
+                stacked = frame.columns[kind], frame.centre[kind], frame.unit[kind]
+                gradient[spot] = change(gradient[spot], activation[spot], *stacked, total)
+            return gradient
+
+        return at
+
+    return of_rows
+
+
+class _Spots:
+    """The mentions of some cities in a batch that have a frame: their rows, positions and kinds."""
+
+    def __init__(
+        self, rows: Rows, kinds: list[Kind], ids: Int[np.ndarray, " city"] | None, id_digits: int
+    ) -> None:
+        numbers = {kind: number for number, kind in enumerate(kinds)}
+        parts = []
+        for site in sorted({site for site, _, _ in kinds}):
+            found = mentions_of(rows, site, ids, id_digits)
+            tasks = [TASK_NAMES[task] for task in rows.task[found.row].tolist()]
+            number = [numbers.get((site, *key), -1) for key in zip(tasks, found.slot.tolist(), strict=True)]
+            parts.append(np.stack([found.row, found.position, np.array(number, dtype=np.int64)]))
+        table = np.concatenate(parts, axis=1)
+        table = table[:, table[2] >= 0]
+        row, self.position, self.kind = table[:, np.argsort(table[0], kind="stable")]
+        self.by_row = np.split(np.arange(len(row)), np.searchsorted(row, np.arange(1, len(rows))))
+
+    def within(self, which: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """For the rows of a micro-batch: index into them, position and kind of each mention, and the number
+        of mentions in the whole batch.
+        """
+        mine = [self.by_row[row] for row in which.tolist()]
+        chosen = np.concatenate(mine)
+        place = np.repeat(np.arange(len(mine)), [len(one) for one in mine])
+        arrays = (place, self.position[chosen], self.kind[chosen])
+        at, position, kind = (torch.from_numpy(array) for array in arrays)
+        return at, position, kind, len(self.kind)

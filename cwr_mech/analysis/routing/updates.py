@@ -1,0 +1,136 @@
+"""The change of cities' activations that an optimiser step on a task makes, and reading cities off a model.
+
+The third kind of update (see `analysis/gradients.py`). Along a fine-tuning the changes of its steps add up to
+the difference between two checkpoints, `Reader.read` of one minus that of the other.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cwr_mech.analysis.routing.gradients import Loss, engine_of, first_predicted
+from cwr_mech.data.rows import Rows
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.grammar import find_span
+from cwr_mech.tasks.registry import get_task
+from cwr_mech.tasks.tokenizer import Tokenizer
+
+Step = Literal["plain", "adam"]
+STEPS: tuple[Step, ...] = ("plain", "adam")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads cities off a model: the beginning of a question about each, run up to the last layer.
+
+    `task` names the prompt. Activations come back as float64 [layer city d_model]; index L + 1 is after
+    block L, index 0 the embedding.
+    """
+
+    task: str
+    ids: Int[np.ndarray, " city"]
+    site: str = "last_digit"
+    id_digits: int = 4
+
+    @property
+    def tokens(self) -> Int[Tensor, "city pos"]:
+        """The prompts."""
+        texts = get_task(self.task).city_prompt(self.ids, self.id_digits)
+        return torch.from_numpy(Tokenizer().encode_rows(texts, end=False)[0].astype(np.int64))
+
+    @property
+    def position(self) -> int:
+        """Where in the prompts the city is read."""
+        return find_span(self.task, self.site, get_task(self.task).n_min, self.id_digits).start
+
+    def read(self, model: HookedQwen2) -> Float64[np.ndarray, "layer city d_model"]:
+        """Activations of all cities in `model`."""
+        with torch.no_grad():
+            return self._stack(model).double().numpy()
+
+    def _stack(self, model: HookedQwen2) -> Float[Tensor, "layer city d_model"]:
+        kept: list[Tensor] = []
+        resid = model(self.tokens, stop_at_layer=0)
+        kept.append(resid[:, self.position])
+        for layer in range(model.cfg.n_layers):
+            resid = model(resid, start_at_layer=layer, stop_at_layer=layer + 1)
+            kept.append(resid[:, self.position])
+        return torch.stack(kept)
+
+    def change(
+        self, model: HookedQwen2, direction: dict[str, Tensor], size: float
+    ) -> Float64[np.ndarray, "layer city d_model"]:
+        """What moving the parameters by `size * direction` does to the activations."""
+        before = {name: value.detach() for name, value in model.named_parameters()}
+        after = {name: value + size * direction[name] for name, value in before.items()}
+        moved = _Stacked(self, model)
+        with torch.no_grad():
+            here, there = (functional_call(moved, _inside(weights), ()) for weights in (before, after))
+        return there.double().numpy() - here.double().numpy()
+
+    def derivative(
+        self, model: HookedQwen2, direction: dict[str, Tensor]
+    ) -> Float64[np.ndarray, "layer city d_model"]:
+        """The Jacobian times `direction`: what `change(size) / size` becomes as the size goes to 0."""
+        before = {name: value.detach() for name, value in model.named_parameters()}
+        moved = _Stacked(self, model)
+
+        def run(weights: dict[str, Tensor]) -> Tensor:
+            return functional_call(moved, _inside(weights), ())
+
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            return jvp(run, (before,), (direction,))[1].double().numpy()
+
+
+class _Stacked(torch.nn.Module):
+    """A reader as a module, so that its model's parameters can be replaced for one call."""
+
+    def __init__(self, reader: Reader, model: HookedQwen2) -> None:
+        super().__init__()
+        self.model, self.reader = model, reader
+
+    def forward(self) -> Tensor:
+        return self.reader._stack(self.model)
+
+
+def _inside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model.{name}": value for name, value in weights.items()}
+
+
+def step_direction(
+    model: HookedQwen2, rows: Rows, batch: int, kind: Step, *, loss: Loss = "full", eps: float = 1e-8
+) -> dict[str, Tensor]:
+    """Where one optimiser step takes the parameters, for learning rate 1, by TransformerLens name.
+
+    The rows are cut into batches of `batch`. "plain" is minus the mean gradient, scaled to the length of the
+    Adam step, so that the two may be compared. "adam" is minus the mean gradient divided by the root of the
+    batches' mean squared gradient: the step of Adam (Kingma and Ba, arXiv 1412.6980) whose averages have
+    settled at these weights; a first step from empty averages would follow one batch's signs instead.
+    Raises AnalysisError for fewer than 2 batches.
+    """
+    n = len(rows) // batch
+    if n < 2:
+        raise AnalysisError(f"{len(rows)} questions make {n} batches of {batch}, at least 2 are needed")
+    engine = engine_of(model)
+    flat = engine.flat
+    mean, square = torch.zeros_like(flat.grads), torch.zeros_like(flat.grads)
+    for index in range(n):
+        part = rows.take(slice(index * batch, (index + 1) * batch))
+        first = first_predicted(part, loss)
+        flat.grads.zero_()
+        engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
+        mean += flat.grads / n
+        square += flat.grads**2 / n
+    adam = -mean / (square.sqrt() + eps)
+    flat.grads.copy_(adam if kind == "adam" else -mean * adam.norm() / mean.norm())
+    flat.store_grads(model)
+    direction = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return direction

@@ -1,0 +1,133 @@
+"""What analyses compare: arrays of activations picked out of files and joined on city id."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.activations.reader import (
+    EMBED,
+    FINAL,
+    ActivationStore,
+    hook_of,
+    join,
+)
+from cwr_mech.errors import AnalysisError, UnknownName
+
+CITIES = ("old", "new", "all")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One representation: a store (a state of a model), a hook, a prompt (the task it asks) and a site.
+
+    `label` names the model where its run's name does not: several checkpoints of one run.
+    """
+
+    store: ActivationStore
+    hook: str
+    task: str
+    site: str
+    label: str = ""
+
+    @property
+    def run(self) -> str:
+        """Name of the model."""
+        return self.label or run_label(self.store)
+
+    @property
+    def layer(self) -> int:
+        """-1 for the embedding, L after block L, and one more than the last block after the final norm."""
+        return layer_number(self.hook, self.store.hooks)
+
+    def get(self, ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city p"]:
+        """Activations of these cities, in this order."""
+        return self.store.get(self.hook, self.task, self.site, ids)
+
+
+def run_label(store: ActivationStore) -> str:
+    """Name of the run a file was made from; "NAME (untrained)" for a model before training."""
+    name = str(store.attrs.get("run") or store.path.stem)
+    return f"{name} (untrained)" if store.path.stem.endswith("-untrained") else name
+
+
+def layer_number(hook: str, hooks: Sequence[str] = ()) -> int:
+    """Layer of a hook as a number for tables and axes."""
+    if hook == EMBED:
+        return -1
+    blocks = [int(found[1]) for name in (*hooks, hook) if (found := re.match(r"blocks\.(\d+)\.", name))]
+    if hook == FINAL:
+        return max(blocks, default=-1) + 1
+    if not blocks or not hook.startswith("blocks."):
+        raise AnalysisError(f"'{hook}' belongs to no layer")
+    return blocks[-1]
+
+
+def choose_hooks(store: ActivationStore, layers: Sequence[str] | None) -> list[str]:
+    """Hooks for the layers asked for, all residual-stream hooks of the file when none is.
+
+    Raises UnknownName for a layer the file does not hold.
+    """
+    if not layers:
+        return [hook for hook in store.hooks if hook in (EMBED, FINAL) or hook.endswith("hook_resid_post")]
+    chosen = [hook_of(layer) for layer in layers]
+    for layer, hook in zip(layers, chosen, strict=True):
+        if hook not in store.hooks:
+            known = [str(name) for name in store.hooks]
+            raise UnknownName(f"layer in {store.path.name}", layer, known)
+    return chosen
+
+
+def shared_ids(stores: Sequence[ActivationStore], cities: str = "old") -> Int[np.ndarray, "city"]:
+    """Ids of the cities that all files hold, in the order of the first: the old ones, the new ones or all.
+
+    A city counts as new when it is new in any of the files. Raises AnalysisError when none is left or the
+    files are about different worlds, UnknownName for another group.
+    """
+    if cities not in CITIES:
+        raise UnknownName("group of cities", cities, CITIES)
+    first = stores[0]
+    ids = reduce(np.intersect1d, [join(first, other) for other in stores[1:]], first.city_ids)
+    ids = first.city_ids[np.isin(first.city_ids, ids)]
+    is_new = np.any([store.is_new[store.rows(ids)] for store in stores], axis=0)
+    kept = {"old": ids[~is_new], "new": ids[is_new], "all": ids}[cities]
+    if not len(kept):
+        raise AnalysisError(f"no {cities} city is in all {len(stores)} activation files")
+    return kept
+
+
+def own_prompts(stores: Sequence[ActivationStore], tasks_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """For each file the prompt of the first task its run was trained on (`tasks_of`: run -> tasks).
+
+    A file whose run is unknown uses its first prompt. This is the paper's choice for models of few tasks: a
+    model is never read in a prompt it was not trained on.
+    """
+    prompts = []
+    for store in stores:
+        trained = tasks_of.get(str(store.attrs.get("run")), store.tasks)
+        own = [task for task in trained if task in store.tasks]
+        prompts.append(own[0] if own else store.tasks[0])
+    return prompts
+
+
+def id_width(ids: Int[np.ndarray, "city"]) -> int:
+    """Digits of the longest id."""
+    return len(str(int(ids.max())))
+
+
+def bag_of_digits(ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city 10"]:
+    """How often each digit stands in the id: what a model could know without order and without a map."""
+    return digits_in_place(ids).reshape(len(ids), -1, 10).sum(axis=1)
+
+
+def digits_in_place(ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city feature"]:
+    """One-hot digits of each place of the zero-padded id, 10 a place: the tokens themselves.
+
+    Its span holds the bag of digits, so as the input of a probe it is the stricter token-only control.
+    """
+    width = id_width(ids)
+    digits = np.array([[int(char) for char in f"{city:0{width}d}"] for city in ids.tolist()])
+    return np.eye(10)[digits].reshape(len(ids), -1)

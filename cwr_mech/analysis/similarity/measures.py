@@ -1,0 +1,316 @@
+"""All measures of likeness in one table, and what each gives between representations with its controls.
+
+Most of what a measure costs is done to one representation (its distances, its neighbours, its components), so
+a measure is two functions: `prepare` for one side and `between` for two prepared ones. Many models are then
+prepared once each, not once a pair, and a shuffle of the cities only reorders what was prepared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial.distance import squareform
+
+from cwr_mech.analysis.probing.probe import random_folds
+from cwr_mech.analysis.similarity import (
+    cka as similarity,
+)
+from cwr_mech.analysis.similarity import (
+    kernels,
+    neighbours,
+    shape,
+)
+from cwr_mech.analysis.similarity.feature_products import Features, prepare
+from cwr_mech.analysis.stats.intervals import Interval, half_interval, halves
+from cwr_mech.errors import AnalysisError, UnknownName
+
+Side = Float[np.ndarray, "city _"]
+Order = Int[np.ndarray, "city"]
+Prepared = Any
+"""What `Measure.prepare` makes of one representation."""
+
+
+def _as_it_is(x: Side) -> Side:
+    return x
+
+
+def _rows(x: Side, order: Order) -> Side:
+    return x[order]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`between(prepare(x), prepare(y))` over the same cities; `alike` is its value for equal representations.
+    `reorder(prepare(x), order)` is `prepare(x[order])`. `source`: citation. `symmetric`: whether x and y may
+    be exchanged. `needs_more_cities`: it is 1 whatever it is given unless cities outnumber features.
+    """
+
+    name: str
+    between: Callable[[Prepared, Prepared], float]
+    alike: float
+    source: str
+    prepare: Callable[[Side], Prepared] = _as_it_is
+    reorder: Callable[[Prepared, Order], Prepared] = _rows
+    symmetric: bool = True
+    needs_more_cities: bool = False
+
+    def both_ways(self, first: Prepared, second: Prepared) -> tuple[float, float]:
+        """The value from one prepared side to the other and back; their mean is what stands in a matrix."""
+        there = self.between(first, second)
+        return there, there if self.symmetric else self.between(second, first)
+
+    def value(self, x: Side, y: Side) -> float:
+        """The mean of both ways, of representations that are not prepared."""
+        shape.same_cities(len(x), len(y))
+        return sum(self.both_ways(self.prepare(x), self.prepare(y))) / 2
+
+
+def _predictivity(x: Side, y: Side) -> float:
+    """On folds that are always the same."""
+    return shape.predictivity(x, y, random_folds(len(x), np.random.default_rng(0)))
+
+
+def _biased(first: Features, second: Features) -> float:
+    return similarity.cka_of(first, second, debiased=False)
+
+
+def _reordered_features(side: Features, order: Order) -> Features:
+    return Features(side.x[order], side.norms[order], side.reason)
+
+
+def _reordered_ranks(ranks: Float[np.ndarray, "pair"], order: Order) -> Float[np.ndarray, "pair"]:
+    return squareform(squareform(ranks)[np.ix_(order, order)], checks=False)
+
+
+NEIGHBOURS = 10
+"""Neighbours whose overlap `mutual_knn` is."""
+
+
+def _nearest(x: Side) -> Int[np.ndarray, "city k"]:
+    return neighbours.nearest(shape.centre(x), NEIGHBOURS)
+
+
+def _reordered_neighbours(rows: Int[np.ndarray, "city k"], order: Order) -> Int[np.ndarray, "city k"]:
+    return np.argsort(order)[rows[order]]
+
+
+def _procrustes_3(x: Side, y: Side) -> float:
+    return shape.procrustes_disparity(
+        *(shape.first_components(side, min(3, side.shape[1])) for side in (x, y))
+    )
+
+
+ANGLES = 10
+"""Leading components between whose spaces `angles` is taken."""
+
+
+def _angles(x: Side, y: Side) -> float:
+    return float(shape.principal_angles(x, y, min(ANGLES, *x.shape, *y.shape)).mean())
+
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {
+        measure.name: measure
+        for measure in (
+            Measure(
+                "cka",
+                similarity.cka_of,
+                1.0,
+                "Kornblith 2019, debiased after Song 2012",
+                prepare=prepare,
+                reorder=_reordered_features,
+            ),
+            Measure(
+                "cka_biased",
+                _biased,
+                1.0,
+                "Kornblith 2019; the paper's",
+                prepare=prepare,
+                reorder=_reordered_features,
+            ),
+            Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
+            Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
+            Measure("procrustes_3", _procrustes_3, 0.0, "the same on 3 principal components; the paper's"),
+            Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
+            Measure(
+                "rsa",
+                np.dot,
+                1.0,
+                "Kriegeskorte 2008, Spearman of distances",
+                prepare=shape.distance_ranks,
+                reorder=_reordered_ranks,
+            ),
+            Measure(
+                "svcca",
+                shape.mean_correlation,
+                1.0,
+                "Raghu 2017, 99 % of variance",
+                prepare=shape.leading_basis,
+            ),
+            Measure("pwcca", shape.pwcca, 1.0, "Morcos 2018", symmetric=False, needs_more_cities=True),
+            Measure("angles", _angles, 0.0, "mean principal angle of 10 components, radians"),
+            Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
+            Measure(
+                "mutual_knn",
+                neighbours.overlap,
+                1.0,
+                "Huh 2024, k = 10; the paper's shared neighbours",
+                prepare=_nearest,
+                reorder=_reordered_neighbours,
+            ),
+            Measure("cknna", neighbours.cknna, 1.0, "Huh 2024, k = 10"),
+        )
+    }
+)
+
+
+def choose_measures(names: Sequence[str] | None) -> list[Measure]:
+    """The measures named, all when none is. Raises UnknownName."""
+    for name in names or []:
+        if name not in MEASURES:
+            raise UnknownName("measure", name, MEASURES)
+    return [MEASURES[name] for name in names or MEASURES]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure between two representations: value with interval over cities, and the value when cities are
+    shuffled (mean and the 95 % quantile towards `alike`). `ways`: from the first to the second and back.
+    `reason` says why the value, or its interval, is NaN.
+    """
+
+    measure: Measure
+    interval: Interval
+    ways: tuple[float, float]
+    null: Float[np.ndarray, "draw"]
+    reason: str | None
+
+    @property
+    def null_mean(self) -> float:
+        """Mean over shuffles."""
+        return float(self.null.mean())
+
+    @property
+    def null_best(self) -> float:
+        """The shuffled value that 5 % of shuffles are more alike than."""
+        return float(np.quantile(self.null, 0.95 if self.measure.alike else 0.05))
+
+
+def compare(
+    measure: Measure,
+    x: Side,
+    y: Side,
+    rng: np.random.Generator,
+    *,
+    draws: int = 50,
+    shuffles: int = 20,
+) -> Comparison:
+    """One measure between two representations with its interval and its null: `compare_all` of two."""
+    return compare_all(measure, [x, y], rng, draws=draws, shuffles=shuffles)[0, 1]
+
+
+def compare_all(
+    measure: Measure,
+    sides: Sequence[Side],
+    rng: np.random.Generator,
+    *,
+    draws: int = 50,
+    shuffles: int = 20,
+) -> dict[tuple[int, int], Comparison]:
+    """One measure between all pairs of representations of the same cities, by their numbers (i < j).
+
+    Debiased CKA has the exact jackknife; the others half samples of the cities, the same ones for every pair.
+    Each shuffle reorders the cities of every representation on its own. A measure that refuses a side or a
+    pair gives NaN there and its message as the reason.
+    """
+    n = len(sides[0])
+    pairs = list(combinations(range(len(sides)), 2))
+    refusals: dict[tuple[int, int], str] = {}
+
+    def of_pairs(prepared: Sequence[Prepared]) -> Float[np.ndarray, "pair way"]:
+        return np.array([_both_ways(measure, prepared, pair, refusals) for pair in pairs])
+
+    whole = [_prepared(measure, side, n) for side in sides]
+    ways = of_pairs(whole)
+    orders = [[rng.permutation(n) for _ in sides] for _ in range(shuffles)]
+    null = np.array([of_pairs(list(map(partial(_moved, measure), whole, order))) for order in orders])
+    if measure.name == "cka":
+        intervals = _jackknifed(sides, [pair for pair in pairs if pair not in refusals])
+    else:
+        chosen = halves(n, rng, draws)
+        halved = np.array(
+            [of_pairs([_prepared(measure, side[rows], len(rows)) for side in sides]) for rows in chosen]
+        )
+        intervals = {
+            pair: half_interval(float(ways[k].mean()), halved[:, k].mean(axis=-1), n)
+            for k, pair in enumerate(pairs)
+        }
+    found = {}
+    for k, (i, j) in enumerate(pairs):
+        if (i, j) in refusals:
+            found[i, j] = _refused(measure, n, refusals[i, j])
+            continue
+        interval, reason = intervals[i, j], None
+        if not np.isfinite(interval.value):
+            reason = similarity.undefined_reason(sides[i], sides[j])
+        features = sides[i].shape[1] + sides[j].shape[1]
+        if measure.needs_more_cities and n // 2 <= features:
+            reason = f"half of {n} cities are too few for an interval with {features} features"
+            interval = replace(interval, low=np.nan, high=np.nan, reason=reason)
+        there, back = map(float, ways[k])
+        found[i, j] = Comparison(measure, interval, (there, back), null[:, k].mean(axis=-1), reason)
+    return found
+
+
+def _prepared(measure: Measure, side: Side, n: int) -> Prepared | AnalysisError:
+    try:
+        shape.same_cities(n, len(side))
+        return measure.prepare(side)
+    except AnalysisError as error:
+        return error
+
+
+def _moved(measure: Measure, side: Prepared | AnalysisError, order: Order) -> Prepared | AnalysisError:
+    return side if isinstance(side, AnalysisError) else measure.reorder(side, order)
+
+
+def _both_ways(
+    measure: Measure,
+    prepared: Sequence[Prepared | AnalysisError],
+    pair: tuple[int, int],
+    refusals: dict[tuple[int, int], str],
+) -> tuple[float, float]:
+    """Both values of a pair; NaN, with the reason in `refusals`, when a side or the measure refused."""
+    sides = [prepared[k] for k in pair]
+    try:
+        for side in sides:
+            if isinstance(side, AnalysisError):
+                raise side
+        return measure.both_ways(*sides)
+    except AnalysisError as error:
+        refusals.setdefault(pair, error.message)
+        return np.nan, np.nan
+
+
+def _jackknifed(sides: Sequence[Side], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Interval]:
+    """Debiased CKA of these pairs; one matrix of all representations in them."""
+    used = sorted({k for pair in pairs for k in pair})
+    if not used:
+        return {}
+    matrix = similarity.linear_cka_matrix([sides[k] for k in used])
+    return {(i, j): similarity.cka_interval(matrix, used.index(i), used.index(j)) for i, j in pairs}
+
+
+def _refused(measure: Measure, n: int, reason: str) -> Comparison:
+    nothing = Interval(np.nan, np.nan, np.nan, n, "city", "none", reason=reason)
+    return Comparison(measure, nothing, (np.nan, np.nan), np.full(1, np.nan), reason)
+
+
+def sample_cities(n: int, most: int, rng: np.random.Generator) -> Int[np.ndarray, "city"]:
+    """Rows of at most `most` cities, in order: measures of pairs of cities cost n x n."""
+    return np.arange(n) if n <= most else np.sort(rng.permutation(n)[:most])

@@ -1,0 +1,77 @@
+"""Local measures: who is near whom, and how many directions a neighbourhood has.
+
+Global measures can agree where local ones do not, and the other way round (for the paper's distance task they
+contradict each other), so both are reported. Overlap of neighbours depends on n and k: chance is k / (n - 1).
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.neighbors import NearestNeighbors
+
+from cwr_mech.analysis.similarity.kernels import kernel_hsic
+from cwr_mech.analysis.similarity.shape import centre, centred, same_cities
+from cwr_mech.errors import AnalysisError
+
+
+def nearest(x: Float[np.ndarray, "n p"], k: int) -> Int[np.ndarray, "n k"]:
+    """Rows of the k nearest other cities by Euclidean distance, nearest first. AnalysisError for k >= n."""
+    if not 1 <= k < len(x):
+        raise AnalysisError(f"{k} neighbours were asked for among {len(x)} cities")
+    return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
+
+
+def mutual_knn(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], k: int = 10) -> float:
+    """Mean share of a city's k nearest neighbours that are its neighbours in both (Huh et al. 2024,
+    arXiv 2405.07987; the paper's "shared nearest neighbours", k = 10).
+    """
+    same_cities(len(x), len(y))
+    return overlap(nearest(centre(x), k), nearest(centre(y), k))
+
+
+def overlap(first: Int[np.ndarray, "n k"], second: Int[np.ndarray, "n k"]) -> float:
+    """Mean share of a row of `first` that is in the same row of `second`."""
+    return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
+
+
+def cknna(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], k: int = 10) -> float:
+    """Debiased CKA of linear kernels of which only cells between common neighbours are kept (CKNNA, Huh et
+    al. 2024). Neighbours are the k largest kernel values of a row, as there. NaN without common structure.
+    """
+    x, y = centred(x, y)
+    kernels = [side @ side.T for side in (x / np.linalg.norm(x), y / np.linalg.norm(y))]
+    masks = [_largest(kernel, k) for kernel in kernels]
+
+    def local(i: int, j: int) -> float:
+        both = masks[i] & masks[j]
+        return kernel_hsic(kernels[i] * both, kernels[j] * both)
+
+    selves = local(0, 0), local(1, 1)
+    if min(selves) <= 0:
+        return float("nan")
+    return local(0, 1) / float(np.sqrt(selves[0] * selves[1]))
+
+
+def _largest(kernel: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"]:
+    if not 1 <= k < len(kernel):
+        raise AnalysisError(f"{k} neighbours were asked for among {len(kernel)} cities")
+    others = kernel.copy()
+    np.fill_diagonal(others, -np.inf)
+    mask = np.zeros(kernel.shape, dtype=bool)
+    np.put_along_axis(mask, np.argpartition(-others, k, axis=1)[:, :k], True, axis=1)
+    return mask
+
+
+def twonn(x: Float[np.ndarray, "n p"], *, discard: float = 0.1) -> float:
+    """Intrinsic dimension from the ratio of the distances to the second and the first neighbour (Facco et al.
+    2017): slope of -log(1 - F) on log ratio through 0, without the `discard` largest ratios.
+
+    Raises AnalysisError for fewer than 10 distinct cities.
+    """
+    x = np.unique(np.asarray(x, dtype=np.float64), axis=0)
+    if len(x) < 10:
+        raise AnalysisError(f"{len(x)} distinct cities are too few for TwoNN", "at least 10 are needed")
+    distances, _ = NearestNeighbors(n_neighbors=2).fit(x).kneighbors()
+    ratio = np.sort(np.log(distances[:, 1] / distances[:, 0]))
+    kept = int(len(ratio) * (1 - discard))
+    rise = -np.log1p(-np.arange(1, kept + 1) / len(ratio))
+    return float(ratio[:kept] @ rise / (ratio[:kept] @ ratio[:kept]))

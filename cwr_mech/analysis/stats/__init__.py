@@ -1,0 +1,1 @@
+"""Statistics shared by analyses: intervals, subspaces, ridge, folds, dimension."""

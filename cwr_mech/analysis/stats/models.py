@@ -1,0 +1,251 @@
+"""Claims about models: seeds are the units, failed models are named, and pairs that share a model are not
+independent.
+
+The input is a matrix of similarities between trained models, one row a model. Intervals over pairs come from
+leaving out one model at a time; tests relabel models, never cells.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from cwr_mech.analysis.stats.intervals import Interval, PermutationTest, jackknife_error, permutation_test
+from cwr_mech.errors import AnalysisError
+
+FAILED_BELOW = 0.5
+"""A model has failed when, on a task it was trained on, it closes less than this share of the gap between the
+best constant answer and a perfect one."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model: its name, the tasks it was trained on, its seed, and how it was trained.
+
+    `rows` seen in all, `exposure`: rows seen of each task. `gain`: for each trained task the share of the gap
+    between the best constant answer (0) and a perfect one (1) that it closes; None when it was not evaluated.
+    """
+
+    run: str
+    tasks: tuple[str, ...]
+    seed: int
+    rows: int
+    exposure: int
+    gain: Mapping[str, float] | None = None
+
+    @property
+    def failed(self) -> bool | None:
+        """Whether any trained task was not learnt, by FAILED_BELOW; None when it was not evaluated."""
+        return None if self.gain is None else min(self.gain.values(), default=0.0) < FAILED_BELOW
+
+
+def gain(metric: str, value: float, baseline: float) -> float:
+    """Share of the gap between the best constant answer and a perfect one: errors 1 - value / baseline,
+    accuracies (value - baseline) / (1 - baseline). Below 0: worse than the constant.
+    """
+    if metric == "error":
+        return 1 - value / baseline
+    return (value - baseline) / (1 - baseline) if baseline < 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Mean similarity over a group of pairs of models, with an interval over models."""
+
+    name: str
+    pairs: int
+    interval: Interval
+
+
+def pair_mean(
+    matrix: Float[np.ndarray, "model model"],
+    chosen: Bool[np.ndarray, "model model"],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Mean over the chosen pairs (upper triangle), with a jackknife interval over models: every model that
+    is in a chosen pair is left out once, with all its pairs, and Student's t has models - 1 degrees of
+    freedom.
+
+    NaN ends with the reason when leaving out a model leaves no pair. AnalysisError for no pair at all.
+    """
+    pairs = [(i, j) for i, j in combinations(range(len(matrix)), 2) if chosen[i, j]]
+    pairs = [(i, j) for i, j in pairs if np.isfinite(matrix[i, j])]
+    if not pairs:
+        raise AnalysisError("no pair of models is left to average")
+
+    def mean(kept: Sequence[int]) -> float:
+        values = [matrix[i, j] for i, j in pairs if i in kept and j in kept]
+        return float(np.mean(values)) if values else float("nan")
+
+    return over_models(mean, sorted({model for pair in pairs for model in pair}), level=level)
+
+
+def over_models(
+    statistic: Callable[[Sequence[int]], float], models: Sequence[int], *, level: float = 0.95
+) -> Interval:
+    """A statistic of several models with a jackknife interval: each model is left out once, and Student's t
+    has models - 1 degrees of freedom. NaN ends with the reason where it is undefined without some model.
+    """
+    n, value = len(models), statistic(models)
+    without = np.array([statistic([k for k in models if k != left]) for left in models])
+    method = "jackknife over models"
+    if not np.isfinite(without).all():
+        reason = f"{n} models are too few: without one of them nothing is left to average"
+        return Interval(value, np.nan, np.nan, n, "model", method, level, reason)
+    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * jackknife_error(without)
+    return Interval(value, value - reach, value + reach, n, "model", method, level)
+
+
+def same_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
+    """Pairs of different models trained on the same tasks: their agreement is the ceiling of any other."""
+    return _pairs(members, lambda a, b: a.tasks == b.tasks)
+
+
+def disjoint_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
+    """Pairs of models that share no task: likeness cannot come from the same training data."""
+    return _pairs(members, lambda a, b: not set(a.tasks) & set(b.tasks))
+
+
+def _pairs(
+    members: Sequence[Member], rule: Callable[[Member, Member], bool]
+) -> Bool[np.ndarray, "model model"]:
+    found = np.array([[rule(a, b) for b in members] for a in members])
+    np.fill_diagonal(found, False)
+    return found
+
+
+def ceilings(
+    matrix: Float[np.ndarray, "item item"], labels: Sequence[Hashable]
+) -> Float[np.ndarray, "item item"]:
+    """The most that two items can be expected to share: the geometric mean of their self-consistencies.
+
+    The self-consistency of a label (the same tasks, the same layer) is the mean similarity of different items
+    that bear it: models of other seeds. NaN on cells between items of one label, whose similarity is itself
+    the ceiling, and where a label has no second item or its self-consistency is not above 0.
+    """
+    own: dict[Hashable, float] = {}
+    for label in set(labels):
+        mine = np.array([other == label for other in labels])
+        values = matrix[np.ix_(mine, mine)][np.triu_indices(int(mine.sum()), 1)]
+        values = values[np.isfinite(values)]
+        mean = float(values.mean()) if values.size else float("nan")
+        own[label] = mean if mean > 0 else float("nan")
+    each = np.sqrt([own[label] for label in labels])
+    different = np.array([[a != b for b in labels] for a in labels])
+    return np.where(different, each[:, None] * each[None, :], np.nan)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Likeness of models of different tasks, beside that of the same tasks and other seeds.
+
+    `same`, `cross`: mean over pairs. `ratio`: mean over pairs of models of disjoint tasks of similarity
+    divided by `ceilings`, None where no pair has a ceiling. `test`: same - cross, relabelling models.
+    `left_out`: sets of tasks without a second seed.
+    """
+
+    same: Interval | None
+    cross: Interval | None
+    ratio: Interval | None
+    test: PermutationTest | None
+    left_out: tuple[str, ...]
+
+
+def consistency(
+    matrix: Float[np.ndarray, "model model"],
+    members: Sequence[Member],
+    rng: np.random.Generator,
+    *,
+    draws: int = 2000,
+) -> Consistency:
+    """Self-consistency as the ceiling of cross-task similarity (the paper compares without one)."""
+    same, other = same_tasks(members), disjoint_tasks(members)
+    sets = [member.tasks for member in members]
+
+    def ratio(kept: Sequence[int]) -> float:
+        cells = np.ix_(kept, kept)
+        shares = (matrix[cells] / ceilings(matrix[cells], [sets[k] for k in kept]))[np.triu(other[cells])]
+        shares = shares[np.isfinite(shares)]
+        return float(shares.mean()) if shares.size else float("nan")
+
+    upper = np.triu(np.isfinite(matrix), 1)
+    test = None
+    if (same & upper).any() and (other & upper).any():
+
+        def difference(order: np.ndarray) -> float:
+            moved = matrix[np.ix_(order, order)]
+            return float(np.nanmean(moved[same & np.triu(same)]) - np.nanmean(moved[other & np.triu(other)]))
+
+        test = permutation_test(difference, len(members), rng, draws=draws)
+    shares = over_models(ratio, range(len(members)))
+    alone = [tasks for tasks in dict.fromkeys(sets) if not (same & upper)[[s == tasks for s in sets]].any()]
+    return Consistency(
+        same=pair_mean(matrix, same) if (same & upper).any() else None,
+        cross=pair_mean(matrix, other) if (other & upper).any() else None,
+        ratio=shares if np.isfinite(shares.value) else None,
+        test=test,
+        left_out=tuple("+".join(tasks) for tasks in alone),
+    )
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Similarity of models with disjoint tasks by number of tasks.
+
+    `held_fixed` names what the numbers of tasks have in common: "rows" (all models saw as many rows),
+    "exposure" (as many of each task), "both", or "neither", when more tasks also means more training and
+    the trend cannot be read as an effect of the number of tasks. `slope`: change per task, with an interval
+    over models, tested by relabelling the numbers of tasks; both None where all have equally many.
+    """
+
+    groups: tuple[Group, ...]
+    held_fixed: str
+    slope: Interval | None
+    test: PermutationTest | None
+
+
+def trend(
+    matrix: Float[np.ndarray, "model model"],
+    members: Sequence[Member],
+    rng: np.random.Generator,
+    *,
+    draws: int = 2000,
+) -> Trend:
+    """Group the pairs whose models have equally many tasks, none in common.
+
+    Raises AnalysisError when there is no such pair.
+    """
+    counts = np.array([len(member.tasks) for member in members])
+    disjoint = disjoint_tasks(members) & np.isfinite(matrix)
+    groups = []
+    for count in np.unique(counts):
+        chosen = disjoint & (counts[:, None] == count) & (counts[None, :] == count)
+        if chosen.any():
+            groups.append(Group(str(count), int(np.triu(chosen).sum()), pair_mean(matrix, chosen)))
+    if not groups:
+        raise AnalysisError("no two models of equally many tasks have disjoint sets of tasks")
+    used = [member for member in members if str(len(member.tasks)) in {group.name for group in groups}]
+    rows, exposure = ({getattr(member, name) for member in used} for name in ("rows", "exposure"))
+    held = {(True, True): "both", (True, False): "rows", (False, True): "exposure"}
+    pairs = [(i, j) for i, j in zip(*np.nonzero(np.triu(disjoint, 1)), strict=True) if counts[i] == counts[j]]
+    slope, test = None, None
+    if len(groups) > 1:
+
+        def rise(kept: Sequence[int]) -> float:
+            mine = [(i, j) for i, j in pairs if i in kept and j in kept]
+            x = np.array([counts[i] for i, _ in mine])
+            return float(np.polyfit(x, [matrix[pair] for pair in mine], 1)[0]) if np.ptp(x) > 0 else np.nan
+
+        # Units are models: numbers of tasks are shuffled among models, and a pair has the mean of its two.
+        def relabelled(order: np.ndarray) -> float:
+            x = np.array([(counts[order[i]] + counts[order[j]]) / 2 for i, j in pairs])
+            return float(np.polyfit(x, [matrix[pair] for pair in pairs], 1)[0]) if np.ptp(x) > 0 else 0.0
+
+        slope = over_models(rise, sorted({int(model) for pair in pairs for model in pair}))
+        test = permutation_test(relabelled, len(members), rng, draws=draws, alternative="two-sided")
+    fixed = held.get((len(rows) == 1, len(exposure) == 1), "neither")
+    return Trend(tuple(groups), fixed, slope, test)

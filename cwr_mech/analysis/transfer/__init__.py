@@ -1,0 +1,1 @@
+"""What a fine-tuning does to every task."""

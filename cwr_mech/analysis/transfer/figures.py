@@ -1,0 +1,54 @@
+"""Figure of a transfer result: who teaches what, and what is forgotten."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.numbers import number
+from cwr_mech.render.style import caption, new_figure
+from cwr_mech.results import Result
+
+PANELS = (
+    ("ni", "improvement on new cities", 1.2),
+    ("deviation", "beyond the best teacher", 0.6),
+    ("retention", "retention of old cities", 1.2),
+)
+"""Array, title, and the value at which its colours end."""
+
+
+def transfer_figure(result: Result) -> Figure:
+    """Matrices of trained sets by tasks asked; frames mark trained tasks.
+
+    Reads arrays `ni`, `deviation`, `retention` [set task], `sets`, `tasks`, `learned` [task]; values `arm`,
+    `n_models`, `n_bases`, `ni_control`. A matrix without any number is left out.
+    """
+    sets = [str(name) for name in result.arrays["sets"]]
+    tasks = [str(name) for name in result.arrays["tasks"]]
+    unlearned = result.arrays.get("learned", np.ones(len(tasks))) < 1
+    names = [f"{task} *" if mark else task for task, mark in zip(tasks, unlearned, strict=True)]
+    shown = [panel for panel in PANELS if np.isfinite(result.arrays[panel[0]]).any()]
+    figure = new_figure(1.9 + 0.24 * len(sets))
+    axes = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    for index, (ax, (name, title, end)) in enumerate(zip(axes, shown, strict=False)):
+        grid = result.arrays[name]
+        image = heat(ax, grid, vmin=-end, vmax=end, cmap="RdBu_r")
+        write_cells(ax, image, grid, size=6.5, form=hundredths, bold=_trained(sets, tasks))
+        ax.set_title(title)
+        ax.set_xticks(range(len(tasks)), names, rotation=60, ha="right")
+        ax.set_yticks(range(len(sets)), sets if index == 0 else [""] * len(sets))
+        ax.tick_params(labelsize=7, length=0)
+        if index == 0:
+            ax.set_ylabel("trained on")
+    values = result.values
+    caption(
+        figure,
+        f"{values['n_models']} models fine-tuned from {values['n_bases']} bases; {values['arm']}. Averages "
+        "over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old cities. "
+        f"Control: the base on other questions moves by {number(values['ni_control'])} on average."
+        + (" * a task that not every base had learned." if unlearned.any() else ""),
+    )
+    return figure
+
+
+def _trained(sets: list[str], tasks: list[str]) -> np.ndarray:
+    return np.array([[task in name.split("+") for task in tasks] for name in sets])

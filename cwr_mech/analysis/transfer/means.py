@@ -1,0 +1,81 @@
+"""Averages of transfer tables: over models for each set and task, and over tasks for each set."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cwr_mech.analysis.stats.intervals import mean_interval
+from cwr_mech.results import Row
+
+RAW = ("base_new", "base_new_read", "new", "new_read", "base_old", "old", "old_read")
+"""Raw scores and shares of answers that can be read, averaged over models beside the derived figures."""
+
+
+def cell(arm: str, label: str, task: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
+    """One cell of the generalisation matrix: averages over the models of an arm and a set."""
+    mine = [row for row in scores if row["task"] == task]
+    beside = [row for row in deviation if row["task"] == task]
+    return {
+        "arm": arm,
+        "set": label,
+        "task": task,
+        "trained": mine[0]["trained"],
+        "models": len(mine),
+        "models_learned": sum(row["learned"] for row in mine),
+        "metric": mine[0]["metric"],
+        "unit": mine[0]["unit"],
+        **{column: mean_of(row[column] for row in mine) for column in RAW},
+        **_averaged("ni", [row["ni"] for row in mine]),
+        "ni_learned": mean_of(row["ni"] for row in mine if row["learned"]),
+        "ni_paper": mean_of(row["ni_paper"] for row in mine),
+        **_averaged("retention", [row["retention"] for row in mine]),
+        **_averaged("deviation", [row["deviation"] for row in beside]),
+    }
+
+
+def set_row(arm: str, label: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
+    """Averages over tasks within each model first, then over models; over all tasks and over learned ones."""
+    averages: Row = {}
+    for column, rows in (("ni", scores), ("deviation", deviation)):
+        for kind, trained in (("trained", True), ("transfer", False)):
+            mine = [row for row in rows if row["trained"] == trained]
+            learned = [row for row in mine if row["learned"]]
+            averages |= _averaged(f"{column}_{kind}", _by_model(mine, column))
+            averages |= _averaged(f"{column}_{kind}_learned", _by_model(learned, column))
+    return {"arm": arm, "set": label, "models": len({row["run"] for row in scores})} | averages
+
+
+def share_learned(scores: Sequence[Row], task: str) -> float:
+    """Share of the bases that had learned a task; NaN where it was not asked."""
+    bases = {row["base"]: row["learned"] for row in scores if row["task"] == task}
+    return float(np.mean(list(bases.values()))) if bases else math.nan
+
+
+def _by_model(rows: Sequence[Row], column: str) -> list[float | None]:
+    runs = dict.fromkeys(row["run"] for row in rows)
+    return [mean_of(row[column] for row in rows if row["run"] == run) for run in runs]
+
+
+def _averaged(name: str, values: Sequence[float | None]) -> Row:
+    kept = np.array([value for value in values if given(value)], dtype=np.float64)
+    if not kept.size:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    found = mean_interval(kept)
+    return {name: found.value, f"{name}_low": finite(found.low), f"{name}_high": finite(found.high)}
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the numbers among `values`; None without any."""
+    kept = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(kept)) if kept else None
+
+
+def given(value: float | None) -> bool:
+    """Whether there is a number."""
+    return value is not None and math.isfinite(value)
+
+
+def finite(value: float) -> float | None:
+    """`value`, None where it is infinite or NaN."""
+    return value if math.isfinite(value) else None

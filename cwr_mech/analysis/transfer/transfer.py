@@ -1,0 +1,280 @@
+"""What fine-tuning on some tasks does to all of them: on the new cities, and on the old ones.
+
+For every fine-tuned model and every task, three questions:
+
+improvement  how much of the gap between new and old cities did it close (`normalised_improvement`, unclipped,
+             and clipped as in the paper)? Averaged over models it is the generalisation matrix: rows are
+             what was trained, columns what was asked.
+retention    is the task still answered for old cities? ln(error before / error after), or the change of
+             accuracy: 0 is kept, below 0 forgotten. The paper publishes no such table.
+deviation    did training two tasks together do better or worse than the better of the two alone? The
+             improvement minus the largest one of the single-task models of the same base (the paper's
+             best-teacher expectation). A teacher counts only if it was trained for as many steps at the
+             same rate; the paper's own two-task sets have twice the steps of their teachers.
+
+A base that had not learned a task answers it for old cities hardly better than for new ones, and improvement
+divides by that difference. A task counts as learned when its score on old cities closes at least half of the
+gap between the best constant answer and a perfect one (`FAILED_BELOW`); averages are given over all tasks
+and, in columns that end in `_learned`, over learned ones.
+
+The units of all intervals are models (one for each seed of the base), never cities or questions.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cwr_mech.analysis.stats.models import FAILED_BELOW, gain
+from cwr_mech.analysis.transfer.means import (
+    cell,
+    finite,
+    given,
+    mean_of,
+    set_row,
+    share_learned,
+)
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement
+from cwr_mech.results import Result, Row
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A fine-tuned model's answers. `arm`: what it differs in from others besides its tasks."""
+
+    run: str
+    base: str
+    seed: int
+    trained: tuple[str, ...]
+    arm: str
+    steps: int
+    lr: float
+    old: Evaluation
+    new: Evaluation
+
+    @property
+    def label(self) -> str:
+        """The trained tasks in one word."""
+        return "+".join(self.trained)
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A model before fine-tuning. `again`: new cities, other questions; what a change of luck looks like."""
+
+    run: str
+    old: Evaluation
+    new: Evaluation
+    again: Evaluation
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Tidy tables: `scores` (model x task), `matrix` (arm, set x task), `deviation` (model x task) and
+    `sets` (arm, set), in which values are averages over models with their intervals."""
+
+    scores: tuple[Row, ...]
+    matrix: tuple[Row, ...]
+    deviation: tuple[Row, ...]
+    sets: tuple[Row, ...]
+    trajectory: tuple[Row, ...] = ()
+    """Like `scores`, with a column `step`, for checkpoints on the way."""
+
+    def to_result(self, command: str, inputs: Mapping[str, str], params: Mapping[str, object]) -> Result:
+        """The result of kind "transfer"; its arrays are the matrices of the arm with most models."""
+        arm = self.sets[0]["arm"]
+        labels = [row["set"] for row in self.sets if row["arm"] == arm]
+
+        def grid(column: str) -> np.ndarray:
+            cells = {(row["set"], row["task"]): row[column] for row in self.matrix if row["arm"] == arm}
+            values = [[cells.get((label, task)) for task in TASK_NAMES] for label in labels]
+            return np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
+
+        first = [row for row in self.matrix if row["arm"] == arm]
+        return Result(
+            kind="transfer",
+            command=command,
+            inputs=dict(inputs),
+            params=dict(params),
+            values={
+                "arm": arm,
+                "n_models": len({row["run"] for row in self.scores if row["arm"] == arm}),
+                "n_bases": len({row["base"] for row in self.scores if row["arm"] == arm}),
+                "ni_trained": mean_of(row["ni"] for row in first if row["trained"]),
+                "ni_trained_learned": mean_of(row["ni_learned"] for row in first if row["trained"]),
+                "ni_transfer": mean_of(row["ni"] for row in first if not row["trained"]),
+                "ni_transfer_learned": mean_of(row["ni_learned"] for row in first if not row["trained"]),
+                "ni_control": mean_of(
+                    abs(row["ni_control"]) for row in self.scores if given(row["ni_control"])
+                ),
+            },
+            tables={
+                "scores": list(self.scores),
+                "matrix": list(self.matrix),
+                "deviation": list(self.deviation),
+                "sets": list(self.sets),
+                "trajectory": list(self.trajectory),
+            },
+            arrays={
+                "sets": np.array(labels),
+                "tasks": np.array(TASK_NAMES),
+                "learned": np.array([share_learned(self.scores, task) for task in TASK_NAMES]),
+                "ni": grid("ni"),
+                "retention": grid("retention"),
+                "deviation": grid("deviation"),
+            },
+            notes=[
+                "Improvement: 0 is no better on new cities than before, 1 as good as on old ones, below 0 "
+                "worse than before. A dash: old cities were answered no better than new ones before, so the "
+                "scale has no ends.",
+                f"A base has learned a task when its score on old cities closes at least {FAILED_BELOW} of "
+                "the gap between the best constant answer and a perfect one; elsewhere old cities are hardly "
+                "better than new ones, and improvement divides by that difference.",
+                "Control: the base itself on other questions about new cities; its improvement would be 0 "
+                "but for chance.",
+                "Retention, on old cities: ln(error before / error after), or the change of accuracy; 0 is "
+                "kept, below 0 forgotten.",
+                "Intervals are over models, one for each seed of the base; one model has none.",
+            ],
+        )
+
+
+def transfer(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool = True) -> Transfer:
+    """Compare fine-tuned models with their bases and with each other.
+
+    match_steps: only teachers with the steps and the rate of their pupil count, which leaves the paper's own
+    two-task sets without any. Raises AnalysisError without models, or when models of one set and arm were
+    trained differently.
+    """
+    if not tuned:
+        raise AnalysisError("no fine-tuned model given", "make one with: cwr-mech finetune RUN")
+    known = {base.run: base for base in bases}
+    if missing := sorted({model.base for model in tuned} - set(known)):
+        raise AnalysisError(f"the answers of base {missing[0]} are not given")
+    _check_alike(tuned)
+    scores = [row for model in tuned for row in score_rows(model, known[model.base])]
+    deviation = [row for model in tuned for row in _deviations(model, tuned, scores, match_steps)]
+    groups = dict.fromkeys((model.arm, model.label) for model in tuned)
+    order = {"+".join(tasks): tasks for tasks in (model.trained for model in tuned)}
+    models_of = Counter(model.arm for model in tuned)
+    ranked = sorted(
+        groups,
+        key=lambda group: (-models_of[group[0]], group[0], len(order[group[1]]), _ranks(order[group[1]])),
+    )
+    matrix, sets = [], []
+    for arm, label in ranked:
+        mine = [row for row in scores if (row["arm"], row["set"]) == (arm, label)]
+        beside = [row for row in deviation if (row["arm"], row["set"]) == (arm, label)]
+        matrix += [cell(arm, label, task, mine, beside) for task in TASK_NAMES if _has(mine, task)]
+        sets.append(set_row(arm, label, mine, beside))
+    return Transfer(tuple(scores), tuple(matrix), tuple(deviation), tuple(sets))
+
+
+def _check_alike(tuned: Sequence[Tuned]) -> None:
+    first: dict[tuple[str, str], Tuned] = {}
+    for model in tuned:
+        other = first.setdefault((model.arm, model.label), model)
+        if (other.steps, other.lr) != (model.steps, model.lr):
+            raise AnalysisError(
+                f"{other.run} and {model.run} cannot be averaged: {other.steps} steps at {other.lr:g} and "
+                f"{model.steps} at {model.lr:g}",
+                "name the runs to compare",
+            )
+
+
+def retention(before: TaskScore, after: TaskScore) -> float:
+    """ln(error before / error after), or accuracy after - before: 0 kept, below 0 forgotten.
+
+    Infinite, or NaN when both errors vanish, if an error is 0.
+    """
+    if before.metric == "accuracy":
+        return after.value_mean - before.value_mean
+    if before.value_mean == 0 or after.value_mean == 0:
+        return (
+            math.nan
+            if before.value_mean == after.value_mean
+            else math.inf * (1 if after.value_mean == 0 else -1)
+        )
+    return math.log(before.value_mean / after.value_mean)
+
+
+def score_rows(model: Tuned, base: Base) -> Iterator[Row]:
+    """One row a task: scores before and after, improvement and retention."""
+    for score in model.new.scores:
+        task = score.task
+        new, old = base.new.score(task), base.old.score(task)
+        ends = (new.value_mean, old.value_mean, score.metric)
+        known = gain(old.metric, old.value_mean, old.baseline)
+        yield {
+            "run": model.run,
+            "base": model.base,
+            "seed": model.seed,
+            "arm": model.arm,
+            "set": model.label,
+            "task": task,
+            "trained": task in model.trained,
+            "metric": score.metric,
+            "unit": score.unit,
+            "n_questions": score.n,
+            "new": score.value_mean,
+            "new_read": score.parse_rate,
+            "old": model.old.score(task).value_mean,
+            "old_read": model.old.score(task).parse_rate,
+            "base_new": new.value_mean,
+            "base_new_read": new.parse_rate,
+            "base_old": old.value_mean,
+            "base_old_constant": old.baseline,
+            "base_gain": known,
+            "learned": known >= FAILED_BELOW,
+            "ni": finite(normalised_improvement(score.value_mean, *ends)),
+            "ni_paper": normalised_improvement(score.value_mean, *ends, clip="paper"),
+            "ni_control": finite(normalised_improvement(base.again.score(task).value_mean, *ends)),
+            "retention": finite(retention(old, model.old.score(task))),
+        }
+
+
+DEVIATION_KEYS = ("run", "base", "seed", "arm", "set", "task", "trained", "learned", "ni")
+"""Columns that a row of `deviation` takes over from the row of `scores`."""
+
+
+def _deviations(
+    model: Tuned, tuned: Sequence[Tuned], scores: Sequence[Row], match_steps: bool
+) -> Iterable[Row]:
+    """Improvement beyond the best teacher, for a model of several tasks all of whose teachers are there."""
+    if len(model.trained) < 2:
+        return
+    teachers = [
+        teacher
+        for task in model.trained
+        for teacher in tuned
+        if teacher.trained == (task,)
+        and (teacher.base, teacher.seed, teacher.arm) == (model.base, model.seed, model.arm)
+        and (not match_steps or (teacher.steps, teacher.lr) == (model.steps, model.lr))
+    ]
+    if {teacher.trained[0] for teacher in teachers} != set(model.trained):
+        return
+    known = {(row["run"], row["task"]): row["ni"] for row in scores}
+    for row in scores:
+        if row["run"] != model.run:
+            continue
+        values = {teacher.run: known[teacher.run, row["task"]] for teacher in teachers}
+        best = max((name for name in values if given(values[name])), key=lambda n: values[n], default=None)
+        expected = values[best] if best is not None else None
+        yield {key: row[key] for key in DEVIATION_KEYS} | {
+            "teacher": best,
+            "step_matched": all(teacher.steps == model.steps for teacher in teachers),
+            "teacher_ni": expected,
+            "deviation": row["ni"] - expected if given(row["ni"]) and expected is not None else None,
+        }
+
+
+def _has(rows: Sequence[Row], task: str) -> bool:
+    return any(row["task"] == task for row in rows)
+
+
+def _ranks(tasks: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(TASK_NAMES.index(task) for task in tasks)

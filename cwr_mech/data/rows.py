@@ -1,0 +1,161 @@
+"""Rows of token arrays: a pure function of (world, task, split, seed, group, protocol, row range).
+
+Nothing is stored. Rows are made in blocks (`cwr_mech.data.sampling`), so `generate(..., n=100, start=50)`
+equals the last 100 rows of `generate(..., n=150)`, and a stream can be entered at any row.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import TypedDict, Unpack
+
+import numpy as np
+from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
+
+from cwr_mech.config import STRICT, Protocol
+from cwr_mech.data.encoding import encode
+from cwr_mech.data.label_noise import NOISE_KINDS, with_noise
+from cwr_mech.data.sampling import BLOCK_ROWS, Source, draw_block
+from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.tasks.registry import TASKS, get_task
+from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.world.cities import World
+
+MAX_CITIES = max(task.n_max for task in TASKS.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Token rows of one or several tasks.
+
+    tokens: padded on the right with 0. lengths: tokens of each row, `<bos>` and `<eos>` included.
+    answer_start: position of the first answer token; the one before it is '='. task: index into TASKS.
+    cities: city ids, -1 in unused places. values: the answers as written, as `Task.answer_value` gives them.
+    """
+
+    tokens: UInt8[np.ndarray, "row pos"]
+    lengths: Int32[np.ndarray, " row"]
+    answer_start: Int32[np.ndarray, " row"]
+    task: Int8[np.ndarray, " row"]
+    cities: Int32[np.ndarray, "row 6"]
+    values: Int64[np.ndarray, " row"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> "Rows":
+        """The rows of an index array, a mask or a slice."""
+        return Rows(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def text(self, row: int) -> str:
+        """One row as text, without `<bos>` and `<eos>`."""
+        return Tokenizer().decode(self.tokens[row, : self.lengths[row]].tolist())
+
+    def texts(self) -> list[str]:
+        """All rows as text."""
+        return Tokenizer().decode_rows(self.tokens)
+
+    def prompts(self) -> list[str]:
+        """The questions, up to and including '='."""
+        return [text.partition("=")[0] + "=" for text in self.texts()]
+
+
+def concat(parts: Iterable[Rows]) -> Rows:
+    """Rows one after another, padded to the widest. Raises ConfigError when there are none."""
+    parts = list(parts)
+    if not parts:
+        raise ConfigError("no rows to join")
+    width = max(part.tokens.shape[1] for part in parts)
+    tokens = [np.pad(part.tokens, ((0, 0), (0, width - part.tokens.shape[1]))) for part in parts]
+    rest = [field.name for field in fields(Rows) if field.name != "tokens"]
+    return Rows(
+        np.concatenate(tokens), *(np.concatenate([getattr(part, name) for part in parts]) for name in rest)
+    )
+
+
+class StreamOptions(TypedDict, total=False):
+    """What may be chosen about a stream of rows; what is left out is as in `Stream`.
+
+    group: "old" names no new city, "new" at least one (other places: any city), "all" any.
+    protocol: which of the reference's choices to follow. label_noise: share of rows with a wrong answer.
+    """
+
+    split: str
+    seed: int
+    start: int
+    group: str
+    protocol: Protocol
+    label_noise: float
+    label_noise_kind: str
+
+
+class Stream:
+    """The endless rows of one task, read in order; each block is made once. Options: see `StreamOptions`.
+
+    `position` is the row that `take` gives next and may be set, which is all a resumed training needs.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        task: str,
+        *,
+        split: str = "train",
+        seed: int = 42,
+        start: int = 0,
+        group: str = "old",
+        protocol: Protocol = STRICT,
+        label_noise: float = 0.0,
+        label_noise_kind: str = "uniform",
+    ) -> None:
+        """Raises UnknownName, ConfigError, or WorldError when the world is too small for the task."""
+        if label_noise_kind not in NOISE_KINDS:
+            raise UnknownName("kind of label noise", label_noise_kind, NOISE_KINDS)
+        if not 0 <= label_noise <= 1:
+            raise ConfigError(f"label noise must be a share between 0 and 1, got {label_noise}")
+        if start < 0 or seed < 0:
+            raise ConfigError(f"rows and seeds start at 0, got start={start}, seed={seed}")
+        self.source = Source(world, get_task(task), split, seed, group, protocol)
+        self.noise, self.noise_kind = label_noise, label_noise_kind
+        self.position = start
+        self._block: tuple[int, Rows] | None = None
+
+    def take(self, n: int) -> Rows:
+        """The next `n` rows. Under `refill_repeats=False` rows that name a city twice are missing."""
+        if n < 1:
+            raise ConfigError(f"at least one row must be asked for, got {n}")
+        stop = self.position + n
+        parts = []
+        while self.position < stop:
+            block, first = divmod(self.position, BLOCK_ROWS)
+            last = min(first + stop - self.position, BLOCK_ROWS)
+            parts.append(self._rows(block).take(slice(first, last)))
+            self.position += last - first
+        rows = concat(parts) if len(parts) > 1 else parts[0]
+        return rows.take(_all_distinct(rows.cities)) if self.source.drops_repeats else rows
+
+    def _rows(self, block: int) -> Rows:
+        if self._block is None or self._block[0] != block:
+            self._block = (block, self._make(block))
+        return self._block[1]
+
+    def _make(self, block: int) -> Rows:
+        source = self.source
+        ids, values = draw_block(source, block)
+        if self.noise:
+            rng = source.generator(block, stream=1)
+            values = with_noise(source.task, values, self.noise, self.noise_kind, rng)
+        tokens, lengths, start = encode(source.task, ids, values, source.world.config.id_digits)
+        cities = np.full((len(ids), MAX_CITIES), -1, dtype=np.int32)
+        cities[:, : ids.shape[1]] = ids
+        index = np.full(len(ids), list(TASKS).index(source.task.name), dtype=np.int8)
+        return Rows(tokens, lengths, start, index, cities, values)
+
+
+def generate(world: World, task: str, n: int, **options: Unpack[StreamOptions]) -> Rows:
+    """Rows `start` to `start + n` of one task. Options, and what is raised, are those of `Stream`."""
+    return Stream(world, task, **options).take(n)
+
+
+def _all_distinct(cities: Int[np.ndarray, "row k"]) -> np.ndarray:
+    ordered = np.sort(cities, axis=1)
+    return ~((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)

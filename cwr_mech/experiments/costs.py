@@ -1,0 +1,73 @@
+"""What a plan will cost, from a speed measured now."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, TrainConfig, WorldConfig
+from cwr_mech.data.batches import parts_of
+from cwr_mech.data.rows import concat, generate
+from cwr_mech.experiments.presets import preset
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.engine import Engine
+from cwr_mech.training.optimizer import Optimizer
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.world.cities import load_world
+
+SECONDS = 1.0
+"""How long a speed is measured."""
+PAPERS_GPU_HOURS = 9.0
+"""The paper's authors report 8 to 10 hours for a seven-task run of 42 million rows on their GPU."""
+
+
+def row_lengths(id_digits: int = 4, rows: int = 600) -> dict[str, float]:
+    """Mean tokens a row of each task; they hardly depend on the world."""
+    world = load_world(WorldConfig(n_cities=64, id_digits=id_digits))
+    return {task: float(generate(world, task, rows).lengths.mean()) for task in TASK_NAMES}
+
+
+def tokens_per_second(
+    model: ModelConfig, train: TrainConfig, clock: Callable[[], float] = time.process_time
+) -> float:
+    """Tokens a second of training steps on all seven tasks, for one thread that has a core to itself.
+
+    Of `train` the size of a batch and the optimiser matter. The clock counts the time of this process only,
+    so a busy machine does not spoil the estimate.
+    """
+    world = load_world(WorldConfig(n_cities=64))
+    each = max(1, train.batch_size // len(TASK_NAMES))
+    rows = concat([generate(world, task, each) for task in TASK_NAMES])
+    flat = FlatParameters(model)
+    flat.load(HookedQwen2(model, seed=0))
+    engine, optimizer = Engine(flat), Optimizer(flat, train)
+    first = np.ones_like(rows.lengths)
+    steps, start = -1, clock()
+    while steps < 1 or clock() - start < SECONDS:  # the first step warms up and is not counted
+        engine.batch(rows.tokens, rows.lengths, first, 1.0)
+        optimizer.step(0, optimizer.norm())
+        steps += 1
+        if steps == 0:
+            start = clock()
+    return steps * float(rows.lengths.sum()) / (clock() - start)
+
+
+def tokens_of(config: RunConfig, lengths: Mapping[str, float]) -> float:
+    """Tokens a run reads in training."""
+    parts = parts_of(config.data)
+    weights = np.array([part.rows or part.weight for part in parts], dtype=float)
+    length = float(weights @ [lengths[part.task] for part in parts] / weights.sum())
+    return config.train.steps * config.train.batch_size * length
+
+
+def seconds_of(config: RunConfig, speed: float, lengths: Mapping[str, float]) -> float:
+    """Time to train a run at `speed` tokens a second, without the answers scored on the way."""
+    return tokens_of(config, lengths) / speed
+
+
+def papers_gpu_seconds(config: RunConfig, lengths: Mapping[str, float]) -> float | None:
+    """Time on the paper's GPU, from PAPERS_GPU_HOURS and the tokens of a run; None for other models."""
+    if config.model != ModelConfig():
+        return None
+    speed = tokens_of(preset("paper"), lengths) / (3600 * PAPERS_GPU_HOURS)
+    return seconds_of(config, speed, lengths)

@@ -1,0 +1,254 @@
+"""Fine-tuning sets: what a trained model is shown so that it learns new cities.
+
+A set holds, for every trained task, rows that name at least one new city, and replay: rows of old cities. It
+may hold elicitation rows: a few rows of all seven tasks. In the paper these keep the model from forgetting
+how the other tasks are asked; it says that they hold no new city, its settings say that every one does, so
+untrained tasks were taught about new cities directly. Here they are a choice, and the default is none.
+
+Replay covers the trained tasks or all tasks with the same number of rows in total, and the number of steps
+does not depend on the set, so that the arms of a comparison differ in one thing only. The paper's own sets
+(RECIPES), whose steps grow with the set, are there by name.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import numpy as np
+
+from cwr_mech.config import PAPER, TASK_NAMES, DataConfig, Part, Protocol, RunConfig, WorldConfig, parse
+from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.world.cities import load_world
+
+Replay = Literal["none", "trained", "all"]
+Elicitation = Literal["none", "world", "new"]
+REPLAYS: tuple[Replay, ...] = get_args(Replay)
+ELICITATIONS: tuple[Elicitation, ...] = get_args(Elicitation)
+
+NEW_ROWS, REPLAY_ROWS, ELICITATION_ROWS = 100_000, 20_000, 256
+"""Rows a trained task with new cities and of replay, and rows a task of elicitation, as in the paper."""
+PAPER_LR = 1e-5
+PLAIN = "replay trained, elicitation none"
+"""How `arm_of` calls the usual fine-tuning, to which it adds its route."""
+STEP_SHARE = 0.087
+"""Steps of a fine-tuning as a share of its base's: the paper's 28,560 of 328,128."""
+LR_SHARE = 1 / 30
+"""Peak rate of a fine-tuning as a share of its base's: the paper's 1e-5 of 3e-4."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of the paper's kinds of fine-tuning set."""
+
+    n_tasks: int
+    elicitation: Elicitation
+    epochs: int
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "ft1": Recipe(1, "none", 30),
+        "ft2": Recipe(2, "none", 30),
+        "ft3": Recipe(3, "none", 20),
+        "ftwb1": Recipe(1, "new", 30),
+        "ftwb2": Recipe(2, "new", 30),
+        "ftwb3": Recipe(3, "new", 20),
+    }
+)
+
+_LETTERS = dict(zip(("D", "T", "A", "Co", "I", "P", "Cr"), TASK_NAMES, strict=True))
+
+
+def _sets(table: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(_LETTERS[letter] for letter in entry.split("+")) for entry in table.split())
+
+
+PAIRS = _sets(
+    "D+T A+Co I+P Cr+D T+A Co+I P+Cr D+A T+Co A+I Co+P I+Cr P+D Cr+T D+Co T+I A+P Co+Cr I+D P+T Cr+A"
+)
+"""The paper's 21 pairs in its numbering from 1; the first 8 are also its two-task pretraining sets."""
+TRIPLES = _sets("D+T+A Co+I+P Cr+D+T A+Co+I P+Cr+D T+A+Co I+P+Cr D+T+Co")
+"""The paper's 8 three-task pretraining sets in its numbering from 1."""
+
+
+def finetuning_parts(
+    tasks: Sequence[str],
+    *,
+    replay: Replay = "trained",
+    elicitation: Elicitation = "none",
+    new_rows: int = NEW_ROWS,
+    replay_rows: int = REPLAY_ROWS,
+    elicitation_rows: int = ELICITATION_ROWS,
+    repeat_rows: bool = False,
+) -> tuple[Part, ...]:
+    """The parts of a fine-tuning set for `tasks`.
+
+    Elicitation rows with new cities come after the trained rows of the same stream; with `repeat_rows` they
+    are the first of them once more, as in the paper.
+    """
+    tasks = in_order(tasks)
+    parts = [Part(task=task, group="new", rows=new_rows) for task in tasks]
+    if replay != "none":
+        covered = tasks if replay == "trained" else TASK_NAMES
+        each = math.ceil(replay_rows * len(tasks) / len(covered))
+        parts += [Part(task=task, group="old", rows=each) for task in covered]
+    if elicitation != "none":
+        group: Literal["new", "old"] = "new" if elicitation == "new" else "old"
+        start = 0 if repeat_rows else max(new_rows, replay_rows)
+        parts += [Part(task=task, group=group, rows=elicitation_rows, start=start) for task in TASK_NAMES]
+    return tuple(parts)
+
+
+def in_order(tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks in the order used everywhere. Raises UnknownName, or ConfigError when one is named twice."""
+    for task in tasks:
+        if task not in TASK_NAMES:
+            raise UnknownName("task", task, TASK_NAMES)
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ConfigError(f"tasks must be given once each, got {', '.join(tasks) or 'none'}")
+    return tuple(task for task in TASK_NAMES if task in tasks)
+
+
+def world_with_new(base: RunConfig, new_cities: str | None) -> WorldConfig:
+    """The base's world with these new cities (None: those it held back).
+
+    Raises ConfigError when there are none, or when the old cities would not be those the base was trained on.
+    """
+    settings = base.world.model_dump() | ({} if new_cities is None else {"new": new_cities})
+    config = parse(WorldConfig, settings)
+    if config.new == "none":
+        raise ConfigError(
+            f"the world of run {base.name} holds no new cities", "say which, as in --new-cities atlantis"
+        )
+    if config == base.world:
+        return config
+    world, before = load_world(config), load_world(base.world)
+    if not np.array_equal(world.ids[world.old()], before.ids[before.old()]):
+        raise ConfigError(
+            f"new cities '{config.new}' are not new to run {base.name}, which was trained on them",
+            f"its own are '{base.world.new}'; train a base with --set world.new={config.new}",
+        )
+    return config
+
+
+def finetuning_config(
+    base: RunConfig,
+    tasks: Sequence[str],
+    *,
+    new_cities: str | None = None,
+    replay: Replay = "trained",
+    elicitation: Elicitation = "none",
+    protocol: Protocol | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    new_rows: int = NEW_ROWS,
+    replay_rows: int = REPLAY_ROWS,
+) -> RunConfig:
+    """Settings of a fine-tuning of the run whose settings are `base`.
+
+    By default it keeps the base's protocol, seed and schedule and takes fixed shares of its steps and rate,
+    whatever the tasks. Raises ConfigError or UnknownName.
+    """
+    tasks = in_order(tasks)
+    world = world_with_new(base, new_cities)
+    parts = finetuning_parts(
+        tasks, replay=replay, elicitation=elicitation, new_rows=new_rows, replay_rows=replay_rows
+    )
+    train = base.train.model_dump() | {
+        "steps": steps or max(1, round(base.train.steps * STEP_SHARE)),
+        "lr": lr or base.train.lr * LR_SHARE,
+        "optimizer": "adamw",
+        "seed": base.train.seed if seed is None else seed,
+    }
+    differs = {
+        "replay": (replay, "trained"),
+        "elicit": (elicitation, "none"),
+        "new": (world.new, base.world.new),
+        "seed": (train["seed"], base.train.seed),
+    }
+    name = f"{base.name}-ft-{'+'.join(tasks)}"
+    name += "".join(f"-{what}-{value}" for what, (value, usual) in differs.items() if value != usual)
+    return _assemble(base, name, world, tasks, parts, protocol or base.data.protocol, train)
+
+
+def paper_config(
+    base: RunConfig,
+    recipe: str,
+    tasks: Sequence[str],
+    *,
+    new_cities: str | None = None,
+    seed: int | None = None,
+) -> RunConfig:
+    """Settings of one of the paper's fine-tunings: its set, its steps, its rate. Raises UnknownName."""
+    if recipe not in RECIPES:
+        raise UnknownName("recipe", recipe, RECIPES)
+    kind, tasks = RECIPES[recipe], in_order(tasks)
+    if len(tasks) != kind.n_tasks:
+        raise ConfigError(f"recipe {recipe} trains {kind.n_tasks} task(s), got {', '.join(tasks)}")
+    world = world_with_new(base, new_cities)
+    parts = finetuning_parts(tasks, elicitation=kind.elicitation, repeat_rows=True)
+    batch = 128
+    train = base.train.model_dump() | {
+        "steps": kind.epochs * math.ceil(total_rows(parts) / batch),
+        "batch_size": batch,
+        "lr": PAPER_LR,
+        "optimizer": "adamw",
+        "schedule": "linear",
+        "warmup": 50,
+        "weight_decay": 0.01,
+        "seed": base.train.seed if seed is None else seed,
+    }
+    name = f"{base.name}-{recipe}-{'+'.join(tasks)}"
+    if train["seed"] != base.train.seed:
+        name += f"-seed-{train['seed']}"
+    return _assemble(base, name, world, tasks, parts, PAPER, train)
+
+
+def _assemble(
+    base: RunConfig,
+    name: str,
+    world: WorldConfig,
+    tasks: tuple[str, ...],
+    parts: tuple[Part, ...],
+    protocol: Protocol,
+    train: dict[str, object],
+) -> RunConfig:
+    data = DataConfig(
+        tasks=tasks,
+        parts=parts,
+        protocol=protocol,
+        label_noise=base.data.label_noise,
+        label_noise_kind=base.data.label_noise_kind,
+        seed=base.data.seed,
+    )
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name)
+    content = base.model_dump() | {"name": name, "world": world, "data": data, "train": train}
+    return parse(RunConfig, content)
+
+
+def total_rows(parts: Sequence[Part]) -> int:
+    """Rows of a set all of whose parts are finite."""
+    return sum(part.rows or 0 for part in parts)
+
+
+def arm_of(config: RunConfig) -> str:
+    """What distinguishes a fine-tuning from others besides its tasks: replay, elicitation rows, route."""
+    data = config.data
+    others = [part for part in data.parts if part.task not in data.tasks]
+    own_old = [part for part in data.parts if part.task in data.tasks and part.group == "old"]
+    replay = "none"
+    if any(part.group == "old" and part.start == 0 for part in others):
+        replay = "all"
+    elif any(part.start == 0 for part in own_old):
+        replay = "trained"
+    elicitation = "none"
+    if any(part.group == "new" for part in others):
+        elicitation = "new"
+    elif any(part.group == "old" and part.start > 0 for part in others):
+        elicitation = "world"
+    route = "" if config.route.arm == "none" else f", route{config.route.suffix}"
+    return f"replay {replay}, elicitation {elicitation}{route}"

@@ -1,0 +1,252 @@
+"""Plans: which models to train, and which of them start from others. Tables derived in code, never files.
+
+A plan is a list of Planned runs in which every base stands before the runs that need it. `cwr-mech sweep`
+trains them; a run is known by its name and its settings alone, so a plan may be changed between two sweeps
+and what is there already is not trained again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
+
+from cwr_mech.config import PAPER, TASK_NAMES, Part, RouteConfig, RunConfig, parse
+from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.experiments.finetuning import (
+    PAIRS,
+    TRIPLES,
+    Elicitation,
+    finetuning_config,
+    paper_config,
+)
+from cwr_mech.experiments.presets import for_tasks
+
+DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
+OTHER_PAIRS = tuple(pair for pair in PAIRS if "distance" not in pair)
+ROUTES = ("manifold", "complement", "random", "random-complement")
+ROUTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "distance": ("manifold", "random", "pull"),
+        "angle": ("manifold", "complement", "random-complement", "pull"),
+        "compass": ("manifold", "complement", "random-complement"),
+        "perimeter": ("manifold", "complement", "random-complement"),
+    }
+)
+"""Task -> arms that the predictions of `analysis/hypotheses.py` need; the other ROUTES are for the record."""
+EVERY_ARM = {task: (*ROUTES, *(["pull"] if task in ("distance", "angle") else [])) for task in ROUTED}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One model to train; `base` is the name of the run it starts from, None for fresh weights."""
+
+    config: RunConfig
+    base: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is also its folder's."""
+        return self.config.name
+
+
+def pretraining(preset: RunConfig, sets: Iterable[Sequence[str]], seeds: Iterable[int]) -> list[Planned]:
+    """A model for each set of tasks and each seed. The preset's own seed is left out of the names."""
+    planned = []
+    for tasks in sets:
+        config = for_tasks(preset, tuple(tasks))
+        for seed in seeds:
+            name = config.name if seed == preset.train.seed else f"{config.name}-seed{seed}"
+            planned.append(Planned(config.with_settings([f"train.seed={seed}", f"name={name}"])))
+    return planned
+
+
+def finetunings(
+    bases: Iterable[Planned], sets: Iterable[Sequence[str]], elicitation: Elicitation = "none"
+) -> list[Planned]:
+    """A fine-tuning of each base for each set of tasks."""
+    wanted = [tuple(tasks) for tasks in sets]
+    return [
+        Planned(finetuning_config(base.config, tasks, elicitation=elicitation), base.name)
+        for base in bases
+        for tasks in wanted
+    ]
+
+
+def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
+    """7-task models that see the new cities from the start: what full integration looks like."""
+    planned = []
+    for base in pretraining(preset, [TASK_NAMES], seeds):
+        rows = preset.data.rows_per_task
+        weights = preset.data.weights or (1.0,) * len(TASK_NAMES)
+        parts = tuple(
+            Part(task=task, group="all", rows=rows, weight=weight)
+            for task, weight in zip(TASK_NAMES, weights, strict=True)
+        )
+        data = base.config.data.model_copy(update={"parts": parts})
+        name = base.name.replace(preset.name, f"{preset.name}-all-cities", 1)
+        planned.append(Planned(base.config.model_copy(update={"data": data, "name": name})))
+    return planned
+
+
+def routed(tuned: Iterable[Planned], arms: Iterable[str]) -> list[Planned]:
+    """Each fine-tuning once more under each causal arm, at every layer whose output at a city is read."""
+    planned = []
+    for run in tuned:
+        for arm in arms:
+            layers = tuple(range(run.config.model.n_layers - 1))
+            route = parse(RouteConfig, {"arm": arm, "layers": layers})
+            changes = {"route": route, "name": run.name + route.suffix}
+            planned.append(Planned(run.config.model_copy(update=changes), run.base))
+    return planned
+
+
+def arms(tuned: Sequence[Planned], wanted: Mapping[str, Sequence[str]]) -> list[Planned]:
+    """The causal arms of single-task fine-tunings: task -> names of its arms."""
+    by_task = {task: [run for run in tuned if run.config.data.tasks == (task,)] for task in wanted}
+    return [run for task, names in wanted.items() for run in routed(by_task[task], names)]
+
+
+def _singles() -> list[tuple[str, ...]]:
+    return [(task,) for task in TASK_NAMES]
+
+
+def singles(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The seven single-task models."""
+    return pretraining(preset, _singles(), seeds)
+
+
+def pairs(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """All 21 two-task models."""
+    return pretraining(preset, PAIRS, seeds)
+
+
+def seeds_only(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The model of all tasks."""
+    return pretraining(preset, [TASK_NAMES], seeds)
+
+
+def tune(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The model of all tasks, and its fine-tuning on each task and on each pair."""
+    bases = seeds_only(preset, seeds)
+    return bases + finetunings(bases, [*_singles(), *PAIRS])
+
+
+def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """Seven runs with one dependency, to try the machinery: a base, three tasks alone, three fine-tunings."""
+    bases = seeds_only(preset, seeds)
+    sets = _singles()[:3]
+    return bases + pretraining(preset, sets, seeds) + finetunings(bases, sets)
+
+
+def routing(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """What the test of off-map routing needs: models of all tasks, their fine-tunings on the tasks of ROUTED,
+    untouched and under the arms that a prediction is about.
+    """
+    bases = seeds_only(preset, seeds)
+    studied = finetunings(bases, [(task,) for task in ROUTED])
+    return [*bases, *studied, *arms(studied, ROUTED)]
+
+
+def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The family that ships with the repository, what matters most first.
+
+    Every seed: the plan `routing`, the fine-tunings of each base on the other single tasks, each task alone,
+    fine-tunings on the six pairs with distance and six without, all tasks with the new cities in pretraining.
+    First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows. The other arms come
+    last. Models of one task train half as many steps, all others the whole number: each task still gets more
+    rows alone than beside others.
+    """
+    routed, first = routing(preset, seeds), seeds[:1]
+    names = {run.name for run in routed}
+    bases = [run for run in routed if run.base is None]
+    half = preset.with_settings([f"steps={preset.train.steps // 2}"])
+    pairs = [DISTANCE_PAIRS[:3] + OTHER_PAIRS[:3], DISTANCE_PAIRS[3:] + OTHER_PAIRS[3:6]]
+    tuned = finetunings(bases, _singles())
+    return [
+        *routed,
+        *(run for run in tuned if run.name not in names),
+        *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
+        *finetunings(bases[:1], _singles(), elicitation="new"),
+        *finetunings(bases, pairs[0]),
+        *pretraining(preset, chain.from_iterable(zip(PAIRS[:7], TRIPLES[:7], strict=True)), first),
+        *pretraining(preset, [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]], first),
+        *finetunings(bases, pairs[1]),
+        *in_pretraining(preset, seeds),
+        *finetunings(bases[:1], _singles(), elicitation="world"),
+        *(run for run in arms(tuned, EVERY_ARM) if run.name not in names),
+    ]
+
+
+def paper(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The paper's 179 models under its own protocol. Its seven sets of one, two and three tasks have one seed
+    fewer than the models of all tasks and their fine-tunings.
+    """
+    data = preset.data.model_copy(update={"protocol": PAPER})
+    world = preset.world.model_copy(update={"id_min": 0})
+    preset = preset.model_copy(update={"data": data, "world": world})
+    bases = seeds_only(preset, seeds)
+    fewer = seeds[:-1] or seeds
+    tuned = [
+        Planned(paper_config(base.config, recipe, tasks), base.name)
+        for recipe, sets in (("ftwb1", _singles()), ("ftwb2", PAIRS))
+        for tasks in sets
+        for base in bases
+    ]
+    return [
+        *bases,
+        *singles(preset, fewer),
+        *pretraining(preset, PAIRS[:7], fewer),
+        *pretraining(preset, TRIPLES[:7], fewer),
+        *tuned,
+    ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan's function with the preset and the number of seeds it is usually made of."""
+
+    make: Callable[[RunConfig, Sequence[int]], list[Planned]]
+    preset: str
+    n_seeds: int
+
+    def runs(self, preset: RunConfig, seeds: Sequence[int] | None = None) -> tuple[Planned, ...]:
+        """The plan's runs, bases first; by default of the preset's own seed, then 1, 2, ... without it.
+
+        Raises ConfigError when two runs have one name or a base is missing.
+        """
+        own = preset.train.seed
+        others = [seed for seed in range(1, self.n_seeds + 1) if seed != own]
+        return checked(self.make(preset, seeds or [own, *others][: self.n_seeds]))
+
+
+PLANS: Mapping[str, Plan] = MappingProxyType(
+    {
+        "singles": Plan(singles, "small", 1),
+        "pairs": Plan(pairs, "small", 1),
+        "seeds": Plan(seeds_only, "small", 3),
+        "tune": Plan(tune, "small", 1),
+        "trial": Plan(trial, "tiny", 1),
+        "routing": Plan(routing, "small", 6),
+        "zoo": Plan(zoo, "small", 3),
+        "paper": Plan(paper, "paper", 4),
+    }
+)
+
+
+def find_plan(name: str) -> Plan:
+    """Raises UnknownName."""
+    if name not in PLANS:
+        raise UnknownName("plan", name, PLANS)
+    return PLANS[name]
+
+
+def checked(planned: Sequence[Planned]) -> tuple[Planned, ...]:
+    """The plan, if its names differ and every base comes first. Raises ConfigError."""
+    seen: set[str] = set()
+    for run in planned:
+        if run.name in seen:
+            raise ConfigError(f"two runs of the plan are called {run.name}")
+        if run.base is not None and run.base not in seen:
+            raise ConfigError(f"run {run.name} starts from {run.base}, which the plan does not train before")
+        seen.add(run.name)
+    return tuple(planned)

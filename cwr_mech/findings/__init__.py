@@ -1,0 +1,1 @@
+"""What trained models show together: claims, their evidence and verdicts."""

@@ -1,0 +1,83 @@
+"""The list of the zoo's models, in the terminal and in zoo/README.md."""
+
+from pathlib import Path
+
+from cwr_mech.analysis.stats.models import gain
+from cwr_mech.artifacts import atomic_file
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.experiments.zoo import (
+    family,
+    folder_bytes,
+    recorded,
+    zoo_models,
+)
+from cwr_mech.render.markdown import markdown_table
+from cwr_mech.render.numbers import number
+from cwr_mech.results import Row
+from cwr_mech.training.runs import ZOO, Run
+
+README = """# The zoo
+
+Small trained models, ready to look into: every command takes `zoo:NAME` where it takes a run.
+
+    cwr-mech zoo list                        what there is
+    cwr-mech cache-acts zoo:small            what it holds about every city
+    cwr-mech probe zoo:small                 is there a map in it?
+    cwr-mech finetune zoo:small --tasks angle
+    cwr-mech zoo check                       files unchanged, same answers as when they were added
+    cwr-mech zoo analyse                     every analysis of the zoo, into reports/zoo/report.md
+
+A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
+`transformers.AutoModelForCausalLM.from_pretrained` and `cwr_mech.HookedQwen2.from_pretrained` read. Its
+`manifest.json` says from which settings, seeds, base and versions it was made and holds the hash of every
+file; `answers.json.gz` is what it answers to fixed test questions, `metrics.jsonl` its training curve,
+thinned. Weights are in float16 where that changes not one of these answers, in float32 otherwise.
+
+The models know the cities of the shipped table (`cwr_mech/data/README.md` says where it is from); the weights
+are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or `cwr-mech finetune`) and
+`cwr-mech zoo add`, which also writes this file. Scores below are mean errors or accuracies over 200 test
+questions about ordinary cities, for the tasks a model was trained on.
+"""
+
+
+def gains(model: Run) -> dict[str, float]:
+    """Trained task -> share of the gap between the best constant answer and perfect ones, on old cities."""
+    return {
+        score.task: gain(score.metric, score.value_mean, score.baseline)
+        for score in recorded(model, "old").scores
+        if score.task in model.config.data.tasks
+    }
+
+
+def described(model: Run) -> Row:
+    """One row of a list of models."""
+    data, learned = model.config.data, gains(model)
+    return {
+        "name": model.name,
+        "family": family(model.config, model.parent is not None),
+        "tasks": "all" if data.tasks == TASK_NAMES else ", ".join(data.tasks),
+        "base": model.parent,
+        "seed": model.config.train.seed,
+        "steps": model.last_step,
+        "dtype": model.manifest["zoo"]["dtype"],
+        "kB": round(folder_bytes(model.folder) / 1000),
+        "learned": sum(learned.values()) / len(learned),
+        "least": min(learned, key=lambda task: learned[task]),
+        "least_learned": min(learned.values()),
+        "scores": "; ".join(
+            f"{score.task} {number(score.value_mean)} ({number(score.baseline)})"
+            for score in recorded(model, "old").scores
+            if score.task in data.tasks
+        ),
+    }
+
+
+def write_readme(root: Path | str = ZOO) -> Path:
+    """Write README.md of the zoo: what it is, and a table of its models; returns its path."""
+    path = Path(root) / "README.md"
+    columns = ("name", "tasks", "base", "seed", "steps", "dtype", "kB", "scores")
+    heads = {column: column for column in columns} | {"scores": "test score (best constant answer)"}
+    table = markdown_table([described(model) for model in zoo_models(root)], heads)
+    with atomic_file(path) as part:
+        part.write_text(f"{README}\n{table}\n", encoding="utf-8")
+    return path

@@ -1,0 +1,189 @@
+"""What the report of the zoo is computed from: results about all its models together."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cwr_mech.activations.reader import ActivationStore, activations_path
+from cwr_mech.analysis.probing.study import probe_result
+from cwr_mech.analysis.routing.displacement import Origin
+from cwr_mech.analysis.routing.trajectory import (
+    Spot,
+    clearest,
+    read,
+    trajectory,
+)
+from cwr_mech.analysis.selection import choose_hooks
+from cwr_mech.analysis.stats.models import gain
+from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
+from cwr_mech.artifacts import sha256_file
+from cwr_mech.config import TASK_NAMES
+from cwr_mech.experiments.finetuning import arm_of
+from cwr_mech.experiments.plans import find_plan
+from cwr_mech.experiments.presets import preset
+from cwr_mech.experiments.zoo import (
+    QUESTIONS,
+    SEED,
+    family,
+    recorded,
+)
+from cwr_mech.model.evaluation import evaluate
+from cwr_mech.results import Result, Row
+from cwr_mech.training.runs import Run
+
+SITE = "last_digit+delimiter"
+
+
+def models_result(models: Sequence[Run], command: str) -> Result:
+    """The result of kind "zoo".
+
+    Tables: `models`, `scores` (recorded when the models were added), `plan` (models of each kind in the plan
+    `cwr-mech sweep zoo`, and how many of them are here).
+    """
+    table: list[Row] = []
+    scores: list[Row] = []
+    for model in models:
+        train, about = model.config.train, model.manifest["zoo"]
+        row: Row = {"run": model.name, "tasks": "+".join(model.config.data.tasks), "base": model.parent}
+        row |= {"route": model.config.route.suffix.removeprefix("-") or "none", "seed": train.seed}
+        row |= {"family": family(model.config, model.parent is not None), "steps": model.last_step}
+        table.append(row | {"rows": model.last_step * train.batch_size, "dtype": about["dtype"]})
+        for score in about["scores"]:
+            value, constant = score["value_mean"], score["baseline"]
+            scores.append(
+                {column: score[column] for column in ("task", "group", "metric", "unit", "baseline")}
+                | {"run": model.name, "value": value, "gain": gain(score["metric"], value, constant)}
+                | {"trained": score["task"] in model.config.data.tasks}
+            )
+    return Result(
+        kind="zoo",
+        command=command,
+        inputs={model.checkpoint().as_posix(): model.sha256() for model in models},
+        params={"runs": [model.name for model in models], "questions": QUESTIONS, "seed": SEED},
+        tables={"models": table, "scores": scores, "plan": plan_rows(table)},
+        notes=[f"{QUESTIONS} test questions a task and group; new: at least one new city in the question."],
+    )
+
+
+def plan_rows(models: Sequence[Row]) -> list[Row]:
+    """Models of each family in the plan of the zoo, and how many are there."""
+    plan = find_plan("zoo")
+    planned = Counter(family(run.config, run.base is not None) for run in plan.runs(preset(plan.preset)))
+    here = Counter(str(row["family"]) for row in models)
+    return [
+        {"family": name, "planned": planned[name], "here": here[name]}
+        for name in dict.fromkeys([*planned, *here])
+    ]
+
+
+def maps_result(
+    models: Sequence[Run], folder: Path, command: str, advance: Callable[[int], object] = lambda n: None
+) -> Result:
+    """The result of kind "maps": probes of each model's activation file in `folder`, in the prompts of its
+    own tasks; tables `layers` and `new` as in `probe_result`. `advance(1)` is called after every model.
+    """
+    tables: dict[str, list[Row]] = {"layers": [], "new": []}
+    inputs: dict[str, str] = {}
+    notes: list[str] = []
+    for model in models:
+        path = activations_path(model.name, model.last_step, folder)
+        store = ActivationStore(path, world=model.world(), model_sha256=model.sha256())
+        found = probe_result(store, choose_hooks(store, None), list(model.config.data.tasks), [SITE])
+        kind = {"family": family(model.config, model.parent is not None)}
+        for name, rows in tables.items():
+            rows += [row | kind for row in found.tables.get(name, [])]
+        inputs[path.as_posix()] = sha256_file(path)
+        notes = [note for note in found.notes if "untrained" not in note]
+        advance(1)
+    runs = [model.name for model in models]
+    return Result("maps", command, inputs, {"runs": runs, "seed": 0}, tables=tables, notes=notes)
+
+
+def transfer_result(
+    models: Sequence[Run],
+    bases: Mapping[str, Run],
+    command: str,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Result:
+    """The result of kind "transfer" of fine-tuned models, from the answers recorded when they were added.
+
+    Only the control is asked anew: the bases on other questions about new cities. `advance(1)` is called
+    after every base.
+    """
+    asked = []
+    for name in dict.fromkeys(str(model.parent) for model in models):
+        base = bases[name]
+        protocol = base.config.data.protocol
+        again = evaluate(
+            base.model(), base.world(), n=QUESTIONS, group="new", seed=SEED + 1, protocol=protocol
+        )
+        asked.append(Base(name, recorded(base, "old"), recorded(base, "new"), again))
+        advance(1)
+    tuned = [
+        Tuned(
+            run=model.name,
+            base=str(model.parent),
+            seed=model.config.train.seed,
+            trained=model.config.data.tasks,
+            arm=arm_of(model.config),
+            steps=model.config.train.steps,
+            lr=model.config.train.lr,
+            old=recorded(model, "old"),
+            new=recorded(model, "new"),
+        )
+        for model in models
+    ]
+    return transfer(tuned, asked).to_result(
+        command,
+        {model.checkpoint().as_posix(): model.sha256() for model in [*bases.values(), *models]},
+        {"runs": [model.name for model in models], "rows": QUESTIONS, "seed": SEED, "steps_matched": True},
+    )
+
+
+def places_result(
+    models: Sequence[Run],
+    bases: Mapping[str, Run],
+    command: str,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Result:
+    """The result of kind "trajectory" of fine-tuned models, of which the zoo keeps the end alone: step 0 is
+    the base. All seven prompts, each read where the base's map is clearest.
+    """
+    spots: dict[str, list[Spot]] = {}
+    before: dict[str, dict[str, Origin]] = {}
+    starts: dict[str, list[Row]] = {}
+    rows: list[Row] = []
+    for model in models:
+        base, world = bases[str(model.parent)], model.world()
+        if base.name not in spots:
+            start = base.model()
+            spots[base.name] = [clearest(start, world, task) for task in TASK_NAMES]
+            before[base.name] = {
+                spot.task: Origin.fit(read(start, world, spot), world) for spot in spots[base.name]
+            }
+            starts[base.name] = trajectory({0: base.model}, world, spots[base.name])
+        about: dict[str, Any] = {
+            "run": model.name,
+            "base": base.name,
+            "set": "+".join(model.config.data.tasks),
+            "arm": arm_of(model.config),
+            "route": model.config.route.suffix.removeprefix("-") or "none",
+        }
+        ends = trajectory({model.last_step: model.model}, world, spots[base.name], origins=before[base.name])
+        rows += [about | row for row in [*starts[base.name], *ends]]
+        advance(1)
+    return Result(
+        kind="trajectory",
+        command=command,
+        inputs={model.checkpoint().as_posix(): model.sha256() for model in [*bases.values(), *models]},
+        params={"runs": [model.name for model in models], "prompts": "all", "seed": 0},
+        values={"n_models": len(models), "n_bases": len(spots)},
+        tables={"trajectory": rows},
+        notes=[
+            "Along: distance of the nearest point of the map from the true place, tenths of a degree. Off: "
+            "distance from the map, in units of the median ordinary city. The map is fitted on ordinary "
+            "cities of the same model; ordinary cities on maps they took no part in.",
+            "Each prompt is read at the layer and site where the base's map is clearest.",
+        ],
+    )

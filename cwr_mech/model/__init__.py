@@ -1,0 +1,1 @@
+"""HookedQwen2: layers, hooks, checkpoints, decoding and evaluation."""

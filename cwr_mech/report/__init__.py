@@ -1,0 +1,1 @@
+"""Reports from saved results: contents, sections, figures."""

@@ -1,0 +1,184 @@
+"""What a report may hold: a row for each kind of result, in the order of the report."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cwr_mech.analysis.patching import show as report_patching
+from cwr_mech.analysis.routing import show as report_routing
+from cwr_mech.analysis.similarity import show as report_similarity
+from cwr_mech.findings import show as report_zoo
+from cwr_mech.report import sections as report_sections
+from cwr_mech.results import Result
+
+
+class Section(NamedTuple):
+    """A part of the report: the kind of result it shows, its heading, its opening line and its text."""
+
+    kind: str
+    title: str
+    opening: str
+    text: Callable[[Result], str]
+
+
+SECTIONS = (
+    Section(
+        "routing",
+        "Do divergent tasks route updates off the map?",
+        "The claim, what it predicts, what came, and a verdict.",
+        report_routing.routing,
+    ),
+    Section(
+        "zoo",
+        "The models",
+        "Everything below is about these models; each can be loaded as zoo:NAME.",
+        report_zoo.models,
+    ),
+    Section(
+        "maps",
+        "Maps, model by model",
+        "A linear probe for the place of a city in each model, at its best layer; new cities are decoded by "
+        "a probe fitted on the others.",
+        report_zoo.maps,
+    ),
+    Section(
+        "probe",
+        "The world as the model sees it",
+        "A linear probe reads x and y of a city from the residual stream. If cities it was not fitted on "
+        "land near their true places, the model holds a map.",
+        report_sections.probes,
+    ),
+    Section(
+        "readout",
+        "What one probe score hides",
+        "Other prompts, whole regions, few cities, a nonlinear probe, the length of a code for the places.",
+        report_similarity.readout,
+    ),
+    Section(
+        "timeline",
+        "When the map forms",
+        "The same probe at every checkpoint.",
+        report_similarity.timeline,
+    ),
+    Section(
+        "manifold",
+        "On the map, along it, off it",
+        "A smooth map from places to activations. How much of a layer is a function of place, and where new "
+        "cities stand: misplaced on the map, or off the map.",
+        report_similarity.manifold,
+    ),
+    Section(
+        "surfacing",
+        "Does the map surface?",
+        "What the first principal components carry of the map, by number of tasks.",
+        report_similarity.surfacing,
+    ),
+    Section(
+        "erasure",
+        "Is the map used?",
+        "What a probe can decode need not be used. Here the places are erased inside the model.",
+        report_similarity.erasure,
+    ),
+    Section(
+        "eval",
+        "Answers by task",
+        "Fresh test questions, answered greedily, beside the best answer that never looks at the cities.",
+        report_sections.evaluation,
+    ),
+    Section(
+        "train",
+        "Learning curves",
+        "Loss and validation scores on the way.",
+        report_sections.training,
+    ),
+    Section(
+        "curves",
+        "Learning curves side by side",
+        "Loss and validation scores of several runs against the examples they have seen.",
+        report_sections.curves,
+    ),
+    Section(
+        "cka",
+        "Similarity of representations",
+        "How alike layers and models arrange the same cities, up to rotation and scale.",
+        report_similarity.matrix,
+    ),
+    Section(
+        "similarity",
+        "Models beside models",
+        "Several measures between models, with their nulls and their ceiling. Claims are over models.",
+        report_similarity.models,
+    ),
+    Section(
+        "patch",
+        "Where a city is carried to the answer",
+        "One city is swapped for another inside the model, one place at a time. Where that moves the answer, "
+        "the place carries the city.",
+        report_patching.patching,
+    ),
+    Section(
+        "patch_tasks",
+        "Patching, task beside task",
+        "Up to which layer the city can be exchanged where it is named, and from which layer the answer does "
+        "not need it any more.",
+        report_patching.tasks,
+    ),
+    Section(
+        "patch_parts",
+        "Through which part of a city's state do answers run?",
+        "The first city's state is replaced by a donor's inside the map's subspace only, or outside of it "
+        "only. New cities are those that a model met in fine-tuning.",
+        report_patching.parts,
+    ),
+    Section(
+        "transfer",
+        "What fine-tuning teaches",
+        "Models that were shown new cities through some tasks, asked about them through all; and what they "
+        "still know of the old ones.",
+        report_sections.transfer,
+    ),
+    Section(
+        "subspace",
+        "Where updates go",
+        "The change of a city's activation that a task asks for or makes: how much of it lies in the few "
+        "directions in which ordinary cities differ because of their place, and where it moves the city.",
+        report_routing.subspace,
+    ),
+    Section(
+        "conflict",
+        "Do tasks pull the weights the same way?",
+        "Gradients of every weight matrix, task by task.",
+        report_routing.conflict,
+    ),
+    Section(
+        "trajectory",
+        "Where fine-tuning puts new cities",
+        "In the wrong place on the map, or off the map: beside ordinary cities.",
+        report_routing.trajectory,
+    ),
+    Section(
+        "prediction",
+        "Can divergence be told before training?",
+        "Similarity of the tasks' gradients before and early in training, and of the tasks themselves, "
+        "against what became of them.",
+        report_routing.prediction,
+    ),
+    Section(
+        "stretch",
+        "A stretch of the paper's training",
+        "The same weights, batches and rates here and under transformers' Trainer.",
+        report_zoo.stretch,
+    ),
+    Section(
+        "relation",
+        "Similarity and transfer",
+        "Pairs of tasks: how alike models of the one and the other are, and what one teaches the other.",
+        report_zoo.relation,
+    ),
+    Section(
+        "findings",
+        "The paper's values beside ours",
+        "Levels differ with the scale; the direction is what can be compared.",
+        report_zoo.findings,
+    ),
+)
+"""Kinds of results in the order of the report. Kinds without a row come last, shown as they are."""

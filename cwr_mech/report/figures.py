@@ -1,0 +1,148 @@
+"""Figures of results: FIGURES names, for each kind of result, the functions that draw it.
+
+A figure is drawn from a Result and nothing else; each function's docstring says which tables and arrays it
+reads. The PNG carries the digest of its result and matplotlib's version, so that a reader can tell whether a
+figure still belongs to the numbers beside it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from cwr_mech.analysis.answers.figures import curves_figure
+from cwr_mech.analysis.answers.lines import eval_figure, learning_figure, probe_layers_figure
+from cwr_mech.analysis.manifold.figures import manifold_figure, surfacing_figure, surfacing_tasks_figure
+from cwr_mech.analysis.patching.figures import (
+    digits_figure,
+    parts_figure,
+    subspaces_figure,
+    tasks_figure,
+)
+from cwr_mech.analysis.patching.swaps import (
+    answers_figure,
+    paths_figure,
+    steps_figure,
+    swap_map_figure,
+)
+from cwr_mech.analysis.probing.figures import erasure_figure, readout_figure, timeline_figure
+from cwr_mech.analysis.probing.maps import map_figure, pca_figure
+from cwr_mech.analysis.routing.figures import (
+    arms_figure,
+    conflict_figure,
+    directions_figure,
+    subspace_figure,
+    sums_figure,
+    ways_figure,
+)
+from cwr_mech.analysis.similarity.figures import groups_figure, matrices_figure, references_figure
+from cwr_mech.analysis.transfer.figures import transfer_figure
+from cwr_mech.artifacts import atomic_file
+from cwr_mech.errors import CorruptArtifact
+from cwr_mech.findings.figures import maps_figure, stretch_figure
+from cwr_mech.render.grids import cka_figure, patch_figure
+from cwr_mech.render.style import RC
+from cwr_mech.results import Result
+
+DPI = 150
+SOURCE = "Source"
+"""Name of the PNG text field that holds the digest of the result."""
+
+
+class Plot(NamedTuple):
+    """One figure of a kind of result: the file is NAME[-suffix].png, `title` says what it shows.
+
+    Drawn only for results that hold the table `needs`, when one is named.
+    """
+
+    suffix: str
+    title: str
+    function: Callable[[Result], Figure]
+    needs: str = ""
+
+
+FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
+    {
+        "train": (Plot("", "Learning curves", learning_figure),),
+        "curves": (Plot("", "Learning curves", curves_figure),),
+        "eval": (Plot("", "Scores by task", eval_figure),),
+        "probe": (
+            Plot("map", "The map, true and decoded", map_figure),
+            Plot("pca", "First principal components", pca_figure),
+            Plot("layers", "Probe by layer", probe_layers_figure),
+        ),
+        "readout": (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
+        "timeline": (Plot("", "The map over training", timeline_figure),),
+        "manifold": (
+            Plot("places", "Along the map and off it", manifold_figure),
+            Plot("surfacing", "What the first components carry", surfacing_figure),
+        ),
+        "surfacing": (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
+        "erasure": (Plot("", "What erasing the map costs", erasure_figure),),
+        "cka": (Plot("", "Similarity of representations", cka_figure),),
+        "similarity": (
+            Plot("matrices", "Every pair of models", matrices_figure),
+            Plot("groups", "Similarity over groups of models", groups_figure),
+            Plot("references", "Models beside their references", references_figure),
+        ),
+        "patch": (
+            Plot("", "Effect of patching", patch_figure),
+            Plot("answers", "Decoded answers after the swap", answers_figure, "interchange"),
+            Plot("steps", "Donors moved by known steps", steps_figure, "steps"),
+            Plot("map", "Every city in one city's place", swap_map_figure, "steps"),
+            Plot("subspaces", "What a part of the state carries", subspaces_figure, "subspaces"),
+            Plot("digits", "Effect on each answer token", digits_figure, "digits"),
+            Plot("paths", "What heads tell each other", paths_figure, "paths"),
+        ),
+        "patch_tasks": (Plot("", "Tasks beside each other", tasks_figure),),
+        "patch_parts": (Plot("", "What answers follow", parts_figure),),
+        "maps": (Plot("", "Maps by prompt and layer", maps_figure),),
+        "stretch": (Plot("", "Two trainings of one model", stretch_figure),),
+        "transfer": (Plot("", "Transfer between tasks", transfer_figure),),
+        "subspace": (
+            Plot("shares", "Updates inside the map", subspace_figure),
+            Plot("ways", "Movement towards the true place", directions_figure),
+        ),
+        "conflict": (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
+        "routing": (
+            Plot("arms", "Arms side by side", arms_figure),
+            Plot("ways", "Ways of new cities, on the map and off it", ways_figure),
+            Plot("sums", "All displacement so far, in the map's directions", sums_figure),
+        ),
+    }
+)
+"""Kind of result -> its figures, in the order of the report."""
+
+
+def figure_names(result: Result, name: str) -> list[tuple[Plot, str]]:
+    """The figures of a result saved as `name`, with their file names."""
+    return [
+        (plot, f"{name}{'-' if plot.suffix else ''}{plot.suffix}.png")
+        for plot in FIGURES.get(result.kind, ())
+        if not plot.needs or plot.needs in result.tables
+    ]
+
+
+def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
+    """Draw all figures of `result` as PNG files in `folder`; returns their paths (none for kinds without).
+
+    Raises CorruptArtifact when the result lacks a table or array that its figure needs.
+    """
+    paths = []
+    for plot, file in figure_names(result, name):
+        path = Path(folder) / file
+        with matplotlib.rc_context(RC):
+            try:
+                figure = plot.function(result)
+            except KeyError as error:
+                raise CorruptArtifact(
+                    f"the {result.kind} result '{name}' lacks {error}, which its figure needs",
+                    f"make it anew with: {result.command}",
+                ) from error
+            with atomic_file(path) as part:
+                figure.savefig(part, format="png", dpi=DPI, metadata={SOURCE: result.sha256})
+        paths.append(path)
+    return paths

@@ -1,0 +1,1 @@
+"""The tasks: their registry, geometry, prompt grammar and tokenizer."""

@@ -1,0 +1,1 @@
+"""Training: the loop, the engine behind it, optimisers, state for exact resume, run folders."""

@@ -1,0 +1,300 @@
+"""The training step on the CPU: loss and gradient of a Qwen2 transformer without autograd.
+
+Same mathematics as `HookedQwen2` (a test holds loss and every gradient to 1e-5), arranged for speed on one
+core. Where the time is won (measured shares are in reports/LOG.md):
+
+- what rows have in common at their beginning is computed once, the last token of a row not at all, and there
+  is no padding outside attention (`cwr_mech.training.packing`);
+- packs of some hundred tokens keep every activation in the processor's cache;
+- before the first attention a token's activations depend on nothing but the token: a table of 98 rows;
+- RMSNorm gains, the attention scale and the order of the rotary pairs are folded into the weights once a
+  step, which leaves no element-wise work for them on activations (and rotary becomes one complex product);
+- attention is two batched products around a softmax, which beats the fused kernel at these short lengths;
+- after the last attention only positions whose prediction counts are computed;
+- all parameters live in one flat vector, so that clipping and AdamW are a handful of calls.
+
+Shapes below: N tokens of a pack, h query and kv key/value heads of width k, d = d_model, m = d_mlp.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32, Int64, UInt8
+from torch import Tensor
+
+from cwr_mech.training.packing import (
+    PACK_TOKENS,
+    Block,
+    Heads,
+    Pack,
+    packs,
+)
+from cwr_mech.training.parameters import FlatParameters
+
+GradientHook = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, gradient [b t d], the layer's input [b t d], rows [b]) -> gradient that flows on into the input."""
+
+
+class Engine:
+    """Loss and gradient of a batch, added up over packs, for parameters in a flat vector."""
+
+    def __init__(self, parameters: FlatParameters, *, pack_tokens: int = PACK_TOKENS) -> None:
+        self.flat, self.pack_tokens = parameters, pack_tokens
+        self.cfg = cfg = parameters.cfg
+        self.heads = Heads(cfg.n_heads, cfg.n_kv)
+        k, d = cfg.d_head, cfg.d_model
+        half = torch.arange(k).view(2, k // 2).T.flatten()  # (i, i + k/2) become neighbours
+        turned = cfg.n_heads + cfg.n_kv
+        order = (torch.arange(turned)[:, None] * k + half).flatten()
+        self.order = torch.cat([order, torch.arange(turned * k, (turned + cfg.n_kv) * k)])
+        self.scale = torch.ones(len(self.order))
+        self.scale[: cfg.n_heads * k] = k**-0.5
+        self.turn = _rotary(cfg.n_ctx, k, cfg.rope_theta)
+        self.qkv_grad = [torch.zeros(d, len(self.order)) for _ in range(cfg.n_layers)]
+        self.bias_grad = [torch.zeros(len(self.order)) for _ in range(cfg.n_layers)]
+        self.gate_up_grad = [torch.zeros(d, 2 * cfg.d_mlp) for _ in range(cfg.n_layers)]
+
+    @torch.no_grad()
+    def batch(
+        self,
+        tokens: UInt8[np.ndarray, "row pos"],
+        lengths: Int32[np.ndarray, " row"],
+        first: Int32[np.ndarray, " row"],
+        total_weight: float,
+        hook: GradientHook | None = None,
+    ) -> Float[Tensor, " row"]:
+        """Add a whole batch's gradient to the flat vector; return each row's summed loss, in nats.
+
+        `first` is the first predicted position of each row. The gradient is that of the sum divided by
+        `total_weight`, which is the number of predictions for a mean. A hook that changes nothing changes no
+        bit. What rows share at their beginning (up to the first city's id) it sees in the first of them; in
+        the others the gradient is zero there.
+        """
+        losses = torch.zeros(len(lengths))
+        self._fold()
+        for pack in packs(tokens, lengths, first, self.heads, budget=self.pack_tokens):
+            losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook)
+        self._unfold()
+        return losses
+
+    def _fold(self) -> None:
+        """Prepare the weights of this step."""
+        p = self.flat.p
+        layers = range(self.cfg.n_layers)
+        self.qkv = [(p[f"{i}.qkv"] * p[f"{i}.ln1"][:, None])[:, self.order] * self.scale for i in layers]
+        self.bias = [p[f"{i}.qkv_bias"][self.order] * self.scale for i in layers]
+        self.gate_up = [p[f"{i}.gate_up"] * p[f"{i}.ln2"][:, None] for i in layers]
+        self.unembed = (p["embed"].T if self.cfg.tied else p["unembed"]) * p["ln_final"][:, None]
+        self.unit, self.rstd = _normalise(p["embed"], self.cfg.rms_eps)
+        self.table = torch.addmm(self.bias[0], self.unit, self.qkv[0])
+
+    def _unfold(self) -> None:
+        """Turn the gradients of the folded weights into those of the parameters, and clear the former."""
+        p, g = self.flat.p, self.flat.g
+        for i in range(self.cfg.n_layers):
+            dw = torch.empty_like(self.qkv_grad[i])
+            dw[:, self.order] = self.qkv_grad[i] * self.scale
+            g[f"{i}.qkv"].addcmul_(dw, p[f"{i}.ln1"][:, None])
+            g[f"{i}.ln1"] += (dw * p[f"{i}.qkv"]).sum(1)
+            g[f"{i}.qkv_bias"].index_add_(0, self.order, self.bias_grad[i] * self.scale)
+            dw = self.gate_up_grad[i]
+            g[f"{i}.gate_up"].addcmul_(dw, p[f"{i}.ln2"][:, None])
+            g[f"{i}.ln2"] += (dw * p[f"{i}.gate_up"]).sum(1)
+            for grad in (self.qkv_grad[i], self.bias_grad[i], self.gate_up_grad[i]):
+                grad.zero_()
+
+    def _loss_and_grad(
+        self, pack: Pack, total_weight: float, hook: GradientHook | None
+    ) -> Float[Tensor, " b"]:
+        """Add a pack's gradient; return its rows' summed losses."""
+        cfg, p, g = self.cfg, self.flat.p, self.flat.g
+        n, h, k, m = len(pack.tokens), cfg.n_heads, cfg.d_head, cfg.d_mlp
+        attention = Attention(pack, self.heads, self.turn[pack.position])
+        x = p["embed"][pack.tokens]
+        saved = []
+        for i in range(cfg.n_layers):
+            if i == 0:
+                unit1, rstd1 = self.unit[pack.tokens], self.rstd[pack.tokens]
+                qkv = self.table[pack.tokens]
+            else:
+                unit1, rstd1 = _normalise(x, cfg.rms_eps)
+                qkv = torch.addmm(self.bias[i], unit1, self.qkv[i])
+            z, kept = attention.forward(qkv)
+            if i == cfg.n_layers - 1 and pack.read is not None:
+                z, x = z[pack.read], x[pack.read]
+            x = torch.addmm(x, z, p[f"{i}.o"])
+            unit2, rstd2 = _normalise(x, cfg.rms_eps)
+            gate_up = torch.mm(unit2, self.gate_up[i])
+            silu = torch.nn.functional.silu(gate_up[:, :m])
+            act = silu * gate_up[:, m:]
+            x = torch.addmm(x, act, p[f"{i}.down"])
+            saved.append((unit1, rstd1, kept, z, unit2, rstd2, gate_up, silu, act))
+        by_row, dx = self._predict(pack, x, total_weight)
+        for i in reversed(range(cfg.n_layers)):
+            unit1, rstd1, kept, z, unit2, rstd2, gate_up, silu, act = saved.pop()
+            g[f"{i}.down"].addmm_(act.T, dx)
+            dact = torch.mm(dx, p[f"{i}.down"].T)
+            dgate_up = torch.empty_like(gate_up)
+            torch.mul(dact, silu, out=dgate_up[:, m:])
+            dact *= gate_up[:, m:]
+            torch.ops.aten.silu_backward.grad_input(dact, gate_up[:, :m], grad_input=dgate_up[:, :m])
+            self.gate_up_grad[i].addmm_(unit2.T, dgate_up)
+            dx += _normalise_backward(torch.mm(dgate_up, self.gate_up[i].T), unit2, rstd2)
+            g[f"{i}.o"].addmm_(z.T, dx)
+            dz = torch.zeros(n + 1, h * k)  # one row more, for places of a block that hold no token
+            if i == cfg.n_layers - 1 and pack.read is not None:  # back to all positions
+                dz.index_copy_(0, pack.read, torch.mm(dx, p[f"{i}.o"].T))
+                dx = torch.zeros(n, cfg.d_model).index_copy_(0, pack.read, dx)
+            else:
+                torch.mm(dx, p[f"{i}.o"].T, out=dz[:n])
+            dqkv = attention.backward(dz, kept)
+            self.qkv_grad[i].addmm_(unit1.T, dqkv)
+            self.bias_grad[i] += dqkv.sum(0)
+            dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T), unit1, rstd1)
+            if hook is not None:
+                dx = _hooked(hook, i, dx, unit1 / rstd1, pack)
+        g["embed"] += _sum_by_token(dx, pack.tokens, cfg.d_vocab)
+        return by_row
+
+    def _predict(
+        self, pack: Pack, x: Float[Tensor, "U d"], total_weight: float
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, "U d"]]:
+        """Each row's loss, and the gradient at the last residual stream."""
+        g, p = self.flat.g, self.flat.p
+        unit, rstd = _normalise(x, self.cfg.rms_eps)
+        logp = torch.mm(unit, self.unembed).log_softmax(1)
+        spot = pack.hit * self.cfg.d_vocab + pack.target
+        losses = -logp.view(-1)[spot] * pack.weight
+        by_row = torch.bincount(pack.owner, losses, minlength=len(pack.rows)).float()
+        times = torch.bincount(pack.hit, pack.weight, minlength=len(x)).float()
+        dlogits = logp.exp_().mul_((times / total_weight)[:, None])
+        dlogits.view(-1).scatter_add_(0, spot, pack.weight / -total_weight)
+        dw = torch.mm(unit.T, dlogits)
+        tied = self.cfg.tied
+        (g["embed"].T if tied else g["unembed"]).addcmul_(dw, p["ln_final"][:, None])
+        g["ln_final"] += (dw * (p["embed"].T if tied else p["unembed"])).sum(1)
+        return by_row, _normalise_backward(torch.mm(dlogits, self.unembed.T), unit, rstd)
+
+
+class Attention:
+    """Rotary positions and causal attention of a pack, forward and backward."""
+
+    def __init__(self, pack: Pack, heads: Heads, turn: Tensor) -> None:
+        self.pack, self.heads, self.turn = pack, heads, turn
+
+    def _parts(self, flat: Tensor, block: Block, at: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        """q [R*kv group*S k], k and v [R*kv T k] of a block, from `at` on; and where the next one begins."""
+        heads, width = self.heads, flat.shape[1]
+        n = block.rows * heads.kv
+        keys_at = at + n * heads.group * block.queries
+        values_at = keys_at + n * block.keys
+        end = values_at + n * block.keys
+        q = flat[at:keys_at].view(n, heads.group * block.queries, width)
+        keys = flat[keys_at:values_at].view(n, block.keys, width)
+        return q, keys, flat[values_at:end].view(n, block.keys, width), end
+
+    def forward(
+        self, qkv: Float[Tensor, "N qkv"]
+    ) -> tuple[Float[Tensor, "N hk"], tuple[Tensor, list[Tensor]]]:
+        """What the heads bring to each token, and what `backward` needs. `qkv` is used up."""
+        heads, n = self.heads, len(qkv)
+        rows = qkv.view(n, heads.rows, -1)
+        _rotate(rows[:, : heads.h + heads.kv], self.turn)
+        flat = rows.view(n * heads.rows, -1).index_select(0, self.pack.gather)
+        out = torch.empty(len(self.pack.z_gather), flat.shape[1])
+        patterns, at, done = [], 0, 0
+        for block in self.pack.blocks:
+            q, keys, values, at = self._parts(flat, block, at)
+            mask = _causal(block.queries, block.offset, heads.group).expand(len(q), -1, -1)
+            pattern = torch.baddbmm(mask, q, keys.transpose(1, 2)).softmax(-1)
+            size = q.shape[0] * q.shape[1]
+            torch.bmm(pattern, values, out=out[done : done + size].view_as(q))
+            patterns.append(pattern)
+            done += size
+        return out.index_select(0, self.pack.z_back).view(n, -1), (flat, patterns)
+
+    def backward(
+        self, dz: Float[Tensor, "N1 hk"], kept: tuple[Tensor, list[Tensor]]
+    ) -> Float[Tensor, "N qkv"]:
+        """Gradient of `qkv`; the last row of `dz` is zero."""
+        heads, n = self.heads, len(dz) - 1
+        flat, patterns = kept
+        width = flat.shape[1]
+        dout = dz.view((n + 1) * heads.h, width).index_select(0, self.pack.z_gather)
+        dflat = torch.empty_like(flat)
+        shared: list[tuple[Block, Tensor, Tensor]] = []
+        at = done = 0
+        for block, pattern in zip(self.pack.blocks, patterns, strict=True):
+            q, keys, values, _ = self._parts(flat, block, at)
+            dq, dkeys, dvalues, at = self._parts(dflat, block, at)
+            size = q.shape[0] * q.shape[1]
+            d = dout[done : done + size].view_as(q)
+            done += size
+            torch.bmm(pattern.transpose(1, 2), d, out=dvalues)
+            dpattern = torch.bmm(d, values.transpose(1, 2))
+            dscores = torch.ops.aten._softmax_backward_data(dpattern, pattern, -1, torch.float32)
+            torch.bmm(dscores, keys, out=dq)
+            torch.bmm(dscores.transpose(1, 2), q, out=dkeys)
+            if block.offset:
+                shared.append((block, dkeys, dvalues))
+        rows = dflat.index_select(0, self.pack.back).view(n, heads.rows, width)
+        for block, dkeys, dvalues in shared:
+            for first, grads in ((heads.h, dkeys), (heads.h + heads.kv, dvalues)):
+                common = grads.view(block.rows, heads.kv, block.keys, width)[:, :, : block.offset].sum(0)
+                begin = slice(block.shared, block.shared + block.offset)
+                rows[begin, first : first + heads.kv] += common.transpose(0, 1)
+        _rotate(rows[:, : heads.h + heads.kv], self.turn.conj())
+        return rows.view(n, -1)
+
+
+def _hooked(hook: GradientHook, layer: int, dx: Tensor, x: Tensor, pack: Pack) -> Tensor:
+    """Show a hook the rows of a pack, padded with zeros, and take its gradient back."""
+    wide_dx = torch.zeros(*pack.where.shape, dx.shape[1])
+    wide_dx[pack.row, pack.position] = dx
+    wide_x = x[pack.where.clamp_min(0)].masked_fill(pack.where[:, :, None] < 0, 0.0)
+    changed = hook(layer, wide_dx, wide_x, pack.rows)
+    dx = changed[pack.row, pack.position]
+    for block in pack.blocks:  # what the hook may have added at shared tokens of the other rows
+        if block.offset:
+            others = (pack.where[:, 0] == block.shared).nonzero().flatten()[1:]
+            shared = slice(block.shared, block.shared + block.offset)
+            dx[shared] += changed[others, : block.offset].sum(0)
+    return dx
+
+
+@lru_cache(maxsize=64)
+def _rotary(t: int, k: int, theta: float) -> Tensor:
+    """Unit complex numbers [t 1 k/2] whose angles are `pos * theta^(-2i/k)`."""
+    angle = torch.outer(torch.arange(t).double(), theta ** (-torch.arange(0, k, 2).double() / k))
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
+
+
+@lru_cache(maxsize=1024)
+def _causal(queries: int, offset: int, group: int) -> Tensor:
+    """[group*S T], added to attention scores: minus infinity where query `offset + i` would look ahead."""
+    mask = torch.full((queries, offset + queries), float("-inf")).triu(offset + 1)
+    return mask.repeat(group, 1)
+
+
+def _rotate(x: Float[Tensor, "N head k"], turn: Tensor) -> None:
+    """Rotate neighbouring pairs of the last axis, in place."""
+    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn)
+
+
+def _sum_by_token(x: Float[Tensor, "N c"], tokens: Int64[Tensor, " N"], d_vocab: int) -> Float[Tensor, "v c"]:
+    """Sum of the rows of `x` that belong to each token."""
+    return torch.ops.aten.embedding_dense_backward(x, tokens, d_vocab, -1, False)
+
+
+def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """RMSNorm without its gain: (x / rms, 1 / rms), Zhang & Sennrich, arXiv 1910.07467."""
+    rstd = torch.linalg.vecdot(x, x)[:, None].div_(x.shape[1]).add_(eps).rsqrt_()
+    return x * rstd, rstd
+
+
+def _normalise_backward(dunit: Tensor, unit: Tensor, rstd: Tensor) -> Tensor:
+    """Gradient of `_normalise`'s input; `dunit` is used up."""
+    along = torch.linalg.vecdot(dunit, unit)[:, None].div_(-unit.shape[1])
+    return dunit.addcmul_(unit, along).mul_(rstd)
