@@ -4,17 +4,21 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from cwr_mech import artifacts
 from cwr_mech.artifacts import (
+    NO_LOCKS,
     atomic_file,
     atomic_folder,
     disk_errors,
     folder_lock,
+    is_locked,
     provenance,
     read_json,
     sha256_bytes,
@@ -42,6 +46,9 @@ BROKEN_JSON = [
     ("", CorruptArtifact),
     ('{"schema": "x/1", "a"', CorruptArtifact),
     ("[1, 2]", CorruptArtifact),
+    ("[" * 100_000, CorruptArtifact),
+    ('{"schema": "x/1", "a": NaN}', CorruptArtifact),
+    ('{"schema": "x/1", "a": "\\ud800"}', CorruptArtifact),
     ('{"schema": "x/0"}', SchemaMismatch),
     ("{}", SchemaMismatch),
 ]
@@ -97,13 +104,159 @@ def test_other_system_errors_pass_unchanged(tmp_path: Path) -> None:
         raise ConnectionResetError
 
 
-def test_killed_parts_are_swept_and_finished_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "a.json.part-123").write_text("half")
-    (tmp_path / "deep" / "m.part-9").mkdir(parents=True)
-    (tmp_path / "deep" / "m.part-9" / "w").write_text("half")
-    (tmp_path / "deep" / "kept").write_text("whole")
+WRITER = """
+import sys, time
+from cwr_mech import artifacts
+artifacts.HOST = sys.argv[2]
+with artifacts.atomic_file(sys.argv[1]) as part:
+    part.write_text("half")
+    print(part, flush=True)
+    time.sleep(60)
+"""
+
+
+def half_written(target: Path, host: str = "here") -> tuple[subprocess.Popen[str], Path]:
+    """A process of its own in the middle of writing `target`, and its temporary file."""
+    command = [sys.executable, "-c", WRITER, str(target), host]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_there(tmp_path: Path) -> None:
+    for path in ("download.part-1", "a.part-ab-1-2-cafe", "kept"):  # names that are not ours
+        (tmp_path / path).touch()
+    killed, left = half_written(tmp_path / "a.json")
+    living, busy = half_written(tmp_path / "b.json", "another.container")
+    try:
+        killed.kill()
+        killed.wait()
+        assert left.exists()
+        write_json(tmp_path / "other.json", {})
+        assert not left.exists()
+        assert busy.exists(), "a file that is being written was swept away"
+        sweep_parts(tmp_path)
+        assert busy.exists()
+    finally:
+        living.kill()
+        living.wait()
+    sweep_parts(tmp_path.parent, deep=True)
+    assert names(tmp_path) == ["a.part-ab-1-2-cafe", "download.part-1", "kept", "other.json"]
+
+
+def test_threads_and_processes_of_one_number_write_side_by_side(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+
+    def write(number: int) -> None:
+        for _ in range(30):
+            write_json(target, {"number": number, "filler": list(range(300))})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))  # raises what a thread raised
+    assert read_json(target)["number"] in range(4)
+    assert names(tmp_path) == ["x.json"]
+    with atomic_file(target) as first, atomic_file(target) as second:
+        assert first != second
+        assert str(os.getpid()) in first.name
+        first.write_text("1")
+        second.write_text("2")
+
+
+def test_links_stay_links_and_are_written_through(tmp_path: Path) -> None:
+    disk, link = tmp_path / "disk", tmp_path / "link"
+    disk.mkdir()
+    link.symlink_to(disk)
+    (tmp_path / "file-link").symlink_to(disk / "new.txt")
+    with atomic_file(tmp_path / "file-link") as part:
+        part.write_text("x")
+    with atomic_folder(link) as part:
+        (part / "w").write_text("w")
+    assert link.is_symlink()
+    assert (tmp_path / "file-link").is_symlink()
+    assert names(disk) == ["new.txt", "w"]
+
+
+def test_a_folder_in_use_keeps_what_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "figures").mkdir()
+    for name in ("notes.txt", "figures/a.png", "old.bin", "w"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "w").chmod(0o640)
+    monkeypatch.chdir(tmp_path)
+    with atomic_folder(".", stale=["old.bin", "../" + tmp_path.name + "/notes.txt"]) as part:
+        (part / "deep").mkdir()
+        (part / "deep" / "v").write_text("v")
+        (part / "w").write_text("new")
+    assert names(tmp_path) == ["deep", "figures", "notes.txt", "w"]
+    assert (tmp_path / "figures" / "a.png").read_text() == "mine"
+    assert (tmp_path / "w").read_text() == "new"
+
+
+def test_the_last_file_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b).name), replace(a, b)))
+    with atomic_folder(tmp_path, last="a") as part:
+        for name in "cab":
+            (part / name).touch()
+    assert moved == ["b", "c", "a"]
+
+
+def in_the_way(folder: Path) -> dict[str, Path]:
+    (folder / "folder").mkdir()
+    (folder / "file").write_text("precious")
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe")
+    return {name: folder / name for name in ("folder", "file", "loop", "pipe")} | {
+        "below a file": folder / "file" / "x",
+        "too long": folder / ("a" * 300),
+        "nul": folder / "a\0b",
+    }
+
+
+def test_what_is_in_the_way_stays_and_is_named(tmp_path: Path) -> None:
+    places = in_the_way(tmp_path)
+    before = sorted((path.name, path.lstat().st_ino) for path in tmp_path.iterdir())
+    for name, path in places.items():
+        for writer, harmless in ((atomic_file, "file"), (atomic_folder, "folder")):
+            if name != harmless:
+                with pytest.raises(ArtifactError), writer(path):
+                    pass
+    assert sorted((path.name, path.lstat().st_ino) for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "file").read_text() == "precious"
+    for name in ("folder", "loop", "pipe", "below a file", "too long", "nul"):
+        with pytest.raises(ArtifactError):
+            read_json(places[name])
+
+
+@pytest.mark.parametrize("code", sorted(set(NO_LOCKS)))
+def test_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(artifacts.fcntl, "flock", flock)
+    with folder_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    assert "without file locks" in caplog.text
+    lock = tmp_path / ".lock"
+    lock.write_text(f"process {os.getppid()} on {artifacts.HOST}")  # another living process of this machine
+    assert is_locked(tmp_path)
+    with pytest.raises(ArtifactLocked), folder_lock(tmp_path):
+        pass
+    lock.write_text(f"process 1 on not-{artifacts.HOST}")  # nobody can know: said, not refused
+    with folder_lock(tmp_path):
+        pass
+    # No process has a number above 2^22. Of another machine nobody knows, but after a day.
+    mine, other = (f"x.part-{host}-{2**22 + 1}-1-0123abcd" for host in (artifacts.HOST, "elsewhere"))
+    for name in (mine, other):
+        (tmp_path / name).touch()
     sweep_parts(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["kept"]
+    assert names(tmp_path) == [".lock", other]
+    os.utime(tmp_path / other, (1, 1))
+    sweep_parts(tmp_path)
+    assert names(tmp_path) == [".lock"]
 
 
 @pytest.mark.parametrize(("text", "expected"), BROKEN_JSON)

@@ -26,7 +26,7 @@ import torch
 from cwr_mech.artifacts import PART, atomic_folder, sha256_file, write_json
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
 from cwr_mech.data.rows import Rows, generate
-from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact
+from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, CwrError
 from cwr_mech.experiments.finetuning import arm_of
 from cwr_mech.model.evaluation import (
     Evaluation,
@@ -145,7 +145,7 @@ def add(
     same = all(torch.equal(a, b) for a, b in zip(exact.parameters(), halved.parameters(), strict=True))
     differs = None if same else first_change(halved, run, texts, n)
     dtype = torch.float32 if differs else torch.float16
-    with atomic_folder(target) as part:
+    with atomic_folder(target, last="manifest.json", stale=_own_files(target)) as part:
         weights = checkpoint_path(part, run.last_step)
         exact.save_pretrained(weights, dtype=dtype)
         (part / ANSWERS).write_bytes(gzip.compress(json.dumps(texts).encode(), mtime=0))
@@ -178,6 +178,14 @@ def add(
                 "remove a model that matters less",
             )
     return load_run(target)
+
+
+def _own_files(folder: Path) -> tuple[str, ...]:
+    """What a model that is replaced consists of, by its manifest; nothing else in its folder is removed."""
+    try:
+        return tuple(load_run(folder).manifest["zoo"]["files"])
+    except (CwrError, KeyError, TypeError):
+        return ()
 
 
 def half(model: HookedQwen2) -> HookedQwen2:

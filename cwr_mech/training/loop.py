@@ -97,7 +97,7 @@ def train(
     folder = load_run(folder).folder if resume else Path(folder)
     with folder_lock(folder) if processes.is_main else nullcontext():
         if processes.is_main:
-            sweep_parts(folder)
+            sweep_parts(folder, deep=True)
             if not resume:
                 create_run(folder, config, _first_model(config, base), base)
         processes.wait()
