@@ -42,6 +42,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("erase", "erase", "command", "Take the map away inside the model: what does each task lose?"),
     Command("surfacing", "surfacing", "command", "Is the map in the first components, by number of tasks?"),
     Command("timeline", "timeline", "command", "When the map forms, checkpoint by checkpoint."),
+    Command("sites", "sites", "command", "Where does a task read a city? The site chosen by its effect."),
     Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
     Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),
     Command("subspace", "subspace", "command", "Do updates of cities run along the map, or off it?"),

@@ -109,6 +109,12 @@ SECTIONS = (
         report_similarity.models,
     ),
     Section(
+        "sites",
+        "Where a city is read",
+        "Interchange interventions on the whole residual stream, layer by layer and token by token.",
+        report_patching.sites,
+    ),
+    Section(
         "patch",
         "Where a city is carried to the answer",
         "One city is swapped for another inside the model, one place at a time. Where that moves the answer, "

@@ -19,6 +19,7 @@ from cwr_mech.analysis.manifold.figures import manifold_figure, surfacing_figure
 from cwr_mech.analysis.patching.figures import (
     digits_figure,
     parts_figure,
+    sites_figure,
     subspaces_figure,
     tasks_figure,
 )
@@ -88,6 +89,7 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
             Plot("groups", "Similarity over groups of models", groups_figure),
             Plot("references", "Models beside their references", references_figure),
         ),
+        "sites": (Plot("", "Where a city is read", sites_figure),),
         "patch": (
             Plot("", "Effect of patching", patch_figure),
             Plot("answers", "Decoded answers after the swap", answers_figure, "interchange"),

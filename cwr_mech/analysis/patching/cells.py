@@ -102,7 +102,8 @@ def span_positions(
     """Span name -> positions in a run's tree, for questions whose city `slot` (from 0) is swapped.
 
     Absolute names are those of `prompts.spans` and `posN` for the single position N of the prompt; names
-    that begin with `swapped` and `later` follow the swapped city and the cities after it. `answerN` is the
+    that begin with `swapped` and `later` follow the swapped city and the cities after it, `swapped_digitN` is
+    the N-th digit of the swapped city's id. `answerN` is the
     N-th answer token, in every branch that has one; `everywhere` is the whole run.
     """
     absolute = spans(task, n_cities, id_digits)
@@ -120,7 +121,7 @@ def span_positions(
         found[f"swapped{end}"] = found[template.format(slot + 1)]
         later = [found[template.format(city + 1)] for city in range(slot + 1, n_cities)]
         found[f"later{end}"] = tuple(p for place in later for p in place)
-    return found
+    return found | {f"swapped_digit{n}": (p,) for n, p in enumerate(found["swapped_digits"], start=1)}
 
 
 def check_places(places: Iterable[str], task: str, id_digits: int) -> list[str]:

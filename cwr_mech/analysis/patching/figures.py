@@ -3,8 +3,12 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from cwr_mech.activations.cities import layer_label
+from cwr_mech.render.grids import heat, hundredths, write_cells
 from cwr_mech.render.style import (
+    BASELINE,
     caption,
     floats,
     new_figure,
@@ -30,6 +34,51 @@ PART_COLUMNS = {
     ("new", "noise"): "new city asked, donor old",
     ("new", "denoise"): "old city asked, donor new",
 }
+
+
+def sites_figure(result: Result) -> Figure:
+    """Interchange intervention accuracy of every layer and token position, a panel for each task and city.
+
+    Reads tables `sites` {task, slot, layer, position, n, iia, weak} and `reading` {task, slot, layer,
+    position}; params `run`, `n_layers`.
+    """
+    rows, reading = result.tables["sites"], result.tables["reading"]
+    layers = sorted({row["layer"] for row in rows})
+    columns = min(len(reading), 4)
+    lines = -(-len(reading) // columns)
+    figure = new_figure(0.9 + lines * (0.9 + 0.3 * len(layers)))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for ax in axes.flat[len(reading) :]:
+        ax.set_visible(False)
+    image = None
+    for ax, read in zip(axes.flat, reading, strict=False):
+        mine = [row for row in rows if (row["task"], row["slot"]) == (read["task"], read["slot"])]
+        positions = list(dict.fromkeys(row["position"] for row in mine))
+        grid = np.full((len(layers), len(positions)), np.nan)
+        for row in mine:
+            grid[layers.index(row["layer"]), positions.index(row["position"])] = row["iia"]
+        image = heat(ax, grid, vmin=0, vmax=1, cmap="viridis", origin="lower")
+        write_cells(ax, image, grid, size=7, form=hundredths)
+        if not read["weak"]:
+            spot = positions.index(read["position"]) - 0.5, layers.index(read["layer"]) - 0.5
+            ax.add_patch(Rectangle(spot, 1, 1, fill=False, ec=BASELINE, lw=2))
+        ax.set_xticks(
+            range(len(positions)), [name.replace("_", " ") for name in positions], rotation=40, ha="right"
+        )
+        ax.set_yticks(range(len(layers)), [layer_label(layer) for layer in layers])
+        ax.tick_params(labelsize=7, length=0)
+        ax.set_title(f"{read['task']}, city {read['slot'] + 1}")
+    if image is not None:
+        figure.colorbar(image, ax=axes, shrink=0.7, pad=0.01, label="IIA")
+    n = sorted({row["n"] for row in rows})
+    caption(
+        figure,
+        f"{result.params['run']}: the residual stream of one layer and token position is replaced by that of "
+        "a question with another city; IIA is the share of answers that become the model's answer to that "
+        "question. Red: where the city is read, the last site that carries the whole effect. n = "
+        f"{n[0] if len(n) == 1 else f'{n[0]} to {n[-1]}'} pairs.",
+    )
+    return figure
 
 
 def subspaces_figure(result: Result) -> Figure:

@@ -1,11 +1,12 @@
 """What a report says about patching: the sweep, decoded answers, known steps, estimates, parts of states."""
 
+from cwr_mech.activations.cities import layer_label
 from cwr_mech.analysis.patching.figures import PART_COLUMNS as PART_CITIES
 from cwr_mech.analysis.patching.summary import best_layer, grouped
 from cwr_mech.render.markdown import interval, markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import layer_name
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 
 ANSWERS = {
     "place": "layer",
@@ -85,6 +86,53 @@ TASKS = {
     "head_recovered": "its share",
     "follow_at_equals": "answers that follow at '='",
 }
+
+
+READING = {
+    "task": "task",
+    "city": "city of the question",
+    "where": "read at layer",
+    "at": "token position",
+    "n": "pairs",
+    "iia": "IIA",
+    "interval": "95 % over pairs",
+    "slope": "slope",
+    "weak": "causally weak",
+}
+
+
+def sites(result: Result) -> str:
+    """Where each task reads its cities, then the IIA of every layer and token position."""
+    shown = [
+        row
+        | {
+            "city": row["slot"] + 1,
+            "where": layer_label(row["layer"]),
+            "at": row["position"].replace("_", " "),
+        }
+        | {"interval": f"{number(row['lo'])} to {number(row['hi'])}", "weak": "yes" if row["weak"] else "no"}
+        for row in result.tables["reading"]
+    ]
+    rows = result.tables["sites"]
+    positions = list(dict.fromkeys(row["position"] for row in rows))
+    lines: dict[tuple[str, int, int], Row] = {}
+    for row in rows:
+        key = row["task"], row["slot"], row["layer"]
+        line = {"task": row["task"], "city": row["slot"] + 1, "where": layer_label(row["layer"])}
+        lines.setdefault(key, line)[row["position"]] = row["iia"]
+    heads = {"task": "task", "city": "city", "where": "layer"}
+    heads |= {position: position.replace("_", " ") for position in positions}
+    return "\n\n".join(
+        [
+            "The site at which a task reads a city is the last layer and token position whose whole state, "
+            "replaced by that of a question with another city, still moves the answers as much as any does. "
+            "IIA (interchange intervention accuracy) is the share of answers that become the model's own "
+            "answer to the other question; slope: change of the answer over change of the truth.",
+            markdown_table(shown, READING),
+            "IIA at every site; a site below one half is causally weak:",
+            markdown_table(list(lines.values()), heads),
+        ]
+    )
 
 
 def patching(result: Result) -> str:

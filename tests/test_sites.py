@@ -1,0 +1,131 @@
+"""Where a city is read, by cause: a planted reader is found, and a trained model agrees with the review."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cwr_mech.activations.cities import Site
+from cwr_mech.analysis.patching.sites import (
+    CausalSites,
+    causal_sites,
+    moved,
+    reading_site,
+    sites_result,
+    through_origin,
+)
+from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.training.runs import load_run
+
+ZOO = Path(__file__).parents[1] / "zoo"
+
+PARSED = (
+    ("L1", "blocks.1.hook_resid_post", "L1", 1),
+    (2, "blocks.2.hook_resid_post", "L2", 2),
+    ("3", "blocks.3.hook_resid_post", "L3", 3),
+    (-1, "hook_embed", "embed", -1),
+    ("embed", "hook_embed", "embed", -1),
+    ("hook_embed", "hook_embed", "embed", -1),
+    ("final", "unembed.hook_in", "final", 4),
+    (4, "unembed.hook_in", "final", 4),
+    ("unembed.hook_in", "unembed.hook_in", "final", 4),
+    ("blocks.0.attn.hook_z", "blocks.0.attn.hook_z", "L0 z", 0),
+    ("blocks.1.ln1.hook_scale", "blocks.1.ln1.hook_scale", "L1 ln1.hook_scale", 1),
+)
+
+
+@pytest.mark.parametrize(("text", "hook", "label", "number"), PARSED)
+def test_every_name_of_a_layer_is_one_site(text: str | int, hook: str, label: str, number: int) -> None:
+    site = Site.parse(text, 4)
+    assert (site.hook, site.label, site.number(4)) == (hook, label, number)
+    assert Site.parse(site.hook, 4) == site
+    assert Site.parse(site) is site
+
+
+@pytest.mark.parametrize("text", ["L4.5", "last", "blocks.9.hook_resid_post", "9", "-2"])
+def test_no_layer_of_the_model(text: str) -> None:
+    with pytest.raises(UnknownName, match="embed"):
+        Site.parse(text, 4)
+
+
+def test_the_depth_of_final_must_be_known() -> None:
+    assert Site.parse("final").hook == "unembed.hook_in"
+    with pytest.raises(AnalysisError, match="depth"):
+        Site.parse("final").number()
+
+
+def test_an_answer_moves_only_if_it_arrives() -> None:
+    """Near the source's, near the clean one's, between the two, beyond, unreadable."""
+    source, clean = np.full(5, 100.0), np.full(5, 0.0)
+    given = np.array([104.0, 3.0, 60.0, 120.0, np.nan])
+    assert moved(given, source, clean, 5.0).tolist() == [True, False, False, False, False]
+    assert moved(given, source, clean, 50.0).tolist() == [True, False, True, True, False]
+    # Control: a tolerance wider than the gap does not count an answer that stayed.
+    assert not moved(np.zeros(5), source, clean, 1000.0).any()
+
+
+def test_slope_goes_through_the_origin_and_skips_what_cannot_be_read() -> None:
+    true, rng = np.array([10.0, -20.0, 30.0, 40.0]), np.random.default_rng(0)
+    boot = rng.multinomial(4, np.full(4, 0.25), size=200).astype(float)
+    slope, low, high = through_origin(true, np.array([5.0, -10.0, 15.0, np.nan]), boot)
+    assert (slope, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    assert np.isnan(through_origin(true, np.full(4, np.nan), boot)).all()
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, CausalSites]:
+    run = load_run(ZOO / "small-seed2")
+    model, world = run.model(), run.world()
+    return {task: causal_sites(model, world, task) for task in ("distance", "compass")}
+
+
+def test_a_city_is_read_after_block_1_where_no_probe_reads_it_best(found: dict[str, CausalSites]) -> None:
+    """Numbers of an independent patching of these weights: whole state at L1, last digit, 1.00; L2 .00 and
+    .19; delimiter .00. At 64 pairs a share of .19 has a standard error of .05."""
+    for task, after in (("distance", 0.0), ("compass", 0.19)):
+        sites = found[task]
+        assert sites.primary == Site(1, "resid_post", "last_digit")
+        assert sites.row("L1")["truth"] >= 0.98
+        assert sites.row("L2")["truth"] == pytest.approx(after, abs=0.15)
+        assert max(sites.row(layer, "delimiter")["iia"] for layer in range(-1, 4)) < 0.05
+        assert not sites.flag("L1")
+        assert all(sites.flag(layer, "delimiter") for layer in ("embed", "L0", "L1", "L2", "final"))
+        row = sites.row("L1")
+        assert row["lo"] < row["iia"] <= row["hi"]
+        assert row["hi"] - row["lo"] < 0.25
+    assert found["distance"].row("L1")["slope"] == pytest.approx(1.0, abs=0.05)
+    assert found["distance"].row("L2", "delimiter")["slope"] == pytest.approx(0.0, abs=0.05)
+    assert np.isnan(found["compass"].row("L1")["slope"])
+
+
+def test_a_model_with_its_readers_cut_reads_the_city_nowhere() -> None:
+    """Control: the same pairs cannot be found in a model that has unlearnt to answer."""
+    run = load_run(ZOO / "small-seed2")
+    model, world = run.model(), run.world()
+    assert reading_site(model, world, "compass", n_pairs=16).label == "L1"
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.W_O.zero_()
+    with pytest.raises(AnalysisError, match="usable compass pairs"):
+        reading_site(model, world, "compass", n_pairs=16)
+
+
+def test_reading_is_the_last_site_with_the_whole_effect_and_weak_ones_are_named() -> None:
+    def sites(**share: float) -> CausalSites:
+        rows = tuple(
+            {"slot": 0, "layer": layer, "component": "resid_post", "position": "last_digit", "n": 64}
+            | {"iia": value, "lo": value, "hi": value, "truth": value, "weak": value < 0.5}
+            | dict.fromkeys(("slope", "slope_lo", "slope_hi"), float("nan"))
+            for layer, value in enumerate(share.values())
+        )
+        return CausalSites("compass", "old", len(rows), 0.0, rows)
+
+    assert sites(a=1.0, b=0.98, c=0.73, d=0.0).primary.layer == 1
+    assert sites(a=0.7, b=0.7, c=0.66, d=0.0).primary.layer == 2
+    nowhere = sites(a=0.1, b=0.3, c=0.0)
+    assert nowhere.flag(nowhere.primary)
+    result = sites_result([sites(a=1.0, b=0.2), nowhere], run="quick")
+    assert [row["weak"] for row in result.tables["reading"]] == [False, True]
+    assert len(result.notes) == 2
+    assert "No site carries a city in compass" in result.notes[1]
