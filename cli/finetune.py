@@ -39,15 +39,19 @@ def command(
     route: Annotated[
         str,
         typer.Option(
-            help="Keep the gradient at cities to a subspace: none, manifold, complement, random, "
-            "random-complement; or pull: a penalty on leaving it."
+            help="Project the gradient at cities: on-manifold, off-manifold, random, random-complement, "
+            "covariance-matched (--set route.rescale=false, route.draw=1); or penalty: on leaving it."
         ),
-    ] = "none",
+    ] = "unprojected",
     route_layers: Annotated[
-        str | None, typer.Option(help="Layers to route at, e.g. 1,2; by default all that have a gradient.")
+        str | None, typer.Option(help="Layers to project at, e.g. 1,2; by default all that have a gradient.")
     ] = None,
     route_sites: Annotated[str, typer.Option(help="Whose gradients: new-cities or all.")] = "new-cities",
     route_rank: Annotated[int, typer.Option(min=1, help="Directions of the subspace.")] = 4,
+    train_only: Annotated[
+        str | None,
+        typer.Option(help="Freeze all modules but these, e.g. E,L0,L1 (embed: E).", metavar="MODULES"),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
     ] = None,
@@ -69,7 +73,7 @@ def command(
     """
     import torch
 
-    from cwr_mech.analysis.routing.interventions import arm_hook
+    from cwr_mech.analysis.routing.interventions import condition_hook
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.finetuning import (
@@ -117,14 +121,19 @@ def command(
     if label_noise is not None:
         config = with_label_noise(config, label_noise, label_noise_kind)
     routed = routing(route, route_layers, route_sites, route_rank, config)
-    config = config.model_copy(update={"route": routed, "name": config.name + routed.suffix})
+    config = config.model_copy(update={"route": routed})
+    usual = config.name
+    if train_only is not None:
+        config = config.with_settings([f"train.train_only={','.join(modules_of(train_only))}"])
     config = config.with_settings(settings or [])
-    folder = out or RUNS / config.name
+    only = f"-only-{train_only.replace(',', '+')}" if train_only else ""
+    name = usual + config.route.suffix + only if config.name == usual else config.name
+    folder = out or RUNS / name
     config = config.model_copy(update={"name": folder.name})
     show_set(config)
     if dry_run:
         return
-    hook = arm_hook(
+    hook = condition_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
     )
     with display(config) as shown, tracked(log, config, folder, shown) as listener:
@@ -142,18 +151,25 @@ def command(
     say(f"run     {tuned.folder}")
 
 
-def routing(arm: str, layers: str | None, sites: str, rank: int, config: "RunConfig") -> "RouteConfig":
-    """The intervention that the options name. Raises UnknownName or ConfigError."""
-    from cwr_mech.analysis.routing.interventions import ARMS, ROUTED
-    from cwr_mech.config import RouteConfig, parse
+def modules_of(text: str) -> list[str]:
+    """The modules that --train-only names."""
+    names = [name.strip() for name in text.split(",")]
+    return ["E" if name == "embed" else name for name in names]
 
+
+def routing(condition: str, layers: str | None, sites: str, rank: int, config: "RunConfig") -> "RouteConfig":
+    """The intervention that the options name. Raises UnknownName or ConfigError."""
+    from cwr_mech.analysis.routing.interventions import CONDITIONS, ROUTED
+    from cwr_mech.config import RENAMED_CONDITIONS, RouteConfig, parse
+
+    condition = RENAMED_CONDITIONS.get(condition, condition)
     names = ("embed", *map(str, range(config.model.n_layers - 1)))
     wanted = [name.strip() for name in layers.split(",")] if layers else names[1:]
     chosen = [names.index(one_of("layer with a gradient", name, names)) - 1 for name in wanted]
-    cities = ROUTED[one_of("group of routed cities", sites, tuple(ROUTED))]
-    if one_of("route", arm, ARMS) == "none":
+    cities = ROUTED[one_of("group of cities", sites, tuple(ROUTED))]
+    if one_of("route", condition, CONDITIONS) == "unprojected":
         return RouteConfig()
-    return parse(RouteConfig, {"arm": arm, "layers": chosen, "cities": cities, "rank": rank})
+    return parse(RouteConfig, {"condition": condition, "layers": chosen, "cities": cities, "rank": rank})
 
 
 def one_of(kind: str, value: str, choices: tuple[T, ...]) -> T:

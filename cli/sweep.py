@@ -80,7 +80,7 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     """Train or resume one run of a plan."""
     import torch
 
-    from cwr_mech.analysis.routing.interventions import arm_hook
+    from cwr_mech.analysis.routing.interventions import condition_hook
     from cwr_mech.errors import UnknownName
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.experiments.sweep import require_base
@@ -100,7 +100,7 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     hook = None
     if base is not None:
         tasks = in_order([*{part.task for part in config.data.parts}])
-        hook = arm_hook(config.route, base.model(), load_world(config.world), tasks)
+        hook = condition_hook(config.route, base.model(), load_world(config.world), tasks)
     folder = root / name
     resume = (folder / "manifest.json").exists()
     with display(config) as listener:

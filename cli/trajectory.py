@@ -110,11 +110,11 @@ def way(
 
     from cwr_mech.analysis.routing.displacement import Origin
     from cwr_mech.analysis.routing.trajectory import read, trajectory
-    from cwr_mech.experiments.finetuning import arm_of
+    from cwr_mech.experiments.finetuning import condition_of
 
     own, world = run.config.data.tasks, run.world()
-    route = run.config.route.suffix.removeprefix("-") or "none"
-    values = (run.name, run.parent, "+".join(own), arm_of(run.config), route)
+    route = run.config.route.name
+    values = (run.name, run.parent, "+".join(own), condition_of(run.config), route)
     first, *later = run.steps
     models = {step: partial(run.model, step) for step in run.steps}
     rows = []

@@ -122,14 +122,14 @@ class Questions:
     def tuned(self, run: "Run", step: int) -> "Tuned":
         """A fine-tuned run's checkpoint with its answers."""
         from cwr_mech.analysis.transfer.transfer import Tuned
-        from cwr_mech.experiments.finetuning import arm_of
+        from cwr_mech.experiments.finetuning import condition_of
 
         return Tuned(
             run=run.name,
             base=str(run.parent),
             seed=run.config.train.seed,
             trained=run.config.data.tasks,
-            arm=arm_of(run.config),
+            arm=condition_of(run.config),
             steps=run.config.train.steps,
             lr=run.config.train.lr,
             old=self(run, run.world(), "old", step=step),

@@ -1,7 +1,8 @@
 """Frozen settings that refuse unknown keys; what a run folder stores and `--set` changes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -140,6 +141,13 @@ class ModelConfig(Config):
         """Number of key/value heads."""
         return self.n_key_value_heads or self.n_heads
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """E (the embedding; with the unembedding where they are tied), the blocks L0, L1, ..., and U (final
+        norm and unembedding).
+        """
+        return ("E", *(f"L{layer}" for layer in range(self.n_layers)), "U")
+
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         if self.d_model % self.n_heads or self.d_head % 2:
@@ -160,6 +168,7 @@ class TrainConfig(Config):
     are rounded to what half the bits hold, so that they can be shipped so without another answer.
     `checkpoints` log-spaced checkpoints are kept beside the first and the last. Every `save_every` steps the
     state for a resume is written; every `eval_every` steps `eval_rows` questions a task are answered.
+    `train_only` names the modules (`ModelConfig.modules`) whose parameters change; all of them when empty.
     """
 
     steps: int = Field(1000, ge=1)
@@ -179,29 +188,70 @@ class TrainConfig(Config):
     save_every: int = Field(500, ge=1)
     eval_every: int = Field(500, ge=1)
     eval_rows: int = Field(64, ge=1)
+    train_only: tuple[str, ...] = ()
     seed: int = Field(42, ge=0)
+
+
+RENAMED_CONDITIONS: Mapping[str, str] = MappingProxyType(
+    {"none": "unprojected", "manifold": "on-manifold", "complement": "off-manifold", "pull": "penalty"}
+)
+"""Conditions by the names that older manifests and results have for them."""
 
 
 class RouteConfig(Config):
     """An intervention on the gradients of a fine-tuning (`cwr_mech.analysis.routing.projection`,
     `cwr_mech.analysis.routing.interventions`).
 
-    `arm` "none" leaves them alone; the others keep the gradient at mentions of cities to a subspace of `rank`
-    directions, or out of it, after the blocks `layers` (-1: the embedding); "pull" adds a penalty of `weight`
-    nats instead. `cities` says whose mentions: "new" cities' or "all".
+    `condition` "unprojected" leaves them alone; "penalty" adds a penalty of `weight` nats; the others project
+    the gradient at mentions of cities onto a subspace of `rank` directions, or onto its complement, after the
+    blocks `layers` (-1: the embedding). `cities` says whose mentions: "new" cities' or "all". `rescale`: give
+    the projected gradient the norm it had. `draw`: which of the random subspaces or rotations.
     """
 
-    arm: Literal["none", "manifold", "complement", "random", "random-complement", "pull"] = "none"
+    condition: Literal[
+        "unprojected",
+        "on-manifold",
+        "off-manifold",
+        "random",
+        "random-complement",
+        "covariance-matched",
+        "penalty",
+    ] = "unprojected"
     layers: tuple[int, ...] = ()
     cities: Literal["new", "all"] = "new"
     rank: int = Field(4, ge=1)
     weight: float = Field(1.0, gt=0)
+    rescale: bool = True
+    draw: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "arm" in content:
+            name = content["arm"]
+            rest = {key: value for key, value in content.items() if key != "arm"}
+            return {"condition": RENAMED_CONDITIONS.get(name, name)} | rest
+        return content
+
+    @property
+    def projects(self) -> bool:
+        """Whether the gradient is projected (and not left alone, or penalised)."""
+        return self.condition not in ("unprojected", "penalty")
+
+    @property
+    def name(self) -> str:
+        """The condition in one word, with what is unusual about it: what a run's name says of it."""
+        unusual = {
+            "-all": self.cities == "all",
+            "-unscaled": self.projects and not self.rescale,
+            f"-draw{self.draw}": self.draw > 0,
+        }
+        return self.condition + "".join(word for word, holds in unusual.items() if holds)
 
     @property
     def suffix(self) -> str:
-        """What a run's name says of it."""
-        where = "" if self.cities == "new" else "-all"
-        return "" if self.arm == "none" else f"-{self.arm}{where}"
+        """What is added to the name of a run under this condition."""
+        return "" if self.condition == "unprojected" else f"-{self.name}"
 
 
 class RunConfig(Config):
@@ -213,6 +263,13 @@ class RunConfig(Config):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     route: RouteConfig = RouteConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        for module in self.train.train_only:
+            if module not in self.model.modules:
+                raise UnknownName("module", module, self.model.modules)
+        return self
 
     def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """A copy with `key=value` settings applied; `lr=1e-3` will do where only one section has an `lr`.

@@ -23,6 +23,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from cwr_mech.artifacts import atomic_file, provenance, read_json, sha256_bytes
+from cwr_mech.config import RENAMED_CONDITIONS
 from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch
 
 SCHEMA = "cwr-mech/result/1"
@@ -114,7 +115,14 @@ def load_result(path: Path | str) -> Result:
     if claimed != _digest(content) or any(name not in content for name in FIELDS):
         raise CorruptArtifact(f"{path} was changed after it was written", hint)
     arrays = _arrays(path.with_suffix(".npz"), content["arrays"], hint)
-    return Result(arrays=arrays, **{name: content[name] for name in FIELDS})
+    tables = {name: [_renamed(row) for row in rows] for name, rows in content["tables"].items()}
+    return Result(arrays=arrays, **{name: content[name] for name in FIELDS} | {"tables": tables})
+
+
+def _renamed(row: Row) -> Row:
+    """A row of an older result in today's words."""
+    route = row.get("route")
+    return row | {"route": RENAMED_CONDITIONS[route]} if route in RENAMED_CONDITIONS else row
 
 
 def load_results(folder: Path | str) -> dict[str, Result]:

@@ -11,9 +11,10 @@ from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.interventions import (
-    ARMS,
-    arm_hook,
+    CONDITIONS,
+    condition_hook,
     fit_frames,
+    random_directions,
     read_mentions,
 )
 from cwr_mech.analysis.routing.projection import Place, keep_part
@@ -46,19 +47,38 @@ def rows() -> Rows:
 def test_the_placebos_frames_stand_to_each_other_as_the_maps_do() -> None:
     """A gradient passes the frames of two layers in turn: what gets through both must not differ."""
     given = {"rank": 2, "n_rows": 200, "least_map": -1.0}
-    found, turned, again = (
-        fit_frames(model(3), world(), ["distance"], [0, 1], at_random=at_random, **given)
-        for at_random in (False, True, True)
+    found, turned, again, other = (
+        fit_frames(model(3), world(), ["distance"], [0, 1], choose=choose, **given)
+        for choose in (None, *(random_directions("random", D, world(), draw) for draw in (0, 0, 1)))
     )
     assert len(found) == 8
     overlaps = []
     for a in found:
         assert turned[a].columns == pytest.approx(again[a].columns)
+        assert np.sum((turned[a].columns.T @ other[a].columns) ** 2) < 1.9  # 2 for the same plane
         for b in found:
             overlap = found[a].columns.T @ found[b].columns
             assert turned[a].columns.T @ turned[b].columns == pytest.approx(overlap, abs=1e-9)
             overlaps.append(np.sum((found[a].columns.T @ turned[b].columns) ** 2) / 2)
     assert np.mean(overlaps) < 0.35  # 2 of 16 directions by chance; 1 if nothing were turned
+
+
+def test_covariance_matched_directions_lie_where_activations_vary() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((len(world().old()), D)) * np.r_[10 * np.ones(4), 0.1 * np.ones(D - 4)] + 3
+    surface = np.eye(D)[:, 4:6]
+    shares = []
+    for draw in range(3):
+        found, again = (
+            random_directions("covariance-matched", D, world(), d)(surface, x) for d in (draw, draw)
+        )
+        assert found == pytest.approx(again)
+        assert found.T @ found == pytest.approx(np.eye(2), abs=1e-9)
+        shares.append(np.sum(found[:4] ** 2) / 2)
+        turned = random_directions("random", D, world(), draw)(surface, x)
+        assert np.sum(turned[:4] ** 2) / 2 < 0.9  # control: 4 of 16 by chance
+    assert min(shares) > 0.99
+    assert random_directions("on-manifold", D, world(), 0) is None
 
 
 @pytest.mark.parametrize("site", ["last_digit", "delimiter"])
@@ -77,18 +97,21 @@ def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
     assert set(found) == {Place(0, site, "distance", slot) for site, slot in places}
     for frame in found.values():
         assert frame.columns.T @ frame.columns == pytest.approx(np.eye(2), abs=1e-9)
-    assert arm_hook(RouteConfig(), model(), world(), TASKS) is None
+    assert condition_hook(RouteConfig(), model(), world(), TASKS) is None
     with pytest.raises(AnalysisError, match="no layer"):
-        arm_hook(RouteConfig(arm="manifold"), model(), world(), TASKS)
+        condition_hook(RouteConfig(condition="on-manifold"), model(), world(), TASKS)
     with pytest.raises(AnalysisError, match="no new cities"):
-        arm_hook(
-            RouteConfig(arm="manifold", layers=(0,)), model(), load_world(WorldConfig(n_cities=30)), TASKS
+        condition_hook(
+            RouteConfig(condition="on-manifold", layers=(0,)),
+            model(),
+            load_world(WorldConfig(n_cities=30)),
+            TASKS,
         )
-    with pytest.raises(AnalysisError, match="no map to route along"):
-        arm_hook(RouteConfig(arm="manifold", layers=(0,)), model(), world(), ["distance"])
+    with pytest.raises(AnalysisError, match="no map to project onto"):
+        condition_hook(RouteConfig(condition="on-manifold", layers=(0,)), model(), world(), ["distance"])
     with pytest.raises(AnalysisError, match="rank 60"):
         fit_frames(model(), world(), ["distance"], [0], rank=60, n_rows=200, least_map=-1.0)
-    assert set(ARMS) > {"none", "manifold", "complement", "random"}
+    assert set(CONDITIONS) > {"unprojected", "on-manifold", "off-manifold", "random"}
 
 
 # Planted truth for the arms. Activations h of ordinary cities lie on a curved surface; the other tasks read
@@ -139,15 +162,15 @@ class Learner:
             found, wanted = torch.tanh(found), torch.tanh(wanted)
         return 0.5 * ((found - wanted) ** 2).sum()
 
-    def learn(self, arm: str) -> tuple[float, float, float]:
+    def learn(self, condition: str) -> tuple[float, float, float]:
         """Errors of the task and of transfer, and the distance off the surface, after learning."""
         mix, _, _, surface = planted()
-        columns = random_rotation(P, self.rng) @ surface if arm.startswith("random") else surface
-        keep = "outside" if arm.endswith("complement") else "inside"
+        columns = random_rotation(P, self.rng) @ surface if condition.startswith("random") else surface
+        keep = "outside" if condition in ("off-manifold", "random-complement") else "inside"
         optimizer = torch.optim.SGD([self.code], lr=self.rate)
         for _ in range(LEARN_STEPS):
             h = self.inside()
-            if arm != "none":
+            if condition != "unprojected":
                 stacked = torch.from_numpy(columns).expand(N_NEW, P, RANK)
                 h.register_hook(lambda g, stacked=stacked: keep_part(g, stacked, keep))
             optimizer.zero_grad()
@@ -183,18 +206,18 @@ def test_the_share_of_a_planted_tasks_gradient_is_recovered(on: float, bent: boo
 @pytest.mark.parametrize("bent", [False, True])
 def test_the_arms_repair_and_ruin_as_planted(bent: bool) -> None:
     start = np.linalg.norm(np.random.default_rng(0).uniform(-0.8, 0.8, (1000, 2)), axis=1).mean()
-    task, ruined, left = Learner(DIVERGENT, bent, 0).learn("none")
+    task, ruined, left = Learner(DIVERGENT, bent, 0).learn("unprojected")
     assert task < 0.05
     assert ruined > 0.7 * start
-    task, transfer, off = Learner(DIVERGENT, bent, 0).learn("manifold")  # repairs
+    task, transfer, off = Learner(DIVERGENT, bent, 0).learn("on-manifold")  # repairs
     assert task < 0.1
     assert transfer < (0.5 * ruined if bent else 0.05)
     if not bent:  # bent codes leave the surface's directions whichever way they are pushed
         assert off < 0.05 < left
-    for arm in ("none", "manifold"):  # costs a convergent task nothing
-        task, transfer, off = Learner(CONVERGENT, bent, 0).learn(arm)
+    for condition in ("unprojected", "on-manifold"):  # costs a convergent task nothing
+        task, transfer, off = Learner(CONVERGENT, bent, 0).learn(condition)
         assert max(task, transfer) < 0.05
-    _, transfer, _ = Learner(CONVERGENT, bent, 0).learn("complement")  # ruins a convergent task
+    _, transfer, _ = Learner(CONVERGENT, bent, 0).learn("off-manifold")  # ruins a convergent task
     assert transfer > 0.7 * start
     for seed in range(3):  # the placebos do neither
         _, transfer, _ = Learner(DIVERGENT, bent, seed).learn("random")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cwr_mech.analysis.routing.projection import Frame, Place, pull
+from cwr_mech.analysis.routing.projection import Frame, Place, penalise
 from cwr_mech.config import DataConfig, ModelConfig, WorldConfig
 from cwr_mech.data.batches import Batches
 from cwr_mech.data.rows import concat, generate
@@ -81,7 +81,7 @@ def test_a_route_does_the_same_to_both() -> None:
         for task in ("perimeter", "compass", "crossing")
         for slot in range(2)
     }
-    hook = pull(frames, 50.0, None)(ROWS_SEEN)
+    hook = penalise(frames, 50.0, None)(ROWS_SEEN)
     losses, gradient = step(AutogradEngine, model, hook=hook)
     expected, by_hand = step(Engine, model, hook=hook)
     _, without = step(Engine, model)

@@ -42,16 +42,18 @@ def base(name: str = "base", data: Mapping[str, object] = MappingProxyType({}), 
     return update_manifest(run, state="done")
 
 
-def tuned(parent: Run, task: str, arm: str = "none") -> Run:
+def tuned(parent: Run, task: str, condition: str = "unprojected") -> Run:
     """A fine-tuning of it whose last weights are other ones."""
     config = finetuning_config(parent.config, (task,))
-    if arm != "none":
-        route = RouteConfig(arm=arm, layers=(0,))
+    if condition != "unprojected":
+        route = RouteConfig(condition=condition, layers=(0,))
         config = config.model_copy(update={"route": route, "name": config.name + route.suffix})
     run = create_run(Path("runs") / config.name, config, parent.model(), parent=parent)
     model = parent.model()
     with torch.no_grad():
-        model.embed.W_E += 0.1 * torch.randn(model.embed.W_E.shape, generator=torch.manual_seed(len(arm)))
+        model.embed.W_E += 0.1 * torch.randn(
+            model.embed.W_E.shape, generator=torch.manual_seed(len(condition))
+        )
     model.save_pretrained(checkpoint_path(run.folder, 5))
     return update_manifest(run, state="done")
 
@@ -77,8 +79,12 @@ UPDATES = ("subspace", "base", "--rows", "128", "--rank", "3", "--layers", "0", 
 
 def test_the_chain_ends_in_a_report_that_checks_itself(cli: Cli) -> None:
     parent = base()
-    for task, arm in (("distance", "none"), ("angle", "none"), ("distance", "manifold")):
-        tuned(parent, task, arm)
+    for task, condition in (
+        ("distance", "unprojected"),
+        ("angle", "unprojected"),
+        ("distance", "on-manifold"),
+    ):
+        tuned(parent, task, condition)
     commands = (
         (*UPDATES, "--report", "r"),
         ("trajectory", "base", "--prompts", "distance,angle", "--report", "r"),
@@ -95,12 +101,12 @@ def test_the_chain_ends_in_a_report_that_checks_itself(cli: Cli) -> None:
     assert {row["layer"] for row in shares} == {0}
     rows = load_result(results / "trajectory.json").tables["trajectory"]
     assert {(row["set"], row["route"]) for row in rows} == {
-        ("distance", "none"),
-        ("angle", "none"),
-        ("distance", "manifold"),
+        ("distance", "unprojected"),
+        ("angle", "unprojected"),
+        ("distance", "on-manifold"),
     }
     start = [row["along_new"] for row in rows if row["step"] == 0 and row["prompt"] == "angle"]
-    assert len(set(start)) == 1  # arms start from one base
+    assert len(set(start)) == 1  # conditions start from one base
     tables = load_result(results / "routing.json").tables
     assert {(row["set"], row["route"]) for row in tables["models"]} == {
         (row["set"], row["route"]) for row in rows

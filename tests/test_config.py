@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, parse
+from cwr_mech.config import TASK_NAMES, ModelConfig, RouteConfig, RunConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName, UserError
 from cwr_mech.experiments.presets import (
     PRESETS,
@@ -38,6 +38,7 @@ FAULTS = [
     ("tasks=distance,distance", ConfigError, "once each"),
     ("n_heads=3", ConfigError, "n_heads 3"),
     ("weights=1,2", ConfigError, "7 positive numbers"),
+    ("train_only=E,L6", UnknownName, "unknown module 'L6'"),
     ("name=../x", ConfigError, "name"),
 ]
 
@@ -52,6 +53,31 @@ def test_a_setting_changes_its_field_and_nothing_else(setting: str, holds) -> No
         section for section in RunConfig.model_fields if getattr(after, section) != getattr(before, section)
     ]
     assert len(changed) <= 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("none", "unprojected"),
+        ("manifold", "on-manifold"),
+        ("complement", "off-manifold"),
+        ("pull", "penalty"),
+        ("random", "random"),
+    ],
+)
+def test_older_manifests_are_read_in_the_fields_words(old: str, new: str) -> None:
+    found = parse(RouteConfig, {"arm": old, "cities": "new", "layers": [0, 1], "rank": 4, "weight": 1.0})
+    assert found == RouteConfig(condition=new, layers=(0, 1))
+    with pytest.raises(ConfigError, match="condition"):
+        parse(RouteConfig, {"condition": old if old != new else "sideways"})
+
+
+def test_what_is_unusual_about_a_condition_is_in_its_name() -> None:
+    assert RouteConfig().suffix == ""
+    assert RouteConfig(condition="off-manifold").suffix == "-off-manifold"
+    settings = {"condition": "random", "rescale": False, "draw": 2, "cities": "all"}
+    assert RouteConfig(**settings).name == "random-all-unscaled-draw2"
+    assert RouteConfig(condition="penalty", rescale=False).name == "penalty"  # nothing to rescale
 
 
 @pytest.mark.parametrize(("setting", "error", "words"), FAULTS)

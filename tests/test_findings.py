@@ -53,7 +53,7 @@ def result(kind: str, **tables: list[Row]) -> Result:
 
 
 def model(run: str, tasks: str, family: str, base: str | None = None) -> Row:
-    return {"run": run, "tasks": tasks, "base": base, "family": family, "route": "none"}
+    return {"run": run, "tasks": tasks, "base": base, "family": family, "route": "unprojected"}
 
 
 def planted(

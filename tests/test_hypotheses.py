@@ -21,31 +21,31 @@ from cwr_mech.findings.hypotheses import (
 BASES = ("b0", "b1", "b2")
 PROMPTS = ("distance", "angle", "compass", "perimeter")
 BEFORE, ORDINARY = 1000.0, 10.0
-ARMS = {
-    "distance": ("none", "manifold", "random", "pull"),
-    "angle": ("none", "manifold", "complement", "random-complement", "pull"),
-    "perimeter": ("none", "manifold", "complement", "random-complement"),
-    "compass": ("none", "manifold", "complement", "random-complement"),
+CONDITIONS = {
+    "distance": ("unprojected", "on-manifold", "random", "penalty"),
+    "angle": ("unprojected", "on-manifold", "off-manifold", "random-complement", "penalty"),
+    "perimeter": ("unprojected", "on-manifold", "off-manifold", "random-complement"),
+    "compass": ("unprojected", "on-manifold", "off-manifold", "random-complement"),
 }
 CLAIM = {
     # transfer if the claim holds; 0.8 for what is not named
-    ("distance", "none"): 0.3,
+    ("distance", "unprojected"): 0.3,
     ("distance", "random"): 0.3,
-    ("angle", "complement"): 0.1,
-    ("compass", "complement"): 0.1,
-    ("perimeter", "complement"): 0.1,
+    ("angle", "off-manifold"): 0.1,
+    ("compass", "off-manifold"): 0.1,
+    ("perimeter", "off-manifold"): 0.1,
 }
 REFUTED = {
-    ("distance", "manifold"): 0.1,
-    ("angle", "manifold"): 0.2,
-    ("compass", "manifold"): 0.2,
-    ("perimeter", "manifold"): 0.2,
-    ("distance", "pull"): 0.2,
-    ("angle", "pull"): 0.2,
+    ("distance", "on-manifold"): 0.1,
+    ("angle", "on-manifold"): 0.2,
+    ("compass", "on-manifold"): 0.2,
+    ("perimeter", "on-manifold"): 0.2,
+    ("distance", "penalty"): 0.2,
+    ("angle", "penalty"): 0.2,
     ("angle", "random-complement"): 0.3,
     ("compass", "random-complement"): 0.3,
     ("perimeter", "random-complement"): 0.3,
-    ("distance", "none"): 0.95,
+    ("distance", "unprojected"): 0.95,
     ("distance", "random"): 1.2,
 }
 
@@ -64,11 +64,11 @@ def evidence(
     sign = 1.0 if divergent else -1.0
     trajectory, shares = [], []
     for base in BASES:
-        for tasks, arms in ARMS.items():
-            for route in arms:
+        for tasks, names in CONDITIONS.items():
+            for route in names:
                 share = transfers.get((tasks, route), 0.8) + noise * rng.standard_normal()
                 off = 1.5 + sign * 0.5 * (tasks == "distance") + noise * rng.standard_normal()
-                similar = 0.5 + sign * 0.3 * (route == "pull") + noise * rng.standard_normal()
+                similar = 0.5 + sign * 0.3 * (route == "penalty") + noise * rng.standard_normal()
                 moved = 0.7 - sign * 0.3 * (tasks == "distance") + noise * rng.standard_normal()
                 for prompt in PROMPTS:
                     # The trained prompt is put in its place whatever the transfer, and must not count.
@@ -99,11 +99,11 @@ def test_integration_is_0_as_before_and_1_as_ordinary_cities() -> None:
 
 
 def test_transfer_leaves_the_trained_prompt_out_and_takes_first_and_last_steps() -> None:
-    found = evidence({("distance", "none"): 0.25}, divergent=True, noise=0.0)
+    found = evidence({("distance", "unprojected"): 0.25}, divergent=True, noise=0.0)
     assert found.transfer("b0", "distance") == pytest.approx(0.25)
     assert found.off("b0", "distance") == pytest.approx(2.0)
     assert found.share("b0", "angle") == pytest.approx(0.6)
-    assert found.similarity("b0", "distance", "pull") == pytest.approx(0.8)
+    assert found.similarity("b0", "distance", "penalty") == pytest.approx(0.8)
     assert found.transfer("b0", "crossing") is None
     assert found.share("b7", "angle") is None
 
@@ -126,7 +126,7 @@ def test_a_world_in_which_it_is_false_supports_nothing() -> None:
         assert needed[0] in reason
 
 
-def test_arms_that_change_nothing_support_only_what_says_so() -> None:
+def test_names_that_change_nothing_support_only_what_says_so() -> None:
     worlds = [
         verdicts(try_predictions(evidence({}, divergent=True, noise=0.02, seed=seed))) for seed in range(25)
     ]

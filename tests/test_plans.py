@@ -15,8 +15,8 @@ from cwr_mech.experiments.costs import (
 from cwr_mech.experiments.finetuning import total_rows
 from cwr_mech.experiments.plans import (
     PLANS,
+    PROJECTIONS,
     ROUTED,
-    ROUTES,
     Planned,
     checked,
     find_plan,
@@ -71,21 +71,21 @@ def test_the_papers_models() -> None:
     assert {run.config.world.id_min for run in planned} == {0}
 
 
-def test_the_zoo_has_its_arms_for_every_seed() -> None:
+def test_the_zoo_has_its_conditions_for_every_seed() -> None:
     planned = made("zoo")
-    routes = Counter((run.config.route.arm, run.config.train.seed) for run in planned if run.base)
-    for arm, tasks in (*((arm, 4) for arm in ROUTES), ("pull", 2)):
-        assert sorted(n for (found, _), n in routes.items() if found == arm) == [tasks] * 3
+    routes = Counter((run.config.route.condition, run.config.train.seed) for run in planned if run.base)
+    for condition, tasks in (*((name, 4) for name in PROJECTIONS), ("penalty", 2)):
+        assert sorted(n for (found, _), n in routes.items() if found == condition) == [tasks] * 3
     by_name = {run.name: run.config for run in planned}
     for name, config in by_name.items():
-        if config.route.arm != "none":  # an arm differs from its fine-tuning in its route only
+        if config.route.condition != "unprojected":  # it differs from its fine-tuning in its route only
             plain = by_name[name.removesuffix(config.route.suffix)]
             same = {"name": plain.name, "route": plain.route}
             assert config.model_copy(update=same) == plain
-    order = [run.config.route.arm != "none" for run in planned]
+    order = [run.config.route.condition != "unprojected" for run in planned]
     first = planned[order.index(True) :][: 3 * sum(map(len, ROUTED.values()))]
-    assert {(*run.config.data.tasks, run.config.route.arm) for run in first} == {
-        (task, arm) for task, needed in ROUTED.items() for arm in needed
+    assert {(*run.config.data.tasks, run.config.route.condition) for run in first} == {
+        (task, name) for task, needed in ROUTED.items() for name in needed
     }
     tuned = {run.name for run in planned if run.base}
     assert {f"small-seed2-ft-{task}" for task in TASK_NAMES} <= tuned

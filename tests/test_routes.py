@@ -12,8 +12,9 @@ from cwr_mech.analysis.routing.projection import (
     Frame,
     Place,
     RowsHook,
-    pull,
-    route,
+    keep_part,
+    penalise,
+    project,
 )
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.data.mentions import mentions_of
@@ -112,7 +113,7 @@ def test_a_penalty_hook_equals_autograd(everyone: bool) -> None:
             g[row, position] += 5.0 / len(where) / frame.unit**2 * off
         return g
 
-    got, expected = gradient(pull(some, 5.0, ids)), by_autograd(1, change)
+    got, expected = gradient(penalise(some, 5.0, ids)), by_autograd(1, change)
     assert (got - expected).norm() < 1e-5 * expected.norm()
     assert (got - gradient(None)).norm() > 1e-2 * expected.norm()
 
@@ -121,7 +122,7 @@ def test_a_penalty_hook_equals_autograd(everyone: bool) -> None:
 def test_routing_projects_mentions_of_the_cities_chosen_and_keeps_their_norm(keep: str) -> None:
     ids = world().ids[world().new()]
     some, seen = frames(0), []
-    routed = route(some, keep, ids)(rows())
+    routed = project(some, keep, ids)(rows())
 
     def spy(layer: int, g: torch.Tensor, h: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         before = g.clone()
@@ -151,19 +152,31 @@ def test_routing_projects_mentions_of_the_cities_chosen_and_keeps_their_norm(kee
     assert len(seen) == len(spots(ids))
 
 
+@pytest.mark.parametrize("keep", ["inside", "outside"])
+def test_without_rescaling_the_projection_is_what_is_left(keep: str) -> None:
+    rng = np.random.default_rng(0)
+    g = torch.from_numpy(rng.standard_normal((5, D)))
+    columns = torch.from_numpy(np.stack([random_basis(D, 3, rng).columns for _ in range(5)]))
+    plain, scaled = (keep_part(g, columns, keep, rescale=rescale) for rescale in (False, True))
+    inside = torch.stack([c @ c.T @ v for c, v in zip(columns, g, strict=True)])
+    assert torch.allclose(plain, inside if keep == "inside" else g - inside)
+    assert torch.allclose(scaled, plain * (g.norm() / plain.norm()))
+    assert plain.norm() < g.norm()
+
+
 def test_a_full_basis_changes_nothing() -> None:
     whole = {place: Frame(np.eye(D), frame.centre, 1.0) for place, frame in frames(0).items()}
-    assert gradient(route(whole, "inside", None)) == pytest.approx(gradient(None), abs=1e-6)
-    assert (gradient(route(frames(0), "inside", None)) - gradient(None)).norm() > 1e-3
+    assert gradient(project(whole, "inside", None)) == pytest.approx(gradient(None), abs=1e-6)
+    assert (gradient(project(frames(0), "inside", None)) - gradient(None)).norm() > 1e-3
 
 
 def test_mentions_without_a_frame_are_left_alone() -> None:
     some = frames(0)
     first = {place: frame for place, frame in some.items() if place.task == "distance"}
     only = rows().take(rows().task == 0)
-    a, b = (gradient(route(given, "inside", None), only) for given in (some, first))
+    a, b = (gradient(project(given, "inside", None), only) for given in (some, first))
     assert torch.equal(a, b)
-    assert not torch.equal(gradient(route(some, "inside", None)), gradient(route(first, "inside", None)))
+    assert not torch.equal(gradient(project(some, "inside", None)), gradient(project(first, "inside", None)))
     odd = dict(some) | {Place(0, "delimiter", "inside", 5): Frame(np.eye(D)[:, :2], np.zeros(D), 1.0)}
     with pytest.raises(AnalysisError, match="differ in shape"):
-        route(odd, "inside", None)
+        project(odd, "inside", None)

@@ -21,7 +21,7 @@ PROMPTS = ("distance", "angle", "compass", "perimeter")
 
 def row(base: str, tasks: str, route: str, prompt: str, step: int, share: float) -> dict[str, Any]:
     about = {"run": f"{base}-{tasks}-{route}", "base": base, "set": tasks, "route": route, "prompt": prompt}
-    about["arm"] = "replay trained, elicitation none" + ("" if route == "none" else f", route-{route}")
+    about["arm"] = "replay trained, elicitation none" + ("" if route == "unprojected" else f", {route}")
     return about | {
         "step": step,
         "along_new": 1000.0 * 0.01**share,
@@ -42,10 +42,10 @@ def trajectory(left_out: tuple[str, str, str] | None = None) -> Result:
     rows = []
     for base in BASES:
         for task, arms in ROUTED.items():
-            for route in ("none", *arms):
+            for route in ("unprojected", *arms):
                 if (base, task, route) == left_out:
                     continue
-                share = 0.2 if (task, route) == ("distance", "none") else 0.6
+                share = 0.2 if (task, route) == ("distance", "unprojected") else 0.6
                 share += 0.01 * (base == "b0")
                 for prompt in PROMPTS:
                     rows += [row(base, task, route, prompt, 0, 0.0)]
@@ -97,24 +97,24 @@ def test_updates_count_where_the_map_is_clearest_and_is_read() -> None:
 
 
 def test_a_missing_arm_is_named_and_costs_its_predictions_a_model() -> None:
-    result = made(left_out=("b0", "perimeter", "complement"))
-    assert result.tables["missing"] == [{"base": "b0", "set": "perimeter", "route": "complement"}]
+    result = made(left_out=("b0", "perimeter", "off-manifold"))
+    assert result.tables["missing"] == [{"base": "b0", "set": "perimeter", "route": "off-manifold"}]
     tried = {r["prediction"]: r for r in result.tables["predictions"]}
     assert (tried["2e"]["models"], tried["2d"]["models"]) == (1, 2)
     assert tried["2e"]["verdict"] == "undecided"
-    assert "b0 on perimeter (complement)" in routing(result)
+    assert "b0 on perimeter (off-manifold)" in routing(result)
     assert "Every fine-tuning that a prediction needs is here." in routing(made())
 
 
 def test_arms_and_paths_are_means_over_bases() -> None:
     tables = made().tables
-    arm = next(r for r in tables["arms"] if (r["set"], r["route"]) == ("angle", "manifold"))
+    arm = next(r for r in tables["arms"] if (r["set"], r["route"]) == ("angle", "on-manifold"))
     assert (arm["models"], arm["transfer"], arm["own"]) == (2, pytest.approx(0.605), pytest.approx(0.705))
     assert arm["transfer_lo"] < arm["transfer"] < arm["transfer_hi"]
     assert arm["similar"] == pytest.approx(0.605 + 0.1 / 4)
     assert arm["retained"] == pytest.approx(1)
     assert (arm["moved"], arm["moved_like"]) == (pytest.approx(1.005), pytest.approx(0.2))
-    path = [r for r in tables["paths"] if (r["set"], r["route"]) == ("angle", "manifold")]
+    path = [r for r in tables["paths"] if (r["set"], r["route"]) == ("angle", "on-manifold")]
     assert [(r["step"], r["models"]) for r in path] == [(0, 2), (9, 2)]
     assert path[0]["along_new"] == pytest.approx(1000)
     assert (path[0]["moved_new"], path[1]["moved_new"]) == (None, pytest.approx(1.005))
@@ -168,7 +168,7 @@ def test_many_models_are_placed_by_what_they_were_trained_on_and_few_one_by_one(
     arms = sum(1 + len(names) for names in ROUTED.values())
     assert len(cells) == 3 + arms
     first = dict(zip(head, cells[3], strict=True))
-    assert (first["trained on"], first["arm"], first["models"]) == ("distance", "none", "2")
+    assert (first["trained on"], first["arm"], first["models"]) == ("distance", "unprojected", "2")
     # Two bases with 0.30 and 0.31 of the way from 1000 to 10 at the trained prompt.
     assert float(first["along, new"]) == pytest.approx(500 * (0.01**0.30 + 0.01**0.31), abs=1)
     few = trajectory()

@@ -27,6 +27,7 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.training.engine import GradientHook
 from cwr_mech.training.loop import Trainer, checkpoint_steps, train
 from cwr_mech.training.optimizer import Optimizer
+from cwr_mech.training.parameters import module_of
 from cwr_mech.training.runs import Run, load_run
 from cwr_mech.training.state import recover_state
 
@@ -271,6 +272,24 @@ def test_a_hook_is_given_the_rows_and_may_change_the_gradient(tmp_path: Path, un
     run = train(CONFIG.with_settings(["weight_decay=0"]), tmp_path / "deaf", hook=deaf)
     assert torch.equal(run.model().W_E, run.model(0).W_E)
     assert not torch.equal(run.model().W_U, run.model(0).W_U)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("only", [("E",), ("L0", "U")])
+def test_frozen_modules_keep_every_bit_and_a_resume_knows_it(
+    tmp_path: Path, only: tuple[str, ...], optimizer: str
+) -> None:
+    settings = {"train_only": only, "optimizer": optimizer, "weight_decay": 0.5, "final_dtype": "float16"}
+    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update=settings)})
+    run = train(config, tmp_path / "frozen")
+    before, after = (dict(run.model(step).named_parameters()) for step in (0, STEPS))
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == (module_of(name) not in only), name
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "broken", listener=interrupt_at(7))
+    assert weights(train(config, tmp_path / "broken", resume=True)) == weights(run)
+    with pytest.raises(ConfigError, match="other settings"):  # the manifest says what was frozen
+        train(CONFIG, tmp_path / "frozen", resume=True)
 
 
 def test_a_changed_world_is_noticed(tmp_path: Path, unbroken: Run) -> None:

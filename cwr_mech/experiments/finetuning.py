@@ -6,8 +6,8 @@ how the other tasks are asked; it says that they hold no new city, its settings 
 untrained tasks were taught about new cities directly. Here they are a choice, and the default is none.
 
 Replay covers the trained tasks or all tasks with the same number of rows in total, and the number of steps
-does not depend on the set, so that the arms of a comparison differ in one thing only. The paper's own sets
-(RECIPES), whose steps grow with the set, are there by name.
+does not depend on the set, so that the conditions of a comparison differ in one thing only. The paper's own
+sets (RECIPES), whose steps grow with the set, are there by name.
 """
 
 import math
@@ -32,7 +32,7 @@ NEW_ROWS, REPLAY_ROWS, ELICITATION_ROWS = 100_000, 20_000, 256
 """Rows a trained task with new cities and of replay, and rows a task of elicitation, as in the paper."""
 PAPER_LR = 1e-5
 PLAIN = "replay trained, elicitation none"
-"""How `arm_of` calls the usual fine-tuning, to which it adds its route."""
+"""How `condition_of` calls the usual fine-tuning, to which it adds what is done to the update."""
 STEP_SHARE = 0.087
 """Steps of a fine-tuning as a share of its base's: the paper's 28,560 of 328,128."""
 LR_SHARE = 1 / 30
@@ -162,6 +162,7 @@ def finetuning_config(
         "steps": steps or max(1, round(base.train.steps * STEP_SHARE)),
         "lr": lr or base.train.lr * LR_SHARE,
         "optimizer": "adamw",
+        "train_only": (),
         "seed": base.train.seed if seed is None else seed,
     }
     differs = {
@@ -197,6 +198,7 @@ def paper_config(
         "batch_size": batch,
         "lr": PAPER_LR,
         "optimizer": "adamw",
+        "train_only": (),
         "schedule": "linear",
         "warmup": 50,
         "weight_decay": 0.01,
@@ -226,7 +228,7 @@ def _assemble(
         seed=base.data.seed,
     )
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name)
-    content = base.model_dump() | {"name": name, "world": world, "data": data, "train": train}
+    content = {"name": name, "world": world, "data": data, "model": base.model, "train": train}
     return parse(RunConfig, content)
 
 
@@ -235,8 +237,10 @@ def total_rows(parts: Sequence[Part]) -> int:
     return sum(part.rows or 0 for part in parts)
 
 
-def arm_of(config: RunConfig) -> str:
-    """What distinguishes a fine-tuning from others besides its tasks: replay, elicitation rows, route."""
+def condition_of(config: RunConfig) -> str:
+    """What distinguishes a fine-tuning from others besides its tasks: replay, elicitation rows, what is done
+    to the gradient, modules that are trained.
+    """
     data = config.data
     others = [part for part in data.parts if part.task not in data.tasks]
     own_old = [part for part in data.parts if part.task in data.tasks and part.group == "old"]
@@ -250,5 +254,6 @@ def arm_of(config: RunConfig) -> str:
         elicitation = "new"
     elif any(part.group == "old" and part.start > 0 for part in others):
         elicitation = "world"
-    route = "" if config.route.arm == "none" else f", route{config.route.suffix}"
-    return f"replay {replay}, elicitation {elicitation}{route}"
+    route = "" if config.route.condition == "unprojected" else f", {config.route.name}"
+    only = f", only {'+'.join(config.train.train_only)}" if config.train.train_only else ""
+    return f"replay {replay}, elicitation {elicitation}{route}{only}"

@@ -23,17 +23,19 @@ from cwr_mech.experiments.presets import for_tasks
 
 DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
 OTHER_PAIRS = tuple(pair for pair in PAIRS if "distance" not in pair)
-ROUTES = ("manifold", "complement", "random", "random-complement")
+PROJECTIONS = ("on-manifold", "off-manifold", "random", "random-complement")
 ROUTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "distance": ("manifold", "random", "pull"),
-        "angle": ("manifold", "complement", "random-complement", "pull"),
-        "compass": ("manifold", "complement", "random-complement"),
-        "perimeter": ("manifold", "complement", "random-complement"),
+        "distance": ("on-manifold", "random", "penalty"),
+        "angle": ("on-manifold", "off-manifold", "random-complement", "penalty"),
+        "compass": ("on-manifold", "off-manifold", "random-complement"),
+        "perimeter": ("on-manifold", "off-manifold", "random-complement"),
     }
 )
-"""Task -> arms that the predictions of `analysis/hypotheses.py` need; the other ROUTES are for the record."""
-EVERY_ARM = {task: (*ROUTES, *(["pull"] if task in ("distance", "angle") else [])) for task in ROUTED}
+"""Task -> conditions that predictions are about; the other PROJECTIONS are for the record."""
+EVERY_CONDITION = {
+    task: (*PROJECTIONS, *(["penalty"] if task in ("distance", "angle") else [])) for task in ROUTED
+}
 
 
 @dataclass(frozen=True)
@@ -88,20 +90,20 @@ def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
     return planned
 
 
-def routed(tuned: Iterable[Planned], arms: Iterable[str]) -> list[Planned]:
-    """Each fine-tuning once more under each causal arm, at every layer whose output at a city is read."""
+def routed(tuned: Iterable[Planned], names: Iterable[str]) -> list[Planned]:
+    """Each fine-tuning once more under each condition, at every layer whose output at a city is read."""
     planned = []
     for run in tuned:
-        for arm in arms:
+        for name in names:
             layers = tuple(range(run.config.model.n_layers - 1))
-            route = parse(RouteConfig, {"arm": arm, "layers": layers})
+            route = parse(RouteConfig, {"condition": name, "layers": layers})
             changes = {"route": route, "name": run.name + route.suffix}
             planned.append(Planned(run.config.model_copy(update=changes), run.base))
     return planned
 
 
-def arms(tuned: Sequence[Planned], wanted: Mapping[str, Sequence[str]]) -> list[Planned]:
-    """The causal arms of single-task fine-tunings: task -> names of its arms."""
+def conditions(tuned: Sequence[Planned], wanted: Mapping[str, Sequence[str]]) -> list[Planned]:
+    """The conditions of single-task fine-tunings: task -> names of its conditions."""
     by_task = {task: [run for run in tuned if run.config.data.tasks == (task,)] for task in wanted}
     return [run for task, names in wanted.items() for run in routed(by_task[task], names)]
 
@@ -140,11 +142,11 @@ def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
 
 def routing(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """What the test of off-map routing needs: models of all tasks, their fine-tunings on the tasks of ROUTED,
-    untouched and under the arms that a prediction is about.
+    unprojected and under the conditions that a prediction is about.
     """
     bases = seeds_only(preset, seeds)
     studied = finetunings(bases, [(task,) for task in ROUTED])
-    return [*bases, *studied, *arms(studied, ROUTED)]
+    return [*bases, *studied, *conditions(studied, ROUTED)]
 
 
 def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
@@ -152,9 +154,9 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
 
     Every seed: the plan `routing`, the fine-tunings of each base on the other single tasks, each task alone,
     fine-tunings on the six pairs with distance and six without, all tasks with the new cities in pretraining.
-    First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows. The other arms come
-    last. Models of one task train half as many steps, all others the whole number: each task still gets more
-    rows alone than beside others.
+    First seed only: two to six tasks, and fine-tunings with the paper's elicitation rows. The other
+    conditions come last. Models of one task train half as many steps, all others the whole number: each task
+    still gets more rows alone than beside others.
     """
     routed, first = routing(preset, seeds), seeds[:1]
     names = {run.name for run in routed}
@@ -173,7 +175,7 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *finetunings(bases, pairs[1]),
         *in_pretraining(preset, seeds),
         *finetunings(bases[:1], _singles(), elicitation="world"),
-        *(run for run in arms(tuned, EVERY_ARM) if run.name not in names),
+        *(run for run in conditions(tuned, EVERY_CONDITION) if run.name not in names),
     ]
 
 

@@ -27,7 +27,7 @@ from cwr_mech.artifacts import PART, atomic_folder, sha256_file, write_json
 from cwr_mech.config import TASK_NAMES, RunConfig, parse
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, CwrError
-from cwr_mech.experiments.finetuning import arm_of
+from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.model.evaluation import (
     Evaluation,
     TaskScore,
@@ -271,9 +271,9 @@ def family(config: RunConfig, tuned: bool) -> str:
     if not tuned:
         from_the_start = any(part.group == "all" for part in config.data.parts)
         return f"{tasks}, new cities in pretraining" if from_the_start else tasks
-    elicitation = arm_of(config).partition("elicitation ")[2].partition(",")[0]
-    route = f", arm {config.route.suffix[1:]}" if config.route.suffix else ""
-    return f"fine-tuned on {tasks}{route}{'' if elicitation == 'none' else f', elicitation {elicitation}'}"
+    elicitation, *update = condition_of(config).partition("elicitation ")[2].split(", ")
+    rows = [] if elicitation == "none" else [f"elicitation {elicitation}"]
+    return ", ".join([f"fine-tuned on {tasks}", *update, *rows])
 
 
 def recorded(model: Run, group: str) -> Evaluation:

@@ -117,7 +117,7 @@ def new_city_errors(saved: Saved) -> dict[str, dict[bool, float]]:
     at the layer and prompt where its map is best; NaN without such a fine-tuning. Arms are left out.
     """
     best = {row["run"]: row for row in sorted(saved.maps, key=lambda row: row["r2"])}
-    plain = {row["run"]: row["base"] for row in saved.models if row["base"] and row["route"] == "none"}
+    plain = {row["run"]: row["base"] for row in saved.models if row["base"] and row["route"] == "unprojected"}
     found: dict[str, dict[bool, list[float]]] = {}
     for row in saved.new:
         place, base = best[row["run"]], plain.get(row["run"])

@@ -9,7 +9,7 @@ The hypothesis on trial says: distance is divergent; its updates leave the map (
 keeping them on the map repairs transfer (2c), while convergent tasks live on the map: they lose nothing on it
 (2d) and everything without it (2e); random subspaces of equal rank do neither (2f, 2g). If what the map's
 directions do for distance (2c), random ones do as well, it is not the map that matters. The reviewers of the
-paper asked what raising similarity by force does: the arm `pull` (2h, 3a, 3b).
+paper asked what raising similarity by force does: the condition `penalty` (2h, 3a, 3b).
 """
 
 import math
@@ -25,8 +25,8 @@ from cwr_mech.errors import AnalysisError
 Verdict = Literal["supported", "not supported", "undecided"]
 DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
-ARM_CONTROLS = CONVERGENT
-"""Tasks whose fine-tuning integrates new cities in the paper, in which arms are compared."""
+CONDITION_CONTROLS = CONVERGENT
+"""Tasks whose fine-tuning integrates new cities in the paper, in which conditions are compared."""
 SMALL = 0.1
 """A difference of integration up to here is called none."""
 
@@ -62,7 +62,7 @@ class Evidence:
     def ends(
         self, base: str, tasks: str, route: str
     ) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        """Prompt -> first and last row of the fine-tuning of `base` on `tasks` under an arm."""
+        """Prompt -> first and last row of the fine-tuning of `base` on `tasks` under a condition."""
         mine = [r for r in self.trajectory if (r["base"], r["set"], r["route"]) == (base, tasks, route)]
         found = {}
         for prompt in dict.fromkeys(str(row["prompt"]) for row in mine):
@@ -71,7 +71,7 @@ class Evidence:
                 found[prompt] = rows[0], rows[-1]
         return found
 
-    def transfer(self, base: str, tasks: str, route: str = "none") -> float | None:
+    def transfer(self, base: str, tasks: str, route: str = "unprojected") -> float | None:
         """Mean integration over the prompts that were not trained."""
         found = [
             integration(start, end)
@@ -80,19 +80,19 @@ class Evidence:
         ]
         return float(np.mean(found)) if found else None
 
-    def off(self, base: str, tasks: str, route: str = "none") -> float | None:
+    def off(self, base: str, tasks: str, route: str = "unprojected") -> float | None:
         """Mean over all prompts of the distance off the map at the end, in units of ordinary cities."""
         ends = self.ends(base, tasks, route).values()
         return float(np.mean([end["off_new"] for _, end in ends])) if ends else None
 
-    def similarity(self, base: str, tasks: str, route: str = "none") -> float | None:
+    def similarity(self, base: str, tasks: str, route: str = "unprojected") -> float | None:
         """Mean over all prompts of the CKA over new cities between their activations at the end and what the
         map gives to their true places.
         """
         ends = self.ends(base, tasks, route).values()
         return float(np.mean([end["cka_new"] for _, end in ends])) if ends else None
 
-    def moved(self, base: str, tasks: str, route: str = "none") -> float | None:
+    def moved(self, base: str, tasks: str, route: str = "unprojected") -> float | None:
         """Share of new cities' displacement over a whole fine-tuning inside the directions of the base's map,
         in the trained prompts, beyond that of random directions with the activations' covariance.
         """
@@ -148,19 +148,23 @@ def _against(of: Callable[[Evidence, str, str], float | None]) -> Callable[[Evid
 
 
 def _difference_of(
-    of: Callable[["Evidence", str, str], float | None], arm: str
+    of: Callable[["Evidence", str, str], float | None], condition: str
 ) -> Callable[["Evidence", str], float | None]:
-    """A measure under one arm minus the same untouched."""
-    return lambda evidence, base: _difference(of(evidence, base, arm), of(evidence, base, "none"))
+    """A measure under one condition minus the same unprojected."""
+    return lambda evidence, base: _difference(
+        of(evidence, base, condition), of(evidence, base, "unprojected")
+    )
 
 
-def _arms(tasks: Sequence[str], arm: str, against: str) -> Callable[[Evidence, str], float | None]:
-    """Transfer under one arm minus transfer under another, mean over tasks."""
+def _conditions(
+    tasks: Sequence[str], condition: str, against: str
+) -> Callable[[Evidence, str], float | None]:
+    """Transfer under one condition minus transfer under another, mean over tasks."""
 
     def measure(evidence: Evidence, base: str) -> float | None:
         return _mean(
             [
-                _difference(evidence.transfer(base, task, arm), evidence.transfer(base, task, against))
+                _difference(evidence.transfer(base, task, condition), evidence.transfer(base, task, against))
                 for task in tasks
             ]
         )
@@ -215,7 +219,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         True,
         0.0,
-        _arms([DIVERGENT], "manifold", "random"),
+        _conditions([DIVERGENT], "on-manifold", "random"),
     ),
     Prediction(
         "2c'",
@@ -224,7 +228,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         True,
         0.0,
-        _arms([DIVERGENT], "manifold", "none"),
+        _conditions([DIVERGENT], "on-manifold", "unprojected"),
     ),
     Prediction(
         "2d",
@@ -233,7 +237,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         True,
         -SMALL,
-        _arms(ARM_CONTROLS, "manifold", "none"),
+        _conditions(CONDITION_CONTROLS, "on-manifold", "unprojected"),
     ),
     Prediction(
         "2e",
@@ -242,7 +246,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         False,
         -SMALL,
-        _arms(ARM_CONTROLS, "complement", "random-complement"),
+        _conditions(CONDITION_CONTROLS, "off-manifold", "random-complement"),
     ),
     Prediction(
         "2f",
@@ -251,7 +255,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         False,
         SMALL,
-        _arms([DIVERGENT], "random", "none"),
+        _conditions([DIVERGENT], "random", "unprojected"),
     ),
     Prediction(
         "2g",
@@ -260,7 +264,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         True,
         -SMALL,
-        _arms(ARM_CONTROLS, "random-complement", "none"),
+        _conditions(CONDITION_CONTROLS, "random-complement", "unprojected"),
     ),
     Prediction(
         "2h",
@@ -269,7 +273,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         True,
         0.0,
-        _arms([DIVERGENT], "pull", "none"),
+        _conditions([DIVERGENT], "penalty", "unprojected"),
     ),
     Prediction(
         "3a",
@@ -278,7 +282,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         SIMILARITY,
         True,
         0.0,
-        _difference_of(lambda evidence, base, route: evidence.similarity(base, DIVERGENT, route), "pull"),
+        _difference_of(lambda evidence, base, route: evidence.similarity(base, DIVERGENT, route), "penalty"),
     ),
     Prediction(
         "3b",
@@ -287,7 +291,7 @@ PREDICTIONS: tuple[Prediction, ...] = (
         TRANSFER,
         True,
         -SMALL,
-        _arms(["angle"], "pull", "none"),
+        _conditions(["angle"], "penalty", "unprojected"),
     ),
 )
 """Everything about models of this program that the routing report tests."""

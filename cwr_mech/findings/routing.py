@@ -87,8 +87,8 @@ def missing_models(found: Evidence) -> list[Row]:
     here = {(row["base"], row["set"], row["route"]) for row in found.trajectory}
     return [
         {"base": base, "set": task, "route": route}
-        for task, arms in ROUTED.items()
-        for route in ("none", *arms)
+        for task, names in ROUTED.items()
+        for route in ("unprojected", *names)
         for base in found.bases
         if (base, task, route) not in here
     ]
@@ -267,7 +267,7 @@ def transfer_matrix(found: Evidence) -> Float[np.ndarray, "trained asked"]:
     """
     grid = np.full((len(TASK_NAMES), len(TASK_NAMES)), np.nan)
     for i, trained in enumerate(TASK_NAMES):
-        ends = [found.ends(base, trained, "none") for base in found.bases]
+        ends = [found.ends(base, trained, "unprojected") for base in found.bases]
         for j, asked in enumerate(TASK_NAMES):
             values = [integration(*one[asked]) for one in ends if asked in one]
             grid[i, j] = np.mean(values) if values else np.nan

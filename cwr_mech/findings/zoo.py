@@ -19,7 +19,7 @@ from cwr_mech.analysis.stats.models import gain
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.config import TASK_NAMES
-from cwr_mech.experiments.finetuning import arm_of
+from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.experiments.zoo import (
@@ -46,7 +46,7 @@ def models_result(models: Sequence[Run], command: str) -> Result:
     for model in models:
         train, about = model.config.train, model.manifest["zoo"]
         row: Row = {"run": model.name, "tasks": "+".join(model.config.data.tasks), "base": model.parent}
-        row |= {"route": model.config.route.suffix.removeprefix("-") or "none", "seed": train.seed}
+        row |= {"route": model.config.route.name, "seed": train.seed}
         row |= {"family": family(model.config, model.parent is not None), "steps": model.last_step}
         table.append(row | {"rows": model.last_step * train.batch_size, "dtype": about["dtype"]})
         for score in about["scores"]:
@@ -126,7 +126,7 @@ def transfer_result(
             base=str(model.parent),
             seed=model.config.train.seed,
             trained=model.config.data.tasks,
-            arm=arm_of(model.config),
+            arm=condition_of(model.config),
             steps=model.config.train.steps,
             lr=model.config.train.lr,
             old=recorded(model, "old"),
@@ -167,8 +167,8 @@ def places_result(
             "run": model.name,
             "base": base.name,
             "set": "+".join(model.config.data.tasks),
-            "arm": arm_of(model.config),
-            "route": model.config.route.suffix.removeprefix("-") or "none",
+            "arm": condition_of(model.config),
+            "route": model.config.route.name,
         }
         ends = trajectory({model.last_step: model.model}, world, spots[base.name], origins=before[base.name])
         rows += [about | row for row in [*starts[base.name], *ends]]

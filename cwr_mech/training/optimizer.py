@@ -30,10 +30,15 @@ class Optimizer:
 
     Muon orthogonalises the momentum of each matrix; its update is scaled to the size of AdamW's (Liu et al.,
     arXiv 2502.16982), so that one rate serves both.
+
+    Modules that `train_only` leaves out keep, bit for bit, the values that they have when this is made; the
+    norm is that of the other modules' gradient.
     """
 
     def __init__(self, flat: FlatParameters, train: TrainConfig) -> None:
         self.flat, self.train = flat, train
+        self.frozen = ~flat.within(train.train_only) if train.train_only else None
+        self.kept = flat.values[self.frozen] if self.frozen is not None else None
         decay, plain = [], [_part(flat.values[flat.n_decay :], flat.grads[flat.n_decay :])]
         self.by_name: dict[str, torch.optim.Optimizer] = {}
         if train.optimizer == "muon":
@@ -54,7 +59,9 @@ class Optimizer:
         self.by_name["adamw"] = torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=1e-8, fused=True)
 
     def norm(self) -> float:
-        """Euclidean norm of the gradient."""
+        """Euclidean norm of the gradient; that of frozen parameters is cleared."""
+        if self.frozen is not None:
+            self.flat.grads.masked_fill_(self.frozen, 0.0)
         return float(self.flat.grads.norm())
 
     def step(self, step: int, norm: float) -> None:
@@ -65,7 +72,13 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(self.train, step)
             optimizer.step()
+        self.restore()
         self.flat.grads.zero_()
+
+    def restore(self) -> None:
+        """Put frozen parameters back: weight decay moves them although they have no gradient."""
+        if self.frozen is not None and self.kept is not None:
+            self.flat.values[self.frozen] = self.kept
 
     def state(self) -> dict[str, Tensor]:
         """All tensors a resume needs, the parameters included."""

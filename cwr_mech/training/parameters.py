@@ -1,13 +1,20 @@
 """All parameters of a model in one vector, so that clipping, AdamW and a sum over processes are few calls."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from cwr_mech.config import ModelConfig
 from cwr_mech.model.qwen2 import HookedQwen2
+
+
+def module_of(name: str) -> str:
+    """The module (`ModelConfig.modules`) of a parameter, by its name here or in a HookedQwen2."""
+    first, _, rest = name.removeprefix("blocks.").partition(".")
+    return f"L{first}" if rest and first.isdigit() else "E" if first == "embed" else "U"
 
 
 class FlatParameters:
@@ -41,6 +48,12 @@ class FlatParameters:
             views[name] = flat[at : at + size].view(shape)
             at += size
         return views
+
+    def within(self, modules: Collection[str]) -> Bool[Tensor, " parameter"]:
+        """Which numbers of the flat vector belong to the modules named."""
+        sizes = torch.tensor([int(np.prod(shape)) for shape in self.shapes.values()])
+        inside = torch.tensor([module_of(name) in modules for name in self.shapes])
+        return inside.repeat_interleave(sizes).to(self.values.device)
 
     def hidden(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(value, gradient) of the blocks' matrices one by one: q, k, v, o, gate, up, down of each block."""

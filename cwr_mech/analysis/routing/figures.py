@@ -147,25 +147,26 @@ def directions_figure(result: Result) -> Figure:
     return figure
 
 
-ARM_LOOKS = {
-    "none": ("#000000", "o"),
-    "manifold": ("#0072b2", "s"),
+CONDITION_LOOKS = {
+    "unprojected": ("#000000", "o"),
+    "on-manifold": ("#0072b2", "s"),
     "random": ("#56b4e9", "D"),
-    "complement": ("#d55e00", "^"),
+    "off-manifold": ("#d55e00", "^"),
     "random-complement": ("#e69f00", "v"),
-    "pull": ("#009e73", "X"),
+    "covariance-matched": ("#56b4e9", "P"),
+    "penalty": ("#009e73", "X"),
 }
 
 
 def arms_figure(result: Result) -> Figure:
-    """Transfer, own integration and distance off the map of every arm, one dot a base model.
+    """Transfer, own integration and distance off the map of every condition, one dot a base model.
 
     Reads table `models` {base, set, route, own, transfer, off}; values `n_bases`.
     """
     table = result.tables["models"]
     there = {(row["set"], row["route"]) for row in table}
     sets = list(dict.fromkeys(row["set"] for row in table))
-    lines = [[route for route in ARM_LOOKS if (tasks, route) in there] for tasks in sets]
+    lines = [[route for route in CONDITION_LOOKS if (tasks, route) in there] for tasks in sets]
     heights: list[int] = []
     labels: list[str] = []
     for i, (tasks, routes) in enumerate(zip(sets, lines, strict=True)):
@@ -179,7 +180,7 @@ def arms_figure(result: Result) -> Figure:
     for ax, (column, title) in zip(axes, panels, strict=True):
         for y, (tasks, route) in zip(heights, named, strict=True):
             values = floats([r[column] for r in table if (r["set"], r["route"]) == (tasks, route)])
-            colour, marker = ARM_LOOKS[route]
+            colour, marker = CONDITION_LOOKS[route]
             ax.plot(values, np.full(len(values), y), marker, color=colour, alpha=0.6, mec="none")
             if np.isfinite(values).any():
                 ax.plot([np.nanmean(values)] * 2, [y - 0.4, y + 0.4], color=colour, lw=2)
@@ -200,14 +201,14 @@ def arms_figure(result: Result) -> Figure:
 
 
 def ways_figure(result: Result) -> Figure:
-    """Way of new cities during fine-tuning: error along the map against distance off it, one line an arm.
+    """Way of new cities during fine-tuning: error along the map against distance off it, by condition.
 
     Reads table `paths` {set, route, step, along_new, along_old, off_new, off_old}; values `n_bases`.
     """
 
     def panel(ax: Axes, ways: Mapping[str, list[Row]]) -> None:
         for route, rows in ways.items():
-            colour, marker = ARM_LOOKS[route]
+            colour, marker = CONDITION_LOOKS[route]
             x, y = floats([r["off_new"] for r in rows]), floats([r["along_new"] for r in rows])
             ax.plot(x, y, color=colour, lw=1)
             ax.plot(x[-1:], y[-1:], marker, color=colour, label=route, clip_on=False)
@@ -225,19 +226,19 @@ def ways_figure(result: Result) -> Figure:
 
 
 def sums_figure(result: Result) -> Figure:
-    """Share of new cities' whole displacement so far in the map's directions, against steps, one line an arm.
+    """Share of new cities' whole displacement so far in the map's directions, by steps and condition.
 
     Reads table `paths` {set, route, step, moved_new, moved_new_null, moved_new_like}; values `n_bases`.
     """
 
     def panel(ax: Axes, ways: Mapping[str, list[Row]]) -> None:
         for route, rows in ways.items():
-            colour, marker = ARM_LOOKS[route]
+            colour, marker = CONDITION_LOOKS[route]
             moved = [row for row in rows if row.get("moved_new") is not None]
             x = [row["step"] for row in moved]
             ax.plot(x, floats([r["moved_new"] for r in moved]), color=colour, lw=1)
             ax.plot(x[-1:], floats([r["moved_new"] for r in moved[-1:]]), marker, color=colour, label=route)
-            if route == "none":
+            if route == "unprojected":
                 ax.plot(x, floats([r["moved_new_like"] for r in moved]), color=BASELINE, ls="--", lw=1)
                 ax.plot(x, floats([r["moved_new_null"] for r in moved]), color=BASELINE, ls=":", lw=1)
         ax.set_xscale("log")
@@ -259,7 +260,7 @@ def _by_task(
     labels: tuple[str, str],
     words: str,
 ) -> Figure:
-    """A panel for each trained set, drawn by `panel(axes, arm -> rows by step)`, with one legend of arms."""
+    """A panel for each trained set, drawn by `panel(axes, condition -> rows by step)`, with one legend."""
     table = result.tables["paths"]
     sets = list(dict.fromkeys(row["set"] for row in table))
     columns = min(4, len(sets))
@@ -271,7 +272,7 @@ def _by_task(
             ax.set_axis_off()
             continue
         mine = sorted((row for row in table if row["set"] == sets[index]), key=lambda row: row["step"])
-        routes = [route for route in ARM_LOOKS if any(row["route"] == route for row in mine)]
+        routes = [route for route in CONDITION_LOOKS if any(row["route"] == route for row in mine)]
         panel(ax, {route: [row for row in mine if row["route"] == route] for route in routes})
         ax.set_title(sets[index])
         if index % columns == 0:
@@ -279,7 +280,7 @@ def _by_task(
         if index // columns == lines - 1:
             ax.set_xlabel(labels[0])
     shown = {line.get_label(): line for ax in grid.ravel() for line in ax.get_lines()}
-    present = [route for route in ARM_LOOKS if route in shown]
+    present = [route for route in CONDITION_LOOKS if route in shown]
     figure.legend([shown[route] for route in present], present, loc="outside right center")
     caption(figure, words)
     return figure

@@ -1,24 +1,26 @@
-"""The causal arms: the frames they need, fitted on ordinary cities of the model before fine-tuning.
+"""Conditions of a fine-tuning, and the subspaces they need, fitted on training cities of the base model.
 
-arm                gradient that flows back into mentions of the routed cities
-none               as it is
-manifold           its projection onto the directions in which ordinary cities differ because of their place
-complement         what is left without these directions
-random             its projection onto the same subspaces turned at random: the placebo of `manifold`
-random-complement  what is left without the turned subspaces: the placebo of `complement`
-pull               as it is, and a penalty on the distance from the affine space of the manifold's directions:
-                   a manifold regulariser, which makes new cities more similar to ordinary ones
+condition           gradient that flows back into mentions of the cities chosen
+unprojected         as it is
+on-manifold         its projection onto the directions in which training cities differ because of their place
+off-manifold        what is left without these directions
+random              its projection onto the same subspaces turned at random: the control of `on-manifold`
+random-complement   what is left without the turned subspaces: the control of `off-manifold`
+covariance-matched  its projection onto random combinations of training cities' activations, which have the
+                    activations' own covariance: the stricter control of `on-manifold`
+penalty             as it is, and a penalty on the distance from the affine space of the manifold's directions
 
-The placebos turn all subspaces of a model by one random rotation, because a gradient passes the frames of
-several layers: the manifold's lie close together (0.81 of one in the next), independent random ones would
-each stop what the one above let through, and the placebo would differ from its arm in more than direction.
+A gradient passes the subspaces of several layers in turn. The manifold's lie close together (0.81 of one in
+the next); random ones drawn for each layer alone would each stop what the one above let through, and differ
+from the manifold's in more than direction. So one random rotation turns all subspaces of a model, and the
+covariance-matched ones take the same combinations of cities everywhere. `draw` says which ones.
 
-All arms see the same rows in the same order, start from the same weights, take the same steps, route at the
-same places, and their routed gradients keep their norm. A place (layer, site, task, slot) is routed only if
-there is a map: elsewhere "the manifold's directions" would be a fit to noise.
+All conditions see the same rows in the same order, start from the same weights, take the same steps and
+project at the same sites. A site (layer, token position, task, slot) is used only where there is a map:
+elsewhere "the manifold's directions" would be a fit to noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import numpy as np
@@ -32,8 +34,8 @@ from cwr_mech.analysis.routing.projection import (
     Keep,
     Place,
     RowsHook,
-    pull,
-    route,
+    penalise,
+    project,
 )
 from cwr_mech.config import RouteConfig
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
@@ -43,7 +45,9 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
 
-ARMS: tuple[str, ...] = get_args(RouteConfig.model_fields["arm"].annotation)
+CONDITIONS: tuple[str, ...] = get_args(RouteConfig.model_fields["condition"].annotation)
+Choose = Callable[[Float[np.ndarray, "p rank"], Float[np.ndarray, "city p"]], Float[np.ndarray, "p rank"]]
+"""(the manifold's directions at a site, training cities' activations there) -> directions to use."""
 ROUTED = {"new-cities": "new", "all": "all"}
 """Whose gradients are routed: the words of the command line -> the settings'."""
 SITES = ("last_digit", "delimiter")
@@ -60,19 +64,18 @@ def fit_frames(
     *,
     sites: Sequence[str] = SITES,
     rank: int,
-    at_random: bool = False,
+    choose: Choose | None = None,
     least_map: float = LEAST_MAP,
     n_rows: int = ROWS,
     seed: int = 0,
 ) -> dict[Place, Frame]:
     """A frame for each layer, site, task and slot with a map, fitted on old cities in training questions.
 
-    Each city counts once, with its mean activation over the questions that name it in that slot. `at_random`
-    turns all subspaces by one random rotation. Raises AnalysisError for a layer without a
+    Each city counts once, with its mean activation over the questions that name it in that slot. `choose`
+    gives other directions in place of the manifold's. Raises AnalysisError for a layer without a
     gradient, for too few cities, for a rank they cannot give, and when there is a map nowhere.
     """
     frames: dict[Place, Frame] = {}
-    turn = random_rotation(model.cfg.d_model, np.random.default_rng(seed)) if at_random else None
     best = -np.inf
     for task in tasks:
         rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
@@ -89,11 +92,11 @@ def fit_frames(
                     if manifold.variance >= least_map:
                         mapped = manifold.map(xy)
                         columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
-                        columns = columns if turn is None else turn @ columns
+                        columns = choose(columns, x) if choose else columns
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
     if not frames:
         raise AnalysisError(
-            f"there is no map to route along: place explains at most {best:.2f} of the activations' variance "
+            f"there is no map to project onto: place explains at most {best:.2f} of the variance of activations "
             f"at the layers chosen, {least_map} is needed",
             "choose other layers, or train the base for longer",
         )
@@ -137,31 +140,42 @@ def _frame(columns: Float[np.ndarray, "p rank"], x: Float[np.ndarray, "city p"])
     return Frame(columns, centre, float(np.sqrt(np.mean(np.sum(off**2, axis=1)))))
 
 
-def arm_hook(
-    route_config: RouteConfig, model: HookedQwen2, world: World, tasks: Sequence[str]
+def random_directions(condition: str, d_model: int, world: World, draw: int) -> Choose | None:
+    """What the random conditions put in place of the manifold's directions; None for the others.
+
+    Draws are independent of each other. Draw 0 of the rotation is that of the zoo's models.
+    """
+    if condition.startswith("random"):
+        turn = random_rotation(d_model, np.random.default_rng(draw))
+        return lambda columns, _: turn @ columns
+    if condition == "covariance-matched":
+        # The same cities in every slot, or nearly: a slot's rarest city may be missing from its rows.
+        mix = np.random.default_rng([draw, 1]).standard_normal((len(world.old()), len(world.old())))
+        return lambda columns, x: np.linalg.qr((x - x.mean(axis=0)).T @ mix[: len(x), : columns.shape[1]])[0]
+    return None
+
+
+def condition_hook(
+    settings: RouteConfig, model: HookedQwen2, world: World, tasks: Sequence[str]
 ) -> RowsHook | None:
-    """The training hook of an arm for a fine-tuning that starts from `model`; None for arm "none".
+    """The training hook of a fine-tuning that starts from `model`; None for "unprojected".
 
     tasks: all tasks of which the fine-tuning has rows. Raises AnalysisError without layers or without new
     cities, and as `fit_frames` does.
     """
-    if route_config.arm == "none":
+    if settings.condition == "unprojected":
         return None
-    if not route_config.layers:
-        raise AnalysisError("no layer to route at", "name them, as in --route-layers 1,2")
-    ids = world.ids[world.new()] if route_config.cities == "new" else None
+    if not settings.layers:
+        raise AnalysisError("no layer to project at", "name them, as in --route-layers 1,2")
+    ids = world.ids[world.new()] if settings.cities == "new" else None
     if ids is not None and not len(ids):
-        raise AnalysisError("this world has no new cities whose gradients could be routed")
-    frames = fit_frames(
-        model,
-        world,
-        tasks,
-        route_config.layers,
-        rank=route_config.rank,
-        at_random=route_config.arm.startswith("random"),
-    )
+        raise AnalysisError("this world has no new cities whose gradients could be projected")
+    choose = random_directions(settings.condition, model.cfg.d_model, world, settings.draw)
+    frames = fit_frames(model, world, tasks, settings.layers, rank=settings.rank, choose=choose)
     digits = world.config.id_digits
-    if route_config.arm == "pull":
-        return pull(frames, route_config.weight, ids, id_digits=digits)
-    keep: Keep = "outside" if route_config.arm.endswith("complement") else "inside"
-    return route(frames, keep, ids, id_digits=digits)
+    if settings.condition == "penalty":
+        return penalise(frames, settings.weight, ids, id_digits=digits)
+    keep: Keep = (
+        "inside" if settings.condition in ("on-manifold", "random", "covariance-matched") else "outside"
+    )
+    return project(frames, keep, ids, rescale=settings.rescale, id_digits=digits)

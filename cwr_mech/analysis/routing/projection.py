@@ -1,10 +1,10 @@
 """Interventions on a fine-tuning: keep the gradient that flows back into cities' activations to a subspace.
 
 A step's gradient reaches everything below an activation (its layers and the embedding) through that
-activation. `route` replaces the part that flows through mentions of chosen cities by its projection, with the
-norm it had; `pull` adds the gradient of a penalty on where those activations stand. Both make the hook that
-`training.train` takes. What a later token reads from lower layers of the city goes round the intervention;
-routing at several layers leaves less of that.
+activation. `project` replaces the part that flows through mentions of chosen cities by its projection, with
+or without the norm it had; `penalise` adds the gradient of a penalty on where those activations stand. Both
+make the hook that `training.train` takes. What a later token reads from lower layers of the city bypasses the
+intervention; projecting at several layers leaves less of that.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ directions asks for about 4, so this holds back only what has next to nothing le
 @dataclass(frozen=True)
 class Frame:
     """The subspace for one kind of mention: orthonormal `columns`, the activations' `centre`, and `unit`, the
-    root mean square distance of ordinary cities from the affine space through the centre.
+    root mean square distance of training cities from the affine space through the centre.
     """
 
     columns: Float[np.ndarray, "d_model rank"]
@@ -65,38 +65,49 @@ Change = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
 -> new gradient [m d], for the m mentions of a micro-batch at one layer."""
 
 
-def route(
-    frames: Frames, keep: Keep, ids: Int[np.ndarray, " city"] | None, *, id_digits: int = 4
+def project(
+    frames: Frames,
+    keep: Keep,
+    ids: Int[np.ndarray, " city"] | None,
+    *,
+    rescale: bool = True,
+    id_digits: int = 4,
 ) -> RowsHook:
     """Project the gradient at mentions of the cities `ids` (None: all) onto the frames' subspaces, or onto
-    their complements, and give it the norm it had before (over the mentions of a micro-batch).
+    their complements. `rescale` gives it the norm it had before (over the mentions of a micro-batch): then
+    its steps are as long as unprojected ones, and longer than those in the same directions would have been.
 
     Mentions without a frame are left alone. Raises AnalysisError when the frames of a layer differ in shape.
     """
 
     def change(gradient: Tensor, _h: Tensor, columns: Tensor, *_: object) -> Tensor:
-        return keep_part(gradient, columns, keep)
+        return keep_part(gradient, columns, keep, rescale=rescale)
 
     return _hook(frames, ids, id_digits, change)
 
 
 def keep_part(
-    gradient: Float[Tensor, "mention d"], columns: Float[Tensor, "mention d rank"], keep: Keep
+    gradient: Float[Tensor, "mention d"],
+    columns: Float[Tensor, "mention d rank"],
+    keep: Keep,
+    *,
+    rescale: bool = True,
 ) -> Float[Tensor, "mention d"]:
-    """The part of each gradient inside or outside its subspace, scaled to the norm that all had together.
-
-    It is never scaled up by more than MOST_SCALED: a gradient with hardly any such part has lost it.
+    """The part of each gradient inside or outside its subspace; `rescale`: scaled to the norm that all had
+    together, but never up by more than MOST_SCALED: a gradient with hardly any such part has lost it.
     """
     inside = _project(gradient, columns)
     kept = inside if keep == "inside" else gradient - inside
+    if not rescale:
+        return kept
     return kept * (gradient.norm() / kept.norm().clamp_min(1e-30)).clamp_max(MOST_SCALED)
 
 
-def pull(
+def penalise(
     frames: Frames, weight: float, ids: Int[np.ndarray, " city"] | None, *, id_digits: int = 4
 ) -> RowsHook:
     """Add to the loss `weight / 2` times the mean over mentions of (distance from the frame's affine space,
-    in the frame's units) squared: nats that pull the cities `ids` to where ordinary cities stand.
+    in the frame's units) squared: nats that draw the cities `ids` to where training cities stand.
     """
 
     def change(gradient: Tensor, h: Tensor, columns: Tensor, centre: Tensor, unit: Tensor, n: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a report says about updates, arms and predictions."""
+"""What a report says about updates, conditions and predictions."""
 
 from collections import Counter
 
@@ -67,7 +67,7 @@ def subspace(result: Result) -> str:
 
 def routing(result: Result) -> str:
     """Predictions first, then a verdict for each hypothesis with its reason, then what came in detail."""
-    written = {"prediction": "", "says": "predicted before training the arms", "measure": "measure"} | {
+    written = {"prediction": "", "says": "predicted before training the conditions", "measure": "measure"} | {
         "predicted": "predicted"
     }
     judged = {
@@ -99,7 +99,7 @@ def routing(result: Result) -> str:
     ]
     arm_columns = {
         "set": "trained on",
-        "route": "arm",
+        "route": "condition",
         "models": "models",
         "own": "trained prompt",
         "transfer": "transfer",
@@ -112,8 +112,8 @@ def routing(result: Result) -> str:
         "retained": "error of ordinary cities, times before",
     }
     parts = [
-        "**Predictions**, written down in `cwr_mech/analysis/hypotheses.py` before any arm of these bases "
-        "was trained. All but those about compass had been tried on three earlier bases (reports/LOG.md):",
+        "**Predictions**, written down in `cwr_mech/analysis/hypotheses.py` before any condition of these "
+        "bases was trained. All but those about compass had been tried on three earlier bases (reports/LOG.md):",
         markdown_table(tables["predictions"], written),
         "**Verdicts.**",
         markdown_table(tables["hypotheses"], judged),
@@ -192,11 +192,11 @@ def trajectory(result: Result) -> str:
     if values["n_models"] > FEW:
         text += " Means over models and prompts; before: the base, which never met the new cities."
         return f"{text}\n\n{markdown_table(_placed(rows, shown), {**OF_SETS, **PLACED})}"
-    columns = {"base": "base", "set": "trained on", "route": "arm", "step": "step", **PLACED}
+    columns = {"base": "base", "set": "trained on", "route": "condition", "step": "step", **PLACED}
     return f"{text}\n\n{markdown_table(shown, columns)}"
 
 
-OF_SETS = {"rows": "rows beside the new ones", "set": "trained on", "route": "arm", "models": "models"}
+OF_SETS = {"rows": "rows beside the new ones", "set": "trained on", "route": "condition", "models": "models"}
 
 
 def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
@@ -211,7 +211,7 @@ def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
     for row in ends:
         beside = str(row["arm"]).partition(", route")[0]
         groups.setdefault((row["route"], beside, row["set"]), []).append(row)
-    order = sorted(groups, key=lambda of: (of[0] != "none", of[0], of[1] != PLAIN, of[2].count("+")))
+    order = sorted(groups, key=lambda of: (of[0] != "unprojected", of[0], of[1] != PLAIN, of[2].count("+")))
     before = [row for row in rows if row["step"] == 0]
     found = [{"set": "nothing yet"} | means(before, "base")] if before else []
     for route, beside, trained in order:

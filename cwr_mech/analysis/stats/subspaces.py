@@ -6,7 +6,7 @@ The share of a group of updates v in a subspace with projection P is sum |Pv|^2 
 - other tasks' updates.
 A basis must not be fitted on what it is measured on: cities (or batches) in one half, energy in the other.
 Song, Ahn and Yun (arXiv 2405.16002) show that even a large honest share is no evidence that the subspace is
-used; only restricting updates to it is (`analysis/arms.py`).
+used; only restricting updates to it is (`analysis/routing/interventions.py`).
 """
 
 from dataclasses import dataclass
