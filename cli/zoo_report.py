@@ -87,7 +87,7 @@ def taught(models: "list[Run]") -> None:
 
     from .common import progress, save_result
 
-    chosen = [model for model in tuned(models) if model.config.route.arm == "none"]
+    chosen = [model for model in tuned(models) if model.config.route.condition == "unprojected"]
     with progress("answering", len({model.parent for model in chosen}), "bases") as advance:
         save_result(transfer_result(chosen, untuned(models), COMMAND, advance), REPORT, "transfer")
 

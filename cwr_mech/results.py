@@ -121,8 +121,8 @@ def load_result(path: Path | str) -> Result:
 
 def _renamed(row: Row) -> Row:
     """A row of an older result in today's words."""
-    route = row.get("route")
-    return row | {"route": RENAMED_CONDITIONS[route]} if route in RENAMED_CONDITIONS else row
+    route = RENAMED_CONDITIONS.get(str(row.get("route")))
+    return row | {"route": route} if route else row
 
 
 def load_results(folder: Path | str) -> dict[str, Result]:

@@ -83,8 +83,8 @@ def train(
     base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder).
     begun: called when the folder is locked and its run can be trained.
     hook: see RowsHook; settings of a condition other than unprojected need it. compute, processes: a resume
-    of the same run may have others. Every process calls this function; the main one alone writes and has a listener.
-    With `resume` a finished run is returned as it is.
+    of the same run may have others. Every process calls this function; the main one alone writes and has a
+    listener. With `resume` a finished run is returned as it is.
     Raises ArtifactExists, ArtifactLocked, MissingArtifact, CorruptArtifact, ConfigError, NoSpace, and
     TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt, and on
     ProcessLost, the state is saved and the exception goes on.

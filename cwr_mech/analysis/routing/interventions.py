@@ -96,8 +96,8 @@ def fit_frames(
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
     if not frames:
         raise AnalysisError(
-            f"there is no map to project onto: place explains at most {best:.2f} of the variance of activations "
-            f"at the layers chosen, {least_map} is needed",
+            f"there is no map to project onto: place explains at most {best:.2f} of the "
+            f"activations' variance at the layers chosen, {least_map} is needed",
             "choose other layers, or train the base for longer",
         )
     return frames

@@ -113,7 +113,8 @@ def routing(result: Result) -> str:
     }
     parts = [
         "**Predictions**, written down in `cwr_mech/analysis/hypotheses.py` before any condition of these "
-        "bases was trained. All but those about compass had been tried on three earlier bases (reports/LOG.md):",
+        "bases was trained. All but those about compass had been tried on three earlier "
+        "bases (reports/LOG.md):",
         markdown_table(tables["predictions"], written),
         "**Verdicts.**",
         markdown_table(tables["hypotheses"], judged),
