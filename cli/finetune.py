@@ -8,6 +8,7 @@ from .options import Compile, Device, LabelNoise, LabelNoiseKind, Log, Precision
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
+    from cwr_mech.training.runs import Run
 
 T = TypeVar("T", bound=str)
 
@@ -50,7 +51,11 @@ def command(
     route_rank: Annotated[int, typer.Option(min=1, help="Directions of the subspace.")] = 4,
     train_only: Annotated[
         str | None,
-        typer.Option(help="Freeze all modules but these, e.g. E,L0,L1 (embed: E).", metavar="MODULES"),
+        typer.Option(
+            help="Freeze all but these: city (up to where the base reads a city), answer (the rest), embed, "
+            "or modules such as E,L0,L1,U.",
+            metavar="MODULES",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
@@ -124,7 +129,7 @@ def command(
     config = config.model_copy(update={"route": routed})
     usual = config.name
     if train_only is not None:
-        config = config.with_settings([f"train.train_only={','.join(modules_of(train_only))}"])
+        config = config.with_settings([f"train.train_only={','.join(trained(train_only, base, names))}"])
     config = config.with_settings(settings or [])
     only = f"-only-{train_only.replace(',', '+')}" if train_only else ""
     name = usual + config.route.suffix + only if config.name == usual else config.name
@@ -151,10 +156,11 @@ def command(
     say(f"run     {tuned.folder}")
 
 
-def modules_of(text: str) -> list[str]:
-    """The modules that --train-only names."""
-    names = [name.strip() for name in text.split(",")]
-    return ["E" if name == "embed" else name for name in names]
+def trained(text: str, base: "Run", tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The modules that --train-only names, for a fine-tuning of `base` on `tasks`."""
+    from cwr_mech.analysis.anatomy.modules import named_modules, reading_layer
+
+    return named_modules(text, base.config.model, lambda: reading_layer(base.model(), base.world(), tasks))
 
 
 def routing(condition: str, layers: str | None, sites: str, rank: int, config: "RunConfig") -> "RouteConfig":

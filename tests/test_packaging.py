@@ -37,7 +37,8 @@ ANALYSIS_LEVELS = (
     ("manifold",),
     ("erasure",),
     ("transfer",),
-    ("routing", "patching", "prediction"),
+    ("patching",),
+    ("anatomy", "routing", "prediction"),
     ("answers",),
 )
 """The same inside `cwr_mech/analysis/`."""
