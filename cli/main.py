@@ -4,16 +4,18 @@ Only the module of the command asked for is imported, and those modules import t
 command, so `--help` answers at once.
 """
 
+import errno
 import functools
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 from typing import Any, NamedTuple
 
 import typer
+
+from .interrupt import EXIT_INTERRUPTED, answer_signals
 
 
 class Command(NamedTuple):
@@ -53,7 +55,7 @@ COMMANDS: tuple[Command, ...] = (
 )
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def version(show: bool) -> None:
@@ -79,16 +81,18 @@ def one_line(message: str, hint: str | None = None) -> None:
 
     from .common import err_console
 
-    err_console.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
-    if hint:
-        err_console.print(Text(f"hint: {hint}", style="dim"), soft_wrap=True)
+    with suppress(OSError):  # a full disk takes no message either
+        err_console.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
+        if hint:
+            err_console.print(Text(f"hint: {hint}", style="dim"), soft_wrap=True)
 
 
 def explain(error: BaseException) -> int:
     """Say on stderr what `error` means to the user; returns the exit code.
 
-    2: the user can mend it (UserError). 1: the computation failed, or a bug of ours, shown with its
-    traceback. 130: Ctrl-C or SIGTERM. A closed pipe (`| head`) ends quietly with 1.
+    2: the user can mend it (UserError, or the system refuses a file). 1: the computation failed, or a bug of
+    ours, shown with its traceback. 130: Ctrl-C, SIGTERM or SIGHUP. A closed pipe (`| head`) ends quietly with
+    1.
     """
     from cwr_mech.errors import CwrError, UserError
 
@@ -99,7 +103,16 @@ def explain(error: BaseException) -> int:
         one_line("interrupted", "what was finished is kept; nothing half-written is left")
         return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(1)
+        return EXIT_FAILED
+    if isinstance(error, OSError) and error.errno is not None:
+        _silence_full()
+        place = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        one_line(place + os.strerror(error.errno), "free some space" if full else "choose another file")
+        return EXIT_USAGE
+    if isinstance(error, MemoryError):
+        one_line("there is not enough memory", "take fewer models, layers or cities, or another machine")
         return EXIT_FAILED
     from rich.traceback import Traceback
 
@@ -160,18 +173,57 @@ def _check_known(args: Sequence[str]) -> None:
         raise UnknownName("command", args[0], [row.name for row in COMMANDS])
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _check_text(args: Sequence[str]) -> None:
+    """Raises ConfigError for a word that is no text in this locale: it could be neither shown nor stored."""
+    from cwr_mech.errors import ConfigError
+
+    for arg in args:
+        if any("\ud800" <= letter <= "\udfff" for letter in arg):
+            raise ConfigError(f"{arg!r} is not valid UTF-8", "rename the file, or set LC_ALL=C.UTF-8")
+
+
+def _silence(stream: int) -> None:
+    """Let what is still written to a stream of ours vanish."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _silence_full() -> None:
+    """Where standard output itself takes nothing any more, a last flush at the end must not fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(1)
+
+
+def _open_streams() -> None:
+    """Make standard streams that a daemon has closed, and let none fail on a letter it cannot show."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file would become standard output
+        pass
+    os.close(spare)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        with suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def main() -> None:
     """Entry point of the `cwr-mech` script."""
-    for wish in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts background jobs deaf to it
-        signal.signal(wish, _interrupt)
+    _open_streams()
     args = sys.argv[1:]
+    answer_signals(next((arg for arg in args if not arg.startswith("-")), None))
     try:
+        _check_text(args)
         _check_known(args)
         build_app(args)(args=args, prog_name="cwr-mech")
+    except SystemExit:
+        with suppress(OSError):
+            sys.stdout.flush()
+            raise
+        _silence(1)  # --help into a full disk
+        sys.exit(EXIT_USAGE)
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(explain(error))
 

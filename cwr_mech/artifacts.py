@@ -54,6 +54,7 @@ MOST_JSON_BYTES = 500_000_000
 PACKAGES = ("cwr-mech", "torch", "transformer-lens", "transformers", "numpy", "scipy", "scikit-learn", "h5py")
 
 _log = logging.getLogger(__name__)
+_own_parts: set[Path] = set()
 
 
 def sha256_bytes(*chunks: bytes | memoryview) -> str:
@@ -185,10 +186,18 @@ def _part(place: Path, name: str, *, folder: bool) -> Iterator[Path]:
         if part.exists():  # nobody swept it away before it was locked
             break
         os.close(handle)
+    _own_parts.add(part)
     try:
         yield part
     finally:
         os.close(handle)
+        remove(part)
+        _own_parts.discard(part)
+
+
+def remove_own_parts() -> None:
+    """Remove the temporary files of this process, which is about to end while they are written."""
+    for part in list(_own_parts):
         remove(part)
 
 

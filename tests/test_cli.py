@@ -124,7 +124,7 @@ SLEEPER = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_a_command_with_one_line_and_130(number: signal.Signals) -> None:
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=pipe, stderr=pipe, text=True)

@@ -63,6 +63,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     from cwr_mech_cli.main import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])

@@ -21,7 +21,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     from cwr_mech_cli.main import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # the test run keeps its own answer to SIGTERM
+    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)  # the test run has its own answer
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])

@@ -306,6 +306,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     from cwr_mech_cli.main import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)
     for name, seed in (("one", 0), ("two", 1)):
         plant(tmp_path / f"{name}.h5", name, a_world(), seed=seed)
 
