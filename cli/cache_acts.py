@@ -95,12 +95,12 @@ class Selection(NamedTuple):
         """The selection that the options name."""
         from cwr_mech.activations.extract import default_hooks
         from cwr_mech.activations.reader import hook_of
-        from cwr_mech.config import TASK_NAMES
+        from cwr_mech.tasks.registry import TASKS
 
         from .stores import split
 
         named = [*map(hook_of, split(layers) or []), *(split(hooks) or [])]
-        chosen = list(TASK_NAMES) if tasks == "all" else split(tasks) or []
+        chosen = list(TASKS) if tasks == "all" else split(tasks) or []
         return cls(named or list(default_hooks(n_layers)), chosen, split(sites) or [])
 
     def joined(self, other: Self) -> Self:

@@ -29,10 +29,11 @@ def command(
     """Answer fresh questions greedily and score them: share that can be read, error or accuracy, and the best
     constant answer or the most frequent label for comparison.
     """
-    from cwr_mech.config import PROTOCOLS, TASK_NAMES
+    from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import UnknownName
     from cwr_mech.model.evaluation import evaluate
     from cwr_mech.results import Result
+    from cwr_mech.tasks.registry import TASKS
     from cwr_mech.training.runs import load_run
 
     from .common import console, progress, resolve_run, rows_of, save_result, table
@@ -42,7 +43,7 @@ def command(
     if protocol is not None and protocol not in PROTOCOLS:
         raise UnknownName("protocol", protocol, PROTOCOLS)
     loaded = [load_run(resolve_run(name)) for name in runs or (None,)]
-    asked = list(TASK_NAMES) if tasks == "all" else parts(tasks)
+    asked = list(TASKS) if tasks == "all" else parts(tasks)
     plan = [
         (run, task, group)
         for run in loaded

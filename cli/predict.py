@@ -76,11 +76,11 @@ def own_outcomes(folder: "Path") -> "dict[str, np.ndarray]":
     """
     import numpy as np
 
-    from cwr_mech.config import TASK_NAMES
     from cwr_mech.findings.claims import Saved
     from cwr_mech.findings.relation import own_similarity
     from cwr_mech.findings.routing import evidence, transfer_matrix
     from cwr_mech.results import load_results
+    from cwr_mech.tasks.registry import PAPER_TASKS
     from cwr_mech.training.runs import load_run
 
     from .common import resolve_run
@@ -90,8 +90,8 @@ def own_outcomes(folder: "Path") -> "dict[str, np.ndarray]":
     for name, result in results.items():
         if result.kind == "transfer":
             sets, grid = [str(one) for one in result.arrays["sets"]], result.arrays["ni"]
-            if all(task in sets for task in TASK_NAMES):
-                chosen = np.array([grid[sets.index(task)] for task in TASK_NAMES])
+            if all(task in sets for task in PAPER_TASKS):
+                chosen = np.array([grid[sets.index(task)] for task in PAPER_TASKS])
                 outcomes |= {f"own {name}, answers": chosen} if np.isfinite(chosen).all() else {}
     placed = transfer_matrix(evidence(results))
     if (~np.isnan(placed).any(axis=1)).sum() >= 4:

@@ -47,19 +47,18 @@ def row(folder: Path) -> list[object]:
 
 
 def _row(run: "Run") -> list[object]:
-    from cwr_mech.config import TASK_NAMES
     from cwr_mech.experiments.presets import nearest
+    from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
     config = run.config
-    tasks = "all" if config.data.tasks == TASK_NAMES else "+".join(config.data.tasks)
+    tasks = "all" if config.data.tasks == PAPER_TASKS else "+".join(config.data.tasks)
     lines = run.metrics()
     done, steps = max([*run.steps, *(line["step"] for line in lines[-1:])], default=0), config.train.steps
     last: Mapping[str, Any] = next((line for line in reversed(lines) if "scores" in line), {})
     old, new = last.get("scores", {}), last.get("scores_new", {})
     words = [
         "/".join(in_short(task, scores[task]) for scores in (old, new) if task in scores)
-        for task in TASK_NAMES
-        if task in old
+        for task in ordered(old)
     ]
     far = f"{done:,}" if done == steps else f"{done:,}/{steps:,}"
     return [run.name, tasks, nearest(config), far, " ".join(words) or None, run.state]

@@ -111,14 +111,14 @@ def configure(
     config: "RunConfig", tasks: str | None, protocol: str | None, seed: int | None, settings: list[str]
 ) -> "RunConfig":
     """The preset with the options of the command line applied; the name says what differs."""
-    from cwr_mech.config import TASK_NAMES
     from cwr_mech.experiments.presets import for_tasks, under_protocol
+    from cwr_mech.tasks.registry import TASKS
 
     if protocol is not None:
         config = under_protocol(config, protocol)
     config = config.with_settings(settings)
     if tasks is not None:
-        names = TASK_NAMES if tasks == "all" else tuple(name.strip() for name in tasks.split(","))
+        names = tuple(TASKS) if tasks == "all" else tuple(name.strip() for name in tasks.split(","))
         config = for_tasks(config, names)
     if seed is not None:
         config = config.with_settings([f"train.seed={seed}", f"name={config.name}-seed{seed}"])

@@ -34,9 +34,9 @@ def command(
     report has already, with the same weights and options, are not read again.
     """
     from cwr_mech.analysis.routing.trajectory import clearest
-    from cwr_mech.config import TASK_NAMES
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.results import Result
+    from cwr_mech.tasks.registry import TASKS
 
     from .common import console, progress, report_folder, rows_of, save_result, table
     from .stores import command_line, split
@@ -44,7 +44,7 @@ def command(
 
     tuned = fine_tunings(runs)
     name = report or str(tuned[0].parent)
-    named = TASK_NAMES if prompts == "all" else tuple(split(prompts) or [])
+    named = tuple(TASKS) if prompts == "all" else tuple(split(prompts) or [])
     asked = None if prompts == "own" else in_order(named)
     params = {"runs": [run.name for run in tuned], "prompts": prompts, "last": last, "seed": seed}
     inputs = {run.folder.as_posix(): run.sha256() for run in tuned}

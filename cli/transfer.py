@@ -36,7 +36,7 @@ def command(
     from dataclasses import replace
 
     from cwr_mech.analysis.transfer.transfer import Base, score_rows, transfer
-    from cwr_mech.config import TASK_NAMES
+    from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
     from .common import console, number, progress, rows_of, save_result, table
     from .stores import command_line
@@ -44,10 +44,13 @@ def command(
     tuned = fine_tunings(runs)
     parents = {run.parent: parent_of(run) for run in tuned}
     worlds = {run.parent: run.world() for run in tuned}
+    tasks = ordered(
+        (*PAPER_TASKS, *(task for run in (*tuned, *parents.values()) for task in run.config.data.tasks))
+    )
     asked = {run.name: run.steps if trajectory else (run.last_step,) for run in tuned}
     passes = 3 * len(parents) + 2 * sum(len(steps) for steps in asked.values())
-    with progress("answering", passes * rows * len(TASK_NAMES), "questions") as advance:
-        ask = Questions(rows, seed, advance)
+    with progress("answering", passes * rows * len(tasks), "questions") as advance:
+        ask = Questions(tasks, rows, seed, advance)
         bases = {
             name: Base(str(name), *(ask(run, worlds[name], group, more) for group, more in BASE_QUESTIONS))
             for name, run in parents.items()
@@ -98,20 +101,19 @@ BASE_QUESTIONS = (("old", 0), ("new", 0), ("new", 1))
 class Questions:
     """Asks models the same questions about old and new cities, under the protocol they were trained by."""
 
-    def __init__(self, rows: int, seed: int, advance: "Callable[..., None]") -> None:
-        self.rows, self.seed, self.advance = rows, seed, advance
+    def __init__(self, tasks: Sequence[str], rows: int, seed: int, advance: "Callable[..., None]") -> None:
+        self.tasks, self.rows, self.seed, self.advance = tasks, rows, seed, advance
 
     def __call__(
         self, run: "Run", world: "World", group: str, more: int = 0, step: int | None = None
     ) -> "Evaluation":
         """Answers of a run's checkpoint to questions of one group on all tasks."""
-        from cwr_mech.config import TASK_NAMES
         from cwr_mech.model.evaluation import evaluate
 
         return evaluate(
             run.model(step),
             world,
-            TASK_NAMES,
+            self.tasks,
             self.rows,
             group=group,
             seed=self.seed + more,

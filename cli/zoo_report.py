@@ -173,11 +173,10 @@ def untuned(models: "list[Run]") -> "dict[str, Run]":
 
 def all_tasks(models: "list[Run]") -> "list[Run]":
     """The bases: models of all tasks that have not seen the new cities. Raises AnalysisError without any."""
-    from cwr_mech.config import TASK_NAMES
     from cwr_mech.errors import AnalysisError
     from cwr_mech.experiments.zoo import family
 
     found = [model for model in models if family(model.config, model.parent is not None) == "all seven tasks"]
     if not found:
-        raise AnalysisError(f"there is no model of all {len(TASK_NAMES)} tasks")
+        raise AnalysisError("there is no model of all seven tasks")
     return found

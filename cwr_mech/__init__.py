@@ -11,6 +11,8 @@ from typing import Any
 _MODULE_OF = {
     "TASKS": "cwr_mech.tasks.registry",
     "Task": "cwr_mech.tasks.registry",
+    "Stratum": "cwr_mech.tasks.registry",
+    "register_task": "cwr_mech.tasks.registry",
     "Tokenizer": "cwr_mech.tasks.tokenizer",
     "World": "cwr_mech.world.cities",
     "load_world": "cwr_mech.world.cities",

@@ -5,12 +5,25 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cwr_mech.errors import ConfigError, UnknownName
 
-TASK_NAMES = ("distance", "trianglearea", "angle", "compass", "inside", "perimeter", "crossing")
-"""The seven tasks in the order used everywhere."""
+
+def _paper_tasks() -> tuple[str, ...]:
+    from cwr_mech.tasks.registry import PAPER_TASKS  # numpy, which settings alone do not need
+
+    return PAPER_TASKS
+
+
+def _known_task(name: str) -> str:
+    from cwr_mech.tasks.registry import get_task
+
+    return get_task(name).name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
+"""The name of a task in the table, which knows the user's own as well."""
 
 
 class Config(BaseModel):
@@ -69,17 +82,11 @@ class Part(Config):
     endless; `weight` is the share among endless parts.
     """
 
-    task: str
+    task: TaskName
     group: Literal["old", "new", "all"] = "old"
     rows: int | None = Field(None, ge=1)
     start: int = Field(0, ge=0)
     weight: float = Field(1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> "Part":
-        if self.task not in TASK_NAMES:
-            raise UnknownName("task", self.task, TASK_NAMES)
-        return self
 
 
 class DataConfig(Config):
@@ -91,7 +98,7 @@ class DataConfig(Config):
     each city by itself, such as compass, teach the map soonest; the others then start from it.
     """
 
-    tasks: tuple[str, ...] = TASK_NAMES
+    tasks: tuple[TaskName, ...] = Field(default_factory=_paper_tasks)
     protocol: Protocol = STRICT
     parts: tuple[Part, ...] = ()
     rows_per_task: int | None = Field(None, ge=1)
@@ -104,9 +111,6 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
-        for task in self.tasks:
-            if task not in TASK_NAMES:
-                raise UnknownName("task", task, TASK_NAMES)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be given once each, got {', '.join(self.tasks) or 'none'}")
         if not set(self.first_tasks) <= set(self.tasks) or bool(self.first_tasks) != bool(self.first_steps):
@@ -259,7 +263,7 @@ class RunConfig(Config):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
     world: WorldConfig = WorldConfig()
-    data: DataConfig = DataConfig()
+    data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     route: RouteConfig = RouteConfig()

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from cwr_mech.config import TASK_NAMES, WorldConfig
+from cwr_mech.config import WorldConfig
 from cwr_mech.results import Result
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.world.cities import load_world
 
 UNITS = {"distance": "tenths of a degree", "trianglearea": "square tenths of a degree", "angle": "degrees"}
@@ -23,7 +24,7 @@ def _task(name: str) -> dict[str, object]:
     return {"task": name, "metric": "accuracy" if label else "error", "unit": UNITS.get(name, "")}
 
 
-def train(run: str = "quick", tasks: tuple[str, ...] = TASK_NAMES) -> Result:
+def train(run: str = "quick", tasks: tuple[str, ...] = PAPER_TASKS) -> Result:
     rows = np.linspace(0, 450_000, 160)[1:]
     fall = 1 / (1 + np.exp((rows[:, None] / 1000 - 200 - 10 * np.arange(len(tasks))) / 25))
     by_task = 0.4 + 0.5 * fall + rng().normal(0, 0.01, (len(rows), len(tasks)))
@@ -58,7 +59,7 @@ def evaluation(runs: tuple[str, ...] = ("quick", "quick-distance", "quick-angle"
     table = []
     for run in runs:
         for group in ("old", "new", "all"):
-            for name in TASK_NAMES if run == "quick" else (run.split("-")[1],):
+            for name in PAPER_TASKS if run == "quick" else (run.split("-")[1],):
                 skill = {"old": 0.8, "new": 0.1, "all": 0.6}[group] + noise.normal(0, 0.05)
                 base = CONSTANT[name]
                 label = name in LABELS
@@ -84,7 +85,7 @@ def probe(n: int = 256, n_new: int = 16) -> Result:
     decoded[world.is_new] += [500, -300]
     layers = []
     for layer in range(-1, 5):
-        for task in TASK_NAMES:
+        for task in PAPER_TASKS:
             r2 = float(np.clip(0.25 * (layer + 1) + noise.normal(0, 0.03) - 0.1, -0.2, 0.97))
             hook = "hook_embed" if layer < 0 else f"blocks.{layer}.hook_resid_post"
             layers.append(

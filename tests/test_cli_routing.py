@@ -12,10 +12,11 @@ import torch
 
 from cwr_mech.activations.extract import extract
 from cwr_mech.activations.reader import hook_of
-from cwr_mech.config import TASK_NAMES, RouteConfig, RunConfig, parse
+from cwr_mech.config import RouteConfig, RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row, load_result
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import (
     Run,
     checkpoint_path,
@@ -182,9 +183,9 @@ def test_similarity_of_single_task_models_is_an_outcome(
     from cwr_mech_cli.predict import own_outcomes
 
     monkeypatch.chdir(tmp_path)
-    bases = {task: base(task, data={"tasks": (task,)}) for task in TASK_NAMES}
+    bases = {task: base(task, data={"tasks": (task,)}) for task in PAPER_TASKS}
     other = tuned(bases["angle"], "angle")  # fine-tuned: also of one task, and must not count
-    names = [*TASK_NAMES, other.name]
+    names = [*PAPER_TASKS, other.name]
     models: list[Row] = [{"run": name, "tasks": "angle" if name == other.name else name} for name in names]
     pairs: list[Row] = [
         {"run_a": a, "run_b": b, "measure": "cka", "value": 0.1 * (names.index(a) + names.index(b))}
@@ -195,7 +196,7 @@ def test_similarity_of_single_task_models_is_an_outcome(
     result.save(folder / "results", "similarity")
     found = own_outcomes(folder)
     assert list(found) == ["own CKA"]
-    i, j = TASK_NAMES.index("angle"), TASK_NAMES.index("crossing")
+    i, j = PAPER_TASKS.index("angle"), PAPER_TASKS.index("crossing")
     assert found["own CKA"][i, j] == found["own CKA"][j, i] == pytest.approx(0.8)
     result = Result("similarity", "made", {}, {}, tables={"models": models[1:], "pairs": pairs})
     result.save(folder / "results", "similarity")

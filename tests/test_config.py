@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from cwr_mech.config import TASK_NAMES, ModelConfig, RouteConfig, RunConfig, parse
+from cwr_mech.config import ModelConfig, RouteConfig, RunConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName, UserError
 from cwr_mech.experiments.presets import (
     PRESETS,
@@ -11,6 +11,7 @@ from cwr_mech.experiments.presets import (
     preset,
     under_protocol,
 )
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 SETTINGS = [
     ("lr=1e-3", lambda c: c.train.lr == 1e-3),
@@ -101,7 +102,7 @@ def test_configs_survive_json_and_stay_frozen() -> None:
 
 def test_tasks_keep_their_order_and_name_the_run() -> None:
     config = preset("tiny")
-    assert for_tasks(config, TASK_NAMES).name == "tiny"
+    assert for_tasks(config, PAPER_TASKS).name == "tiny"
     chosen = for_tasks(config, ("angle", "distance"))
     assert chosen.data.tasks == ("distance", "angle")
     assert chosen.name == "tiny-distance+angle"

@@ -15,17 +15,17 @@ from PIL import Image
 
 from cwr_mech.analysis.answers.lines import eval_figure, learning_figure, probe_layers_figure
 from cwr_mech.analysis.probing.maps import map_figure, pca_figure
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.render.grids import cka_figure, patch_figure
 from cwr_mech.render.style import (
     REGION_LOOKS,
-    TASK_LOOKS,
     layer_name,
     region_looks,
+    task_look,
 )
 from cwr_mech.report.figures import draw, figure_names
 from cwr_mech.results import Result
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.world.cities import REGIONS
 
 
@@ -98,8 +98,9 @@ def test_map_counts_cities_outside_the_frame() -> None:
 def test_regions_and_tasks_can_be_told_apart_in_colour_and_in_grey() -> None:
     assert set(REGION_LOOKS) == set(REGIONS)
     assert len({look.colour for look in REGION_LOOKS.values()}) == len(REGIONS)
-    assert set(TASK_LOOKS) == set(TASK_NAMES)
-    assert len({look.marker for look in TASK_LOOKS.values()}) == len(TASK_NAMES)
+    looks = {task_look(task) for task in PAPER_TASKS}
+    assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == len(PAPER_TASKS)
+    assert task_look("no task") not in looks
     other = region_looks(["north", "Japan", "south"])
     assert list(other) == ["Japan", "north", "south"]
     assert other["north"] != other["south"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from cwr_mech.analysis.stats.intervals import mean_interval
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings import show as report_zoo
 from cwr_mech.findings.claims import (
@@ -29,6 +28,7 @@ from cwr_mech.findings.pretrained import (
 )
 from cwr_mech.findings.relation import known_tasks, relation_result
 from cwr_mech.results import Result, Row, load_result
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 # Values of three models, what they are held against, verdict.
 VERDICT_CASES = (
@@ -65,17 +65,17 @@ def planted(
     pairs with distance miss the better teacher by `harm`.
     """
     bases = [f"zoo:all-{seed}" for seed in range(seeds)]
-    alone = {f"zoo:{task}-{copy}": task for task in TASK_NAMES for copy in range(copies)}
-    models = [model(run, "+".join(TASK_NAMES), "all seven tasks") for run in bases]
+    alone = {f"zoo:{task}-{copy}": task for task in PAPER_TASKS for copy in range(copies)}
+    models = [model(run, "+".join(PAPER_TASKS), "all seven tasks") for run in bases]
     models += [model(run, task, "1 task") for run, task in alone.items()]
     models += [
-        model(f"{base}-{task}", task, "fine-tuned on 1 task", base) for base in bases for task in TASK_NAMES
+        model(f"{base}-{task}", task, "fine-tuned on 1 task", base) for base in bases for task in PAPER_TASKS
     ]
 
     def score(run: str, task: str, gain: float) -> Row:
         return {"run": run, "task": task, "group": "old", "gain": gain, "value": 1 - gain}
 
-    scores = [score(run, task, 0.9 + 0.01 * i) for i, run in enumerate(bases) for task in TASK_NAMES]
+    scores = [score(run, task, 0.9 + 0.01 * i) for i, run in enumerate(bases) for task in PAPER_TASKS]
     scores += [score(run, task, 0.0 if task == "crossing" else single) for run, task in alone.items()]
     maps = [
         {"run": run, "task": "distance", "hook": hook, "r2": r2 + 0.001 * i}
@@ -84,7 +84,7 @@ def planted(
     ]
     new: list[Row] = []
     for i, base in enumerate(bases):
-        for task in TASK_NAMES:
+        for task in PAPER_TASKS:
             run = f"{base}-{task}"
             maps.append({"run": run, "task": task, "hook": "b", "r2": 0.9})
             error = 400.0 + i if task == "distance" else 100.0
@@ -104,8 +104,8 @@ def planted(
         {"base": base, "set": task, "task": other, "trained": task == other, "arm": PLAIN, "retention": 0.0}
         | {"ni": 0.8 if task == other else (0.05 if task == "distance" else 0.5) + 0.01 * i}
         for i, base in enumerate(bases)
-        for task in TASK_NAMES
-        for other in TASK_NAMES
+        for task in PAPER_TASKS
+        for other in PAPER_TASKS
     ]
     deviation = [
         {"base": base, "set": "distance+angle", "task": "compass", "arm": PLAIN, "deviation": 0.01 * i - harm}
@@ -173,7 +173,7 @@ def test_the_trend_is_judged_by_its_interval_with_the_relabelling_beside_it(low:
 
 def test_published_values_are_those_of_the_paper() -> None:
     paper = published()
-    assert tuple(paper["tasks"]) == TASK_NAMES
+    assert tuple(paper["tasks"]) == PAPER_TASKS
     matrix, taught = np.array(paper["cka"]["matrix"]), np.array(paper["ft1"]["ni"])
     assert matrix.shape == taught.shape == (7, 7)
     np.testing.assert_array_equal(matrix, matrix.T)
@@ -227,13 +227,13 @@ def test_similarity_that_makes_transfer_is_found() -> None:
         results = planted()
         outcome = symmetric + noise * rng.normal(size=(7, 7))
         taught = [
-            row | {"ni": outcome[TASK_NAMES.index(row["set"]), TASK_NAMES.index(row["task"])]}
+            row | {"ni": outcome[PAPER_TASKS.index(row["set"]), PAPER_TASKS.index(row["task"])]}
             for row in results["transfer"].tables["scores"]
         ]
         alike = [
             {"run_a": f"zoo:{a}-0", "run_b": f"zoo:{b}-1", "measure": CKA, "value": symmetric[i, j]}
-            for i, a in enumerate(TASK_NAMES)
-            for j, b in enumerate(TASK_NAMES)
+            for i, a in enumerate(PAPER_TASKS)
+            for j, b in enumerate(PAPER_TASKS)
         ]
         results |= {"transfer": result("transfer", scores=taught, deviation=[])}
         results |= {"similarity": result("similarity", pairs=alike)}

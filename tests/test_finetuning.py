@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from cwr_mech.config import PAPER, STRICT, TASK_NAMES, DataConfig, Part, WorldConfig
+from cwr_mech.config import PAPER, STRICT, DataConfig, Part, WorldConfig
 from cwr_mech.data.batches import Batches
 from cwr_mech.data.rows import concat
 from cwr_mech.errors import ConfigError, UnknownName
@@ -20,6 +20,7 @@ from cwr_mech.experiments.finetuning import (
     world_with_new,
 )
 from cwr_mech.experiments.presets import preset
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.world.cities import load_world
 
 BASE = preset("tiny")
@@ -49,7 +50,7 @@ def test_the_papers_elicitation_rows_are_of_new_cities_and_repeat_trained_rows()
     world = load_world(BASE.world)
     parts = finetuning_parts(("distance",), elicitation="new", new_rows=400, repeat_rows=True)
     assert [part for part in parts if part.rows == 256] == [
-        Part(task=task, group="new", rows=256) for task in TASK_NAMES
+        Part(task=task, group="new", rows=256) for task in PAPER_TASKS
     ]
     pool = Batches(DataConfig(parts=parts), world, 64)
     rows = concat([pool.at(step) for step in range(math.ceil((pool.pool_rows or 0) / 64))])
@@ -68,14 +69,14 @@ SETS = [
         "trained",
         "world",
         {("distance", "new"): 700, ("compass", "new"): 700}
-        | {(task, "old"): (140 if task in ("distance", "compass") else 0) + 256 for task in TASK_NAMES},
+        | {(task, "old"): (140 if task in ("distance", "compass") else 0) + 256 for task in PAPER_TASKS},
     ),
     (
         ("compass", "distance"),
         "all",
         "new",
-        {(task, "new"): (700 if task in ("distance", "compass") else 0) + 256 for task in TASK_NAMES}
-        | {(task, "old"): 40 for task in TASK_NAMES},
+        {(task, "new"): (700 if task in ("distance", "compass") else 0) + 256 for task in PAPER_TASKS}
+        | {(task, "old"): 40 for task in PAPER_TASKS},
     ),
 ]
 
@@ -112,7 +113,7 @@ def test_arms_of_a_comparison_differ_in_one_thing() -> None:
     everything = finetuning_config(BASE, ("distance", "compass"), replay="all")
     assert one.train == two.train == everything.train
     assert one.train.steps == round(60 * 0.087)
-    assert abs(total_rows(two.data.parts) - total_rows(everything.data.parts)) < len(TASK_NAMES)
+    assert abs(total_rows(two.data.parts) - total_rows(everything.data.parts)) < len(PAPER_TASKS)
     assert one.data.protocol == STRICT
     names = {config.name for config in (one, two, everything)}
     assert names == {

@@ -3,19 +3,18 @@
 import numpy as np
 import pytest
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.data.batches import Batches
 from cwr_mech.data.label_noise import LOCAL_CHANGE
 from cwr_mech.data.rows import generate
 from cwr_mech.errors import ConfigError
 from cwr_mech.experiments.presets import preset, with_label_noise
-from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 from cwr_mech.world.cities import load_world
 
 WORLD = load_world(n_cities=300)
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", PAPER_TASKS)
 @pytest.mark.parametrize("kind", ["uniform", "local"])
 def test_noise(name, kind):
     task = TASKS[name]

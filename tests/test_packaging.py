@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 LEVELS = (
     ("errors",),
-    ("artifacts", "config"),
-    ("world",),
+    ("artifacts",),
     ("tasks",),
+    ("config",),
+    ("world",),
     ("data", "results", "render"),
     ("model",),
     ("activations",),

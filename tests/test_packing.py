@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwr_mech.config import TASK_NAMES, WorldConfig
+from cwr_mech.config import WorldConfig
 from cwr_mech.data.rows import concat, generate
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.packing import Heads, Pack, packs
 from cwr_mech.world.cities import load_world
 
 WORLD = load_world(WorldConfig(n_cities=60))
-ROWS = concat([generate(WORLD, task, 12) for task in TASK_NAMES])
+ROWS = concat([generate(WORLD, task, 12) for task in PAPER_TASKS])
 ONES = np.ones_like(ROWS.lengths)
 
 
@@ -59,7 +60,7 @@ def test_what_rows_share_is_laid_out_once() -> None:
     (pack,) = packs(ROWS.tokens, ROWS.lengths, ONES, Heads(1, 1), budget=10**6)
     plain = int((ROWS.lengths - 1).sum())
     beginnings = {
-        task: len(f"{ROWS.texts()[12 * i].split('c_')[0]}c_") + 1 for i, task in enumerate(TASK_NAMES)
+        task: len(f"{ROWS.texts()[12 * i].split('c_')[0]}c_") + 1 for i, task in enumerate(PAPER_TASKS)
     }
     assert len(pack.tokens) == plain - 11 * sum(beginnings.values())
     assert [block.offset for block in pack.blocks] == [
@@ -76,7 +77,7 @@ def test_a_few_rows_never_share_an_id() -> None:
 
 def _by_token(names: dict[str, int]) -> list[str]:
     """Task names in the order of the tokens of their prefixes."""
-    prefix = {task: ROWS.tokens[12 * i, :4].tolist() for i, task in enumerate(TASK_NAMES)}
+    prefix = {task: ROWS.tokens[12 * i, :4].tolist() for i, task in enumerate(PAPER_TASKS)}
     return sorted(names, key=lambda task: prefix[task])
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from cwr_mech.config import PAPER, TASK_NAMES, ModelConfig, TrainConfig
+from cwr_mech.config import PAPER, ModelConfig, TrainConfig
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.experiments.costs import (
     papers_gpu_seconds,
@@ -22,6 +22,7 @@ from cwr_mech.experiments.plans import (
     find_plan,
 )
 from cwr_mech.experiments.presets import preset
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
@@ -88,7 +89,7 @@ def test_the_zoo_has_its_conditions_for_every_seed() -> None:
         (task, name) for task, needed in ROUTED.items() for name in needed
     }
     tuned = {run.name for run in planned if run.base}
-    assert {f"small-seed2-ft-{task}" for task in TASK_NAMES} <= tuned
+    assert {f"small-seed2-ft-{task}" for task in PAPER_TASKS} <= tuned
     everywhere = [run for run in planned if run.name.startswith("small-all-cities")]
     assert len({run.config.train.seed for run in everywhere}) == 3
     assert {part.group for part in everywhere[0].config.data.parts} == {"all"}
@@ -118,7 +119,7 @@ def test_cost_grows_with_steps_rows_and_model() -> None:
     small = ModelConfig(n_layers=1, d_model=8, n_heads=2, d_mlp=8)
     speed = tokens_per_second(small, TrainConfig(batch_size=14), clock=lambda: float(next(ticks)))
     lengths = row_lengths(rows=100)
-    assert set(lengths) == set(TASK_NAMES)
+    assert set(lengths) == set(PAPER_TASKS)
     assert speed == pytest.approx(sum(lengths.values()), rel=0.2)  # two rows a task in two ticks
     base, tuned = made("trial")[0].config, made("trial")[-1].config
     mean = sum(lengths.values()) / 7

@@ -19,10 +19,10 @@ from cwr_mech.analysis.prediction.study import (
     prediction_result,
     published_rows,
 )
-from cwr_mech.config import TASK_NAMES, ModelConfig, WorldConfig
+from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 from cwr_mech.world.cities import load_world
 
 TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
@@ -41,7 +41,7 @@ def model(seed: int = 0) -> HookedQwen2:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("task", TASK_NAMES)
+@pytest.mark.parametrize("task", PAPER_TASKS)
 def test_a_change_of_the_world_leaves_the_answers_of_the_tasks_it_is_listed_for(
     task: str, change: str
 ) -> None:
@@ -117,7 +117,7 @@ def square(rng: np.random.Generator, n: int = 7) -> np.ndarray:
 def test_a_planted_predictor_passes_and_one_carried_by_a_task_is_found_out() -> None:
     rng = np.random.default_rng(2)
     outcome = square(rng)
-    found = try_prediction(outcome + 0.3 * square(rng), outcome, TASK_NAMES, rng)
+    found = try_prediction(outcome + 0.3 * square(rng), outcome, PAPER_TASKS, rng)
     assert found["p"] < 0.01
     assert found["r_low"] > 0.7
     assert found["n"] == 21
@@ -125,17 +125,17 @@ def test_a_planted_predictor_passes_and_one_carried_by_a_task_is_found_out() -> 
     alone = 0.5 * square(rng)
     for matrix in (carried, alone):  # the two agree about distance only
         matrix[0], matrix[:, 0] = -4, -4
-    found = try_prediction(carried, alone, TASK_NAMES, rng)
+    found = try_prediction(carried, alone, PAPER_TASKS, rng)
     assert found["r"] > 0.6
     assert found["without"] == "distance"
     assert found["r_low"] < 0.4
-    flat = try_prediction(np.ones((7, 7)), alone, TASK_NAMES, rng)
+    flat = try_prediction(np.ones((7, 7)), alone, PAPER_TASKS, rng)
     assert (flat["r"], flat["p"]) == (None, None)
 
 
 def test_predictors_that_know_nothing_pass_one_time_in_twenty() -> None:
     rng = np.random.default_rng(3)
-    p = [try_prediction(square(rng, 5), square(rng, 5), TASK_NAMES[:5], rng)["p"] for _ in range(200)]
+    p = [try_prediction(square(rng, 5), square(rng, 5), PAPER_TASKS[:5], rng)["p"] for _ in range(200)]
     assert np.mean(np.array(p) < 0.05) < 0.1
     assert 0.3 < np.mean(p) < 0.7
 
@@ -151,7 +151,7 @@ def test_result_tries_everything_against_everything() -> None:
     published = [r for r in tests if r["predictor"] == "parameter cosine" and r["left_out"] == "none"]
     assert {r["outcome"] for r in published} == {"published CKA", "published transfer", "own"}
     assert f"{len(tests)} tests" in result.notes[1]
-    own[TASK_NAMES.index("inside"), 0] = np.nan  # what is not known of one task leaves it out
+    own[PAPER_TASKS.index("inside"), 0] = np.nan  # what is not known of one task leaves it out
     again = prediction_result({"untrained": model}, world, {"own": own}, run="r", layer=0, n_rows=400)
     mine = [row for row in again.tables["tests"] if row["outcome"] == "own"]
     assert {(row["left_out"], row["n"]) for row in mine} == {("inside", 15), ("inside, crossing", 10)}

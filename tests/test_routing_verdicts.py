@@ -7,13 +7,13 @@ import pytest
 
 from cwr_mech.analysis.routing.show import routing
 from cwr_mech.analysis.routing.show import trajectory as placed
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.plans import ROUTED
 from cwr_mech.findings.hypotheses import PREDICTIONS
 from cwr_mech.findings.routing import evidence, routing_result, transfer_matrix
 from cwr_mech.report.figures import draw
 from cwr_mech.results import Result
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 BASES = ("b0", "zoo:b1")
 PROMPTS = ("distance", "angle", "compass", "perimeter")
@@ -134,10 +134,10 @@ def test_fine_tunings_of_another_kind_do_not_stand_for_the_plain_ones() -> None:
 
 def test_transfer_between_single_tasks_as_a_matrix() -> None:
     grid = transfer_matrix(evidence({"t": trajectory()}))
-    distance, angle = TASK_NAMES.index("distance"), TASK_NAMES.index("angle")
+    distance, angle = PAPER_TASKS.index("distance"), PAPER_TASKS.index("angle")
     assert grid[distance, angle] == pytest.approx(0.205)
     assert grid[angle, angle] == pytest.approx(0.705)
-    assert np.isnan(grid[TASK_NAMES.index("inside")]).all()
+    assert np.isnan(grid[PAPER_TASKS.index("inside")]).all()
 
 
 def test_the_papers_hypotheses_have_effect_null_verdict_and_reason(tmp_path: Any) -> None:

@@ -7,15 +7,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from cwr_mech.config import PAPER, STRICT, TASK_NAMES, Protocol
+from cwr_mech.config import PAPER, Protocol
 from cwr_mech.data.rows import generate
-from cwr_mech.data.sampling import BLOCK_ROWS
 from cwr_mech.data.splits import SPLITS, query_hash, split_of
-from cwr_mech.tasks.registry import TASKS
-from cwr_mech.tasks.strata import cells
+from cwr_mech.tasks.registry import BLOCK_ROWS, PAPER_TASKS, TASKS
 from cwr_mech.world.cities import load_world
 
-names = pytest.mark.parametrize("name", TASK_NAMES)
+names = pytest.mark.parametrize("name", PAPER_TASKS)
 
 
 @cache
@@ -33,9 +31,9 @@ def sizes(rows):
 
 
 @names
-def test_cells_share_a_block_equally(name):
-    for protocol in (STRICT, PAPER):
-        assert BLOCK_ROWS % len(cells(TASKS[name], protocol)) == 0
+def test_strata_share_a_block_equally(name):
+    for strata in (TASKS[name].strata, TASKS[name].reference_strata):
+        assert not strata or BLOCK_ROWS % len(strata) == 0
 
 
 @names

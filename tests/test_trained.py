@@ -19,9 +19,9 @@ from cwr_mech.analysis.probing.probe import probe, random_folds
 from cwr_mech.analysis.routing.trajectory import clearest, placed, read
 from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.stats.models import gain
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import Run, load_run
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -58,7 +58,7 @@ def test_a_map_can_be_read_from_cities_that_the_probe_has_not_seen(name: str) ->
 def test_every_task_is_answered_better_than_by_a_constant(name: str) -> None:
     found = evaluate(run(name).model(), run(name).world(), n=150, seed=7)  # not the questions recorded
     gains = {s.task: gain(s.metric, s.value_mean, s.baseline) for s in found.scores}
-    assert set(gains) == set(TASK_NAMES)
+    assert set(gains) == set(PAPER_TASKS)
     assert min(gains.values()) > 0.2, gains
     assert min(score.parse_rate for score in found.scores) > 0.98
 

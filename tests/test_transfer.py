@@ -12,12 +12,11 @@ from cwr_mech.analysis.transfer.transfer import (
     retention,
     transfer,
 )
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore
 from cwr_mech.report.figures import draw
 from cwr_mech.report.sections import transfer as section
-from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 
 OLD, NEW = 10.0, 1000.0
 """Errors of the base; accuracies are 0.9 and 0.3."""
@@ -29,7 +28,7 @@ ARM = "replay trained, elicitation none"
 def evaluation(errors: dict[str, float], group: str) -> Evaluation:
     """Scores of all tasks; for labels an error e stands for the accuracy that closes the same share."""
     scores = []
-    for task in TASK_NAMES:
+    for task in PAPER_TASKS:
         is_label = bool(TASKS[task].labels)
         share = math.log(NEW / errors[task]) / math.log(NEW / OLD)
         scores.append(
@@ -58,7 +57,7 @@ def evaluation(errors: dict[str, float], group: str) -> Evaluation:
 
 def all_tasks(error: float, **others: float) -> dict[str, float]:
     """The same error for all tasks but those named."""
-    return dict.fromkeys(TASK_NAMES, error) | others
+    return dict.fromkeys(PAPER_TASKS, error) | others
 
 
 def base(name: str = "b0", **unlearned: float) -> Base:
@@ -140,7 +139,7 @@ def test_averages_come_with_and_without_tasks_the_base_had_not_learned() -> None
         assert every != pytest.approx(0.5)
     arrays = transfer([model, replace(model, run="s", base="b1")], [known, replace(half, run="b1")])
     result = arrays.to_result("cwr-mech transfer", {}, {})
-    assert result.arrays["learned"][TASK_NAMES.index("angle")] == 0.5
+    assert result.arrays["learned"][PAPER_TASKS.index("angle")] == 0.5
     assert result.values["ni_transfer_learned"] != result.values["ni_transfer"]
 
 

@@ -8,7 +8,7 @@ from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
-from cwr_mech.config import TASK_NAMES, RunConfig, parse
+from cwr_mech.config import RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.experiments.zoo import add, recorded, zoo_models
 from cwr_mech.findings.zoo import (
@@ -20,6 +20,7 @@ from cwr_mech.findings.zoo import (
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.write import check_report
 from cwr_mech.results import Result, load_result
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import checkpoint_path, create_run, update_manifest
 
 N = 8
@@ -100,7 +101,7 @@ def test_places_start_at_the_base() -> None:
     assert {(row["base"], row["step"]) for row in rows} == {
         (f"zoo:base{seed}", step) for seed in (0, 1) for step in (0, 2)
     }
-    assert {row["prompt"] for row in rows} == set(TASK_NAMES)
+    assert {row["prompt"] for row in rows} == set(PAPER_TASKS)
 
 
 def test_the_report_is_written_in_chapters_and_follows_from_its_results() -> None:

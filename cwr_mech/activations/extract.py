@@ -54,7 +54,7 @@ def draw_partners(world: World, task: str, seed: int) -> Int64[np.ndarray, "city
     old = world.old()
     if len(old) < k + 1:
         raise AnalysisError(f"{task} needs {k} other old cities, and this world has {len(old)} old cities")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, list(TASKS).index(task)]))
+    rng = np.random.default_rng(np.random.SeedSequence([seed, get_task(task).key]))
     rows = np.column_stack([np.arange(world.n), old[rng.integers(len(old), size=(world.n, k))]])
     while True:
         ordered = np.sort(rows, axis=1)
@@ -70,7 +70,7 @@ def extract(
     path: Path | str,
     *,
     hooks: Sequence[str | int] | None = None,
-    tasks: Sequence[str] = tuple(TASKS),
+    tasks: Sequence[str] | None = None,
     sites: Sequence[str] = DEFAULT_SITES,
     batch: int = BATCH,
     partner_seed: int = 42,
@@ -80,12 +80,14 @@ def extract(
     """Write the activations of every city of `world` to `path`, whole or not at all.
 
     hooks: hook names or layers as `activations.hook_of` takes them; by default `default_hooks`. Hooks with
-    more axes than `[batch pos d_model]` are flattened. sites: `last_digit`, `delimiter`, or any span of
+    more axes than `[batch pos d_model]` are flattened. tasks: all by default.
+    sites: `last_digit`, `delimiter`, or any span of
     `prompts.spans` within the question; the mean over its positions is stored. attrs: `run`, `step`,
     `model_sha256` (by default of the parameters). `advance(n)` is called after every n prompts.
     Raises UnknownName, or AnalysisError for hooks without positions, answer sites and broken models.
     """
     hooks = tuple(map(hook_of, hooks)) if hooks is not None else default_hooks(model.cfg.n_layers)
+    tasks = tuple(TASKS) if tasks is None else tasks
     digits = world.config.id_digits
     places = {task: _places(task, sites, digits) for task in tasks}
     _check(model, hooks, tasks, sites)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cwr_mech.analysis.published import matrix
-from cwr_mech.config import TASK_NAMES
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 MATRICES: Mapping[str, str] = MappingProxyType(
     {"cka": "cka", "cka_biased": "cka"} | {name: name for name in ("rsa", "mutual_knn", "svcca")}
@@ -41,7 +41,15 @@ GROUPS: Mapping[tuple[str, str], float] = MappingProxyType(
 not."""
 
 RANKS: Mapping[tuple[str, ...], float] = MappingProxyType(
-    dict(zip(((task,) for task in TASK_NAMES), (19.8, 12.8, 19.9, 44.7, 118.3, 17.5, 160.9), strict=True))
+    {
+        ("distance",): 19.8,
+        ("trianglearea",): 12.8,
+        ("angle",): 19.9,
+        ("compass",): 44.7,
+        ("inside",): 118.3,
+        ("perimeter",): 17.5,
+        ("crossing",): 160.9,
+    }
 )
 """Tasks of a model -> published effective rank (participation ratio of singular values), of 256."""
 
@@ -61,9 +69,9 @@ def published_pair(measure: str, first: Sequence[str], second: Sequence[str]) ->
         return 0.6197  # logs: one pair of one seed
     if measure not in MATRICES or len(first) != 1 or len(second) != 1:
         return None
-    if not {*first, *second} <= set(TASK_NAMES):
+    if not {*first, *second} <= set(PAPER_TASKS):
         return None
-    return float(matrix(MATRICES[measure])[TASK_NAMES.index(first[0]), TASK_NAMES.index(second[0])])
+    return float(matrix(MATRICES[measure])[PAPER_TASKS.index(first[0]), PAPER_TASKS.index(second[0])])
 
 
 def published_group(measure: str, group: str) -> float | None:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 _PLACES = {
     "cka": ("published.json", "cka", "matrix"),
@@ -70,7 +70,7 @@ class Correlation:
 def correlate(
     similarity: Float[np.ndarray, "task task"],
     transfer: Float[np.ndarray, "trained asked"],
-    tasks: Sequence[str] = TASK_NAMES,
+    tasks: Sequence[str] = PAPER_TASKS,
     *,
     leave_out: Sequence[str] = (),
     leave_out_trainers: Sequence[str] = (),

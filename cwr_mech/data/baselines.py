@@ -37,7 +37,7 @@ def baseline(fit: Rows, score: Rows | None = None) -> Baseline:
         raise AnalysisError(
             f"a baseline needs rows of one task, got {len(fit)} and {len(score)} rows of {len(found)} tasks"
         )
-    task = tuple(TASKS.values())[found[0]]
+    task = TASKS.at(int(found[0]))
     constant = _best(task, fit.values)
     scores = _scores(task, score.values, np.full(len(score), constant))
     sizes_fit, sizes_score = ((rows.cities >= 0).sum(axis=1) for rows in (fit, score))

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import UnknownName
 from cwr_mech.tasks.grammar import find_span
+from cwr_mech.tasks.registry import TASKS
 
 PLACES = {"last_digit": "city{}_last", "delimiter": "delimiter{}"}
 """Sites at which a mention can be read -> its span for the k-th city of a question."""
@@ -43,7 +43,7 @@ def mentions(rows: Rows, site: str, id_digits: int = 4) -> Mentions:
     positions = np.full(rows.cities.shape, -1, dtype=np.int64)
     kinds = np.unique(np.stack([rows.task, sizes]), axis=1).T
     for task, size in kinds.tolist():
-        name, chosen = TASK_NAMES[task], (rows.task == task) & (sizes == size)
+        name, chosen = TASKS.at(task).name, (rows.task == task) & (sizes == size)
         for slot in range(size):
             span = find_span(name, PLACES[site].format(slot + 1), size, id_digits)
             positions[chosen, slot] = span.start

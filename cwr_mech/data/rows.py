@@ -14,13 +14,11 @@ from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
 from cwr_mech.config import STRICT, Protocol
 from cwr_mech.data.encoding import encode
 from cwr_mech.data.label_noise import NOISE_KINDS, with_noise
-from cwr_mech.data.sampling import BLOCK_ROWS, Source, draw_block
+from cwr_mech.data.sampling import Source, draw_block
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.tasks.registry import TASKS, get_task
+from cwr_mech.tasks.registry import BLOCK_ROWS, MAX_CITIES, TASKS, get_task
 from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.world.cities import World
-
-MAX_CITIES = max(task.n_max for task in TASKS.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +145,7 @@ class Stream:
         tokens, lengths, start = encode(source.task, ids, values, source.world.config.id_digits)
         cities = np.full((len(ids), MAX_CITIES), -1, dtype=np.int32)
         cities[:, : ids.shape[1]] = ids
-        index = np.full(len(ids), list(TASKS).index(source.task.name), dtype=np.int8)
+        index = np.full(len(ids), TASKS.index(source.task.name), dtype=np.int8)
         return Rows(tokens, lengths, start, index, cities, values)
 
 

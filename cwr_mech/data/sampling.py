@@ -2,7 +2,7 @@
 
 A block holds BLOCK_ROWS queries of one (task, split, seed, group) and depends on nothing else but the world,
 so any range of rows can be made without the rows before it. Within a block the rows follow a pattern of
-cells: every run of as many rows as there are cells holds each cell once, in random order. Balance is
+strata: every run of as many rows as there are strata holds each stratum once, in random order. Balance is
 therefore exact, not only on average. Draws are uniform and ordered, so every symmetric way of writing a
 query is equally likely and no further shuffling is needed. Queries are drawn with replacement: in a small
 world they repeat within a split, but they never cross into another.
@@ -21,19 +21,15 @@ from cwr_mech.config import Protocol
 from cwr_mech.data.integer_hash import permute
 from cwr_mech.data.splits import PERCENT, SPLITS, split_of
 from cwr_mech.errors import UnknownName, WorldError
-from cwr_mech.tasks.registry import TASKS, Task
-from cwr_mech.tasks.strata import Cell, cells
+from cwr_mech.tasks.registry import BLOCK_ROWS, PAPER_TASKS, Stratum, Task
 from cwr_mech.world.cities import World
-
-BLOCK_ROWS = 3072
-"""Rows a block; a multiple of every task's number of cells."""
 
 GROUPS = ("old", "new", "all")
 """Which cities a query may name: no new city, at least one new city, any city."""
 
 _MAX_CHUNK = 1 << 17
 _PATIENCE, _RAREST = 1 << 21, 2.0**-16
-"""A cell is called empty when, after _PATIENCE draws, less than the share _RAREST of them has fitted."""
+"""A stratum is called empty when, after _PATIENCE draws, less than the share _RAREST of them has fitted."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +77,12 @@ class Source:
         return self.task.answer_value(xy.transpose(2, 1, 0), sizes)
 
     @property
+    def strata(self) -> tuple[Stratum, ...]:
+        """The kinds of questions that share the rows equally."""
+        balanced = self.protocol.inside_balance_within_n
+        return self.task.strata if balanced else self.task.reference_strata or self.task.strata
+
+    @property
     def drops_repeats(self) -> bool:
         """Whether rows that name a city twice are drawn, then dropped and not replaced.
 
@@ -99,7 +101,7 @@ class Source:
     def generator(self, block: int, stream: int = 0) -> np.random.Generator:
         """The generator of one block; `stream` 0 draws queries, 1 label noise."""
         key = (
-            list(TASKS).index(self.task.name),
+            self.task.key,
             SPLITS.index(self.split),
             GROUPS.index(self.group),
             block,
@@ -111,19 +113,19 @@ class Source:
 def draw_block(source: Source, block: int) -> tuple[Int64[np.ndarray, "row k"], Int64[np.ndarray, " row"]]:
     """City ids (padded with -1) and answer values of the BLOCK_ROWS queries of a block.
 
-    Raises WorldError when the world is too small to hold a query of every cell in this split.
+    Raises WorldError when the world is too small to hold a query of every stratum in this split.
     """
     rng = source.generator(block)
     if source.deals_pairs:
         return _deal_pairs(source, block, rng)
-    kinds = cells(source.task, source.protocol)
+    kinds = source.strata
     each = BLOCK_ROWS // len(kinds)
     pattern = rng.permuted(np.tile(np.arange(len(kinds)), (each, 1)), axis=1).ravel()
     ids = np.full((source.task.n_max, BLOCK_ROWS), -1, dtype=np.int64)
     values = np.zeros(BLOCK_ROWS, dtype=np.int64)
-    for index, cell in enumerate(kinds):
+    for index, stratum in enumerate(kinds):
         rows = np.flatnonzero(pattern == index)
-        ids[: max(cell.sizes), rows], values[rows] = _fill(source, cell, each, rng)
+        ids[: max(stratum.sizes), rows], values[rows] = _fill(source, stratum, each, rng)
     return ids.T, values
 
 
@@ -135,10 +137,10 @@ def _deal_pairs(source: Source, block: int, rng: np.random.Generator) -> tuple[n
     """
     row = block * BLOCK_ROWS + np.arange(BLOCK_ROWS)
     split = SPLITS.index(source.split)
-    shared = source.task.name == "distance"
+    shared = source.task.reference_one_deck
     deck = len(source.pool) * (len(source.pool) - 1) // 2
     place = len(SPLITS) * row + split if shared else row
-    key = len(TASKS) * source.seed + list(TASKS).index(source.task.name)
+    key = len(PAPER_TASKS) * source.seed + source.task.key
     card = permute(place % deck, deck, key=len(SPLITS) * key + (0 if shared else split))
     second = ((1 + np.sqrt(1 + 8 * card)) / 2).astype(np.int64)
     second -= second * (second - 1) // 2 > card  # where the square root was rounded up
@@ -148,39 +150,41 @@ def _deal_pairs(source: Source, block: int, rng: np.random.Generator) -> tuple[n
     return source.world.ids[cities].T, source.answers(cities, np.full(BLOCK_ROWS, 2))
 
 
-def _fill(source: Source, cell: Cell, need: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """`need` queries of a cell: ids [k need] and values [need]."""
+def _fill(
+    source: Source, stratum: Stratum, need: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`need` queries of a stratum: ids [k need] and values [need]."""
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     found = drawn = 0
-    rate = cell.rate
+    rate = stratum.rate
     if source.protocol.split_by_hash:
         rate *= PERCENT[source.split] / 100
     while found < need:
         chunk = min(int(1.1 * (need - found) / rate) + 32, _MAX_CHUNK)
-        parts.append(_candidates(source, cell, chunk, rng))
+        parts.append(_candidates(source, stratum, chunk, rng))
         found, drawn = found + len(parts[-1][1]), drawn + chunk
         rate = max(found, 1) / drawn
         if drawn > _PATIENCE and found < _RAREST * drawn:
-            raise _too_small(source, cell)
+            raise _too_small(source, stratum)
     ids, values = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
     return ids[:, :need], values[:need]
 
 
 def _candidates(
-    source: Source, cell: Cell, n: int, rng: np.random.Generator
+    source: Source, stratum: Stratum, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `n` uniform draws that fit the cell and the split: ids [k row], values [row].
+    """Those of `n` uniform draws that fit the stratum and the split: ids [k row], values [row].
 
     Each condition is tested only on what is left by those before it.
     """
     task, protocol = source.task, source.protocol
-    cities, sizes = _draw(source, cell, n, rng)
+    cities, sizes = _draw(source, stratum, n, rng)
     if not source.drops_repeats:
         cities, sizes = _keep(_distinct(cities, sizes), cities, sizes)
     values = source.answers(cities, sizes)
-    if cell.label is not None:
-        cities, sizes, values = _keep(values == cell.label, cities, sizes, values)
-    if task.name == "crossing" and not protocol.crossing_keeps_label:
+    if stratum.label is not None:
+        cities, sizes, values = _keep(values == stratum.label, cities, sizes, values)
+    if task.reference_shuffles and not protocol.crossing_keeps_label:
         # The reference permutes the four cities of an accepted row and answers again: 26 % stay TRUE.
         order = rng.permuted(np.tile(np.arange(4), (len(values), 1)), axis=1).T
         cities = np.take_along_axis(cities, order, axis=0)
@@ -195,10 +199,12 @@ def _keep(mask: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.compress(mask, array, axis=-1) for array in arrays)
 
 
-def _draw(source: Source, cell: Cell, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    source: Source, stratum: Stratum, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """World rows [k n] drawn uniformly with repetition, and how many of the k places each query uses."""
-    cities = source.pool[rng.integers(len(source.pool), size=(max(cell.sizes), n))]
-    sizes = np.array(cell.sizes)[rng.integers(len(cell.sizes), size=n)]
+    cities = source.pool[rng.integers(len(source.pool), size=(max(stratum.sizes), n))]
+    sizes = np.array(stratum.sizes)[rng.integers(len(stratum.sizes), size=n)]
     if source.group == "new":
         # One place, uniform among those used, names a new city; the others may, too.
         new = source.world.new()
@@ -214,9 +220,9 @@ def _distinct(cities: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return fresh
 
 
-def _too_small(source: Source, cell: Cell) -> WorldError:
-    label = "" if cell.label is None else f" with answer {source.task.labels[cell.label]}"
-    sizes = "" if source.task.n_min == source.task.n_max else f" about {cell.sizes[0]} cities"
+def _too_small(source: Source, stratum: Stratum) -> WorldError:
+    label = "" if stratum.label is None else f" with answer {source.task.labels[stratum.label]}"
+    sizes = "" if source.task.n_min == source.task.n_max else f" about {stratum.sizes[0]} cities"
     return WorldError(
         f"this world of {source.world.n} cities has no, or hardly any, {source.task.name} query"
         f"{sizes}{label} in split '{source.split}', group '{source.group}'",

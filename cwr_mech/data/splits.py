@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int8, UInt64
 
 from cwr_mech.data.integer_hash import mix
-from cwr_mech.tasks.registry import TASKS, Task
+from cwr_mech.tasks.registry import Task
 
 SPLITS = ("train", "val", "test")
 PERCENT = {"train": 94, "val": 3, "test": 3}
@@ -20,8 +20,7 @@ def query_hash(task: Task, city_ids: Int[np.ndarray, "query k"]) -> UInt64[np.nd
 
     Rows of `city_ids` may end in -1 for unused places; such padding does not change the number.
     """
-    task_index = list(TASKS).index(task.name)
-    h = mix(np.full(len(city_ids), task_index, dtype=np.uint64))
+    h = mix(np.full(len(city_ids), task.key, dtype=np.uint64))
     for column in task.canonical(city_ids).T:
         h = np.where(column >= 0, mix(h ^ column.astype(np.uint64)), h)
     return h

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from cwr_mech.config import TASK_NAMES, ModelConfig, RunConfig, TrainConfig, WorldConfig
+from cwr_mech.config import ModelConfig, RunConfig, TrainConfig, WorldConfig
 from cwr_mech.data.batches import parts_of
 from cwr_mech.data.rows import concat, generate
 from cwr_mech.experiments.presets import preset
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.engine import Engine
 from cwr_mech.training.optimizer import Optimizer
 from cwr_mech.training.parameters import FlatParameters
@@ -24,7 +25,7 @@ PAPERS_GPU_HOURS = 9.0
 def row_lengths(id_digits: int = 4, rows: int = 600) -> dict[str, float]:
     """Mean tokens a row of each task; they hardly depend on the world."""
     world = load_world(WorldConfig(n_cities=64, id_digits=id_digits))
-    return {task: float(generate(world, task, rows).lengths.mean()) for task in TASK_NAMES}
+    return {task: float(generate(world, task, rows).lengths.mean()) for task in PAPER_TASKS}
 
 
 def tokens_per_second(
@@ -36,8 +37,8 @@ def tokens_per_second(
     so a busy machine does not spoil the estimate.
     """
     world = load_world(WorldConfig(n_cities=64))
-    each = max(1, train.batch_size // len(TASK_NAMES))
-    rows = concat([generate(world, task, each) for task in TASK_NAMES])
+    each = max(1, train.batch_size // len(PAPER_TASKS))
+    rows = concat([generate(world, task, each) for task in PAPER_TASKS])
     flat = FlatParameters(model)
     flat.load(HookedQwen2(model, seed=0))
     engine, optimizer = Engine(flat), Optimizer(flat, train)

@@ -19,8 +19,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cwr_mech.config import PAPER, TASK_NAMES, DataConfig, Part, Protocol, RunConfig, WorldConfig, parse
+from cwr_mech.config import PAPER, DataConfig, Part, Protocol, RunConfig, WorldConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.tasks.registry import PAPER_TASKS, get_task, ordered
 from cwr_mech.world.cities import load_world
 
 Replay = Literal["none", "trained", "all"]
@@ -59,11 +60,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )
 
-_LETTERS = dict(zip(("D", "T", "A", "Co", "I", "P", "Cr"), TASK_NAMES, strict=True))
-
 
 def _sets(table: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(_LETTERS[letter] for letter in entry.split("+")) for entry in table.split())
+    by_letter = {get_task(name).letter: name for name in PAPER_TASKS}
+    return tuple(tuple(by_letter[letter] for letter in entry.split("+")) for entry in table.split())
 
 
 PAIRS = _sets(
@@ -90,26 +90,26 @@ def finetuning_parts(
     are the first of them once more, as in the paper.
     """
     tasks = in_order(tasks)
+    every = ordered((*PAPER_TASKS, *tasks))
     parts = [Part(task=task, group="new", rows=new_rows) for task in tasks]
     if replay != "none":
-        covered = tasks if replay == "trained" else TASK_NAMES
+        covered = tasks if replay == "trained" else every
         each = math.ceil(replay_rows * len(tasks) / len(covered))
         parts += [Part(task=task, group="old", rows=each) for task in covered]
     if elicitation != "none":
         group: Literal["new", "old"] = "new" if elicitation == "new" else "old"
         start = 0 if repeat_rows else max(new_rows, replay_rows)
-        parts += [Part(task=task, group=group, rows=elicitation_rows, start=start) for task in TASK_NAMES]
+        parts += [Part(task=task, group=group, rows=elicitation_rows, start=start) for task in every]
     return tuple(parts)
 
 
 def in_order(tasks: Sequence[str]) -> tuple[str, ...]:
     """The tasks in the order used everywhere. Raises UnknownName, or ConfigError when one is named twice."""
     for task in tasks:
-        if task not in TASK_NAMES:
-            raise UnknownName("task", task, TASK_NAMES)
+        get_task(task)
     if not tasks or len(set(tasks)) != len(tasks):
         raise ConfigError(f"tasks must be given once each, got {', '.join(tasks) or 'none'}")
-    return tuple(task for task in TASK_NAMES if task in tasks)
+    return ordered(tasks)
 
 
 def world_with_new(base: RunConfig, new_cities: str | None) -> WorldConfig:

@@ -7,10 +7,10 @@ and what is there already is not trained again.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from types import MappingProxyType
 
-from cwr_mech.config import PAPER, TASK_NAMES, Part, RouteConfig, RunConfig, parse
+from cwr_mech.config import PAPER, Part, RouteConfig, RunConfig, parse
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.experiments.finetuning import (
     PAIRS,
@@ -20,6 +20,7 @@ from cwr_mech.experiments.finetuning import (
     paper_config,
 )
 from cwr_mech.experiments.presets import for_tasks
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
 OTHER_PAIRS = tuple(pair for pair in PAIRS if "distance" not in pair)
@@ -75,14 +76,14 @@ def finetunings(
 
 
 def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
-    """7-task models that see the new cities from the start: what full integration looks like."""
+    """Models of all tasks that see the new cities from the start: what full integration looks like."""
     planned = []
-    for base in pretraining(preset, [TASK_NAMES], seeds):
+    for base in seeds_only(preset, list(seeds)):
         rows = preset.data.rows_per_task
-        weights = preset.data.weights or (1.0,) * len(TASK_NAMES)
+        weights = preset.data.weights or (1.0,) * len(preset.data.tasks)
         parts = tuple(
             Part(task=task, group="all", rows=rows, weight=weight)
-            for task, weight in zip(TASK_NAMES, weights, strict=True)
+            for task, weight in zip(preset.data.tasks, weights, strict=True)
         )
         data = base.config.data.model_copy(update={"parts": parts})
         name = base.name.replace(preset.name, f"{preset.name}-all-cities", 1)
@@ -108,35 +109,45 @@ def conditions(tuned: Sequence[Planned], wanted: Mapping[str, Sequence[str]]) ->
     return [run for task, names in wanted.items() for run in routed(by_task[task], names)]
 
 
-def _singles() -> list[tuple[str, ...]]:
-    return [(task,) for task in TASK_NAMES]
+def _singles(preset: RunConfig) -> list[tuple[str, ...]]:
+    return [(task,) for task in preset.data.tasks]
+
+
+def _pairs(preset: RunConfig) -> list[tuple[str, ...]]:
+    """Pairs of the preset's tasks: the paper's in its numbering, then those with tasks that it has not."""
+    every = [pair for pair in combinations(preset.data.tasks, 2) if not {*pair} <= {*PAPER_TASKS}]
+    return [*(pair for pair in PAIRS if {*pair} <= {*preset.data.tasks}), *every]
+
+
+def _without(*left_out: str) -> tuple[str, ...]:
+    return tuple(task for task in PAPER_TASKS if task not in left_out)
 
 
 def singles(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
-    """The seven single-task models."""
-    return pretraining(preset, _singles(), seeds)
+    """A model of each task of the preset alone."""
+    return pretraining(preset, _singles(preset), seeds)
 
 
 def pairs(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
-    """All 21 two-task models."""
-    return pretraining(preset, PAIRS, seeds)
+    """All two-task models; 21 of seven tasks."""
+    return pretraining(preset, _pairs(preset), seeds)
 
 
 def seeds_only(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The model of all tasks."""
-    return pretraining(preset, [TASK_NAMES], seeds)
+    return pretraining(preset, [preset.data.tasks], seeds)
 
 
 def tune(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The model of all tasks, and its fine-tuning on each task and on each pair."""
     bases = seeds_only(preset, seeds)
-    return bases + finetunings(bases, [*_singles(), *PAIRS])
+    return bases + finetunings(bases, [*_singles(preset), *_pairs(preset)])
 
 
 def trial(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """Seven runs with one dependency, to try the machinery: a base, three tasks alone, three fine-tunings."""
     bases = seeds_only(preset, seeds)
-    sets = _singles()[:3]
+    sets = _singles(preset)[:3]
     return bases + pretraining(preset, sets, seeds) + finetunings(bases, sets)
 
 
@@ -163,18 +174,19 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     bases = [run for run in routed if run.base is None]
     half = preset.with_settings([f"steps={preset.train.steps // 2}"])
     pairs = [DISTANCE_PAIRS[:3] + OTHER_PAIRS[:3], DISTANCE_PAIRS[3:] + OTHER_PAIRS[3:6]]
-    tuned = finetunings(bases, _singles())
+    tuned = finetunings(bases, _singles(preset))
     return [
         *routed,
         *(run for run in tuned if run.name not in names),
-        *(run for seed in seeds for run in pretraining(half, _singles(), [seed])),
-        *finetunings(bases[:1], _singles(), elicitation="new"),
+        *(run for seed in seeds for run in pretraining(half, _singles(preset), [seed])),
+        *finetunings(bases[:1], _singles(preset), elicitation="new"),
         *finetunings(bases, pairs[0]),
         *pretraining(preset, chain.from_iterable(zip(PAIRS[:7], TRIPLES[:7], strict=True)), first),
-        *pretraining(preset, [TASK_NAMES[:4], TASK_NAMES[1:6], TASK_NAMES[1:]], first),
+        *pretraining(preset, [_without("inside", "perimeter", "crossing")], first),
+        *pretraining(preset, [_without("distance", "crossing"), _without("distance")], first),
         *finetunings(bases, pairs[1]),
         *in_pretraining(preset, seeds),
-        *finetunings(bases[:1], _singles(), elicitation="world"),
+        *finetunings(bases[:1], _singles(preset), elicitation="world"),
         *(run for run in conditions(tuned, EVERY_CONDITION) if run.name not in names),
     ]
 
@@ -190,7 +202,7 @@ def paper(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     fewer = seeds[:-1] or seeds
     tuned = [
         Planned(paper_config(base.config, recipe, tasks), base.name)
-        for recipe, sets in (("ftwb1", _singles()), ("ftwb2", PAIRS))
+        for recipe, sets in (("ftwb1", _singles(preset)), ("ftwb2", PAIRS))
         for tasks in sets
         for base in bases
     ]

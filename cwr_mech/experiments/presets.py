@@ -1,11 +1,10 @@
 """Experiments by name: functions that return settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from cwr_mech.config import (
     PROTOCOLS,
-    TASK_NAMES,
     DataConfig,
     ModelConfig,
     RunConfig,
@@ -14,6 +13,12 @@ from cwr_mech.config import (
     parse,
 )
 from cwr_mech.errors import UnknownName
+from cwr_mech.tasks.registry import PAPER_TASKS, ordered
+
+
+def weights_of(tasks: Iterable[str], **others: float) -> tuple[float, ...]:
+    """Shares of a mixture: 1 a task, but for those named."""
+    return tuple(others.get(task, 1.0) for task in tasks)
 
 
 def tiny() -> RunConfig:
@@ -43,7 +48,9 @@ def quick() -> RunConfig:
     return RunConfig(
         name="quick",
         world=WorldConfig(n_cities=256, id_digits=3, new="atlantis", n_new=16),
-        data=DataConfig(weights=(1, 2, 1, 1, 1, 1, 1), first_tasks=("compass",), first_steps=1000),
+        data=DataConfig(
+            weights=weights_of(PAPER_TASKS, trianglearea=2.0), first_tasks=("compass",), first_steps=1000
+        ),
         model=ModelConfig(n_layers=4, d_model=64, n_heads=4, d_mlp=128),
         train=TrainConfig(
             steps=5000,
@@ -130,16 +137,15 @@ def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
 
     A mixture begins with its `first_tasks` only where it has them and others too. Raises UnknownName.
     """
-    unknown = [task for task in tasks if task not in TASK_NAMES]
-    ordered = (*(task for task in TASK_NAMES if task in tasks), *unknown)
-    first = tuple(task for task in config.data.first_tasks if task in ordered)
-    if set(first) == set(ordered):
+    chosen = ordered(tasks)
+    first = tuple(task for task in config.data.first_tasks if task in chosen)
+    if set(first) == set(chosen):
         first = ()
-    weights = config.data.weights if ordered == config.data.tasks else None
-    changes: dict[str, object] = {"tasks": ordered, "weights": weights, "first_tasks": first}
+    weights = config.data.weights if chosen == config.data.tasks else None
+    changes: dict[str, object] = {"tasks": chosen, "weights": weights, "first_tasks": first}
     changes["first_steps"] = config.data.first_steps if first else 0
     data = parse(DataConfig, config.data.model_dump() | changes)
-    name = config.name if ordered == TASK_NAMES else f"{config.name}-{'+'.join(ordered)}"
+    name = config.name if chosen == config.data.tasks else f"{config.name}-{'+'.join(chosen)}"
     return config.model_copy(update={"data": data, "name": name})
 
 

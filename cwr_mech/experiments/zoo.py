@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from cwr_mech.artifacts import PART, atomic_folder, sha256_file, write_json
-from cwr_mech.config import TASK_NAMES, RunConfig, parse
+from cwr_mech.config import RunConfig, parse
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, CwrError
 from cwr_mech.experiments.finetuning import condition_of
@@ -35,6 +35,7 @@ from cwr_mech.model.evaluation import (
     score_answers,
 )
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 from cwr_mech.training.runs import (
     ZOO,
     Run,
@@ -97,7 +98,7 @@ def answers(
 def questions(run: Run, n: int, seed: int) -> Iterator[tuple[str, Rows]]:
     """ "task/group" and rows: all that is asked of a run."""
     world, data = run.world(), run.config.data
-    for task in TASK_NAMES if run.parent else data.tasks:
+    for task in ordered((*PAPER_TASKS, *data.tasks)) if run.parent else data.tasks:
         for group in ("old", "new") if len(world.new()) else ("old",):
             rows = generate(world, task, n, split="test", seed=seed, group=group, protocol=data.protocol)
             yield f"{task}/{group}", rows
@@ -267,7 +268,11 @@ def folder_bytes(folder: Path) -> int:
 def family(config: RunConfig, tuned: bool) -> str:
     """What kind of model it is: how many tasks, from fresh weights or `tuned`, and with what besides."""
     count = len(config.data.tasks)
-    tasks = "all seven tasks" if count == len(TASK_NAMES) else f"{count} task{'s' if count > 1 else ''}"
+    tasks = (
+        "all seven tasks"
+        if set(config.data.tasks) == set(PAPER_TASKS)
+        else f"{count} task{'s' if count > 1 else ''}"
+    )
     if not tuned:
         from_the_start = any(part.group == "all" for part in config.data.parts)
         return f"{tasks}, new cities in pretraining" if from_the_start else tasks

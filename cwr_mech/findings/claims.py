@@ -10,9 +10,9 @@ from scipy import stats
 
 from cwr_mech.analysis.stats.intervals import Interval, jackknife_error, mean_interval
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
 VERDICTS = ("supported", "not supported", "undecided", "no models yet")
 SHARED_NEIGHBOURS = "mutual_knn"
@@ -105,7 +105,7 @@ class Saved:
 
     def alone(self) -> list[str]:
         """Models trained from scratch on a single task."""
-        return [run for task in TASK_NAMES for run in self.pretrained((task,))]
+        return [run for task in PAPER_TASKS for run in self.pretrained((task,))]
 
     def gains(self, runs: Iterable[str], task: str) -> list[float]:
         """Share of the gap between the best constant answer and a perfect one that each model closes."""
@@ -140,7 +140,7 @@ class Saved:
                 and row["value"] is not None
             ):
                 (a,), (b,) = self.tasks_of[row["run_a"]], self.tasks_of[row["run_b"]]
-                first, second = sorted((a, b), key=TASK_NAMES.index)
+                first, second = (a, b) if a == b else ordered((a, b))
                 found.setdefault((first, second), []).append(row["value"])
         return {pair: float(np.mean(values)) for pair, values in found.items()}
 

@@ -11,7 +11,6 @@ from typing import Any
 from cwr_mech.analysis.published import matrix
 from cwr_mech.analysis.stats.intervals import Interval
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import (
     CKA,
@@ -22,6 +21,7 @@ from cwr_mech.findings.claims import (
 from cwr_mech.findings.finetuned import new_city_errors, to_others
 from cwr_mech.findings.pretrained import published_matrices
 from cwr_mech.results import Row
+from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
 OWN_MEAN = "mean of the table"
 Cells = Sequence[tuple[str, float, Interval | None]]
@@ -34,10 +34,10 @@ def counterparts(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     Values without a model to compare with have ours None.
     """
     yield from _scores(saved, paper)
-    alone = {task: saved.pretrained((task,)) for task in TASK_NAMES}
+    alone = {task: saved.pretrained((task,)) for task in PAPER_TASKS}
     r2 = paper["probe_r2"]["values"]
     cells = [
-        (f"{task} alone", r2[task], of_models(saved.best_r2(alone[task]))) for task in TASK_NAMES if r2[task]
+        (f"{task} alone", r2[task], of_models(saved.best_r2(alone[task]))) for task in PAPER_TASKS if r2[task]
     ]
     yield from against("R² of the map, best layer", cells, 0.5)
     for measure, theirs in published_matrices(paper).items():
@@ -93,7 +93,7 @@ def _one(value: float | None) -> Interval | None:
 
 def _scores(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     """Seven-task models; the published ones beat any constant answer."""
-    together = saved.pretrained(TASK_NAMES)
+    together = saved.pretrained(PAPER_TASKS)
     for task, theirs in paper["scores"]["values"].items():
         (row,) = against(
             "score, all seven tasks", [(task, theirs, of_models(saved.values(together, task)))], 0.0
@@ -124,23 +124,23 @@ def _improvements(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
         return [
             (f"{name} -> {task}", value, of_models(ours.get((name, task), {}).values()))
             for name, line in zip(sets, lines, strict=True)
-            for task, value in zip(TASK_NAMES, line, strict=True)
+            for task, value in zip(PAPER_TASKS, line, strict=True)
         ]
 
     yield from against(
-        "improvement, trained -> asked (published with elicitation)", cells(TASK_NAMES, paper["ft1"]["ni"])
+        "improvement, trained -> asked (published with elicitation)", cells(PAPER_TASKS, paper["ft1"]["ni"])
     )
     without = paper["ft1_no_elicitation"]
     own = [
         (f"{t} -> {t}", v, of_models(ours.get((t, t), {}).values())) for t, v in without["trained"].items()
     ]
-    others = [to_others(ours, task) for task in TASK_NAMES]
+    others = [to_others(ours, task) for task in PAPER_TASKS]
     by_base = [
         mean_of(m[base] for m in others if base in m) for base in dict.fromkeys(b for m in others for b in m)
     ]
     own.append(("other tasks, mean", without["transfer"], of_models(by_base)))
     yield from against("improvement without elicitation rows", own)
-    pairs = ["+".join(sorted(tasks, key=TASK_NAMES.index)) for tasks in paper["ft2"]["sets"]]
+    pairs = ["+".join(ordered(tasks)) for tasks in paper["ft2"]["sets"]]
     yield from against(
         "improvement, two tasks -> asked (published with elicitation)", cells(pairs, paper["ft2"]["ni"])
     )
@@ -151,7 +151,7 @@ def _improvements(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     deviations = [
         (f"{name} -> {task}", value, of_models(beyond.get((name, task), [])))
         for name, line in zip(pairs, paper["ft2"]["deviation"], strict=True)
-        for task, value in zip(TASK_NAMES, line, strict=True)
+        for task, value in zip(PAPER_TASKS, line, strict=True)
     ]
     yield from against("beyond the better teacher, two tasks -> asked", deviations, 0.0)
 
@@ -172,7 +172,7 @@ def _cosines(saved: Saved) -> Cells:
             ours.setdefault((row["task_a"], row["task_b"]), []).append(row["cosine"])
     return [
         (f"{a} with {b}", float(theirs[i, j]), of_models(ours.get((a, b), [])))
-        for i, a in enumerate(TASK_NAMES)
-        for j, b in enumerate(TASK_NAMES)
+        for i, a in enumerate(PAPER_TASKS)
+        for j, b in enumerate(PAPER_TASKS)
         if i < j
     ]

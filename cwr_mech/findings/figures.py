@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.render.grids import heat, hundredths, write_cells
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import (
@@ -13,6 +12,7 @@ from cwr_mech.render.style import (
     new_figure,
 )
 from cwr_mech.results import Result
+from cwr_mech.tasks.registry import ordered
 
 FAMILIES = 4
 """Panels that have room; the families come in the order of the models."""
@@ -28,10 +28,11 @@ def maps_figure(result: Result) -> Figure:
     families = list(dict.fromkeys(row["family"] for row in rows))[:FAMILIES]
     figure = new_figure(3.0)
     axes = figure.subplots(1, len(families), squeeze=False)[0]
+    tasks = ordered(row["task"] for row in rows)
     for index, (ax, family) in enumerate(zip(axes, families, strict=True)):
         mine = [row for row in rows if row["family"] == family]
-        grid = np.full((len(TASK_NAMES), len(places)), np.nan)
-        for i, task in enumerate(TASK_NAMES):
+        grid = np.full((len(tasks), len(places)), np.nan)
+        for i, task in enumerate(tasks):
             for j, (_, hook) in enumerate(places):
                 found = [row["r2"] for row in mine if (row["task"], row["hook"]) == (task, hook)]
                 grid[i, j] = np.mean(found) if found else np.nan
@@ -39,7 +40,7 @@ def maps_figure(result: Result) -> Figure:
         write_cells(ax, image, grid, size=6.5, form=hundredths)
         ax.set_title(f"{family}\n(n = {len({row['run'] for row in mine})})", fontsize=7.5)
         ax.set_xticks(range(len(places)), [layer_name(*place) for place in places], rotation=60, ha="right")
-        ax.set_yticks(range(len(TASK_NAMES)), TASK_NAMES if index == 0 else [""] * len(TASK_NAMES))
+        ax.set_yticks(range(len(tasks)), tasks if index == 0 else [""] * len(tasks))
         ax.tick_params(labelsize=7, length=0)
     control = max(row["control_r2_shuffled"] for row in rows)
     caption(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cwr_mech.analysis.stats.intervals import Interval, benjamini_hochberg
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import (
     Saved,
@@ -16,6 +15,7 @@ from cwr_mech.findings.claims import (
     of_models,
 )
 from cwr_mech.results import Row
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 ELICITED = "replay trained, elicitation new"
 """The paper's fine-tunings: some rows of every task about new cities beside those of the trained task."""
@@ -24,24 +24,30 @@ ELICITED = "replay trained, elicitation new"
 def transfer_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     """What fine-tuning on one task teaches about new cities in the others."""
     found, theirs = saved.improvements(), np.array(paper["ft1"]["ni"])
-    for index, task in enumerate(TASK_NAMES):
+    for index, task in enumerate(PAPER_TASKS):
         text = f"fine-tuning on {task} teaches {task} about new cities (improvement)"
         own = found.get((task, task), {}).values()
         yield claim("fine-tuning", text, float(theirs[index, index]), of_models(own))
-    means = [float(np.delete(line, index).mean()) for index, line in enumerate(theirs)]
-    taught = {task: to_others(found, task) for task in TASK_NAMES}
-    for index, task in enumerate(TASK_NAMES):
+    means = {
+        task: float(np.delete(line, index).mean())
+        for index, (task, line) in enumerate(zip(PAPER_TASKS, theirs, strict=True))
+    }
+    taught = {task: to_others(found, task) for task in PAPER_TASKS}
+    for task in PAPER_TASKS:
         text = f"fine-tuning on {task} teaches the other tasks (mean improvement)"
-        yield claim("fine-tuning", text, means[index], of_models(taught[task].values()))
+        yield claim("fine-tuning", text, means[task], of_models(taught[task].values()))
+    others = [task for task in PAPER_TASKS if task != "distance"]
     gaps = [
-        mean_of(taught[task][base] for task in TASK_NAMES[1:] if base in taught[task]) - value
+        mean_of(taught[task][base] for task in others if base in taught[task]) - value
         for base, value in taught["distance"].items()
     ]
     text = "distance teaches the other tasks less than they teach (difference of mean improvement)"
-    yield claim("fine-tuning", text, mean_of(means[1:]) - means[0], of_models(gaps))
+    yield claim(
+        "fine-tuning", text, mean_of(means[task] for task in others) - means["distance"], of_models(gaps)
+    )
     text = "with elicitation rows the other tasks gain more than without (difference of mean improvement)"
     without, elicited = paper["ft1_no_elicitation"]["transfer"], saved.improvements(ELICITED)
-    more = _mean_by_base(to_others(elicited, task) for task in TASK_NAMES), _mean_by_base(taught.values())
+    more = _mean_by_base(to_others(elicited, task) for task in PAPER_TASKS), _mean_by_base(taught.values())
     gained = [more[0][base] - more[1][base] for base in more[0] if base in more[1]]
     yield claim("fine-tuning", text, paper["ft1"]["transfer"] - without, of_models(gained))
     kept = [row for row in saved.transfer if row["arm"] == PLAIN and not row["trained"]]
@@ -60,7 +66,7 @@ def _interference(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     theirs = [
         ("distance" in tasks, value)
         for tasks, line in lines
-        for task, value in zip(TASK_NAMES, line, strict=True)
+        for task, value in zip(PAPER_TASKS, line, strict=True)
         if task not in tasks
     ]
     for with_distance, text, sign in (
@@ -188,7 +194,7 @@ def prediction_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
         rows = [row for row in early if row["outcome"] == outcome]
         without = rows[0]["left_out"]  # none, or the tasks for which there is no outcome
         rows = [row for row in rows if row["left_out"] == without]
-        n_tasks = len(TASK_NAMES) - (0 if without == "none" else len(without.split(",")))
+        n_tasks = len(PAPER_TASKS) - (0 if without == "none" else len(without.split(",")))
         adjusted = benjamini_hochberg(np.array([row["p"] for row in rows]))
         best = int(np.argmin(adjusted))
         text = (

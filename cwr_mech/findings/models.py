@@ -4,7 +4,6 @@ from pathlib import Path
 
 from cwr_mech.analysis.stats.models import gain
 from cwr_mech.artifacts import atomic_file
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.zoo import (
     family,
     folder_bytes,
@@ -14,6 +13,7 @@ from cwr_mech.experiments.zoo import (
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.results import Row
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import ZOO, Run
 
 README = """# The zoo
@@ -55,7 +55,7 @@ def described(model: Run) -> Row:
     return {
         "name": model.name,
         "family": family(model.config, model.parent is not None),
-        "tasks": "all" if data.tasks == TASK_NAMES else ", ".join(data.tasks),
+        "tasks": "all" if data.tasks == PAPER_TASKS else ", ".join(data.tasks),
         "base": model.parent,
         "seed": model.config.train.seed,
         "steps": model.last_step,

@@ -8,7 +8,6 @@ import numpy as np
 
 from cwr_mech.analysis.stats.intervals import Interval
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.findings.claims import (
     CKA,
     MEASURES,
@@ -21,15 +20,18 @@ from cwr_mech.findings.claims import (
     of_models,
 )
 from cwr_mech.results import Row
+from cwr_mech.tasks.registry import PAPER_TASKS
 
+LEARNED_ALONE = tuple(task for task in PAPER_TASKS if task != "crossing")
+"""Tasks that the published models learn by themselves."""
 GOOD_MAP = 0.95
 """Held-out R² that a map read from a seven-task model should reach."""
 
 
 def answers_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     """Which tasks are learned, together and alone."""
-    together = saved.pretrained(TASK_NAMES)
-    for task in TASK_NAMES:
+    together = saved.pretrained(PAPER_TASKS)
+    for task in PAPER_TASKS:
         yield claim(
             "tasks",
             f"{task} is learned by a model of all seven tasks (share of the constant answer's gap closed)",
@@ -38,7 +40,7 @@ def answers_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
             null=FAILED_BELOW,
             against=f"{FAILED_BELOW}",
         )
-    for task in TASK_NAMES[:-1]:
+    for task in LEARNED_ALONE:
         found = of_models(saved.gains(saved.pretrained((task,)), task))
         text = f"{task} is learned alone (share of the gap closed)"
         yield claim("tasks", text, "learned", found, null=FAILED_BELOW, against=f"{FAILED_BELOW}")
@@ -49,10 +51,10 @@ def answers_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
 
 def map_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
     """Is there a map in the model?"""
-    together = of_models(saved.best_r2(saved.pretrained(TASK_NAMES)))
+    together = of_models(saved.best_r2(saved.pretrained(PAPER_TASKS)))
     text = "a model of all seven tasks holds a map (R² on held-out cities, best layer)"
     yield claim("maps", text, None, together, null=GOOD_MAP, against=f"{GOOD_MAP}")
-    for task in TASK_NAMES[:-1]:
+    for task in LEARNED_ALONE:
         theirs = paper["probe_r2"]["values"][task]
         found = of_models(saved.best_r2(saved.pretrained((task,))))
         text = f"{task} alone makes a map (R², best layer)"
@@ -81,7 +83,7 @@ def ceiling(pairs: Pairs) -> float:
 def published_pairs(matrix: Sequence[Sequence[float]]) -> Pairs:
     """A published matrix of single-task models as pairs; its diagonal is other seeds."""
     cells = [*combinations(range(len(matrix)), 2), *((i, i) for i in range(len(matrix)))]
-    return {(TASK_NAMES[i], TASK_NAMES[j]): float(matrix[i][j]) for i, j in cells}
+    return {(PAPER_TASKS[i], PAPER_TASKS[j]): float(matrix[i][j]) for i, j in cells}
 
 
 def published_matrices(paper: Mapping[str, Any]) -> dict[str, Pairs]:
@@ -109,7 +111,7 @@ def similarity_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
         text = f"models of {count} task(s), none in common, arrange the cities alike (mean CKA)"
         yield claim("similarity", text, value, _group(saved, f"disjoint, {count} task(s) each"))
     yield _trend_claim(saved, paper["trend"]["disjoint"])
-    together = saved.pretrained(TASK_NAMES)
+    together = saved.pretrained(PAPER_TASKS)
     alike = jackknifed(lambda runs: mean_of(_among(saved, runs)), together)
     text = "models of all seven tasks with other seeds arrange the cities alike (mean CKA over pairs)"
     yield claim("similarity", text, None, alike)

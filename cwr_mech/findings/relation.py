@@ -14,9 +14,9 @@ from cwr_mech.analysis.prediction.predictors import EXACT_DRAWS
 from cwr_mech.analysis.prediction.study import VARIANTS
 from cwr_mech.analysis.published import correlate, matrix
 from cwr_mech.analysis.stats.intervals import mantel_test
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.findings.claims import CKA, Saved
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 LEAST_TASKS = 4
 """Fewer tasks have too few relabellings to tell anything."""
@@ -51,7 +51,7 @@ def relation_result(saved: Saved, inputs: Mapping[str, str], command: str) -> Re
         inputs=dict(inputs),
         params={"runs": saved.alone(), "draws": EXACT_DRAWS},
         tables={"correlations": rows},
-        arrays={"similarity": own, "transfer": here, "tasks": np.array(TASK_NAMES)},
+        arrays={"similarity": own, "transfer": here, "tasks": np.array(PAPER_TASKS)},
         notes=[
             "Similarity: CKA of single-task models, mean over seeds. Transfer: "
             "improvement on new cities, trained task by asked task, mean over bases; tasks that no base has "
@@ -63,14 +63,14 @@ def relation_result(saved: Saved, inputs: Mapping[str, str], command: str) -> Re
 
 
 def correlation(similarity: TaskMatrix, transfer: TaskMatrix, kept: list[int]) -> Row:
-    """What a table says of the tasks `kept` (their places in TASK_NAMES)."""
-    names = [TASK_NAMES[index] for index in kept]
+    """What a table says of the tasks `kept` (their places in PAPER_TASKS)."""
+    names = [PAPER_TASKS[index] for index in kept]
     x, y = (values[np.ix_(kept, kept)] for values in (similarity, transfer))
     found = correlate(x, y, names)
     test = mantel_test(x, (y + y.T) / 2, np.random.default_rng(0), draws=EXACT_DRAWS)
     return {
         "tasks": len(kept),
-        "without": ", ".join(task for task in TASK_NAMES if task not in names),
+        "without": ", ".join(task for task in PAPER_TASKS if task not in names),
         "n": found.n,
         "r": found.r,
         "r2": found.r2,
@@ -82,7 +82,7 @@ def correlation(similarity: TaskMatrix, transfer: TaskMatrix, kept: list[int]) -
 
 def known_tasks(similarity: TaskMatrix, transfer: TaskMatrix, leave_out: tuple[str, ...]) -> list[int]:
     """Places of the tasks all of whose pairs are known; tasks with most gaps are left out first."""
-    kept = [index for index, task in enumerate(TASK_NAMES) if task not in leave_out]
+    kept = [index for index, task in enumerate(PAPER_TASKS) if task not in leave_out]
     gaps = ~np.isfinite(similarity + similarity.T + transfer + transfer.T)
     np.fill_diagonal(gaps, False)
     while kept and gaps[np.ix_(kept, kept)].any():
@@ -92,17 +92,19 @@ def known_tasks(similarity: TaskMatrix, transfer: TaskMatrix, leave_out: tuple[s
 
 def own_similarity(saved: Saved, runs: Sequence[str]) -> TaskMatrix:
     """CKA between the models `runs` of one task each, mean over pairs of models; NaN without any."""
-    found = np.full((len(TASK_NAMES), len(TASK_NAMES)), np.nan)
+    found = np.full((len(PAPER_TASKS), len(PAPER_TASKS)), np.nan)
     for pair, value in saved.single_task_pairs(runs, CKA).items():
-        i, j = (TASK_NAMES.index(task) for task in pair)
+        if not {*pair} <= {*PAPER_TASKS}:
+            continue
+        i, j = (PAPER_TASKS.index(task) for task in pair)
         found[i, j] = found[j, i] = value
     return found
 
 
 def own_transfer(saved: Saved) -> TaskMatrix:
     """Improvement by trained and asked task, mean over bases; NaN without any."""
-    found = np.full((len(TASK_NAMES), len(TASK_NAMES)), np.nan)
+    found = np.full((len(PAPER_TASKS), len(PAPER_TASKS)), np.nan)
     for (trained, asked), values in saved.improvements().items():
-        if trained in TASK_NAMES:
-            found[TASK_NAMES.index(trained), TASK_NAMES.index(asked)] = np.mean(list(values.values()))
+        if trained in PAPER_TASKS and asked in PAPER_TASKS:
+            found[PAPER_TASKS.index(trained), PAPER_TASKS.index(asked)] = np.mean(list(values.values()))
     return found

@@ -11,7 +11,6 @@ from cwr_mech.analysis.prediction.predictors import EXACT_DRAWS
 from cwr_mech.analysis.prediction.study import published_rows
 from cwr_mech.analysis.published import matrix, published_trend
 from cwr_mech.analysis.stats.intervals import mantel_test, mean_interval
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.experiments.plans import ROUTED
@@ -23,6 +22,7 @@ from cwr_mech.findings.hypotheses import (
     try_predictions,
 )
 from cwr_mech.results import Result
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 Row = dict[str, Any]
 NULLS: Mapping[str, str] = MappingProxyType(
@@ -183,7 +183,7 @@ def _published_hypothesis() -> Row:
     """CKA predicts transfer, judged on the published table without crossing: with and without distance."""
     p = {}
     for name, out in (("with", ("crossing",)), ("without", ("crossing", "distance"))):
-        kept = [index for index, task in enumerate(TASK_NAMES) if task not in out]
+        kept = [index for index, task in enumerate(PAPER_TASKS) if task not in out]
         cka, transfer = (values[np.ix_(kept, kept)] for values in (matrix("cka"), matrix("transfer")))
         rng = np.random.default_rng(0)
         p[name] = mantel_test(cka, (transfer + transfer.T) / 2, rng, draws=EXACT_DRAWS)
@@ -265,10 +265,10 @@ def transfer_matrix(found: Evidence) -> Float[np.ndarray, "trained asked"]:
     """Integration in the prompts of all tasks by fine-tunings on single tasks, mean over bases; NaN where
     there is none, and for the trained task itself if its prompt was not read.
     """
-    grid = np.full((len(TASK_NAMES), len(TASK_NAMES)), np.nan)
-    for i, trained in enumerate(TASK_NAMES):
+    grid = np.full((len(PAPER_TASKS), len(PAPER_TASKS)), np.nan)
+    for i, trained in enumerate(PAPER_TASKS):
         ends = [found.ends(base, trained, "unprojected") for base in found.bases]
-        for j, asked in enumerate(TASK_NAMES):
+        for j, asked in enumerate(PAPER_TASKS):
             values = [integration(*one[asked]) for one in ends if asked in one]
             grid[i, j] = np.mean(values) if values else np.nan
     return grid

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.experiments.zoo import family
@@ -12,6 +11,7 @@ from cwr_mech.render.markdown import interval, markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import ordered
 from cwr_mech.training.parameters import FlatParameters
 
 
@@ -22,7 +22,7 @@ def models(result: Result) -> str:
     family = {row["run"]: row["family"] for row in result.tables["models"]}
     rows = []
     for name in dict.fromkeys(family.values()):
-        for task in TASK_NAMES:
+        for task in ordered(row["task"] for row in scores):
             mine = [row for row in scores if family[row["run"]] == name and row["task"] == task]
             if mine:
                 gains = [row["gain"] for row in mine]
@@ -63,7 +63,7 @@ def maps(result: Result) -> str:
     by_layer, best = [], []
     new = {(row["run"], row["task"], row["hook"]): row for row in result.tables["new"]}
     for kind in dict.fromkeys(row["family"] for row in rows):
-        for task in TASK_NAMES:
+        for task in ordered(row["task"] for row in rows):
             mine = [row for row in rows if (row["family"], row["task"]) == (kind, task)]
             if not mine:
                 continue

@@ -18,7 +18,6 @@ from cwr_mech.analysis.selection import choose_hooks
 from cwr_mech.analysis.stats.models import gain
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
 from cwr_mech.artifacts import sha256_file
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
@@ -30,6 +29,7 @@ from cwr_mech.experiments.zoo import (
 )
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import Run
 
 SITE = "last_digit+delimiter"
@@ -158,7 +158,7 @@ def places_result(
         base, world = bases[str(model.parent)], model.world()
         if base.name not in spots:
             start = base.model()
-            spots[base.name] = [clearest(start, world, task) for task in TASK_NAMES]
+            spots[base.name] = [clearest(start, world, task) for task in PAPER_TASKS]
             before[base.name] = {
                 spot.task: Origin.fit(read(start, world, spot), world) for spot in spots[base.name]
             }

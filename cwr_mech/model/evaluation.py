@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from cwr_mech.config import STRICT, TASK_NAMES, Protocol
+from cwr_mech.config import STRICT, Protocol
 from cwr_mech.data.baselines import baseline
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
@@ -95,7 +95,7 @@ class Answers:
 def evaluate(
     model: HookedQwen2,
     world: World,
-    tasks: Sequence[str] = TASK_NAMES,
+    tasks: Sequence[str] | None = None,
     n: int = 1000,
     *,
     group: str = "old",
@@ -105,14 +105,14 @@ def evaluate(
     batch: int = BATCH,
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
-    """Let `model` answer `n` fresh rows of each task of `tasks` and score them.
+    """Let `model` answer `n` fresh rows of each task of `tasks` (None: of all) and score them.
 
     group: "old" questions name no new city, "new" at least one, "all" are mixed. The rows follow from
     (world, split, seed, group, protocol) alone. `advance(n)` is called after every n answers.
     Raises UnknownName, or WorldError when the world has no such questions.
     """
     scores = []
-    for task in tasks:
+    for task in TASKS if tasks is None else tasks:
         rows = generate(world, task, n, split=split, seed=seed, group=group, protocol=protocol)
         scores.append(score_answers(rows, answer_rows(model, rows, batch=batch, advance=advance), group))
     return Evaluation(tuple(scores), group, split, seed)
@@ -160,7 +160,7 @@ def _task_of(rows: Rows) -> Task:
     found = np.unique(rows.task)
     if len(found) != 1:
         raise AnalysisError(f"answers need rows of one task, got {len(rows)} rows of {len(found)} tasks")
-    return tuple(TASKS.values())[found[0]]
+    return TASKS.at(int(found[0]))
 
 
 def score_answers(rows: Rows, answers: Answers, group: str) -> TaskScore:

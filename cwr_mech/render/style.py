@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cwr_mech.config import TASK_NAMES
+from cwr_mech.tasks.registry import TASKS
 
 WIDTH = 8.0
 """Inches; at 150 dots an inch a figure is 1200 pixels wide, which a Markdown page shows almost unscaled."""
@@ -64,24 +64,17 @@ REGION_LOOKS = MappingProxyType(
 
 SPARE_LOOKS = tuple(REGION_LOOKS[name] for name in REGION_LOOKS if name != "Atlantis")
 
-TASK_LOOKS = MappingProxyType(
-    dict(
-        zip(
-            TASK_NAMES,
-            (
-                Look("#000000", "o"),
-                Look("#e69f00", "s"),
-                Look("#56b4e9", "^"),
-                Look("#009e73", "v"),
-                Look("#0072b2", "D"),
-                Look("#d55e00", "X"),
-                Look("#cc79a7", "P"),
-            ),
-            strict=True,
-        )
-    )
+TASK_LOOKS = (
+    Look("#000000", "o"),
+    Look("#e69f00", "s"),
+    Look("#56b4e9", "^"),
+    Look("#009e73", "v"),
+    Look("#0072b2", "D"),
+    Look("#d55e00", "X"),
+    Look("#cc79a7", "P"),
 )
-"""The seven tasks in the colours of Okabe and Ito (2008), chosen for readers who do not see red and green."""
+"""Colours of Okabe and Ito (2008), chosen for readers who do not see red and green; in
+the order of the tasks."""
 
 GREYS = ("#5a5a5a", "#9a9a9a", "#c8c8c8", "#e0e0e0")
 """Bars of the first, second, ... model in a figure."""
@@ -100,8 +93,12 @@ def region_looks(regions: Iterable[str]) -> dict[str, Look]:
 
 
 def task_look(name: str) -> Look:
-    """The look of a task, grey for other names."""
-    return TASK_LOOKS.get(name, Look("#888888", "o"))
+    """The look of a task, grey for other names. Tasks after the seventh repeat colours, not markers."""
+    if name not in TASKS:
+        return Look("#888888", "o")
+    turn, place = divmod(TASKS.index(name), len(TASK_LOOKS))
+    look = TASK_LOOKS[place]
+    return look if not turn else look._replace(marker=TASK_LOOKS[(place + 3 * turn) % len(TASK_LOOKS)].marker)
 
 
 def new_figure(height: float, *, width: float = WIDTH) -> Figure:

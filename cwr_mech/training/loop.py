@@ -20,13 +20,14 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from cwr_mech.artifacts import disk_errors, folder_lock, sha256_file, sweep_parts
-from cwr_mech.config import TASK_NAMES, RunConfig
+from cwr_mech.config import RunConfig
 from cwr_mech.data.batches import Batches, parts_of
 from cwr_mech.data.prefetch import Ahead
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import ConfigError, ProcessLost, TrainingDiverged
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import ordered
 from cwr_mech.training.compute import Compute
 from cwr_mech.training.distributed import Processes
 from cwr_mech.training.engine import GradientHook
@@ -325,7 +326,7 @@ class Trainer:
         answered = evaluate(
             self._current_model(),
             self.world,
-            [task for task in TASK_NAMES if task in tasks],
+            ordered(tasks),
             self.train.eval_rows,
             group=group,
             split="val",

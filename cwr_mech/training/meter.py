@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.data.rows import Rows
+from cwr_mech.tasks.registry import TASKS, ordered
 
 
 class Meter:
@@ -50,7 +50,7 @@ class Meter:
         predicted = rows.lengths - first
         for index in np.unique(rows.task):
             mine = rows.task == index
-            sums = self._by_task.setdefault(TASK_NAMES[index], [0.0, 0.0])
+            sums = self._by_task.setdefault(TASKS.at(int(index)).name, [0.0, 0.0])
             sums[0] += float(losses[mine].sum())
             sums[1] += float(predicted[mine].sum())
         self._loss += float(losses.sum())
@@ -69,9 +69,7 @@ class Meter:
             "rows": step * self.batch_size,
             "loss": self._loss / self._count,
             "losses": {
-                task: self._by_task[task][0] / self._by_task[task][1]
-                for task in TASK_NAMES
-                if task in self._by_task
+                task: self._by_task[task][0] / self._by_task[task][1] for task in ordered(self._by_task)
             },
             "lr": lr,
             "grad_norm": self._norm / self._steps,

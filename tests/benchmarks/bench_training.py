@@ -29,10 +29,11 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from cwr_mech.config import TASK_NAMES, DataConfig, ModelConfig, TrainConfig, WorldConfig
+from cwr_mech.config import DataConfig, ModelConfig, TrainConfig, WorldConfig
 from cwr_mech.data.batches import Batches
 from cwr_mech.experiments.presets import preset
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.engine import Engine
 from cwr_mech.training.optimizer import Optimizer
 from cwr_mech.training.parameters import FlatParameters
@@ -46,9 +47,9 @@ MEMORY_STEPS = 12
 
 # case, tasks, model, batch size
 CASES: tuple[tuple[str, tuple[str, ...], ModelConfig, int], ...] = (
-    ("paper's model, 7 tasks", TASK_NAMES, ModelConfig(), 128),
+    ("paper's model, 7 tasks", PAPER_TASKS, ModelConfig(), 128),
     ("paper's model, distance", ("distance",), ModelConfig(), 128),
-    ("zoo's model, 7 tasks", TASK_NAMES, preset("small").model, preset("small").train.batch_size),
+    ("zoo's model, 7 tasks", PAPER_TASKS, preset("small").model, preset("small").train.batch_size),
 )
 
 

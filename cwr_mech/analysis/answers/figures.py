@@ -11,7 +11,6 @@ from cwr_mech.analysis.answers.lines import (
     measure,
     tick,
 )
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import (
     BASELINE,
@@ -22,6 +21,7 @@ from cwr_mech.render.style import (
     new_figure,
 )
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import ordered
 
 MOST_LOSSES = 0.97
 """Share of the losses that are shown: where tasks join the mixture, the loss leaps for a moment."""
@@ -36,7 +36,7 @@ def curves_figure(result: Result) -> Figure:
     """
     runs = [str(run) for run in result.params["runs"]]
     scores = result.tables["tasks"]
-    tasks = [task for task in TASK_NAMES if any(row["task"] == task for row in scores)]
+    tasks = ordered(row["task"] for row in scores)
     columns = min(4, max(1, len(tasks)))
     lines = -(-len(tasks) // columns)
     figure = new_figure(2.8 + 0.1 * len(runs) + 1.6 * lines)
@@ -62,8 +62,7 @@ def curves_figure(result: Result) -> Figure:
 
 def run_look(index: int) -> tuple[Look, str]:
     """Colour, marker and stroke of the first, second, ... run."""
-    looks = tuple(TASK_LOOKS.values())
-    return looks[index % len(looks)], STROKES[index % len(STROKES)]
+    return TASK_LOOKS[index % len(TASK_LOOKS)], STROKES[index % len(STROKES)]
 
 
 def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:

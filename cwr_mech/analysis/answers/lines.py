@@ -5,7 +5,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import (
     BASELINE,
@@ -17,6 +16,7 @@ from cwr_mech.render.style import (
     task_look,
 )
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import ordered
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
 R2_FLOOR = -0.5
@@ -104,7 +104,7 @@ def eval_figure(result: Result) -> Figure:
     Reads table `tasks` {run, task, group, n, parse_rate, metric, unit, value_mean, baseline}.
     """
     table = result.tables["tasks"]
-    tasks = [task for task in TASK_NAMES if any(row["task"] == task for row in table)]
+    tasks = ordered(row["task"] for row in table)
     runs = list(dict.fromkeys(row["run"] for row in table))
     columns = min(4, len(tasks))
     lines = [tasks[start : start + columns] for start in range(0, len(tasks), columns)]

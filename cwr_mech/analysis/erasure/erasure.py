@@ -30,7 +30,7 @@ from cwr_mech.model.evaluation import answer_rows
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
 from cwr_mech.tasks.grammar import spans
-from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.world.cities import World
 
 ARMS = ("leace", "random", "random-like")
@@ -111,7 +111,7 @@ def gather(
     """For each site name the activations after block `layer` in `rows`, and the places of the cities
     there.
     """
-    task = tuple(TASKS)[int(rows.task[0])]
+    task = TASKS.at(int(rows.task[0])).name
     found: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
     for size, picked in by_shape(rows):
         stop = int(rows.answer_start[picked[0]])
@@ -164,7 +164,7 @@ def losses(model: HookedQwen2, rows: Rows) -> Float[np.ndarray, "row"]:
     """What each answer costs: absolute error (the failure value without an answer), or 1 for a wrong
     label.
     """
-    task = tuple(TASKS.values())[int(rows.task[0])]
+    task = TASKS.at(int(rows.task[0]))
     given = answer_rows(model, rows).strict
     if task.labels:
         return (given != rows.values).astype(np.float64)
@@ -192,7 +192,7 @@ def erase_task(
     (erased) training activations at the cities' last digits, on test questions; `variance`: share of
     variance removed.
     """
-    rng = np.random.default_rng([seed, layer, tuple(TASKS).index(task)])
+    rng = np.random.default_rng([seed, layer, get_task(task).key])
     fit_rows = generate(world, task, n_fit, split="train", seed=seed)
     rows = generate(world, task, n_test, split="test", seed=seed)
     fitted, tested = gather(model, world, fit_rows, layer), gather(model, world, rows, layer)

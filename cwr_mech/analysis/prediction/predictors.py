@@ -9,9 +9,9 @@ Outcomes: similarity of trained representations, and transfer. Cells of a matrix
 independent, so the null relabels tasks (Mantel), exactly for 7 tasks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,27 +22,14 @@ from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.similarity.cka import linear_cka
 from cwr_mech.analysis.stats.intervals import mantel_test
 from cwr_mech.analysis.stats.subspaces import projection_kernel
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.tasks.registry import get_task
+from cwr_mech.tasks.registry import PAPER_TASKS, get_task
 from cwr_mech.world.cities import World
 
-INVARIANCES: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "distance": frozenset({"move east", "move north", "turn"}),
-        "trianglearea": frozenset({"move east", "move north", "turn", "shear", "squeeze"}),
-        "angle": frozenset({"move east", "move north", "turn", "scale"}),
-        "compass": frozenset({"move east", "move north", "scale"}),
-        "inside": frozenset({"move east", "move north", "turn", "shear", "squeeze", "scale"}),
-        "perimeter": frozenset({"move east", "move north", "turn"}),
-        "crossing": frozenset({"move east", "move north", "turn", "shear", "squeeze", "scale"}),
-    }
-)
-"""Generators of the connected group of affine maps of the plane that changes no answer of a task."""
-EXACT_DRAWS = 5040
-"""As many orders as 7 tasks have: enough for the Mantel test to be exact."""
+EXACT_DRAWS = math.factorial(len(PAPER_TASKS))
+"""As many orders as the paper's tasks have: enough for the Mantel test to be exact."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +107,7 @@ def similarities(
 
 
 def task_properties(
-    world: World, tasks: Sequence[str] = TASK_NAMES, *, n: int = 4096
+    world: World, tasks: Sequence[str] = PAPER_TASKS, *, n: int = 4096
 ) -> dict[str, dict[str, float]]:
     """Invariance dimension, mean number of cities, and entropy of the answers (bits, numbers in 64 equally
     wide bins of their range) of each task.
@@ -133,7 +120,7 @@ def task_properties(
         counts, _ = np.histogram(values, bins=bins)
         share = counts[counts > 0] / counts.sum()
         found[task] = {
-            "invariance": float(len(INVARIANCES[task])),
+            "invariance": float(len(get_task(task).invariances)),
             "cities": float((rows.cities >= 0).sum(axis=1).mean()),
             "entropy": float(-np.sum(share * np.log2(share))),
         }
@@ -147,10 +134,8 @@ def property_similarities(
     minus the difference in number of cities and in entropy.
     """
     tasks = list(properties)
-    shared = [
-        [len(INVARIANCES[a] & INVARIANCES[b]) / len(INVARIANCES[a] | INVARIANCES[b]) for b in tasks]
-        for a in tasks
-    ]
+    kept = [get_task(task).invariances for task in tasks]
+    shared = [[len(a & b) / max(len(a | b), 1) for b in kept] for a in kept]
     near = {
         name: [[-abs(properties[a][name] - properties[b][name]) for b in tasks] for a in tasks]
         for name in ("cities", "entropy")

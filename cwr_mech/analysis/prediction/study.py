@@ -14,9 +14,9 @@ from cwr_mech.analysis.prediction.predictors import (
     try_prediction,
 )
 from cwr_mech.analysis.published import correlate, matrix, published_correlation
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.world.cities import World
 
 VARIANTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -48,7 +48,7 @@ def prediction_result(
     the seven tasks besides the published ones; a task whose row holds NaN is left out of that outcome.
     Raises what `gradient_fields` raises.
     """
-    tasks = TASK_NAMES
+    tasks = PAPER_TASKS
     predictors: dict[tuple[str, str], np.ndarray] = {}
     for moment, load in models.items():
         fields = gradient_fields(load(), world, tasks, layer=layer, site=site, n_rows=n_rows, seed=seed)

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.data.mentions import mentions_of
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import AnalysisError
+from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.engine import GradientHook
 
 RowsHook = Callable[[Rows], GradientHook]
@@ -174,7 +174,7 @@ class _Spots:
         parts = []
         for site in sorted({site for site, _, _ in kinds}):
             found = mentions_of(rows, site, ids, id_digits)
-            tasks = [TASK_NAMES[task] for task in rows.task[found.row].tolist()]
+            tasks = [TASKS.at(task).name for task in rows.task[found.row].tolist()]
             number = [numbers.get((site, *key), -1) for key in zip(tasks, found.slot.tolist(), strict=True)]
             parts.append(np.stack([found.row, found.position, np.array(number, dtype=np.int64)]))
         table = np.concatenate(parts, axis=1)

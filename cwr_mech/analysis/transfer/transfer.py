@@ -36,10 +36,10 @@ from cwr_mech.analysis.transfer.means import (
     set_row,
     share_learned,
 )
-from cwr_mech.config import TASK_NAMES
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import PAPER_TASKS, TASKS, ordered
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +88,11 @@ class Transfer:
         """The result of kind "transfer"; its arrays are the matrices of the arm with most models."""
         arm = self.sets[0]["arm"]
         labels = [row["set"] for row in self.sets if row["arm"] == arm]
+        tasks = ordered((*PAPER_TASKS, *(row["task"] for row in self.scores)))
 
         def grid(column: str) -> np.ndarray:
             cells = {(row["set"], row["task"]): row[column] for row in self.matrix if row["arm"] == arm}
-            values = [[cells.get((label, task)) for task in TASK_NAMES] for label in labels]
+            values = [[cells.get((label, task)) for task in tasks] for label in labels]
             return np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
 
         first = [row for row in self.matrix if row["arm"] == arm]
@@ -121,8 +122,8 @@ class Transfer:
             },
             arrays={
                 "sets": np.array(labels),
-                "tasks": np.array(TASK_NAMES),
-                "learned": np.array([share_learned(self.scores, task) for task in TASK_NAMES]),
+                "tasks": np.array(tasks),
+                "learned": np.array([share_learned(self.scores, task) for task in tasks]),
                 "ni": grid("ni"),
                 "retention": grid("retention"),
                 "deviation": grid("deviation"),
@@ -169,7 +170,7 @@ def transfer(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool
     for arm, label in ranked:
         mine = [row for row in scores if (row["arm"], row["set"]) == (arm, label)]
         beside = [row for row in deviation if (row["arm"], row["set"]) == (arm, label)]
-        matrix += [cell(arm, label, task, mine, beside) for task in TASK_NAMES if _has(mine, task)]
+        matrix += [cell(arm, label, task, mine, beside) for task in ordered(row["task"] for row in mine)]
         sets.append(set_row(arm, label, mine, beside))
     return Transfer(tuple(scores), tuple(matrix), tuple(deviation), tuple(sets))
 
@@ -272,9 +273,5 @@ def _deviations(
         }
 
 
-def _has(rows: Sequence[Row], task: str) -> bool:
-    return any(row["task"] == task for row in rows)
-
-
 def _ranks(tasks: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(TASK_NAMES.index(task) for task in tasks)
+    return tuple(TASKS.index(task) for task in tasks)
