@@ -10,7 +10,7 @@ told apart from those in the middle of the work. A kill takes the whole process 
 sweep started lives on. Processes are forked from a server that has imported everything: a kill costs little.
 
     python tests/survival.py               at least 50 kills over all stages
-    python tests/survival.py --kills 8     a short form; tests/test_survival.py runs one like it
+    python tests/survival.py --kills 8     a short form; tests/training/test_survival.py runs one like it
 
 The stage "snakemake" is there where the command `snakemake` is; its files must be those of "sweep".
 """

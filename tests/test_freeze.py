@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from cwr_mech.results import Result
 
-SPEC = importlib.util.spec_from_file_location("freeze", Path(__file__).parents[1] / "tools" / "freeze.py")
+SPEC = importlib.util.spec_from_file_location("freeze", ROOT / "tools" / "freeze.py")
 freeze = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(freeze)
 

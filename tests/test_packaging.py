@@ -9,10 +9,9 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from paths import ROOT
 
 import cwr_mech
-
-ROOT = Path(__file__).parents[1]
 
 LEVELS = (
     ("errors",),
@@ -181,3 +180,17 @@ def test_constraints_pin_every_dependency() -> None:
     pinned = {key(line) for line in lines if "==" in line}
     assert wanted - pinned <= {"setuptools"}
     assert not any("+cpu" in line and not line.startswith("#") for line in lines)
+
+
+def test_tests_lie_beside_what_they_test() -> None:
+    """tests/PACKAGE/test_MODULE.py for every package; the root keeps the single modules and the whole."""
+    tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    single = {path.stem for path in (ROOT / "cwr_mech").glob("*.py")} | {"packaging", "freeze"}
+    homeless = [
+        str(path)
+        for path in tests
+        if not (path.parts[0] == "cli" or (ROOT / "cwr_mech" / path.parent).is_dir())
+        or (len(path.parts) == 1 and path.stem.removeprefix("test_") not in single)
+    ]
+    assert homeless == [], "move each into the folder of tests/ that is named as its package"
+    assert len(tests) > 50

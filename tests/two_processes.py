@@ -1,4 +1,4 @@
-"""Run by `accelerate launch` with two processes (tests/test_distributed.py): train, interrupt, go on, die.
+"""Run by `accelerate launch` with two processes (training/test_distributed.py): train, interrupt, go on, die.
 
 two_processes.py FOLDER
 """

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from cwr_mech.activations.reader import (
     ActivationStore,
@@ -102,7 +103,7 @@ def test_ids_pick_rows_in_their_order(tmp_path: Path, rows: list[int]) -> None:
 
 def test_the_schema_page_is_true(tmp_path: Path) -> None:
     """The table of contents in activations/README.md names exactly what bare h5py finds."""
-    page = (Path(__file__).parent.parent / "activations" / "README.md").read_text()
+    page = (ROOT / "activations" / "README.md").read_text()
     rows = re.findall(r"^\| `(/[^`]+)` \| (\w+)", page, flags=re.MULTILINE)
     shown = {
         path.replace("HOOK/TASK/SITE", "/".join(KEYS[0])).replace("TASK", "angle"): kind

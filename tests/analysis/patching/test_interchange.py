@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_patching import WORLD, model_of, some_pairs
+from patching_cases import WORLD, model_of, some_pairs
 
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.interchange import (

@@ -11,12 +11,13 @@ import pytest
 import typer
 from cwr_mech_cli import common
 from cwr_mech_cli import main as cli
+from paths import ROOT
 from typer.testing import CliRunner
 
 from cwr_mech import errors
 from cwr_mech.errors import CorruptArtifact, CwrError, MissingArtifact, TrainingDiverged, UnknownName
 
-CLI = Path(__file__).parents[1] / "cli"
+CLI = ROOT / "cli"
 HEAVY = ("torch", "numpy", "matplotlib", "scipy", "sklearn", "h5py", "transformers")
 LIGHT = {"typer", "rich", "cwr_mech.errors", "cwr_mech.render.numbers"}
 

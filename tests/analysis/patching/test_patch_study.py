@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.text import Text
-from test_patching import WORLD, model_of, some_pairs, truth_of
+from patching_cases import WORLD, model_of, some_pairs, truth_of
 
 from cwr_mech.analysis.patching import parts as patch_parts
 from cwr_mech.analysis.patching import show as report_patching

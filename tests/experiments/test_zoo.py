@@ -13,6 +13,7 @@ from cwr_mech_cli import cache_acts, evaluate, finetune
 from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli.main import guarded
 from cwr_mech_cli.transfer import fine_tunings
+from paths import ROOT
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -49,7 +50,7 @@ from cwr_mech.training.runs import (
 )
 
 N = 20
-SHIPPED = Path(__file__).parents[1] / "zoo"
+SHIPPED = ROOT / "zoo"
 
 app = typer.Typer()
 app.command("zoo")(guarded(zoo_command.command))

@@ -1,13 +1,12 @@
 """Planted circuits are found exactly; gradients agree with exact patching where they should."""
 
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import planted
 import pytest
 import torch
-from test_patching import WORLD, model_of, some_pairs
+from patching_cases import WORLD, first_slot_pairs, model_of, only_here, some_pairs
 
 from cwr_mech.analysis.patching.attribution import attribute, compare, saturated
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
@@ -22,21 +21,6 @@ from cwr_mech.analysis.patching.paths import (
 from cwr_mech.analysis.patching.sweep import sweep
 
 assert WORLD.n >= 64
-
-
-def first_slot_pairs(n, answer):
-    """Pairs that swap the first city, answered by `answer(digits of both cities)`, where answers differ."""
-    pairs = some_pairs("distance", n, slot=0)
-    digits = [[f"{int(a):04d}{int(b):04d}" for a, b in ids[:, :2]] for ids in (pairs.clean, pairs.corrupt)]
-    words = [np.array([answer(mine, other) for mine, other in zip(*order, strict=True)])
-             for order in (digits, digits[::-1])]  # fmt: skip
-    found = replace(pairs, clean_answer=words[0], corrupt_answer=words[1])
-    return found.take((words[0] != words[1]) & (words[0] != "") & (words[1] != ""))
-
-
-def only_here(mine, other):
-    """A digit of the first city that the other question's first city does not have."""
-    return next((digit for digit in mine[:4] if digit not in other[:4]), "")
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from patching_cases import model_of, some_pairs
 
 from cwr_mech.analysis.patching.cells import (
     COMPONENTS,
@@ -14,42 +15,13 @@ from cwr_mech.analysis.patching.cells import (
 from cwr_mech.analysis.patching.forward import Forward, Tree
 from cwr_mech.analysis.patching.layout import ARMS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
-from cwr_mech.analysis.patching.pairs import find_pairs
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.sweep import cost, prepare, sweep
-from cwr_mech.config import ModelConfig
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
-from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
-from cwr_mech.world.cities import load_world
 
-WORLD = load_world(n_cities=64, seed=1)
-TINY = {"n_layers": 3, "d_model": 32, "n_heads": 4, "d_mlp": 48, "init_std": 0.3}
-MODELS = {
-    "mha": ModelConfig(**TINY),
-    "gqa": ModelConfig(**TINY, n_key_value_heads=2),
-    "tied": ModelConfig(**TINY, tied=True),
-}
 METRICS = ("logit_diff", "logprob_diff", "kl", "digit1", "digit2")
-
-
-def truth_of(task):
-    """An answerer that is always right: a tiny random model has no answers of its own worth pairing."""
-
-    def answer(prompts):
-        ids = [[int(part[:4]) for part in prompt.split("c_")[1:]] for prompt in prompts]
-        return [TASKS[task].answer(WORLD.xy_of(np.array([row])))[0] for row in ids]
-
-    return answer
-
-
-def some_pairs(task="distance", n=6, **settings):
-    return find_pairs(truth_of(task), WORLD, task, n, least=1, **settings)
-
-
-def model_of(name="mha", seed=0):
-    return HookedQwen2(MODELS[name], seed=seed).eval()
 
 
 def one_forward(model, cell, base, donor, positions, basis=None):

@@ -1,10 +1,9 @@
 """Where a city is read, by cause: a planted reader is found, and a trained model agrees with the review."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 
 from cwr_mech.activations.cities import Site
 from cwr_mech.analysis.patching.sites import (
@@ -18,7 +17,7 @@ from cwr_mech.analysis.patching.sites import (
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.training.runs import load_run
 
-ZOO = Path(__file__).parents[1] / "zoo"
+ZOO = ROOT / "zoo"
 
 PARSED = (
     ("L1", "blocks.1.hook_resid_post", "L1", 1),

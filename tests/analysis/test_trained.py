@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cwr_mech_cli.stores import Source, member_of
+from paths import ROOT
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
@@ -24,7 +25,7 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import Run, load_run
 
-ZOO = Path(__file__).parents[1] / "zoo"
+ZOO = ROOT / "zoo"
 BASES = ("small", "small-seed2", "small-seed3")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName, UserError, WorldError
@@ -25,8 +26,6 @@ from cwr_mech.world.sources import (
     gaussian,
     tenths,
 )
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # Every trained model, cache and report of such a world becomes useless when its digest changes.
 PINNED = [

@@ -3,17 +3,17 @@
 import json
 from collections import Counter
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import GOLDEN
 
 from cwr_mech.errors import UnknownName, WorldError
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS, get_task
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "task_answers.json").read_text())["rows"]
+ANSWERS = json.loads((GOLDEN / "task_answers.json").read_text())["rows"]
 
 # task, cities, the question, beginning with the first city, tokens of the longest row (the reference's)
 TEXTS = [
@@ -58,7 +58,7 @@ def test_order_of_tasks():
 
 @pytest.mark.parametrize("name", PAPER_TASKS)
 def test_golden_answers_of_the_reference(name):
-    rows = [row for row in GOLDEN if row["task"] == name]
+    rows = [row for row in ANSWERS if row["task"] == name]
     assert len(rows) == 60
     task = TASKS[name]
     found = [task.answer(np.array([row["xy"]]))[0] for row in rows]
@@ -70,7 +70,7 @@ def test_golden_answers_of_the_reference(name):
 
 @pytest.mark.parametrize("name", ["inside", "perimeter"])
 def test_golden_answers_of_padded_rows_at_once(name):
-    rows = [row for row in GOLDEN if row["task"] == name]
+    rows = [row for row in ANSWERS if row["task"] == name]
     task = TASKS[name]
     xy = np.zeros((60, task.n_max, 2), dtype=np.int64)
     for row, place in zip(rows, xy, strict=True):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from cwr_mech.report.write import SECTIONS
 from cwr_mech.results import load_result
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 Cli = Callable[..., tuple[int, str, str]]
 
 

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from test_patching import model_of, some_pairs
+from patching_cases import model_of, some_pairs
 
 from cwr_mech.analysis.patching.cells import Cell, grid
 from cwr_mech.analysis.patching.layout import ARMS, SWAP

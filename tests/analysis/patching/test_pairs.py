@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_patching import WORLD, some_pairs, truth_of
+from patching_cases import WORLD, some_pairs, truth_of
 
 from cwr_mech.analysis.patching.pairs import correct, digits_differ, find_pairs
 from cwr_mech.errors import AnalysisError, UnknownName

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from cwr_mech_cli import demo
 from cwr_mech_cli.main import COMMANDS
+from paths import ROOT
 
 from cwr_mech.errors import ArtifactExists
 from cwr_mech.experiments.presets import for_tasks, preset
@@ -51,7 +52,7 @@ def test_stages_call_known_commands_on_one_live_run_and_the_zoo() -> None:
 
 def test_the_zoo_has_the_demo_s_models_in_its_world() -> None:
     for name in demo.ZOO_MODELS:
-        model = load_run(Path(__file__).parents[1] / "zoo" / name.removeprefix("zoo:"))
+        model = load_run(ROOT / "zoo" / name.removeprefix("zoo:"))
         assert model.config.world == preset(demo.PRESET).world
         assert len(model.config.data.tasks) == 7
 

@@ -1,5 +1,6 @@
 """HookedQwen2 against HookedTransformer's recordings, transformers' Qwen2, and itself by another route."""
 
+import paths
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,8 @@ def gap(a, b):
     return float((a - b).detach().abs().max())
 
 
-def golden(name, folder, **changes):
-    file = folder / f"hooked_transformer_{name}.safetensors"
+def golden(name, **changes):
+    file = paths.GOLDEN / f"hooked_transformer_{name}.safetensors"
     arrays = load_file(file)
     with safe_open(file, "pt") as opened:
         made = opened.metadata()
@@ -63,9 +64,8 @@ def golden(name, folder, **changes):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_every_hook_equals_hooked_transformer(name, request):
-    folder = request.path.parent / "golden"
-    model, rows, logits, acts = golden(name, folder)
+def test_every_hook_equals_hooked_transformer(name):
+    model, rows, logits, acts = golden(name)
     out, cache = model.run_with_cache(rows)
     assert len(acts) == 45
     assert set(cache) == set(acts)
@@ -76,7 +76,7 @@ def test_every_hook_equals_hooked_transformer(name, request):
     assert gap(out, logits) < 1e-5
     assert gap(model(rows), logits) < 1e-5, "the fused route"
     for changes in ({"rope_theta": 5e5}, {"rms_eps": 1e-2}):
-        other, *_ = golden(name, folder, **changes)
+        other, *_ = golden(name, **changes)
         assert gap(other(rows), logits) > 1e-3, "control: the recordings tell these settings apart"
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import planted
 import pytest
 import torch
-from test_attribution import first_slot_pairs, only_here
-from test_patching import WORLD, model_of, some_pairs, truth_of
+from patching_cases import WORLD, first_slot_pairs, model_of, only_here, some_pairs, truth_of
 
 from cwr_mech.analysis.patching import parts as patch_parts
 from cwr_mech.analysis.patching.cells import Cell

@@ -1,15 +1,15 @@
 """The benchmark's row-by-row way answers as the library does, so the two times are of the same work."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 from cwr_mech.world.cities import load_world
 
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 import bench_dataset
 

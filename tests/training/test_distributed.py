@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from two_processes import CONFIG, DEAD, STOPPED, ByRow
 
 from cwr_mech.errors import ConfigError
@@ -22,8 +23,7 @@ LAUNCH = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("together")
-    script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, *LAUNCH, str(script), str(place)]
+    command = [sys.executable, *LAUNCH, two_processes.__file__, str(place)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode != 0  # the last of its trainings loses a process
     assert (place / "dead").exists(), done.stderr[-3000:]

@@ -1,11 +1,11 @@
 """The same numbers from published packages: golden values, and second routes written here."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from paths import GOLDEN
 from scipy.linalg import eigh
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
@@ -18,12 +18,12 @@ from cwr_mech.analysis.similarity import (
     shape,
 )
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "similarity_packages.json").read_text("utf-8"))
+PACKAGES = json.loads((GOLDEN / "similarity_packages.json").read_text("utf-8"))
 """Made once with the packages and versions that it names, on the x and y that it holds."""
 TOLERANCE = 1e-8
 
 
-@pytest.fixture(params=GOLDEN["cases"], ids=lambda case: case["name"])
+@pytest.fixture(params=PACKAGES["cases"], ids=lambda case: case["name"])
 def case(request: pytest.FixtureRequest) -> dict[str, Any]:
     return request.param | {side: np.array(request.param[side]) for side in "xy"}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 from cwr_mech.errors import ArtifactError
@@ -23,8 +24,6 @@ from cwr_mech.tasks.tokenizer import (
     VOCAB,
     Tokenizer,
 )
-
-ROOT = Path(__file__).resolve().parents[1]
 
 ROWS = [
     "dist(c_0865,c_4879)=769",
