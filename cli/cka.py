@@ -80,13 +80,13 @@ def command(
             | c
             for c in [*cells[:6], *cells[-6:]]
         ]
-        columns = ["a", "b", "cka", "ci_lo", "ci_hi", "null_max", "ceiling"]
+        columns = ["a", "b", "cka", "lo", "hi", "null_max", "ceiling"]
         title = f"{result.values['measure']}: the 6 most and the 6 least alike of {len(cells)} pairs"
         console.print(table(title, columns, rows_of(sides, columns)))
     if result.tables["groups"]:
         last = max(row["layer"] for row in result.tables["groups"])
         means = [row for row in result.tables["groups"] if row["layer"] == last]
-        columns = ["models", "group", "value", "ci_lo", "ci_hi", "n", "null", "ceiling", "p", "published"]
+        columns = ["models", "group", "value", "lo", "hi", "n", "null", "ceiling", "p", "published"]
         console.print(table(f"means over pairs of models, layer {last}", columns, rows_of(means, columns)))
     for note in result.notes:
         say(note)

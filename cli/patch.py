@@ -214,7 +214,7 @@ def show(result: "Result", top: int) -> None:
     rows = [r for r in result.tables["cells"] if r["metric"] == metric and r["recovered"] is not None]
     rows.sort(key=lambda row: -abs(row["recovered"]))
     columns = ["direction", "component", "layer", "head", "span", "n", "effect", "recovered"]
-    columns += ["ci_lo", "ci_hi", "null", "p_adj"]
+    columns += ["lo", "hi", "null", "p_adj"]
     title = f"{result.params['task']}: largest shares of the {metric} recovered, of {len(rows)} cells"
     console.print(table(title, columns, rows_of(rows[:top], columns)))
     for note in result.notes:

@@ -60,7 +60,7 @@ def command(
             inputs={found.folder.as_posix(): found.sha256()},
             advance=advance,
         )
-    columns = ["from", "predictor", "outcome", "left_out", "n", "r", "p", "r_low", "r_high", "without"]
+    columns = ["from", "predictor", "outcome", "left_out", "n", "r", "p", "r_lo", "r_hi", "without"]
     console.print(table("predictors", columns, rows_of(result.tables["tests"], columns)))
     columns = ["pairs", "n", "r", "r2", "slope", "intercept", "p", "r_adjusted"]
     console.print(table("the published correlation", columns, rows_of(result.tables["published"], columns)))

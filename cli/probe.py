@@ -54,7 +54,7 @@ def command(
     for row in result.tables["layers"]:
         if row["task"] not in best or row["r2"] > best[row["task"]]["r2"]:
             best[row["task"]] = row
-    columns = ["task", "layer", "r2", "ci_lo", "ci_hi", "error_mean", "error_median"]
+    columns = ["task", "layer", "r2", "lo", "hi", "error_mean", "error_median"]
     columns += ["control_r2_shuffled", "control_r2_digits", "control_r2_untrained"]
     heads = [c.removeprefix("control_r2_") for c in columns]
     console.print(

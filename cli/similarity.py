@@ -76,7 +76,7 @@ def command(
         )
     last = max(row["layer"] for row in result.tables["pairs"])
     at_last = [row for row in result.tables["groups"] if row["layer"] == last]
-    columns = ["measure", "models", "group", "value", "ci_lo", "ci_hi", "n", "null", "ceiling", "p"]
+    columns = ["measure", "models", "group", "value", "lo", "hi", "n", "null", "ceiling", "p"]
     columns += ["held_fixed", "published"]
     console.print(table(f"means over pairs of models, layer {last}", columns, rows_of(at_last, columns)))
     if n_pairs <= 6:
@@ -85,8 +85,8 @@ def command(
             "run_a",
             "run_b",
             "value",
-            "ci_lo",
-            "ci_hi",
+            "lo",
+            "hi",
             "null_best",
             "ceiling",
             "of_ceiling",

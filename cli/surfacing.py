@@ -47,7 +47,7 @@ def command(
         )
     last = max(item.layer for item in items)
     rows = [row for row in result.tables["components"] if row["layer"] == last and row["k"] in (2, 4, 10)]
-    columns = ["run", "n_tasks", "k", "variance", "r2", "r2_low", "r2_high", "r2_shuffled", "alignment"]
+    columns = ["run", "n_tasks", "k", "variance", "r2", "r2_lo", "r2_hi", "r2_shuffled", "alignment"]
     columns.append("alignment_random")
     console.print(table(f"first k components, layer {last}", columns, rows_of(rows, columns)))
     for note in result.notes:

@@ -91,7 +91,7 @@ def probe(n: int = 256, n_new: int = 16) -> Result:
             layers.append(
                 {"run": "quick", "layer": layer, "hook": "unembed.hook_in" if layer == 4 else hook}
                 | {"task": task, "site": "last_digit+delimiter", "r2": r2, "r2_x": r2, "r2_y": r2 - 0.02}
-                | {"ci_lo": r2 - 0.04, "ci_hi": r2 + 0.03, "error_mean": 700 * (1.02 - r2)}
+                | {"lo": r2 - 0.04, "hi": r2 + 0.03, "error_mean": 700 * (1.02 - r2)}
                 | {"error_median": 600 * (1.02 - r2), "control_r2_shuffled": -0.09}
                 | {"control_r2_untrained": -0.2, "control_r2_digits": -0.05, "n_train": 205, "n_test": n}
             )
@@ -181,8 +181,8 @@ def patch(task: str = "distance") -> Result:
                         {"direction": direction, "component": component, "layer": layer, "head": None}
                         | {"span": span, "metric": "logit_diff", "n": 180, "clean": 4.1, "corrupt": -3.8}
                         | {"patched": -3.8 + 7.9 * recovered, "effect": 7.9 * recovered}
-                        | {"recovered": recovered, "ci_lo": recovered - 0.05}
-                        | {"ci_hi": recovered + 0.05, "p": sure / 2, "p_adj": sure}
+                        | {"recovered": recovered, "lo": recovered - 0.05}
+                        | {"hi": recovered + 0.05, "p": sure / 2, "p_adj": sure}
                     )
     return Result(
         kind="patch",

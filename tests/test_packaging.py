@@ -1,6 +1,7 @@
 """What is installed and exported, and the direction of imports that the architecture lays down."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -194,3 +195,12 @@ def test_tests_lie_beside_what_they_test() -> None:
     ]
     assert homeless == [], "move each into the folder of tests/ that is named as its package"
     assert len(tests) > 50
+
+
+def test_an_interval_has_one_name() -> None:
+    """Ends of an interval are `lo` and `hi` (NAME_lo, NAME_hi), in code and in columns of tables."""
+    old = re.compile(r"ci_(lo|hi)|_(low|high)\b|\.(low|high)\b")
+    assert old.search("row['ci_lo']"), "control"
+    for path in [*(ROOT / "cwr_mech").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
+        found = old.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{path}: {found.group()} (write lo, hi)"

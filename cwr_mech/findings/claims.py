@@ -26,9 +26,9 @@ Pairs = Mapping[tuple[str, str], float]
 
 def verdict(found: Interval, null: float) -> str:
     """Whether an interval over models lies above `null` ("supported"), below, or says neither."""
-    if not math.isfinite(found.low):
+    if not math.isfinite(found.lo):
         return "undecided"
-    return "supported" if found.low > null else "not supported" if found.high < null else "undecided"
+    return "supported" if found.lo > null else "not supported" if found.hi < null else "undecided"
 
 
 def claim(
@@ -48,12 +48,12 @@ def claim(
         "against": against,
     }
     if found is None:
-        empty = dict.fromkeys(("ours", "ci_lo", "ci_hi"))
+        empty = dict.fromkeys(("ours", "lo", "hi"))
         return row | empty | {"models": 0, "direction": "-", "verdict": "no models yet"}
     return row | {
         "ours": found.value,
-        "ci_lo": found.low if math.isfinite(found.low) else None,
-        "ci_hi": found.high if math.isfinite(found.high) else None,
+        "lo": found.lo if math.isfinite(found.lo) else None,
+        "hi": found.hi if math.isfinite(found.hi) else None,
         "models": found.n,
         "direction": "same" if found.value > null else "opposite",
         "verdict": verdict(found, null),

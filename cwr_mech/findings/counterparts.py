@@ -73,14 +73,14 @@ def against(group: str, cells: Cells, null: float | None = None) -> Iterator[Row
         row: Row = {"group": group, "quantity": name, "published": theirs}
         row |= {"against": OWN_MEAN if null is None else f"{null:g}"}
         if ours is None:
-            yield row | {"ours": None, "ci_lo": None, "ci_hi": None, "models": 0, "direction": "-"}
+            yield row | {"ours": None, "lo": None, "hi": None, "models": 0, "direction": "-"}
             continue
         same = (theirs > theirs_middle) == (ours.value > ours_middle)
         compared = null is not None or len(known) > 1
         yield row | {
             "ours": ours.value,
-            "ci_lo": ours.low if math.isfinite(ours.low) else None,
-            "ci_hi": ours.high if math.isfinite(ours.high) else None,
+            "lo": ours.lo if math.isfinite(ours.lo) else None,
+            "hi": ours.hi if math.isfinite(ours.hi) else None,
             "models": ours.n,
             "direction": ("same" if same else "opposite") if compared else "-",
         }
@@ -110,7 +110,7 @@ def _trend(saved: Saved, paper: Mapping[str, Any]) -> Cells:
     cells = []
     for count, value in enumerate(paper["trend"]["disjoint"], start=1):
         row = groups.get(f"disjoint, {count} task(s) each")
-        low, high = ((row[end] if row and row[end] is not None else math.nan) for end in ("ci_lo", "ci_hi"))
+        low, high = ((row[end] if row and row[end] is not None else math.nan) for end in ("lo", "hi"))
         ours = Interval(row["value"], low, high, row["n"], "model", "jackknife") if row else None
         cells.append((f"{count} task(s) each, none in common", value, ours))
     return cells

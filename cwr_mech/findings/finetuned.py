@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cwr_mech.analysis.stats.intervals import Interval, benjamini_hochberg
+from cwr_mech.analysis.stats.intervals import Interval
+from cwr_mech.analysis.stats.testing import benjamini_hochberg
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import (
     Saved,
@@ -201,7 +202,7 @@ def prediction_claims(saved: Saved, paper: Mapping[str, Any]) -> Iterator[Row]:
             f"{outcome} can be told before training (r of the best of {len(rows)}, {rows[best]['predictor']})"
         )
         row = rows[best]
-        found = Interval(row["r"], row["r_low"], row["r_high"], n_tasks, "task", "left out")
+        found = Interval(row["r"], row["r_lo"], row["r_hi"], n_tasks, "task", "left out")
         yield claim("prediction", text, None, found) | {
             "against": f"relabelled tasks, adjusted p = {adjusted[best]:.2f}",
             "verdict": "supported" if adjusted[best] < 0.05 else "undecided",

@@ -304,7 +304,7 @@ def judge(interval: Interval, prediction: Prediction) -> tuple[Verdict, str]:
     if interval.reason is not None:
         return "undecided", interval.reason
     side = "above" if prediction.above else "below"
-    low, high = interval.low - prediction.threshold, interval.high - prediction.threshold
+    low, high = interval.lo - prediction.threshold, interval.hi - prediction.threshold
     if (low > 0) if prediction.above else (high < 0):
         return "supported", f"the interval lies {side} {prediction.threshold:g}"
     if (high < 0) if prediction.above else (low > 0):
@@ -337,7 +337,7 @@ def try_predictions(evidence: Evidence) -> list[dict[str, Any]]:
         if len(values):
             interval = mean_interval(values, unit="model")
             verdict, reason = judge(interval, prediction)
-            row |= {"effect": interval.value, "lo": interval.low, "hi": interval.high}
+            row |= {"effect": interval.value, "lo": interval.lo, "hi": interval.hi}
         else:
             verdict, reason = "undecided", "no model"
             row |= {"effect": None, "lo": None, "hi": None}

@@ -139,7 +139,7 @@ def _group(saved: Saved, name: str) -> Interval | None:
     rows = _group_rows(saved, name)
     if not rows:
         return None
-    low, high = (np.nan if rows[0][end] is None else rows[0][end] for end in ("ci_lo", "ci_hi"))
+    low, high = (np.nan if rows[0][end] is None else rows[0][end] for end in ("lo", "hi"))
     return Interval(rows[0]["value"], low, high, rows[0]["n"], "model", "jackknife over models")
 
 

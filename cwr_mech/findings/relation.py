@@ -13,7 +13,7 @@ from jaxtyping import Float
 from cwr_mech.analysis.prediction.predictors import EXACT_DRAWS
 from cwr_mech.analysis.prediction.study import VARIANTS
 from cwr_mech.analysis.published import correlate, matrix
-from cwr_mech.analysis.stats.intervals import mantel_test
+from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.findings.claims import CKA, Saved
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from cwr_mech.analysis.prediction.predictors import EXACT_DRAWS
 from cwr_mech.analysis.prediction.study import published_rows
 from cwr_mech.analysis.published import matrix, published_trend
-from cwr_mech.analysis.stats.intervals import mantel_test, mean_interval
+from cwr_mech.analysis.stats.intervals import mean_interval
+from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.experiments.plans import ROUTED
@@ -238,7 +239,7 @@ def arm_rows(found: Evidence) -> list[Row]:
             values = np.array([one[column] for one in mine if one[column] is not None], dtype=np.float64)
             if len(values):
                 interval = mean_interval(values)
-                row |= {column: interval.value, f"{column}_lo": interval.low, f"{column}_hi": interval.high}
+                row |= {column: interval.value, f"{column}_lo": interval.lo, f"{column}_hi": interval.hi}
             else:
                 row |= {column: None, f"{column}_lo": None, f"{column}_hi": None}
         rows.append(row)

@@ -50,6 +50,6 @@ def best_rows(rows: Iterable[Row], by: str, value: str) -> list[Row]:
 
 def interval(row: Row) -> str:
     """The row's 95 % interval, a dash when it has none."""
-    if row.get("ci_lo") is None or row.get("ci_hi") is None:
+    if row.get("lo") is None or row.get("hi") is None:
         return "-"
-    return f"{number(row['ci_lo'])} to {number(row['ci_hi'])}"
+    return f"{number(row['lo'])} to {number(row['hi'])}"

@@ -162,9 +162,9 @@ def _mean_interval(row: Row, name: str) -> str:
     """A mean with its 95 % interval where there is one."""
     if row.get(name) is None:
         return "-"
-    if row[f"{name}_low"] is None:
+    if row[f"{name}_lo"] is None:
         return number(row[name])
-    return f"{number(row[name])} ({number(row[f'{name}_low'])} to {number(row[f'{name}_high'])})"
+    return f"{number(row[name])} ({number(row[f'{name}_lo'])} to {number(row[f'{name}_hi'])})"
 
 
 def plain(result: Result) -> str:

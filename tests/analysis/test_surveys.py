@@ -161,7 +161,7 @@ def test_cka_knows_ceilings_and_the_model_before_training(stores: dict[str, Acti
     assert share["value"] == pytest.approx(
         found["disjoint tasks"]["value"] / found["disjoint tasks"]["ceiling"]
     )
-    assert share["ci_lo"] is None  # without one of four models a set of tasks has no ceiling
+    assert share["lo"] is None  # without one of four models a set of tasks has no ceiling
 
 
 def test_surfacing_by_number_of_tasks(stores: dict[str, ActivationStore]) -> None:
@@ -178,7 +178,7 @@ def test_surfacing_by_number_of_tasks(stores: dict[str, ActivationStore]) -> Non
     by_run = {(row["run"], row["k"]): row for row in result.tables["components"]}
     assert by_run["one", 2]["r2"] > 0.9 > 0.3 > by_run["untrained", 2]["r2"]
     assert by_run["one", 2]["r2_shuffled"] < 0.2
-    assert by_run["one", 2]["r2_low"] <= by_run["one", 2]["r2"] <= by_run["one", 2]["r2_high"]
+    assert by_run["one", 2]["r2_lo"] <= by_run["one", 2]["r2"] <= by_run["one", 2]["r2_hi"]
     means = {(row["n_tasks"], row["k"]): row for row in result.tables["by_tasks"]}
     assert (means[1, 2]["models"], means[2, 2]["models"]) == (2, 1)
     assert means[1, 2]["r2"] == pytest.approx((by_run["one", 2]["r2"] + by_run["untrained", 2]["r2"]) / 2)
@@ -192,7 +192,7 @@ def test_probe_and_readout_results(stores: dict[str, ActivationStore]) -> None:
     rows = {(row["layer"], row["task"]): row for row in found.tables["layers"]}
     assert rows[1, "distance"]["r2"] > 0.9 > rows[-1, "distance"]["r2"]
     for row in found.tables["layers"]:
-        assert row["ci_lo"] <= row["r2"] <= row["ci_hi"]
+        assert row["lo"] <= row["r2"] <= row["hi"]
         controls = ("shuffled", "random", "digits", "untrained")
         assert max(row[f"control_r2_{name}"] for name in controls) < 0.25
     assert {row["n_new"] for row in found.tables["new"]} == {8}
@@ -272,7 +272,7 @@ def test_similarity_result_has_nulls_references_and_groups(stores: dict[str, Act
     )
     assert len(result.tables["pairs"]) == 2 * 2 * 3
     for row in result.tables["pairs"]:
-        assert row["ci_lo"] <= row["value"] <= row["ci_hi"]
+        assert row["lo"] <= row["value"] <= row["hi"]
         assert row["null_mean"] < row["value"]
     references = {
         row["reference"]: row["value"]

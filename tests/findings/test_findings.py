@@ -163,8 +163,8 @@ def test_values_are_those_planted() -> None:
 @pytest.mark.parametrize(("low", "verdict"), [(0.05, "supported"), (-0.05, "undecided")])
 def test_the_trend_is_judged_by_its_interval_with_the_relabelling_beside_it(low: float, verdict: str) -> None:
     keys = {"group": "disjoint, change per task", "measure": "cka", "models": "all models", "p": 0.0015}
-    rows = [keys | {"value": 0.18, "ci_lo": low, "ci_hi": 0.38, "n": 35}]
-    rows.append({**keys, "models": "without failed models", "value": 0.9, "ci_lo": 0.8, "ci_hi": 1.0, "n": 9})
+    rows = [keys | {"value": 0.18, "lo": low, "hi": 0.38, "n": 35}]
+    rows.append({**keys, "models": "without failed models", "value": 0.9, "lo": 0.8, "hi": 1.0, "n": 9})
     found = row_of({**planted(), "trend": result("similarity", groups=rows)}, "more tasks, none in common")
     assert (found["ours"], found["models"], found["verdict"]) == (0.18, 35, verdict)
     assert found["against"].endswith("relabelled, p = 0.002")

@@ -66,7 +66,7 @@ def test_numbers_of_the_results_are_in_the_text(written: Path) -> None:
     for row in (scores[0], scores[-1]):
         assert f"| {number(row['value_mean'])} |" in text
     best = best_rows(synthetic.probe().tables["layers"], "task", "r2")
-    assert all(f"{number(row['ci_lo'])} to {number(row['ci_hi'])}" in text for row in best)
+    assert all(f"{number(row['lo'])} to {number(row['hi'])}" in text for row in best)
     assert "| distance | final | unembed.hook_in |" in text
     assert "180 of 256 pairs kept (left out: clean answer wrong 50)" in text
 

@@ -170,7 +170,7 @@ def probe_layers_figure(result: Result) -> Figure:
     """Held-out R2 and distance error by layer, one line a prompt, controls in red.
 
     Reads table `layers` {layer, hook, task, site, r2, error_mean, control_r2_shuffled, n_test} and, where
-    there, ci_lo, ci_hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
+    there, lo, hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
     """
     site = result.params["map"]["site"]
     table = [row for row in result.tables["layers"] if row["site"] == site]
@@ -184,8 +184,8 @@ def probe_layers_figure(result: Result) -> Figure:
         x = np.array([spots[row["layer"]] for row in rows])
         r2 = floats([row["r2"] for row in rows])
         style = {"color": look.colour, "marker": look.marker, "label": task}
-        if "ci_lo" in rows[0]:
-            ends = floats([row["ci_lo"] for row in rows]), floats([row["ci_hi"] for row in rows])
+        if "lo" in rows[0]:
+            ends = floats([row["lo"] for row in rows]), floats([row["hi"] for row in rows])
             left.vlines(x, np.maximum(ends[0], R2_FLOOR), ends[1], color=look.colour, lw=0.8, alpha=0.6)
         left.plot(x, np.maximum(r2, R2_FLOOR), **style)
         right.plot(x, floats([row["error_mean"] for row in rows]), **style)

@@ -218,8 +218,8 @@ def erase_task(
                 "loss_erased": float(after.mean()),
                 "loss_constant": worst,
                 "lost": interval.value,
-                "lost_lo": interval.low,
-                "lost_hi": interval.high,
+                "lost_lo": interval.lo,
+                "lost_hi": interval.hi,
                 **_decodable(fitted, tested, erasers),
                 "n": len(rows),
             }

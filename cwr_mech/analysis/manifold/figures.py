@@ -44,7 +44,7 @@ def manifold_figure(result: Result) -> Figure:
         look = task_look(task)
         layers = [row["layer"] for row in mine]
         value = [row["share"] for row in mine]
-        reach = error_bars([row["share_low"] for row in mine], value, [row["share_high"] for row in mine])
+        reach = error_bars([row["share_lo"] for row in mine], value, [row["share_hi"] for row in mine])
         style: dict[str, Any] = {"color": look.colour, "capsize": 2, "label": task}
         left.errorbar(layers, floats(value), yerr=reach, fmt=look.marker + "-", **style)
         left.plot(layers, floats([row["share_shuffled"] for row in mine]), ".:", color=BASELINE)
@@ -123,7 +123,7 @@ def surfacing_tasks_figure(result: Result) -> Figure:
     models, and single models.
 
     Reads tables `components` {run, n_tasks, layer, k, variance, r2, r2_shuffled, alignment, alignment_random}
-    and `by_tasks` {layer, n_tasks, k, models, variance, ..._low, ..._high}; values `n`.
+    and `by_tasks` {layer, n_tasks, k, models, variance, ..._lo, ..._hi}; values `n`.
     """
     layer = max(row["layer"] for row in result.tables["components"])
     single = [row for row in result.tables["components"] if row["layer"] == layer]
@@ -141,7 +141,7 @@ def surfacing_tasks_figure(result: Result) -> Figure:
             mine = [row for row in means if row["n_tasks"] == count]
             value = [row[column] for row in mine]
             reach = error_bars(
-                [row[f"{column}_low"] for row in mine], value, [row[f"{column}_high"] for row in mine]
+                [row[f"{column}_lo"] for row in mine], value, [row[f"{column}_hi"] for row in mine]
             )
             label = f"{count} task{'s' if count > 1 else ''}, {mine[0]['models']} model(s)"
             ks = [row["k"] for row in mine]

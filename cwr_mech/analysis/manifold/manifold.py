@@ -184,7 +184,7 @@ def _share_and_noise(
     squared = normal_interval(
         float(power.mean()), float(power.std(ddof=1) / np.sqrt(n)), n, unit="city", method=method
     )
-    value, low, high = np.sqrt(np.maximum([squared.value, squared.low, squared.high], 0) / p).tolist()
+    value, low, high = np.sqrt(np.maximum([squared.value, squared.lo, squared.hi], 0) / p).tolist()
     return share, Interval(value, low, high, n, "city", method)
 
 

@@ -103,7 +103,7 @@ def manifold_result(
 def _map(whole: Manifold, control: Manifold) -> Row:
     row: Row = {"variance": whole.variance, "variance_shuffled": control.variance, "width": whole.width}
     for name, one in (("share", whole.share), ("share_shuffled", control.share), ("noise", whole.noise)):
-        row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+        row |= {name: one.value, f"{name}_lo": one.lo, f"{name}_hi": one.hi}
     return row
 
 
@@ -122,7 +122,7 @@ def _layer(found: Displacement, strict: Displacement | None, rng: np.random.Gene
         values = (found.along(), found.off(), found.off_ratio())
         row |= {name: float(np.median(value)) for name, value in zip(names, values, strict=True)}
         for way, one in (("along", found.excess_along(rng)), ("off", found.excess_off(rng))):
-            row |= {f"excess_{way}": one.value, f"excess_{way}_lo": one.low, f"excess_{way}_hi": one.high}
+            row |= {f"excess_{way}": one.value, f"excess_{way}_lo": one.lo, f"excess_{way}_hi": one.hi}
     return row
 
 

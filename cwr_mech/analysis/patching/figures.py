@@ -84,7 +84,7 @@ def sites_figure(result: Result) -> Figure:
 def subspaces_figure(result: Result) -> Figure:
     """Share of answers that follow the donor when only a part of the first city's state is replaced.
 
-    Reads table `subspaces` {layer, span, subspace, rank, n, follow, ci_lo, ci_hi}; one panel for the
+    Reads table `subspaces` {layer, span, subspace, rank, n, follow, lo, hi}; one panel for the
     subspaces, one for their complements.
     """
     rows = result.tables["subspaces"]
@@ -148,7 +148,7 @@ def digits_figure(result: Result) -> Figure:
 def tasks_figure(result: Result) -> Figure:
     """Where the city is held and where the answer stands, task beside task: share recovered by layer.
 
-    Reads table `lines` {task, layer, span, recovered, ci_lo, ci_hi, null}; params `metric`.
+    Reads table `lines` {task, layer, span, recovered, lo, hi, null}; params `metric`.
     """
     rows = result.tables["lines"]
     figure = new_figure(3.2)
@@ -165,7 +165,7 @@ def tasks_figure(result: Result) -> Figure:
             own = sorted((row for row in mine if row["task"] == task), key=lambda row: row["layer"])
             x = [row["layer"] for row in own]
             low, high, share, null = (
-                floats([row[name] for row in own]) for name in ("ci_lo", "ci_hi", "recovered", "null")
+                floats([row[name] for row in own]) for name in ("lo", "hi", "recovered", "null")
             )
             ax.vlines(x, low, high, color=look.colour, lw=0.7)
             ax.plot(x, share, color=look.colour, marker=look.marker, label=task)
@@ -185,8 +185,8 @@ def tasks_figure(result: Result) -> Figure:
 def parts_figure(result: Result) -> Figure:
     """Share of decoded answers that follow the donor, whole, inside and outside of the manifold, by layer.
 
-    Reads table `pooled` {taught, task, group, direction, source, layer, subspace, models, n, follow, ci_lo,
-    ci_hi}. A row of panels for what models were taught and the task they are asked, a column for old cities
+    Reads table `pooled` {taught, task, group, direction, source, layer, subspace, models, n, follow, lo,
+    hi}. A row of panels for what models were taught and the task they are asked, a column for old cities
     and for both directions of new ones.
     """
     rows = [row for row in result.tables["pooled"] if row["source"] == "own"]
@@ -227,7 +227,7 @@ def line(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0
     """One line over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
     rows = sorted(rows, key=lambda row: row["layer"])
     x, colour = [row["layer"] + shift for row in rows], SHADES[number % len(SHADES)]
-    low, high, follow = (floats([row[name] for row in rows]) for name in ("ci_lo", "ci_hi", "follow"))
+    low, high, follow = (floats([row[name] for row in rows]) for name in ("lo", "hi", "follow"))
     ax.vlines(x, low, high, color=colour, lw=0.7)
     ax.plot(x, follow, color=colour, marker=MARKS[number % len(MARKS)], label=label)
 

@@ -112,7 +112,7 @@ def _followed(pairs: Pairs, words: Shaped[np.ndarray, " pair"], rng: np.random.G
         boot = resample(pairs.cluster, rng).boot
         slope = float(product.sum() / square.sum())
         low, high = np.quantile((boot @ product) / np.maximum(boot @ square, 1e-9), [0.025, 0.975])
-    return {**row, "slope": slope, "ci_lo": float(low), "ci_hi": float(high)}
+    return {**row, "slope": slope, "lo": float(low), "hi": float(high)}
 
 
 def map_part(model: HookedQwen2, world: World, pairs: Pairs, cell: Cell) -> dict[str, np.ndarray]:

@@ -113,6 +113,6 @@ def steps_notes(rows: Sequence[Row], best: Cell) -> list[str]:
     return [
         f"Donors moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
         f"after layer {best.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
-        f"[{patched['ci_lo']:.2f}, {patched['ci_hi']:.2f}]; asked outright {own['slope']:.2f} "
-        f"[{own['ci_lo']:.2f}, {own['ci_hi']:.2f}]."
+        f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} "
+        f"[{own['lo']:.2f}, {own['hi']:.2f}]."
     ]

@@ -125,7 +125,7 @@ def _heads(rows: Sequence[Row], span: str, begin: str) -> str:
         if row["component"] == "z"
         and _is(row, span)
         and _number(row["recovered"]) >= LEAST
-        and _number(row["ci_lo"]) > 0
+        and _number(row["lo"]) > 0
     ]
     best = sorted(sure, key=lambda row: -row["recovered"])[:MOST_HEADS]
     told = "; ".join(f"{row['layer']}.{row['head']}, {_share(row)}" for row in best)
@@ -135,7 +135,7 @@ def _heads(rows: Sequence[Row], span: str, begin: str) -> str:
 def _share(row: Row) -> str:
     """A row's share with its interval and its null."""
     return (
-        f"{row['recovered']:.2f} [{_number(row['ci_lo']):.2f}, {_number(row['ci_hi']):.2f}] "
+        f"{row['recovered']:.2f} [{_number(row['lo']):.2f}, {_number(row['hi']):.2f}] "
         f"(an unrelated city {_number(row['null']):.2f})"
     )
 
@@ -181,7 +181,7 @@ def verdict(rows: Sequence[Row]) -> str:
     at = {row["subspace"]: row for row in rows if row["layer"] == layer}
     inside, outside = at["manifold"], at["not-manifold"]
     told = ", ".join(
-        f"{label} {at[key]['follow']:.2f} [{at[key]['ci_lo']:.2f}, {at[key]['ci_hi']:.2f}]"
+        f"{label} {at[key]['follow']:.2f} [{at[key]['lo']:.2f}, {at[key]['hi']:.2f}]"
         for key, label in (
             (None, "whole state"),
             ("manifold", f"manifold ({inside['rank']:.0f} dimensions)"),
@@ -193,9 +193,9 @@ def verdict(rows: Sequence[Row]) -> str:
     )
     if _number(at[None]["follow"]) < HALF:
         word = "hardly through this state at all"
-    elif inside["ci_lo"] > outside["ci_hi"]:
+    elif inside["lo"] > outside["hi"]:
         word = "through the manifold"
-    elif outside["ci_lo"] > inside["ci_hi"]:
+    elif outside["lo"] > inside["hi"]:
         word = "through the complement of the manifold"
     else:
         word = "through neither part more than the other"

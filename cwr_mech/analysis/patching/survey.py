@@ -131,7 +131,7 @@ def tasks_result(results: Sequence[Result]) -> Result:
         held, arrived = turning_points(cells)
         lines += [
             {"task": result.params["task"]}
-            | {name: row[name] for name in ("layer", "span", "n", "recovered", "ci_lo", "ci_hi", "null")}
+            | {name: row[name] for name in ("layer", "span", "n", "recovered", "lo", "hi", "null")}
             for (span, _), row in stream(cells).items()
             if span in ("swapped_last", "equals")
         ]

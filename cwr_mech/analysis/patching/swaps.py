@@ -18,7 +18,7 @@ SMALL, MOST = 0.03, 30
 def answers_figure(result: Result) -> Figure:
     """Decoded answers after the swap: against the true ones, and how many follow the donor, by layer.
 
-    Reads table `interchange` {direction, layer, span, n, follow, ci_lo, ci_hi}; for one model the arrays
+    Reads table `interchange` {direction, layer, span, n, follow, lo, hi}; for one model the arrays
     `swapped_given`, `swapped_donor`, `swapped_base` [pair], `swapped_place`.
     """
     figure = new_figure(3.6)
@@ -64,7 +64,7 @@ def _given(ax: Axes, result: Result) -> None:
 def steps_figure(result: Result) -> Figure:
     """Donors at known distances: how often the answer goes with them, and for numbers how far.
 
-    Reads table `steps` {layer, span, step, n, follow, slope, ci_lo, ci_hi}; arrays `steps_{true,given,own}`
+    Reads table `steps` {layer, span, step, n, follow, slope, lo, hi}; arrays `steps_{true,given,own}`
     [pair], `swapped_place`.
     """
     rows = result.tables["steps"]
@@ -104,7 +104,7 @@ def steps_figure(result: Result) -> Figure:
 
 def _slope(rows: list[Row]) -> str:
     whole = next(row for row in rows if row["step"] is None)
-    return f"slope {whole['slope']:.2f} [{whole['ci_lo']:.2f}, {whole['ci_hi']:.2f}]"
+    return f"slope {whole['slope']:.2f} [{whole['lo']:.2f}, {whole['hi']:.2f}]"
 
 
 def swap_map_figure(result: Result) -> Figure:
@@ -160,10 +160,10 @@ def swap_map_figure(result: Result) -> Figure:
 def paths_figure(result: Result) -> Figure:
     """Who tells whom: the strongest paths from heads to later heads, MLPs and the answer.
 
-    Reads table `paths` {sender, receiver, reader, n, recovered, ci_lo, ci_hi}; heads are named layer.head.
+    Reads table `paths` {sender, receiver, reader, n, recovered, lo, hi}; heads are named layer.head.
     """
     rows = [row for row in result.tables["paths"] if row["recovered"] is not None]
-    sure = [row for row in rows if abs(row["recovered"]) >= SMALL and row["ci_lo"] * row["ci_hi"] > 0]
+    sure = [row for row in rows if abs(row["recovered"]) >= SMALL and row["lo"] * row["hi"] > 0]
     drawn = sorted(sure, key=lambda row: -abs(row["recovered"]))[:MOST]
     heads = sorted({tuple(map(int, row["sender"].split("."))) for row in rows})
     n_layers, n_heads = max(head[0] for head in heads) + 1, max(head[1] for head in heads) + 1

@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
 from cwr_mech.analysis.patching.sweep import Sweep
-from cwr_mech.analysis.stats.intervals import benjamini_hochberg, mean_interval, sign_flip_test
+from cwr_mech.analysis.stats.intervals import mean_interval
+from cwr_mech.analysis.stats.testing import benjamini_hochberg, sign_flip_test
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import AnalysisError
 
 COLUMNS = (
     "donor", "direction", "component", "layer", "head", "span", "subspace", "metric", "n", "clean", "corrupt",
-    "patched", "effect", "recovered", "ci_lo", "ci_hi", "p", "p_adj",
+    "patched", "effect", "recovered", "lo", "hi", "p", "p_adj",
 )  # fmt: skip
 KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
 AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
@@ -119,7 +120,7 @@ def ratios(
     draws: Resamples,
     level: float,
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
-    """Columns effect, recovered, ci_lo, ci_hi, p of effects whose whole is `gap` [pair]."""
+    """Columns effect, recovered, lo, hi, p of effects whose whole is `gap` [pair]."""
     parts = [_block(effect[rows], gap, draws, level) for rows in _blocks(len(effect))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -155,7 +156,7 @@ def _block(
         extreme = (flipped >= np.abs(total)[:, None] - slack).sum(1)
         added = 0 if draws.exact else 1
         p = np.where(n > 0, (extreme + added) / (flipped.shape[1] + added), np.nan)
-    return {"effect": mean, "recovered": recovered, "ci_lo": quantiles[0], "ci_hi": quantiles[1], "p": p}
+    return {"effect": mean, "recovered": recovered, "lo": quantiles[0], "hi": quantiles[1], "p": p}
 
 
 def confirm(
@@ -205,10 +206,10 @@ def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -
         low = high = p = float("nan")
         if shares.size >= 2:
             interval = mean_interval(shares, unit="model")
-            low, high = interval.low, interval.high
+            low, high = interval.lo, interval.hi
             p = sign_flip_test(column["effect"][np.isfinite(column["effect"])], rng).p
         means = {name: _mean(values, np.isfinite(values)) for name, values in column.items()}
-        pooled.append({**rows[0], "n": int(shares.size), **means, "ci_lo": low, "ci_hi": high, "p": p})
+        pooled.append({**rows[0], "n": int(shares.size), **means, "lo": low, "hi": high, "p": p})
     for group in {(row["direction"], row["metric"]) for row in pooled}:
         mine = [row for row in pooled if (row["direction"], row["metric"]) == group]
         adjusted = benjamini_hochberg(np.array([row["p"] for row in mine]))
@@ -235,8 +236,8 @@ def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, 
         low = high = float("nan")
         if np.isfinite(shares).sum() >= 2:
             interval = mean_interval(shares[np.isfinite(shares)], unit="model")
-            low, high = max(interval.low, 0.0), min(interval.high, 1.0)
-        counts = {"n": int(np.isfinite(shares).sum()), "ci_lo": low, "ci_hi": high}
+            low, high = max(interval.lo, 0.0), min(interval.hi, 1.0)
+        counts = {"n": int(np.isfinite(shares).sum()), "lo": low, "hi": high}
         pooled.append({**rows[0], **means, **counts})
     return pooled
 

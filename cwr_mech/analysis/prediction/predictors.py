@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from cwr_mech.analysis.manifold.bases import leading_directions
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.similarity.cka import linear_cka
-from cwr_mech.analysis.stats.intervals import mantel_test
 from cwr_mech.analysis.stats.subspaces import projection_kernel
+from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -161,7 +161,7 @@ def try_prediction(
     x, y = (m[np.ix_(kept, kept)] for m in (predictor, (outcome + outcome.T) / 2))
     upper = np.triu_indices(len(kept), 1)
     if not (np.isfinite(x[upper]).all() and np.ptp(x[upper]) > 0):
-        return {"n": len(upper[0]), "r": None, "p": None, "r_low": None, "r_high": None, "without": None}
+        return {"n": len(upper[0]), "r": None, "p": None, "r_lo": None, "r_hi": None, "without": None}
     found = mantel_test(x, y, rng, draws=EXACT_DRAWS)
     left = {}
     for out in range(len(kept)):
@@ -175,7 +175,7 @@ def try_prediction(
         "n": len(upper[0]),
         "r": found.value,
         "p": found.p,
-        "r_low": left[least],
-        "r_high": max(left.values()),
+        "r_lo": left[least],
+        "r_hi": max(left.values()),
         "without": least,
     }

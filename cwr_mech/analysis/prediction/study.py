@@ -90,7 +90,7 @@ def prediction_result(
         notes=[
             "r: correlation over pairs of tasks; p: one-sided, over all relabellings of the tasks (Mantel; "
             "with 4 tasks it cannot be below 0.04). "
-            "r_low and r_high: range when each task in turn is left out, the lowest without `without`.",
+            "r_lo and r_hi: range when each task in turn is left out, the lowest without `without`.",
             f"{len(rows)} tests: about {len(rows) / 20:.0f} are expected to have p below 0.05 by chance.",
         ],
     )

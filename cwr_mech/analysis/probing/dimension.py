@@ -52,7 +52,7 @@ class Surfacing:
     """What the first `k` principal components carry of the map.
 
     `variance`: share of variance; `r2`: of a held-out probe on them alone, with its 95 % interval over cities
-    (`r2_low`, `r2_high`) and the same with places shuffled among cities; `alignment`: share of the squared
+    (`r2_lo`, `r2_hi`) and the same with places shuffled among cities; `alignment`: share of the squared
     length of the full probe's two orthonormal directions inside them; `alignment_random`: of random
     directions of the space that the cities span.
     """
@@ -60,8 +60,8 @@ class Surfacing:
     k: int
     variance: float
     r2: float
-    r2_low: float
-    r2_high: float
+    r2_lo: float
+    r2_hi: float
     r2_shuffled: float
     alignment: float
     alignment_random: float
@@ -97,8 +97,8 @@ def surfacing(
                 k=k,
                 variance=float(shares[k - 1]),
                 r2=interval.value,
-                r2_low=interval.low,
-                r2_high=interval.high,
+                r2_lo=interval.lo,
+                r2_hi=interval.hi,
                 r2_shuffled=score(shuffled, places[1]).r2,
                 alignment=float(inside[k - 1]),
                 alignment_random=k / len(s),

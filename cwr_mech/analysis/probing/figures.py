@@ -122,7 +122,7 @@ def timeline_figure(result: Result) -> Figure:
     )
     for column, label, style, colour in curves:
         value = [row[column] for row in rows]
-        low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("low", "high"))
+        low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("lo", "hi"))
         reach = error_bars(low, value, high)
         left.errorbar(seen, floats(value), yerr=reach, fmt=style, color=colour, capsize=2, label=label)
     shuffled = floats([row["r2_shuffled"] for row in rows])

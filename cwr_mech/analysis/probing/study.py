@@ -73,8 +73,8 @@ def probe_result(
             {
                 **place,
                 "r2": found.score.r2,
-                "ci_lo": interval.low,
-                "ci_hi": interval.high,
+                "lo": interval.lo,
+                "hi": interval.hi,
                 "r2_x": found.score.r2_x,
                 "r2_y": found.score.r2_y,
                 "error_mean": found.score.error_mean,

@@ -9,8 +9,9 @@ from threadpoolctl import threadpool_limits
 from cwr_mech.analysis.probing.dimension import surfacing
 from cwr_mech.analysis.probing.probe import random_folds
 from cwr_mech.analysis.selection import Item, shared_ids
-from cwr_mech.analysis.stats.intervals import mean_interval, permutation_test
+from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.stats.models import Member
+from cwr_mech.analysis.stats.testing import permutation_test
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
 
@@ -77,7 +78,7 @@ def _by_tasks(rows: Sequence[Row]) -> list[Row]:
         row: Row = {"layer": layer, "n_tasks": n_tasks, "k": k, "models": len(mine)}
         for name in MEASURED:
             interval = mean_interval(np.array([one[name] for one in mine]))
-            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            row |= {name: interval.value, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}
         means.append(row)
     return means
 

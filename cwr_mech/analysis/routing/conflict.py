@@ -78,12 +78,12 @@ def conflict_result(
             cosine = cosine_interval(mine[a], mine[b])
             cosines.append(
                 {"matrix": name, "task_a": a, "task_b": b, "cosine": cosine.value}
-                | {"lo": cosine.low, "hi": cosine.high}
+                | {"lo": cosine.lo, "hi": cosine.hi}
             )
             null, angles = null_share(bases[b].T, rank, size), principal_angles(bases[a], bases[b])
             overlaps.append(
                 {"matrix": name, "task_a": a, "task_b": b, "overlap": projection_kernel(bases[a], bases[b])}
-                | {"null": null.mean, "null_hi": null.high}
+                | {"null": null.mean, "null_hi": null.hi}
                 | {"least_angle": float(angles[0]), "largest_angle": float(angles[-1])}
             )
     whole = {(row["task_a"], row["task_b"]): row["cosine"] for row in cosines if row["matrix"] == "all"}
@@ -125,7 +125,7 @@ def _space(
         "own_in_sample": energy(vectors[task][::2], bases[task]).share,
         "others": float(np.mean(others)) if others else None,
         "null": null.mean,
-        "null_hi": null.high,
+        "null_hi": null.hi,
     }
 
 
@@ -151,7 +151,7 @@ def _written(
         like = [_inside(moment, random_basis_like(here, rank, rng).columns) for _ in range(LIKE_DRAWS)]
         found.append(
             {"matrix": name, "layer": int(name.split(".")[0]), "share": _inside(moment, columns)}
-            | {"null": null.mean, "null_hi": null.high, "like": float(np.mean(like))}
+            | {"null": null.mean, "null_hi": null.hi, "like": float(np.mean(like))}
             | {"like_hi": float(np.quantile(like, 0.975))}
         )
     return found

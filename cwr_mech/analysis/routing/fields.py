@@ -216,12 +216,12 @@ def _row(
         "rank": rank,
         "n": len(field.updates),
         "share": found.share,
-        "lo": interval.low,
-        "hi": interval.high,
+        "lo": interval.lo,
+        "hi": interval.hi,
         "in_sample": in_sample,
         "null": null.mean,
-        "null_lo": null.low,
-        "null_hi": null.high,
+        "null_lo": null.lo,
+        "null_hi": null.hi,
         "like": float(np.mean(like)),
         "like_hi": float(np.quantile(like, 0.975)),
     }
@@ -249,7 +249,7 @@ def directions(
     way, target = np.concatenate(ways), np.concatenate(targets)
     cosine = cosines(whole, way)
     low, high = _mean_interval(cosine, rng)
-    target_low, target_high = _mean_interval(target, rng)
+    target_lo, target_hi = _mean_interval(target, rng)
     length = np.linalg.norm(way, axis=1)
     gains = [float(np.mean(np.sum(moved * way, axis=1) / length)) for moved in (whole, on, off)]
     return {
@@ -264,8 +264,8 @@ def directions(
         "gain_on": gains[1] if field.step else None,
         "gain_off": gains[2] if field.step else None,
         "target": float(np.nanmean(target)),
-        "target_lo": target_low,
-        "target_hi": target_high,
+        "target_lo": target_lo,
+        "target_hi": target_hi,
     }
 
 
@@ -280,7 +280,7 @@ def _mean_interval(values: Float[np.ndarray, "city"], rng: np.random.Generator) 
     if len(kept) < 2:
         return float("nan"), float("nan")
     found = bootstrap(lambda rows: float(kept[rows].mean()), len(kept), rng, draws=DRAWS)
-    return found.low, found.high
+    return found.lo, found.hi
 
 
 def unit_fields(fields: Sequence[Float[np.ndarray, "city p"]]) -> Float[np.ndarray, "other p"]:

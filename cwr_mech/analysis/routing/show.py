@@ -263,7 +263,7 @@ def prediction(result: Result) -> str:
     tests = [row for row in result.tables["tests"] if row["r"] is not None]
     early = [row for row in tests if row["from"] in ("untrained", "the tasks")]
     passed = [row for row in early if row["p"] < 0.05]
-    steady = [row for row in passed if row["r_low"] > 0]
+    steady = [row for row in passed if row["r_lo"] > 0]
     said = (
         f"Of {len(early)} tests of what can be known before training, {len(passed)} have p below 0.05 "
         f"({len(early) / 20:.1f} expected by chance), {len(steady)} of them with a positive correlation "
@@ -278,9 +278,9 @@ def prediction(result: Result) -> str:
         "n": "pairs",
         "r": "r",
         "p": "p",
-        "r_low": "least r",
+        "r_lo": "least r",
         "without": "without",
-        "r_high": "largest r",
+        "r_hi": "largest r",
     }
     best = sorted(tests, key=lambda row: row["p"])[:12]
     return "\n\n".join(part for part in (f"{said} {verdict}".strip(), markdown_table(best, columns)) if part)

@@ -86,7 +86,7 @@ def groups_figure(result: Result) -> Figure:
     """Means over groups of pairs of models at the deepest layer, a panel a measure, intervals over models,
     with null, ceiling and published value.
 
-    Reads table `groups` {measure, layer, models, group, value, ci_lo, ci_hi, null, ceiling, published};
+    Reads table `groups` {measure, layer, models, group, value, lo, hi, null, ceiling, published};
     values `n`, `models`.
     """
     rows = [row for row in result.tables["groups"] if row["models"] == "all models"]
@@ -105,7 +105,7 @@ def groups_figure(result: Result) -> Figure:
         mine = [row for row in rows if row["measure"] == measure]
         spots = [names.index(row["group"]) for row in mine]
         value = [row["value"] for row in mine]
-        reach = error_bars([row["ci_lo"] for row in mine], value, [row["ci_hi"] for row in mine])
+        reach = error_bars([row["lo"] for row in mine], value, [row["hi"] for row in mine])
         ax.errorbar(floats(value), spots, xerr=reach, fmt="o", color="black", capsize=2, label="mean, 95 %")
         for column, marker, colour, label in (
             ("null", "|", BASELINE, "cities shuffled"),

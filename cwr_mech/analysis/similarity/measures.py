@@ -261,7 +261,7 @@ def compare_all(
         features = sides[i].shape[1] + sides[j].shape[1]
         if measure.needs_more_cities and n // 2 <= features:
             reason = f"half of {n} cities are too few for an interval with {features} features"
-            interval = replace(interval, low=np.nan, high=np.nan, reason=reason)
+            interval = replace(interval, lo=np.nan, hi=np.nan, reason=reason)
         there, back = map(float, ways[k])
         found[i, j] = Comparison(measure, interval, (there, back), null[:, k].mean(axis=-1), reason)
     return found

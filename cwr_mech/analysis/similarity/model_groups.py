@@ -34,7 +34,7 @@ def group_rows(
     *,
     has_ceiling: bool = True,
 ) -> list[Row]:
-    """Rows {measure, models, group, value, ci_lo, ci_hi, n, pairs, null, ceiling, p, held_fixed, published}.
+    """Rows {measure, models, group, value, lo, hi, n, pairs, null, ceiling, p, held_fixed, published}.
 
     `null`: mean similarity of each pair with cities shuffled. Groups are the models of the same tasks (the
     ceiling), those of disjoint tasks, both by number of tasks, the share of the ceiling and the slope of the
@@ -78,8 +78,8 @@ def _rows(
         return {
             "group": group,
             "value": found.value,
-            "ci_lo": found.low,
-            "ci_hi": found.high,
+            "lo": found.lo,
+            "hi": found.hi,
             "n": found.n,
             "pairs": int(pairs.sum()),
             "null": float(null[pairs].mean()),

@@ -189,9 +189,9 @@ SHOWN_KS = (2, 4, 10)
 
 def _with_ends(row: Row, name: str) -> str:
     """A value with its interval."""
-    if row[f"{name}_low"] is None:
+    if row[f"{name}_lo"] is None:
         return number(row[name])
-    return f"{number(row[name])} ({number(row[f'{name}_low'])} to {number(row[f'{name}_high'])})"
+    return f"{number(row[name])} ({number(row[f'{name}_lo'])} to {number(row[f'{name}_hi'])})"
 
 
 def _excess(row: Row, way: str) -> str:

@@ -1,23 +1,24 @@
-"""Intervals, permutation tests and corrections, written once for every analysis.
+"""Intervals, written once for every analysis: one type, `Interval(value, lo, hi)`.
 
 What is resampled is always said by the caller: cities for the precision of one value of one model, models
-(seeds) for a claim about models. Intervals come back as `Interval`, tests as `PermutationTest`; a value that
-cannot be given is NaN with a `reason`, never a guess.
+(seeds) for a claim about models. A value that cannot be given is NaN with a `reason`, never a guess. In
+tables the ends stand in columns `lo` and `hi`, or `NAME_lo` and `NAME_hi` where a row holds several.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
-from math import factorial
-from typing import Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import stats
 
 from cwr_mech.errors import AnalysisError
 
-Alternative = Literal["two-sided", "greater", "less"]
+LEAST_UNITS = 3
+"""Fewer models, tasks or batches give no interval: with two, Student's t has one degree of freedom (12.7
+standard errors), and a jackknife has two values."""
 
 
 @dataclass(frozen=True)
@@ -25,56 +26,91 @@ class Interval:
     """An estimate with an interval that covers the truth in a share `level` of repetitions.
 
     `n` counts the units, `unit` names them, `method` says how the interval was made, `reason` says why
-    `low` and `high` are NaN when they are.
+    `lo` and `hi` are NaN when they are. `error`: the standard error where the interval is value +- t * error.
     """
 
     value: float
-    low: float
-    high: float
+    lo: float
+    hi: float
     n: int
     unit: str
     method: str
     level: float = 0.95
     reason: str | None = None
+    error: float = float("nan")
 
     def covers(self, truth: float) -> bool:
         """Whether `truth` lies inside."""
-        return bool(self.low <= truth <= self.high)
+        return bool(self.lo <= truth <= self.hi)
 
     def row(self, name: str = "value") -> dict[str, float | int | str | None]:
         """The interval as columns of a tidy table."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high, "n": self.n}
+        return {name: self.value, f"{name}_lo": self.lo, f"{name}_hi": self.hi, "n": self.n}
 
 
-@dataclass(frozen=True)
-class PermutationTest:
-    """A statistic, its values under the null, and p = (1 + as extreme) / (1 + draws), or exact."""
-
-    value: float
-    null: Float[np.ndarray, "draw"]
-    p: float
-    exact: bool
-    alternative: Alternative
-
-    @property
-    def null_mean(self) -> float:
-        """Mean of the null values."""
-        return float(self.null.mean())
-
-    def null_quantile(self, share: float) -> float:
-        """The value that a share `share` of the null values stays below."""
-        return float(np.quantile(self.null, share))
+def _unknown(value: float, n: int, unit: str, method: str, level: float, reason: str) -> Interval:
+    return Interval(value, np.nan, np.nan, n, unit, method, level, reason)
 
 
-def _percentile(
-    value: float, draws: Float[np.ndarray, "draw"], level: float, n: int, unit: str, method: str
+def t_interval(
+    value: float, error: float, n: int, *, unit: str = "model", method: str, level: float = 0.95
 ) -> Interval:
-    usable = draws[np.isfinite(draws)]
-    if usable.size < 0.9 * draws.size or usable.size < 20:
-        reason = f"only {usable.size} of {draws.size} resamples gave a number"
-        return Interval(value, np.nan, np.nan, n, unit, method, level, reason)
-    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n, unit, method, level)
+    """value +- t(n - 1) * standard error; NaN ends with the reason below LEAST_UNITS units."""
+    if n < LEAST_UNITS:
+        few = f"one {unit} has no spread" if n == 1 else f"{n} {unit}s are too few for an interval"
+        return _unknown(value, n, unit, method, level, few)
+    if not np.isfinite(error):
+        return _unknown(value, n, unit, method, level, "no standard error")
+    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return Interval(value, value - reach, value + reach, n, unit, method, level, error=error)
+
+
+def mean_interval(values: Float[np.ndarray, "unit"], *, unit: str = "model", level: float = 0.95) -> Interval:
+    """Mean with Student's t interval: for few units such as seeds, where resampling is too narrow."""
+    values = np.asarray(values, dtype=np.float64)
+    enough(values.size, 1, unit)
+    error = float(stats.sem(values)) if values.size > 1 else np.nan
+    return t_interval(
+        float(values.mean()), error, values.size, unit=unit, method=f"Student's t over {unit}s", level=level
+    )
+
+
+def jackknife(
+    statistic: Callable[[Sequence[Any]], float],
+    units: Sequence[Any],
+    *,
+    unit: str = "model",
+    level: float = 0.95,
+) -> Interval:
+    """A statistic of several units with the delete-one jackknife (Tukey 1958), Student's t with n - 1 degrees
+    of freedom. NaN ends with the reason where it is undefined without one of them, or n < LEAST_UNITS.
+
+    For measures made of pairs of units too: each unit is left out with all its pairs.
+    """
+    n, value = len(units), statistic(units)
+    without = np.array([statistic([one for one in units if one != left]) for left in units])
+    method = f"jackknife over {unit}s"
+    if not np.isfinite(without).all():
+        reason = f"{n} {unit}s are too few: without one of them nothing is left to average"
+        return _unknown(value, n, unit, method, level, reason)
+    return t_interval(value, jackknife_error(without), n, unit=unit, method=method, level=level)
+
+
+def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
+    """Standard error from the n values of a statistic with one unit left out:
+    sqrt((n - 1) / n * sum (theta_(i) - mean)^2).
+    """
+    n = without.size
+    return float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
+
+
+def normal_interval(
+    value: float, standard_error: float, n: int, *, unit: str, method: str, level: float = 0.95
+) -> Interval:
+    """value +- the normal quantile times the standard error: for many units, such as cities."""
+    reach = float(stats.norm.ppf((1 + level) / 2)) * standard_error
+    reason = None if np.isfinite(reach) else "no standard error"
+    return Interval(value, value - reach, value + reach, n, unit, method, level, reason)
 
 
 def bootstrap(
@@ -91,36 +127,27 @@ def bootstrap(
     Not for measures made of pairs of rows (CKA, neighbours, RSA): a city drawn twice is its own perfect
     neighbour. Use `halves` there. Raises AnalysisError for fewer than 2 units.
     """
-    _enough(n, 2, unit)
+    enough(n, 2, unit)
     value = statistic(np.arange(n))
-    values = np.array([statistic(rng.integers(0, n, n)) for _ in range(draws)])
-    return _percentile(value, values, level, n, unit, f"bootstrap over {unit}, {draws} draws")
-
-
-def cluster_bootstrap(
-    statistic: Callable[[Int[np.ndarray, "row"]], float],
-    clusters: Int[np.ndarray, "row"] | np.ndarray,
-    rng: np.random.Generator,
-    *,
-    draws: int = 1000,
-    level: float = 0.95,
-    unit: str = "city",
-) -> Interval:
-    """Bootstrap of whole clusters: rows that share a label in `clusters` are drawn together.
-
-    `statistic` gets the numbers of the rows drawn. Use it where one city (or one model) gives many rows.
-    """
-    labels, inverse = np.unique(clusters, return_inverse=True)
-    _enough(labels.size, 2, unit)
-    rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    value = statistic(np.arange(len(clusters)))
-    values = np.array(
-        [
-            statistic(np.concatenate([rows[k] for k in rng.integers(0, labels.size, labels.size)]))
-            for _ in range(draws)
-        ]
-    )
-    return _percentile(value, values, level, labels.size, unit, f"bootstrap over {unit}, {draws} draws")
+    method = f"bootstrap over {unit}, {draws} draws"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told below, as a reason
+        found = stats.bootstrap(
+            (np.arange(n),),
+            lambda rows: statistic(rows),
+            vectorized=False,
+            n_resamples=draws,
+            confidence_level=level,
+            method="percentile",
+            rng=rng,
+        )
+    drawn = np.asarray(found.bootstrap_distribution, dtype=np.float64)
+    usable = drawn[np.isfinite(drawn)]
+    if usable.size < 0.9 * draws or usable.size < 20:
+        reason = f"only {usable.size} of {draws} resamples gave a number"
+        return _unknown(value, n, unit, method, level, reason)
+    lo, hi = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(lo), float(hi), n, unit, method, level)
 
 
 def halves(
@@ -129,7 +156,7 @@ def halves(
     """`draws` random halves of n rows, without replacement, each in order; `half_interval` makes an interval
     of a statistic's values on them. Raises AnalysisError for fewer than 8 rows.
     """
-    _enough(n, 8, unit)
+    enough(n, 8, unit)
     return [np.sort(rng.permutation(n)[: n // 2]) for _ in range(draws)]
 
 
@@ -148,153 +175,11 @@ def half_interval(
     usable = values[np.isfinite(values)]
     if usable.size < 0.9 * draws:
         reason = f"only {usable.size} of {draws} half samples gave a number"
-        return Interval(value, np.nan, np.nan, n, unit, method, level, reason)
+        return _unknown(value, n, unit, method, level, reason)
     return normal_interval(value, float(usable.std(ddof=1)), n, unit=unit, method=method, level=level)
 
 
-def normal_interval(
-    value: float, standard_error: float, n: int, *, unit: str, method: str, level: float = 0.95
-) -> Interval:
-    """value +- the normal quantile times the standard error."""
-    reach = float(stats.norm.ppf((1 + level) / 2)) * standard_error
-    reason = None if np.isfinite(reach) else "no standard error"
-    return Interval(value, value - reach, value + reach, n, unit, method, level, reason)
-
-
-def mean_interval(values: Float[np.ndarray, "unit"], *, unit: str = "model", level: float = 0.95) -> Interval:
-    """Mean with Student's t interval: for few units such as seeds, where resampling is too narrow.
-
-    One unit gives its value and NaN ends, with the reason.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    _enough(values.size, 1, unit)
-    mean, n = float(values.mean()), values.size
-    if n == 1:
-        return Interval(mean, np.nan, np.nan, 1, unit, "t", level, f"one {unit} has no spread")
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - reach, mean + reach, n, unit, f"Student's t over {unit}", level)
-
-
-def permutation_test(
-    statistic: Callable[[Int[np.ndarray, "n"]], float],
-    n: int,
-    rng: np.random.Generator,
-    *,
-    draws: int = 1000,
-    alternative: Alternative = "greater",
-) -> PermutationTest:
-    """Compare `statistic(identity)` with `statistic(order)` over orders of 0..n-1.
-
-    `statistic` pairs one side in its own order with the other side in the order it is given. All n! orders
-    are used when they are no more than `draws` (then p is exact).
-    """
-    _enough(n, 2, "row")
-    value = float(statistic(np.arange(n)))
-    exact = n <= 12 and factorial(n) <= draws
-    if exact:
-        null = np.array([statistic(np.array(order)) for order in permutations(range(n))])
-    else:
-        null = np.array([statistic(rng.permutation(n)) for _ in range(draws)])
-    return _judge(value, null, exact, alternative)
-
-
-def mantel_test(
-    first: Float[np.ndarray, "item item"],
-    second: Float[np.ndarray, "item item"],
-    rng: np.random.Generator,
-    *,
-    draws: int = 5000,
-    alternative: Alternative = "greater",
-) -> PermutationTest:
-    """Correlation of the off-diagonal cells of two symmetric matrices over the same items (Mantel 1967).
-
-    The null relabels the items of one matrix, because cells that share an item are not independent.
-    """
-    items = first.shape[0]
-    _enough(items, 4, "item")
-    upper = np.triu_indices(items, 1)
-
-    def correlation(order: Int[np.ndarray, "item"]) -> float:
-        return float(np.corrcoef(first[upper], second[np.ix_(order, order)][upper])[0, 1])
-
-    return permutation_test(correlation, items, rng, draws=draws, alternative=alternative)
-
-
-def sign_flip_test(
-    values: Float[np.ndarray, "unit"],
-    rng: np.random.Generator,
-    *,
-    draws: int = 10000,
-    alternative: Alternative = "two-sided",
-) -> PermutationTest:
-    """Is the mean of paired differences 0? Null: each difference is as likely with either sign.
-
-    All 2^n sign patterns are used when they are no more than `draws`.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    n = values.size
-    _enough(n, 1, "unit")
-    exact = n <= 40 and 2**n <= draws
-    if exact:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = rng.choice([-1.0, 1.0], size=(draws, n))
-    return _judge(float(values.mean()), signs @ values / n, exact, alternative)
-
-
-def two_sample_test(
-    first: Float[np.ndarray, "a"],
-    second: Float[np.ndarray, "b"],
-    rng: np.random.Generator,
-    *,
-    draws: int = 10000,
-    alternative: Alternative = "two-sided",
-) -> PermutationTest:
-    """Difference of means, first - second; the null shuffles which unit belongs to which group."""
-    _enough(min(first.size, second.size), 1, "unit in each group")
-    result = stats.permutation_test(
-        (first, second),
-        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
-        permutation_type="independent",
-        vectorized=True,
-        n_resamples=draws,
-        alternative=alternative,
-        rng=rng,
-    )
-    null = np.asarray(result.null_distribution, dtype=np.float64)
-    exact = null.size != draws
-    return PermutationTest(float(result.statistic), null, float(result.pvalue), exact, alternative)
-
-
-def benjamini_hochberg(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
-    """Adjusted p values that control the false discovery rate (Benjamini, Hochberg 1995); NaN stays NaN."""
-    p = np.asarray(p, dtype=np.float64)
-    adjusted = np.full(p.shape, np.nan)
-    given: Bool[np.ndarray, "test"] = np.isfinite(p)
-    if given.any():
-        adjusted[given] = stats.false_discovery_control(p[given], method="bh")
-    return adjusted
-
-
-def _judge(
-    value: float, null: Float[np.ndarray, "draw"], exact: bool, alternative: Alternative
-) -> PermutationTest:
-    slack = 1e-12 * max(1.0, abs(value))
-    if not np.isfinite(value):
-        return PermutationTest(value, null, np.nan, exact, alternative)
-    greater, less = int((null >= value - slack).sum()), int((null <= value + slack).sum())
-    added = 0 if exact else 1
-    one_sided = {"greater": greater, "less": less, "two-sided": min(greater, less)}[alternative]
-    p = (one_sided + added) / (null.size + added) * (2 if alternative == "two-sided" else 1)
-    return PermutationTest(value, null, min(1.0, p), exact, alternative)
-
-
-def _enough(n: int, least: int, unit: str) -> None:
+def enough(n: int, least: int, unit: str) -> None:
+    """Raise AnalysisError for fewer than `least` units."""
     if n < least:
         raise AnalysisError(f"{n} {unit} given, at least {least} needed", "use more of them")
-
-
-def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
-    """Standard error from the n values of a statistic with one unit left out (Tukey 1958)."""
-    n = without.size
-    return float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy import stats
+from jaxtyping import Bool, Float, Int
 
-from cwr_mech.analysis.stats.intervals import Interval, PermutationTest, jackknife_error, permutation_test
+from cwr_mech.analysis.stats.intervals import Interval, jackknife
+from cwr_mech.analysis.stats.testing import PermutationTest, relabelling_test
 from cwr_mech.errors import AnalysisError
 
+Matrix = Float[np.ndarray, "model model"]
 FAILED_BELOW = 0.5
 """A model has failed when, on a task it was trained on, it closes less than this share of the gap between the
 best constant answer and a perfect one."""
@@ -61,7 +62,7 @@ class Group:
 
 
 def pair_mean(
-    matrix: Float[np.ndarray, "model model"],
+    matrix: Matrix,
     chosen: Bool[np.ndarray, "model model"],
     *,
     level: float = 0.95,
@@ -81,23 +82,7 @@ def pair_mean(
         values = [matrix[i, j] for i, j in pairs if i in kept and j in kept]
         return float(np.mean(values)) if values else float("nan")
 
-    return over_models(mean, sorted({model for pair in pairs for model in pair}), level=level)
-
-
-def over_models(
-    statistic: Callable[[Sequence[int]], float], models: Sequence[int], *, level: float = 0.95
-) -> Interval:
-    """A statistic of several models with a jackknife interval: each model is left out once, and Student's t
-    has models - 1 degrees of freedom. NaN ends with the reason where it is undefined without some model.
-    """
-    n, value = len(models), statistic(models)
-    without = np.array([statistic([k for k in models if k != left]) for left in models])
-    method = "jackknife over models"
-    if not np.isfinite(without).all():
-        reason = f"{n} models are too few: without one of them nothing is left to average"
-        return Interval(value, np.nan, np.nan, n, "model", method, level, reason)
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * jackknife_error(without)
-    return Interval(value, value - reach, value + reach, n, "model", method, level)
+    return jackknife(mean, sorted({model for pair in pairs for model in pair}), level=level)
 
 
 def same_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
@@ -156,7 +141,7 @@ class Consistency:
 
 
 def consistency(
-    matrix: Float[np.ndarray, "model model"],
+    matrix: Matrix,
     members: Sequence[Member],
     rng: np.random.Generator,
     *,
@@ -176,12 +161,11 @@ def consistency(
     test = None
     if (same & upper).any() and (other & upper).any():
 
-        def difference(order: np.ndarray) -> float:
-            moved = matrix[np.ix_(order, order)]
+        def difference(moved: Matrix) -> float:
             return float(np.nanmean(moved[same & np.triu(same)]) - np.nanmean(moved[other & np.triu(other)]))
 
-        test = permutation_test(difference, len(members), rng, draws=draws)
-    shares = over_models(ratio, range(len(members)))
+        test = relabelling_test(difference, matrix, rng, draws=draws, alternative="greater")
+    shares = jackknife(ratio, range(len(members)))
     alone = [tasks for tasks in dict.fromkeys(sets) if not (same & upper)[[s == tasks for s in sets]].any()]
     return Consistency(
         same=pair_mean(matrix, same) if (same & upper).any() else None,
@@ -199,7 +183,8 @@ class Trend:
     `held_fixed` names what the numbers of tasks have in common: "rows" (all models saw as many rows),
     "exposure" (as many of each task), "both", or "neither", when more tasks also means more training and
     the trend cannot be read as an effect of the number of tasks. `slope`: change per task, with an interval
-    over models, tested by relabelling the numbers of tasks; both None where all have equally many.
+    over models, tested by permuting the models' rows and columns together; both None where all have equally
+    many.
     """
 
     groups: tuple[Group, ...]
@@ -209,7 +194,7 @@ class Trend:
 
 
 def trend(
-    matrix: Float[np.ndarray, "model model"],
+    matrix: Matrix,
     members: Sequence[Member],
     rng: np.random.Generator,
     *,
@@ -231,21 +216,22 @@ def trend(
     used = [member for member in members if str(len(member.tasks)) in {group.name for group in groups}]
     rows, exposure = ({getattr(member, name) for member in used} for name in ("rows", "exposure"))
     held = {(True, True): "both", (True, False): "rows", (False, True): "exposure"}
-    pairs = [(i, j) for i, j in zip(*np.nonzero(np.triu(disjoint, 1)), strict=True) if counts[i] == counts[j]]
     slope, test = None, None
     if len(groups) > 1:
-
-        def rise(kept: Sequence[int]) -> float:
-            mine = [(i, j) for i, j in pairs if i in kept and j in kept]
-            x = np.array([counts[i] for i, _ in mine])
-            return float(np.polyfit(x, [matrix[pair] for pair in mine], 1)[0]) if np.ptp(x) > 0 else np.nan
-
-        # Units are models: numbers of tasks are shuffled among models, and a pair has the mean of its two.
-        def relabelled(order: np.ndarray) -> float:
-            x = np.array([(counts[order[i]] + counts[order[j]]) / 2 for i, j in pairs])
-            return float(np.polyfit(x, [matrix[pair] for pair in pairs], 1)[0]) if np.ptp(x) > 0 else 0.0
-
-        slope = over_models(rise, sorted({int(model) for pair in pairs for model in pair}))
-        test = permutation_test(relabelled, len(members), rng, draws=draws, alternative="two-sided")
+        compared = disjoint & (counts[:, None] == counts[None, :])
+        mine = np.flatnonzero(compared.any(axis=0))
+        cells, x = matrix[np.ix_(mine, mine)], counts[mine]
+        pairs = np.argwhere(np.triu(compared[np.ix_(mine, mine)], 1))
+        slope = jackknife(lambda kept: rise(cells, x, pairs[np.isin(pairs, kept).all(axis=1)]), range(len(x)))
+        test = relabelling_test(lambda moved: rise(moved, x, pairs), cells, rng, draws=draws)
     fixed = held.get((len(rows) == 1, len(exposure) == 1), "neither")
     return Trend(tuple(groups), fixed, slope, test)
+
+
+def rise(matrix: Matrix, counts: Int[np.ndarray, "model"], pairs: Int[np.ndarray, "pair 2"]) -> float:
+    """Least-squares slope of the similarity of pairs of models with their number of tasks; NaN without two
+    numbers of tasks.
+    """
+    y = matrix[pairs[:, 0], pairs[:, 1]]
+    x = counts[pairs[:, 0]][np.isfinite(y)]
+    return float(np.polyfit(x, y[np.isfinite(y)], 1)[0]) if x.size and np.ptp(x) > 0 else float("nan")

@@ -9,14 +9,14 @@ Song, Ahn and Yun (arXiv 2405.16002) show that even a large honest share is no e
 used; only restricting updates to it is (`analysis/routing/interventions.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 from scipy.linalg import subspace_angles
 
-from cwr_mech.analysis.stats.intervals import Interval, bootstrap
+from cwr_mech.analysis.stats.intervals import Interval, bootstrap, jackknife
 from cwr_mech.errors import AnalysisError
 
 Vectors = Float[np.ndarray, "city p"]
@@ -69,12 +69,12 @@ class NullShare:
     sd: float
 
     @property
-    def low(self) -> float:
+    def lo(self) -> float:
         """2.5 % quantile, by the Beta distribution with this mean and deviation."""
         return self._quantile(0.025)
 
     @property
-    def high(self) -> float:
+    def hi(self) -> float:
         """97.5 % quantile."""
         return self._quantile(0.975)
 
@@ -131,39 +131,34 @@ def effective_directions(vectors: Vectors) -> float:
     return float(power.sum() ** 2 / np.sum(power**2))
 
 
-def mean_cosine(a: Float[np.ndarray, "batch p"], b: Float[np.ndarray, "batch p"]) -> float:
-    """Cosine between the expected gradients of two tasks, from noisy batches of each.
+def cosine_from_grams(
+    ab: Float[np.ndarray, "a b"], aa: Float[np.ndarray, "a a"], bb: Float[np.ndarray, "b b"]
+) -> float:
+    """Cosine between the expected gradients of two tasks, from inner products of noisy batches of each.
 
     Mean inner product across tasks over the root of both unbiased squared lengths (mean inner product of
     different batches of one task), so that noise does not pull it to 0 as it does the cosine of two means.
     May leave [-1, 1] by chance; NaN when a squared length comes out negative (all noise).
     """
-    return cosine_from_grams(a @ b.T, a @ a.T, b @ b.T)
-
-
-def cosine_from_grams(
-    ab: Float[np.ndarray, "a b"], aa: Float[np.ndarray, "a a"], bb: Float[np.ndarray, "b b"]
-) -> float:
-    """`mean_cosine` from inner products of the batches of tasks a and b."""
     lengths = [(gram.sum() - np.trace(gram)) / (len(gram) * (len(gram) - 1)) for gram in (aa, bb)]
     if min(lengths) <= 0:
         return float("nan")
     return float(ab.mean() / np.sqrt(lengths[0] * lengths[1]))
 
 
-def cosine_interval(
-    a: Float[np.ndarray, "batch p"], b: Float[np.ndarray, "batch p"], *, level: float = 0.95
-) -> Interval:
-    """`mean_cosine` with a jackknife interval over batches (leaving out the k-th batch of both tasks)."""
+def cosine_interval(a: Float[np.ndarray, "batch p"], b: Float[np.ndarray, "batch p"]) -> Interval:
+    """`cosine_from_grams` with a jackknife interval over batches (leaving out the k-th batch of both tasks).
+
+    Raises AnalysisError for fewer than 3 batches.
+    """
     n = min(len(a), len(b))
     if n < 3:
         raise AnalysisError(f"{n} batches given, at least 3 needed", "draw more questions")
     a, b = a[:n], b[:n]
-    ab, aa, bb = a @ b.T, a @ a.T, b @ b.T
-    value = cosine_from_grams(ab, aa, bb)
-    keeps = [np.delete(np.arange(n), k) for k in range(n)]
-    left = np.array([cosine_from_grams(*(g[np.ix_(keep, keep)] for g in (ab, aa, bb))) for keep in keeps])
-    error = float(np.sqrt((n - 1) / n * np.sum((left - left.mean()) ** 2)))
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    reason = None if np.isfinite(reach) else "the gradients of one task are all noise"
-    return Interval(value, value - reach, value + reach, n, "batch", "jackknife over batches", level, reason)
+    grams = (a @ b.T, a @ a.T, b @ b.T)
+    found = jackknife(
+        lambda kept: cosine_from_grams(*(gram[np.ix_(kept, kept)] for gram in grams)),
+        range(n),
+        unit="batch",
+    )
+    return found if found.reason is None else replace(found, reason="the gradients of one task are all noise")

@@ -60,9 +60,9 @@ def _by_model(rows: Sequence[Row], column: str) -> list[float | None]:
 def _averaged(name: str, values: Sequence[float | None]) -> Row:
     kept = np.array([value for value in values if given(value)], dtype=np.float64)
     if not kept.size:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
+        return {name: None, f"{name}_lo": None, f"{name}_hi": None}
     found = mean_interval(kept)
-    return {name: found.value, f"{name}_low": finite(found.low), f"{name}_high": finite(found.high)}
+    return {name: found.value, f"{name}_lo": finite(found.lo), f"{name}_hi": finite(found.hi)}
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

@@ -160,8 +160,8 @@ def test_misplaced_and_off_the_map_are_told_apart(off: float, along: tuple[float
     misplaced, away = (f(np.random.default_rng(0)) for f in (found.excess_along, found.excess_off))
     assert misplaced.covers(float(np.hypot(*along)))
     assert away.covers(off)
-    assert (misplaced.low > 50) == (along != (0.0, 0.0))
-    assert (away.low > 1) == (off > 0)
+    assert (misplaced.lo > 50) == (along != (0.0, 0.0))
+    assert (away.lo > 1) == (off > 0)
     assert (np.median(found.off_ratio()) > 1.3) == (off > 0)
 
 
@@ -180,10 +180,10 @@ def test_noise_and_share_of_place_are_recovered(world: Planted, manifold: Manifo
     truth = 1 - 16 * NOISE**2 / (np.sum(clean**2) / 99 + 16 * NOISE**2)
     assert manifold.noise.covers(NOISE)
     assert manifold.share.covers(truth)
-    assert manifold.noise.high - manifold.noise.low < 0.05
+    assert manifold.noise.hi - manifold.noise.lo < 0.05
     assert manifold.variance < manifold.share.value  # what the map foretells holds its own error, too
     shuffled = fit_manifold(world.x[old], np.random.default_rng(1).permutation(world.xy[old]))
-    assert shuffled.share.low <= 0
+    assert shuffled.share.lo <= 0
     assert shuffled.noise.value > 2 * NOISE  # nothing is a function of place: all of it is noise
 
 
@@ -209,7 +209,7 @@ def test_instruments_cover_the_planted_truth_95_in_100() -> None:
         held["noise"].append(fitted.noise.covers(NOISE))
         truth = 1 - 16 * NOISE**2 / (np.sum(clean**2) / 99 + 16 * NOISE**2)
         held["share"].append(fitted.share.covers(float(truth)))
-        silent.append(fit_manifold(x, rng.permutation(xy)).share.low <= 0)
+        silent.append(fit_manifold(x, rng.permutation(xy)).share.lo <= 0)
     shares = {name: np.mean(values) for name, values in held.items()} | {"silent": np.mean(silent)}
     assert min(shares.values()) >= 0.92, shares
 
@@ -227,7 +227,7 @@ def test_residual_metric_sees_a_step_into_a_quiet_direction() -> None:
     lowest = {
         metric: place_all(x, planted.xy, planted.is_new, fold, metric=metric)
         .excess_off(np.random.default_rng(0))
-        .low
+        .lo
         for metric in ("euclidean", "residual")
     }
     assert lowest["euclidean"] < 0 < lowest["residual"]

@@ -68,7 +68,7 @@ def test_rows_count_who_the_answer_follows():
     found = Interchange((follow, half), SWAP[1:], np.ones((1, 2, 8), bool), answer, np.zeros((1, 2, 8)))
     first, second = interchange_rows(found, pairs, np.random.default_rng(0))
     assert (first["follow"], first["stay"], first["neither"]) == (0.5, 0.5, 0.0)
-    assert first["ci_lo"] < 0.5 < first["ci_hi"]
+    assert first["lo"] < 0.5 < first["hi"]
     assert second["slope"] == pytest.approx(0.5, abs=0.02)
     assert second["error_to_donor"] == pytest.approx(np.abs(to - start).mean() / 2, rel=0.01)
     given = swapped_answers(found, pairs, 1, arm=0)

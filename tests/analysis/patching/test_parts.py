@@ -51,7 +51,7 @@ def test_slope_is_one_for_true_answers_and_zero_for_old_ones():
     right = _followed(moved, moved.corrupt_truth.astype("<U16"), RNG(0))
     assert (right["follow"], right["slope"]) == (1.0, pytest.approx(1.0))
     stays = _followed(moved, moved.clean_answer, RNG(0))
-    assert stays["slope"] == stays["ci_hi"] == 0.0
+    assert stays["slope"] == stays["hi"] == 0.0
     half = ((moved.corrupt_truth + moved.clean_truth) // 2).astype("<U16")
     assert _followed(moved, half, RNG(0))["slope"] == pytest.approx(0.5, abs=0.02)
 
@@ -172,7 +172,7 @@ def test_verdicts(whole, inside, outside, words):
     kinds = {None: whole, "manifold": inside, "not-manifold": outside, "random": 0.0}
     rows = [
         {"subspace": kind, "layer": layer, "rank": 4, "follow": share * (layer == 1)}
-        | {"ci_lo": share - 0.05, "ci_hi": share + 0.05}
+        | {"lo": share - 0.05, "hi": share + 0.05}
         for layer in range(3)
         for kind, share in kinds.items()
     ]
@@ -188,7 +188,7 @@ def test_paths_of_the_planted_relay_stand_beside_their_estimates():
     carrying = [("0.0", "1.1", "v"), ("1.1", "answer", None)]
     for key, row in found.items():
         assert row["recovered"] == pytest.approx(1.0 if key in carrying else 0.0, abs=0.02), key
-        assert row["ci_lo"] <= row["recovered"] + 1e-9
+        assert row["lo"] <= row["recovered"] + 1e-9
     assert all(found[key]["estimate"] > 0.2 for key in carrying)
     assert agreement[0]["cells"] == len(rows)
     assert agreement[0]["correlation"] > 0.9

@@ -46,7 +46,7 @@ def test_recovered_is_the_ratio_of_means_and_its_interval_covers_it():
             ratio = sign * (swept.patched[arm, c] - start).mean() / (swept.clean - swept.corrupt).mean()
             assert (row["direction"], row["n"]) == (direction, 40)
             assert row["recovered"] == pytest.approx(ratio)
-            assert row["ci_lo"] < row["recovered"] < row["ci_hi"]
+            assert row["lo"] < row["recovered"] < row["hi"]
             assert row["recovered"] == pytest.approx(truth, abs=0.1)
             assert (row["p_adj"] < 0.05) == (truth > 0)
 
@@ -59,7 +59,7 @@ def test_cells_without_pairs_are_not_numbers():
     swept.patched[:] = np.nan
     row = tabulate(swept, cities, np.random.default_rng(0))[0]
     assert row["n"] == 0
-    assert np.isnan([row["effect"], row["recovered"], row["p"], row["ci_lo"]]).all()
+    assert np.isnan([row["effect"], row["recovered"], row["p"], row["lo"]]).all()
 
 
 def test_pairs_of_one_city_are_resampled_together():
@@ -89,8 +89,8 @@ def test_pooling_takes_models_as_units():
         tables.append([row for row in rows if row["donor"] == "swap"])
     pooled = pool(tables, np.random.default_rng(0))
     assert pooled[0]["n"] == 8
-    assert pooled[0]["ci_lo"] < 0.525 < pooled[0]["ci_hi"]
-    assert pooled[0]["ci_hi"] - pooled[0]["ci_lo"] < 0.15
+    assert pooled[0]["lo"] < 0.525 < pooled[0]["hi"]
+    assert pooled[0]["hi"] - pooled[0]["lo"] < 0.15
     assert pooled[0]["p"] == pytest.approx(2 / 256)
     assert pooled[1]["p_adj"] > 0.05
     heads = [[row | {"head": 0} if i % 2 else row for i, row in enumerate(table)] for table in tables]
@@ -102,11 +102,11 @@ def test_pooling_takes_models_as_units():
 
 
 def test_pooled_answers_are_means_over_models():
-    tables = [[{"layer": 0, "n": 64, "follow": share, "ci_lo": 0.0, "ci_hi": 1.0, "slope": None}]
+    tables = [[{"layer": 0, "n": 64, "follow": share, "lo": 0.0, "hi": 1.0, "slope": None}]
               for share in (0.4, 0.5, 0.6)]  # fmt: skip
     (row,) = pool_followed(tables)
     assert (row["n"], row["follow"]) == (3, pytest.approx(0.5))
-    assert 0 < row["ci_lo"] < 0.4
+    assert 0 < row["lo"] < 0.4
     assert np.isnan(row["slope"])
 
 
@@ -117,14 +117,14 @@ def rows_of(last, equals, null):
         ("equals", i, v) for i, v in enumerate(equals)
     ]
     rows = [
-        base | {"span": span, "layer": i, "recovered": v, "ci_lo": v and v - 0.1, "ci_hi": v and v + 0.1}
+        base | {"span": span, "layer": i, "recovered": v, "lo": v and v - 0.1, "hi": v and v + 0.1}
         for span, i, v in spans
     ]
-    head = {"component": "z", "head": 3, "layer": 2, "recovered": 0.3, "ci_lo": 0.2, "ci_hi": 0.4}
+    head = {"component": "z", "head": 3, "layer": 2, "recovered": 0.3, "lo": 0.2, "hi": 0.4}
     return [
         *rows,
         base | {"span": "equals"} | head,
-        base | {"span": "equals"} | head | {"head": 1, "ci_lo": -0.1},
+        base | {"span": "equals"} | head | {"head": 1, "lo": -0.1},
     ]
 
 

@@ -118,7 +118,7 @@ def test_a_planted_predictor_passes_and_one_carried_by_a_task_is_found_out() -> 
     outcome = square(rng)
     found = try_prediction(outcome + 0.3 * square(rng), outcome, PAPER_TASKS, rng)
     assert found["p"] < 0.01
-    assert found["r_low"] > 0.7
+    assert found["r_lo"] > 0.7
     assert found["n"] == 21
     carried = 0.5 * square(rng)
     alone = 0.5 * square(rng)
@@ -127,7 +127,7 @@ def test_a_planted_predictor_passes_and_one_carried_by_a_task_is_found_out() -> 
     found = try_prediction(carried, alone, PAPER_TASKS, rng)
     assert found["r"] > 0.6
     assert found["without"] == "distance"
-    assert found["r_low"] < 0.4
+    assert found["r_lo"] < 0.4
     flat = try_prediction(np.ones((7, 7)), alone, PAPER_TASKS, rng)
     assert (flat["r"], flat["p"]) == (None, None)
 

@@ -155,7 +155,7 @@ def test_new_cities_written_elsewhere_are_decoded_there() -> None:
     assert place_errors(decode_new(x, xy, is_new), xy[is_new]).mean() < 60
     row = new_city_errors(x, moved, is_new, rng(1))
     assert row["error_mean"] == pytest.approx(errors.mean())
-    assert row["ci_lo"] < row["error_mean"] < row["ci_hi"]
+    assert row["lo"] < row["error_mean"] < row["hi"]
     known = new_city_errors(x, xy, is_new, rng(1))
     assert known["error_mean"] < 60 < min(known["error_shuffled"], known["error_constant"])
     with pytest.raises(AnalysisError, match="no new cities"):

@@ -327,7 +327,7 @@ def test_surfacing_finds_the_map_where_it_is() -> None:
     assert by_k[4].r2 > 0.95
     assert by_k[12].alignment == pytest.approx(1)
     for one in by_k.values():
-        assert one.r2_low <= one.r2 <= one.r2_high
+        assert one.r2_lo <= one.r2 <= one.r2_hi
         assert one.r2_shuffled < 0.1
         assert one.alignment_random == pytest.approx(one.k / 12)
 

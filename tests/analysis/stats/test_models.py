@@ -60,7 +60,7 @@ def test_interval_over_models_covers_where_pairs_as_units_do_not() -> None:
 def test_a_group_that_hangs_on_one_model_has_no_interval() -> None:
     found = pair_mean(np.full((2, 2), 0.5), ~np.eye(2, dtype=bool))
     assert found.value == 0.5
-    assert np.isnan(found.low)
+    assert np.isnan(found.lo)
     assert found.reason == "2 models are too few: without one of them nothing is left to average"
     with pytest.raises(AnalysisError, match="no pair of models"):
         pair_mean(np.full((2, 2), np.nan), ~np.eye(2, dtype=bool))

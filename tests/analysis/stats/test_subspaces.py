@@ -11,7 +11,6 @@ from cwr_mech.analysis.stats.subspaces import (
     cosine_interval,
     effective_directions,
     energy,
-    mean_cosine,
     null_share,
     principal_angles,
     projection_kernel,
@@ -46,8 +45,8 @@ def test_the_null_of_a_share_has_the_mean_and_variance_of_random_subspaces() -> 
     null = null_share(updates, 3)
     assert null.mean == pytest.approx(drawn.mean(), abs=0.006)
     assert null.sd == pytest.approx(drawn.std(), rel=0.05)
-    assert null.low == pytest.approx(np.quantile(drawn, 0.025), abs=0.01)
-    assert null.high == pytest.approx(np.quantile(drawn, 0.975), abs=0.01)
+    assert null.lo == pytest.approx(np.quantile(drawn, 0.025), abs=0.01)
+    assert null.hi == pytest.approx(np.quantile(drawn, 0.975), abs=0.01)
 
 
 def test_the_null_of_one_vector_is_the_beta_distribution_and_of_a_whole_space_has_no_spread() -> None:
@@ -55,7 +54,7 @@ def test_the_null_of_one_vector_is_the_beta_distribution_and_of_a_whole_space_ha
     null = null_share(rng.standard_normal((1, 20)), 4)
     exact = stats.beta(2, 8)
     assert (null.mean, null.sd) == pytest.approx((exact.mean(), exact.std()))
-    assert null.high == pytest.approx(exact.ppf(0.975))
+    assert null.hi == pytest.approx(exact.ppf(0.975))
     assert null_share(rotation(20, rng), 4).sd == pytest.approx(0, abs=1e-9)
 
 
@@ -81,10 +80,10 @@ def test_a_basis_fitted_on_the_updates_it_measures_flatters_them_and_the_other_h
         return energy(updates[::2], leading_directions(updates[1::2], k)[0]).share
 
     null = null_share(noise, k)
-    assert energy(noise, leading_directions(noise, k)[0]).share > 2 * null.high
-    assert null.low < held_out(noise) < null.high
+    assert energy(noise, leading_directions(noise, k)[0]).share > 2 * null.hi
+    assert null.lo < held_out(noise) < null.hi
     # The control: updates that do share directions keep their share in the other half.
-    assert held_out(noise + 4 * directions) > 2 * null.high
+    assert held_out(noise + 4 * directions) > 2 * null.hi
 
 
 def test_the_interval_over_cities_covers_the_planted_share() -> None:
@@ -109,7 +108,7 @@ def test_noise_pulls_the_cosine_of_means_to_0_but_not_the_unbiased_one() -> None
     unbiased, naive, covered = [], [], 0
     for _ in range(100):
         a, b = (t + 8 * rng.standard_normal((n, p)) for t in true)
-        unbiased.append(mean_cosine(a, b))
+        unbiased.append(cosine_interval(a, b).value)
         x, y = a.mean(axis=0), b.mean(axis=0)
         naive.append(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
         covered += cosine_interval(a, b).covers(planted)

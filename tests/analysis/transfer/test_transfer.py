@@ -110,11 +110,11 @@ def test_averages_are_over_models_and_have_their_intervals() -> None:
     found = transfer(models, [base(f"b{i}") for i in range(3)])
     assert cell(found, "angle", "distance", "ni") == pytest.approx(0.5)
     assert cell(found, "angle", "distance", "models") == 3
-    low, high = (cell(found, "angle", "distance", f"ni_{end}") for end in ("low", "high"))
+    low, high = (cell(found, "angle", "distance", f"ni_{end}") for end in ("lo", "hi"))
     assert low < 0.2 < 0.9 < high  # three models say little
     assert found.sets[0]["ni_transfer"] == pytest.approx(0.5)
     one = transfer(models[:1], [base()])
-    assert cell(one, "angle", "distance", "ni_low") is None
+    assert cell(one, "angle", "distance", "ni_lo") is None
 
 
 def test_the_arm_of_most_models_is_the_one_that_is_drawn() -> None:
