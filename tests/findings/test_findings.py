@@ -57,7 +57,7 @@ def model(run: str, tasks: str, family: str, base: str | None = None) -> Row:
 
 
 def planted(
-    *, outlier: float = 0.3, harm: float = 0.4, seeds: int = 3, single: float = 0.9, copies: int = 2
+    *, outlier: float = 0.3, harm: float = 0.4, seeds: int = 3, single: float = 0.9, copies: int = 3
 ) -> dict[str, Result]:
     """Results of `seeds` seven-task models, `copies` of each task alone, and fine-tunings of each base.
 
