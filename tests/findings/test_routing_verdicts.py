@@ -168,7 +168,7 @@ def test_many_models_are_placed_by_what_they_were_trained_on_and_few_one_by_one(
     arms = sum(1 + len(names) for names in ROUTED.values())
     assert len(cells) == 3 + arms
     first = dict(zip(head, cells[3], strict=True))
-    assert (first["trained on"], first["arm"], first["models"]) == ("distance", "unprojected", "2")
+    assert (first["trained on"], first["condition"], first["models"]) == ("distance", "unprojected", "2")
     # Two bases with 0.30 and 0.31 of the way from 1000 to 10 at the trained prompt.
     assert float(first["along, new"]) == pytest.approx(500 * (0.01**0.30 + 0.01**0.31), abs=1)
     few = trajectory()
