@@ -1,15 +1,24 @@
-"""Where in the model a city is read: one name for a layer, a component and a token position.
+"""Where in the model a city is read, one name for it, and the one reader of the residual stream there.
 
 A layer has one number everywhere: -1 is the embedding, L the residual stream after block L, counted from 0 as
 in TransformerLens (the paper's layer L is our L - 1), and `n_layers` the output of the final norm.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Integer
+from torch import Tensor
+
 from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.grammar import find_span
+from cwr_mech.tasks.registry import get_task
+from cwr_mech.tasks.tokenizer import Tokenizer
 
 EMBED, FINAL = "embed", "final"
 
@@ -110,3 +119,55 @@ class Site:
 def layer_label(layer: int | float, n_layers: int | None = None) -> str:
     """`embed` for -1, `final` for `n_layers`, else `L3`."""
     return EMBED if layer < 0 else FINAL if layer == n_layers else f"L{int(layer)}"
+
+
+def residual_stream(
+    model: HookedQwen2, tokens: Int[Tensor, "row pos"], layers: Iterable[int] | None = None
+) -> Iterator[tuple[int, Float[Tensor, "row pos d_model"]]]:
+    """(layer, residual stream after it) for some layers in ascending order; all from the embedding (-1) up by
+    default. Runs no block above the last one asked for, and keeps gradients where they are on.
+    """
+    resid, done = model(tokens, stop_at_layer=0), 0
+    for layer in sorted(set(range(-1, model.cfg.n_layers) if layers is None else layers)):
+        if layer >= done:
+            resid = model(resid, start_at_layer=done, stop_at_layer=layer + 1)
+            done = layer + 1
+        yield layer, resid
+
+
+@torch.no_grad()
+def residual_at(
+    model: HookedQwen2,
+    tokens: Integer[np.ndarray, "row pos"],
+    row: Integer[np.ndarray, " mention"],
+    position: Integer[np.ndarray, " mention"],
+    layers: Iterable[int] | None = None,
+    *,
+    batch: int = 512,
+) -> dict[int, Float32[np.ndarray, "mention d_model"]]:
+    """The residual stream after each of some layers (see `residual_stream`) at mentions of cities.
+
+    `row` (ascending) and `position` say where each mention stands in `tokens`: see `data.mentions`, and
+    `city_prompts` for cities outside of questions.
+    """
+    wanted = sorted(set(range(-1, model.cfg.n_layers) if layers is None else layers))
+    values = {layer: np.empty((len(row), model.cfg.d_model), dtype=np.float32) for layer in wanted}
+    for start in range(0, len(tokens), batch):
+        here = slice(*np.searchsorted(row, (start, start + batch)))
+        at = row[here] - start, position[here]
+        part = torch.from_numpy(tokens[start : start + batch].astype(np.int64)).to(model.W_E.device)
+        for layer, resid in residual_stream(model, part, wanted):
+            values[layer][here] = resid[at].cpu().numpy()
+    return values
+
+
+def city_prompts(
+    task: str, ids: Integer[np.ndarray, " city"], position: str = "last_digit", id_digits: int = 4
+) -> tuple[Int[np.ndarray, "city pos"], int]:
+    """The beginning of a question about each city, `dist(c_1234,`, as tokens, and where the city is read.
+
+    Nothing before a question's first city differs from one question to another, so what a model holds there
+    is what it holds at the first city of every question. Raises UnknownName for another position.
+    """
+    tokens = Tokenizer().encode_rows(get_task(task).city_prompt(ids, id_digits), end=False)[0]
+    return tokens.astype(np.int64), find_span(task, position, get_task(task).n_min, id_digits).start

@@ -18,6 +18,7 @@ from concept_erasure import LeaceFitter
 from jaxtyping import Float
 from torch import Tensor
 
+from cwr_mech.activations.cities import residual_stream
 from cwr_mech.activations.reader import hook_of
 from cwr_mech.analysis.manifold.bases import random_basis, random_basis_like
 from cwr_mech.analysis.probing.probe import score
@@ -117,7 +118,7 @@ def gather(
         stop = int(rows.answer_start[picked[0]])
         tokens = torch.from_numpy(rows.tokens[picked, :stop].astype(np.int64)).to(model.W_E.device)
         with torch.no_grad():
-            resid = model(tokens, return_type=None, stop_at_layer=layer + 1)
+            _, resid = next(residual_stream(model, tokens, [layer]))
         for site in city_sites(task, size, world.config.id_digits):
             x, places = found.setdefault(site.name, ([], []))
             x.append(resid[:, site.position].double().cpu().numpy())

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
+from cwr_mech.activations.cities import city_prompts, residual_at
 from cwr_mech.analysis.manifold.bases import (
     KINDS,
     fit_basis,
@@ -23,7 +24,7 @@ from cwr_mech.analysis.manifold.bases import (
     random_basis_like,
 )
 from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit
-from cwr_mech.analysis.patching.forward import Forward, Tree
+from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
 from cwr_mech.analysis.patching.layout import layouts
 from cwr_mech.analysis.patching.pairs import Pairs
@@ -31,16 +32,13 @@ from cwr_mech.analysis.patching.sweep import prepare
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.tasks.grammar import find_span
 from cwr_mech.tasks.registry import get_task
-from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.world.cities import World
 
 SITES = {"swapped_last": "last_digit", "swapped_delimiter": "delimiter"}
 """Span of a pair whose first city is swapped -> the same place in a bare city prompt."""
 
 RANDOM = ("random", "random-like")
-BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -52,22 +50,17 @@ class Fitted:
     cells: tuple[Cell, ...]
 
 
-@torch.no_grad()
 def city_states(
     model: HookedQwen2, world: World, task: str, ids: Int64[np.ndarray, " city"], span: str
 ) -> Float64[np.ndarray, "layer city d_model"]:
     """Residual stream after every layer at a place of SITES in bare prompts about these cities."""
     if span not in SITES:
         raise UnknownName("place of a single city", span, SITES)
-    definition, digits = get_task(task), world.config.id_digits
-    place = find_span(task, SITES[span], definition.n_min, digits).start
-    forward, tokenizer, parts = Forward(model), Tokenizer(), []
-    for start in range(0, len(ids), BATCH):
-        prompts = definition.city_prompt(ids[start : start + BATCH], digits)
-        tokens = torch.tensor([tokenizer.encode_prompt(text) for text in prompts], device=forward.device)
-        resid = forward.record(tokens, Tree(tokens.shape[1])).resid
-        parts.append(resid[2::2, :, place].double().cpu().numpy())
-    return np.concatenate(parts, axis=1)
+    tokens, position = city_prompts(task, ids, SITES[span], world.config.id_digits)
+    row = np.arange(len(ids))
+    layers = range(model.cfg.n_layers)
+    values = residual_at(model, tokens, row, np.full_like(row, position), layers)
+    return np.stack([values[layer] for layer in layers]).astype(np.float64)
 
 
 def fit_subspaces(

@@ -24,9 +24,9 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32
 
+from cwr_mech.activations.cities import residual_at
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.projection import (
@@ -117,21 +117,7 @@ def read_mentions(
                 f"no gradient reaches a city after block {layer}",
                 f"choose layers from {readable[0]} to {readable[-1]}",
             )
-    values = {
-        layer: np.empty((len(found), model.cfg.d_model), dtype=np.float32) for layer in sorted(set(layers))
-    }
-    for start in range(0, len(rows), batch):
-        here = slice(*np.searchsorted(found.row, (start, start + batch)))
-        at = found.row[here] - start, found.position[here]
-        tokens = torch.from_numpy(rows.tokens[start : start + batch].astype(np.int64))
-        with torch.no_grad():
-            resid, done = model(tokens, stop_at_layer=0), 0
-            for layer, kept in values.items():
-                if layer >= done:
-                    resid = model(resid, start_at_layer=done, stop_at_layer=layer + 1)
-                    done = layer + 1
-                kept[here] = resid[at].numpy()
-    return values
+    return residual_at(model, rows.tokens, found.row, found.position, layers, batch=batch)
 
 
 def _frame(columns: Float[np.ndarray, "p rank"], x: Float[np.ndarray, "city p"]) -> Frame:

@@ -14,13 +14,11 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cwr_mech.activations.cities import city_prompts, residual_stream
 from cwr_mech.analysis.routing.gradients import Loss, engine_of, first_predicted
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.tasks.grammar import find_span
-from cwr_mech.tasks.registry import get_task
-from cwr_mech.tasks.tokenizer import Tokenizer
 
 Step = Literal["plain", "adam"]
 STEPS: tuple[Step, ...] = ("plain", "adam")
@@ -42,13 +40,12 @@ class Reader:
     @property
     def tokens(self) -> Int[Tensor, "city pos"]:
         """The prompts."""
-        texts = get_task(self.task).city_prompt(self.ids, self.id_digits)
-        return torch.from_numpy(Tokenizer().encode_rows(texts, end=False)[0].astype(np.int64))
+        return torch.from_numpy(city_prompts(self.task, self.ids, self.site, self.id_digits)[0])
 
     @property
     def position(self) -> int:
         """Where in the prompts the city is read."""
-        return find_span(self.task, self.site, get_task(self.task).n_min, self.id_digits).start
+        return city_prompts(self.task, self.ids[:1], self.site, self.id_digits)[1]
 
     def read(self, model: HookedQwen2) -> Float64[np.ndarray, "layer city d_model"]:
         """Activations of all cities in `model`."""
@@ -56,13 +53,7 @@ class Reader:
             return self._stack(model).double().numpy()
 
     def _stack(self, model: HookedQwen2) -> Float[Tensor, "layer city d_model"]:
-        kept: list[Tensor] = []
-        resid = model(self.tokens, stop_at_layer=0)
-        kept.append(resid[:, self.position])
-        for layer in range(model.cfg.n_layers):
-            resid = model(resid, start_at_layer=layer, stop_at_layer=layer + 1)
-            kept.append(resid[:, self.position])
-        return torch.stack(kept)
+        return torch.stack([resid[:, self.position] for _, resid in residual_stream(model, self.tokens)])
 
     def change(
         self, model: HookedQwen2, direction: dict[str, Tensor], size: float

@@ -14,44 +14,10 @@ from cwr_mech.analysis.patching.sites import (
     sites_result,
     through_origin,
 )
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError
 from cwr_mech.training.runs import load_run
 
 ZOO = ROOT / "zoo"
-
-PARSED = (
-    ("L1", "blocks.1.hook_resid_post", "L1", 1),
-    (2, "blocks.2.hook_resid_post", "L2", 2),
-    ("3", "blocks.3.hook_resid_post", "L3", 3),
-    (-1, "hook_embed", "embed", -1),
-    ("embed", "hook_embed", "embed", -1),
-    ("hook_embed", "hook_embed", "embed", -1),
-    ("final", "unembed.hook_in", "final", 4),
-    (4, "unembed.hook_in", "final", 4),
-    ("unembed.hook_in", "unembed.hook_in", "final", 4),
-    ("blocks.0.attn.hook_z", "blocks.0.attn.hook_z", "L0 z", 0),
-    ("blocks.1.ln1.hook_scale", "blocks.1.ln1.hook_scale", "L1 ln1.hook_scale", 1),
-)
-
-
-@pytest.mark.parametrize(("text", "hook", "label", "number"), PARSED)
-def test_every_name_of_a_layer_is_one_site(text: str | int, hook: str, label: str, number: int) -> None:
-    site = Site.parse(text, 4)
-    assert (site.hook, site.label, site.number(4)) == (hook, label, number)
-    assert Site.parse(site.hook, 4) == site
-    assert Site.parse(site) is site
-
-
-@pytest.mark.parametrize("text", ["L4.5", "last", "blocks.9.hook_resid_post", "9", "-2"])
-def test_no_layer_of_the_model(text: str) -> None:
-    with pytest.raises(UnknownName, match="embed"):
-        Site.parse(text, 4)
-
-
-def test_the_depth_of_final_must_be_known() -> None:
-    assert Site.parse("final").hook == "unembed.hook_in"
-    with pytest.raises(AnalysisError, match="depth"):
-        Site.parse("final").number()
 
 
 def test_an_answer_moves_only_if_it_arrives() -> None:
