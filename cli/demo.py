@@ -45,7 +45,11 @@ def stages(name: str) -> tuple[Stage, ...]:
             ),
         ),
         Stage("cka", "how alike the models arrange the cities", ((("cka", *runs, *to),),)),
-        Stage("probe", "is there a map", ((("probe", name, "--prompts", "own", *to),),)),
+        Stage(
+            "probe",
+            "is there a map",
+            ((("probe", name, "--prompts", "own", *to),), (("readout", name, "--prompts", "own", *to),)),
+        ),
         Stage("patch", "what carries a city to the answer", ((("patch", name, "--task", TASK, *to),),)),
         Stage("report", "results, figures and words", ((("report", name),),)),
     )

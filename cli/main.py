@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import typer
 
+from cwr_mech.analysis.registry import ANALYSES
+
 from .interrupt import EXIT_INTERRUPTED, answer_signals
 
 
@@ -38,7 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("transfer", "transfer", "command", "What fine-tuning on some tasks did to all of them."),
     Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
     Command("cka", "cka", "command", "How alike layers and models arrange the cities."),
-    Command("probe", "probe", "command", "Is there a map in the model, and do new cities lie on it?"),
+    *(Command(row.name, "analyses", "", row.help) for row in ANALYSES),
     Command("similarity", "similarity", "command", "Models beside models: many measures, nulls, ceilings."),
     Command("manifold", "manifold", "command", "Is a city misplaced on the map, or off the map?"),
     Command("erase", "erase", "command", "Take the map away inside the model: what does each task lose?"),
@@ -141,6 +143,10 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _load(row: Command) -> Callable[..., Any]:
+    if row.module == "analyses":
+        from .analyses import command_of, commands
+
+        return command_of(commands()[row.name])
     return getattr(import_module(f"{__package__}.{row.module}"), row.function)
 
 

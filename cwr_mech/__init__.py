@@ -8,6 +8,8 @@ Names below are imported when first used, so that `import cwr_mech` costs nothin
 from importlib import import_module
 from typing import Any
 
+from cwr_mech.analysis.registry import ANALYSES
+
 _MODULE_OF = {
     "TASKS": "cwr_mech.tasks.registry",
     "Task": "cwr_mech.tasks.registry",
@@ -29,6 +31,9 @@ _MODULE_OF = {
     "CwrError": "cwr_mech.errors",
     "UserError": "cwr_mech.errors",
 }
+
+# Every analysis is a function here, too: cwr_mech.probe("zoo:small").
+_MODULE_OF |= {row.function_name: row.module for row in ANALYSES}
 
 __all__ = sorted(_MODULE_OF)
 

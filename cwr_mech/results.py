@@ -16,15 +16,20 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from cwr_mech.artifacts import atomic_file, provenance, read_json, sha256_bytes
 from cwr_mech.config import RENAMED_CONDITIONS
-from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch
+from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch, UnknownName
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 SCHEMA = "cwr-mech/result/1"
 NAME = re.compile(r"[a-z0-9][A-Za-z0-9._+-]*")
@@ -73,6 +78,32 @@ class Result:
     def sha256(self) -> str:
         """Digest of the whole content."""
         return str(self._content()["sha256"])
+
+    def to_pandas(self, table: str | None = None) -> "pd.DataFrame":
+        """A table as a DataFrame, the first one by default. Raises UnknownName."""
+        import pandas as pd
+
+        name = table or next(iter(self.tables), "")
+        if name not in self.tables:
+            raise UnknownName(f"table of the {self.kind} result", name, self.tables)
+        return pd.DataFrame(self.tables[name])
+
+    def plot(self, figure: str | None = None) -> "Figure":
+        """One of the figures of this kind of result by its suffix, the first one by default.
+
+        Raises UnknownName, or AnalysisError for a kind that has no figure.
+        """
+        figures = import_module("cwr_mech.report.figures")
+        found: Figure = figures.one_figure(self, figure)
+        return found
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(rows)}" for name, rows in self.tables.items())
+        return f"Result({self.kind!r}, `{self.command}`; rows of tables: {sizes or 'none'})"
+
+    def __str__(self) -> str:
+        """The short tables that the command prints."""
+        return str(import_module("cwr_mech.report.short").text(self))
 
     def save(self, folder: Path | str, name: str) -> Path:
         """Write `folder/name.json` (and `.npz`), each whole or not at all; returns the JSON's path.

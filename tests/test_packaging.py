@@ -32,7 +32,8 @@ LEVELS = (
 """Every package and module of `cwr_mech/`, lowest first. Imports go down only."""
 
 ANALYSIS_LEVELS = (
-    ("published", "paper_values", "selection", "stats"),
+    ("registry", "study", "published", "paper_values", "selection", "stats"),
+    ("sources",),
     ("probing",),
     ("similarity",),
     ("manifold",),

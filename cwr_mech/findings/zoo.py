@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cwr_mech.activations.reader import ActivationStore, activations_path
-from cwr_mech.analysis.probing.study import probe_result
+from cwr_mech.analysis.probing.tables import probe_result
 from cwr_mech.analysis.routing.displacement import Origin
 from cwr_mech.analysis.routing.trajectory import (
     Spot,

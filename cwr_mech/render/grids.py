@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import (
     caption,
+    error_bars,
     floats,
     layer_name,
     new_figure,
@@ -19,49 +20,6 @@ from cwr_mech.results import Result, Row
 
 MOST_NUMBERED = 24
 """Matrices with more items than this show colours only."""
-
-
-def cka_figure(result: Result) -> Figure:
-    """Similarity of every pair of items (run x layer x prompt), with the numbers in the cells.
-
-    Reads arrays `matrix` [item item], `runs`, `layers`, `tasks` [item], optional `hooks` [item]; values `n`,
-    `measure`; table `control` {control, mean, max, n} where there.
-    """
-    matrix = result.arrays["matrix"]
-    labels = _item_labels(result)
-    n = len(labels)
-    figure = new_figure(min(1.9 + 0.34 * max(n, 6), 8.6))
-    ax = figure.subplots()
-    image = heat(ax, matrix, vmin=min(0.0, float(np.nanmin(matrix))), vmax=1.0, cmap="viridis")
-    if n <= MOST_NUMBERED:
-        write_cells(ax, image, matrix, size=float(np.clip(150 / n, 5, 9)), form=hundredths)
-    ax.set_xticks(range(n), labels, rotation=90)
-    ax.set_yticks(range(n), labels)
-    ax.tick_params(labelsize=float(np.clip(170 / n, 4.5, 8)), length=0)
-    runs = result.arrays["runs"]
-    for edge in np.flatnonzero(runs[1:] != runs[:-1]) + 0.5:
-        ax.axhline(edge, color="white", lw=1.5)
-        ax.axvline(edge, color="white", lw=1.5)
-    ax.set_title(str(result.values["measure"]))
-    figure.colorbar(image, ax=ax, shrink=0.6, pad=0.01)
-    controls = "; ".join(
-        f"{row['control']}: mean {hundredths(row['mean'])}, largest {hundredths(row['max'])}"
-        for row in result.tables.get("control", [])
-    )
-    caption(
-        figure, f"n = {result.values['n']} cities; 1 is equal up to rotation and scale. Controls: {controls}."
-    )
-    return figure
-
-
-def _item_labels(result: Result) -> list[str]:
-    runs, layers, tasks = (result.arrays[name] for name in ("runs", "layers", "tasks"))
-    hooks = result.arrays.get("hooks", np.full(len(runs), ""))
-    prompts = len(set(tasks.tolist())) > 1
-    return [
-        ", ".join([str(run), *([str(task)] if prompts else []), layer_name(int(layer), str(hook))])
-        for run, layer, task, hook in zip(runs, layers, tasks, hooks, strict=True)
-    ]
 
 
 def hundredths(value: float | None) -> str:
@@ -198,3 +156,18 @@ def write_cells(
             color="white" if dark else "black",
             fontweight="bold" if bold is not None and bold[line, column] else "normal",
         )
+
+
+def with_bars(ax: Axes, rows: list[Row], colour: str, marker: str, line: str, label: str) -> None:
+    value = [row["lost"] for row in rows]
+    reach = error_bars([row["lost_lo"] for row in rows], value, [row["lost_hi"] for row in rows])
+    ax.errorbar(
+        [row["layer"] for row in rows],
+        floats(value),
+        yerr=reach,
+        color=colour,
+        marker=marker,
+        ls=line,
+        capsize=2,
+        label=label,
+    )

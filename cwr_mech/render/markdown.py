@@ -53,3 +53,14 @@ def interval(row: Row) -> str:
     if row.get("lo") is None or row.get("hi") is None:
         return "-"
     return f"{number(row['lo'])} to {number(row['hi'])}"
+
+
+def used(rows: list[Row], heads: dict[str, str]) -> dict[str, str]:
+    return {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
+
+
+def with_ends(row: Row, name: str) -> str:
+    """A value with its interval."""
+    if row[f"{name}_lo"] is None:
+        return number(row[name])
+    return f"{number(row[name])} ({number(row[f'{name}_lo'])} to {number(row[f'{name}_hi'])})"

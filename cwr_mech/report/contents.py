@@ -1,26 +1,17 @@
 """What a report may hold: a row for each kind of result, in the order of the report."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
+from cwr_mech.analysis.answers import show as answers_show
+from cwr_mech.analysis.erasure import show as erasure_show
+from cwr_mech.analysis.manifold import show as manifold_show
 from cwr_mech.analysis.patching import show as report_patching
+from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing import show as report_routing
 from cwr_mech.analysis.similarity import show as report_similarity
+from cwr_mech.analysis.transfer import show as transfer_show
 from cwr_mech.findings import show as report_zoo
-from cwr_mech.report import sections as report_sections
-from cwr_mech.results import Result
+from cwr_mech.render.shown import Section
 
-
-class Section(NamedTuple):
-    """A part of the report: the kind of result it shows, its heading, its opening line and its text."""
-
-    kind: str
-    title: str
-    opening: str
-    text: Callable[[Result], str]
-
-
-SECTIONS = (
+_SECTIONS = (
     Section(
         "routing",
         "Do divergent tasks route updates off the map?",
@@ -41,60 +32,41 @@ SECTIONS = (
         report_zoo.maps,
     ),
     Section(
-        "probe",
-        "The world as the model sees it",
-        "A linear probe reads x and y of a city from the residual stream. If cities it was not fitted on "
-        "land near their true places, the model holds a map.",
-        report_sections.probes,
-    ),
-    Section(
-        "readout",
-        "What one probe score hides",
-        "Other prompts, whole regions, few cities, a nonlinear probe, the length of a code for the places.",
-        report_similarity.readout,
-    ),
-    Section(
         "timeline",
         "When the map forms",
         "The same probe at every checkpoint.",
-        report_similarity.timeline,
+        manifold_show.timeline,
     ),
     Section(
         "manifold",
         "On the map, along it, off it",
         "A smooth map from places to activations. How much of a layer is a function of place, and where new "
         "cities stand: misplaced on the map, or off the map.",
-        report_similarity.manifold,
-    ),
-    Section(
-        "surfacing",
-        "Does the map surface?",
-        "What the first principal components carry of the map, by number of tasks.",
-        report_similarity.surfacing,
+        manifold_show.manifold,
     ),
     Section(
         "erasure",
         "Is the map used?",
         "What a probe can decode need not be used. Here the places are erased inside the model.",
-        report_similarity.erasure,
+        erasure_show.erasure,
     ),
     Section(
         "eval",
         "Answers by task",
         "Fresh test questions, answered greedily, beside the best answer that never looks at the cities.",
-        report_sections.evaluation,
+        answers_show.evaluation,
     ),
     Section(
         "train",
         "Learning curves",
         "Loss and validation scores on the way.",
-        report_sections.training,
+        answers_show.training,
     ),
     Section(
         "curves",
         "Learning curves side by side",
         "Loss and validation scores of several runs against the examples they have seen.",
-        report_sections.curves,
+        answers_show.curves,
     ),
     Section(
         "cka",
@@ -140,7 +112,7 @@ SECTIONS = (
         "What fine-tuning teaches",
         "Models that were shown new cities through some tasks, asked about them through all; and what they "
         "still know of the old ones.",
-        report_sections.transfer,
+        transfer_show.transfer,
     ),
     Section(
         "subspace",
@@ -187,4 +159,5 @@ SECTIONS = (
         report_zoo.findings,
     ),
 )
+SECTIONS = (*(show.section for show in shows().values()), *_SECTIONS)
 """Kinds of results in the order of the report. Kinds without a row come last, shown as they are."""

@@ -5,17 +5,25 @@ reads. The PNG carries the digest of its result and matplotlib's version, so tha
 figure still belongs to the numbers beside it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from cwr_mech.analysis.answers.figures import curves_figure
-from cwr_mech.analysis.answers.lines import eval_figure, learning_figure, probe_layers_figure
-from cwr_mech.analysis.manifold.figures import manifold_figure, surfacing_figure, surfacing_tasks_figure
+from cwr_mech.analysis.answers.lines import (
+    eval_figure,
+    learning_figure,
+)
+from cwr_mech.analysis.erasure.figures import (
+    erasure_figure,
+)
+from cwr_mech.analysis.manifold.figures import (
+    manifold_figure,
+    timeline_figure,
+)
 from cwr_mech.analysis.patching.figures import (
     digits_figure,
     parts_figure,
@@ -29,8 +37,10 @@ from cwr_mech.analysis.patching.swaps import (
     steps_figure,
     swap_map_figure,
 )
-from cwr_mech.analysis.probing.figures import erasure_figure, readout_figure, timeline_figure
-from cwr_mech.analysis.probing.maps import map_figure, pca_figure
+from cwr_mech.analysis.probing.figures import (
+    surfacing_figure,
+)
+from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing.figures import (
     arms_figure,
     conflict_figure,
@@ -39,12 +49,20 @@ from cwr_mech.analysis.routing.figures import (
     sums_figure,
     ways_figure,
 )
-from cwr_mech.analysis.similarity.figures import groups_figure, matrices_figure, references_figure
+from cwr_mech.analysis.similarity.figures import (
+    cka_figure,
+    groups_figure,
+    matrices_figure,
+    references_figure,
+)
 from cwr_mech.analysis.transfer.figures import transfer_figure
 from cwr_mech.artifacts import atomic_file
-from cwr_mech.errors import CorruptArtifact
+from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
 from cwr_mech.findings.figures import maps_figure, stretch_figure
-from cwr_mech.render.grids import cka_figure, patch_figure
+from cwr_mech.render.grids import (
+    patch_figure,
+)
+from cwr_mech.render.shown import Plot
 from cwr_mech.render.style import RC
 from cwr_mech.results import Result
 
@@ -53,35 +71,17 @@ SOURCE = "Source"
 """Name of the PNG text field that holds the digest of the result."""
 
 
-class Plot(NamedTuple):
-    """One figure of a kind of result: the file is NAME[-suffix].png, `title` says what it shows.
-
-    Drawn only for results that hold the table `needs`, when one is named.
-    """
-
-    suffix: str
-    title: str
-    function: Callable[[Result], Figure]
-    needs: str = ""
-
-
 FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
-    {
+    {kind: show.figures for kind, show in shows().items()}
+    | {
         "train": (Plot("", "Learning curves", learning_figure),),
         "curves": (Plot("", "Learning curves", curves_figure),),
         "eval": (Plot("", "Scores by task", eval_figure),),
-        "probe": (
-            Plot("map", "The map, true and decoded", map_figure),
-            Plot("pca", "First principal components", pca_figure),
-            Plot("layers", "Probe by layer", probe_layers_figure),
-        ),
-        "readout": (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
         "timeline": (Plot("", "The map over training", timeline_figure),),
         "manifold": (
             Plot("places", "Along the map and off it", manifold_figure),
             Plot("surfacing", "What the first components carry", surfacing_figure),
         ),
-        "surfacing": (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
         "erasure": (Plot("", "What erasing the map costs", erasure_figure),),
         "cka": (Plot("", "Similarity of representations", cka_figure),),
         "similarity": (
@@ -148,3 +148,18 @@ def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
                 figure.savefig(part, format="png", dpi=DPI, metadata={SOURCE: result.sha256})
         paths.append(path)
     return paths
+
+
+def one_figure(result: Result, suffix: str | None = None) -> Figure:
+    """One figure of a result by its suffix, the first one by default.
+
+    Raises UnknownName, or AnalysisError for a kind of result that has no figure.
+    """
+    plots = {plot.suffix: plot for plot, _ in figure_names(result, result.kind)}
+    if not plots:
+        raise AnalysisError(f"results of kind '{result.kind}' have no figure")
+    name = next(iter(plots)) if suffix is None else suffix
+    if name not in plots:
+        raise UnknownName(f"figure of the {result.kind} result", name, plots)
+    with matplotlib.rc_context(RC):
+        return plots[name].function(result)

@@ -19,8 +19,9 @@ from cwr_mech.artifacts import atomic_file, sha256_file
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.findings import show as report_zoo
 from cwr_mech.render.markdown import markdown_table, notes, source_line
+from cwr_mech.render.shown import Section
 from cwr_mech.report import sections as report_sections
-from cwr_mech.report.contents import SECTIONS, Section
+from cwr_mech.report.contents import SECTIONS
 from cwr_mech.report.figures import SOURCE, draw, figure_names
 from cwr_mech.results import Result, Row, load_results
 

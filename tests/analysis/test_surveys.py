@@ -13,9 +13,9 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.writer import write_store
 from cwr_mech.analysis.manifold.study import manifold_result
 from cwr_mech.analysis.manifold.timeline import timeline_result
-from cwr_mech.analysis.probing.readout_survey import best_places, readout_result
-from cwr_mech.analysis.probing.study import probe_result
+from cwr_mech.analysis.probing.generalisation import best_sites, readout_result
 from cwr_mech.analysis.probing.surfacing import surfacing_result
+from cwr_mech.analysis.probing.tables import probe_result
 from cwr_mech.analysis.selection import (
     Item,
     choose_hooks,
@@ -197,7 +197,9 @@ def test_probe_and_readout_results(stores: dict[str, ActivationStore]) -> None:
         assert max(row[f"control_r2_{name}"] for name in controls) < 0.25
     assert {row["n_new"] for row in found.tables["new"]} == {8}
     assert found.arrays["decoded"].shape == (68, 2)
-    readout = readout_result(stores["one"], best_places(found.tables["layers"]))
+    readout = readout_result(
+        stores["one"], best_sites(stores["one"], HOOKS, ["distance", "angle"], ["last_digit"])
+    )
     first = readout.tables["prompts"][0]
     assert first["bits"] < first["bits_shuffled"] - 1
     assert readout.arrays["transfer"].min() > 0.8  # one code for both prompts
@@ -325,7 +327,8 @@ COMMANDS = [
     # command, kinds of the results it saves
     (("cka", *BOTH, "--draws", "3"), ("cka",)),
     (("cka", *BOTH, "--prompts", "all", "--biased", "--draws", "1"), ("cka",)),
-    (("probe", "--activations", "one.h5", "--prompts", "angle", "--draws", "2"), ("probe", "readout")),
+    (("probe", "--activations", "one.h5", "--prompts", "angle", "--draws", "2"), ("probe",)),
+    (("readout", "--activations", "one.h5", "--prompts", "angle"), ("readout",)),
     (("manifold", "--activations", "one.h5", "--layers", "0,1", "--folds", "2"), ("manifold",)),
     (("surfacing", *BOTH, "--layers", "1"), ("surfacing",)),
     (("similarity", *BOTH, "--layers", "1", "--measures", "cka,rsa", "--draws", "20"), ("similarity",)),

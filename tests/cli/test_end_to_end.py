@@ -49,9 +49,6 @@ def test_from_nothing_to_a_checked_report(cli: Cli, tmp_path: Path) -> None:
     assert "runs/tiny holds a run already" in err
     assert "tiny" in cli("runs")[1]
 
-    code, _, err = cli("probe")
-    assert code == 2
-    assert "cwr-mech cache-acts" in err
     for command in (
         ("eval", "-n", "8", "--groups", "old"),
         ("cache-acts",),

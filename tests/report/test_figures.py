@@ -13,10 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from PIL import Image
 
-from cwr_mech.analysis.answers.lines import eval_figure, learning_figure, probe_layers_figure
+from cwr_mech.analysis.answers.lines import (
+    eval_figure,
+    learning_figure,
+)
+from cwr_mech.analysis.probing.figures import (
+    probe_layers_figure,
+)
 from cwr_mech.analysis.probing.maps import map_figure, pca_figure
+from cwr_mech.analysis.similarity.figures import (
+    cka_figure,
+)
 from cwr_mech.errors import CorruptArtifact
-from cwr_mech.render.grids import cka_figure, patch_figure
+from cwr_mech.render.grids import (
+    patch_figure,
+)
 from cwr_mech.render.style import (
     REGION_LOOKS,
     layer_name,

@@ -11,7 +11,6 @@ from cwr_mech.render.style import (
     GREYS,
     caption,
     floats,
-    layer_name,
     new_figure,
     task_look,
 )
@@ -19,7 +18,6 @@ from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
-R2_FLOOR = -0.5
 SETTLED = 0.02
 MOST_SHOWN = 2.2
 """Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
@@ -164,70 +162,3 @@ def tick(value: float, _position: int) -> str:
 def _bar_number(panel: Axes, x: float, y: int, value: float) -> None:
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
     panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)
-
-
-def probe_layers_figure(result: Result) -> Figure:
-    """Held-out R2 and distance error by layer, one line a prompt, controls in red.
-
-    Reads table `layers` {layer, hook, task, site, r2, error_mean, control_r2_shuffled, n_test} and, where
-    there, lo, hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
-    """
-    site = result.params["map"]["site"]
-    table = [row for row in result.tables["layers"] if row["site"] == site]
-    layers = sorted({(row["layer"], row["hook"]) for row in table})
-    spots = {layer: index for index, (layer, _) in enumerate(layers)}
-    figure = new_figure(3.6)
-    left, right = figure.subplots(1, 2)
-    for task in dict.fromkeys(row["task"] for row in table):
-        rows = sorted((row for row in table if row["task"] == task), key=lambda row: row["layer"])
-        look = task_look(task)
-        x = np.array([spots[row["layer"]] for row in rows])
-        r2 = floats([row["r2"] for row in rows])
-        style = {"color": look.colour, "marker": look.marker, "label": task}
-        if "lo" in rows[0]:
-            ends = floats([row["lo"] for row in rows]), floats([row["hi"] for row in rows])
-            left.vlines(x, np.maximum(ends[0], R2_FLOOR), ends[1], color=look.colour, lw=0.8, alpha=0.6)
-        left.plot(x, np.maximum(r2, R2_FLOOR), **style)
-        right.plot(x, floats([row["error_mean"] for row in rows]), **style)
-    _controls(left, table, spots)
-    left.set_ylim(R2_FLOOR - 0.04, 1.04)
-    left.set_ylabel("R² on held-out cities")
-    right.set_ylabel("mean distance error (0.1°)")
-    right.set_ylim(0, None)
-    left.set_title(f"{result.params['runs'][0]}, at {site.replace('_', ' ').replace('+', ' and ')}")
-    for ax in (left, right):
-        ax.set_xticks(range(len(layers)), [layer_name(*layer) for layer in layers])
-        ax.set_xlabel("residual stream after block")
-        ax.grid(True, axis="y")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="prompt / control", alignment="left")
-    caption(
-        figure,
-        f"n = {table[0]['n_test']} held-out cities, {table[0]['n_train']} fitted; bars: 95 % over cities. "
-        f"Red: controls, mean over prompts. Values below {R2_FLOOR} are drawn at that height.",
-    )
-    return figure
-
-
-CONTROLS = {
-    "control_r2_shuffled": ("shuffled places", ":"),
-    "control_r2_untrained": ("untrained model", "--"),
-    "control_r2_digits": ("digits of the id", "-."),
-}
-
-
-def _controls(ax: Axes, table: list[Row], spots: dict[int, int]) -> None:
-    for column, (label, style) in CONTROLS.items():
-        means = []
-        for layer in spots:
-            cells = floats([row.get(column) for row in table if row["layer"] == layer])
-            means.append(np.nanmean(cells) if np.isfinite(cells).any() else np.nan)
-        if np.isfinite(means).any():
-            ax.plot(
-                list(spots.values()),
-                np.maximum(means, R2_FLOOR),
-                color=BASELINE,
-                ls=style,
-                lw=1.2,
-                label=label,
-            )

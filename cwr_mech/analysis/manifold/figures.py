@@ -22,13 +22,6 @@ OFF_UNITS = {
     "residual": "deviations of ordinary cities",
 }
 
-SURFACING = (
-    ("variance", "share of variance"),
-    ("r2", "R² of the map on them alone"),
-    ("alignment", "share of the probe inside them"),
-)
-MARKERS = ("o", "s", "^", "v", "D", "X", "P")
-
 
 def manifold_figure(result: Result) -> Figure:
     """Left: share of variance that is a function of place, by layer. Middle and right: every city's distance
@@ -85,81 +78,46 @@ def manifold_figure(result: Result) -> Figure:
     return figure
 
 
-def surfacing_figure(result: Result) -> Figure:
-    """Variance, held-out R2 and probe alignment carried by the first k principal components, by layer.
-
-    Reads table `surfacing` {layer, task, k, variance, r2, alignment, alignment_random}.
-    """
-    rows = [row for row in result.tables["surfacing"] if row["task"] == result.params["best"]["task"]]
-    layers = list(dict.fromkeys(row["layer"] for row in rows))
+def timeline_figure(result: Result) -> Figure:
+    """Map, likeness to the last checkpoint and dimension against rows seen. Reads table `steps`."""
+    rows = result.tables["steps"]
+    seen = floats([row["rows"] for row in rows])
     figure = new_figure(2.8)
-    axes = figure.subplots(1, 3, sharey=True)
-    shades = [str(shade) for shade in np.linspace(0.7, 0.0, len(layers))]
-    for ax, (column, title) in zip(axes, SURFACING, strict=True):
-        for layer, shade in zip(layers, shades, strict=True):
-            mine = [row for row in rows if row["layer"] == layer]
-            k = [row["k"] for row in mine]
-            ax.plot(k, floats([row[column] for row in mine]), "o-", color=shade, label=layer_name(layer))
-        if column == "alignment":
-            ax.plot(
-                k, [row["alignment_random"] for row in mine], ":", color=BASELINE, label="random directions"
-            )
-        ax.set_xscale("log", base=2)
-        ax.set_ylim(-0.05, 1.05)
-        ax.set_xlabel("first k components")
-        ax.set_title(title)
-        ax.grid(axis="y")
-    axes[2].legend()
-    caption(
-        figure,
-        f"n = {result.values['n']} cities, prompt {result.params['best']['task']}; R² on held-out cities, "
-        "0 without a map.",
+    left, right = figure.subplots(1, 2)
+    curves = (
+        ("r2", "R² of the map", "o-", "black"),
+        ("share", "share that is a function of place", "s--", "#666666"),
+        ("cka_final", "CKA with the last checkpoint", "^-.", "#999999"),
     )
-    return figure
-
-
-def surfacing_tasks_figure(result: Result) -> Figure:
-    """What the first k components carry at the deepest layer, by number of tasks: means with intervals over
-    models, and single models.
-
-    Reads tables `components` {run, n_tasks, layer, k, variance, r2, r2_shuffled, alignment, alignment_random}
-    and `by_tasks` {layer, n_tasks, k, models, variance, ..._lo, ..._hi}; values `n`.
-    """
-    layer = max(row["layer"] for row in result.tables["components"])
-    single = [row for row in result.tables["components"] if row["layer"] == layer]
-    means = [row for row in result.tables["by_tasks"] if row["layer"] == layer]
-    counts = sorted({row["n_tasks"] for row in means})
-    shades = [str(shade) for shade in np.linspace(0.65, 0.0, len(counts))]
-    figure = new_figure(3.2)
-    axes = figure.subplots(1, 3, sharey=True)
-    for ax, (column, title) in zip(axes, SURFACING, strict=True):
-        for run in dict.fromkeys(row["run"] for row in single):
-            mine = [row for row in single if row["run"] == run]
-            shade = shades[counts.index(mine[0]["n_tasks"])]
-            ax.plot([row["k"] for row in mine], floats([row[column] for row in mine]), color=shade, lw=0.5)
-        for count, shade, marker in zip(counts, shades, MARKERS, strict=False):
-            mine = [row for row in means if row["n_tasks"] == count]
-            value = [row[column] for row in mine]
-            reach = error_bars(
-                [row[f"{column}_lo"] for row in mine], value, [row[f"{column}_hi"] for row in mine]
-            )
-            label = f"{count} task{'s' if count > 1 else ''}, {mine[0]['models']} model(s)"
-            ks = [row["k"] for row in mine]
-            ax.errorbar(ks, floats(value), yerr=reach, fmt=marker + "-", color=shade, capsize=2, label=label)
-        control = {"r2": "r2_shuffled", "alignment": "alignment_random"}.get(column)
-        if control:
-            run = single[0]["run"]
-            mine = [row for row in single if row["run"] == run]
-            ax.plot([row["k"] for row in mine], floats([row[control] for row in mine]), ":", color=BASELINE)
-        ax.set_xscale("log", base=2)
-        ax.set_ylim(-0.15, 1.05)
-        ax.set_xlabel("first k components")
-        ax.set_title(title)
+    for column, label, style, colour in curves:
+        value = [row[column] for row in rows]
+        low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("lo", "hi"))
+        reach = error_bars(low, value, high)
+        left.errorbar(seen, floats(value), yerr=reach, fmt=style, color=colour, capsize=2, label=label)
+    shuffled = floats([row["r2_shuffled"] for row in rows])
+    left.plot(seen, shuffled, ":", color=BASELINE, label="R², shuffled places")
+    left.set_ylim(-0.3, 1.05)
+    left.legend()
+    right.plot(
+        seen,
+        floats([row["participation_singular"] for row in rows]),
+        "o-",
+        color="black",
+        label="effective rank",
+    )
+    right.plot(seen, floats([row["twonn"] for row in rows]), "s--", color="#888888", label="TwoNN dimension")
+    right.set_ylim(0, 1.3 * float(np.nanmax(floats([row["participation_singular"] for row in rows]))))
+    right.legend(loc="upper right", ncols=2)
+    for ax in (left, right):
+        ax.set_xscale("symlog", linthresh=max(float(seen[seen > 0].min()), 1.0) if (seen > 0).any() else 1.0)
+        ax.set_xlim(0, float(seen.max()) * 1.15)
+        ax.set_xlabel("rows seen")
         ax.grid(axis="y")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     caption(
         figure,
-        f"n = {result.values['n']} cities, {layer_name(layer)}. Bars: 95 % over models; thin lines: single "
-        "models. Dotted controls: shuffled places (R²), random directions (probe).",
+        f"n = {result.values['n']} old cities, {layer_name(result.params['layer'], result.params['hook'])}, "
+        f"prompt {result.params['task']}. R² on held-out cities, control: shuffled places "
+        "(dotted); bars: 95 % over cities. "
+        "Effective rank: participation ratio of singular values, as in the paper.",
     )
     return figure

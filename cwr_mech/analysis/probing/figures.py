@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cwr_mech.render.grids import heat, hundredths, write_cells
 from cwr_mech.render.style import (
@@ -59,96 +58,161 @@ def readout_figure(result: Result) -> Figure:
     return figure
 
 
-def erasure_figure(result: Result) -> Figure:
-    """Share of each task's gain that is lost when a subspace is erased, by block, with intervals.
+R2_FLOOR = -0.5
 
-    Reads table `arms` {task, layer, arm, lost, lost_lo, lost_hi}.
+
+def probe_layers_figure(result: Result) -> Figure:
+    """Held-out R2 and distance error by layer, one line a prompt, controls in red.
+
+    Reads table `layers` {layer, hook, task, site, r2, error_mean, control_r2_shuffled, n_test} and, where
+    there, lo, hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
     """
-    rows = result.tables["arms"]
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    columns = min(4, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = new_figure(0.9 + 1.9 * lines)
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True)
-    for ax in axes.flat[len(tasks) :]:
-        ax.set_visible(False)
-    styles = (("black", "o", "-"), ("#7a7a7a", "s", "--"), ("#aaaaaa", "^", ":"))
-    for ax, task in zip(axes.flat, tasks, strict=False):
-        for arm, (colour, marker, line) in zip(arms, styles, strict=False):
-            mine = [row for row in rows if (row["task"], row["arm"]) == (task, arm)]
-            _with_bars(ax, mine, colour, marker, line, {"leace": "places (LEACE)"}.get(arm, arm))
-        ax.axhline(0, color="#cccccc", lw=0.8, zorder=0)
-        ax.axhline(1, color=BASELINE, lw=0.8, ls=":", zorder=0)
-        ax.set_ylim(-0.25, 1.6)
-        ax.set_title(task)
-        ax.set_xlabel("after block")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0, 0].set_ylabel("share of the gain lost")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    site = result.params["map"]["site"]
+    table = [row for row in result.tables["layers"] if row["site"] == site]
+    layers = sorted({(row["layer"], row["hook"]) for row in table})
+    spots = {layer: index for index, (layer, _) in enumerate(layers)}
+    figure = new_figure(3.6)
+    left, right = figure.subplots(1, 2)
+    for task in dict.fromkeys(row["task"] for row in table):
+        rows = sorted((row for row in table if row["task"] == task), key=lambda row: row["layer"])
+        look = task_look(task)
+        x = np.array([spots[row["layer"]] for row in rows])
+        r2 = floats([row["r2"] for row in rows])
+        style = {"color": look.colour, "marker": look.marker, "label": task}
+        if "lo" in rows[0]:
+            ends = floats([row["lo"] for row in rows]), floats([row["hi"] for row in rows])
+            left.vlines(x, np.maximum(ends[0], R2_FLOOR), ends[1], color=look.colour, lw=0.8, alpha=0.6)
+        left.plot(x, np.maximum(r2, R2_FLOOR), **style)
+        right.plot(x, floats([row["error_mean"] for row in rows]), **style)
+    _controls(left, table, spots)
+    left.set_ylim(R2_FLOOR - 0.04, 1.04)
+    left.set_ylabel("R² on held-out cities")
+    right.set_ylabel("mean distance error (0.1°)")
+    right.set_ylim(0, None)
+    left.set_title(f"{result.params['runs'][0]}, at {site.replace('_', ' ').replace('+', ' and ')}")
+    for ax in (left, right):
+        ax.set_xticks(range(len(layers)), [layer_name(*layer) for layer in layers])
+        ax.set_xlabel("residual stream after block")
+        ax.grid(True, axis="y")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", title="prompt / control", alignment="left")
     caption(
         figure,
-        f"n = {rows[0]['n']} test questions a task; bars: 95 % over questions. 0: nothing lost, 1 "
-        "(dotted): no better than the best constant answer. Controls: random subspaces of the same rank.",
+        f"n = {table[0]['n_test']} held-out cities, {table[0]['n_train']} fitted; bars: 95 % over cities. "
+        f"Red: controls, mean over prompts. Values below {R2_FLOOR} are drawn at that height.",
     )
     return figure
 
 
-def _with_bars(ax: Axes, rows: list[Row], colour: str, marker: str, line: str, label: str) -> None:
-    value = [row["lost"] for row in rows]
-    reach = error_bars([row["lost_lo"] for row in rows], value, [row["lost_hi"] for row in rows])
-    ax.errorbar(
-        [row["layer"] for row in rows],
-        floats(value),
-        yerr=reach,
-        color=colour,
-        marker=marker,
-        ls=line,
-        capsize=2,
-        label=label,
-    )
+CONTROLS = {
+    "control_r2_shuffled": ("shuffled places", ":"),
+    "control_r2_untrained": ("untrained model", "--"),
+    "control_r2_digits": ("digits of the id", "-."),
+}
 
 
-def timeline_figure(result: Result) -> Figure:
-    """Map, likeness to the last checkpoint and dimension against rows seen. Reads table `steps`."""
-    rows = result.tables["steps"]
-    seen = floats([row["rows"] for row in rows])
+def _controls(ax: Axes, table: list[Row], spots: dict[int, int]) -> None:
+    for column, (label, style) in CONTROLS.items():
+        means = []
+        for layer in spots:
+            cells = floats([row.get(column) for row in table if row["layer"] == layer])
+            means.append(np.nanmean(cells) if np.isfinite(cells).any() else np.nan)
+        if np.isfinite(means).any():
+            ax.plot(
+                list(spots.values()),
+                np.maximum(means, R2_FLOOR),
+                color=BASELINE,
+                ls=style,
+                lw=1.2,
+                label=label,
+            )
+
+
+SURFACING = (
+    ("variance", "share of variance"),
+    ("r2", "R² of the map on them alone"),
+    ("alignment", "share of the probe inside them"),
+)
+
+
+MARKERS = ("o", "s", "^", "v", "D", "X", "P")
+
+
+def surfacing_figure(result: Result) -> Figure:
+    """Variance, held-out R2 and probe alignment carried by the first k principal components, by layer.
+
+    Reads table `surfacing` {layer, task, k, variance, r2, alignment, alignment_random}.
+    """
+    rows = [row for row in result.tables["surfacing"] if row["task"] == result.params["best"]["task"]]
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
     figure = new_figure(2.8)
-    left, right = figure.subplots(1, 2)
-    curves = (
-        ("r2", "R² of the map", "o-", "black"),
-        ("share", "share that is a function of place", "s--", "#666666"),
-        ("cka_final", "CKA with the last checkpoint", "^-.", "#999999"),
-    )
-    for column, label, style, colour in curves:
-        value = [row[column] for row in rows]
-        low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("lo", "hi"))
-        reach = error_bars(low, value, high)
-        left.errorbar(seen, floats(value), yerr=reach, fmt=style, color=colour, capsize=2, label=label)
-    shuffled = floats([row["r2_shuffled"] for row in rows])
-    left.plot(seen, shuffled, ":", color=BASELINE, label="R², shuffled places")
-    left.set_ylim(-0.3, 1.05)
-    left.legend()
-    right.plot(
-        seen,
-        floats([row["participation_singular"] for row in rows]),
-        "o-",
-        color="black",
-        label="effective rank",
-    )
-    right.plot(seen, floats([row["twonn"] for row in rows]), "s--", color="#888888", label="TwoNN dimension")
-    right.set_ylim(0, 1.3 * float(np.nanmax(floats([row["participation_singular"] for row in rows]))))
-    right.legend(loc="upper right", ncols=2)
-    for ax in (left, right):
-        ax.set_xscale("symlog", linthresh=max(float(seen[seen > 0].min()), 1.0) if (seen > 0).any() else 1.0)
-        ax.set_xlim(0, float(seen.max()) * 1.15)
-        ax.set_xlabel("rows seen")
+    axes = figure.subplots(1, 3, sharey=True)
+    shades = [str(shade) for shade in np.linspace(0.7, 0.0, len(layers))]
+    for ax, (column, title) in zip(axes, SURFACING, strict=True):
+        for layer, shade in zip(layers, shades, strict=True):
+            mine = [row for row in rows if row["layer"] == layer]
+            k = [row["k"] for row in mine]
+            ax.plot(k, floats([row[column] for row in mine]), "o-", color=shade, label=layer_name(layer))
+        if column == "alignment":
+            ax.plot(
+                k, [row["alignment_random"] for row in mine], ":", color=BASELINE, label="random directions"
+            )
+        ax.set_xscale("log", base=2)
+        ax.set_ylim(-0.05, 1.05)
+        ax.set_xlabel("first k components")
+        ax.set_title(title)
         ax.grid(axis="y")
+    axes[2].legend()
     caption(
         figure,
-        f"n = {result.values['n']} old cities, {layer_name(result.params['layer'], result.params['hook'])}, "
-        f"prompt {result.params['task']}. R² on held-out cities, control: shuffled places "
-        "(dotted); bars: 95 % over cities. "
-        "Effective rank: participation ratio of singular values, as in the paper.",
+        f"n = {result.values['n']} cities, prompt {result.params['best']['task']}; R² on held-out cities, "
+        "0 without a map.",
+    )
+    return figure
+
+
+def surfacing_tasks_figure(result: Result) -> Figure:
+    """What the first k components carry at the deepest layer, by number of tasks: means with intervals over
+    models, and single models.
+
+    Reads tables `components` {run, n_tasks, layer, k, variance, r2, r2_shuffled, alignment, alignment_random}
+    and `by_tasks` {layer, n_tasks, k, models, variance, ..._lo, ..._hi}; values `n`.
+    """
+    layer = max(row["layer"] for row in result.tables["components"])
+    single = [row for row in result.tables["components"] if row["layer"] == layer]
+    means = [row for row in result.tables["by_tasks"] if row["layer"] == layer]
+    counts = sorted({row["n_tasks"] for row in means})
+    shades = [str(shade) for shade in np.linspace(0.65, 0.0, len(counts))]
+    figure = new_figure(3.2)
+    axes = figure.subplots(1, 3, sharey=True)
+    for ax, (column, title) in zip(axes, SURFACING, strict=True):
+        for run in dict.fromkeys(row["run"] for row in single):
+            mine = [row for row in single if row["run"] == run]
+            shade = shades[counts.index(mine[0]["n_tasks"])]
+            ax.plot([row["k"] for row in mine], floats([row[column] for row in mine]), color=shade, lw=0.5)
+        for count, shade, marker in zip(counts, shades, MARKERS, strict=False):
+            mine = [row for row in means if row["n_tasks"] == count]
+            value = [row[column] for row in mine]
+            reach = error_bars(
+                [row[f"{column}_lo"] for row in mine], value, [row[f"{column}_hi"] for row in mine]
+            )
+            label = f"{count} task{'s' if count > 1 else ''}, {mine[0]['models']} model(s)"
+            ks = [row["k"] for row in mine]
+            ax.errorbar(ks, floats(value), yerr=reach, fmt=marker + "-", color=shade, capsize=2, label=label)
+        control = {"r2": "r2_shuffled", "alignment": "alignment_random"}.get(column)
+        if control:
+            run = single[0]["run"]
+            mine = [row for row in single if row["run"] == run]
+            ax.plot([row["k"] for row in mine], floats([row[control] for row in mine]), ":", color=BASELINE)
+        ax.set_xscale("log", base=2)
+        ax.set_ylim(-0.15, 1.05)
+        ax.set_xlabel("first k components")
+        ax.set_title(title)
+        ax.grid(axis="y")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    caption(
+        figure,
+        f"n = {result.values['n']} cities, {layer_name(layer)}. Bars: 95 % over models; thin lines: single "
+        "models. Dotted controls: shuffled places (R²), random directions (probe).",
     )
     return figure

@@ -15,11 +15,13 @@ from cwr_mech.analysis.answers.curves import (
     training_result,
 )
 from cwr_mech.analysis.answers.figures import curves_figure
+from cwr_mech.analysis.answers.show import (
+    curves as section,
+)
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.figures import draw
-from cwr_mech.report.sections import curves as section
 from cwr_mech.results import load_result
 from cwr_mech.training.runs import Run, create_run, load_run
 

@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from cwr_mech.analysis.transfer.show import (
+    transfer as section,
+)
 from cwr_mech.analysis.transfer.transfer import (
     Base,
     Transfer,
@@ -15,7 +18,6 @@ from cwr_mech.analysis.transfer.transfer import (
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore
 from cwr_mech.report.figures import draw
-from cwr_mech.report.sections import transfer as section
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 
 OLD, NEW = 10.0, 1000.0

@@ -35,13 +35,28 @@ from cwr_mech.results import Result
 Row = dict[str, Any]
 
 
-def best_places(layers: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    """Prompt -> (hook, site) with the highest held-out R2, from the `layers` table of a probe result."""
-    best: dict[str, Row] = {}
-    for row in layers:
-        if row["task"] not in best or row["r2"] > best[row["task"]]["r2"]:
-            best[row["task"]] = row
-    return {task: (row["hook"], row["site"]) for task, row in best.items()}
+def best_sites(
+    store: ActivationStore,
+    hooks: Sequence[str],
+    tasks: Sequence[str],
+    sites: Sequence[str],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, tuple[str, str]]:
+    """Prompt -> (hook, site) with the highest held-out R2 of a ridge probe: the best-decodable site.
+
+    The folds are those of `probe_result` for the same seed.
+    """
+    ids = shared_ids([store], "old")
+    xy = store.xy[store.rows(ids)]
+    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+
+    def r2(hook: str, task: str, site: str) -> float:
+        return score(cross_decode(store.get(hook, task, site, ids), xy[None], fold)[0], xy).r2
+
+    pairs = [(hook, site) for hook in hooks for site in sites]
+    return {task: max(pairs, key=lambda pair: r2(pair[0], task, pair[1])) for task in tasks}
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")

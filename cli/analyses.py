@@ -1,0 +1,92 @@
+"""The commands of all analyses, made from the studies' own signatures.
+
+A row of `cwr_mech.analysis.registry.ANALYSES` is a command: its arguments and options, with their help texts
+and defaults, are those of the study; what it prints and draws is what the analysis' `show.py` lists.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from cwr_mech.analysis.registry import ANALYSES, Analysis
+from cwr_mech.analysis.study import Opt
+
+from .options import Report
+
+if TYPE_CHECKING:
+    from cwr_mech.results import Result
+
+_PLAIN = (bool, int, float)
+
+
+def commands() -> dict[str, Analysis]:
+    """Name of a command -> its analysis."""
+    return {row.name: row for row in ANALYSES}
+
+
+def command_of(row: Analysis) -> Callable[..., None]:
+    """The function that typer turns into the command of `row`."""
+    study = row.function
+    given = inspect.signature(study).parameters
+
+    def command(report: str | None = None, **options: Any) -> None:
+        from cwr_mech.analysis.study import followed_by
+
+        from .common import progress
+
+        with followed_by(progress):
+            result = study(**options)
+        show_result(result)
+        keep_result(result, report, row.name.replace("-", "_"))
+
+    command.__doc__ = study.__doc__
+    parameters = [_option(parameter) for parameter in given.values()]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("report", kind, default=None, annotation=Report))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter of a study as typer reads it: runs are arguments, keyword-only parameters are options."""
+    base, *extras = get_args(parameter.annotation)
+    about = next(extra for extra in extras if isinstance(extra, Opt))
+    several = parameter.name == "runs"
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        info = typer.Option(help=about.help, min=about.min)
+    else:
+        info = typer.Argument(help=about.help)
+    kind = list[str] | None if several else _plain_type(base)
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
+
+
+def _plain_type(annotation: Any) -> Any:
+    """What typer is to read for an annotation: bool, int, float or Literal as they are, else text."""
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if get_origin(annotation) is Literal or annotation in _PLAIN:
+        return annotation
+    if len(options) == 1 and options[0] in _PLAIN:
+        return annotation
+    return str | None
+
+
+def show_result(result: "Result") -> None:
+    """Print the short tables of a result and its notes."""
+    from cwr_mech.report.short import short_tables
+
+    from .common import console, rows_of, say, table
+
+    for title, columns, rows in short_tables(result):
+        console.print(table(title, columns, rows_of(rows, columns)))
+    for note in result.notes:
+        say(note)
+
+
+def keep_result(result: "Result", report: str | None, name: str) -> None:
+    """Save a result in the report named, its first run's by default."""
+    from .common import save_result
+
+    runs = result.params.get("runs") or [result.kind]
+    save_result(result, report or str(runs[0]), name)

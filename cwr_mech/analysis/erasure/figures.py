@@ -1,0 +1,47 @@
+"""Figures."""
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cwr_mech.render.grids import with_bars
+from cwr_mech.render.style import (
+    BASELINE,
+    caption,
+    new_figure,
+)
+from cwr_mech.results import Result
+
+
+def erasure_figure(result: Result) -> Figure:
+    """Share of each task's gain that is lost when a subspace is erased, by block, with intervals.
+
+    Reads table `arms` {task, layer, arm, lost, lost_lo, lost_hi}.
+    """
+    rows = result.tables["arms"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = new_figure(0.9 + 1.9 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True)
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_visible(False)
+    styles = (("black", "o", "-"), ("#7a7a7a", "s", "--"), ("#aaaaaa", "^", ":"))
+    for ax, task in zip(axes.flat, tasks, strict=False):
+        for arm, (colour, marker, line) in zip(arms, styles, strict=False):
+            mine = [row for row in rows if (row["task"], row["arm"]) == (task, arm)]
+            with_bars(ax, mine, colour, marker, line, {"leace": "places (LEACE)"}.get(arm, arm))
+        ax.axhline(0, color="#cccccc", lw=0.8, zorder=0)
+        ax.axhline(1, color=BASELINE, lw=0.8, ls=":", zorder=0)
+        ax.set_ylim(-0.25, 1.6)
+        ax.set_title(task)
+        ax.set_xlabel("after block")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 0].set_ylabel("share of the gain lost")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    caption(
+        figure,
+        f"n = {rows[0]['n']} test questions a task; bars: 95 % over questions. 0: nothing lost, 1 "
+        "(dotted): no better than the best constant answer. Controls: random subspaces of the same rank.",
+    )
+    return figure

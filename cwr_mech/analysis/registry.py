@@ -1,0 +1,50 @@
+"""Every analysis: one row each, from which its command, library function, report section and figures follow.
+
+The function is `cwr_mech.analysis.PACKAGE.study.NAME` (hyphens become underscores); how its results are shown
+stands in `cwr_mech.analysis.PACKAGE.show.SHOWS`. Rows are in the order of a report.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from cwr_mech.render.shown import Shows
+
+
+class Analysis(NamedTuple):
+    """A question that is asked of trained models."""
+
+    name: str
+    package: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        """Where the study stands."""
+        return f"cwr_mech.analysis.{self.package}.study"
+
+    @property
+    def function_name(self) -> str:
+        """Name of the study in its module and in `cwr_mech`."""
+        return {"eval": "answers"}.get(self.name, self.name.replace("-", "_"))
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The study, imported when it is asked for."""
+        found: Callable[..., Any] = getattr(import_module(self.module), self.function_name)
+        return found
+
+
+ANALYSES: tuple[Analysis, ...] = (
+    Analysis("probe", "probing", "Linear probes for coordinates, with controls; do held-out cities decode?"),
+    Analysis("readout", "probing", "Probe generalisation: other prompts, regions, few cities, nonlinearity."),
+)
+
+
+def shows() -> Shows:
+    """Kind of result -> how it is shown, over all analyses, in the order of a report."""
+    packages = dict.fromkeys(row.package for row in ANALYSES)
+    found: dict[str, Any] = {}
+    for package in packages:
+        found |= import_module(f"cwr_mech.analysis.{package}.show").SHOWS
+    return found

@@ -1,0 +1,143 @@
+"""The activation files that a study reads: those given, or those of the runs named, made where missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cwr_mech.activations.reader import ActivationStore, activations_path
+from cwr_mech.analysis.selection import choose_hooks, run_label
+from cwr_mech.analysis.study import Names, names, stage, uses
+from cwr_mech.artifacts import sha256_file
+from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.training.runs import Run, latest_run, load_run
+
+FOLDER = Path("activations")
+"""Where activation files of runs are kept, below the current folder."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open activation file, and the run it was made from when that is known here.
+
+    `label` tells checkpoints of one run apart.
+    """
+
+    store: ActivationStore
+    path: Path
+    run: str
+    tasks: tuple[str, ...] | None
+    label: str = ""
+
+    def hooks(self, layers: Names) -> list[str]:
+        """Hooks of the layers named, all in the file by default. Raises UnknownName."""
+        return choose_hooks(self.store, names(layers))
+
+    def prompts(self, wanted: Names) -> list[str]:
+        """The prompts to read the file in: tasks by name, "own" (the run's first task) or "all" in the file.
+
+        Raises UnknownName for a prompt that is not in the file.
+        """
+        words = names(wanted) or ["all"]
+        if words == ["all"]:
+            return list(self.store.tasks)
+        if words == ["own"]:
+            own = [task for task in self.tasks or () if task in self.store.tasks]
+            return [(own or list(self.store.tasks))[0]]
+        for word in words:
+            if word not in self.store.tasks:
+                raise UnknownName(f"prompt in {self.path}", word, ("own", "all", *self.store.tasks))
+        return words
+
+    def untrained(self) -> ActivationStore | None:
+        """Activations of the same model before training; None where its first checkpoint is not kept."""
+        path = activations_path(self.run, None, self.path.parent)
+        if path.exists():
+            return ActivationStore(path)
+        try:
+            run = load_run(self.run)
+        except ArtifactError:
+            return None
+        if run.parent is not None or 0 not in run.steps:
+            return None
+        return ActivationStore(activations_of(run, 0))
+
+
+def open_sources(
+    runs: Names | Path = None, files: Sequence[str | Path] | str | Path | None = None, step: int | None = None
+) -> list[Source]:
+    """Open `files`, or the file of each run's `step` (its last one by default; the latest run without names).
+
+    A file that is not there is made, as `cwr-mech cache-acts` would. Raises MissingArtifact or AnalysisError.
+    """
+    if given := names(files):
+        found = [_known(ActivationStore(path), Path(path)) for path in given]
+    else:
+        wanted = names(runs) or [latest_run().as_posix()]
+        found = [_of_run(load_run(name), step) for name in wanted]
+    for source in found:
+        uses(source.path.as_posix(), sha256_file(source.path))
+    return _labelled(found)
+
+
+def activations_of(run: Run, step: int | None = None) -> Path:
+    """The activation file of a checkpoint (0: before training), made if missing or of other weights."""
+    path = activations_path(run.name, None if step == 0 else run.last_step if step is None else step, FOLDER)
+    digest, world = run.sha256(step), run.world()
+    try:
+        ActivationStore(path, world=world, model_sha256=digest)
+        return path
+    except ArtifactError as error:
+        if path.exists() and not isinstance(error, MissingArtifact) and _foreign(path):
+            raise
+    from cwr_mech.activations.extract import extract
+
+    with stage(f"activations of {run.name}", world.n * len(TASKS), "prompts") as advance:
+        attrs: dict[str, str | int] = {"run": run.name, "step": step or 0, "model_sha256": digest}
+        attrs["step"] = run.last_step if step is None else step
+        extract(run.model(step), world, path, attrs=attrs, advance=advance)
+    return path
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file is not an activation file at all, so that it must not be replaced."""
+    try:
+        ActivationStore(path)
+    except ArtifactError:
+        return True
+    return False
+
+
+def _of_run(run: Run, step: int | None) -> Source:
+    path = activations_of(run, step)
+    store = ActivationStore(path, world=run.world(), model_sha256=run.sha256(step))
+    return Source(store, path, run.name, tuple(run.config.data.tasks))
+
+
+def _known(store: ActivationStore, path: Path) -> Source:
+    """A file given by its path, with the tasks of its run when the run is here."""
+    name = str(store.attrs.get("run") or path.stem)
+    try:
+        tasks: tuple[str, ...] | None = tuple(load_run(name).config.data.tasks)
+    except ArtifactError:
+        tasks = None
+    return Source(store, path, name, tasks)
+
+
+def _labelled(sources: Sequence[Source]) -> list[Source]:
+    """Sources with the name of their run, and the step where one run stands several times.
+
+    Raises AnalysisError for the same state of the same run twice.
+    """
+    runs = [run_label(source.store) for source in sources]
+    labels = [
+        f"{name}@{source.store.attrs['step']}" if runs.count(name) > 1 else name
+        for name, source in zip(runs, sources, strict=True)
+    ]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise AnalysisError(f"{label} was given twice", "name each run and each file once")
+    return [
+        Source(source.store, source.path, source.run, source.tasks, label)
+        for source, label in zip(sources, labels, strict=True)
+    ]

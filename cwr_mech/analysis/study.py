@@ -1,0 +1,135 @@
+"""What all analyses share: how they are called, followed while they run, and recorded.
+
+A study is a library function `name(runs, *, options) -> Result` under the decorator `study`. Its options
+carry their help text (`Annotated[int, Opt("Folds of the cities.", min=2)]`) and the command line is made from
+the same signature, so an option is written once. The decorator fills in what every Result needs: the command
+that makes it again, and the hashes of what it was made from.
+"""
+
+import functools
+import inspect
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, ParamSpec
+
+from cwr_mech.results import Result
+
+P = ParamSpec("P")
+Advance = Callable[..., object]
+Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
+
+
+class Opt(NamedTuple):
+    """An option of a study: its help text, and the smallest number it takes."""
+
+    help: str
+    min: int | None = None
+
+
+Names = str | Sequence[str] | None
+"""Several names: "a,b", ["a", "b"], or None for the default."""
+RunArg = Annotated[str | Path | None, Opt("The run; the latest by default.")]
+RunsArg = Annotated[Names, Opt("Runs to compare; the latest by default.")]
+Layers = Annotated[Names, Opt("Layers, e.g. embed,0,2,final; all by default.")]
+Prompts = Annotated[Names, Opt("Prompts: own (the run's first task), all, or tasks by name.")]
+Sites = Annotated[Names, Opt("Token positions of a city, comma-separated; a+b puts two side by side.")]
+Site = Annotated[str, Opt("Token position of a city; a+b puts two side by side.")]
+Cities = Annotated[str, Opt("old, new or all cities.")]
+Folds = Annotated[int, Opt("Folds of the cities.", min=2)]
+Seed = Annotated[int, Opt("Seed of folds, controls and resampling.", min=0)]
+Step = Annotated[int | None, Opt("Checkpoint; the last by default.", min=0)]
+ActivationFiles = Annotated[
+    str | Path | Sequence[str | Path] | None, Opt("Activation files instead of runs, comma-separated.")
+]
+
+
+@contextmanager
+def _silent(_title: str, _total: int, _unit: str) -> Iterator[Advance]:
+    yield lambda *_args, **_kwargs: None
+
+
+_reporter: ContextVar[Reporter] = ContextVar("reporter", default=_silent)
+_inputs: ContextVar[dict[str, str] | None] = ContextVar("inputs", default=None)
+
+
+def stage(title: str, total: int, unit: str = "steps") -> AbstractContextManager[Advance]:
+    """A part of a study that takes time: yields `advance(n=1)`. Silent unless somebody `follows` it."""
+    return _reporter.get()(title, total, unit)
+
+
+@contextmanager
+def followed_by(reporter: Reporter) -> Iterator[None]:
+    """Show the stages of the studies inside through `reporter(title, total, unit)`."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+def uses(name: str, sha256: str) -> None:
+    """Record that the study that is running was made from this file or model."""
+    found = _inputs.get()
+    if found is not None:
+        found[name] = sha256
+
+
+def names(value: Names | Path | Sequence[str | Path]) -> list[str] | None:
+    """The single names in an option: "a,b" and ["a", "b"] are the same. None stays None."""
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, Path) else value
+    return [str(part).strip() for part in parts if str(part).strip()]
+
+
+def command_line(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:
+    """The command that makes a call of a study again: options that have their default are left out."""
+    words = ["cwr-mech", name]
+    for key, value in arguments.items():
+        parameter = signature.parameters[key]
+        if value == parameter.default or value is None:
+            continue
+        option = f"--{key.replace('_', '-')}"
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            words += names(value) or []
+        elif value is True:
+            words.append(option)
+        elif isinstance(value, str | Path | int | float):
+            words += [option, str(value)]
+        else:
+            words += [option, ",".join(map(str, value))]
+    return shlex.join(words)
+
+
+def study(name: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Make a function that returns a Result the study behind `cwr-mech NAME`.
+
+    BLAS is kept to one thread: decompositions of a few hundred cities are slower with several (40 times on a
+    busy machine).
+    """
+
+    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+            from threadpoolctl import threadpool_limits
+
+            call = signature.bind(*args, **kwargs)
+            token = _inputs.set({})
+            try:
+                with threadpool_limits(limits=1, user_api="blas"):
+                    result = function(*args, **kwargs)
+                inputs = _inputs.get() or {}
+            finally:
+                _inputs.reset(token)
+            command = command_line(name, call.arguments, signature)
+            return replace(result, command=command, inputs={**inputs, **result.inputs})
+
+        return run
+
+    return decorate
