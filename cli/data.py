@@ -1,14 +1,19 @@
 """`cwr-mech data`: rows of the training data, or what they look like in numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import LabelNoise, LabelNoiseKind, Split
+from .options import CityCount, LabelNoise, LabelNoiseKind, NewCities, Split, Unit, World
 
 if TYPE_CHECKING:
     from cwr_mech.data.summary import TaskStats
+    from cwr_mech.world.cities import World as Cities
+
+
+MOST_SHARED = 0.01
+"""Share of a file's places that may lie at the same coordinates before it is mentioned."""
 
 
 def command(
@@ -24,13 +29,10 @@ def command(
     ] = "strict",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the rows.")] = 42,
     start: Annotated[int, typer.Option(min=0, help="The first row.")] = 0,
-    world: Annotated[
-        str, typer.Option(help="cities, uniform, grid, clusters, ring, or a CSV file.")
-    ] = "cities",
-    n_cities: Annotated[str, typer.Option(help="Number of old cities, or all of the source's.")] = "5075",
-    new: Annotated[
-        str, typer.Option(help="New cities: none, atlantis, scattered or holdout:REGION.")
-    ] = "none",
+    world: World = None,
+    n_cities: CityCount = None,
+    new: NewCities = None,
+    unit: Unit = None,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
 ) -> None:
@@ -49,7 +51,15 @@ def command(
     names = list(TASKS) if task == "all" else [get_task(name.strip()).name for name in task.split(",")]
     # The paper's ids may begin with 0; ours may not.
     id_min = 0 if protocol == "paper" else None
-    cities = load_world(source=world, n_cities=n_cities, new=new, id_min=id_min)
+    given: dict[str, Any] = {
+        "source": world,
+        "n_cities": n_cities,
+        "new": new,
+        "unit": unit,
+        "id_min": id_min,
+    }
+    cities = load_world(**{name: value for name, value in given.items() if value is not None})
+    say_if_crowded(cities)
     kind: StreamOptions = {
         "split": split,
         "seed": seed,
@@ -68,6 +78,26 @@ def command(
     for name in names:
         for text in generate(cities, name, 5 if n is None else n, **kind).texts():
             say(text)
+
+
+def say_if_crowded(world: "Cities") -> None:
+    """Name the unit that tells a file's places apart where the present one does not."""
+    from pathlib import Path
+
+    from cwr_mech.world.cities import id_range
+    from cwr_mech.world.csv_file import finer_unit
+    from cwr_mech.world.sources import is_file
+
+    from .common import say
+
+    if not is_file(world.config.source) or world.shared <= MOST_SHARED:
+        return
+    unit = finer_unit(Path(world.config.source), id_range(world.config), MOST_SHARED)
+    cure = f"; --unit {unit:g} tells them apart" if unit else ""
+    say(
+        f"{world.shared:.0%} of the places in {world.config.source} share their coordinates with another "
+        f"at {world.config.unit:g} degrees a unit{cure}"
+    )
 
 
 def show_stats(found: Sequence["TaskStats"], about: str) -> None:

@@ -38,6 +38,34 @@ Cities = Annotated[str, typer.Option(help="old, new or all cities.")]
 Folds = Annotated[int, typer.Option(min=2, help="Folds of the cities.")]
 ProbeSeed = Annotated[int, typer.Option(min=0, help="Seed of folds and controls.")]
 
+World = Annotated[
+    str | None,
+    typer.Option(
+        "--world",
+        help="cities, uniform, grid, clusters, ring, a world of your own, or a CSV file: columns name and "
+        "lon,lat (degrees) or x,y (whole units); id and region may be there, too.",
+        show_default=False,
+    ),
+]
+CityCount = Annotated[
+    str | None,
+    typer.Option(
+        "--n-cities", help="Number of old cities, or all; all of a file's by default.", show_default=False
+    ),
+]
+Unit = Annotated[
+    float | None,
+    typer.Option(help="Degrees a unit for a file's lon and lat; 0.1 by default.", show_default=False),
+]
+NewCities = Annotated[
+    str | None,
+    typer.Option(
+        "--new",
+        help="New cities: none, atlantis, scattered, holdout:REGION, or several: scattered:32+atlantis:100.",
+        show_default=False,
+    ),
+]
+
 Split = Annotated[str, typer.Option(help="train, val or test.")]
 QuestionCount = Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")]
 QuestionSeed = Annotated[int, typer.Option(min=0, help="Seed of the questions.")]

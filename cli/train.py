@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Compile, Device, LabelNoise, LabelNoiseKind, Log, Precision, RunFolder, Threads
+from .options import (
+    CityCount,
+    Compile,
+    Device,
+    LabelNoise,
+    LabelNoiseKind,
+    Log,
+    NewCities,
+    Precision,
+    RunFolder,
+    Threads,
+    Unit,
+    World,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,6 +29,7 @@ if TYPE_CHECKING:
     from cwr_mech.training.compute import Compute
     from cwr_mech.training.distributed import Processes
     from cwr_mech.training.runs import Run
+    from cwr_mech.world.cities import World as Cities
 
 PLAIN_SECONDS = 15.0
 """Where the output is not a terminal: at most one line of progress in this time."""
@@ -39,6 +53,10 @@ def command(
         list[str] | None,
         typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
     ] = None,
+    world: World = None,
+    n_cities: CityCount = None,
+    new: NewCities = None,
+    unit: Unit = None,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
@@ -71,12 +89,16 @@ def command(
     compute, processes = placed(device, precision, compile)
     torch.set_num_threads(threads)
     if resume:
-        if preset or tasks or protocol or settings or (seed, label_noise) != (None, None):
+        given = (preset, tasks, protocol, seed, label_noise, world, n_cities, new, unit, *(settings or []))
+        if any(one is not None for one in given):
             raise ConfigError("--resume goes on with the settings of the run", "give --out at most")
         folder = out or latest_run(RUNS)
         config = load_run(folder).config
     else:
-        config = configure(find_preset(preset or "quick"), tasks, protocol, seed, settings or [])
+        chosen = {"world.source": world, "world.n_cities": n_cities, "world.new": new, "world.unit": unit}
+        words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        words += settings or []
+        config = configure(find_preset(preset or "quick"), tasks, protocol, seed, words)
         if label_noise is not None:
             config = with_label_noise(config, label_noise, label_noise_kind)
         folder = out or RUNS / config.name
@@ -125,14 +147,17 @@ def configure(
     return config
 
 
-def describe(config: "RunConfig") -> str:
-    """One line on what is trained."""
-    from .common import number
-
-    world, model, train = config.world, config.model, config.train
+def describe(config: "RunConfig", world: "Cities") -> str:
+    """One line on what is trained: tasks and which come first, cities and which are new, model, steps."""
+    data, model, train = config.data, config.model, config.train
+    tasks = ", ".join(data.tasks)
+    if data.first_tasks:
+        tasks += f" ({', '.join(data.first_tasks)} alone for the first {data.first_steps:,} steps)"
+    new = f" and {len(world.new()):,} new ones ({config.world.new})" if len(world.new()) else ""
+    where = "" if config.world.source == "cities" else f" of {config.world.source}"
     return (
-        f"{', '.join(config.data.tasks)}; {number(world.n_cities)} cities; {model.n_layers} layers of width "
-        f"{model.d_model}; {train.steps:,} steps of {train.batch_size} rows"
+        f"{tasks}; {len(world.old()):,} cities{where}{new}; "
+        f"{model.n_layers} layers of width {model.d_model}; {train.steps:,} steps of {train.batch_size} rows"
     )
 
 
@@ -141,8 +166,10 @@ def announce(run: "Run") -> None:
     from cwr_mech.training.state import find_state
 
     from .common import say
+    from .data import say_if_crowded
 
-    say(f"training {run.name}: {describe(run.config)}")
+    say(f"training {run.name}: {describe(run.config, run.world())}")
+    say_if_crowded(run.world())
     state, broken = find_state(run.folder)
     for path in broken:
         say(f"  {path} is broken and left out")

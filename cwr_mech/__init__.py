@@ -14,6 +14,7 @@ _MODULE_OF = {
     "TASKS": "cwr_mech.tasks.registry",
     "Task": "cwr_mech.tasks.registry",
     "Stratum": "cwr_mech.tasks.registry",
+    "register_world": "cwr_mech.world.patterns",
     "register_task": "cwr_mech.tasks.registry",
     "Tokenizer": "cwr_mech.tasks.tokenizer",
     "World": "cwr_mech.world.cities",

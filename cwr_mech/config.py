@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from cwr_mech.errors import ConfigError, UnknownName
 
@@ -32,24 +40,54 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+EARTH_UNIT = 0.1
+"""Degrees: coordinates of the shipped world are tenths of a degree."""
+
+
+def is_path(source: str) -> bool:
+    """Whether the name of a world's source is a file's: no other has a slash or a dot."""
+    return "/" in source or "." in source
+
+
 class WorldConfig(Config):
     """Which cities there are and which ids they carry.
 
     `source` is "cities" (the shipped GeoNames table), a synthetic world ("uniform", "grid", "clusters",
-    "ring") or the path of a CSV file; `n_cities` says how many of its cities, a number or "all".
-    Coordinates are integers in tenths of a degree. `id_min` None means
+    "ring", or one of your own) or the path of a CSV file (`cwr_mech.world.csv_file.read_csv`); `n_cities`
+    says how many of its cities, a number or "all", which is the default for a file.
+    Coordinates are integers; a file's degrees are read in units of `unit` degrees, by default tenths, and at
+    any other unit they are counted from the middle of the file's places. `id_min` None means
     the smallest number with `id_digits` digits. `new` names the entities held back for fine-tuning:
-    "none", "atlantis", "scattered" or "holdout:REGION"; `n_new` is their number (for a hold-out the region
-    decides).
+    "none", "atlantis", "scattered", "holdout:REGION", or several joined by "+", each with its number:
+    "scattered:32+atlantis:100". Kinds without a number have `n_new` (for a hold-out the region decides).
     """
 
     source: str = "cities"
+    unit: float = Field(EARTH_UNIT, gt=0, le=1)
     n_cities: Annotated[int, Field(ge=1)] | Literal["all"] = 5075
     id_digits: int = Field(4, ge=1, le=6)
     id_min: int | None = Field(None, ge=0)
     new: str = "none"
     n_new: int = Field(100, ge=1)
     seed: int = Field(42, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_file(cls, content: Any) -> Any:
+        if isinstance(content, dict) and is_path(str(content.get("source", ""))):
+            return {"n_cities": "all"} | content
+        return content
+
+    def changed(self, others: Mapping[str, Any]) -> dict[str, Any]:
+        """These settings as plain data with others in their place.
+
+        Another file is taken whole and gets no new cities, unless `others` say how many and which: numbers
+        and kinds chosen for one source mean nothing for a user's.
+        """
+        content = self.model_dump() | dict(others)
+        if content["source"] != self.source and is_path(str(content["source"])):
+            content |= {"n_cities": "all", "new": "none"} | dict(others)
+        return content
 
 
 class Protocol(Config):
@@ -103,7 +141,7 @@ class DataConfig(Config):
     parts: tuple[Part, ...] = ()
     rows_per_task: int | None = Field(None, ge=1)
     weights: tuple[float, ...] | None = None
-    first_tasks: tuple[str, ...] = ()
+    first_tasks: Annotated[tuple[str, ...], BeforeValidator(lambda given: given or ())] = ()
     first_steps: int = Field(0, ge=0)
     label_noise: float = Field(0.0, ge=0.0, le=1.0)
     label_noise_kind: Literal["uniform", "local"] = "uniform"
@@ -281,6 +319,7 @@ class RunConfig(Config):
         Raises ConfigError or UnknownName, quoting the setting.
         """
         content = self.model_dump()
+        given: dict[tuple[str, ...], Any] = {}
         for setting in settings:
             key, equals, value = setting.partition("=")
             if not equals:
@@ -289,7 +328,12 @@ class RunConfig(Config):
             target = content
             for part in path[:-1]:
                 target = target[part]
-            target[path[-1]] = _value(value.strip(), target[path[-1]])
+            target[path[-1]] = given[path] = _value(value.strip(), target[path[-1]])
+        content["world"] = self.world.changed({path[1]: v for path, v in given.items() if path[0] == "world"})
+        if not given.get(("data", "first_tasks"), True):  # without first tasks there are no first steps
+            content["data"]["first_steps"] = given.get(("data", "first_steps"), 0)
+        elif given.get(("data", "first_steps"), True) == 0:
+            content["data"]["first_tasks"] = given.get(("data", "first_tasks"), ())
         return parse(RunConfig, content)
 
 
@@ -320,7 +364,7 @@ def _value(text: str, current: Any) -> Any:
     if text.lower() in ("none", "null"):
         return None
     if isinstance(current, tuple | list) or (current is None and "," in text):
-        return [item.strip() for item in text.split(",")]
+        return [item.strip() for item in text.strip("[]()").split(",") if item.strip()]
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:

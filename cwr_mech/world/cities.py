@@ -7,6 +7,7 @@ of real cities is a part of every larger one of the same seed; new entities take
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,9 @@ from jaxtyping import Bool, Int, Int64, Shaped
 from cwr_mech.artifacts import sha256_bytes
 from cwr_mech.config import WorldConfig, parse
 from cwr_mech.errors import UnknownName, WorldError
-from cwr_mech.world.sources import gaussian, read_source, uniform
+from cwr_mech.world.new_cities import NEW_PLACES, Invented, kinds_of
+from cwr_mech.world.places import shared
+from cwr_mech.world.sources import is_file, read_source
 
 REGIONS = (
     "Africa",
@@ -38,16 +41,6 @@ REGIONS = (
 )
 """The reference's fourteen regions of the earth, and the region of all invented new cities."""
 
-ATLANTIS_CENTRE = (-350.0, 350.0)
-ATLANTIS_SD = 30.0
-"""Atlantis in tenths of a degree: longitude -35, latitude 35, standard deviation 3 degrees on each axis."""
-
-NEW_PLACES = {
-    "atlantis": lambda n, rng: gaussian(n, ATLANTIS_CENTRE, ATLANTIS_SD, rng),
-    "scattered": uniform,
-}
-"""Kinds of invented new cities -> function of (number of cities, generator)."""
-
 _ORDER, _IDS, _PLACES, _NEW_PLACES = range(4)
 
 
@@ -55,7 +48,8 @@ _ORDER, _IDS, _PLACES, _NEW_PLACES = range(4)
 class World:
     """Cities, old ones first. Arrays are read-only; two worlds are the same when their `sha256` is.
 
-    `ids`: what the text shows, zero-padded to `config.id_digits`. `xy`: whole tenths of a degree.
+    `ids`: what the text shows, zero-padded to `config.id_digits`. `xy`: whole units, by default tenths of
+    a degree.
     `is_new`: the city is withheld from pretraining.
     """
 
@@ -103,6 +97,11 @@ class World:
         """Positions of city ids. Raises WorldError on an id that no city has."""
         return self.xy[self.rows(ids)]
 
+    @property
+    def shared(self) -> float:
+        """Share of the cities at whose coordinates another city lies, too."""
+        return shared(self.xy)
+
     @cached_property
     def sha256(self) -> str:
         """Digest of what the world holds: ids, positions, names, regions and which cities are new."""
@@ -116,28 +115,25 @@ def load_world(config: WorldConfig | None = None, **overrides: Any) -> World:
 
     `n_cities` cities are a uniform random subset of the source's, kept in the source's order (by population
     for the shipped table); "all" takes every one, and a CSV file with fewer is taken whole. Ids are
-    drawn without replacement from [id_min, 10**id_digits), or read from the CSV file.
+    drawn without replacement from [id_min, 10**id_digits), or read from the CSV file if it has any.
+    Overrides that change the source to a file and name no number of cities take the whole file.
     Raises ConfigError, UnknownName, MissingArtifact or WorldError.
     """
     config = config or WorldConfig()
     if overrides:
-        config = parse(WorldConfig, {**config.model_dump(), **overrides})
+        config = parse(WorldConfig, config.changed(overrides))
     world = _source_world(config)
-    if config.new == "none":
-        return world
-    if config.new in NEW_PLACES:
-        return _with_invented(world)
-    kind, _, region = config.new.partition(":")
-    if kind != "holdout":
-        raise UnknownName("kind of new cities", config.new, ("none", *NEW_PLACES, "holdout:REGION"))
-    return _with_withheld(world, region)
+    regions, invented = kinds_of(config)
+    for region in regions:
+        world = _with_withheld(world, region)
+    return _with_invented(world, invented) if invented else world
 
 
-def _generator(config: WorldConfig, stream: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(stream,)))
+def _generator(config: WorldConfig, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=stream))
 
 
-def _id_range(config: WorldConfig) -> range:
+def id_range(config: WorldConfig) -> range:
     """All ids that a city may have. Raises WorldError when there is none."""
     lowest = 10 ** (config.id_digits - 1) if config.id_min is None else config.id_min
     ids = range(lowest, 10**config.id_digits)
@@ -148,7 +144,7 @@ def _id_range(config: WorldConfig) -> range:
 
 def _id_order(config: WorldConfig, n: int) -> Int64[np.ndarray, " id"]:
     """All ids in seeded order. Raises WorldError when they are fewer than `n`."""
-    ids = _id_range(config)
+    ids = id_range(config)
     if len(ids) < n:
         raise WorldError(
             f"{n} cities do not fit into the {len(ids)} ids from {ids[0]} to {ids[-1]}",
@@ -160,9 +156,9 @@ def _id_order(config: WorldConfig, n: int) -> Int64[np.ndarray, " id"]:
 def _source_world(config: WorldConfig) -> World:
     """The cities of the source with their ids, none of them new."""
     asked = None if config.n_cities == "all" else config.n_cities
-    source = read_source(config.source, asked, _id_range(config), _generator(config, _PLACES))
+    source = read_source(config, id_range(config), _generator(config, _PLACES))
     total = len(source.names)
-    n = total if asked is None or (source.ids is not None and asked > total) else asked
+    n = total if asked is None or (is_file(config.source) and asked > total) else asked
     if n > total:
         raise WorldError(f"{n} cities asked for, but the source '{config.source}' has {total}")
     order = _generator(config, _ORDER).permutation(total)[:n]
@@ -173,17 +169,26 @@ def _source_world(config: WorldConfig) -> World:
     return World(ids, names, source.xy[kept], np.array(source.region)[kept], np.zeros(n, dtype=bool), config)
 
 
-def _with_invented(world: World) -> World:
-    """`world` and `n_new` invented cities after its own, with ids that none of those has."""
-    config = world.config
-    n = config.n_new
+def _with_invented(world: World, kinds: Sequence[Invented]) -> World:
+    """`world` and invented cities after its own, with ids that none of those has.
+
+    A kind's cities are drawn from a stream of their own and take the next ids, so that a further kind moves
+    none of those before it; the first kind's are those of a world that has it alone.
+    """
+    config, n = world.config, sum(kind.n for kind in kinds)
     free = _id_order(config, world.n + n)[::-1]
     free = free[~np.isin(free, world.ids)]
+    streams = [(_NEW_PLACES,), *((_NEW_PLACES, number) for number in range(1, len(kinds)))]
+    places = [
+        NEW_PLACES[kind.kind](kind.n, _generator(config, *stream))
+        for kind, stream in zip(kinds, streams, strict=True)
+    ]
+    names = (f"{kind.kind.capitalize()}_{number:03d}" for kind in kinds for number in range(1, kind.n + 1))
     return World(
         np.concatenate([world.ids, free[:n]]),
-        world.names + tuple(f"{config.new.capitalize()}_{number:03d}" for number in range(1, n + 1)),
-        np.concatenate([world.xy, NEW_PLACES[config.new](n, _generator(config, _NEW_PLACES))]),
-        np.concatenate([world.region, np.full(n, "Atlantis")]),
+        world.names + tuple(names),
+        np.concatenate([world.xy, *places]),
+        np.concatenate([world.region, *(np.full(kind.n, kind.region) for kind in kinds)]),
         np.concatenate([world.is_new, np.ones(n, dtype=bool)]),
         config,
     )
@@ -194,7 +199,7 @@ def _with_withheld(world: World, region: str) -> World:
     named = {_plain(name): name for name in np.unique(world.region).tolist()}
     if _plain(region) not in named:
         raise UnknownName("region", region, named.values())
-    is_new = world.region == named[_plain(region)]
+    is_new = world.is_new | (world.region == named[_plain(region)])
     if is_new.all():
         raise WorldError(f"all {world.n} cities lie in '{region}': withholding it leaves no world")
     rows = np.argsort(is_new, kind="stable")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import ROOT
 
-from cwr_mech.config import WorldConfig
+from cwr_mech.config import RunConfig, WorldConfig
 from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName, UserError, WorldError
 from cwr_mech.world.cities import REGIONS, World, load_world
-from cwr_mech.world.sources import (
-    N_SHIPPED,
-    SYNTHETIC,
-    X_MAX,
-    Y_MAX,
-    gaussian,
-    tenths,
-)
+from cwr_mech.world.csv_file import finer_unit
+from cwr_mech.world.patterns import SYNTHETIC, WORLDS, gaussian, register_world
+from cwr_mech.world.places import X_MAX, Y_MAX, tenths
+from cwr_mech.world.sources import N_SHIPPED
 
 # Every trained model, cache and report of such a world becomes useless when its digest changes.
 PINNED = [
@@ -55,9 +52,8 @@ BAD_CSV = [
     (b"id,name,x,y\n", "holds no city"),
     (b"id,name,x\n1001,Aba,10\n", "no column 'y'"),
     (b"id,name,lon\n1001,Aba,10\n", "no column 'x'"),
-    (b"name,x,y\nAba,10,20\n", "no column 'id'"),
     (b"id,x,y\n1001,10,20\n", "no column 'name'"),
-    (b"id;name;x;y\n1001;Aba;10;20\n", "no column 'id', only 'id;name;x;y'"),
+    (b"id;name;x;y\n1001;Aba;10;20\n", "no column 'name', only 'id;name;x;y'"),
     (b"id,name,x,y,x\n1001,Aba,10,20,10\n", "names the column 'x' twice"),
     (b"id,name,x,y\n1001,Aba,10,20\n1001,Bo,10,20\n", "line 3: id 1001 was given already on line 2"),
     (b"id,name,x,y\n1001,Aba,east,20\n", "line 2: x 'east' is not a number"),
@@ -65,10 +61,10 @@ BAD_CSV = [
     (b"id,name,x,y\n1001,Aba,,20\n", "line 2: x '' is not a number"),
     (b"id,name,x,y\nfirst,Aba,10,20\n", "line 2: id 'first' is not a whole number"),
     (b"id,name,x,y\n1_001,Aba,10,20\n", "line 2: id '1_001' is not a whole number"),
-    (b"id,name,x,y\n1001,Aba,1801,20\n", "line 2: x '1801' is outside -1800..1800 tenths of a degree"),
-    (b"id,name,x,y\n1001,Aba,10,-901\n", "line 2: y '-901' is outside -900..900 tenths of a degree"),
+    (b"id,name,x,y\n1001,Aba,1801,20\n", "line 2: x '1801' is outside -1800..1800 units"),
+    (b"id,name,x,y\n1001,Aba,10,-901\n", "line 2: y '-901' is outside -900..900 units"),
     (b"id,name,x,y\n1001,Aba,1e999,20\n", "line 2: x '1e999' is outside"),
-    (b"id,name,x,y\n1001,Aba,10.5,20\n", "line 2: x '10.5' is not a whole number of tenths"),
+    (b"id,name,x,y\n1001,Aba,10.5,20\n", "line 2: x '10.5' is not a whole number"),
     (b"id,name,lon,lat\n1001,Aba,180.1,20\n", "line 2: lon '180.1' is outside -180..180 degrees"),
     (b"id,name,lon,lat\n1001,Aba,10,-91\n", "line 2: lat '-91' is outside -90..90 degrees"),
     (b"id,name,x,y\n999,Aba,10,20\n", "line 2: id '999' is outside 1000..9999"),
@@ -93,6 +89,10 @@ BAD_SETTINGS = [
     ({"n_cities": 900, "id_digits": 3, "new": "atlantis"}, WorldError, "1000 cities do not fit"),
     ({"id_digits": 3, "id_min": 1000}, WorldError, "no id of 3 digits is 1000 or more"),
     ({"n_cities": "all", "source": "grid"}, ConfigError, "'grid' has any number of cities"),
+    ({"new": "atlantis:0"}, ConfigError, "'0' is no number of new cities"),
+    ({"new": "atlantis:many"}, ConfigError, "'many' is no number of new cities"),
+    ({"new": "atlantis+atlantis:3"}, ConfigError, "'atlantis' are asked for twice"),
+    ({"new": "atlantis:3+none"}, UnknownName, "unknown kind of new cities 'none'"),
     ({"n_city": 5}, ConfigError, "unknown setting 'n_city'"),
     ({"n_cities": 0}, ConfigError, "n_cities"),
 ]
@@ -284,7 +284,8 @@ def test_all_cities_of_a_source_however_many(tmp_path: Path) -> None:
     lines = [f"{10_000 + row},City {row},{row % 1800},{row % 900}" for row in range(n)]
     source = write(tmp_path, "id,name,x,y\n" + "\n".join(lines))
     assert load_world(source=source, id_digits=5, n_cities="all").n == n
-    assert load_world(source=source, id_digits=5).n == N_SHIPPED
+    assert load_world(source=source, id_digits=5).n == n
+    assert load_world(source=source, id_digits=5, n_cities=N_SHIPPED).n == N_SHIPPED
     assert load_world(n_cities="all").sha256 == load_world().sha256
 
 
@@ -411,3 +412,115 @@ def test_the_digest_sees_every_part() -> None:
         fields[part] = value[::-1] if part != "is_new" else ~value
         digests.add(World(**fields, config=world.config).sha256)
     assert len(digests) == 6
+
+
+TOWN = [("Church", 8.5417, 47.3769), ("Station", 8.5402, 47.3781), ("Bridge", 8.5436, 47.3702)]
+
+
+def degrees(folder: Path, rows: list[tuple[str, float, float]]) -> str:
+    return write(folder, "name,lon,lat\n" + "".join(f"{name},{lon},{lat}\n" for name, lon, lat in rows))
+
+
+def test_a_csv_file_needs_names_and_degrees_only(tmp_path: Path) -> None:
+    """Ids are drawn; the whole file is taken; nothing is added that nobody asked for."""
+    rng = np.random.default_rng(0)
+    rows = [(f"P{i}", *rng.uniform((-180, -90), (180, 90)).round(4)) for i in range(40)]
+    source = degrees(tmp_path, rows)
+    world = load_world(WorldConfig(source=source))
+    assert (world.n, len(world.new())) == (40, 0)
+    assert world.names == tuple(name for name, _, _ in rows)
+    assert (world.xy == tenths(np.array([row[1:] for row in rows]))).all()
+    assert (np.unique(world.ids).size, world.ids.min() >= 1000) == (40, True)
+    # A preset's numbers were chosen for another source; what is asked for together with the file holds.
+    preset = RunConfig(world=WorldConfig(n_cities=24, new="atlantis", n_new=4))
+    plain = preset.with_settings([f"world.source={source}"]).world
+    assert load_world(plain).sha256 == world.sha256
+    chosen = preset.with_settings([f"source={source}", "n_cities=20", "new=scattered:3"]).world
+    assert (load_world(chosen).n, load_world(plain, n_cities=10).n) == (23, 10)
+    assert load_world(preset.world, source=source).sha256 == world.sha256
+    # Control: another pattern of the package keeps the preset's numbers.
+    assert load_world(preset.with_settings(["source=grid"]).world).n == 28
+
+
+def test_the_unit_of_a_town(tmp_path: Path) -> None:
+    source = degrees(tmp_path, TOWN)
+    coarse = load_world(WorldConfig(source=source))
+    assert coarse.shared == 1.0  # one place for all, at tenths of a degree
+    unit = finer_unit(Path(source), range(1000, 10000), 0.01)
+    assert unit == 0.002
+    town = load_world(WorldConfig(source=source, unit=unit))
+    assert town.shared == 0.0
+    # Counted from the middle of the places, in units of 0.002 degrees.
+    assert town.xy.tolist() == [[0, 1], [-1, 2], [1, -2]]
+    with pytest.raises(WorldError, match=r"too far for units of 1e-07 degrees.*world.unit=5e-06"):
+        load_world(WorldConfig(source=source, unit=1e-7))
+    twins = degrees(tmp_path, [*TOWN, ("Church tower", 8.5417, 47.3769)])
+    assert finer_unit(Path(twins), range(1000, 10000), 0.01) is None
+
+
+def test_several_kinds_of_new_cities() -> None:
+    """The first kind is as it is alone; a further one moves none before it; regions tell them apart."""
+    base = {"n_cities": 200, "id_digits": 3}
+    alone = load_world(new="scattered", n_new=32, **base)
+    both = load_world(new="scattered:32+atlantis", n_new=50, **base)
+    three = load_world(new="scattered:32+atlantis:50+holdout:Japan", **base)
+    for name in ("ids", "xy", "is_new"):
+        assert (getattr(both, name)[:232] == getattr(alone, name)).all(), name
+    assert both.names[:232] == alone.names
+    assert set(both.region[200:232]) == {"Scattered"}
+    assert set(both.region[232:]) == {"Atlantis"}
+    assert (both.n, len(np.unique(both.ids))) == (282, 282)
+    # Atlantis lies where it should, and is not the draw that the first kind would have had.
+    places = both.xy[232:]
+    assert np.abs(places.mean(axis=0) - (-350, 350)).max() < 5 * 30 / np.sqrt(50)
+    assert not (places == load_world(new="atlantis", n_new=50, **base).xy[200:]).all()
+    japan = alone.region[:200] == "Japan"
+    assert (len(three.old()), len(three.new())) == (200 - japan.sum(), 82 + japan.sum())
+    assert cities_of(three, three.new()) == cities_of(both, both.new()) | cities_of(
+        both, np.flatnonzero(japan)
+    )
+
+
+def spiral(n: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    turn = np.linspace(0.5, 4 * np.pi, n) + rng.uniform(0, 0.01, n)
+    xy = np.rint(60 * turn[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)).astype(np.int64)
+    return xy, ["inner" if angle < 6 else "outer" for angle in turn]
+
+
+@pytest.fixture
+def own_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    list(WORLDS)
+    monkeypatch.setattr(WORLDS, "_things", dict(WORLDS._things))
+
+
+@pytest.mark.usefixtures("own_worlds")
+def test_a_registered_world() -> None:
+    with pytest.raises(UnknownName, match="unknown world 'spiral'"):
+        load_world(source="spiral", n_cities=50)
+    register_world("spiral", spiral)
+    world = load_world(source="spiral", n_cities=50, seed=3, new="holdout:outer")
+    again = load_world(source="spiral", n_cities=50, seed=3, new="holdout:outer")
+    assert world.sha256 == again.sha256
+    assert world.sha256 != load_world(source="spiral", n_cities=50, seed=4, new="holdout:outer").sha256
+    assert set(world.region[world.new()]) == {"outer"}
+    assert len(world.old()) == sum(region == "inner" for region in world.region) > 5
+    for name, what in (("ring", "there is a world 'ring' already"), ("cities", "cannot be called 'cities'")):
+        with pytest.raises(ConfigError, match=what):
+            register_world(name, spiral)
+
+
+@pytest.mark.usefixtures("own_worlds")
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda n, rng: (np.zeros((n, 2)), ["r"] * n), "gave float64 coordinates"),
+        (lambda n, rng: (np.zeros((n, 3), dtype=int), ["r"] * n), r"coordinates \(9, 3\)"),
+        (lambda n, rng: (np.zeros((n, 2), dtype=int), ["r"]), "and 1 regions for 9 cities"),
+        (lambda n, rng: (np.full((n, 2), 901), ["r"] * n), "outside -1800..1800 by -900..900"),
+    ],
+)
+def test_a_world_function_that_gives_no_cities(function: Any, message: str) -> None:
+    register_world("own", function)
+    with pytest.raises(WorldError, match=message):
+        load_world(source="own", n_cities=9)
