@@ -339,7 +339,7 @@ def read_json(path: Path | str, *, schema: str | None = None, rebuild: str | Non
     hint = f"make it with: {rebuild}" if rebuild else None
     require_file(path, hint, MOST_JSON_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise CorruptArtifact(

@@ -4,19 +4,22 @@ A checkpoint is a Hugging Face folder: `config.json`, `model.safetensors` and th
 `AutoModelForCausalLM.from_pretrained(folder)` reads it.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from einops import EinopsError, rearrange
-from safetensors import SafetensorError
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cwr_mech.artifacts import atomic_folder, read_json
-from cwr_mech.config import ModelConfig, parse
+from cwr_mech.artifacts import atomic_folder, one_line, read_json, require_file
+from cwr_mech.config import ModelConfig
 from cwr_mech.errors import ConfigError, CorruptArtifact, MissingArtifact
+from cwr_mech.model.settings import hf_settings, model_config
 
 LAYER_NAMES = (
     ("ln1.w", "input_layernorm.weight", "d -> d"),
@@ -34,19 +37,11 @@ LAYER_NAMES = (
 )
 """Rows: TransformerLens name within a block, Hugging Face name within a layer, axes of both."""
 
-SIZES = {
-    "n_layers": "num_hidden_layers",
-    "d_model": "hidden_size",
-    "n_heads": "num_attention_heads",
-    "n_key_value_heads": "num_key_value_heads",
-    "d_mlp": "intermediate_size",
-    "d_vocab": "vocab_size",
-    "n_ctx": "max_position_embeddings",
-    "rms_eps": "rms_norm_eps",
-    "tied": "tie_word_embeddings",
-    "init_std": "initializer_range",
-}
-"""ModelConfig field -> Qwen2Config field, where both mean the same number."""
+IGNORED = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
+"""Entries of older transformers: the rotary frequencies, which follow from the settings."""
+
+FLOATS = {"F64", "F32", "F16", "BF16"}
+"""Types of weights by their name in a safetensors file; anything shorter needs scales that are not there."""
 
 
 @runtime_checkable
@@ -76,16 +71,47 @@ def to_hf_state(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
 def from_hf_state(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Tensors by Hugging Face name to float32 tensors by TransformerLens name.
 
-    Raises ConfigError when a parameter is missing, unknown, or has a shape that does not fit `config`.
+    Raises ConfigError when a parameter is missing, unknown, quantised, not finite, or has a shape that does
+    not fit `config`.
     """
-    table = list(names(config))
-    expected = {theirs for _, theirs, _ in table}
-    if missing := [theirs for _, theirs, _ in table if theirs not in state]:
+    check_shapes({name: tuple(value.shape) for name, value in state.items()}, config)
+    converted = {}
+    for own, theirs, axes in names(config):
+        value, (ours, hf) = state[theirs], axes.split(" -> ")
+        if not value.is_floating_point() or value.dtype.itemsize < 2:
+            raise ConfigError(f"weight {theirs} is {value.dtype}: quantised weights are not supported")
+        known = {axis: size for axis, size in _axes(config).items() if axis in ours.split()}
+        converted[own] = rearrange(value.detach().float(), f"{hf} -> {ours}", **known).contiguous()
+        if not torch.isfinite(converted[own]).all():
+            raise ConfigError(f"weight {theirs} holds values that are not finite numbers")
+    return converted
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
+    """Raise ConfigError unless these are the parameters of a model with these settings, in their shapes."""
+    if config.n_layers > len(shapes):
+        raise ConfigError(f"the weights lack {config.n_layers} layers: they are {len(shapes)} tensors")
+    expected = {theirs: _hf_shape(axes, config) for _, theirs, axes in names(config)}
+    if missing := [name for name in expected if name not in shapes]:
         raise ConfigError(f"the weights lack {_some(missing)}")
     # Saved by transformers, a tied model may still hold the copy that shares the embedding's memory.
-    if unknown := sorted(set(state) - expected - ({"lm_head.weight"} if config.tied else set())):
+    spare = {"lm_head.weight"} if config.tied else set()
+    strange = [name for name in shapes if name not in expected and name not in spare]
+    if unknown := sorted(name for name in strange if not IGNORED.fullmatch(name)):
         raise ConfigError(f"the weights hold {_some(unknown)}, which this model has no place for")
-    sizes = {
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ConfigError(f"weight {name} has shape {shapes[name]}, the settings say {shape}")
+
+
+def untied(config: ModelConfig, embed: Tensor, head: Tensor | None) -> ModelConfig:
+    """`config`, no longer tied where a file holds a head of its own: transformers keeps that one, too."""
+    own = config.tied and head is not None and not torch.equal(embed, head)
+    return config.model_copy(update={"tied": False}) if own else config
+
+
+def _axes(config: ModelConfig) -> dict[str, int]:
+    return {
         "v": config.d_vocab,
         "d": config.d_model,
         "d_mlp": config.d_mlp,
@@ -93,62 +119,17 @@ def from_hf_state(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
         "head": config.n_heads,
         "kv": config.n_kv,
     }
-    converted = {}
-    for own, theirs, axes in table:
-        ours, hf = axes.split(" -> ")
-        known = {axis: sizes[axis] for axis in ours.split()}
-        try:
-            converted[own] = rearrange(state[theirs].float(), f"{hf} -> {ours}", **known).contiguous()
-        except EinopsError as error:
-            raise ConfigError(
-                f"weight {theirs} has shape {tuple(state[theirs].shape)}, the settings say "
-                f"{tuple(rearrange(torch.empty([known[axis] for axis in ours.split()]), axes).shape)}"
-            ) from error
-    return converted
+
+
+def _hf_shape(axes: str, config: ModelConfig) -> tuple[int, ...]:
+    """Shape in a Hugging Face file: an entry an axis, those in brackets being one axis."""
+    sizes = _axes(config)
+    groups = re.findall(r"\(.*?\)|\S+", axes.split(" -> ")[1])
+    return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
 
 
 def _some(found: list[str]) -> str:
     return found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-
-
-def hf_settings(config: ModelConfig) -> dict[str, Any]:
-    """Keyword arguments of transformers' Qwen2Config for a model of ours."""
-    settings = {theirs: getattr(config, own) for own, theirs in SIZES.items()}
-    settings["num_key_value_heads"] = config.n_kv
-    return {
-        **settings,
-        "hidden_act": "silu",
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-    }
-
-
-def model_config(settings: Mapping[str, Any]) -> ModelConfig:
-    """ModelConfig from the content of a Hugging Face `config.json`.
-
-    Raises ConfigError when it is not a Qwen2 model or uses an option that HookedQwen2 does not have.
-    """
-    if settings.get("model_type") != "qwen2":
-        raise ConfigError(f"model type is {settings.get('model_type')!r}, not 'qwen2'")
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    fixed = {
-        "hidden_act": (settings.get("hidden_act", "silu"), "silu"),
-        "use_sliding_window": (settings.get("use_sliding_window", False), False),
-        "rope type": (rope.get("rope_type", "default"), "default"),
-        "attention_dropout": (settings.get("attention_dropout", 0.0), 0.0),
-    }
-    for option, (given, supported) in fixed.items():
-        if given != supported:
-            raise ConfigError(f"{option} is {given!r}; only {supported!r} is supported")
-    content = {own: settings[theirs] for own, theirs in SIZES.items() if theirs in settings}
-    content["rope_theta"] = rope.get("rope_theta", settings.get("rope_theta", 10000.0))
-    if content.get("n_key_value_heads") == content.get("n_heads"):
-        content["n_key_value_heads"] = None
-    return parse(ModelConfig, content)
 
 
 def write_folder(
@@ -158,9 +139,10 @@ def write_folder(
     tokenizer: SavesPretrained | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a checkpoint folder atomically.
+    """Write a checkpoint folder: whole or not at all where there was none, else file by file.
 
-    `state` has TransformerLens names; `tokenizer` None writes this package's.
+    In a folder that is there already, other files stay as they are. `state` has TransformerLens names;
+    `tokenizer` None writes this package's.
     """
     # Imported here: writing a checkpoint is the only thing that needs them.
     from transformers import Qwen2Config
@@ -169,31 +151,92 @@ def write_folder(
 
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in to_hf_state(state, config).items()}
     settings = Qwen2Config(**hf_settings(config), dtype=dtype, architectures=["Qwen2ForCausalLM"])
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, last="config.json") as part:
         (tokenizer or Tokenizer()).save_pretrained(part)
         settings.save_pretrained(part)
         save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
 
 
-def read_folder(folder: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Settings and float32 weights (TransformerLens names) of a checkpoint folder.
+class Checkpoint(NamedTuple):
+    """Settings and float32 weights (TransformerLens names) of a checkpoint folder, and its padding token."""
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    pad: int | None
+
+
+def read_folder(folder: Path | str) -> Checkpoint:
+    """Read a checkpoint folder of ours or of transformers, in one safetensors file or in shards.
 
     Raises MissingArtifact, or CorruptArtifact when a file is truncated, belongs to another kind of model,
-    or holds weights that do not fit the settings.
+    or holds weights that do not fit the settings. Sizes are checked before anything is loaded.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingArtifact(f"no such checkpoint folder: {folder}", "train one with: cwr-mech train")
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise MissingArtifact(f"{folder} holds no model.safetensors, so it is not a checkpoint")
+    files = _weight_files(folder)
     try:
-        config = model_config(read_json(folder / "config.json"))
-        return config, from_hf_state(load_file(weights), config)
-    except SafetensorError as error:
-        raise CorruptArtifact(
-            f"{weights} is truncated or not a safetensors file ({error})",
-            "take another --step, or train the run anew",
-        ) from error
+        settings = read_json(folder / "config.json")
+        config = model_config(settings)
+        shapes = _shapes(files)
+        if config.tied and shapes.get("lm_head.weight") not in (
+            None,
+            shapes.get("model.embed_tokens.weight"),
+        ):
+            raise ConfigError("weight lm_head.weight has another shape than the embedding it is tied to")
+        check_shapes(shapes, config)
+        state = {name: value for file in files for name, value in load_file(file).items()}
+        config = untied(config, state["model.embed_tokens.weight"], state.get("lm_head.weight"))
+        return Checkpoint(config, from_hf_state(state, config), pad_token(settings))
     except ConfigError as error:
         raise CorruptArtifact(f"{folder} cannot be read as a model: {error.message}", error.hint) from error
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CorruptArtifact(
+            f"{folder} holds weights that are truncated or not safetensors ({one_line(error)})",
+            "take another --step, or train the run anew",
+        ) from error
+
+
+def pad_token(settings: Mapping[str, Any]) -> int | None:
+    """The token that only ever pads; None where it also begins or ends a text, as in published models."""
+    pad = settings.get("pad_token_id")
+    other = [settings.get(key) for key in ("bos_token_id", "eos_token_id")]
+    taken = [token for one in other for token in (one if isinstance(one, list) else [one])]
+    return pad if isinstance(pad, int) and pad not in taken else None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint. Raises MissingArtifact or CorruptArtifact."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        require_file(single)
+        return [single]
+    if not index.exists():
+        other = any(folder.glob("*.bin"))
+        raise MissingArtifact(
+            f"{folder} holds no model.safetensors, so it is not a checkpoint",
+            "save it with transformers' save_pretrained, which writes safetensors" if other else None,
+        )
+    placed = read_json(index).get("weight_map")
+    shards = sorted({str(name) for name in placed.values()}) if isinstance(placed, dict) else []
+    if not shards or any(Path(name).name != name for name in shards):
+        raise CorruptArtifact(f"{index} does not say which files of its folder hold the weights")
+    for name in shards:
+        require_file(folder / name)
+    return [folder / name for name in shards]
+
+
+def _shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, from the files' headers. Raises ConfigError for types that hold no weights."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, "pt") as handle:
+            for name in handle.keys():  # noqa: SIM118  (no mapping)
+                part = handle.get_slice(name)
+                if part.get_dtype() not in FLOATS and not IGNORED.fullmatch(name):
+                    raise ConfigError(
+                        f"weight {name} is {part.get_dtype()}: quantised weights are not supported",
+                        "save them in float32, float16 or bfloat16",
+                    )
+                shapes[name] = tuple(part.get_shape())
+    return shapes

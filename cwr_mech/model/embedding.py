@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from cwr_mech.errors import ConfigError
 from cwr_mech.model.layers import HookedConfig, redraw, zeros
 
 
@@ -22,8 +23,14 @@ class Embed(nn.Module):
         redraw([self.W_E], self.cfg.init_std, generator)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Tokens to vectors."""
-        return F.embedding(tokens, self.W_E)
+        """Tokens to vectors. Raises ConfigError for a token that is not in the vocabulary (on the CPU)."""
+        try:
+            return F.embedding(tokens, self.W_E)
+        except IndexError as error:
+            strange = tokens[(tokens < 0) | (tokens >= self.cfg.d_vocab)]
+            raise ConfigError(
+                f"token {int(strange[0])} is not one of this model's 0 to {self.cfg.d_vocab - 1}"
+            ) from error
 
 
 class Unembed(nn.Module):

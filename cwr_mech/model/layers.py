@@ -87,8 +87,11 @@ def rotary_tables(
     cfg: HookedConfig,
 ) -> tuple[Float[Tensor, "n_ctx 1 half"], Float[Tensor, "n_ctx 1 half"]]:
     """Cosine and sine of the rotary angles `pos * theta^(-2i/d_head)` (Su et al., arXiv 2104.09864)."""
-    frequency = 1.0 / cfg.rope_theta ** (torch.arange(0, cfg.d_head, 2, dtype=torch.float32) / cfg.d_head)
-    angle = torch.outer(torch.arange(cfg.n_ctx, dtype=torch.float32), frequency)[:, None]
+    # On the CPU whatever the default device: the same numbers everywhere, and never empty ones of "meta".
+    even = torch.arange(0, cfg.d_head, 2, dtype=torch.float32, device="cpu")
+    frequency = 1.0 / cfg.rope_theta ** (even / cfg.d_head)
+    position = torch.arange(cfg.n_ctx, dtype=torch.float32, device="cpu")
+    angle = torch.outer(position, frequency)[:, None]
     return angle.cos(), angle.sin()
 
 
@@ -183,7 +186,9 @@ class Attention(nn.Module):
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention with its scores and pattern materialised, for when somebody looks at them."""
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.cfg.d_head)
-        scores = self.hook_attn_scores(scores.masked_fill(~_visible(q, k), -torch.inf))
+        # The lowest number, not -inf: a difference of two masked scores, as attribution takes it, is 0 then.
+        lowest = torch.finfo(scores.dtype).min
+        scores = self.hook_attn_scores(scores.masked_fill(~_visible(q, k), lowest))
         return self.hook_pattern(scores.softmax(-1)) @ v
 
 

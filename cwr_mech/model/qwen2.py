@@ -6,12 +6,12 @@ from 0. Attention runs fused unless somebody listens to its scores or pattern.
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
@@ -20,10 +20,10 @@ from cwr_mech.errors import ConfigError
 from cwr_mech.model.checkpoint import (
     SavesPretrained,
     from_hf_state,
-    hf_settings,
-    model_config,
+    pad_token,
     read_folder,
     to_hf_state,
+    untied,
     write_folder,
 )
 from cwr_mech.model.embedding import Embed, TiedUnembed, Unembed
@@ -35,6 +35,8 @@ from cwr_mech.model.layers import (
     RMSNorm,
     rotary_tables,
 )
+from cwr_mech.model.settings import hf_settings, model_config
+from cwr_mech.tasks.tokenizer import BOS, PAD
 
 ReturnType = Literal["logits", "loss", "both"] | None
 
@@ -76,9 +78,10 @@ class HookedQwen2(HookedBase):
         self.blocks = nn.ModuleList(Block(self.cfg) for _ in range(config.n_layers))
         self.ln_final = RMSNorm(self.cfg)
         self.unembed = TiedUnembed(self.embed) if config.tied else Unembed(self.cfg)
-        cos, sin = rotary_tables(self.cfg)
-        self.register_buffer("rotary_cos", cos, persistent=False)
-        self.register_buffer("rotary_sin", sin, persistent=False)
+        self.pad_token: int | None = PAD
+        self.register_buffer("rotary_cos", None, persistent=False)
+        self.register_buffer("rotary_sin", None, persistent=False)
+        self._make_tables()
         self.setup()
         if seed is not None:
             generator = np.random.default_rng(seed)
@@ -86,15 +89,28 @@ class HookedQwen2(HookedBase):
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset(generator)
 
+    def _make_tables(self) -> None:
+        """Rotary tables in float32 on the weights' device. They are no parameters: nothing restores them."""
+        self.rotary_cos, self.rotary_sin = (table.to(self.W_E.device) for table in rotary_tables(self.cfg))
+
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedQwen2":
-        """As torch's; `cfg` follows the model to another device or type."""
+        """As torch's; `cfg` follows the model to another device or type.
+
+        The rotary tables are made anew: rounded to bfloat16, or empty after `to_empty`, they would give other
+        logits without a word.
+        """
         super()._apply(fn, recurse)
+        self._make_tables()
         self.cfg.device, self.cfg.dtype = str(self.W_E.device), self.W_E.dtype
         return self
 
     def forward(
         self,
-        tokens: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
+        tokens: Integer[Tensor, "batch pos"]
+        | Integer[Tensor, " pos"]
+        | Float[Tensor, "batch pos d_model"]
+        | str
+        | list[str],
         return_type: ReturnType = "logits",
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
@@ -105,29 +121,35 @@ class HookedQwen2(HookedBase):
         """Run the layers from `start_at_layer` (inclusive) to `stop_at_layer` (exclusive), no others.
 
         With `start_at_layer`, `tokens` is the residual stream before that layer. With `stop_at_layer` the
-        residual stream `[batch pos d_model]` is returned (0: the embeddings). Negative layers count from the
-        end. `return_type`: "logits" `[batch pos d_vocab]`, "loss" (see `next_token_loss`), "both" (Output) or
+        residual stream `[batch pos d_model]` is returned (0: the embeddings), or with `return_type` "loss" or
+        "both" what the final norm and the unembedding make of it. Negative layers count from the end. `return_type`: "logits" `[batch pos d_vocab]`, "loss" (see `next_token_loss`), "both" (Output) or
         None, which skips the unembedding. `positions` computes logits at these positions only, `[batch read
         d_vocab]`. `past` (from `new_past`) holds earlier positions, and these are appended to it.
 
-        Padding needs no mask when it is on the right: no real position looks at it.
-        Raises ConfigError for layers out of range, too many positions, or a loss without its tokens.
+        Texts are read by `to_tokens`, a row of tokens without its batch axis is a batch of one. Padding needs
+        no mask when it is on the right: no real position looks at it.
+        Raises ConfigError for layers out of range, too many positions, a loss without its tokens, tokens that
+        the vocabulary does not have, and rows that are padded on the left.
         """
+        first = past is None or not past[0].length
+        given = self._as_rows(tokens, first=first) if start_at_layer is None else cast(Tensor, tokens)
         layers = self._layers(start_at_layer, stop_at_layer)
-        if return_type in ("loss", "both") and stop_at_layer is None:
+        if return_type in ("loss", "both"):
             if start_at_layer is not None:
                 raise ConfigError("a loss needs tokens, but start_at_layer is given a residual stream")
             if positions is not None or past is not None:
                 raise ConfigError("a loss needs the logits at all positions")
         seen = past[layers[0]].length if past and layers else 0
-        end = seen + tokens.shape[1]
+        end = seen + given.shape[1]
         if end > self.cfg.n_ctx:
             raise ConfigError(f"{end} tokens are more than this model's {self.cfg.n_ctx} positions (n_ctx)")
-        cos, sin = self.rotary_cos[seen:end], self.rotary_sin[seen:end]
-        resid = self.hook_embed(self.embed(tokens)) if start_at_layer is None else tokens
+        resid = self.hook_embed(self.embed(given)) if start_at_layer is None else given
+        if self.rotary_cos.device != self.W_E.device:  # load_state_dict(assign=True) moves parameters alone
+            self._make_tables()
+        cos, sin = (table[seen:end].to(resid.dtype) for table in (self.rotary_cos, self.rotary_sin))
         for layer in layers:
             resid = self.blocks[layer](resid, cos, sin, past[layer] if past else None)
-        if stop_at_layer is not None:
+        if stop_at_layer is not None and return_type in ("logits", None):
             return resid
         if return_type is None:
             return None
@@ -136,8 +158,24 @@ class HookedQwen2(HookedBase):
         logits = self.unembed(self.ln_final(resid))
         if return_type == "logits":
             return logits
-        loss = next_token_loss(logits, tokens, loss_mask)
+        loss = next_token_loss(logits, given, loss_mask)
         return Output(logits, loss) if return_type == "both" else loss
+
+    def _as_rows(self, tokens: Any, *, first: bool) -> Int[Tensor, "batch pos"]:
+        """Tokens `[batch pos]` from what `forward` takes. `first`: the rows begin here, not in a cache."""
+        if isinstance(tokens, str | list):
+            return self.to_tokens(tokens)
+        if tokens.is_floating_point() or tokens.dtype == torch.bool:
+            raise ConfigError(
+                f"tokens are {tokens.dtype}, not whole numbers", "a residual stream needs start_at_layer"
+            )
+        rows = tokens[None] if tokens.ndim == 1 else tokens
+        rows = rows if rows.dtype in (torch.int64, torch.int32) else rows.long()
+        if first and self.pad_token is not None and _padded_on_the_left(rows, self.pad_token):
+            raise ConfigError(
+                "rows of tokens are padded on the left, which shifts their positions", "pad on the right"
+            )
+        return rows
 
     def _layers(self, start: int | None, stop: int | None) -> range:
         n = self.cfg.n_layers
@@ -156,9 +194,13 @@ class HookedQwen2(HookedBase):
 
         Raises ConfigError for another kind of model or an option Qwen2 here does not have.
         """
-        config = model_config(model.config.to_dict())
+        settings, state = model.config.to_dict(), model.state_dict()
+        embed, head = state.get("model.embed_tokens.weight"), state.get("lm_head.weight")
+        config = model_config(settings)
+        config = config if embed is None else untied(config, embed, head)
         ours = cls(config, seed=None)
-        ours.load_state_dict(from_hf_state(model.state_dict(), config))
+        ours.load_state_dict(from_hf_state(state, config))
+        ours.pad_token = pad_token(settings)
         return ours.to(model.device).eval()
 
     def to_hf(self) -> Any:
@@ -176,11 +218,13 @@ class HookedQwen2(HookedBase):
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> "HookedQwen2":
         """Load a checkpoint folder into float32, in evaluation mode.
 
-        Raises MissingArtifact, or CorruptArtifact for truncated or unfitting files; see `hf.read_folder`.
+        Raises MissingArtifact, or CorruptArtifact for truncated or unfitting files; see
+        `cwr_mech.model.checkpoint.read_folder`.
         """
-        config, state = read_folder(folder)
-        model = cls(config, seed=None)
-        model.load_state_dict(state)
+        found = read_folder(folder)
+        model = cls(found.config, seed=None)
+        model.load_state_dict(found.state)
+        model.pad_token = found.pad
         return model.to(device).eval()
 
     def save_pretrained(
@@ -190,11 +234,24 @@ class HookedQwen2(HookedBase):
         tokenizer: SavesPretrained | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Write a Hugging Face folder atomically; with `tokenizer` None, this package's tokenizer goes in.
+        """Write a Hugging Face folder, beside whatever else it holds.
 
+        With `tokenizer` None, this package's tokenizer goes in.
         `dtype` is the type on disk; `from_pretrained` always returns float32.
         """
         write_folder(folder, self.state_dict(), self.config, tokenizer, dtype)
+
+
+def _padded_on_the_left(rows: Int[Tensor, "batch pos"], pad: int) -> bool:
+    """Whether a row begins with padding that a text follows: two pads, or one before `<bos>`."""
+    try:
+        if not bool((rows[:, :1] == pad).any()):
+            return False
+    except RuntimeError:  # inside vmap or on the meta device no value can be looked at
+        return False
+    lead = (rows == pad).cumprod(1).sum(1)
+    text = rows.gather(1, lead.clamp(max=rows.shape[1] - 1)[:, None].long())[:, 0]
+    return bool(((lead > 0) & (lead < rows.shape[1]) & ((lead > 1) | (text == BOS))).any())
 
 
 def hooked_config(config: ModelConfig) -> HookedConfig:

@@ -1,5 +1,5 @@
 """Representational similarity: CKA and other measures, between layers and models."""
 
-from cwr_mech.analysis.similarity.cka import linear_cka
+from cwr_mech.analysis.similarity.cka import MinibatchCka, linear_cka, linear_cka_interval, linear_cka_matrix, undefined_reason
 
-__all__ = ["linear_cka"]
+__all__ = ["MinibatchCka", "linear_cka", "linear_cka_interval", "linear_cka_matrix", "undefined_reason"]

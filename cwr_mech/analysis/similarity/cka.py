@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from cwr_mech.analysis.similarity.feature_products import (
     Features,
+    as_matrix,
     prepare,
     squared_product,
     squared_products,
@@ -188,20 +189,29 @@ class MinibatchCka:
     def __init__(self) -> None:
         self._sums = np.zeros(3)
         self._batches = 0
+        self._units: list[float] = [0.0, 0.0]
+        """Norm of each side's first batch that has one: sums are in this unit, so that no square overflows."""
 
     def update(self, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> None:
         """Add one batch."""
         same_cities(len(x), len(y))
         # `prepare` scales each batch to norm 1, which would weigh batches differently: undo it.
         first, second = prepare(x), prepare(y)
-        size_x = float(np.sum((x - x.mean(axis=0)) ** 2))
-        size_y = float(np.sum((y - y.mean(axis=0)) ** 2))
+        size_x, size_y = (self._size(side, features) for side, features in enumerate((x, y)))
         self._sums += (
             hsic(first, second) * size_x * size_y,
             hsic(first, first) * size_x**2,
             hsic(second, second) * size_y**2,
         )
         self._batches += 1
+
+    def _size(self, side: int, features: Float[np.ndarray, "n p"]) -> float:
+        """Squared norm of centred features, in units of the first batch's."""
+        x = as_matrix(features)
+        largest = float(np.abs(x).max(initial=0.0)) or 1.0
+        norm = largest * float(np.linalg.norm((x - x.mean(axis=0)) / largest))
+        self._units[side] = self._units[side] or norm
+        return (norm / self._units[side]) ** 2 if norm else 0.0
 
     def value(self) -> float:
         """CKA over all batches so far; NaN when a self-term is not positive."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,9 +25,21 @@ class Features:
     reason: str | None
 
 
+def as_matrix(x: Any) -> Float[np.ndarray, "n p"]:
+    """Features in float64, from an array or a torch tensor of any number type, or nested lists.
+
+    Raises AnalysisError unless there are two axes, cities and features.
+    """
+    detach = getattr(x, "detach", None)  # numpy knows neither gradients nor bfloat16
+    matrix = np.asarray(detach().double().cpu() if detach else x, dtype=np.float64)
+    if matrix.ndim != 2:
+        raise AnalysisError(f"features have the shape {matrix.shape}, not [city, feature]", "choose one position")
+    return matrix
+
+
 def prepare(x: Float[np.ndarray, "n p"], *, least: int = 4) -> Features:
     """Centre and scale. Raises AnalysisError for fewer than `least` rows and for NaN or infinite values."""
-    x = np.asarray(x, dtype=np.float64)
+    x = as_matrix(x)
     if x.shape[0] < least:
         raise AnalysisError(f"{x.shape[0]} cities are too few for CKA", f"at least {least} are needed")
     if not np.isfinite(x).all():
