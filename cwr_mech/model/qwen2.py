@@ -122,7 +122,8 @@ class HookedQwen2(HookedBase):
 
         With `start_at_layer`, `tokens` is the residual stream before that layer. With `stop_at_layer` the
         residual stream `[batch pos d_model]` is returned (0: the embeddings), or with `return_type` "loss" or
-        "both" what the final norm and the unembedding make of it. Negative layers count from the end. `return_type`: "logits" `[batch pos d_vocab]`, "loss" (see `next_token_loss`), "both" (Output) or
+        "both" what the final norm and the unembedding make of it. Negative layers count from the end.
+        `return_type`: "logits" `[batch pos d_vocab]`, "loss" (see `next_token_loss`), "both" (Output) or
         None, which skips the unembedding. `positions` computes logits at these positions only, `[batch read
         d_vocab]`. `past` (from `new_past`) holds earlier positions, and these are appended to it.
 

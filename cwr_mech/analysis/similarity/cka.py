@@ -190,7 +190,7 @@ class MinibatchCka:
         self._sums = np.zeros(3)
         self._batches = 0
         self._units: list[float] = [0.0, 0.0]
-        """Norm of each side's first batch that has one: sums are in this unit, so that no square overflows."""
+        """Norm of each side's first batch that has one; sums are in this unit, and no square overflows."""
 
     def update(self, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> None:
         """Add one batch."""

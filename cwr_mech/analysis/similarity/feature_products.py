@@ -33,7 +33,9 @@ def as_matrix(x: Any) -> Float[np.ndarray, "n p"]:
     detach = getattr(x, "detach", None)  # numpy knows neither gradients nor bfloat16
     matrix = np.asarray(detach().double().cpu() if detach else x, dtype=np.float64)
     if matrix.ndim != 2:
-        raise AnalysisError(f"features have the shape {matrix.shape}, not [city, feature]", "choose one position")
+        raise AnalysisError(
+            f"features have the shape {matrix.shape}, not [city, feature]", "choose one position"
+        )
     return matrix
 
 

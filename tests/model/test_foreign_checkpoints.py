@@ -1,0 +1,211 @@
+"""Checkpoints as transformers writes them, old and new: the same logits, or one line that refuses them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from cwr_mech.errors import ArtifactError
+from cwr_mech.model.checkpoint import pad_token
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.settings import DEFAULTS, MOST_POSITIONS
+
+SIZES = {
+    "vocab_size": 98, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+}  # fmt: skip
+TOKENS = torch.randint(4, 98, (2, 20), generator=torch.Generator().manual_seed(0))
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+INV_FREQ = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(2)}
+
+
+def settings(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def sharded(folder: Path) -> None:
+    Qwen2ForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+
+
+def in_bfloat16(folder: Path) -> None:
+    weights(folder, lambda t: t.update({name: value.bfloat16() for name, value in t.items()}))
+
+
+READ: dict[str, Callable[[Path], object]] = {
+    "as it is": lambda f: None,
+    "sharded": sharded,
+    "bfloat16": in_bfloat16,
+    "float64": lambda f: weights(f, lambda t: t.update({name: value.double() for name, value in t.items()})),
+    "old rotary buffers": lambda f: weights(f, lambda t: t.update(INV_FREQ)),
+    "old key of theta": lambda f: settings(f, rope_parameters=..., rope_theta=5e5, rope_scaling=None),
+    "no theta": lambda f: settings(f, rope_parameters=...),
+    "default named as type": lambda f: settings(f, rope_parameters=..., rope_scaling={"type": "default"}),
+    "window above all layers": lambda f: settings(
+        f, use_sliding_window=True, sliding_window=8, max_window_layers=2, layer_types=...
+    ),
+    "tied": lambda f: (
+        settings(f, tie_word_embeddings=True),
+        weights(f, lambda t: t.pop(HEAD)),
+    ),
+    "tied with the copy": lambda f: (
+        settings(f, tie_word_embeddings=True),
+        weights(f, lambda t: t.update({HEAD: t[EMBED].clone()})),
+    ),
+    "said to be tied, with a head of its own": lambda f: settings(f, tie_word_embeddings=True),
+}
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    **{
+        f"{key} {word} {kind}": (
+            lambda f, key=key, word=word, kind=kind: settings(
+                f, rope_theta=1e4, **({"rope_parameters": ...} | {key: {word: kind, "factor": 4.0}})
+            ),
+            f"rope type is '{kind}'",
+        )
+        for key in ("rope_scaling", "rope_parameters")
+        for word in ("type", "rope_type")
+        for kind in ("linear", "dynamic", "yarn")
+    },
+    "rope by layer": (
+        lambda f: settings(f, rope_parameters={"full_attention": {"rope_type": "default"}}),
+        "differs between layers",
+    ),
+    "rope is no table": (lambda f: settings(f, rope_parameters=[1]), "no table"),
+    "partly rotated": (lambda f: settings(f, rope_parameters={"partial_rotary_factor": 0.5}), "partial"),
+    "a window": (
+        lambda f: settings(
+            f, use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=...
+        ),
+        "use_sliding_window",
+    ),
+    "a sliding layer": (
+        lambda f: settings(f, layer_types=["full_attention", "sliding_attention"]),
+        "only full attention",
+    ),
+    "head width of its own": (lambda f: settings(f, head_dim=16), "head_dim is 16"),
+    "quantised": (lambda f: settings(f, quantization_config={"quant_method": "fp8"}), "quantised"),
+    "bytes": (
+        lambda f: weights(f, lambda t: t.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})),
+        "model.norm.weight is I8",
+    ),
+    "short floats": (
+        lambda f: weights(f, lambda t: t.update({EMBED: t[EMBED].to(torch.float8_e4m3fn)})),
+        "F8_E4M3",
+    ),
+    "not a number": (lambda f: weights(f, lambda t: t[EMBED].view(-1)[5:6].fill_(torch.nan)), "not finite"),
+    "infinite in float32": (
+        lambda f: weights(f, lambda t: t.update({EMBED: t[EMBED].double() * 1e300})),
+        "not finite",
+    ),
+    "pickled weights": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "no model.safetensors.*save_pretrained",
+    ),
+    "an index into another folder": (
+        lambda f: (
+            (f / "model.safetensors").rename(f.parent / "outside.safetensors"),
+            (f / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "../outside.safetensors"}}'
+            ),
+        ),
+        "does not say which files",
+    ),
+    "an index of a missing shard": (
+        lambda f: (
+            (f / "model.safetensors").unlink(),
+            (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}'),
+        ),
+        "no such file.*a.safetensors",
+    ),
+    "a billion layers": (lambda f: settings(f, num_hidden_layers=10**9), "1000000000 layers"),
+    "a huge width": (lambda f: settings(f, hidden_size=2**40), "has shape"),
+    "a huge context": (lambda f: settings(f, max_position_embeddings=2**40), "max_position_embeddings"),
+    "a folder for weights": (
+        lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
+        "is a folder",
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("change", READ.values(), ids=READ)
+def test_what_is_read_has_the_logits_of_transformers(change: Callable[[Path], object], folder: Path) -> None:
+    change(folder)
+    theirs = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for ours in (HookedQwen2.from_pretrained(folder), HookedQwen2.from_hf(theirs)):
+        with torch.no_grad():
+            expected, found = theirs(TOKENS).logits, ours(TOKENS)
+        # Sums of 32 to 128 products of float32, two layers deep; a wrong rope or head is off by whole units.
+        assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+        assert found.std() > 1, "the control: logits are large enough to differ"
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_would_be_read_wrongly_is_refused(
+    change: Callable[[Path], object], said: str, folder: Path
+) -> None:
+    HookedQwen2.from_pretrained(folder)
+    change(folder)
+    with pytest.raises(ArtifactError, match=said) as error:
+        HookedQwen2.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    theirs = Qwen2Config()
+    assert {key: getattr(theirs, key) for key in DEFAULTS} == DEFAULTS
+    assert MOST_POSITIONS > 1_010_000, "the longest published Qwen2"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}, 0),
+        ({"pad_token_id": 151643, "bos_token_id": 151643, "eos_token_id": 151645}, None),
+        ({"pad_token_id": 7, "eos_token_id": [6, 7]}, None),
+        ({}, None),
+    ],
+)
+def test_padding_is_a_token_that_is_nothing_else(given: dict[str, Any], expected: int | None) -> None:
+    assert pad_token(given) == expected
+
+
+def test_saving_over_a_folder_leaves_what_is_not_ours(tmp_path: Path, folder: Path) -> None:
+    model = HookedQwen2.from_pretrained(folder)
+    (folder / "notes.txt").write_text("two years of work")
+    model.save_pretrained(folder)
+    assert (folder / "notes.txt").read_text() == "two years of work"
+    (tmp_path / "link").symlink_to(folder)
+    model.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ArtifactError, match="is a file"):
+        model.save_pretrained(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "precious"
