@@ -1,7 +1,6 @@
 """`cwr-mech transfer`: what fine-tuning on some tasks did to all of them."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -164,14 +163,4 @@ def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
 
 def parent_of(run: "Run") -> "Run":
     """The run a fine-tuned run started from. Raises MissingArtifact, or CorruptArtifact when it changed."""
-    from cwr_mech.errors import CorruptArtifact
-    from cwr_mech.training.runs import load_run
-
-    from .common import resolve_run
-
-    about = run.manifest["parent"]
-    folder = Path(about["folder"])
-    base = load_run(folder if (folder / "manifest.json").is_file() else resolve_run(about["run"]))
-    if base.sha256(about["step"]) != about["sha256"]:
-        raise CorruptArtifact(f"run {base.name} is no longer what {run.name} was fine-tuned from")
-    return base
+    return run.base()

@@ -38,7 +38,7 @@ ANALYSIS_LEVELS = (
     ("similarity",),
     ("manifold",),
     ("erasure",),
-    ("transfer",),
+    ("transfer", "locating"),
     ("patching",),
     ("anatomy", "routing", "prediction"),
     ("answers",),

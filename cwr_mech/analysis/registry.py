@@ -38,6 +38,7 @@ class Analysis(NamedTuple):
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("probe", "probing", "Linear probes for coordinates, with controls; do held-out cities decode?"),
     Analysis("readout", "probing", "Probe generalisation: other prompts, regions, few cities, nonlinearity."),
+    Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
 )
 
 

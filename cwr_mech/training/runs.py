@@ -19,7 +19,7 @@ from typing import Any
 
 from cwr_mech.artifacts import atomic_file, is_locked, provenance, read_json, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.errors import ArtifactExists, CorruptArtifact, MissingArtifact
+from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.world.cities import World, load_world
@@ -65,6 +65,21 @@ class Run:
     def parent(self) -> str | None:
         """Name of the run whose last checkpoint this one started from; None for a fresh start."""
         return self.manifest["parent"].get("run")
+
+    def base(self) -> "Run":
+        """The run that a fine-tuned run started from.
+
+        Raises MissingArtifact when it is not here, CorruptArtifact when its weights have changed since, and
+        ConfigError for a run that started fresh.
+        """
+        about = self.manifest["parent"]
+        if not about:
+            raise ConfigError(f"run {self.name} was not fine-tuned from another")
+        folder = Path(about["folder"])
+        found = load_run(folder if (folder / "manifest.json").is_file() else about["run"])
+        if found.sha256(about["step"]) != about["sha256"]:
+            raise CorruptArtifact(f"run {found.name} is no longer what {self.name} was fine-tuned from")
+        return found
 
     @property
     def steps(self) -> tuple[int, ...]:

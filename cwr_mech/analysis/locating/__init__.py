@@ -1,0 +1,1 @@
+"""Where a model's own answers put a city."""

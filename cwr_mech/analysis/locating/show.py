@@ -1,0 +1,317 @@
+"""How a result of kind "locate" is shown: a map of implied coordinates, errors by task, a report section."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
+from cwr_mech.render.markdown import markdown_table
+from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.style import BASELINE, caption, error_bars, floats, new_figure, task_look
+from cwr_mech.results import Result, Row
+
+MOST_MAPS = 4
+RESOLUTIONS = (50, 100, 200)
+"""Mean errors, in tenths of a degree, for which the report says how many questions a task needs."""
+ARROWS: dict[str, Any] = {
+    "angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.002, "headwidth": 5, "headlength": 6,
+}  # fmt: skip
+FRAME = 0.08
+"""Share of the extent shown beyond the cities and coordinates drawn."""
+
+
+def map_figure(result: Result) -> Figure:
+    """A map for each of the first runs: arrows from true to implied coordinates, a colour for each task.
+
+    Shown are new cities, or training cities in a world without new ones. Reads arrays `implied` [run task
+    city 2], `probe` [run city 2], `true` [city 2], `is_new` [city], `partners` [partner 2], `runs`, `tasks`;
+    table `errors`.
+    """
+    true, is_new = result.arrays["true"].astype(float), result.arrays["is_new"]
+    shown = is_new if is_new.any() else ~is_new
+    runs = [str(run) for run in result.arrays["runs"][:MOST_MAPS]]
+    tasks = [str(task) for task in result.arrays["tasks"]]
+    partners = result.arrays["partners"]
+    implied = result.arrays["implied"][: len(runs)][:, :, shown]
+    frame = _frame(np.concatenate([partners, implied[np.isfinite(implied).all(axis=-1)], true[shown]]))
+    columns = 1 if len(runs) == 1 else 2
+    lines = -(-len(runs) // columns)
+    span_x, span_y = frame[1] - frame[0]
+    figure = new_figure(0.9 + lines * (0.5 + 7.4 / columns * span_y / span_x))
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax in axes[len(runs) :]:
+        ax.set_visible(False)
+    for ax, run, places, probe in zip(axes, runs, implied, result.arrays["probe"], strict=False):
+        ax.scatter(*partners.T, s=3, c="#d4d4d4", linewidths=0, zorder=0)
+        for task, xy in zip(tasks, places, strict=True):
+            _arrows(ax, true[shown], xy, task_look(task).colour, task_look(task).marker)
+        _arrows(ax, true[shown], probe[shown], "#7a7a7a", "+")
+        ax.scatter(
+            *true[shown].T, s=42, c="#ffffff", marker="*", linewidths=0.7, edgecolors="black", zorder=6
+        )
+        ax.set_title(run)
+        ax.set_xlim(frame[0, 0], frame[1, 0])
+        ax.set_ylim(frame[0, 1], frame[1, 1])
+        ax.set_aspect("equal")
+    for ax in axes[::columns]:
+        ax.set_ylabel("y (0.1° of latitude)")
+    for ax in axes[max(0, len(runs) - columns) : len(runs)]:
+        ax.set_xlabel("x (0.1° of longitude)")
+        ax.xaxis.set_tick_params(labelbottom=True)
+    _legend(figure, tasks)
+    caption(figure, _map_caption(result, runs, bool(is_new.any())))
+    return figure
+
+
+def _frame(points: np.ndarray) -> np.ndarray:
+    """Corners [2 2] that hold all points, with a margin."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    reach = FRAME * (high - low).max()
+    return np.stack([low - reach, high + reach])
+
+
+def _arrows(ax: Axes, true: np.ndarray, xy: np.ndarray, colour: str, marker: str) -> None:
+    """Thin arrows city by city, and one mark at their mean."""
+    if not np.isfinite(xy).all():
+        return
+    ax.quiver(*true.T, *(xy - true).T, color=colour, alpha=0.45, zorder=3, **ARROWS)
+    x, y = xy.mean(axis=0)
+    edges: dict[str, Any] = {"linewidths": 1.8} if marker == "+" else {"edgecolors": "white"}
+    ax.scatter([x], [y], s=64, c=colour, marker=marker, zorder=5, **edges)
+
+
+def _legend(figure: Figure, tasks: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=task_look(task).colour, marker=task_look(task).marker, linestyle="-", label=task)
+        for task in tasks
+    ]
+    handles.append(Line2D([], [], color="#7a7a7a", marker="+", label="linear probe"))
+    handles.append(
+        Line2D([], [], color="white", marker="*", markeredgecolor="black", markersize=9, label="true")
+    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
+
+
+def _map_caption(result: Result, runs: Sequence[str], new: bool) -> str:
+    kind, values = ("new" if new else "training"), result.values
+    n = values["n_new"] if new else values["n_training"]
+    text = (
+        f"n = {n} {kind} cities. Arrows run from their true coordinates to those that explain the model's "
+        f"answers best, {result.params['questions']} questions a task and city; marks stand at the means. "
+        "Grey dots: training cities named as partners. Linear probe: fitted on the partners."
+    )
+    left = len(result.arrays["runs"]) - len(runs)
+    return text + (f" The first {len(runs)} of {len(runs) + left} runs." if left else "")
+
+
+def errors_figure(result: Result) -> Figure:
+    """Error of implied coordinates by task: filled for new cities, hollow for training cities; a row for each
+    kind of model, means over its models.
+
+    Reads tables `groups`, `errors`; params `tasks`.
+    """
+    rows = result.tables["groups"]
+    labels = list(dict.fromkeys(row["models"] for row in rows))
+    names = [*result.params["tasks"], "probe"]
+    figure = new_figure(1.9 + 0.62 * len(labels))
+    ax = figure.subplots()
+    offsets = np.linspace(-0.33, 0.33, len(names))
+    for name, offset in zip(names, offsets, strict=True):
+        look = task_look(name)
+        for kind, face in ((NEW, look.colour), (TRAINING, "white")):
+            mine = [row for row in rows if row["task"] == name and row["cities"] == kind]
+            mine = [row for row in mine if row["error"] is not None]
+            if not mine:
+                continue
+            y = np.array([labels.index(row["models"]) for row in mine]) + offset
+            x = floats([row["error"] for row in mine])
+            # An interval may reach below 0, which a logarithmic axis cannot show.
+            low = [None if row["lo"] is None else max(row["lo"], 1.0) for row in mine]
+            bars = error_bars(low, [row["error"] for row in mine], [row["hi"] for row in mine])
+            ax.errorbar(x, y, xerr=bars, fmt="none", ecolor=look.colour, elinewidth=0.8, alpha=0.6)
+            marker = "P" if name == "probe" else look.marker
+            ax.plot(x, y, marker, color=look.colour, markerfacecolor=face, linestyle="", markersize=5)
+    chance = [row["error"] for row in result.tables["errors"] if row["answers"] == DEALT]
+    ax.axvspan(min(chance), max(chance), color=BASELINE, alpha=0.12, linewidth=0)
+    for edge in range(1, len(labels)):
+        ax.axhline(edge - 0.5, color="#dddddd", linewidth=0.6)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(True, axis="x")
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.set_yticks(range(len(labels)), [_wrapped(label, _models(rows, label)) for label in labels])
+    ax.set_xlabel("distance of implied from true coordinates (0.1°)")
+    handles = [
+        Line2D([], [], color=task_look(name).colour, linestyle="", label=name,
+               marker="P" if name == "probe" else task_look(name).marker)
+        for name in names
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
+    caption(
+        figure,
+        f"Filled: new cities ({result.values['n_new']}); hollow: training cities "
+        f"({result.values['n_training']}), the control. Means over models, with 95 % intervals over models "
+        "where there are several. Red band: answers dealt at random. The same questions answered from the "
+        f"true coordinates give {_resolution(result)}.",
+    )
+    return figure
+
+
+def _wrapped(label: str, models: int) -> str:
+    return label.replace("; ", "\n") + f" (n = {models})"
+
+
+def _models(rows: Sequence[Row], label: str) -> int:
+    return max(row["n"] for row in rows if row["models"] == label)
+
+
+def _resolution(result: Result) -> str:
+    """The largest error of answers from true coordinates, in words."""
+    rows = [row for row in result.tables["errors"] if row["answers"] == TRUE]
+    worst = max(rows, key=lambda row: row["error"])
+    return f"at most {number(worst['error'], 2)} ({worst['task']})"
+
+
+def questions_needed(result: Result) -> list[Row]:
+    """For each task the smallest number of questions with a mean error of at most each of RESOLUTIONS, for
+    training cities over all runs and for answers from true coordinates; None where none was enough."""
+    found = []
+    for task in result.params["tasks"]:
+        for source in ("model", TRUE):
+            curve: dict[int, list[float]] = {}
+            for row in result.tables["curve"]:
+                if (row["task"], row["answers"], row["cities"]) == (task, source, TRAINING):
+                    curve.setdefault(row["questions"], []).append(row["error"])
+            means = {k: float(np.mean(curve[k])) for k in sorted(curve)}
+            line: Row = {"task": task, "answers": source}
+            for size in RESOLUTIONS:
+                line[str(size)] = next((k for k, error in means.items() if error <= size), None)
+            found.append(line)
+    return found
+
+
+ERRORS: Mapping[str, str] = {
+    "run": "run",
+    "task": "by answers to",
+    "error": "new cities",
+    "interval": "95 % over cities",
+    "radius": "radius",
+    "training": "training cities",
+}
+INDEX: Mapping[str, str] = {
+    "run": "run",
+    "trained": "trained",
+    "task": "other task",
+    "index": "index",
+    "index_interval": "95 %",
+    "control": "control",
+    "excess": "excess",
+    "excess_interval": "95 %",
+}
+GROUPS: Mapping[str, str] = {"models": "models", "n": "n"}
+MOST_RUNS = 6
+"""Tables of single runs are shown for no more than these; kinds of models stand for more."""
+
+
+def error_lines(result: Result) -> list[Row]:
+    """A row for each run (controls come last) and task: new cities beside training cities."""
+    rows = result.tables["errors"]
+    new = {_key(row): row for row in rows if row["cities"] == NEW}
+    runs = [*result.params["runs"], None]
+    lines = []
+    for row in sorted(rows, key=lambda row: runs.index(row["run"])):
+        if row["cities"] == TRAINING:
+            mine = new.get(_key(row), {})
+            line: Row = {"run": row["run"] or row["answers"], "task": row["task"]}
+            if row["layer"]:
+                line["task"] += f", {row['layer']}"
+            line |= {"error": mine.get("error"), "radius": mine.get("radius", row["radius"])}
+            line["interval"] = _range(mine.get("lo"), mine.get("hi")) if row["run"] else "-"
+            lines.append(line | {"training": row["error"]})
+    return lines
+
+
+def _key(row: Row) -> tuple[str | None, str, str]:
+    return row["run"], row["answers"], row["task"]
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def index_lines(result: Result, *, summary: bool = False) -> list[Row]:
+    """Divergence index of each fine-tuned run; `summary`: against all other tasks together only."""
+    return [
+        row
+        | {f"{name}_interval": _range(row[f"{name}_lo"], row[f"{name}_hi"]) for name in ("index", "excess")}
+        for row in result.tables["divergence"]
+        if not summary or row["task"] == ALL_OTHERS
+    ]
+
+
+def group_lines(result: Result) -> list[Row]:
+    """A row for each kind of model, a column of new and one of training cities for each task."""
+    lines: dict[str, Row] = {}
+    for row in result.tables["groups"]:
+        line = lines.setdefault(row["models"], {"models": row["models"], "n": row["n"]})
+        text = number(row["error"]) + (
+            f" ({_range(row['lo'], row['hi'])})" if row["lo"] is not None and row["cities"] == NEW else ""
+        )
+        line[f"{row['task']} {row['cities']}"] = text
+    return list(lines.values())
+
+
+def locating(result: Result) -> str:
+    """Where answers put cities; the divergence index; what the method can resolve."""
+    tasks = [*result.params["tasks"], "probe"]
+    few = len(result.params["runs"]) <= MOST_RUNS
+    parts = [
+        "Where must a city lie for a model's own answers about it to be explained best? Each task is asked "
+        "apart, so a city may have as many coordinates as there are tasks. Numbers are mean distances of "
+        "implied from true coordinates, in tenths of a degree.",
+    ]
+    if few:
+        parts.append(markdown_table(error_lines(result), ERRORS))
+    else:
+        for kind in (NEW, TRAINING):
+            heads = dict(GROUPS) | {f"{task} {kind}": task for task in tasks}
+            parts += [f"Means over models, {kind} cities:", markdown_table(group_lines(result), heads)]
+    if index := index_lines(result, summary=not few):
+        parts += ["Divergence index of fine-tuned models:", markdown_table(index, INDEX)]
+    heads = {"task": "task", "answers": "answers"} | {str(size): f"error {size}" for size in RESOLUTIONS}
+    parts += [
+        "Questions needed for a mean error on training cities (a dash: more than were asked):",
+        markdown_table(questions_needed(result), heads),
+    ]
+    return "\n\n".join(parts)
+
+
+SHOWS = {
+    "locate": Show(
+        Section(
+            "locate",
+            "Where answers put a city",
+            "Coordinates implied by a model's own answers, each task by itself, beside training cities and "
+            "controls without a model.",
+            locating,
+        ),
+        (
+            Plot("map", "Where answers put cities", map_figure),
+            Plot("errors", "Error of implied coordinates by task", errors_figure),
+        ),
+        (
+            Table("distance of implied from true coordinates, 0.1 degree", tuple(ERRORS), error_lines),
+            Table("divergence index", tuple(INDEX), index_lines),
+            Table(
+                "questions needed for a mean error on training cities",
+                ("task", "answers", *map(str, RESOLUTIONS)),
+                questions_needed,
+            ),
+        ),
+    )
+}

@@ -1,0 +1,343 @@
+"""Where models' own answers put cities, task by task; result of kind "locate".
+
+Controls in every result: as many training cities as new ones, asked and located in the same way; the same
+questions answered from the true coordinates (the resolution of the method); and these answers dealt to other
+questions (answers that know nothing: the error is that of chance, and resampled coordinates lie everywhere).
+A linear probe fitted on the partners shows where the cities stand for a reader of the residual stream.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from cwr_mech.activations.cities import city_prompts, layer_label, residual_stream
+from cwr_mech.analysis.locating.asking import Asked, Cities, ask, choose_cities, draw_questions, place
+from cwr_mech.analysis.locating.implied import Implied
+from cwr_mech.analysis.locating.tables import (
+    DEALT,
+    TRUE,
+    curve_rows,
+    divergence_rows,
+    error_rows,
+    group_rows,
+    pair_rows,
+)
+from cwr_mech.analysis.stats.ridge import fit_linear
+from cwr_mech.analysis.study import uses
+from cwr_mech.errors import AnalysisError
+from cwr_mech.experiments.finetuning import PLAIN, condition_of, in_order
+from cwr_mech.experiments.zoo import family
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Result, Row
+from cwr_mech.training.runs import Run
+from cwr_mech.world.cities import World
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOCATING = ("distance", "trianglearea", "angle", "compass", "perimeter")
+"""Tasks whose answers determine coordinates well; those of inside and crossing can be asked for, too."""
+QUESTIONS = 64
+DRAWS = 200
+_CONTROLS, _DIVERGENCE = 10, 11
+"""Streams of random numbers, beside those of `asking`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Where one source of answers (a model, or a control) puts the cities, for the tasks it can answer."""
+
+    implied: Mapping[str, Implied]
+    read: Mapping[str, Float[np.ndarray, " city"]]
+    true: Float[np.ndarray, "city 2"]
+
+    def errors(self, task: str) -> Float[np.ndarray, " city"]:
+        """Distance of the implied from the true coordinates, in tenths of a degree."""
+        return np.linalg.norm(self.implied[task].xy - self.true, axis=1)
+
+    def radius(self, task: str) -> Float[np.ndarray, " city"]:
+        """Distance from the implied coordinates within which 95 % of those of resampled questions lie."""
+        found = self.implied[task]
+        return np.quantile(np.linalg.norm(found.resampled - found.xy, axis=2), 0.95, axis=0)
+
+
+class Survey:
+    """Cities and questions of one world, put to any number of models and controls."""
+
+    def __init__(
+        self,
+        world: World,
+        tasks: Sequence[str],
+        questions: int = QUESTIONS,
+        seed: int = 0,
+        draws: int = DRAWS,
+    ) -> None:
+        """Raises UnknownName for a task, AnalysisError for too few questions or cities."""
+        if questions < 4:
+            raise AnalysisError(f"{questions} questions cannot locate a city", "ask 4 or more")
+        self.world, self.questions, self.seed, self.draws = world, questions, seed, draws
+        self.cities: Cities = choose_cities(world, seed)
+        self.asked = {
+            task: draw_questions(world, self.cities, task, questions, seed) for task in in_order(tasks)
+        }
+
+    @property
+    def answers(self) -> int:
+        """How many answers `model` asks for."""
+        return len(self.cities.rows) * self.questions * len(self.asked)
+
+    def locate(self, answer: Callable[[Asked], Float[np.ndarray, "city question"]]) -> Located:
+        """Put every city where `answer` says; tasks with too few readable answers are left out."""
+        implied, read = {}, {}
+        for task, asked in self.asked.items():
+            given = answer(asked)
+            try:
+                implied[task] = place(self.world, self.cities, asked, given, self.seed, self.draws)
+            except AnalysisError:
+                continue
+            read[task] = np.isfinite(given).mean(axis=1)
+        return Located(implied, read, self.world.xy[self.cities.rows].astype(np.float64))
+
+    def model(self, model: HookedQwen2, advance: Callable[[int], object] | None = None) -> Located:
+        """`locate` by a model's answers; `advance(n)` is called after every n answers."""
+
+        def answer(asked: Asked) -> Float[np.ndarray, "city question"]:
+            found = ask(model, self.world, asked)
+            if advance:
+                advance(found.size)
+            return found
+
+        return self.locate(answer)
+
+    def controls(self) -> dict[str, Located]:
+        """The same questions answered from the true coordinates, and with these answers dealt at random."""
+        rng = np.random.default_rng([self.seed, _CONTROLS])
+
+        def true(asked: Asked) -> Float[np.ndarray, "city question"]:
+            return asked.questions.answers_for(self.world.xy[self.cities.rows]).astype(np.float64)
+
+        return {
+            TRUE: self.locate(true),
+            DEALT: self.locate(lambda asked: rng.permuted(true(asked).ravel()).reshape(true(asked).shape)),
+        }
+
+    @torch.no_grad()
+    def probe(self, model: HookedQwen2) -> tuple[str, Float[np.ndarray, "city 2"]]:
+        """Layer, and the cities' coordinates by a linear probe fitted on the partners.
+
+        Read at the last digit and the delimiter of the city in a prompt of the first task, after the block
+        where training cities that were asked about are decoded best.
+        """
+        rows = np.concatenate([self.cities.partners, self.cities.rows])
+        task, digits = next(iter(self.asked)), self.world.config.id_digits
+        tokens, last = city_prompts(task, self.world.ids[rows], id_digits=digits)
+        xy, n = self.world.xy[rows].astype(np.float64), len(self.cities.partners)
+        best, label, decoded = np.inf, "", np.empty((len(self.cities.rows), 2))
+        on_device = torch.from_numpy(tokens).to(model.W_E.device)
+        for layer, resid in residual_stream(model, on_device, range(model.cfg.n_layers)):
+            x = resid[:, last : last + 2].flatten(1).double().cpu().numpy()
+            found = fit_linear(x[:n], xy[:n]).predict(x[n:])
+            error = np.linalg.norm(found - xy[n:], axis=1)[~self.cities.is_new].mean()
+            if error < best:
+                best, label, decoded = error, layer_label(layer), found
+        return label, decoded
+
+
+def implied_places(
+    run: Run,
+    tasks: Sequence[str] = LOCATING,
+    *,
+    questions: int = QUESTIONS,
+    seed: int = 0,
+    draws: int = DRAWS,
+    step: int | None = None,
+) -> "pd.DataFrame":
+    """Where a run's answers put each city: a row for each task and city.
+
+    Columns: run, task, city (its id), name, cities ("new" or "training"), x_true, y_true, x, y, error,
+    radius (95 % of the coordinates implied by resampled questions lie within it), all in tenths of a degree,
+    and read (share of the answers that can be read). Raises UnknownName, AnalysisError.
+    """
+    import pandas as pd
+
+    survey = Survey(run.world(), tasks, questions, seed, draws)
+    return pd.DataFrame(place_rows(run.name, survey, survey.model(run.model(step))))
+
+
+def place_rows(run: str, survey: Survey, located: Located) -> list[Row]:
+    """The rows of `implied_places`."""
+    cities, world = survey.cities, survey.world
+    about = [
+        {"city": int(world.ids[row]), "name": world.names[row], "cities": "new" if new else "training"}
+        for row, new in zip(cities.rows, cities.is_new, strict=True)
+    ]
+    return [
+        {"run": run, "task": task}
+        | about[city]
+        | dict(zip(("x_true", "y_true", "x", "y"), (*located.true[city], *found.xy[city]), strict=True))
+        | {"error": errors[city], "radius": radius[city], "read": located.read[task][city]}
+        for task, found in located.implied.items()
+        for errors, radius in [(located.errors(task), located.radius(task))]
+        for city in range(len(cities.rows))
+    ]
+
+
+def label_of(run: Run) -> str:
+    """What kind of model a run is: its tasks, and for a fine-tuned one its condition."""
+    if run.parent is None:
+        return family(run.config, tuned=False)
+    condition = condition_of(run.config).removeprefix(PLAIN).removeprefix(", ")
+    return f"fine-tuned on {'+'.join(run.config.data.tasks)}" + (f"; {condition}" if condition else "")
+
+
+def locate_result(
+    runs: Sequence[Run], survey: Survey, *, advance: Callable[[int], object] | None = None
+) -> Result:
+    """Ask runs of one world the same questions and find where their answers put the cities.
+
+    Tables: `errors` (run x task x kind of city; `answers` names the source: model, probe, or a control),
+    `curve` (error against number of questions), `pairs` (distance between the coordinates that two tasks
+    imply), `divergence` (index of fine-tuned runs), `models`, and `groups`, `divergence_groups` (means over
+    runs of a kind, 95 % over runs). Arrays: `implied` [run task city 2], `radius` [run task city], `probe`
+    [run city 2], `true` [city 2], `is_new`, `ids` [city], `partners` [partner 2], `runs`, `tasks`.
+    Raises AnalysisError when a run has another world, is named twice, or no answer can be read.
+    """
+    worlds = {survey.world.sha256, *(run.world().sha256 for run in runs)}
+    if len(worlds) != 1 or len({run.name for run in runs}) != len(runs):
+        raise AnalysisError(
+            f"{len(runs)} runs with {len(worlds)} different worlds cannot be asked the same questions",
+            "name each run once, and runs of one world only",
+        )
+    found: dict[str, Located] = {}
+    probes = {}
+    for run in runs:
+        uses(run.checkpoint().as_posix(), run.sha256())
+        model = run.model()
+        found[run.name] = survey.model(model, advance)
+        probes[run.name] = survey.probe(model)
+    if not any(one.implied for one in found.values()):
+        raise AnalysisError("no answer can be read", "ask for tasks that the runs were trained on")
+    tables = _tables(runs, survey, found, probes)
+    return Result(
+        kind="locate",
+        command="",
+        inputs={},
+        params={
+            "runs": [run.name for run in runs],
+            "tasks": list(survey.asked),
+            "questions": survey.questions,
+            "seed": survey.seed,
+            "draws": survey.draws,
+        },
+        values={
+            "n_new": int(survey.cities.is_new.sum()),
+            "n_training": int((~survey.cities.is_new).sum()),
+            "n_partners": len(survey.cities.partners),
+        },
+        tables=tables,
+        arrays=_arrays(runs, survey, found, probes),
+        notes=_notes(survey, found),
+    )
+
+
+def _tables(
+    runs: Sequence[Run],
+    survey: Survey,
+    found: Mapping[str, Located],
+    probes: Mapping[str, tuple[str, np.ndarray]],
+) -> dict[str, list[Row]]:
+    rng = np.random.default_rng([survey.seed, _DIVERGENCE])
+    tables: dict[str, list[Row]] = {"errors": [], "curve": [], "pairs": [], "divergence": []}
+    for name, located in found.items():
+        _add(tables, {"run": name, "answers": "model"}, survey, located)
+    for name, located in survey.controls().items():
+        _add(tables, {"run": None, "answers": name}, survey, located)
+    for run in runs:
+        layer, decoded = probes[run.name]
+        about = {"run": run.name, "answers": "probe", "task": "probe", "layer": layer, "read": None}
+        distance = np.linalg.norm(decoded - found[run.name].true, axis=1)
+        tables["errors"] += error_rows(about, distance, None, survey.cities.is_new)
+        if run.parent is not None:
+            errors = {task: found[run.name].errors(task) for task in found[run.name].implied}
+            tables["divergence"] += divergence_rows(
+                {"run": run.name}, errors, run.config.data.tasks, survey.cities.is_new, rng
+            )
+    labels = {run.name: label_of(run) for run in runs}
+    tables["models"] = [
+        {"run": run.name, "models": labels[run.name], "base": run.parent, "seed": run.config.train.seed}
+        for run in runs
+    ]
+    tables["groups"] = group_rows(tables["errors"], labels, ("task", "cities"), "error")
+    tables["divergence_groups"] = [
+        {"measure": value} | row
+        for value in ("index", "control", "excess")
+        for row in group_rows(tables["divergence"], labels, ("trained", "task"), value, name="value")
+    ]
+    return tables
+
+
+def _add(tables: dict[str, list[Row]], about: Row, survey: Survey, located: Located) -> None:
+    """Rows of one source of answers."""
+    is_new = survey.cities.is_new
+    for task, implied in located.implied.items():
+        errors, mine = located.errors(task), about | {"task": task}
+        read = {"layer": None, "read": float(located.read[task].mean())}
+        tables["errors"] += error_rows(mine | read, errors, located.radius(task), is_new)
+        sets = {k: np.linalg.norm(xy - located.true, axis=2).mean(axis=0) for k, xy in implied.fewer.items()}
+        tables["curve"] += curve_rows(mine, sets | {survey.questions: errors}, is_new)
+    places = {task: implied.xy for task, implied in located.implied.items()}
+    tables["pairs"] += pair_rows(about, places, is_new)
+
+
+def _arrays(
+    runs: Sequence[Run],
+    survey: Survey,
+    found: Mapping[str, Located],
+    probes: Mapping[str, tuple[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    cities, world = survey.cities, survey.world
+    shape = (len(runs), len(survey.asked), len(cities.rows))
+    implied, radius = np.full((*shape, 2), np.nan), np.full(shape, np.nan)
+    for i, run in enumerate(runs):
+        located = found[run.name]
+        for j, task in enumerate(survey.asked):
+            if task in located.implied:
+                implied[i, j], radius[i, j] = located.implied[task].xy, located.radius(task)
+    return {
+        "implied": implied,
+        "radius": radius,
+        "probe": np.stack([probes[run.name][1] for run in runs]),
+        "true": world.xy[cities.rows],
+        "is_new": cities.is_new,
+        "ids": world.ids[cities.rows],
+        "partners": world.xy[cities.partners],
+        "runs": np.array([run.name for run in runs]),
+        "tasks": np.array(list(survey.asked)),
+    }
+
+
+def _notes(survey: Survey, found: Mapping[str, Located]) -> list[str]:
+    unread = [
+        f"{run} cannot answer {', '.join(left)}: too few answers about training cities can be read."
+        for run, located in found.items()
+        if (left := [task for task in survey.asked if task not in located.implied])
+    ]
+    return [
+        f"{survey.questions} questions of each task about each city, the city at every position in turn, "
+        f"with {len(survey.cities.partners)} other training cities as partners. Greedy answers.",
+        "The implied coordinates are those of largest likelihood. The noise of answers (Laplace for numbers, "
+        "confusion of labels) is each model's own on training cities. Error: distance to the true "
+        "coordinates, tenths of a degree, 95 % over cities. Radius: 95 % of the coordinates implied by "
+        "resampled questions lie within it.",
+        "Controls: training cities; the same questions answered from the true coordinates (resolution of "
+        "the method), and with these answers dealt to other questions (chance).",
+        "Divergence index: ln(error by other tasks / error by trained tasks) of new cities. Control: the "
+        "same ratio for training cities, where tasks differ only in what their answers can tell. Excess: "
+        "index minus control. 95 % over cities.",
+        "Questions are of all splits: with one new city and one partner, hardly any query is held out.",
+        *unread,
+    ]
