@@ -44,6 +44,7 @@ renamed kind of result is "kind=WORD")."""
 TIMES = {"seconds", "rows_per_second", "per_second"}
 
 TINY = "--set n_cities=64 --set n_new=8"
+PARTS = "--subspace manifold,random --das 1"
 OTHER = "--set train.seed=2 --set optimizer=muon"
 STEPS: tuple[tuple[str, ...], ...] = (
     (f"train --preset tiny {TINY}",),
@@ -66,7 +67,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("transfer tiny -n 8 --report r",),
     ("trajectory tiny --prompts distance,angle --report r",),
     ("predict tiny --layer 0 --rows 600 --report r",),
-    ("patch zoo:small --task distance --pairs 8 --subspace manifold,random --das 1 --report r",),
+    (f"patch zoo:small --task distance --pairs 8 --spans equals,swapped_last {PARTS} --report r",),
     ("patch zoo:small --task angle --pairs 8 --only-subspace --report r",),
     ("report r --routing",),
     ("report r --check",),
