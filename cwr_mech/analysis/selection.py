@@ -1,7 +1,7 @@
 """What analyses compare: arrays of activations picked out of files and joined on city id."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -97,20 +97,6 @@ def shared_ids(stores: Sequence[ActivationStore], cities: str = "old") -> Int[np
     if not len(kept):
         raise AnalysisError(f"no {cities} city is in all {len(stores)} activation files")
     return kept
-
-
-def own_prompts(stores: Sequence[ActivationStore], tasks_of: Mapping[str, Sequence[str]]) -> list[str]:
-    """For each file the prompt of the first task its run was trained on (`tasks_of`: run -> tasks).
-
-    A file whose run is unknown uses its first prompt. This is the paper's choice for models of few tasks: a
-    model is never read in a prompt it was not trained on.
-    """
-    prompts = []
-    for store in stores:
-        trained = tasks_of.get(str(store.attrs.get("run")), store.tasks)
-        own = [task for task in trained if task in store.tasks]
-        prompts.append(own[0] if own else store.tasks[0])
-    return prompts
 
 
 def id_width(ids: Int[np.ndarray, "city"]) -> int:

@@ -6,7 +6,7 @@ read as ASCII order with the ten digits moved to the end: ! to / and : to @ (22)
 0 to 9. A digit d therefore has the id 88 + d.
 
 A row is written `dist(c_0865,c_4879)=769` in this library and `<bos> d i s t ( ... 7 6 9 <eos>` in the
-paper's data; `to_spaced` and `from_spaced` go between them. Spaces separate characters, they are no tokens.
+paper's data. Spaces separate characters, they are no tokens.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int32, Integer, UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from cwr_mech.artifacts import disk_errors, sha256_bytes
 
@@ -104,22 +104,6 @@ class Tokenizer:
         text = _CODE_OF[np.where(ended, PAD, tokens)].tobytes().decode("utf-32-le")
         width = tokens.shape[1]
         return [text[row * width : (row + 1) * width].replace("\0", "") for row in range(len(tokens))]
-
-    def answer_mask(self, tokens: Integer[np.ndarray, "row pos"]) -> Bool[np.ndarray, "row pos"]:
-        """True on the answer: after a row's first '=', up to and including its <eos>."""
-        equals = np.cumsum(tokens == CHAR_ID["="], axis=1) > 0
-        after = np.zeros_like(equals)
-        after[:, 1:] = equals[:, :-1]
-        return after & (tokens != PAD)
-
-    def to_spaced(self, ids: Iterable[int] | Integer[np.ndarray, " pos"]) -> str:
-        """The paper's text of a row, `<bos> d i s t ( ...`, every token and a space between them."""
-        return " ".join(VOCAB[number] for number in ids)
-
-    def from_spaced(self, text: str) -> list[int]:
-        """Ids of the paper's text; what is no token is <unk>."""
-        known = {token: number for number, token in enumerate(VOCAB)}
-        return [known.get(token, UNK) for token in text.split(" ") if token]
 
     def to_hf(self) -> "PreTrainedTokenizerFast":
         """The same tokenizer for Hugging Face: byte-pair encoding without a merge, split on spaces.

@@ -320,9 +320,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
-from cwr_mech.activation_writer import write_store
+from cwr_mech.activations.writer import write_store
 from cwr_mech.errors import NoSpace
-from cwr_mech.world import load_world
+from cwr_mech.world.cities import load_world
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 world = load_world(source="uniform", n_cities=3000)
 values = {("hook_embed", "distance", "last_digit"): np.ones((world.n, 32))}

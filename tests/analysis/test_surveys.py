@@ -20,7 +20,6 @@ from cwr_mech.analysis.selection import (
     Item,
     choose_hooks,
     layer_number,
-    own_prompts,
     run_label,
     shared_ids,
 )
@@ -102,7 +101,6 @@ def test_layers_have_numbers_and_runs_have_labels(stores: dict[str, ActivationSt
     assert run_label(stores["untrained"]) == "one (untrained)"
     assert choose_hooks(stores["one"], None) == list(HOOKS)
     assert choose_hooks(stores["one"], ["final", "0"]) == [HOOKS[3], HOOKS[1]]
-    assert own_prompts([stores["one"], stores["two"]], {"two": ("angle",)}) == ["distance", "angle"]
     with pytest.raises(UnknownName, match=r"unknown layer in one-step10\.h5 '7'"):
         choose_hooks(stores["one"], ["7"])
     with pytest.raises(AnalysisError, match="belongs to no layer"):

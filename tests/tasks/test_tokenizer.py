@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +91,17 @@ def test_vocabulary(tokenizer: Tokenizer) -> None:
     assert tokenizer.sha256 == Tokenizer().sha256
 
 
+def spaced(ids: Iterable[int]) -> str:
+    """A row as it stands in the paper's data."""
+    return " ".join(VOCAB[number] for number in ids)
+
+
 def test_a_row(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("dist(c_0865,c_4879)=769")
     assert ids[:6] == [BOS, 61, 66, 76, 77, 11]
     assert ids[-5:] == [22, 95, 94, 97, EOS]
     assert tokenizer.encode_prompt("dist(c_0865,c_4879)=") == ids[:-4]
-    assert tokenizer.to_spaced(ids) == "<bos> d i s t ( c _ 0 8 6 5 , c _ 4 8 7 9 ) = 7 6 9 <eos>"
+    assert spaced(ids) == "<bos> d i s t ( c _ 0 8 6 5 , c _ 4 8 7 9 ) = 7 6 9 <eos>"
 
 
 @given(CHARS)
@@ -105,7 +111,6 @@ def test_text_comes_back(text: str) -> None:
     assert UNK not in ids
     assert len(ids) == len(text) + 2
     assert tokenizer.decode(ids) == tokenizer.decode(np.array(ids)) == text
-    assert tokenizer.from_spaced(tokenizer.to_spaced(ids)) == ids
     assert tokenizer.encode(" ".join(text)) == ids
 
 
@@ -148,18 +153,6 @@ def test_no_such_id(tokenizer: Tokenizer, number: int) -> None:
         tokenizer.decode([number])
 
 
-@given(CHARS.map(lambda text: text.replace("=", "")), CHARS)
-def test_the_mask_covers_the_answer(prompt: str, answer: str) -> None:
-    tokenizer = Tokenizer()
-    tokens, _ = tokenizer.encode_rows([f"{prompt}={answer}", prompt])
-    tokens = np.pad(tokens, ((0, 0), (0, 2)))
-    mask = tokenizer.answer_mask(tokens)
-    # As in the reference: 0 up to and including the first '=', 1 afterwards; padding never counts.
-    assert tokens[0][mask[0]].tolist() == tokenizer.encode(answer)[1:]
-    assert not mask[0, : len(prompt) + 2].any()
-    assert not mask[1].any()
-
-
 @pytest.mark.parametrize("place", ["folder", "checkpoint"])
 def test_auto_tokenizer_round_trips(
     place: str, tokenizer: Tokenizer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -174,11 +167,11 @@ def test_auto_tokenizer_round_trips(
     for text in [*ROWS, "".join(VOCAB[4:]), "a , . ' !n't"]:
         ids = tokenizer.encode(text)
         plain = text.replace(" ", "")
-        for form in (tokenizer.to_spaced(ids), f"<bos>{plain}<eos>", loaded.decode(ids)):
+        for form in (spaced(ids), f"<bos>{plain}<eos>", loaded.decode(ids)):
             assert loaded(form)["input_ids"] == ids
         assert loaded.decode(ids) == f"<bos>{plain}<eos>"
         assert loaded.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == plain
-        assert " ".join(loaded.convert_ids_to_tokens(ids)) == tokenizer.to_spaced(ids)
+        assert " ".join(loaded.convert_ids_to_tokens(ids)) == spaced(ids)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +185,8 @@ def test_hugging_face_gives_the_same_rows(
     hf: PreTrainedTokenizerFast, tokenizer: Tokenizer, texts: list[str]
 ) -> None:
     tokens, lengths = tokenizer.encode_rows(texts)
-    spaced = [tokenizer.to_spaced(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
-    batch = hf(spaced, padding=True)
+    rows = [spaced(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
+    batch = hf(rows, padding=True)
     np.testing.assert_array_equal(batch["input_ids"], tokens)
     np.testing.assert_array_equal(batch["attention_mask"], tokens != PAD)
 

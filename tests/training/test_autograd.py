@@ -154,12 +154,12 @@ from torch._dynamo.testing import CompileCounter
 counter, plain = CompileCounter(), torch.compile
 torch.compile = lambda step, mode, dynamic: plain(step, backend=counter, fullgraph=True, dynamic=dynamic)
 import numpy as np
-from cwr_mech.autograd import AutogradEngine
-from cwr_mech.batches import Batches
+from cwr_mech.training.autograd import AutogradEngine
+from cwr_mech.data.batches import Batches
 from cwr_mech.config import DataConfig, ModelConfig, WorldConfig
-from cwr_mech.model import HookedQwen2
-from cwr_mech.parameters import FlatParameters
-from cwr_mech.world import load_world
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.world.cities import load_world
 flat = FlatParameters(ModelConfig(n_layers=1, d_model=16, n_heads=2, d_mlp=16))
 flat.load(HookedQwen2(flat.cfg, seed=0))
 engine = AutogradEngine(flat, compiled="default")

@@ -2,7 +2,7 @@
 
 Three kinds of update are never mixed up:
 1. `at_mentions`: with respect to the activation of a mentioned city: what the loss asks of it;
-2. `parameter_gradients` by weight matrix for each small batch, `per_example_gradients` for each question;
+2. `batch_gradient`: with respect to the weights, by weight matrix, for a small batch of questions;
 3. `analysis/steps.py`: the change of a city's activation that an optimiser step on the task makes, which is
    what the weights, shared by all cities, do about it.
 Functions here return gradients; the update is their negative.
@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
 from cwr_mech.data.rows import Rows
@@ -112,26 +109,6 @@ def at_mentions(
     return AtMentions(found, gradients, activations)
 
 
-def parameter_gradients(
-    model: HookedQwen2, rows: Rows, batch: int, *, loss: Loss = "full"
-) -> dict[str, Float32[np.ndarray, "batch ..."]]:
-    """Gradient of the mean loss of each `batch` questions in turn, by weight matrix.
-
-    Names are `FlatParameters`': "embed", "unembed", and for layer i "i.qkv" [d_model head*k], "i.o", and
-    "i.gate_up" and "i.down"; gains and biases as well. Left-over questions are not used.
-    Raises AnalysisError for fewer questions than one batch.
-    """
-    n = len(rows) // batch
-    if batch < 1 or n < 1:
-        raise AnalysisError(f"{len(rows)} questions do not fill a batch of {batch}")
-    engine = engine_of(model)
-    found = {name: np.empty((n, *shape), dtype=np.float32) for name, shape in engine.flat.shapes.items()}
-    for index in range(n):
-        for name, gradient in batch_gradient(engine, rows, index, batch, loss=loss).items():
-            found[name][index] = gradient
-    return found
-
-
 def batch_gradient(
     engine: Engine, rows: Rows, index: int, batch: int, *, loss: Loss = "full"
 ) -> dict[str, Float32[np.ndarray, "..."]]:
@@ -143,25 +120,3 @@ def batch_gradient(
     engine.flat.grads.zero_()
     engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
     return {name: gradient.numpy() for name, gradient in engine.flat.g.items()}
-
-
-def per_example_gradients(
-    model: HookedQwen2, rows: Rows, *, loss: Loss = "full"
-) -> dict[str, Float[Tensor, "row ..."]]:
-    """Gradient of every question's own mean loss, by TransformerLens parameter name, in one vectorised pass.
-
-    Holds one gradient of the whole model for each row: rows times parameters times 4 bytes.
-    """
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
-    tokens = torch.from_numpy(rows.tokens.astype(np.int64))
-    place = torch.arange(tokens.shape[1])
-    first, end = (torch.from_numpy(a.astype(np.int64)) for a in (first_predicted(rows, loss), rows.lengths))
-    mask = (place >= first[:, None]) & (place < end[:, None])
-
-    def row_loss(weights: dict[str, Tensor], row: Tensor, counts: Tensor) -> Tensor:
-        logits = functional_call(model, weights, (row[None],))[0]
-        picked = logits[:-1].log_softmax(-1).gather(1, row[1:, None])[:, 0]
-        return -(picked * counts[1:]).sum() / counts.sum()
-
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no rule for a batch of models
-        return vmap(grad(row_loss), in_dims=(None, 0, 0))(parameters, tokens, mask)

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
-from torch.func import functional_call, jvp
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import functional_call
 
 from cwr_mech.activations.cities import city_prompts, residual_stream
 from cwr_mech.analysis.routing.gradients import Loss, engine_of, first_predicted
@@ -65,19 +64,6 @@ class Reader:
         with torch.no_grad():
             here, there = (functional_call(moved, _inside(weights), ()) for weights in (before, after))
         return there.double().numpy() - here.double().numpy()
-
-    def derivative(
-        self, model: HookedQwen2, direction: dict[str, Tensor]
-    ) -> Float64[np.ndarray, "layer city d_model"]:
-        """The Jacobian times `direction`: what `change(size) / size` becomes as the size goes to 0."""
-        before = {name: value.detach() for name, value in model.named_parameters()}
-        moved = _Stacked(self, model)
-
-        def run(weights: dict[str, Tensor]) -> Tensor:
-            return functional_call(moved, _inside(weights), ())
-
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            return jvp(run, (before,), (direction,))[1].double().numpy()
 
 
 class _Stacked(torch.nn.Module):

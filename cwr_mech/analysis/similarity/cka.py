@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from cwr_mech.analysis.similarity.feature_products import (
     Features,
@@ -219,19 +219,3 @@ class MinibatchCka:
             raise AnalysisError("no batch was given")
         cross, first, second = (float(total) for total in self._sums / self._batches)
         return _ratio(cross, first, second) if first > 0 and second > 0 else float("nan")
-
-
-def joined_rows(
-    ids: Int[np.ndarray, "n"], other_ids: Int[np.ndarray, "m"]
-) -> tuple[Int[np.ndarray, "both"], Int[np.ndarray, "both"]]:
-    """Row numbers of the ids that both sides hold, in ascending id order.
-
-    Raises AnalysisError when an id stands twice or no id is shared.
-    """
-    for side in (ids, other_ids):
-        if np.unique(side).size != side.size:
-            raise AnalysisError("a city id stands twice in one set of activations")
-    shared, first, second = np.intersect1d(ids, other_ids, return_indices=True)
-    if shared.size == 0:
-        raise AnalysisError("the two sets of activations have no city in common", "are they of one world?")
-    return first, second

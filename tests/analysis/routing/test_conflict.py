@@ -7,7 +7,7 @@ import pytest
 
 from cwr_mech.analysis.routing import grams
 from cwr_mech.analysis.routing.conflict import conflict_result
-from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of, parameter_gradients
+from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of
 from cwr_mech.analysis.routing.grams import gradient_set
 from cwr_mech.analysis.stats.subspaces import energy, null_share
 from cwr_mech.config import ModelConfig, WorldConfig
@@ -31,6 +31,16 @@ def model() -> HookedQwen2:
     return HookedQwen2(ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
 
 
+def gradients_of(rows: Rows, batch: int) -> dict[str, np.ndarray]:
+    """By weight matrix, the gradient of each batch of questions in turn [batch ...]."""
+    engine = engine_of(model())
+    each = [
+        {name: gradient.copy() for name, gradient in batch_gradient(engine, rows, index, batch).items()}
+        for index in range(len(rows) // batch)
+    ]
+    return {name: np.stack([gradients[name] for gradients in each]) for name in each[0]}
+
+
 @lru_cache
 def found() -> Result:
     return conflict_result(model(), world(), TASKS, run="r", n_batches=8, batch=4, rank=2)
@@ -38,7 +48,7 @@ def found() -> Result:
 
 def test_every_matrix_and_pair_is_there_and_cosines_are_those_of_the_gradients() -> None:
     result = found()
-    gradients = parameter_gradients(model(), generate(world(), "distance", 32, group="new"), 4)
+    gradients = gradients_of(generate(world(), "distance", 32, group="new"), 4)
     names = [*(name for name, gradient in gradients.items() if gradient.ndim == 3), "all"]
     assert {"embed", "0.qkv", "1.down", "all"} <= set(names)
     assert not any("ln" in name or "bias" in name for name in names)
@@ -75,7 +85,7 @@ def in_turn(held_bytes: float = grams.HELD_BYTES) -> grams.GradientSet:
 
 def test_inner_products_are_those_of_the_gradients_however_few_are_held() -> None:
     found = in_turn()
-    by_task = [parameter_gradients(model(), generate(world(), task, 16, group="new"), 4) for task in TASKS]
+    by_task = [gradients_of(generate(world(), task, 16, group="new"), 4) for task in TASKS]
     for name in ("embed", "0.qkv", "1.down"):
         flat = np.concatenate([g[name].reshape(4, -1) for g in by_task]).astype(np.float64)
         np.testing.assert_allclose(found.grams[name], flat @ flat.T, rtol=1e-9, atol=1e-12)
@@ -92,7 +102,7 @@ def test_inner_products_are_those_of_the_gradients_however_few_are_held() -> Non
 
 def test_what_is_written_into_directions_follows_from_the_moment() -> None:
     moment = in_turn().moments["angle"]["1.down"]
-    gradients = parameter_gradients(model(), generate(world(), "angle", 16, group="new"), 4)
+    gradients = gradients_of(generate(world(), "angle", 16, group="new"), 4)
     outputs = gradients["1.down"].reshape(-1, 16).astype(np.float64)
     columns = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 3)))[0]
     share = np.sum(columns * (moment @ columns)) / np.trace(moment)
@@ -104,7 +114,7 @@ def test_what_is_written_into_directions_follows_from_the_moment() -> None:
 
 def planted(monkeypatch: pytest.MonkeyPatch, angle: float) -> Result:
     """Two tasks whose expected gradients of every matrix meet at this cosine, under noise."""
-    shapes = {name: g.shape[1:] for name, g in parameter_gradients(model(), _rows(), 4).items()}
+    shapes = {name: g.shape[1:] for name, g in gradients_of(_rows(), 4).items()}
     rng = np.random.default_rng(0)
     common, own = ({name: rng.standard_normal(shape) for name, shape in shapes.items()} for _ in range(2))
 

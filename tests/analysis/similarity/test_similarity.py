@@ -21,7 +21,7 @@ from cwr_mech.analysis.similarity import (
     neighbours,
     shape,
 )
-from cwr_mech.errors import AnalysisError, CwrError
+from cwr_mech.errors import AnalysisError
 
 TOLERANCE = 1e-8
 
@@ -380,12 +380,3 @@ def test_cka_is_symmetric_one_with_itself_and_blind_to_order(n: int, p: int, q: 
             assert similarity.linear_cka(y, x, debiased=flag) == pytest.approx(value, abs=1e-9)
             assert similarity.linear_cka(x[order], y[order], debiased=flag) == pytest.approx(value, rel=1e-6)
             assert similarity.linear_cka(x, x, debiased=flag) == pytest.approx(1, abs=1e-9)
-
-
-def test_joined_rows_refuses_what_cannot_be_joined() -> None:
-    first, second = similarity.joined_rows(np.array([5, 3, 9]), np.array([9, 1, 5]))
-    assert (first.tolist(), second.tolist()) == ([0, 2], [2, 0])
-    with pytest.raises(CwrError, match="no city in common"):
-        similarity.joined_rows(np.array([1]), np.array([2]))
-    with pytest.raises(CwrError, match="twice"):
-        similarity.joined_rows(np.array([1, 1]), np.array([1]))
