@@ -32,14 +32,7 @@ def command_of(row: Analysis) -> Callable[..., None]:
     given = inspect.signature(study).parameters
 
     def command(report: str | None = None, **options: Any) -> None:
-        from cwr_mech.analysis.study import followed_by
-
-        from .common import progress
-
-        with followed_by(progress):
-            result = study(**options)
-        show_result(result)
-        keep_result(result, report, row.name.replace("-", "_"))
+        run(row.name, report, **options)
 
     command.__doc__ = study.__doc__
     parameters = [_option(parameter) for parameter in given.values()]
@@ -49,11 +42,25 @@ def command_of(row: Analysis) -> Callable[..., None]:
     return command
 
 
+def run(name: str, report: str | None, **options: Any) -> None:
+    """Run the study of a command, print its short tables and save its result in a report."""
+    from cwr_mech.analysis.study import followed_by
+
+    from .common import progress
+
+    row = commands()[name]
+    with followed_by(progress):
+        result = row.function(**options)
+    show_result(result)
+    cities = options.get("cities", "old")
+    keep_result(result, report, result.kind if cities == "old" else f"{result.kind}-{cities}")
+
+
 def _option(parameter: inspect.Parameter) -> inspect.Parameter:
     """A parameter of a study as typer reads it: runs are arguments, keyword-only parameters are options."""
     base, *extras = get_args(parameter.annotation)
     about = next(extra for extra in extras if isinstance(extra, Opt))
-    several = parameter.name == "runs"
+    several = parameter.name in ("runs", "activations")
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
         info = typer.Option(help=about.help, min=about.min)
     else:

@@ -71,14 +71,14 @@ def alike(models: "list[Run]") -> None:
     from cwr_mech.errors import AnalysisError
     from cwr_mech.findings.claims import MEASURES
 
-    from . import cka, similarity
+    from . import analyses
 
     trained = [model.name for model in models if model.parent is None]
     if len(trained) < 2:
         raise AnalysisError("similarity needs two models that were trained from fresh weights")
     layer = str(max(0, models[0].config.model.n_layers - 2))
-    cka.command(trained, layers=layer, report=REPORT)
-    similarity.command(trained, measures=",".join(MEASURES), layers=layer, report=REPORT)
+    analyses.run("cka", REPORT, runs=trained, layers=layer)
+    analyses.run("similarity", REPORT, runs=trained, measures=",".join(MEASURES), layers=layer)
 
 
 def taught(models: "list[Run]") -> None:

@@ -49,9 +49,9 @@ class Result:
     """
 
     kind: str
-    command: str
-    inputs: dict[str, str]
-    params: dict[str, Any]
+    command: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[Row]] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)

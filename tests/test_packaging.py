@@ -33,7 +33,8 @@ LEVELS = (
 
 ANALYSIS_LEVELS = (
     ("registry", "study", "published", "paper_values", "selection", "stats"),
-    ("sources",),
+    ("sources", "answers"),
+    ("members",),
     ("probing",),
     ("similarity",),
     ("manifold",),
@@ -41,7 +42,6 @@ ANALYSIS_LEVELS = (
     ("transfer", "locating"),
     ("patching",),
     ("anatomy", "routing", "prediction"),
-    ("answers",),
 )
 """The same inside `cwr_mech/analysis/`."""
 

@@ -38,6 +38,14 @@ class Analysis(NamedTuple):
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("probe", "probing", "Linear probes for coordinates, with controls; do held-out cities decode?"),
     Analysis("readout", "probing", "Probe generalisation: other prompts, regions, few cities, nonlinearity."),
+    Analysis("timeline", "manifold", "When the map forms, checkpoint by checkpoint."),
+    Analysis("manifold", "manifold", "Is a city's error on-manifold or off-manifold?"),
+    Analysis(
+        "surfacing", "probing", "Coordinate variance in the top principal components, by number of tasks."
+    ),
+    Analysis("erase", "erasure", "Erase the coordinate subspace (LEACE) and measure each task's loss."),
+    Analysis("cka", "similarity", "Representational similarity (CKA) between layers and models."),
+    Analysis("similarity", "similarity", "Many similarity measures between models, with nulls and ceilings."),
     Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
 )
 

@@ -33,6 +33,10 @@ class Source:
         """Hooks of the layers named, all in the file by default. Raises UnknownName."""
         return choose_hooks(self.store, names(layers))
 
+    def block_hooks(self, layers: Names) -> list[str]:
+        """Hooks of the layers named, those of all blocks by default. Raises UnknownName."""
+        return [hook for hook in self.hooks(layers) if layers is not None or hook.startswith("blocks.")]
+
     def prompts(self, wanted: Names) -> list[str]:
         """The prompts to read the file in: tasks by name, "own" (the run's first task) or "all" in the file.
 
@@ -73,11 +77,16 @@ def open_sources(
     if given := names(files):
         found = [_known(ActivationStore(path), Path(path)) for path in given]
     else:
-        wanted = names(runs) or [latest_run().as_posix()]
-        found = [_of_run(load_run(name), step) for name in wanted]
+        wanted: Sequence[str | None] = names(runs) or (None,)
+        found = [_of_run(run_of(name), step) for name in wanted]
     for source in found:
         uses(source.path.as_posix(), sha256_file(source.path))
     return _labelled(found)
+
+
+def run_of(name: str | Path | None) -> Run:
+    """The run named, the latest by default. Raises MissingArtifact."""
+    return load_run(latest_run() if name is None else name)
 
 
 def activations_of(run: Run, step: int | None = None) -> Path:

@@ -43,7 +43,7 @@ Folds = Annotated[int, Opt("Folds of the cities.", min=2)]
 Seed = Annotated[int, Opt("Seed of folds, controls and resampling.", min=0)]
 Step = Annotated[int | None, Opt("Checkpoint; the last by default.", min=0)]
 ActivationFiles = Annotated[
-    str | Path | Sequence[str | Path] | None, Opt("Activation files instead of runs, comma-separated.")
+    str | Path | Sequence[str | Path] | None, Opt("Activation files instead of runs; may be repeated.")
 ]
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cwr_mech.analysis.stats.models import gain
+from cwr_mech.analysis.members import gains
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.experiments.zoo import (
     family,
@@ -38,15 +38,6 @@ are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` 
 `cwr-mech zoo add`, which also writes this file. Scores below are mean errors or accuracies over 200 test
 questions about ordinary cities, for the tasks a model was trained on.
 """
-
-
-def gains(model: Run) -> dict[str, float]:
-    """Trained task -> share of the gap between the best constant answer and perfect ones, on old cities."""
-    return {
-        score.task: gain(score.metric, score.value_mean, score.baseline)
-        for score in recorded(model, "old").scores
-        if score.task in model.config.data.tasks
-    }
 
 
 def described(model: Run) -> Row:

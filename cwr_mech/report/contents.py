@@ -1,12 +1,9 @@
 """What a report may hold: a row for each kind of result, in the order of the report."""
 
 from cwr_mech.analysis.answers import show as answers_show
-from cwr_mech.analysis.erasure import show as erasure_show
-from cwr_mech.analysis.manifold import show as manifold_show
 from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing import show as report_routing
-from cwr_mech.analysis.similarity import show as report_similarity
 from cwr_mech.analysis.transfer import show as transfer_show
 from cwr_mech.findings import show as report_zoo
 from cwr_mech.render.shown import Section
@@ -32,25 +29,6 @@ _SECTIONS = (
         report_zoo.maps,
     ),
     Section(
-        "timeline",
-        "When the map forms",
-        "The same probe at every checkpoint.",
-        manifold_show.timeline,
-    ),
-    Section(
-        "manifold",
-        "On the map, along it, off it",
-        "A smooth map from places to activations. How much of a layer is a function of place, and where new "
-        "cities stand: misplaced on the map, or off the map.",
-        manifold_show.manifold,
-    ),
-    Section(
-        "erasure",
-        "Is the map used?",
-        "What a probe can decode need not be used. Here the places are erased inside the model.",
-        erasure_show.erasure,
-    ),
-    Section(
         "eval",
         "Answers by task",
         "Fresh test questions, answered greedily, beside the best answer that never looks at the cities.",
@@ -67,18 +45,6 @@ _SECTIONS = (
         "Learning curves side by side",
         "Loss and validation scores of several runs against the examples they have seen.",
         answers_show.curves,
-    ),
-    Section(
-        "cka",
-        "Similarity of representations",
-        "How alike layers and models arrange the same cities, up to rotation and scale.",
-        report_similarity.matrix,
-    ),
-    Section(
-        "similarity",
-        "Models beside models",
-        "Several measures between models, with their nulls and their ceiling. Claims are over models.",
-        report_similarity.models,
     ),
     Section(
         "sites",

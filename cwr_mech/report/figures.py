@@ -17,13 +17,6 @@ from cwr_mech.analysis.answers.lines import (
     eval_figure,
     learning_figure,
 )
-from cwr_mech.analysis.erasure.figures import (
-    erasure_figure,
-)
-from cwr_mech.analysis.manifold.figures import (
-    manifold_figure,
-    timeline_figure,
-)
 from cwr_mech.analysis.patching.figures import (
     digits_figure,
     parts_figure,
@@ -37,9 +30,6 @@ from cwr_mech.analysis.patching.swaps import (
     steps_figure,
     swap_map_figure,
 )
-from cwr_mech.analysis.probing.figures import (
-    surfacing_figure,
-)
 from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing.figures import (
     arms_figure,
@@ -48,12 +38,6 @@ from cwr_mech.analysis.routing.figures import (
     subspace_figure,
     sums_figure,
     ways_figure,
-)
-from cwr_mech.analysis.similarity.figures import (
-    cka_figure,
-    groups_figure,
-    matrices_figure,
-    references_figure,
 )
 from cwr_mech.analysis.transfer.figures import transfer_figure
 from cwr_mech.artifacts import atomic_file
@@ -77,18 +61,6 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
         "train": (Plot("", "Learning curves", learning_figure),),
         "curves": (Plot("", "Learning curves", curves_figure),),
         "eval": (Plot("", "Scores by task", eval_figure),),
-        "timeline": (Plot("", "The map over training", timeline_figure),),
-        "manifold": (
-            Plot("places", "Along the map and off it", manifold_figure),
-            Plot("surfacing", "What the first components carry", surfacing_figure),
-        ),
-        "erasure": (Plot("", "What erasing the map costs", erasure_figure),),
-        "cka": (Plot("", "Similarity of representations", cka_figure),),
-        "similarity": (
-            Plot("matrices", "Every pair of models", matrices_figure),
-            Plot("groups", "Similarity over groups of models", groups_figure),
-            Plot("references", "Models beside their references", references_figure),
-        ),
         "sites": (Plot("", "Where a city is read", sites_figure),),
         "patch": (
             Plot("", "Effect of patching", patch_figure),

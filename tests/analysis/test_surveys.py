@@ -11,7 +11,7 @@ import pytest
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.writer import write_store
-from cwr_mech.analysis.manifold.study import manifold_result
+from cwr_mech.analysis.manifold.tables import manifold_result
 from cwr_mech.analysis.manifold.timeline import timeline_result
 from cwr_mech.analysis.probing.generalisation import best_sites, readout_result
 from cwr_mech.analysis.probing.surfacing import surfacing_result
@@ -23,7 +23,7 @@ from cwr_mech.analysis.selection import (
     run_label,
     shared_ids,
 )
-from cwr_mech.analysis.similarity.cka_survey import cka_result
+from cwr_mech.analysis.similarity.cka_tables import cka_result
 from cwr_mech.analysis.similarity.measures import (
     MEASURES,
     Measure,
@@ -32,7 +32,7 @@ from cwr_mech.analysis.similarity.measures import (
     compare_all,
     sample_cities,
 )
-from cwr_mech.analysis.similarity.study import similarity_result
+from cwr_mech.analysis.similarity.tables import similarity_result
 from cwr_mech.analysis.stats.models import Member
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.report.contents import SECTIONS

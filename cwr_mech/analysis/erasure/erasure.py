@@ -247,9 +247,7 @@ def _decodable(
     }
 
 
-def erasure_result(
-    run: str, rows: list[dict[str, Any]], *, fit: int, seed: int, command: str, inputs: dict[str, str]
-) -> Result:
+def erasure_result(run: str, rows: list[dict[str, Any]], *, fit: int, seed: int) -> Result:
     """Rows of `erase_task` as a result. Table `arms`; values: for each arm the mean share lost."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     lost = {
@@ -257,8 +255,6 @@ def erasure_result(
     }
     return Result(
         kind="erasure",
-        command=command,
-        inputs=inputs,
         params={"runs": [run], "fit": fit, "seed": seed, "rank": RANK},
         values={f"lost_{arm}": float(np.mean(values)) if values else None for arm, values in lost.items()},
         tables={"arms": rows},

@@ -1,7 +1,9 @@
 """How results are shown: sections of a report."""
 
+from cwr_mech.analysis.erasure.figures import erasure_figure
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Section, Show, Table
 from cwr_mech.results import Result
 
 
@@ -25,3 +27,26 @@ def erasure(result: Result) -> str:
         "variance": "variance removed",
     }
     return markdown_table(rows, heads)
+
+
+SHOWS = {
+    "erasure": Show(
+        Section(
+            "erasure",
+            "Is the map used?",
+            "What a probe can decode need not be used. Here the coordinates are erased inside the model.",
+            erasure,
+        ),
+        (Plot("", "What erasing the map costs", erasure_figure),),
+        (
+            Table(
+                "what each task loses",
+                (
+                    *("task", "layer", "arm", "loss_clean", "loss_erased", "loss_constant", "lost"),
+                    *("lost_lo", "lost_hi", "r2_after"),
+                ),
+                lambda result: result.tables["arms"],
+            ),
+        ),
+    ),
+}

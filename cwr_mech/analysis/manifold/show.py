@@ -1,7 +1,10 @@
 """How results are shown: sections of a report."""
 
+from cwr_mech.analysis.manifold.figures import manifold_figure, timeline_figure
+from cwr_mech.analysis.probing.figures import surfacing_figure
 from cwr_mech.render.markdown import markdown_table, used, with_ends
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Section, Show, Table
 from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
 
@@ -70,3 +73,44 @@ def timeline(result: Result) -> str:
     names = ("r2", "share", "cka_final")
     rows = [row | {name: with_ends(row, name) for name in names} for row in result.tables["steps"]]
     return markdown_table(rows, heads)
+
+
+SHOWS = {
+    "timeline": Show(
+        Section("timeline", "When the map forms", "The same probe at every checkpoint.", timeline),
+        (Plot("", "The map over training", timeline_figure),),
+        (
+            Table(
+                "probe and manifold by checkpoint",
+                (
+                    *("step", "rows", "r2", "r2_shuffled", "error_median", "share", "cka_final"),
+                    *("participation_singular", "twonn"),
+                ),
+                lambda result: result.tables["steps"],
+            ),
+        ),
+    ),
+    "manifold": Show(
+        Section(
+            "manifold",
+            "On- and off-manifold error of new cities",
+            "A smooth map from coordinates to activations: how much of a layer is a function of them, "
+            "and whether new cities are displaced on the manifold or off it.",
+            manifold,
+        ),
+        (
+            Plot("places", "On-manifold and off-manifold", manifold_figure),
+            Plot("surfacing", "What the first components carry", surfacing_figure),
+        ),
+        (
+            Table(
+                "share of the coordinates, and error on and off the manifold",
+                (
+                    *("task", "layer", "share", "share_shuffled", "along_ordinary", "along_region"),
+                    *("along_new", "off_ratio", "excess_off", "excess_off_lo", "excess_off_hi"),
+                ),
+                lambda result: result.tables["layers"],
+            ),
+        ),
+    ),
+}

@@ -1,137 +1,85 @@
-"""The world manifold at each layer: how much is a function of place, and where new cities stand, as a
-Result.
-"""
+"""Is a city's error on-manifold (wrong coordinates) or off-manifold (residual norm), and since when?"""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Literal
 
-import numpy as np
-from threadpoolctl import threadpool_limits
-
-from cwr_mech.activations.reader import ActivationStore
-from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
-from cwr_mech.analysis.manifold.placement import Displacement, place_all
-from cwr_mech.analysis.probing.dimension import spectrum, surfacing
-from cwr_mech.analysis.probing.probe import random_folds, region_folds
-from cwr_mech.analysis.selection import Item, run_label, shared_ids
-from cwr_mech.analysis.similarity.neighbours import twonn
+from cwr_mech.analysis.study import (
+    ActivationFiles,
+    Folds,
+    Names,
+    Opt,
+    Prompts,
+    RunArg,
+    Seed,
+    Site,
+    Step,
+    stage,
+    study,
+    uses,
+)
 from cwr_mech.results import Result
 
-Row = dict[str, Any]
 
-
-@threadpool_limits.wrap(limits=1, user_api="blas")
-def manifold_result(
-    store: ActivationStore,
-    hooks: Sequence[str],
-    tasks: Sequence[str],
-    site: str,
+@study("manifold")
+def manifold(
+    run: RunArg = None,
     *,
-    metric: Metric = "euclidean",
-    folds: int = 5,
-    seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
-    advance: Callable[[int], object] = lambda n: None,
+    layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
+    prompts: Prompts = "own",
+    site: Site = "last_digit+delimiter",
+    metric: Annotated[
+        Literal["euclidean", "residual"],
+        Opt("Distances as they are, or whitened by the residuals of training cities."),
+    ] = "residual",
+    folds: Folds = 5,
+    seed: Seed = 0,
+    step: Step = None,
+    activations: ActivationFiles = None,
 ) -> Result:
-    """Tables: `layers` (a row for each hook and prompt), `surfacing`, `spectrum`. Arrays `along`, `off`
-    [city], `is_new`, `place` [city 2], `true` [city 2] at the hook and prompt with the largest share of
-    place.
+    """Fit the world manifold, a smooth map from coordinates to activations.
+
+    Says how much of a layer is a function of the coordinates and, for new cities, how far they are displaced
+    on the manifold and off it, beside training cities; with the spectrum and dimension of the activations.
     """
-    old = ~store.is_new
-    ids = shared_ids([store], "old")
-    xy = store.xy
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
-    regions = np.asarray(store.region)[old]
-    by_region = region_folds(regions) if np.unique(regions).size > 1 else None
-    layers: list[Row] = []
-    surfaced: list[Row] = []
-    spectra: list[Row] = []
-    best: tuple[float, Item, Displacement] | None = None
-    for index, item in enumerate(Item(store, hook, task, site) for hook in hooks for task in tasks):
-        x = store.get(item.hook, item.task, site)
-        place = {"run": item.run, "layer": item.layer, "hook": item.hook, "task": item.task, "site": site}
-        rng = np.random.default_rng([seed, 1, index])
-        found = place_all(x, xy, store.is_new, fold, seed=seed, metric=metric)
-        whole = fit_manifold(x[old], xy[old], seed=seed)
-        control = fit_manifold(x[old], rng.permutation(xy[old]), seed=seed)
-        strict = None
-        if by_region is not None:
-            strict = place_all(x[old], xy[old], np.zeros(len(ids), dtype=bool), by_region, metric=metric)
-        layers.append(place | _layer(found, strict, rng) | _map(whole, control))
-        counted = spectrum(x[old])
-        spectra.append(
-            place
-            | {"effective_rank": counted.effective_rank, "participation": counted.participation}
-            | {"participation_singular": counted.participation_singular, "twonn": twonn(x[old])}
-            | {"p": x.shape[1], "n": len(ids)}
+    from cwr_mech.analysis.manifold.tables import manifold_result
+    from cwr_mech.analysis.sources import open_sources
+
+    source = open_sources(run, activations, step)[0]
+    hooks, tasks = source.block_hooks(layers), source.prompts(prompts)
+    with stage("manifolds", len(hooks) * len(tasks), "fits") as advance:
+        return manifold_result(
+            source.store, hooks, tasks, site, metric=metric, folds=folds, seed=seed, advance=advance
         )
-        surfaced += [place | vars(one) for one in surfacing(x[old], xy[old], fold, rng)]
-        if best is None or whole.variance > best[0]:
-            best = (whole.variance, item, found)
-        advance(1)
-    assert best is not None  # the file holds at least one hook and one prompt
-    return Result(
-        kind="manifold",
-        command=command,
-        inputs=inputs or {},
-        params={
-            "runs": [run_label(store)],
-            "site": site,
-            "metric": metric,
-            "folds": folds,
-            "seed": seed,
-            "best": {"layer": best[1].layer, "hook": best[1].hook, "task": best[1].task},
-        },
-        values={"n": len(ids), "n_new": int(store.is_new.sum()), "variance_best": best[0]},
-        tables={"layers": layers, "surfacing": surfaced, "spectrum": spectra},
-        arrays=_arrays(best[2], store),
-        notes=[
-            f"{len(ids)} old cities, each placed on a map fitted on the other {folds - 1} of {folds} folds; "
-            "new cities on the same maps. Along: tenths of a degree. Off: units of the activation"
-            + (", whitened by what is left of ordinary cities." if metric == "residual" else "."),
-            "Excess: typical displacement beyond ordinary cities, with a 95 % interval over cities that "
-            "holds the map's own error; negative means closer than ordinary cities.",
-            "Share of place: of the variance, without the error of the fitted map; noise: the deviation of "
-            "what is not a function of place, a number of the activation. 95 % over cities.",
-            "Controls: the map fitted on shuffled places (share of variance); ordinary cities of regions "
-            "that are held out as a whole (the stricter reference for new cities far from old ones).",
-        ],
+
+
+@study("timeline")
+def timeline(
+    run: RunArg = None,
+    *,
+    layers: Annotated[Names, Opt("One layer; the last block by default.")] = None,
+    prompts: Annotated[str, Opt("One prompt: own (the run's first task) or a task.")] = "own",
+    site: Site = "last_digit+delimiter",
+    draws: Annotated[int, Opt("Shuffled-label controls for each checkpoint.", min=1)] = 5,
+    seed: Seed = 0,
+) -> Result:
+    """When the map forms: probe, share of coordinates, similarity to the last checkpoint and dimension."""
+    from cwr_mech.analysis.manifold.timeline import timeline_result
+    from cwr_mech.analysis.sources import open_sources, run_of
+
+    found = run_of(run)
+    with stage("checkpoints", len(found.steps), "checkpoints") as advance:
+        sources = {}
+        for step in found.steps:
+            sources[step] = open_sources(found.folder.as_posix(), None, step)[0]
+            uses((found.checkpoint(step) / "model.safetensors").as_posix(), found.sha256(step))
+            advance(1)
+    last = sources[found.last_step]
+    return timeline_result(
+        found.name,
+        {step: source.store for step, source in sources.items()},
+        last.block_hooks(layers)[-1],
+        last.prompts(prompts)[0],
+        site,
+        rows_a_step=found.config.train.batch_size,
+        draws=draws,
+        seed=seed,
     )
-
-
-def _map(whole: Manifold, control: Manifold) -> Row:
-    row: Row = {"variance": whole.variance, "variance_shuffled": control.variance, "width": whole.width}
-    for name, one in (("share", whole.share), ("share_shuffled", control.share), ("noise", whole.noise)):
-        row |= {name: one.value, f"{name}_lo": one.lo, f"{name}_hi": one.hi}
-    return row
-
-
-def _layer(found: Displacement, strict: Displacement | None, rng: np.random.Generator) -> Row:
-    row: Row = {
-        "along_ordinary": float(np.median(found.ordinary.along)),
-        "off_ordinary": float(np.median(found.ordinary.off)),
-        "along_region": None if strict is None else float(np.median(strict.ordinary.along)),
-        "off_region": None if strict is None else float(np.median(strict.ordinary.off)),
-    }
-    names = ("along_new", "off_new", "off_ratio")
-    row |= dict.fromkeys(names)
-    for way in ("along", "off"):
-        row |= dict.fromkeys((f"excess_{way}", f"excess_{way}_lo", f"excess_{way}_hi"))
-    if len(found.new) and found.new[0].n > 1:
-        values = (found.along(), found.off(), found.off_ratio())
-        row |= {name: float(np.median(value)) for name, value in zip(names, values, strict=True)}
-        for way, one in (("along", found.excess_along(rng)), ("off", found.excess_off(rng))):
-            row |= {f"excess_{way}": one.value, f"excess_{way}_lo": one.lo, f"excess_{way}_hi": one.hi}
-    return row
-
-
-def _arrays(found: Displacement, store: ActivationStore) -> dict[str, np.ndarray]:
-    along, off = np.full((2, len(store)), np.nan)
-    place = np.full((len(store), 2), np.nan)
-    old = ~store.is_new
-    along[old], off[old], place[old] = found.ordinary.along, found.ordinary.off, found.ordinary.place
-    if found.new:
-        along[~old], off[~old] = found.along(), found.off()
-        place[~old] = np.mean([one.place for one in found.new], axis=0)
-    return {"along": along, "off": off, "place": place, "true": store.xy, "is_new": store.is_new}

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.manifold.manifold import fit_manifold
@@ -19,7 +18,6 @@ from cwr_mech.results import Result
 Row = dict[str, Any]
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def timeline_result(
     run: str,
     stores: Mapping[int, ActivationStore],
@@ -30,8 +28,6 @@ def timeline_result(
     rows_a_step: int,
     draws: int = 5,
     seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """`stores`: step -> activation file, of one run. Table `steps`, a row for each; the last step is the one
@@ -78,8 +74,6 @@ def timeline_result(
         advance(1)
     return Result(
         kind="timeline",
-        command=command,
-        inputs=inputs or {},
         params={
             "runs": [run],
             "hook": hook,

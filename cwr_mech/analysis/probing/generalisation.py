@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.paper_values import PROBES
@@ -59,15 +58,12 @@ def best_sites(
     return {task: max(pairs, key=lambda pair: r2(pair[0], task, pair[1])) for task in tasks}
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def readout_result(
     store: ActivationStore,
     places: dict[str, tuple[str, str]],
     *,
     folds: int = 5,
     seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
 ) -> Result:
     """`places`: prompt -> (hook, site). The folds are those of `probe_result` for the same seed.
 
@@ -126,8 +122,6 @@ def readout_result(
     means = [row["error_mean"] for row in new]
     return Result(
         kind="readout",
-        command=command,
-        inputs=inputs or {},
         params={
             "runs": [run_label(store)],
             "folds": folds,

@@ -157,6 +157,13 @@ def _new(result: Result) -> list[Row]:
     return [row for row in new if (row["task"], row["layer"], row["site"]) in at_best]
 
 
+def _deepest(result: Result) -> list[Row]:
+    """The first few k at the deepest layer."""
+    rows = result.tables["components"]
+    last = max(row["layer"] for row in rows)
+    return [row for row in rows if row["layer"] == last and row["k"] in SHOWN_KS]
+
+
 SHOWS = {
     "probe": Show(
         Section(
@@ -215,5 +222,15 @@ SHOWS = {
             surfacing,
         ),
         (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
+        (
+            Table(
+                "first k components, deepest layer",
+                (
+                    *("run", "n_tasks", "k", "variance", "r2", "r2_lo", "r2_hi", "r2_shuffled"),
+                    *("alignment", "alignment_random"),
+                ),
+                _deepest,
+            ),
+        ),
     ),
 }

@@ -6,10 +6,13 @@ from cwr_mech.analysis.study import (
     ActivationFiles,
     Folds,
     Layers,
+    Names,
     Opt,
     Prompts,
     RunArg,
+    RunsArg,
     Seed,
+    Site,
     Sites,
     Step,
     names,
@@ -84,3 +87,34 @@ def readout(
     chosen = source.hooks(layers), source.prompts(prompts), names(sites) or []
     best = best_sites(source.store, *chosen, folds=folds, seed=seed)
     return readout_result(source.store, best, folds=folds, seed=seed)
+
+
+@study("surfacing")
+def surfacing(
+    runs: RunsArg = None,
+    *,
+    layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
+    prompts: Annotated[str, Opt("Prompt: own (each run's first task) or a task.")] = "own",
+    site: Site = "last_digit+delimiter",
+    folds: Folds = 5,
+    seed: Seed = 0,
+    step: Step = None,
+    activations: ActivationFiles = None,
+) -> Result:
+    """Coordinate variance in the top principal components, model by model and by number of tasks.
+
+    Share of variance and probe R2 of the first k components, and how much of the probe's plane lies in them.
+    """
+    from cwr_mech.analysis.members import members
+    from cwr_mech.analysis.probing.surfacing import surfacing_result
+    from cwr_mech.analysis.selection import Item
+    from cwr_mech.analysis.sources import open_sources
+
+    sources = open_sources(runs, activations, step)
+    items = [
+        Item(source.store, hook, source.prompts(prompts)[0], site, source.label)
+        for source in sources
+        for hook in source.block_hooks(layers)
+    ]
+    with stage("components", len(items), "layers") as advance:
+        return surfacing_result(items, members(sources), folds=folds, seed=seed, advance=advance)

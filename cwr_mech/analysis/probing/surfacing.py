@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cwr_mech.analysis.probing.dimension import surfacing
 from cwr_mech.analysis.probing.probe import random_folds
@@ -19,15 +18,12 @@ Row = dict[str, Any]
 MEASURED = ("variance", "r2", "alignment")
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def surfacing_result(
     items: Sequence[Item],
     members: Mapping[str, Member],
     *,
     folds: int = 5,
     seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """`items`: places in models, one a model and layer; `members`: run -> how it was trained.
@@ -50,8 +46,6 @@ def surfacing_result(
         advance(1)
     return Result(
         kind="surfacing",
-        command=command,
-        inputs=inputs or {},
         params={"runs": list(members), "site": items[0].site, "folds": folds, "seed": seed},
         values={"n": len(ids), "models": len(members)},
         tables={"components": rows, "by_tasks": _by_tasks(rows), "trend": _trends(rows, seed)},

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.probing.controls import new_city_errors
@@ -28,8 +27,6 @@ from cwr_mech.analysis.stats.ridge import Method, fit_linear
 from cwr_mech.results import Result
 
 
-# Decompositions of a few hundred cities are slower with threads than without (40 times on a busy machine).
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def probe_result(
     store: ActivationStore,
     hooks: Sequence[str],
@@ -41,8 +38,6 @@ def probe_result(
     folds: int = 5,
     draws: int = 10,
     seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Probe each hook x task x site: held-out score with interval, and its controls.
@@ -101,8 +96,6 @@ def probe_result(
     arrays, at_best = _map(best[1], best[2], ids, method)
     return Result(
         kind="probe",
-        command=command,
-        inputs=inputs or {},
         params={
             "runs": [run_label(store)],
             "method": method,

@@ -1,7 +1,9 @@
 """What a report says about similarity between models, the manifold, read-outs, erasure and checkpoints."""
 
+from cwr_mech.analysis.similarity.figures import cka_figure, groups_figure, matrices_figure, references_figure
 from cwr_mech.render.markdown import interval, markdown_table, used
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Section, Show, Table
 from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
 
@@ -111,3 +113,92 @@ def matrix(result: Result) -> str:
         shown = sorted(rows, key=lambda row: -row["layer_a"])[:MOST_PAIRS]
         parts += ["Models beside models, at the same layer:", markdown_table(shown, used(shown, heads))]
     return "\n\n".join(parts)
+
+
+MOST_ENDS = 12
+
+
+def _ends(result: Result) -> list[Row]:
+    """The cells of a small matrix, or the most and the least alike of a large one."""
+    rows = [
+        {
+            "a": f"{row['run_a']} {row['task_a']} {_layer(row, 'a')}",
+            "b": f"{row['run_b']} {row['task_b']} {_layer(row, 'b')}",
+            **row,
+        }
+        for row in sorted(result.tables["cells"], key=lambda row: -(row["cka"] or 0))
+    ]
+    return rows if len(rows) <= MOST_ENDS else rows[: MOST_ENDS // 2] + rows[-MOST_ENDS // 2 :]
+
+
+def _layer(row: Row, side: str) -> str:
+    return layer_name(row[f"layer_{side}"], row.get(f"hook_{side}"))
+
+
+def _last_groups(result: Result) -> list[Row]:
+    """Means over pairs of models at the deepest layer."""
+    rows = result.tables["groups"]
+    last = max((row["layer"] for row in rows), default=0)
+    return [row for row in rows if row["layer"] == last]
+
+
+def _few_pairs(result: Result) -> list[Row]:
+    """Pairs of models at the deepest layer, where they are few."""
+    rows = result.tables["pairs"]
+    last = max(row["layer"] for row in rows)
+    found = [row for row in rows if row["layer"] == last]
+    pairs = {(row["run_a"], row["run_b"]) for row in found}
+    return found if len(pairs) <= MOST_ENDS // 2 else []
+
+
+SHOWS = {
+    "cka": Show(
+        Section(
+            "cka",
+            "Similarity of representations",
+            "Linear CKA: how similar the geometry of the same cities is, up to rotation and scale.",
+            matrix,
+        ),
+        (Plot("", "Similarity of representations", cka_figure),),
+        (
+            Table(
+                "pairs, the most and the least similar",
+                ("a", "b", "cka", "lo", "hi", "null_max", "ceiling"),
+                _ends,
+            ),
+            Table(
+                "means over pairs of models, deepest layer",
+                ("models", "group", "value", "lo", "hi", "n", "null", "ceiling", "p", "published"),
+                _last_groups,
+            ),
+        ),
+    ),
+    "similarity": Show(
+        Section(
+            "similarity",
+            "Models beside models",
+            "Several measures between models, with nulls and noise ceiling. Claims are over models.",
+            models,
+        ),
+        (
+            Plot("matrices", "Every pair of models", matrices_figure),
+            Plot("groups", "Similarity over groups of models", groups_figure),
+            Plot("references", "Models beside their references", references_figure),
+        ),
+        (
+            Table(
+                "means over pairs of models, deepest layer",
+                (
+                    *("measure", "models", "group", "value", "lo", "hi", "n", "null", "ceiling", "p"),
+                    *("held_fixed", "published"),
+                ),
+                _last_groups,
+            ),
+            Table(
+                "pairs, deepest layer",
+                ("measure", "run_a", "run_b", "value", "lo", "hi", "null_best", "ceiling", "of_ceiling"),
+                _few_pairs,
+            ),
+        ),
+    ),
+}

@@ -1,205 +1,109 @@
-"""Every measure between models at each layer, with controls, ceilings and claims over models, as a Result."""
+"""Do layers and models represent the cities alike?"""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated
 
-import numpy as np
-from jaxtyping import Float
-from threadpoolctl import threadpool_limits
-
-from cwr_mech.analysis.paper_values import RANKS, published_pair
-from cwr_mech.analysis.probing.dimension import spectrum
-from cwr_mech.analysis.selection import (
-    Item,
-    bag_of_digits,
-    digits_in_place,
-    shared_ids,
+from cwr_mech.analysis.study import (
+    ActivationFiles,
+    Cities,
+    Layers,
+    Names,
+    Opt,
+    Prompts,
+    RunsArg,
+    Seed,
+    Site,
+    Step,
+    names,
+    stage,
+    study,
 )
-from cwr_mech.analysis.similarity.measures import (
-    Comparison,
-    Measure,
-    compare_all,
-    sample_cities,
-)
-from cwr_mech.analysis.similarity.model_groups import group_rows
-from cwr_mech.analysis.similarity.neighbours import twonn
-from cwr_mech.analysis.stats.models import Member, ceilings
-from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
 
-Row = dict[str, Any]
-MOST = 1000
 
-
-@threadpool_limits.wrap(limits=1, user_api="blas")
-def similarity_result(
-    layers: Mapping[int, Sequence[Item]],
-    measures: Sequence[Measure],
-    members: Mapping[str, Member],
-    untrained: Mapping[str, Item] | None = None,
+@study("cka")
+def cka(
+    runs: RunsArg = None,
     *,
-    cities: str = "old",
-    draws: int = 50,
-    seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
-    advance: Callable[[int], object] = lambda n: None,
+    layers: Layers = None,
+    prompts: Prompts = "own",
+    site: Site = "last_digit+delimiter",
+    cities: Cities = "old",
+    biased: Annotated[bool, Opt("The paper's estimator instead of the debiased one.")] = False,
+    draws: Annotated[int, Opt("Shuffles of the cities for the null.", min=1)] = 20,
+    seed: Seed = 0,
+    step: Step = None,
+    activations: ActivationFiles = None,
 ) -> Result:
-    """`layers`: layer -> one item a model; `members`: run -> how it was trained; `untrained`: "run layer"
-    -> the same place of the untrained model. At most 1,000 cities are used, drawn by `seed`.
+    """Linear CKA of every pair of layers, prompts and runs, with intervals.
 
-    Tables: `pairs` (value, interval over cities, shuffled null, ceiling and share of it), `references` (each
-    model against the true map, the digits of the id and its untrained self), `groups` (`group_rows`),
-    `dimensions` of each model. Raises AnalysisError without a pair of models or for too few cities.
+    Controls: shuffled cities as the null, the id's digits and the untrained model as baselines, models of the
+    same tasks as the noise ceiling.
     """
-    everything = [item for items in layers.values() for item in items]
-    if len(members) < 2:
-        raise AnalysisError("similarity compares models", "give at least two runs")
-    ids = shared_ids([item.store for item in everything], cities)
-    ids = ids[sample_cities(len(ids), MOST, np.random.default_rng([seed, 0]))]
-    first = everything[0].store
-    xy = first.xy[first.rows(ids)]
-    fixed = {
-        "true map": xy,
-        "bag of id digits": bag_of_digits(ids),
-        "id digits in place": digits_in_place(ids),
-    }
-    pairs: list[Row] = []
-    references: list[Row] = []
-    groups: list[Row] = []
-    dimensions: list[Row] = []
-    rng = np.random.default_rng([seed, 1])
-    for layer, items in layers.items():
-        arrays = [item.get(ids) for item in items]
-        known = [members[item.run] for item in items]
-        dimensions += [_dimensions(layer, member, x) for member, x in zip(known, arrays, strict=True)]
-        for measure in measures:
-            matrix, null = np.full((2, len(items), len(items)), np.nan)
-            rows: dict[tuple[int, int], Row] = {}
-            for (i, j), found in compare_all(measure, arrays, rng, draws=draws).items():
-                rows[i, j] = _pair(layer, items[i], items[j], found)
-                rows[i, j]["published"] = published_pair(measure.name, known[i].tasks, known[j].tasks)
-                matrix[i, j] = matrix[j, i] = found.interval.value
-                null[i, j] = null[j, i] = found.null_mean
-            advance(1)
-            most = ceilings(matrix, [member.tasks for member in known])
-            for cell, row in rows.items():
-                if measure.alike and np.isfinite(most[cell]):
-                    row |= {"ceiling": float(most[cell]), "of_ceiling": float(matrix[cell] / most[cell])}
-            pairs += rows.values()
-            for item, x in zip(items, arrays, strict=True):
-                others = dict(fixed)
-                start = (untrained or {}).get(f"{item.run} {layer}")
+    from cwr_mech.analysis.members import members
+    from cwr_mech.analysis.selection import Item
+    from cwr_mech.analysis.similarity.cka_tables import cka_result
+    from cwr_mech.analysis.sources import open_sources
+
+    sources = open_sources(runs, activations, step)
+    items: list[Item] = []
+    untrained: list[tuple[Item, Item]] = []
+    for source in sources:
+        start = source.untrained()
+        for prompt in source.prompts(prompts):
+            for hook in source.hooks(layers):
+                items.append(Item(source.store, hook, prompt, site, source.label))
                 if start is not None:
-                    others["itself untrained"] = start.get(ids)
-                references += [_reference(measure, layer, item, x, name, y) for name, y in others.items()]
-            found_groups = group_rows(measure.name, matrix, null, known, rng, has_ceiling=bool(measure.alike))
-            groups += [{"layer": layer, **row} for row in found_groups]
-    return Result(
-        kind="similarity",
-        command=command,
-        inputs=inputs or {},
-        params={
-            "runs": list(members),
-            "layers": list(layers),
-            "measures": [measure.name for measure in measures],
-            "prompts": {item.run: item.task for item in everything},
-            "site": everything[0].site,
-            "cities": cities,
-            "draws": draws,
-            "seed": seed,
-        },
-        values={"n": int(ids.size), "models": len(members)},
-        tables={
-            "pairs": pairs,
-            "references": references,
-            "groups": groups,
-            "models": [_member(member) for member in members.values()],
-            "dimensions": dimensions,
-        },
-        notes=_notes(members, ids.size),
+                    untrained.append((items[-1], Item(start, hook, prompt, site)))
+    return cka_result(
+        items, members(sources), untrained, debiased=not biased, cities=cities, draws=draws, seed=seed
     )
 
 
-def _pair(layer: int, a: Item, b: Item, found: Comparison) -> Row:
-    there, back = found.ways
-    return {
-        "measure": found.measure.name,
-        "layer": layer,
-        "run_a": a.run,
-        "run_b": b.run,
-        "prompt_a": a.task,
-        "prompt_b": b.task,
-        "value": found.interval.value,
-        "lo": found.interval.lo,
-        "hi": found.interval.hi,
-        "there": None if found.measure.symmetric else there,
-        "back": None if found.measure.symmetric else back,
-        "null_mean": found.null_mean,
-        "null_best": found.null_best,
-        "ceiling": None,
-        "of_ceiling": None,
-        "alike": found.measure.alike,
-        "reason": found.reason,
-    }
+@study("similarity")
+def similarity(
+    runs: RunsArg = None,
+    *,
+    measures: Annotated[Names, Opt("Measures, e.g. cka,rsa,mutual_knn; all by default.")] = None,
+    layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
+    prompts: Annotated[str, Opt("Prompt: own (each run's first task) or a task.")] = "own",
+    site: Site = "last_digit+delimiter",
+    cities: Cities = "old",
+    draws: Annotated[int, Opt("Half samples of the cities for an interval.", min=20)] = 50,
+    seed: Seed = 0,
+    step: Step = None,
+    activations: ActivationFiles = None,
+) -> Result:
+    """Many measures of representational similarity between models.
 
+    Intervals over cities for pairs, over models for groups. References: the true map, the digits of the id,
+    the untrained model; models of the same tasks as the noise ceiling; the trend with the number of tasks.
+    """
+    from cwr_mech.analysis.members import members
+    from cwr_mech.analysis.selection import Item
+    from cwr_mech.analysis.similarity.measures import choose_measures
+    from cwr_mech.analysis.similarity.tables import similarity_result
+    from cwr_mech.analysis.sources import open_sources
 
-def _dimensions(layer: int, member: Member, x: Float[np.ndarray, "city p"]) -> Row:
-    row: Row = {"run": member.run, "layer": layer, "published": RANKS.get(member.tasks)}
-    try:
-        counted, dimension = spectrum(x), twonn(x)
-    except AnalysisError as error:
-        return row | {"reason": error.message}
-    return row | {
-        "effective_rank": counted.effective_rank,
-        "participation": counted.participation,
-        "participation_singular": counted.participation_singular,
-        "twonn": dimension,
-        "p": x.shape[1],
-    }
-
-
-def _reference(
-    measure: Measure,
-    layer: int,
-    item: Item,
-    x: Float[np.ndarray, "city p"],
-    name: str,
-    y: Float[np.ndarray, "city q"],
-) -> Row:
-    value, reason = float("nan"), None
-    try:
-        value = measure.value(x, y)
-    except AnalysisError as error:
-        reason = error.message
-    row: Row = {"measure": measure.name, "layer": layer, "run": item.run, "reference": name}
-    return row | {"value": value, "reason": reason}
-
-
-def _member(member: Member) -> Row:
-    return {
-        "run": member.run,
-        "tasks": "+".join(member.tasks),
-        "seed": member.seed,
-        "rows": member.rows,
-        "exposure": member.exposure,
-        "least_gain": None if member.gain is None else min(member.gain.values(), default=0.0),
-        "failed": member.failed,
-    }
-
-
-def _notes(members: Mapping[str, Member], n: int) -> list[str]:
-    failed = [run for run, member in members.items() if member.failed]
-    unknown = [run for run, member in members.items() if member.failed is None]
-    notes = [
-        f"{n} cities. Intervals of pairs are over cities; intervals of groups are over models (jackknife).",
-        "Controls: cities shuffled (null), the digits of the id, the untrained model. Ceiling of two models: "
-        "the geometric mean of what each shares with models of its own tasks and another seed.",
-        "Published: the paper's and its rebuttal's values for the same measure and kind of models, which are "
-        "larger (6 layers of width 128, 5,075 cities): neighbours, not targets.",
-        "A model has failed when it closes less than half of the gap between the best constant answer and a "
-        "perfect one on a task it was trained on; failed: " + (", ".join(failed) or "none") + ".",
-    ]
-    if unknown:
-        notes.append("Not judged, because nothing was scored during training: " + ", ".join(unknown) + ".")
-    return notes
+    chosen = choose_measures(names(measures))
+    sources = open_sources(runs, activations, step)
+    by_layer: dict[int, list[Item]] = {}
+    untrained: dict[str, Item] = {}
+    for source in sources:
+        prompt, start = source.prompts(prompts)[0], source.untrained()
+        for hook in source.block_hooks(layers):
+            item = Item(source.store, hook, prompt, site, source.label)
+            by_layer.setdefault(item.layer, []).append(item)
+            if start is not None:
+                untrained[f"{item.run} {item.layer}"] = Item(start, hook, prompt, site)
+    shared = {layer: items for layer, items in by_layer.items() if len(items) == len(sources)}
+    with stage("comparing", len(shared) * len(chosen), "measures") as advance:
+        return similarity_result(
+            shared,
+            chosen,
+            members(sources),
+            untrained,
+            cities=cities,
+            draws=draws,
+            seed=seed,
+            advance=advance,
+        )

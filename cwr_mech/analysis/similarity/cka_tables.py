@@ -49,8 +49,6 @@ def cka_result(
     cities: str = "old",
     draws: int = 20,
     seed: int = 0,
-    command: str = "",
-    inputs: dict[str, str] | None = None,
 ) -> Result:
     """CKA of every pair of items over the cities they share.
 
@@ -82,8 +80,6 @@ def cka_result(
     reach = Z95 * matrix.standard_error
     return Result(
         kind="cka",
-        command=command,
-        inputs=inputs or {},
         params={
             "runs": list(dict.fromkeys(item.run for item in items)),
             "debiased": debiased,

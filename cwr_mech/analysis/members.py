@@ -1,0 +1,54 @@
+"""Models as members of groups: how a model was trained and which of its tasks it has learned."""
+
+from collections.abc import Sequence
+
+from cwr_mech.analysis.answers.curves import training_result
+from cwr_mech.analysis.sources import Source
+from cwr_mech.analysis.stats.models import Member, gain
+from cwr_mech.errors import ArtifactError
+from cwr_mech.experiments.zoo import recorded
+from cwr_mech.training.runs import Run, load_run
+
+
+def gains(model: Run) -> dict[str, float]:
+    """Trained task -> share of the gap between the best constant answer and perfect ones, training cities.
+
+    From the recorded test questions of a model of the zoo, else from a run's last evaluation.
+    """
+    if model.from_zoo:
+        scores = [
+            (score.task, score.metric, score.value_mean, score.baseline)
+            for score in recorded(model, "old").scores
+        ]
+    else:
+        table = training_result(model, "").tables["tasks"]
+        last = [row for row in table if row["step"] == table[-1]["step"] and row["value"] is not None]
+        scores = [(row["task"], row["metric"], row["value"], row["baseline"]) for row in last]
+    return {
+        task: gain(metric, value, baseline)
+        for task, metric, value, baseline in scores
+        if task in model.config.data.tasks
+    }
+
+
+def member_of(source: Source) -> Member:
+    """How the model behind an activation file was trained and what it has learned.
+
+    A file without a run, and a state that is not the run's last, is a model on its own.
+    """
+    try:
+        run = load_run(source.run)
+        learned = gains(run)
+    except ArtifactError:
+        return Member(source.label, source.tasks or (source.label,), 0, 0, 0)
+    if source.store.attrs["step"] != run.last_step:
+        return Member(source.label, (source.label,), 0, 0, 0)
+    config = run.config
+    rows = config.train.steps * config.train.batch_size
+    tasks = tuple(config.data.tasks)
+    return Member(source.label, tasks, config.train.seed, rows, rows // len(tasks), learned or None)
+
+
+def members(sources: Sequence[Source]) -> dict[str, Member]:
+    """Label -> member, for several files."""
+    return {source.label: member_of(source) for source in sources}
