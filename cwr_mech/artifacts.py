@@ -391,6 +391,23 @@ def folder_lock(folder: Path | str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread writes its files into `folder` under this lock, and hold it.
+
+    The lock is that of the folder itself, so no file is left; on a disk without locks nobody waits.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _names_another(holder: str) -> bool:
     """Whether the text of a lock names a process that runs on this machine and is not this one."""
     named = re.fullmatch(r"process (\d+) on (\S+)", holder)

@@ -7,11 +7,15 @@ NAME.json   {"schema", "kind", "command", "inputs", "params", "values", "tables"
              "arrays": {array name: {"shape", "dtype", "sha256"}}, "sha256": digest of all the other fields}
 NAME.npz    the arrays, readable with `numpy.load`; absent when there are none
 
+The two are one unit. New arrays are written as NAME.next.npz, then the JSON takes its place, then they take
+theirs: a process killed in between leaves the old pair or the new one, and the next save tidies up.
+
 A number that is undefined (NaN) is stored as null, and `notes` says why it is. Infinity is refused.
 """
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,13 +23,28 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from cwr_mech.artifacts import atomic_file, provenance, read_json, sha256_bytes
+from cwr_mech.artifacts import (
+    atomic_file,
+    one_line,
+    one_writer,
+    provenance,
+    read_json,
+    require_file,
+    sha256_bytes,
+)
 from cwr_mech.config import RENAMED_CONDITIONS
-from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch, UnknownName
+from cwr_mech.errors import (
+    AnalysisError,
+    ArtifactError,
+    CorruptArtifact,
+    CwrError,
+    SchemaMismatch,
+    UnknownName,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +52,22 @@ if TYPE_CHECKING:
 
 SCHEMA = "cwr-mech/result/1"
 NAME = re.compile(r"[a-z0-9][A-Za-z0-9._+-]*")
-FIELDS = ("kind", "command", "inputs", "params", "values", "tables", "notes", "provenance")
+WAITING = ".next.npz"
+FIELDS = {
+    "kind": str,
+    "command": str,
+    "inputs": dict,
+    "params": dict,
+    "values": dict,
+    "tables": dict,
+    "notes": list,
+    "provenance": dict,
+}
+"""Fields of a result -> JSON type."""
+ZIP_ERRORS = (BadZipFile, zlib.error, NotImplementedError)
+MOST_UNPACKED = 1100
+"""Deflate packs at most 1,032 bytes into one: a file that declares more is forged."""
+SMALL = 1_000_000
 
 Row = dict[str, Any]
 
@@ -106,20 +140,25 @@ class Result:
         return str(import_module("cwr_mech.report.short").text(self))
 
     def save(self, folder: Path | str, name: str) -> Path:
-        """Write `folder/name.json` (and `.npz`), each whole or not at all; returns the JSON's path.
+        """Write `folder/name.json` (and `.npz`), the pair whole or not at all; returns the JSON's path.
 
-        The JSON is written last and holds the arrays' digests: a pair torn by a crash is noticed on reading.
+        Raises AnalysisError for a name that is none, and what `atomic_file` raises.
         """
         if not NAME.fullmatch(name):
             raise AnalysisError(f"'{name}' cannot name a result", "use letters, digits, and . _ + -")
         path = Path(folder) / f"{name}.json"
-        if self.arrays:
-            with atomic_file(path.with_suffix(".npz")) as part, part.open("wb") as handle:
-                np.savez_compressed(handle, allow_pickle=False, **self.arrays)
-        else:
-            path.with_suffix(".npz").unlink(missing_ok=True)
-        with atomic_file(path) as part:
-            part.write_text(_text(self._content()), encoding="utf-8")
+        arrays, waiting = path.with_suffix(".npz"), path.with_suffix(WAITING)
+        with one_writer(path.parent):
+            settle(path)
+            if self.arrays:
+                with atomic_file(waiting) as part, part.open("wb") as handle:
+                    np.savez_compressed(handle, allow_pickle=False, **self.arrays)
+            with atomic_file(path) as part:
+                part.write_text(_text(self._content()), encoding="utf-8")
+            if self.arrays:
+                os.replace(waiting, arrays)
+            else:
+                arrays.unlink(missing_ok=True)
         return path
 
     def _content(self) -> dict[str, Any]:
@@ -143,11 +182,31 @@ def load_result(path: Path | str) -> Result:
             f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA!r}", hint
         )
     claimed = content.pop("sha256", None)
-    if claimed != _digest(content) or any(name not in content for name in FIELDS):
+    if claimed != _digest(content):
         raise CorruptArtifact(f"{path} was changed after it was written", hint)
-    arrays = _arrays(path.with_suffix(".npz"), content["arrays"], hint)
-    tables = {name: [_renamed(row) for row in rows] for name, rows in content["tables"].items()}
-    return Result(arrays=arrays, **{name: content[name] for name in FIELDS} | {"tables": tables})
+    for name, kind in (*FIELDS.items(), ("arrays", dict)):
+        if not isinstance(content.get(name), kind):
+            raise CorruptArtifact(f"{path} lacks '{name}', or it is no {kind.__name__}", hint)
+    arrays = _arrays(path, content["arrays"], hint)
+    try:
+        tables = {name: [_renamed(row) for row in rows] for name, rows in content["tables"].items()}
+        return Result(arrays=arrays, **{name: content[name] for name in FIELDS} | {"tables": tables})
+    except (AnalysisError, TypeError, AttributeError, ValueError) as error:
+        raise CorruptArtifact(f"{path} holds no result: {one_line(error)}", hint) from error
+
+
+def settle(path: Path) -> None:
+    """Put the arrays that a killed process left waiting where they belong, if `path` describes them."""
+    waiting = path.with_suffix(WAITING)
+    if not waiting.exists():
+        return
+    try:
+        content = read_json(path)
+        _read_arrays(waiting, content["arrays"])
+    except (CwrError, LookupError, TypeError):
+        waiting.unlink()
+    else:
+        os.replace(waiting, path.with_suffix(".npz"))
 
 
 def _renamed(row: Row) -> Row:
@@ -215,15 +274,57 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
 
 
 def _arrays(path: Path, described: Mapping[str, Any], hint: str | None) -> dict[str, np.ndarray]:
+    """The arrays that a JSON file describes, from beside it. Raises MissingArtifact or CorruptArtifact."""
     if not described:
         return {}
+    errors: list[ArtifactError] = []
+    for place in (path.with_suffix(".npz"), path.with_suffix(WAITING)):
+        try:
+            return _read_arrays(place, described)
+        except ArtifactError as error:
+            errors.append(type(error)(error.message, hint))
+    raise errors[0]
+
+
+def _read_arrays(path: Path, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of an npz file if they are the ones described. Raises MissingArtifact or CorruptArtifact.
+
+    Types and sizes are compared with the file's headers before any array is made.
+    """
+    require_file(path)
+    wrong = CorruptArtifact(f"{path} does not hold the arrays that its JSON file describes")
     try:
+        with ZipFile(path) as packed:
+            if {item.filename for item in packed.infolist()} != {f"{name}.npy" for name in described}:
+                raise wrong
+            for name, about in described.items():
+                item = packed.getinfo(f"{name}.npy")
+                if item.file_size > SMALL + MOST_UNPACKED * path.stat().st_size or item.flag_bits & 1:
+                    raise CorruptArtifact(f"{path} declares {item.file_size:,} bytes for '{name}'")
+                with packed.open(item) as member:
+                    if _header(member) != (about["shape"], about["dtype"]):
+                        raise wrong
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except FileNotFoundError as error:
-        raise MissingArtifact(f"no such file: {path}", hint) from error
-    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        raise CorruptArtifact(f"{path} is truncated or no npz file", hint) from error
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        RuntimeError,
+        *ZIP_ERRORS,
+    ) as error:
+        raise CorruptArtifact(f"{path} is truncated or no npz file") from error
     if {name: _describe(array) for name, array in arrays.items()} != described:
-        raise CorruptArtifact(f"{path} does not hold the arrays that {path.stem}.json describes", hint)
+        raise wrong
     return arrays
+
+
+def _header(member: Any) -> tuple[list[int], str]:
+    """Shape and type, in little-endian order, that an npy file declares."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return list(shape), dtype.newbyteorder("<").str

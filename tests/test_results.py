@@ -1,9 +1,14 @@
 """Results keep what they are given, say when they were changed, and refuse what JSON cannot hold."""
 
+import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch
-from cwr_mech.results import Result, load_result, load_results, plain
+from cwr_mech.results import Result, _digest, load_result, load_results, plain
 
 
 def result(**changes: Any) -> Result:
@@ -183,3 +188,83 @@ def test_load_results_in_order(tmp_path: Path) -> None:
         result().save(tmp_path, name)
     assert list(load_results(tmp_path)) == ["a", "b", "patch-distance"]
     assert load_results(tmp_path / "nothing") == {}
+
+
+def small(number: float) -> Result:
+    return Result("cka", "cwr-mech cka", {}, {}, values={"number": number}, arrays={"x": np.full(4, number)})
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_json_and_arrays_are_one_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
+    """Killed before the first rename, after it, ...: the old pair or the new one, and nothing left later."""
+    old, new = small(1.0), small(2.0)
+    path = old.save(tmp_path, "r")
+    rename, done = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(target)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt) if renames < 3 else nullcontext():
+            new.save(tmp_path, "r")
+    assert load_result(path) == (old if renames < 2 else new)
+    third = small(3.0)
+    third.save(tmp_path, "r")
+    assert load_result(path) == third
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["r.json", "r.npz"]
+
+
+def test_results_of_one_name_by_several_threads_are_whole(tmp_path: Path) -> None:
+    results = [small(float(number)) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda result: [result.save(tmp_path, "r") for _ in range(5)], results))
+    assert load_result(tmp_path / "r.json") in results
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["r.json", "r.npz"]
+
+
+def forged(path: Path, **changes: object) -> None:
+    """Change fields of a result, and give it the digest that it ought to have."""
+    content = json.loads(path.read_text()) | changes
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    path.write_text(json.dumps(content | {"sha256": _digest(content)}))
+
+
+HUGE = {"x": {"shape": [2**40], "dtype": "<f8", "sha256": "0" * 64}}
+FORGERIES = [
+    {"tables": 3},
+    {"tables": {"t": 3}},
+    {"tables": {"t": [3]}},
+    {"tables": {"t": [{"a": 1}, {"b": 1}]}},
+    {"arrays": HUGE},
+    {"arrays": {"x": 3}},
+    {"arrays": [1]},
+    {"notes": {"a": 1}},
+    {"kind": None},
+    {"command": ["cwr-mech"]},
+]
+
+
+@pytest.mark.parametrize("changes", FORGERIES, ids=str)
+def test_forged_fields_are_one_line(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = small(1.0).save(tmp_path, "r")
+    forged(path)
+    assert load_result(path) == small(1.0), "control: the forger knows the digest"
+    forged(path, **changes)
+    with pytest.raises(CorruptArtifact) as error:
+        load_result(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_array_that_declares_terabytes_is_not_made(tmp_path: Path) -> None:
+    path = small(1.0).save(tmp_path, "r")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
+    with ZipFile(path.with_suffix(".npz"), "w") as packed:
+        packed.writestr("x.npy", header.getvalue())
+    forged(path, arrays=HUGE)
+    with pytest.raises(CorruptArtifact, match="truncated or no npz"):
+        load_result(path)

@@ -9,26 +9,32 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 
+from cwr_mech.activations import h5
+from cwr_mech.artifacts import require_file
 from cwr_mech.errors import (
     AnalysisError,
+    ArtifactLocked,
     CorruptArtifact,
     MissingArtifact,
     SchemaMismatch,
     UnknownName,
 )
-from cwr_mech.world.cities import World
+from cwr_mech.world.cities import World, cities_digest
 
 SCHEMA = "cwr-mech/activations/1"
 EMBED, FINAL = "hook_embed", "unembed.hook_in"
-MAGIC = b"\x89HDF\r\n\x1a\n"
 AXES = ("hooks", "tasks", "sites")
+MOST_COORDINATE = 2**31
+OPTIONAL: dict[str, str | int] = {"run": "", "step": -1, "tokenizer_sha256": ""}
+"""Attributes that a file may do without, and what stands for them then."""
 
 Key = tuple[str, str, str]
 """(hook, task, site)."""
@@ -78,27 +84,19 @@ class ActivationStore:
     ) -> None:
         """Open a file; with `world` or `model_sha256`, insist that it was made from these.
 
-        Raises MissingArtifact, CorruptArtifact (truncated, or another kind of file), SchemaMismatch, or
-        AnalysisError for another world or model. Each hint names the command that makes the file anew.
+        Raises MissingArtifact, CorruptArtifact (truncated, changed, or another kind of file), SchemaMismatch,
+        ArtifactLocked (another program writes it), or AnalysisError for another world or model. Each hint
+        names the command that makes the file anew.
         """
         self.path = Path(path)
         self._hint = f"make it with: {rebuild_command(path)}"
+        self._check_file()
         with self._file() as file:
             self.attrs = self._read_attrs(file)
             self.hooks, self.tasks, self.sites = (self._list(axis) for axis in AXES)
-            self.city_ids: Int64[np.ndarray, " city"] = self._column(file, "id").astype(np.int64)
-            xy = [self._column(file, "x"), self._column(file, "y")]
-            self.xy: Float[np.ndarray, "city 2"] = np.stack(xy, axis=1).astype(np.float64)
-            self.is_new = self._column(file, "is_new").astype(bool)
-            self.region = self._texts(file, "region")
-            self.names = self._texts(file, "name")
-            self.partners = {
-                task: data[()].astype(np.int64) for task, data in file.get("partners", {}).items()
-            }
-            self._check_arrays(file)
-        self._row_of = {city: row for row, city in enumerate(self.city_ids.tolist())}
-        if len(self._row_of) != len(self.city_ids):
-            raise self._corrupt("names a city twice")
+            self._read_cities(file)
+            self.partners = self._read_partners(file)
+            self._widths = self._read_widths(file)
         if world is not None and world.sha256 != self.attrs["world_sha256"]:
             raise AnalysisError(f"{self.path} was made with another world", self._hint)
         if model_sha256 is not None and model_sha256 != self.attrs["model_sha256"]:
@@ -107,37 +105,35 @@ class ActivationStore:
     def __len__(self) -> int:
         return len(self.city_ids)
 
-    @contextmanager
-    def _file(self) -> Iterator[h5py.File]:
+    def _check_file(self) -> None:
+        """A file to read, that nobody writes, with the bytes it was written with."""
         if not self.path.exists():
             raise MissingArtifact(f"no such activation file: {self.path}", self._hint)
-        if not self._is_hdf5():
-            raise self._corrupt("is not an HDF5 file")
+        require_file(self.path, self._hint)
+        if h5.held_by_writer(self.path):
+            raise ArtifactLocked(
+                f"{self.path} is open for writing in another program", "close it there: a notebook, perhaps"
+            )
         try:
-            file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise self._corrupt("is a truncated or damaged HDF5 file") from error
-        with file:
-            try:
-                yield file
-            except (OSError, KeyError, RuntimeError) as error:
-                raise self._corrupt(f"is damaged: {error}") from error
+            h5.check_seal(self.path)
+        except h5.Damaged as error:
+            raise self._corrupt(str(error)) from error
 
-    def _is_hdf5(self) -> bool:
-        """By its first bytes; h5py.is_hdf5 also says no to a file cut off early."""
+    @contextmanager
+    def _file(self) -> Iterator[h5py.File]:
         if not self.path.is_file():
-            return False
-        with open(self.path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+            raise MissingArtifact(f"no such activation file: {self.path}", self._hint)
+        try:
+            with h5.opened(self.path) as file:
+                yield file
+        except h5.Damaged as error:
+            raise self._corrupt(str(error)) from error
 
     def _corrupt(self, reason: str) -> CorruptArtifact:
         return CorruptArtifact(f"{self.path} {reason}", self._hint)
 
     def _read_attrs(self, file: h5py.File) -> dict[str, Any]:
-        found = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in file.attrs.items()
-        }
+        found = {**OPTIONAL, **h5.attributes(file)}
         schema = found.get("schema")
         if not str(schema).startswith("cwr-mech/activations/"):
             raise self._corrupt("is an HDF5 file of another program: it has no cwr-mech schema")
@@ -146,41 +142,73 @@ class ActivationStore:
                 f"{self.path} has schema '{schema}'; this version reads '{SCHEMA}'", self._hint
             )
         for name in ("world_sha256", "model_sha256", *AXES):
-            if name not in found:
-                raise self._corrupt(f"has no attribute '{name}'")
+            if not isinstance(found.get(name), str):
+                raise self._corrupt(f"has no attribute '{name}' that is a text")
+        for name, value in OPTIONAL.items():
+            if type(found[name]) is not type(value):
+                raise self._corrupt(f"has a broken attribute '{name}'")
         return found
 
     def _list(self, axis: str) -> tuple[str, ...]:
         try:
-            return tuple(map(str, json.loads(self.attrs[axis])))
-        except (TypeError, ValueError) as error:
+            names = json.loads(self.attrs[axis])
+        except (ValueError, RecursionError) as error:
             raise self._corrupt(f"has a broken attribute '{axis}'") from error
+        plain = isinstance(names, list) and all(
+            isinstance(name, str) and name.isprintable() and name for name in names
+        )
+        if not plain or not names or len(set(names)) != len(names):
+            raise self._corrupt(f"has a broken attribute '{axis}'")
+        return tuple(names)
 
-    @staticmethod
-    def _column(file: h5py.File, name: str) -> np.ndarray:
-        return np.asarray(file[f"cities/{name}"][()])
+    def _read_cities(self, file: h5py.File) -> None:
+        """The columns of `cities/`, which the digest of the world vouches for."""
+        self.city_ids: Int64[np.ndarray, " city"] = h5.numbers(file, "cities/id", "iu", 1).astype(np.int64)
+        xy = [h5.numbers(file, f"cities/{name}", "iuf", 1) for name in "xy"]
+        is_new = h5.numbers(file, "cities/is_new", "iub", 1)
+        self.region, self.names = h5.texts(file, "cities/region"), h5.texts(file, "cities/name")
+        columns = (self.city_ids, *xy, is_new, self.region, self.names)
+        if len({len(column) for column in columns}) > 1 or not len(self.city_ids):
+            raise self._corrupt("has columns of cities of different lengths, or none")
+        self.xy: Float[np.ndarray, "city 2"] = np.stack(xy, axis=1).astype(np.float64)
+        self._row_of = {city: row for row, city in enumerate(self.city_ids.tolist())}
+        if len(self._row_of) != len(self.city_ids):
+            raise self._corrupt("names a city twice")
+        if not (np.abs(self.xy) < MOST_COORDINATE).all() or (self.xy != np.rint(self.xy)).any():
+            raise self._corrupt("holds cities whose places are not whole tenths of a degree")
+        self.is_new: Bool[np.ndarray, " city"] = is_new.astype(bool)
+        found = cities_digest(self.city_ids, self.xy, self.is_new, self.names.tolist(), self.region.tolist())
+        if found != self.attrs["world_sha256"]:
+            raise self._corrupt("holds other cities than its world_sha256 says")
 
-    @staticmethod
-    def _texts(file: h5py.File, name: str) -> np.ndarray:
-        return np.array(file[f"cities/{name}"].asstr()[()], dtype=str)
+    def _read_partners(self, file: h5py.File) -> dict[str, Int64[np.ndarray, "city k"]]:
+        if file.get("partners", getlink=True) is None:
+            return {}
+        group = file["partners"]
+        if not isinstance(group, h5py.Group):
+            raise self._corrupt("has a broken group 'partners'")
+        found = {name: h5.numbers(file, f"partners/{name}", "iu", 2) for name in group if name in self.tasks}
+        if any(len(ids) != len(self) for ids in found.values()):
+            raise self._corrupt("has partners for another number of cities")
+        return {name: ids.astype(np.int64) for name, ids in found.items()}
 
-    def _check_arrays(self, file: h5py.File) -> None:
-        for hook in self.hooks:
-            for task in self.tasks:
-                for site in self.sites:
-                    name = f"acts/{hook}/{task}/{site}"
-                    if name not in file:
-                        raise self._corrupt(f"has no array {name}")
-                    if file[name].shape[0] != len(self.city_ids):
-                        raise self._corrupt(
-                            f"holds {file[name].shape[0]} rows of {name} for {len(self)} cities"
-                        )
+    def _read_widths(self, file: h5py.File) -> dict[str, int]:
+        """Hook -> numbers a city. Every array is there, of floats, with a row a city."""
+        widths: dict[str, int] = {}
+        for hook, task, site in product(self.hooks, self.tasks, self.sites):
+            name = f"acts/{hook}/{task}/{site}"
+            found = h5.dataset(file, name)
+            if found.dtype.kind != "f" or found.ndim != 2:
+                raise self._corrupt(f"holds {found.dtype} of shape {found.shape} at {name}")
+            if found.shape[0] != len(self):
+                raise self._corrupt(f"holds {found.shape[0]} rows of {name} for {len(self)} cities")
+            if found.shape[1] != widths.setdefault(hook, found.shape[1]) or not found.shape[1]:
+                raise self._corrupt(f"holds arrays of different widths at {hook}")
+        return widths
 
     def width(self, hook: str | int) -> int:
         """Numbers a city at a hook. Raises UnknownName."""
-        name = self._known("hook", hook_of(hook), self.hooks)
-        with self._file() as file:
-            return int(file[f"acts/{name}/{self.tasks[0]}/{self.sites[0]}"].shape[1])
+        return self._widths[self._known("hook", hook_of(hook), self.hooks)]
 
     def _known(self, kind: str, name: str, choices: Sequence[str]) -> str:
         if name not in choices:
@@ -215,7 +243,7 @@ class ActivationStore:
         with self._file() as file:
             for single in site.split("+"):
                 name = f"acts/{place}/{self._known('site', single, self.sites)}"
-                values = file[name][()].astype(np.float64)
+                values = h5.numbers(file, name, "f", 2).astype(np.float64)
                 if not np.isfinite(values).all():
                     raise self._corrupt(f"holds values that are not finite in {name}")
                 parts.append(values)

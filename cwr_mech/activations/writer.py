@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int64
 
+from cwr_mech.activations import h5
 from cwr_mech.activations.reader import SCHEMA, Key
 from cwr_mech.artifacts import atomic_file, provenance
 from cwr_mech.errors import AnalysisError
@@ -95,8 +96,9 @@ def store_writer(
         writer = StoreWriter(file, world.n, keys)
         yield writer
         writer.finish()
-    with atomic_file(path) as part:
-        part.write_bytes(memory.getbuffer())
+    with atomic_file(path) as part, part.open("wb") as written:
+        written.write(memory.getbuffer())
+        written.write(h5.sealed(memory.getbuffer()))
 
 
 def write_store(

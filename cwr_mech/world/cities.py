@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, Shaped
+from jaxtyping import Bool, Int, Int64, Num, Shaped
 
 from cwr_mech.artifacts import sha256_bytes
 from cwr_mech.config import WorldConfig, parse
@@ -105,9 +105,20 @@ class World:
     @cached_property
     def sha256(self) -> str:
         """Digest of what the world holds: ids, positions, names, regions and which cities are new."""
-        text = json.dumps([self.names, self.region.tolist()])
-        arrays = (self.ids.astype("<i8"), self.xy.astype("<i8"), self.is_new)
-        return sha256_bytes(text.encode(), *(array.tobytes() for array in arrays))
+        return cities_digest(self.ids, self.xy, self.is_new, self.names, self.region.tolist())
+
+
+def cities_digest(
+    ids: Int[np.ndarray, " city"],
+    xy: Num[np.ndarray, "city 2"],
+    is_new: Bool[np.ndarray, " city"],
+    names: Sequence[str],
+    region: Sequence[str],
+) -> str:
+    """Digest of cities by their content, whatever the arrays' types."""
+    text = json.dumps([list(names), list(region)])
+    arrays = (ids.astype("<i8"), xy.astype("<i8"), is_new)
+    return sha256_bytes(text.encode(), *(array.tobytes() for array in arrays))
 
 
 def load_world(config: WorldConfig | None = None, **overrides: Any) -> World:
