@@ -70,34 +70,19 @@ def command(
 
 
 def own_outcomes(folder: "Path") -> "dict[str, np.ndarray]":
-    """What a report knows of the tasks: transfer between them, by answers of single-task fine-tunings where
-    it has all seven, and by where its trajectories put new cities, NaN for tasks that were not trained; and
-    the CKA of models of one task each where it compares them for all seven.
+    """What a report knows of the tasks: transfer between them, by answers of single-task fine-tunings, where
+    it has all seven.
     """
     import numpy as np
 
-    from cwr_mech.findings.claims import Saved
-    from cwr_mech.findings.relation import own_similarity
-    from cwr_mech.findings.routing import evidence, transfer_matrix
     from cwr_mech.results import load_results
     from cwr_mech.tasks.registry import PAPER_TASKS
-    from cwr_mech.training.runs import load_run
 
-    from .common import resolve_run
-
-    results = load_results(folder / "results")
     outcomes: dict[str, np.ndarray] = {}
-    for name, result in results.items():
+    for name, result in load_results(folder / "results").items():
         if result.kind == "transfer":
             sets, grid = [str(one) for one in result.arrays["sets"]], result.arrays["ni"]
             if all(task in sets for task in PAPER_TASKS):
                 chosen = np.array([grid[sets.index(task)] for task in PAPER_TASKS])
                 outcomes |= {f"own {name}, answers": chosen} if np.isfinite(chosen).all() else {}
-    placed = transfer_matrix(evidence(results))
-    if (~np.isnan(placed).any(axis=1)).sum() >= 4:
-        outcomes["own transfer, along the map"] = placed
-    saved = Saved(results)
-    names = [row["run"] for row in saved.compared if "+" not in row["tasks"]]
-    alike = own_similarity(saved, [name for name in names if load_run(resolve_run(name)).parent is None])
-    np.fill_diagonal(alike, 1.0)  # pairs of tasks are compared, never a task with itself
-    return outcomes | ({"own CKA": alike} if np.isfinite(alike).all() else {})
+    return outcomes

@@ -14,15 +14,15 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing: rebuild the report aside and compare.")
     ] = False,
-    routing: Annotated[
-        bool, typer.Option("--routing", help="Test the predictions about divergent tasks on its results.")
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Judge the claims of the paper on the report's results.")
     ] = False,
 ) -> None:
     """Write reports/NAME/report.md with its figures from the results saved there, and the learning curves of
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
     """
     from cwr_mech.errors import CorruptArtifact
-    from cwr_mech.report.write import check_report, write_report
+    from cwr_mech.report.write import check_report, other_floats, write_report
 
     from .common import report_folder, resolve_run, say
 
@@ -36,16 +36,13 @@ def command(
                 f"report {folder.name} does not follow from its results: {len(problems)} differences",
                 f"rewrite it with: cwr-mech report {folder.name}",
             )
+        for line in other_floats(folder):
+            say(line)
         say(f"{folder}/report.md follows from its results")
         return
-    if routing:
-        from .routing import add_routing
-
-        add_routing(folder)
-    else:
-        add_learning_curves(folder)
-    if (folder / "results" / "findings.json").is_file():
-        from cwr_mech.findings.findings import write_findings
+    add_learning_curves(folder)
+    if claims or (folder / "results" / "findings.json").is_file():
+        from cwr_mech.findings.questions import write_findings
 
         write_findings(folder, f"cwr-mech report {folder.name}")
     say(f"report  {write_report(folder)}")

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
 from cwr_mech.activations import h5
-from cwr_mech.artifacts import require_file
+from cwr_mech.artifacts import require_file, sha256_bytes, sha256_file
 from cwr_mech.errors import (
     AnalysisError,
     ArtifactLocked,
@@ -31,6 +31,7 @@ from cwr_mech.world.cities import World, cities_digest
 
 SCHEMA = "cwr-mech/activations/1"
 EMBED, FINAL = "hook_embed", "unembed.hook_in"
+IDENTITY = "#model+world"
 AXES = ("hooks", "tasks", "sites")
 MOST_COORDINATE = 2**31
 OPTIONAL: dict[str, str | int] = {"run": "", "step": -1, "tokenizer_sha256": ""}
@@ -70,6 +71,20 @@ def rebuild_command(path: Path | str) -> str:
         return "cwr-mech cache-acts RUN"
     run = re.sub("^zoo-", "zoo:", named[1])
     return f"cwr-mech cache-acts {run} {f'--step {named[3]}' if named[3] else '--untrained'}"
+
+
+def digests(path: Path | str) -> dict[str, str]:
+    """What a result records of an activation file it was computed from: the file's sha256, and under
+    NAME#model+world the identity of what it was made from, which no processor changes.
+    """
+    name = Path(path).as_posix()
+    return {name: sha256_file(path), f"{name}{IDENTITY}": identity(path)}
+
+
+def identity(path: Path | str) -> str:
+    """sha256 of the hashes of the model and the world that an activation file was made from."""
+    attrs = ActivationStore(path).attrs
+    return sha256_bytes(f"{attrs['model_sha256']} {attrs['world_sha256']}".encode())
 
 
 class ActivationStore:

@@ -25,20 +25,21 @@ _PLACES = {
 
 
 @lru_cache
-def _content(file: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((files("cwr_mech") / "data" / file).read_text("utf-8"))
-    return content
+def content(file: str = "published.json") -> dict[str, Any]:
+    """One of the two files of published values: `published.json` or `gradients.json`."""
+    found: dict[str, Any] = json.loads((files("cwr_mech") / "data" / file).read_text("utf-8"))
+    return found
 
 
 def published_correlation() -> dict[str, float]:
     """n, slope, intercept, r2 and p as published."""
-    found = _content("gradients.json")["correlation"]
+    found = content("gradients.json")["correlation"]
     return {key: float(value) for key, value in found.items() if key != "what"}
 
 
 def published_trend() -> dict[str, list[float]]:
     """CKA of models by number of tasks, 1 to 3: of "disjoint" sets of tasks, and of the "same" set."""
-    trend = _content("published.json")["trend"]
+    trend = content("published.json")["trend"]
     return {key: [float(value) for value in trend[key]] for key in ("disjoint", "same")}
 
 
@@ -47,7 +48,7 @@ def matrix(name: str) -> Float[np.ndarray, "task task"]:
     (diagonal: other seeds), "transfer" (row: trained) or "parameter_cosine".
     """
     file, key, field = _PLACES[name]
-    return np.array(_content(file)[key][field], dtype=np.float64)
+    return np.array(content(file)[key][field], dtype=np.float64)
 
 
 @dataclass(frozen=True)

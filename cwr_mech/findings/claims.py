@@ -1,177 +1,187 @@
-"""What the claims of the zoo's report are made of: saved results as claims read them, intervals over models,
-verdicts. The claims themselves are in `claims_pretrained` and `claims_tuned`.
+"""The engine of claims: what is claimed, against what, what would be too small to matter, and the verdict.
+
+A claim is one contrast with one number for each unit (a trained model, or a task where tasks are the
+population). It is tested twice by Student's t with n - 1 degrees of freedom: is the contrast different
+from its reference, and does it lie within the smallest effect of interest (two one-sided tests)? p values
+are adjusted over the findings of a report (Benjamini-Hochberg, for each of the two tests, exploratory and
+confirmatory ones apart). Verdicts:
+
+    supported               differs from the reference, on the side that the claim predicts
+    refuted                 differs from it, on the other side
+    no effect of that size  lies within the smallest effect of interest (whether or not it is exactly 0)
+    inconclusive            none of these, or fewer than three units
+
+Controls and manipulation checks are judged in the same way, without adjustment, and never count as support.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
-from cwr_mech.analysis.stats.intervals import Interval, jackknife_error, mean_interval
-from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.results import Result, Row
-from cwr_mech.tasks.registry import PAPER_TASKS, ordered
-
-VERDICTS = ("supported", "not supported", "undecided", "no models yet")
-SHARED_NEIGHBOURS = "mutual_knn"
-CKA = "cka"
-"""Debiased. The paper's is biased, which adds less than 0.01 with its 4,413 cities but much with our 256."""
-MEASURES = (CKA, "rsa", "svcca", SHARED_NEIGHBOURS)
-"""Measures of similarity of which the paper or its rebuttal published matrices."""
-Pairs = Mapping[tuple[str, str], float]
-"""(task, task) in the order of the tasks -> similarity."""
+from cwr_mech.analysis.stats.intervals import Interval, jackknife, mean_interval
+from cwr_mech.analysis.stats.testing import ALPHA, benjamini_hochberg, difference_p, equivalence_p
+from cwr_mech.results import Row
 
 
-def verdict(found: Interval, null: float) -> str:
-    """Whether an interval over models lies above `null` ("supported"), below, or says neither."""
-    if not math.isfinite(found.lo):
-        return "undecided"
-    return "supported" if found.lo > null else "not supported" if found.hi < null else "undecided"
+class NoResults(Exception):
+    """A table that a claim needs is not among the results, or holds no row of these models."""
 
 
-def claim(
-    section: str,
-    text: str,
-    theirs: float | str | None,
-    found: Interval | None,
-    *,
-    null: float = 0.0,
-    against: str = "0",
-) -> Row:
-    """One row: the claim, the published value, ours with its interval, what it is held against, verdict."""
+Kind = Literal["finding", "control", "manipulation check"]
+Role = Literal["exploratory", "confirmatory"]
+Verdict = Literal["supported", "refuted", "no effect of that size", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "no effect of that size", "inconclusive")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The contrast with its interval over units; `p` replaces Student's where models or tasks are relabelled.
+
+    `found` None: nothing is published, and `reason` says why (no models, or models that have not learned).
+    """
+
+    found: Interval | None
+    reason: str = ""
+    p: float | None = None
+
+
+def of_units(values: Mapping[str, float | None], unit: str = "model") -> Evidence:
+    """One number for each unit; units without one are left out."""
+    given = [value for value in values.values() if value is not None and math.isfinite(value)]
+    if not given:
+        return withheld("no models to tell from")
+    return Evidence(mean_interval(np.array(given, dtype=np.float64), unit=unit))
+
+
+def of_statistic(
+    statistic: Callable[[Sequence[Any]], float],
+    units: Sequence[Any],
+    unit: str = "model",
+    p: float | None = None,
+) -> Evidence:
+    """A statistic of all units together, such as a mean over pairs, with its jackknife over units."""
+    if not units or not math.isfinite(statistic(units)):
+        return withheld("no models to tell from")
+    return Evidence(jackknife(statistic, units, unit=unit), p=p)
+
+
+def withheld(reason: str) -> Evidence:
+    """No number, and why."""
+    return Evidence(None, reason)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, and everything that has to be said before the numbers are seen.
+
+    `contrast` names the one number that is compared with `against`; `predicted` is the side on which the
+    claim puts it. `smallest`: effects below this are of no interest, `why` says why; 0 for a threshold.
+    `published`: the same contrast in the paper, None where it has none; `incomparable` says why ours must
+    not be set beside it, "" where it may.
+    """
+
+    id: str
+    question: str
+    statement: str
+    contrast: str
+    evidence: Callable[[Any], Evidence]
+    smallest: float
+    why: str
+    predicted: Literal["above", "below"] = "above"
+    against: float = 0.0
+    published: float | None = None
+    incomparable: str | Callable[[Any], str] = ""
+    units: Literal["models", "tasks"] = "models"
+    kind: Kind = "finding"
+    role: Role = "exploratory"
+
+
+def judge(claims: Sequence[Claim], saved: Any) -> list[Row]:
+    """One row for each claim, in their order: contrast, interval, adjusted p values, verdict, agreement."""
+    evidence = [_found(claim, saved) for claim in claims]
+    tests = [_p_values(claim, found) for claim, found in zip(claims, evidence, strict=True)]
+    adjusted = np.array(tests, dtype=np.float64).reshape(-1, 2)
+    for role in ("exploratory", "confirmatory"):
+        family = [k for k, claim in enumerate(claims) if (claim.kind, claim.role) == ("finding", role)]
+        for test in range(2):
+            adjusted[family, test] = benjamini_hochberg(adjusted[family, test])
+    return [
+        _row(claim, found, p, saved)
+        for claim, found, p in zip(claims, evidence, adjusted.tolist(), strict=True)
+    ]
+
+
+def _found(claim: Claim, saved: Any) -> Evidence:
+    try:
+        return claim.evidence(saved)
+    except NoResults as error:
+        return withheld(str(error))
+
+
+def _p_values(claim: Claim, evidence: Evidence) -> tuple[float, float]:
+    """p that the contrast differs from its reference, and p that it is smaller than is of interest."""
+    if evidence.found is None:
+        return math.nan, math.nan
+    differs = difference_p(evidence.found, claim.against) if evidence.p is None else evidence.p
+    return differs, equivalence_p(evidence.found, claim.smallest, claim.against)
+
+
+def verdict_of(claim: Claim, value: float, p_differs: float, p_equivalent: float) -> Verdict:
+    """The verdict from adjusted p values. NaN, a test that cannot be made, decides nothing.
+
+    An effect that differs from 0 but lies within what is of interest is "no effect of that size".
+    """
+    if p_equivalent < ALPHA:
+        return "no effect of that size"
+    if p_differs < ALPHA:
+        return "supported" if (value > claim.against) == (claim.predicted == "above") else "refuted"
+    return "inconclusive"
+
+
+def agreement(claim: Claim, verdict: Verdict, value: float, saved: Any) -> str:
+    """How ours stands to the published value: "agrees", "opposite", or "cannot be compared" and why.
+
+    An effect smaller than is of interest is opposite to a published one that is larger.
+    """
+    if claim.published is None:
+        return "not published"
+    reason = claim.incomparable if isinstance(claim.incomparable, str) else claim.incomparable(saved)
+    if not reason and verdict == "inconclusive":
+        reason = "inconclusive here"
+    if reason:
+        return f"cannot be compared: {reason}"
+    theirs, ours = claim.published - claim.against, value - claim.against
+    if verdict == "no effect of that size":
+        return "agrees" if abs(theirs) < claim.smallest else "opposite"
+    return "agrees" if (theirs > 0) == (ours > 0) else "opposite"
+
+
+def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Row:
+    p_differs, p_equivalent = p
     row: Row = {
-        "section": section,
-        "claim": text,
-        "published": theirs if theirs is None or isinstance(theirs, str) else f"{theirs:.3g}",
-        "against": against,
-    }
-    if found is None:
-        empty = dict.fromkeys(("ours", "lo", "hi"))
-        return row | empty | {"models": 0, "direction": "-", "verdict": "no models yet"}
-    return row | {
-        "ours": found.value,
-        "lo": found.lo if math.isfinite(found.lo) else None,
-        "hi": found.hi if math.isfinite(found.hi) else None,
-        "models": found.n,
-        "direction": "same" if found.value > null else "opposite",
-        "verdict": verdict(found, null),
-    }
-
-
-class Saved:
-    """The saved results of a report, as the claims read them."""
-
-    def __init__(self, results: Mapping[str, Result]) -> None:
-        def rows(kind: str, table: str) -> list[Row]:
-            chosen = (result for result in results.values() if result.kind == kind)
-            return [row for result in chosen for row in result.tables.get(table, [])]
-
-        self.models = rows("zoo", "models")
-        self.compared = rows("similarity", "models")
-        self.tasks_of = {row["run"]: tuple(row["tasks"].split("+")) for row in [*self.compared, *self.models]}
-        self.bases = {row["run"]: row["base"] for row in self.models}
-        self.scores, self.maps = rows("zoo", "scores"), rows("maps", "layers")
-        self.new, self.pairs = rows("maps", "new"), rows("similarity", "pairs")
-        self.groups, self.relation = rows("similarity", "groups"), rows("relation", "correlations")
-        self.routing, self.predictors = rows("routing", "predictions"), rows("prediction", "tests")
-        self.cosines = [row for row in rows("conflict", "cosines") if row["matrix"] == "all"]
-        self.patched = [
-            row
-            for row in rows("patch_parts", "parts")
-            if (row["source"], row["group"]) == ("own", "old") and row["follow"] is not None
-        ]
-        learned = {
-            (row["run"], row["task"])
-            for row in self.scores
-            if row["group"] == "old" and row["gain"] >= FAILED_BELOW
-        }
-        # Where the base had not learned a task, old cities are hardly better than new ones, and improvement
-        # divides by that difference.
-        self.transfer, self.deviation = (
-            [row for row in rows("transfer", table) if (row["base"], row["task"]) in learned]
-            for table in ("scores", "deviation")
+        name: getattr(claim, name)
+        for name in (
+            *("id", "question", "statement", "contrast", "kind", "role", "units"),
+            *("against", "predicted", "smallest", "why", "published"),
         )
-
-    def pretrained(self, tasks: Sequence[str]) -> list[str]:
-        """Models trained from scratch on exactly these tasks, without the new cities."""
-        return [
-            row["run"]
-            for row in self.models
-            if self.tasks_of[row["run"]] == tuple(tasks) and row["base"] is None
-            if "pretraining" not in row["family"]
-        ]
-
-    def alone(self) -> list[str]:
-        """Models trained from scratch on a single task."""
-        return [run for task in PAPER_TASKS for run in self.pretrained((task,))]
-
-    def gains(self, runs: Iterable[str], task: str) -> list[float]:
-        """Share of the gap between the best constant answer and a perfect one that each model closes."""
-        return self._scores(runs, task, "gain")
-
-    def values(self, runs: Iterable[str], task: str) -> list[float]:
-        """Error or accuracy of each model on old cities."""
-        return self._scores(runs, task, "value")
-
-    def _scores(self, runs: Iterable[str], task: str, column: str) -> list[float]:
-        wanted = set(runs)
-        return [
-            row[column]
-            for row in self.scores
-            if row["run"] in wanted and row["task"] == task and row["group"] == "old"
-        ]
-
-    def best_r2(self, runs: Iterable[str]) -> list[float]:
-        """R² of the best layer and prompt of each model that was probed."""
-        found = ([row["r2"] for row in self.maps if row["run"] == run] for run in runs)
-        return [max(values) for values in found if values]
-
-    def single_task_pairs(self, runs: Sequence[str], measure: str) -> dict[tuple[str, str], float]:
-        """Mean similarity for each pair of tasks, over the given models of one task each; a task with itself
-        is other seeds.
-        """
-        wanted, found = set(runs), dict[tuple[str, str], list[float]]()
-        for row in self.pairs:
-            if (
-                row["measure"] == measure
-                and {row["run_a"], row["run_b"]} <= wanted
-                and row["value"] is not None
-            ):
-                (a,), (b,) = self.tasks_of[row["run_a"]], self.tasks_of[row["run_b"]]
-                first, second = (a, b) if a == b else ordered((a, b))
-                found.setdefault((first, second), []).append(row["value"])
-        return {pair: float(np.mean(values)) for pair, values in found.items()}
-
-    def improvements(self, arm: str = PLAIN) -> dict[tuple[str, str], dict[str, float]]:
-        """(set trained, task asked) -> base -> improvement on new cities."""
-        found: dict[tuple[str, str], dict[str, float]] = {}
-        for row in self.transfer:
-            if row["arm"] == arm and row["ni"] is not None:
-                found.setdefault((row["set"], row["task"]), {})[row["base"]] = row["ni"]
-        return found
-
-
-def of_models(values: Iterable[float | None]) -> Interval | None:
-    """Mean over models with Student's t interval; None without any."""
-    given = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=float)
-    return mean_interval(given) if given.size else None
-
-
-def jackknifed(statistic: Callable[[Sequence[str]], float], runs: Sequence[str]) -> Interval | None:
-    """A statistic of a set of models with the delete-one-model jackknife; None where it is undefined."""
-    value = statistic(runs)
-    if not math.isfinite(value):
-        return None
-    without = np.array([statistic([run for run in runs if run != left]) for left in runs])
-    if len(runs) < 3 or not np.isfinite(without).all():
-        return Interval(value, np.nan, np.nan, len(runs), "model", "t", reason="too few models")
-    reach = float(stats.t.ppf(0.975, len(runs) - 1)) * jackknife_error(without)
-    return Interval(value, value - reach, value + reach, len(runs), "model", "jackknife over models")
-
-
-def mean_of(values: Iterable[float]) -> float:
-    """Mean; NaN of nothing."""
-    given = list(values)
-    return float(np.mean(given)) if given else math.nan
+    }
+    found = evidence.found
+    if found is None:
+        told = f"cannot be compared: {evidence.reason}" if claim.published is not None else "not published"
+        empty = dict.fromkeys(("value", "lo", "hi", "p_differs", "p_equivalent"))
+        return row | empty | {"n": 0, "verdict": "inconclusive", "reason": evidence.reason, "agreement": told}
+    verdict = verdict_of(claim, found.value, p_differs, p_equivalent)
+    return row | {
+        "value": found.value,
+        "lo": found.lo,
+        "hi": found.hi,
+        "n": found.n,
+        "p_differs": p_differs,
+        "p_equivalent": p_equivalent,
+        "verdict": verdict,
+        "reason": found.reason or (evidence.reason if verdict == "inconclusive" else ""),
+        "agreement": agreement(claim, verdict, found.value, saved),
+    }

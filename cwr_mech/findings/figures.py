@@ -1,8 +1,16 @@
-"""Figures of a report of the zoo: maps by prompt and layer, and a stretch of the paper's training."""
+"""Figures of a report of many models: claims with their intervals, maps by prompt and layer, a stretch of the
+paper's training."""
+
+import math
+from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cwr_mech.findings.questions import headline
+from cwr_mech.findings.show import asked
 from cwr_mech.render.grids import heat, hundredths, write_cells
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import (
@@ -11,7 +19,7 @@ from cwr_mech.render.style import (
     layer_name,
     new_figure,
 )
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
 FAMILIES = 4
@@ -50,6 +58,80 @@ def maps_figure(result: Result) -> Figure:
         f"at most {number(control)}.",
     )
     return figure
+
+
+def overview_figure(result: Result) -> Figure:
+    """The headline claim of each question, in units of its smallest effect of interest.
+
+    Reads table `claims`.
+    """
+    rows = [headline(result.tables["claims"], question) for question in asked(result)]
+    known = [row for row in rows if row is not None and row["value"] is not None]
+    figure = new_figure(1.5 + 0.5 * max(1, len(known)))
+    ax = figure.subplots()
+    forest(ax, known, [f"{row['statement']}" for row in known], scaled=True)
+    ax.set_xlabel("contrast minus its reference, in smallest effects of interest (logarithmic beyond 3)")
+    caption(
+        figure,
+        "The headline claim of each question. Filled: supported or refuted; hollow: no effect of that size; "
+        "crosses: "
+        "inconclusive. Bars: 95 % over models. Grey: smaller than is of interest. Diamonds: the paper.",
+    )
+    return figure
+
+
+def claims_figure(result: Result) -> Figure:
+    """Every finding of a report with its interval and smallest effect, a panel for each question.
+
+    Reads table `claims`.
+    """
+    rows = [row for row in result.tables["claims"] if row["kind"] == "finding" and row["value"] is not None]
+    groups = {q.title: [row for row in rows if row["question"] == q.id] for q in asked(result)}
+    groups = {title: mine for title, mine in groups.items() if mine}
+    figure = new_figure(1.0 + 0.6 * len(groups) + 0.34 * len(rows))
+    sizes = [len(mine) + 1.2 for mine in groups.values()]
+    axes = figure.subplots(max(1, len(groups)), 1, squeeze=False, height_ratios=sizes or None)[:, 0]
+    for ax, (title, mine) in zip(axes, groups.items(), strict=False):
+        names = [row["id"].replace("-", " ") for row in mine]
+        forest(ax, mine, names)
+        ax.set_title(title, loc="left", fontsize=8)
+    caption(
+        figure,
+        "Contrasts of all findings. Filled: supported or refuted; hollow: no effect of that size; crosses: "
+        "inconclusive. Bars: 95 % over models. Grey: smaller than is of interest. Diamonds: the paper.",
+    )
+    return figure
+
+
+def forest(ax: Axes, rows: Sequence[Row], names: Sequence[str], *, scaled: bool = False) -> None:
+    """Values with their intervals, one line each, from above; `scaled` divides by the smallest effect."""
+    for place, row in enumerate(rows):
+        unit = row["smallest"] if scaled and row["smallest"] else 1.0
+        zero = row["against"] if scaled else 0.0
+        value, lo, hi = (
+            (math.nan if row[k] is None else row[k] - zero) / unit for k in ("value", "lo", "hi")
+        )
+        reach = row["smallest"] / unit
+        ax.barh(
+            place,
+            2 * reach,
+            left=(row["against"] - zero) / unit - reach,
+            height=0.72,
+            color=GREYS[0],
+            zorder=0,
+        )
+        ax.plot([lo, hi], [place, place], color="black", linewidth=1.2, zorder=2)
+        sure = row["verdict"] in ("supported", "refuted")
+        marker = "x" if row["verdict"] == "inconclusive" else "o"
+        ax.plot([value], [place], marker, color="black", fillstyle="full" if sure else "none", zorder=3)
+        if row["published"] is not None:
+            ax.plot([(row["published"] - zero) / unit], [place], "D", color=GREYS[2], markersize=4, zorder=2)
+    ax.axvline(0, color="black", linewidth=0.6, zorder=1)
+    if scaled:
+        ax.set_xscale("symlog", linthresh=3)
+    ax.set_yticks(range(len(rows)), [fill(name, 44) for name in names], fontsize=7)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
 
 
 def stretch_figure(result: Result) -> Figure:

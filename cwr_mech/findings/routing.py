@@ -1,280 +1,274 @@
-"""Numbers of the routing report: predictions against results, arms side by side, verdicts."""
+"""Claims about how new cities are taught: where answers put them, on- or off-manifold, by which side of the
+network. Hypotheses were made on the first three bases; later bases are judged apart, as confirmatory.
+"""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from statistics import mean
 
-import numpy as np
-from jaxtyping import Float
-
-from cwr_mech.analysis.prediction.predictors import EXACT_DRAWS
-from cwr_mech.analysis.prediction.study import published_rows
-from cwr_mech.analysis.published import matrix, published_trend
-from cwr_mech.analysis.stats.intervals import mean_interval
-from cwr_mech.analysis.stats.testing import mantel_test
-from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.experiments.plans import ROUTED
-from cwr_mech.findings.hypotheses import (
-    NEEDED,
-    Evidence,
-    integration,
-    overall,
-    try_predictions,
+from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_units, withheld
+from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
+from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, others, own
+
+DIVERGENT = "distance"
+CONVERGENT = ("angle", "compass", "perimeter")
+"""Tasks whose fine-tuning integrates held-out cities in the paper, beside which distance is held."""
+LOCATED = ("distance", "compass", "perimeter")
+"""Tasks whose answers determine coordinates well enough to tell two places of a city apart."""
+FURTHER, FURTHER_WHY = round(math.log(1.5), 2), "one place 1.5 times as far off as the other"
+
+
+OFF, ON, RANDOM, OFF_RANDOM = (
+    f"{PLAIN}, {name}" for name in ("off-manifold", "on-manifold", "random", "random-complement")
 )
-from cwr_mech.results import Result
-from cwr_mech.tasks.registry import PAPER_TASKS
-
-Row = dict[str, Any]
-NULLS: Mapping[str, str] = MappingProxyType(
-    {
-        "1": "the other tasks, same base",
-        "2a": "the other tasks; random directions with the activations' covariance are taken off",
-        "2a'": "the other tasks; random directions with the activations' covariance are taken off",
-        "2b": "the other tasks, same base",
-        "2c": "random directions (placebo)",
-        "2e": "random directions (placebo)",
-    }
-)
-"""What a prediction's difference is against, where it is not the same fine-tuning untouched."""
-PATH_COLUMNS = (
-    *("along_new", "along_old", "off_new", "off_old"),
-    *("moved_new", "moved_new_null", "moved_new_like", "moved_old"),
-)
+"""Conditions of the gradient at city tokens, as results name them."""
 
 
-def routing_result(results: Mapping[str, Result], inputs: Mapping[str, str], command: str) -> Result:
-    """The result of kind "routing" from a report's saved results of kinds "trajectory" and "subspace".
-
-    Raises AnalysisError when there is no trajectory among them.
-    """
-    found = evidence(results)
-    if not found.trajectory:
-        raise AnalysisError(
-            "a routing report needs fine-tuned models placed on the map",
-            "run: cwr-mech finetune RUN --tasks distance, then cwr-mech trajectory RUN --prompts ...",
+def place_claims() -> Iterator[Claim]:
+    """Do answers in different tasks imply different coordinates for the same city?"""
+    for task in LOCATED:
+        yield Claim(
+            id=f"divergence-{task}",
+            question="places",
+            statement=f"After fine-tuning on {task}, other tasks' answers put new cities elsewhere than "
+            f"{task}'s do",
+            contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, new "
+            "minus "
+            "training cities",
+            evidence=partial(_place, task=task),
+            smallest=FURTHER,
+            why=FURTHER_WHY,
         )
-    predictions = [
-        row | {"null": NULLS.get(str(row["prediction"]), "the same fine-tuning, untouched")}
-        for row in try_predictions(found)
-    ]
-    missing = missing_models(found)
-    return Result(
-        kind="routing",
-        command=command,
-        inputs=dict(inputs),
-        params={"runs": sorted({str(row["run"]) for row in found.trajectory}), "bases": list(found.bases)},
-        values={"n_bases": len(found.bases), "n_models": len({row["run"] for row in found.trajectory})}
-        | {"n_missing": len(missing)},
-        tables={
-            "predictions": predictions,
-            "hypotheses": [_convergence(), *_hypotheses(predictions), _published_hypothesis()],
-            "missing": missing,
-            "arms": arm_rows(found),
-            "models": model_rows(found),
-            "paths": path_rows(found),
-            "published": published_rows(),
-        },
-        notes=[
-            "Base models are the units: intervals are Student's t over them, one number each.",
-            "Integration along the map: 0 as before fine-tuning, 1 as well placed as ordinary cities were; "
-            "transfer is its mean over prompts of tasks that were not trained.",
-        ],
+    yield Claim(
+        id="divergence-distance-more",
+        question="places",
+        statement="Fine-tuning on distance makes tasks disagree about new cities more than compass or "
+        "perimeter do",
+        contrast="divergence index: trained on distance, minus mean of trained on compass and on perimeter",
+        evidence=lambda saved: of_units(
+            minus(
+                _divergence(saved, DIVERGENT),
+                mean_over([_divergence(saved, task) for task in LOCATED if task != DIVERGENT]),
+            )
+        ),
+        smallest=FURTHER,
+        why=FURTHER_WHY,
+    )
+    yield Claim(
+        id="places-in-pretraining",
+        question="places",
+        statement="Answers of models that had the cities in pretraining put them as near as training cities",
+        contrast="log ratio of errors of implied coordinates: new over training cities, mean over tasks",
+        evidence=_in_pretraining,
+        smallest=FURTHER,
+        why=FURTHER_WHY,
+        kind="control",
     )
 
 
-def missing_models(found: Evidence) -> list[Row]:
-    """Fine-tunings of these bases that predictions need and that are not among the results."""
-    here = {(row["base"], row["set"], row["route"]) for row in found.trajectory}
-    return [
-        {"base": base, "set": task, "route": route}
-        for task, names in ROUTED.items()
-        for route in ("unprojected", *names)
-        for base in found.bases
-        if (base, task, route) not in here
-    ]
+def _place(saved: Saved, task: str) -> Evidence:
+    return of_units(_divergence(saved, task))
 
 
-def evidence(results: Mapping[str, Result]) -> Evidence:
-    """What the predictions are tested on; runs of the zoo go by their plain names.
-
-    Fine-tunings with another replay, or with elicitation rows, are of another kind and are left out: they
-    would stand for the plain ones of the same base and tasks.
-    """
-    trajectory: list[Row] = []
-    shares: list[Row] = []
-    for result in results.values():
-        if result.kind == "trajectory":
-            trajectory += [
-                row | {"base": _plain(row["base"])}
-                for row in result.tables["trajectory"]
-                if str(row["arm"]).startswith(PLAIN)
-            ]
-        if result.kind == "subspace":
-            clearest = _clearest(result)
-            shares += [
-                row
-                | {
-                    "run": _plain(row["run"]),
-                    "clearest": clearest.get(row["task"]) == (row["site"], row["layer"]),
-                }
-                for row in result.tables["shares"]
-            ]
-    return Evidence(trajectory, shares)
+def _divergence(saved: Saved, task: str) -> dict[str, float]:
+    """Base -> divergence index of its usual fine-tuning on `task`, beyond that of training cities."""
+    rows, models = saved.table("locate", "divergence"), saved.table("locate", "models")
+    usual = models[models["models"] == f"fine-tuned on {task}"].set_index("run")["base"]
+    rows = rows[rows["run"].isin(usual.index) & rows["task"].isin(LOCATED) & (rows["trained"] == task)]
+    by_run = rows.groupby("run")["excess"].mean()
+    return {str(usual[run]): float(value) for run, value in by_run.items() if usual[run] in saved.bases}
 
 
-def _plain(name: object) -> str:
-    return str(name).removeprefix("zoo:")
+def _in_pretraining(saved: Saved) -> Evidence:
+    rows, models = saved.table("locate", "errors"), saved.table("locate", "models")
+    runs = models[models["models"].str.contains("pretraining")]["run"]
+    rows = rows[rows["run"].isin(runs) & (rows["answers"] == "model") & rows["task"].isin(LOCATED)]
+    errors = rows.pivot_table(
+        index="run", columns="cities", values="error", aggfunc=lambda v: mean(map(math.log, v))
+    )
+    return (
+        of_units((errors["new"] - errors["training"]).to_dict())
+        if len(errors)
+        else withheld("no such models")
+    )
 
 
-def _clearest(result: Result) -> dict[str, tuple[str, int]]:
-    """For each task the site and layer whose map is clearest, of the layers at which an answer reads cities:
-    those with a gradient.
-    """
-    read = {row["layer"] for row in result.tables["shares"] if row["update"] == "gradient"}
-    found: dict[str, Row] = {}
-    for row in result.tables["spaces"]:
-        best = found.get(row["task"])
-        if row["layer"] in read and (best is None or row["map_variance"] > best["map_variance"]):
-            found[row["task"]] = row
-    return {task: (row["site"], row["layer"]) for task, row in found.items()}
+def side_claims() -> Iterator[Claim]:
+    """Which side of the network carries what fine-tuning teaches?"""
+    for task in ("distance", "compass", "angle"):
+        for outcome, words in (("own", f"{task} itself"), ("others", "the untrained tasks")):
+            yield Claim(
+                id=f"city-side-{task}-{outcome}",
+                question="sides",
+                statement=f"What fine-tuning on {task} teaches in {words} is carried by the city side of "
+                f"the network",
+                contrast="normalised improvement with only the city side's update grafted, minus only the "
+                "answer "
+                "side's",
+                evidence=partial(_city_side, task=task, outcome=outcome),
+                smallest=TENTH,
+                why=TENTH_WHY,
+            )
 
 
-def _convergence() -> Row:
-    """More tasks, more alike: no model of this report bears on it."""
-    trend = published_trend()
+def _city_side(saved: Saved, task: str, outcome: str) -> Evidence:
+    city, answer = (_graft(saved, task, side, outcome) for side in ("city side", "answer side"))
+    return of_units(minus(city, answer))
+
+
+def _graft(saved: Saved, task: str, graft: str, outcome: str) -> dict[str, float]:
+    """Base -> improvement with one part of the update of its fine-tuning on `task` grafted into it."""
+    rows = saved.table("anatomy", "carried")
+    rows = rows[(rows["set"] == task) & (rows["graft"] == graft) & rows["base"].isin(saved.bases)]
+    return {str(base): float(value) for base, value in zip(rows["base"], rows[outcome], strict=True)}
+
+
+def condition_claims() -> Iterator[Claim]:
+    """What answers say when gradients at city tokens are projected on or off the manifold."""
+    for task in (DIVERGENT, *CONVERGENT):
+        yield Claim(
+            id=f"off-manifold-own-{task}",
+            question="conditions",
+            statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches {task}",
+            contrast="normalised improvement in the trained task, gradients off-manifold",
+            evidence=partial(own, task=task, condition=OFF),
+            smallest=TENTH,
+            why=TENTH_WHY,
+        )
+        yield Claim(
+            id=f"off-manifold-others-{task}",
+            question="conditions",
+            statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches the "
+            f"other tasks",
+            contrast="mean normalised improvement in untrained tasks, gradients off-manifold",
+            evidence=partial(others, task=task, condition=OFF),
+            smallest=TENTH,
+            why=TENTH_WHY,
+        )
+    for name, words, against in (
+        ("on-manifold", "projected onto the manifold", PLAIN),
+        ("on-manifold-random", "projected onto the manifold rather than random directions", RANDOM),
+        ("penalty", "penalised for leaving the manifold", PLAIN),
+    ):
+        yield Claim(
+            id=f"repair-{name}",
+            question="conditions",
+            statement=f"With updates {words}, fine-tuning on distance teaches the other tasks more",
+            contrast=f"mean improvement in untrained tasks: {words}, minus "
+            f"{'random directions of equal rank' if against != PLAIN else 'unprojected'}",
+            evidence=partial(_repair, condition=f"{PLAIN}, {name.removesuffix('-random')}", against=against),
+            smallest=TENTH,
+            why=TENTH_WHY,
+        )
+    yield Claim(
+        id="on-manifold-keeps",
+        question="conditions",
+        statement="Projecting gradients onto the manifold costs the other tasks' own learning",
+        contrast="improvement in the trained task: on-manifold, minus unprojected; mean of angle, compass, "
+        "perimeter",
+        evidence=lambda saved: of_units(
+            mean_over([minus(saved.own(t, ON), saved.own(t)) for t in CONVERGENT])
+        ),
+        predicted="below",
+        smallest=TENTH,
+        why=TENTH_WHY,
+        kind="control",
+    )
+    yield Claim(
+        id="random-off-keeps",
+        question="conditions",
+        statement="Projecting gradients off random directions of equal rank costs the trained task",
+        contrast="improvement in the trained task: off random directions, minus unprojected; mean of four "
+        "tasks",
+        evidence=lambda saved: of_units(
+            mean_over([minus(saved.own(t, OFF_RANDOM), saved.own(t)) for t in (DIVERGENT, *CONVERGENT)])
+        ),
+        predicted="below",
+        smallest=TENTH,
+        why=TENTH_WHY,
+        kind="control",
+    )
+
+
+def _repair(saved: Saved, condition: str, against: str) -> Evidence:
+    return of_units(minus(saved.others(DIVERGENT, condition), saved.others(DIVERGENT, against)))
+
+
+def share_claims() -> Iterator[Claim]:
+    """How much of an update lies in the manifold's directions where cities are read?"""
+    yield Claim(
+        id="share-step",
+        question="shares",
+        statement="A step on distance moves new cities less within the manifold's directions than other "
+        "tasks do",
+        contrast="share of the update's squared norm in the manifold's span, at the reading site: distance, "
+        "minus "
+        "mean of angle, compass and perimeter",
+        evidence=lambda saved: _less_than_others(saved, _step_share),
+        predicted="below",
+        smallest=0.1,
+        why="a tenth of the update",
+    )
+    yield Claim(
+        id="share-whole",
+        question="shares",
+        statement="All of fine-tuning on distance moves new cities less within the manifold's directions "
+        "than "
+        "other tasks do",
+        contrast="share of the whole displacement in the manifold's span, at the reading site: distance, "
+        "minus mean "
+        "of angle, compass and perimeter",
+        evidence=lambda saved: _less_than_others(saved, _whole_share),
+        predicted="below",
+        smallest=0.1,
+        why="a tenth of the displacement",
+    )
+
+
+def _less_than_others(saved: Saved, share: Callable[[Saved, str], Mapping[str, float]]) -> Evidence:
+    return of_units(minus(share(saved, DIVERGENT), mean_over([share(saved, task) for task in CONVERGENT])))
+
+
+def _read_at(saved: Saved) -> dict[tuple[str, str], tuple[int, str]]:
+    """(base, task) -> layer and token position at which interchange moves the answers; weak sites left
+    out."""
+    found = {}
+    for result in saved.results.values():
+        if result.kind == "sites":
+            run = str(result.params["run"]).removeprefix("zoo:")
+            for row in result.tables["reading"]:
+                if row["slot"] == 0 and not row["weak"]:
+                    found[run, row["task"]] = (row["layer"], row["position"])
+    if not found:
+        raise NoResults("the sites at which bases read cities are not among the results")
+    return found
+
+
+def _step_share(saved: Saved, task: str) -> dict[str, float]:
+    """Base -> raw share of one Adam step on new cities in the manifold's span, at the base's reading site."""
+    sites, rows = _read_at(saved), saved.table("subspace", "shares")
+    rows = rows[(rows["update"] == "adam") & (rows["group"] == "new") & (rows["basis"] == "manifold")]
+    mine = rows[rows["task"] == task].set_index(["run", "layer", "site"])["share"]
+    keys = {base: (base, *sites[base, task]) for base in saved.bases if (base, task) in sites}
+    return {base: float(mine[key]) for base, key in keys.items() if key in mine.index}
+
+
+def _whole_share(saved: Saved, task: str) -> dict[str, float]:
+    """Base -> raw share of the displacement of new cities over a whole fine-tuning, in the trained prompt."""
+    sites, rows = _read_at(saved), saved.table("trajectory", "trajectory")
+    rows = rows[(rows["set"] == task) & (rows["prompt"] == task) & (rows["arm"] == PLAIN)]
+    rows = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
     return {
-        "hypothesis": "multi-task convergence (published values)",
-        "needs": "similarity of models of disjoint tasks that rises with the number of tasks",
-        "effect": "CKA with 1, 2, 3 tasks: " + ", ".join(f"{value:.2f}" for value in trend["disjoint"]),
-        "null": "other seeds of the same tasks: " + ", ".join(f"{value:.2f}" for value in trend["same"]),
-        "verdict": "undecided",
-        "reason": "rises from one task to two, not from two to three; means without models as units were "
-        "published. Own models of one to seven tasks are tested in the report zoo",
+        str(row["base"]): float(row["moved_new"])
+        for _, row in rows.iterrows()
+        if row["base"] in saved.bases and sites.get((row["base"], task)) == (row["layer"], row["site"])
     }
 
 
-def _hypotheses(predictions: Sequence[Row]) -> list[Row]:
-    rows = []
-    for name, needed in NEEDED.items():
-        verdict, reason = overall(predictions, needed)
-        mine = [row for row in predictions if row["prediction"] in needed]
-        rows.append(
-            {
-                "hypothesis": name,
-                "needs": ", ".join(needed),
-                "effect": "; ".join(f"{row['prediction']}: {_effect(row)}" for row in mine),
-                "null": "; ".join(dict.fromkeys(str(row["null"]) for row in mine)),
-                "verdict": verdict,
-                "reason": reason,
-            }
-        )
-    return rows
-
-
-def _effect(row: Row) -> str:
-    if row["effect"] is None:
-        return "no model"
-    if not np.isfinite([row["lo"], row["hi"]]).all():
-        return f"{row['effect']:.2f}"
-    return f"{row['effect']:.2f} ({row['lo']:.2f} to {row['hi']:.2f})"
-
-
-def _published_hypothesis() -> Row:
-    """CKA predicts transfer, judged on the published table without crossing: with and without distance."""
-    p = {}
-    for name, out in (("with", ("crossing",)), ("without", ("crossing", "distance"))):
-        kept = [index for index, task in enumerate(PAPER_TASKS) if task not in out]
-        cka, transfer = (values[np.ix_(kept, kept)] for values in (matrix("cka"), matrix("transfer")))
-        rng = np.random.default_rng(0)
-        p[name] = mantel_test(cka, (transfer + transfer.T) / 2, rng, draws=EXACT_DRAWS)
-    passed = [found.p < 0.05 for found in p.values()]
-    return {
-        "hypothesis": "CKA predicts transfer (published table)",
-        "needs": "a correlation over pairs of tasks, with and without distance",
-        "effect": "; ".join(f"{name} distance r = {found.value:.2f}" for name, found in p.items()),
-        "null": "tasks relabelled (Mantel): "
-        + "; ".join(f"{name} distance p = {found.p:.2f}" for name, found in p.items()),
-        "verdict": "supported" if all(passed) else "undecided" if any(passed) else "not supported",
-        "reason": "transfer averaged over the two ways of a pair; no interval over models was published",
-    }
-
-
-def model_rows(found: Evidence) -> list[Row]:
-    """One row for each fine-tuned model: integration in trained and in other prompts, distance off the map,
-    similarity with it, how much of the new cities' displacement lies in its directions (and in random ones
-    like the activations), and what became of ordinary cities.
-    """
-    models = dict.fromkeys((str(r["base"]), str(r["set"]), str(r["route"])) for r in found.trajectory)
-    rows = []
-    for base, tasks, route in models:
-        ends = found.ends(base, tasks, route)
-        own = [integration(*ends[prompt]) for prompt in ends if prompt in tasks.split("+")]
-        other = [integration(*ends[prompt]) for prompt in ends if prompt not in tasks.split("+")]
-        rows.append(
-            {
-                "base": base,
-                "set": tasks,
-                "route": route,
-                "own": float(np.mean(own)) if own else None,
-                "transfer": float(np.mean(other)) if other else None,
-                "off": found.off(base, tasks, route),
-                "similar": found.similarity(base, tasks, route),
-                "moved": found.trained_end(base, tasks, route, "moved_new"),
-                "moved_like": found.trained_end(base, tasks, route, "moved_new_like"),
-                "retained": _mean(end["along_old"] / start["along_old"] for start, end in ends.values()),
-            }
-        )
-    return rows
-
-
-def arm_rows(found: Evidence) -> list[Row]:
-    """Means over bases with intervals for every set and arm."""
-    models = model_rows(found)
-    rows = []
-    for tasks, route in dict.fromkeys((row["set"], row["route"]) for row in models):
-        mine = [row for row in models if (row["set"], row["route"]) == (tasks, route)]
-        row: Row = {"set": tasks, "route": route, "models": len(mine)}
-        for column in ("own", "transfer", "off", "similar", "moved", "moved_like", "retained"):
-            values = np.array([one[column] for one in mine if one[column] is not None], dtype=np.float64)
-            if len(values):
-                interval = mean_interval(values)
-                row |= {column: interval.value, f"{column}_lo": interval.lo, f"{column}_hi": interval.hi}
-            else:
-                row |= {column: None, f"{column}_lo": None, f"{column}_hi": None}
-        rows.append(row)
-    return rows
-
-
-def path_rows(found: Evidence) -> list[Row]:
-    """Mean way of new cities over bases at each step, in the trained prompt: along the map and off it, and
-    the share of all displacement so far in the map's directions.
-    """
-    chosen = [row for row in found.trajectory if row["prompt"] in str(row["set"]).split("+")]
-    keys = dict.fromkeys((str(r["set"]), str(r["route"]), int(r["step"])) for r in chosen)
-    rows = []
-    for tasks, route, step in keys:
-        mine = [r for r in chosen if (r["set"], r["route"], r["step"]) == (tasks, route, step)]
-        row: Row = {"set": tasks, "route": route, "step": step, "models": len(mine)}
-        for column in PATH_COLUMNS:
-            row[column] = _mean(one.get(column) for one in mine)
-        rows.append(row)
-    return rows
-
-
-def transfer_matrix(found: Evidence) -> Float[np.ndarray, "trained asked"]:
-    """Integration in the prompts of all tasks by fine-tunings on single tasks, mean over bases; NaN where
-    there is none, and for the trained task itself if its prompt was not read.
-    """
-    grid = np.full((len(PAPER_TASKS), len(PAPER_TASKS)), np.nan)
-    for i, trained in enumerate(PAPER_TASKS):
-        ends = [found.ends(base, trained, "unprojected") for base in found.bases]
-        for j, asked in enumerate(PAPER_TASKS):
-            values = [integration(*one[asked]) for one in ends if asked in one]
-            grid[i, j] = np.mean(values) if values else np.nan
-    return grid
-
-
-def _mean(values: Any) -> float | None:
-    given = [value for value in values if value is not None]
-    return float(np.mean(given)) if given else None
+CLAIMS = tuple(
+    row
+    for claim in (*place_claims(), *side_claims(), *condition_claims(), *share_claims())
+    for row in (by_bases(claim) if claim.id != "places-in-pretraining" else (claim,))
+)

@@ -1,18 +1,187 @@
-"""What the report of the zoo says: its chapters, models, maps, and the paper's claims and values."""
+"""What a report of many models says: its summary, the claims of each question, models and maps."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from cwr_mech.experiments.plans import find_plan
-from cwr_mech.experiments.presets import preset
-from cwr_mech.experiments.zoo import family
-from cwr_mech.findings.claims import VERDICTS
+from cwr_mech.findings.questions import QUESTIONS, Question, headline
 from cwr_mech.render.markdown import interval, markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
-from cwr_mech.tasks.registry import ordered
-from cwr_mech.training.parameters import FlatParameters
+
+ANSWERS: Mapping[str, str] = {
+    "supported": "Yes",
+    "refuted": "No, the opposite",
+    "no effect of that size": "No",
+    "inconclusive": "Open",
+}
+"""The first word of the answer that a verdict gives to a claim."""
+VERDICT_NOTE = (
+    "Verdicts: *supported* or *refuted*, the contrast differs from its reference on the predicted side or "
+    "on the "
+    "other; *no effect of that size*, it is smaller than the smallest effect of interest (two one-sided "
+    "tests); "
+    "*inconclusive*, none of these, or fewer than three models. Tests are Student's t over models, p values "
+    "adjusted "
+    "over the findings of this report (Benjamini-Hochberg); intervals are 95 %, each by itself. Controls and "
+    "manipulation checks are listed apart and support nothing."
+)
+CLAIM_COLUMNS = {
+    "statement": "claim",
+    "here": "here (95 %)",
+    "n": "n",
+    "smallest": "smallest effect of interest",
+    "published": "paper",
+    "agreement": "ours and the paper's",
+    "verdict": "verdict",
+}
+
+
+def anchor(title: str) -> str:
+    """The link that Markdown makes of a heading."""
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return "#" + kept.replace(" ", "-")
+
+
+def asked(result: Result) -> list[Question]:
+    """The questions that a result of kind "findings" answers."""
+    here = {row["question"] for row in result.tables["claims"]}
+    return [question for question in QUESTIONS if question.id in here]
+
+
+def answer(row: Row) -> str:
+    """One sentence: the answer to a claim, with its number, interval and units."""
+    if row["value"] is None:
+        return f"Open: {row['reason']}."
+    unit = row["units"] if row["n"] != 1 else row["units"].removesuffix("s")
+    beyond = ""
+    if row["verdict"] == "no effect of that size":
+        beyond = f", less than {number(row['smallest'])} ({row['why']})"
+    elif row["reason"]:
+        beyond = f", {row['reason']}"
+    return (
+        f"{ANSWERS[row['verdict']]}: {_lower(row['statement'])}? {_lower(row['contrast']).capitalize()}: "
+        f"{here(row)}, n = {row['n']} {unit}{beyond}."
+    )
+
+
+def here(row: Row) -> str:
+    """Our value with its interval."""
+    found = interval(row)
+    return number(row["value"]) if found == "-" else f"{number(row['value'])} ({found})"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def summary(result: Result) -> str:
+    """One page: each question with its answer, number, interval, what the paper has, verdict and limits."""
+    rows = []
+    for question in asked(result):
+        row = headline(result.tables["claims"], question)
+        link = f"[{question.title}]({anchor(question.title)})"
+        if row is None:
+            rows.append({"question": link, "answer": checks(result, question), "limits": question.limits})
+            continue
+        paper = "-" if row["published"] is None else f"{number(row['published'])}: {row['agreement']}"
+        rows.append(
+            {
+                "question": link,
+                "answer": row["statement"] + ".",
+                "here": "-" if row["value"] is None else f"{here(row)}, n = {row['n']} {row['units']}",
+                "paper": paper,
+                "verdict": f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else ""),
+                "limits": question.limits,
+            }
+        )
+    heads = {name: name for name in ("question", "verdict", "here", "paper", "limits")} | {"answer": "claim"}
+    order = ("question", "answer", "verdict", "here", "paper", "limits")
+    return f"{markdown_table(rows, {name: heads[name] for name in order})}\n\n{VERDICT_NOTE}"
+
+
+def checks(result: Result, question: Question) -> str:
+    """How many checks of a question without a headline hold, and of what."""
+    mine = [row for row in result.tables["claims"] if row["question"] == question.id]
+    held = [row["statement"].removeprefix("Models learn ") for row in mine if row["verdict"] == "supported"]
+    failed = [row["statement"].removeprefix("Models learn ") for row in mine if row["verdict"] != "supported"]
+    return f"Learned: {', '.join(held) or 'none'}. Not, or not surely: {', '.join(failed) or 'none'}."
+
+
+def claims(result: Result, question: str) -> str:
+    """The claims of one question: findings, then controls and manipulation checks."""
+    rows = [row for row in result.tables["claims"] if row["question"] == question]
+    parts = []
+    for title, kinds in (
+        ("Findings", ("finding",)),
+        (
+            "Controls and manipulation checks, which support nothing by themselves",
+            ("control", "manipulation check"),
+        ),
+    ):
+        mine = [row for row in rows if row["kind"] in kinds]
+        if mine:
+            shown = [_shown(row) for row in mine]
+            parts.append(f"**{title}**\n\n{markdown_table(shown, CLAIM_COLUMNS)}")
+    return "\n\n".join(parts)
+
+
+def _shown(row: Row) -> Row:
+    """A claim as a row of a table: what it is held against stands with the claim."""
+    role = " (confirmatory: later bases)" if row["role"] == "confirmatory" else ""
+    threshold = not row["smallest"]
+    return row | {
+        "statement": f"{row['statement']}{role}. *{row['contrast']}*",
+        "here": "-" if row["value"] is None else here(row),
+        "smallest": "a threshold" if threshold else f"{number(row['smallest'])}: {row['why']}",
+        "verdict": row["verdict"] + (f": {row['reason']}" if row["reason"] else ""),
+    }
+
+
+def agreement(result: Result) -> str:
+    """How far our tables agree with the published ones, cell by cell."""
+    if not result.tables["agreement"]:
+        return ""
+    columns = {
+        "table": "published table",
+        "cells": "cells with a counterpart",
+        "r": "r",
+        "same": "same side of their mean",
+        "chance": "expected by chance",
+    }
+    return (
+        "Levels differ with scale and budget, so patterns are compared. Cells share models and tasks: no p "
+        "value is "
+        f"valid for them, and none is given.\n\n{markdown_table(result.tables['agreement'], columns)}"
+    )
+
+
+def readme_rows(reports: Mapping[str, Result]) -> str:
+    """The table of verdicts for the README: the headline of each question, from findings by report's name."""
+    rows = []
+    for name, result in reports.items():
+        for question in asked(result):
+            row = headline(result.tables["claims"], question)
+            if row is not None:
+                here_ = "-" if row["value"] is None else f"{here(row)}, n = {row['n']}"
+                paper = "not published" if row["published"] is None else number(row["published"])
+                link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
+                rows.append(
+                    {
+                        "q": link,
+                        "claim": row["statement"],
+                        "paper": paper,
+                        "here": here_,
+                        "verdict": row["verdict"],
+                    }
+                )
+    heads = {
+        "q": "question",
+        "claim": "claim",
+        "paper": "paper",
+        "here": "here (95 %), n models",
+        "verdict": "verdict",
+    }
+    return markdown_table(rows, heads)
 
 
 def models(result: Result) -> str:
@@ -102,22 +271,6 @@ def maps(result: Result) -> str:
     )
 
 
-def relation(result: Result) -> str:
-    """Correlations of similarity with transfer, published and here."""
-    columns = {
-        "similarity": "similarity",
-        "transfer": "transfer",
-        "pairs": "pairs of tasks",
-        "without": "left out",
-        "n": "pairs",
-        "r": "r",
-        "r2": "R²",
-        "p": "p",
-        "r_adjusted": "r within asked tasks",
-    }
-    return markdown_table(result.tables["correlations"], columns)
-
-
 def stretch(result: Result) -> str:
     """Where two trainings of the same model stand after some steps, and what they cost."""
     values = result.values
@@ -129,161 +282,24 @@ def stretch(result: Result) -> str:
     )
 
 
-class Chapter(NamedTuple):
-    """A part of the report of a zoo: its heading, what it asks, the section of the claims that answer it, and
-    the kinds of results it shows."""
-
-    title: str
-    question: str
-    section: str
-    kinds: tuple[str, ...]
-
-
-CHAPTERS = (
-    Chapter(
-        "1. Which tasks are learned",
-        "Beside the best constant answer; learned means that half of the gap to perfect is closed.",
-        "tasks",
-        ("zoo", "eval", "train", "curves"),
-    ),
-    Chapter(
-        "2. Maps in the representations",
-        "Is a city's place read from what the model holds about it, by task and layer?",
-        "maps",
-        ("maps", "probe", "readout", "timeline", "manifold", "surfacing", "erasure"),
-    ),
-    Chapter(
-        "3. Do tasks arrive at the same representation",
-        "Similarity between models beside its ceiling (the same task, another seed), by global and local "
-        "measures, and its trend with the number of tasks.",
-        "similarity",
-        ("cka", "similarity"),
-    ),
-    Chapter(
-        "4. What fine-tuning teaches about new cities",
-        "Which task teaches which, what is forgotten, and where new cities are put.",
-        "fine-tuning",
-        ("transfer",),
-    ),
-    Chapter(
-        "5. Does similarity predict transfer",
-        "The published correlation, with and without distance, and within each asked task.",
-        "similarity and transfer",
-        ("relation",),
-    ),
-    Chapter(
-        "6. Routing and patching",
-        "Do divergent tasks write new cities off the map? Shares of updates, arms, and what answers follow.",
-        "routing and patching",
-        ("routing", "subspace", "conflict", "trajectory", "patch", "patch_tasks", "patch_parts"),
-    ),
-    Chapter(
-        "7. Prediction before training",
-        "Can divergence be told from the tasks and their gradients alone?",
-        "prediction",
-        ("prediction",),
-    ),
-    Chapter(
-        "8. Published and found, value by value",
-        "Every published value that has a counterpart here, and what this scale cannot say.",
-        "values",
-        ("findings",),
-    ),
-)
-"""A report that holds findings is written in these chapters."""
-
-
-VERDICT_NOTE = (
-    "Supported: the 95 % interval over models lies on the paper's side of what it is held against; not "
-    "supported: on the other side; undecided: it holds both, or there is one model and no interval. "
-    "Direction looks at the value alone."
-)
-
-
-def claims(result: Result, section: str) -> str:
-    """The claims of one chapter."""
-    columns = {
-        "claim": "claim",
-        "published": "published",
-        "ours": "here",
-        "interval": "95 %",
-        "models": "models",
-        "against": "held against",
-        "direction": "direction",
-        "verdict": "verdict",
+def limits(result: Result) -> str:
+    """What the settings of these models leave open; reads values of the result of kind "zoo"."""
+    values, models = result.values, result.tables["models"]
+    scratch = [row for row in models if row["base"] is None]
+    rows = {
+        n: sorted({row["rows"] for row in scratch if len(row["tasks"].split("+")) == n})
+        for n in sorted({len(row["tasks"].split("+")) for row in scratch})
     }
-    rows = [row for row in result.tables["claims"] if row["section"] == section]
-    return markdown_table([row | {"interval": interval(row)} for row in rows], columns) if rows else ""
-
-
-def summary(result: Result) -> str:
-    """How many claims of each verdict, by chapter."""
-    rows = []
-    for chapter in CHAPTERS:
-        mine = [row for row in result.tables["claims"] if row["section"] == chapter.section]
-        if mine:
-            counts = {name: sum(row["verdict"] == name for row in mine) for name in VERDICTS}
-            rows.append({"chapter": chapter.title, "claims": len(mine)} | counts)
-    table = markdown_table(rows, {name: name for name in ("chapter", "claims", *VERDICTS)})
-    return f"{VERDICT_NOTE}\n\n{table}"
-
-
-def findings(result: Result) -> str:
-    """The table of values, how many of each group have no counterpart, and what this scale cannot say."""
-    rows = result.tables["values"]
-    found = [row | {"interval": interval(row)} for row in rows if row["ours"] is not None]
-    same = sum(row["direction"] == "same" for row in found)
-    columns = {
-        "quantity": "quantity",
-        "published": "published",
-        "ours": "here",
-        "interval": "95 % over models",
-        "models": "models",
-        "against": "held against",
-        "direction": "direction",
-    }
-    parts = [
-        f"{len(found)} of {len(rows)} published values have a counterpart; {same} have the same direction."
-    ]
-    groups = dict.fromkeys(row["group"] for row in rows)
-    for group in groups:
-        mine = [row for row in found if row["group"] == group]
-        if mine:
-            parts += [f"**{group}**", markdown_table(mine, columns)]
-    missing = {group: sum(row["group"] == group and row["ours"] is None for row in rows) for group in groups}
-    lines = [f"- {group}: {count} values" for group, count in missing.items() if count]
-    parts += ["**Published, without a model here yet:**\n\n" + "\n".join(lines)] if lines else []
-    return "\n\n".join([*parts, limits()])
-
-
-def limits() -> str:
-    """What the settings of the small models and of the plan leave open."""
-    plan = find_plan("zoo")
-    config = preset(plan.preset)
-    few = [run.config for run in plan.runs(config) if run.base is None]
-    rows = {family(one, False): one.train.steps * one.train.batch_size for one in few}
-    model, world = config.model, config.world
-    size = FlatParameters(model, "meta").values.numel()
-    return f"""**What this scale cannot say**
-
-- The models know {world.n_cities} cities and {world.n_new} new ones, the paper's 5,075 and 100. With so few,
-  ids and places can be learned by heart: a task may be answered without a map, and neighbourhoods of 10
-  cities span continents.
-- They are {model.n_layers} layers of width {model.d_model} ({size:,} parameters) against 6 of width 128
-  (1.6 million), trained on {rows["all seven tasks"]:,} rows against 42 million, and by Muon where the
-  paper has AdamW; fine-tunings are by AdamW. A task that is not learned here may need longer, as triangle
-  area and angle do in the paper; "not learned" is a statement about this budget.
-- Models of several tasks of which compass is one begin with compass alone, because that opens the plateau
-  soonest, and those of all seven are asked for triangle areas twice as often. The paper's begin with all
-  tasks, equally. What depends on the order of learning is not comparable, and the start in common is one
-  more reason why models with compass may be alike.
-- Models of one task have {rows["1 task"]:,} rows, all others {rows["2 tasks"]:,}. Neither the rows of a model
-  nor the rows of a task are held fixed between them.
-- Layers do not correspond. The paper reads after block 5 of 6; we compare the last but one block here too
-  (block 3 of 4, our L2), and name the best layer where a best layer is taken.
-- New cities stand in one cluster in the ocean. Whether scattered new cities do the same is not tested here.
-- Fine-tunings take 8.7 % of the base's steps, as in the paper, but at a batch of {config.train.batch_size}:
-  few rows a new city. Improvement depends on the budget, so its level is not comparable, only the order of
-  tasks.
-- With three seeds an interval over models is wide (Student's t with 2 degrees of freedom): only large effects
-  can be supported, and "undecided" is not "absent"."""
+    seen = "; ".join(
+        f"{n} task(s): {' or '.join(f'{count:,}' for count in counts)}" for n, counts in rows.items()
+    )
+    return f"""- **Small worlds can be learned by heart.** These models know {values["n_cities"]} cities and
+  {values["n_new"]} new ones, the paper's 5,075 and 100.
+- **Small models, few rows.** {values["n_layers"]} layers of width {values["d_model"]}
+  ({values["parameters"]:,} parameters) against 6 of width 128 (1.6 million). Rows seen, by number of
+  tasks: {seen}; the paper's 42 million. "Not learned" is a statement about this budget.
+- **Order of learning.** {values["first_tasks"]} of {len(scratch)} pretrained models begin with some of
+  their tasks alone; the paper's begin with all. What depends on the order of learning is not comparable.
+- **Layers do not correspond.** The paper reads after block 5 of 6; models are compared after the last
+block but one. - **Few seeds.** With three models Student's t has two degrees of freedom: "inconclusive" is
+not "absent"."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cwr_mech.activations.reader import ActivationStore, activations_path
+from cwr_mech.activations.reader import ActivationStore, activations_path, digests
 from cwr_mech.analysis.probing.tables import probe_result
 from cwr_mech.analysis.routing.displacement import Origin
 from cwr_mech.analysis.routing.trajectory import (
@@ -17,7 +17,6 @@ from cwr_mech.analysis.routing.trajectory import (
 from cwr_mech.analysis.selection import choose_hooks
 from cwr_mech.analysis.stats.models import gain
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
-from cwr_mech.artifacts import sha256_file
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
@@ -30,6 +29,7 @@ from cwr_mech.experiments.zoo import (
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS
+from cwr_mech.training.parameters import FlatParameters
 from cwr_mech.training.runs import Run
 
 SITE = "last_digit+delimiter"
@@ -61,9 +61,24 @@ def models_result(models: Sequence[Run], command: str) -> Result:
         command=command,
         inputs={model.checkpoint().as_posix(): model.sha256() for model in models},
         params={"runs": [model.name for model in models], "questions": QUESTIONS, "seed": SEED},
+        values=_sizes(models),
         tables={"models": table, "scores": scores, "plan": plan_rows(table)},
         notes=[f"{QUESTIONS} test questions a task and group; new: at least one new city in the question."],
     )
+
+
+def _sizes(models: Sequence[Run]) -> dict[str, int]:
+    """World and model of the first run; how many pretrained models began with some of their tasks alone."""
+    config, world = models[0].config, models[0].world()
+    scratch = [model for model in models if model.parent is None]
+    return {
+        "n_cities": len(world.old()),
+        "n_new": len(world.new()),
+        "n_layers": config.model.n_layers,
+        "d_model": config.model.d_model,
+        "parameters": FlatParameters(config.model, "meta").values.numel(),
+        "first_tasks": sum(bool(model.config.data.first_tasks) for model in scratch),
+    }
 
 
 def plan_rows(models: Sequence[Row]) -> list[Row]:
@@ -93,7 +108,7 @@ def maps_result(
         kind = {"family": family(model.config, model.parent is not None)}
         for name, rows in tables.items():
             rows += [row | kind for row in found.tables.get(name, [])]
-        inputs[path.as_posix()] = sha256_file(path)
+        inputs |= digests(path)
         notes = [note for note in found.notes if "untrained" not in note]
         advance(1)
     runs = [model.name for model in models]

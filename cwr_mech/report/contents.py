@@ -10,12 +10,6 @@ from cwr_mech.render.shown import Section
 
 _SECTIONS = (
     Section(
-        "routing",
-        "Do divergent tasks route updates off the map?",
-        "The claim, what it predicts, what came, and a verdict.",
-        report_routing.routing,
-    ),
-    Section(
         "zoo",
         "The models",
         "Everything below is about these models; each can be loaded as zoo:NAME.",
@@ -111,18 +105,6 @@ _SECTIONS = (
         "A stretch of the paper's training",
         "The same weights, batches and rates here and under transformers' Trainer.",
         report_zoo.stretch,
-    ),
-    Section(
-        "relation",
-        "Similarity and transfer",
-        "Pairs of tasks: how alike models of the one and the other are, and what one teaches the other.",
-        report_zoo.relation,
-    ),
-    Section(
-        "findings",
-        "The paper's values beside ours",
-        "Levels differ with the scale; the direction is what can be compared.",
-        report_zoo.findings,
     ),
 )
 SECTIONS = (*(show.section for show in shows().values()), *_SECTIONS)

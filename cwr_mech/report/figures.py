@@ -32,17 +32,14 @@ from cwr_mech.analysis.patching.swaps import (
 )
 from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing.figures import (
-    arms_figure,
     conflict_figure,
     directions_figure,
     subspace_figure,
-    sums_figure,
-    ways_figure,
 )
 from cwr_mech.analysis.transfer.figures import transfer_figure
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
-from cwr_mech.findings.figures import maps_figure, stretch_figure
+from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.render.grids import (
     patch_figure,
 )
@@ -53,6 +50,8 @@ from cwr_mech.results import Result
 DPI = 150
 SOURCE = "Source"
 """Name of the PNG text field that holds the digest of the result."""
+CAPTION = "Description"
+"""Name of the PNG text field that holds the caption."""
 
 
 FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
@@ -81,10 +80,9 @@ FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
             Plot("ways", "Movement towards the true place", directions_figure),
         ),
         "conflict": (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
-        "routing": (
-            Plot("arms", "Arms side by side", arms_figure),
-            Plot("ways", "Ways of new cities, on the map and off it", ways_figure),
-            Plot("sums", "All displacement so far, in the map's directions", sums_figure),
+        "findings": (
+            Plot("overview", "The answers at a glance", overview_figure),
+            Plot("", "All findings", claims_figure),
         ),
     }
 )
@@ -116,8 +114,9 @@ def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
                     f"the {result.kind} result '{name}' lacks {error}, which its figure needs",
                     f"make it anew with: {result.command}",
                 ) from error
+            about = {SOURCE: result.sha256, CAPTION: " ".join(figure.get_supxlabel().split())}
             with atomic_file(path) as part:
-                figure.savefig(part, format="png", dpi=DPI, metadata={SOURCE: result.sha256})
+                figure.savefig(part, format="png", dpi=DPI, metadata=about)
         paths.append(path)
     return paths
 

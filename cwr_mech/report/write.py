@@ -1,50 +1,53 @@
-"""Reports: reports/NAME/report.md and figures, written from reports/NAME/results and nothing else.
+"""Reports: reports/NAME/report.md, figures and tables, written from reports/NAME/results and nothing else.
 
-A report can therefore be rebuilt anywhere. `check_report` does so and compares: the text must be equal, every
-figure must carry the digest of its result, and where the same matplotlib drew it, it must look the same
-(other versions place text a pixel apart, so there the digest decides). Results that were changed after they
-were written are refused by `load_result`. Inputs of the results that lie beside reports/
-are hashed anew.
+A report can therefore be rebuilt anywhere. `check_report` does so and compares: text and tables must be equal,
+every figure must carry the digest of its result, and where the same matplotlib drew it, it must look the same
+(other versions place text a pixel apart, so there the digest decides). Results that were changed after they were
+written are refused by `load_result`. Inputs of the results that lie beside reports/ are hashed anew; activations
+of the same model and world that another processor computed are told apart from other activations (`other_floats`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
+from cwr_mech.activations.reader import IDENTITY, identity
 from cwr_mech.artifacts import atomic_file, sha256_file
-from cwr_mech.errors import CorruptArtifact, MissingArtifact
-from cwr_mech.findings import show as report_zoo
-from cwr_mech.render.markdown import markdown_table, notes, source_line
-from cwr_mech.render.shown import Section
-from cwr_mech.report import sections as report_sections
-from cwr_mech.report.contents import SECTIONS
-from cwr_mech.report.figures import SOURCE, draw, figure_names
-from cwr_mech.results import Result, Row, load_results
+from cwr_mech.errors import MissingArtifact
+from cwr_mech.report.figures import CAPTION, SOURCE, draw
+from cwr_mech.report.page import report_text
+from cwr_mech.results import Result, load_results
 
 PIXEL_TOLERANCE = 0.5
 """Mean absolute difference of two drawings, of 255 levels, that still counts as equal."""
 
 
-_BY_KIND: Mapping[str, Section] = MappingProxyType({section.kind: section for section in SECTIONS})
-
-
 def write_report(folder: Path | str) -> Path:
-    """Draw the figures and write report.md from `folder`/results; returns the path of report.md.
+    """Draw the figures and write report.md and tables/ from `folder`/results; returns the path of report.md.
 
-    Raises MissingArtifact when there are no results, and what `load_result` raises for broken ones.
+    Figures and tables of an earlier report that this one does not show are removed. Raises MissingArtifact when
+    there are no results, and what `load_result` raises for broken ones.
     """
     folder = Path(folder)
     results = _results(folder)
-    for name, result in results.items():
-        draw(result, folder / "figures", name)
-    path = folder / "report.md"
-    with atomic_file(path) as part:
-        part.write_text(report_text(folder.name, results), encoding="utf-8")
-    return path
+    drawn = _draw_all(results, folder / "figures")
+    text, tables = report_text(folder.name, results, captions(drawn))
+    for file, content in {
+        **{f"tables/{name}": text for name, text in tables.items()},
+        "report.md": text,
+    }.items():
+        with atomic_file(folder / file) as part:
+            part.write_text(content, encoding="utf-8")
+    for path in (folder / "figures").glob("*.png"):
+        if path not in drawn and _source(path):
+            path.unlink()
+    for path in (folder / "tables").glob("*.csv"):
+        if path.name not in tables:
+            path.unlink()
+    return folder / "report.md"
 
 
 def check_report(folder: Path | str) -> list[str]:
@@ -57,85 +60,39 @@ def check_report(folder: Path | str) -> list[str]:
     path = folder / "report.md"
     if not path.is_file():
         raise MissingArtifact(f"no such file: {path}", f"write it with: cwr-mech report {folder.name}")
-    problems = _compare_text(path, report_text(folder.name, results))
     with TemporaryDirectory() as fresh:
-        for name, result in results.items():
-            for drawn in draw(result, fresh, name):
-                problems += _compare_figure(folder / "figures" / drawn.name, drawn)
-    return problems + _changed_inputs(results, folder.resolve().parents[1])
-
-
-def report_text(name: str, results: Mapping[str, Result]) -> str:
-    """The Markdown of a report called `name`."""
-    order = {section.kind: index for index, section in enumerate(SECTIONS)}
-    ranked = sorted(results.items(), key=lambda item: (order.get(item[1].kind, len(order)), item[0]))
-    parts = [
-        f"# Report: {name}",
-        f"Written by `cwr-mech report {name}` from the files in [results](results); "
-        f"`cwr-mech report --check {name}` rebuilds it and compares. Layers are counted from 0: L3 is the "
-        "residual stream after block 3 (`blocks.3.hook_resid_post`), embed before the first block, final "
-        "after the last norm. Coordinates and distances are in tenths of a degree on a plane.",
+        drawn = _draw_all(results, Path(fresh))
+        text, tables = report_text(folder.name, results, captions(drawn))
+        problems = _compare_text(path, text)
+        for name, content in tables.items():
+            problems += _compare_text(folder / "tables" / name, content)
+        for one in drawn:
+            problems += _compare_figure(folder / "figures" / one.name, one)
+    return problems + [
+        line for line, same in _changed_inputs(results, folder.resolve().parents[1]) if not same
     ]
-    found = next((result for result in results.values() if result.kind == "findings"), None)
-    parts += _by_kind(dict(ranked), "##") if found is None else _chapters(dict(ranked), found)
-    parts += _origin(results)
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _chapters(results: Mapping[str, Result], found: Result) -> list[str]:
-    """Chapters with their claims, then the results they rest on; other results come last."""
-    parts = ["## Claims", report_zoo.summary(found)]
-    left = dict(results)
-    for chapter in report_zoo.CHAPTERS:
-        mine = {name: result for name, result in results.items() if result.kind in chapter.kinds}
-        parts += [f"## {chapter.title}", chapter.question, report_zoo.claims(found, chapter.section)]
-        parts += _by_kind(mine, "###") if mine else ["No results yet."]
-        left = {name: result for name, result in left.items() if name not in mine}
-    return [*parts, *_by_kind(left, "##")]
+def other_floats(folder: Path | str) -> list[str]:
+    """Activations of the same model and world whose bytes differ from those a result was computed from: another
+    processor adds in another order. No reason to doubt the report.
+    """
+    folder = Path(folder)
+    changed = _changed_inputs(_results(folder), folder.resolve().parents[1])
+    return [line for line, same in changed if same]
 
 
-def _by_kind(results: Mapping[str, Result], level: str) -> list[str]:
-    """Sections of results that are in the order of the report, each kind under one heading."""
-    parts, last = [], ""
-    for name, result in results.items():
-        section = _BY_KIND.get(result.kind)
-        if result.kind != last:
-            parts.append(f"{level} {section.title if section else result.kind}")
-            parts += [section.opening] if section else []
-            last = result.kind
-        text = section.text if section else report_sections.plain
-        parts += _result_parts(name, result, text, f"{level}#")
-    return parts
+def captions(drawn: list[Path]) -> dict[str, str]:
+    """File -> the caption that the figure was drawn with."""
+    found = {}
+    for path in drawn:
+        with Image.open(path) as image:
+            found[path.name] = str(image.info.get(CAPTION, ""))
+    return found
 
 
-def _result_parts(name: str, result: Result, text: Callable[[Result], str], level: str) -> list[str]:
-    figures = [f"![{plot.title}](figures/{file})" for plot, file in figure_names(result, name)]
-    try:
-        body = text(result)
-    except KeyError as error:
-        raise CorruptArtifact(
-            f"the {result.kind} result '{name}' lacks {error}, which its section needs",
-            f"make it anew with: {result.command}",
-        ) from error
-    return [f"{level} {name}", *figures, body, notes(result), source_line(name, result)]
-
-
-def _origin(results: Mapping[str, Result]) -> list[str]:
-    """What the results were computed from and with."""
-    inputs: list[Row] = [
-        {"result": name, "input": source, "sha256": f"`{digest[:16]}`"}
-        for name, result in sorted(results.items())
-        for source, digest in sorted(result.inputs.items())
-    ]
-    versions = sorted(
-        {f"{key} {value}" for result in results.values() for key, value in result.provenance.items()}
-    )
-    heads = {"result": "result", "input": "made from", "sha256": "sha256 begins"}
-    return [
-        "## Where this comes from",
-        markdown_table(inputs, heads),
-        "Computed with " + ", ".join(versions) + ".",
-    ]
+def _draw_all(results: Mapping[str, Result], folder: Path) -> list[Path]:
+    return [path for name, result in results.items() for path in draw(result, folder, name)]
 
 
 def _results(folder: Path) -> dict[str, Result]:
@@ -149,6 +106,8 @@ def _results(folder: Path) -> dict[str, Result]:
 
 
 def _compare_text(path: Path, fresh: str) -> list[str]:
+    if not path.is_file():
+        return [f"{path} is missing"]
     there = path.read_text(encoding="utf-8", errors="replace").splitlines()
     lines = fresh.splitlines()
     for number, (old, new) in enumerate(zip(there, lines, strict=False), start=1):
@@ -157,6 +116,16 @@ def _compare_text(path: Path, fresh: str) -> list[str]:
     if len(there) != len(lines):
         return [f"{path} has {len(there)} lines, its results give {len(lines)}"]
     return []
+
+
+def _source(path: Path) -> str | None:
+    """The digest of the result that a figure was drawn from; None for other pictures."""
+    try:
+        with Image.open(path) as image:
+            found = image.info.get(SOURCE)
+    except OSError:
+        return None
+    return str(found) if found else None
 
 
 def _compare_figure(path: Path, fresh: Path) -> list[str]:
@@ -176,14 +145,21 @@ def _compare_figure(path: Path, fresh: Path) -> list[str]:
     return []
 
 
-def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[str]:
-    """Inputs under `root` that are no longer what a result was computed from; absent ones are passed over."""
-    problems = []
+def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[tuple[str, bool]]:
+    """Inputs under `root` that are no longer what a result was computed from, and whether they are of the same
+    model and world all the same; absent ones are passed over.
+    """
+    found = []
     for name, result in results.items():
         for source, digest in result.inputs.items():
             path = root / source
+            if source.endswith(IDENTITY):
+                continue
             weights = path / "model.safetensors"
             file = weights if weights.is_file() else path
             if file.is_file() and sha256_file(file) != digest:
-                problems.append(f"results/{name}.json was computed from another {source}")
-    return problems
+                of_same = result.inputs.get(source + IDENTITY)
+                same = of_same is not None and of_same == identity(file)
+                told = "holds other floating point of the same model and world than" if same else "is not"
+                found.append((f"{source} {told} what results/{name}.json was computed from", same))
+    return found

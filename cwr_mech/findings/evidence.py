@@ -1,0 +1,202 @@
+"""What claims are made of: the saved results of a report as tables, by model, and what its models have
+learned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import combinations
+
+import pandas as pd
+
+from cwr_mech.analysis.stats.models import FAILED_BELOW
+from cwr_mech.experiments.finetuning import PLAIN
+from cwr_mech.findings.claims import Claim, NoResults
+from cwr_mech.results import Result
+from cwr_mech.tasks.registry import PAPER_TASKS
+
+EXPLORED = 3
+"""The first bases, by seed, on which hypotheses were made; later ones confirm or refute them."""
+AT_CEILING = 0.9
+"""Share of the gap that a fine-tuning must close on its own tasks before its transfer can be compared."""
+
+
+class Saved:
+    """Results of one report. `bases`: the models of all tasks that claims about fine-tunings are made
+    over."""
+
+    def __init__(self, results: Mapping[str, Result], bases: Sequence[str] | None = None) -> None:
+        self.results = results
+        self._bases = bases
+
+    def table(self, kind: str, name: str) -> pd.DataFrame:
+        """A table of all results of one kind, one under the other. Raises NoResults without a row."""
+        rows = [
+            row
+            for result in self.results.values()
+            if result.kind == kind
+            for row in result.tables.get(name, [])
+        ]
+        if not rows:
+            raise NoResults(f"no results of kind {kind} in this report")
+        frame = pd.DataFrame(rows)
+        for column in {"run", "base", "run_a", "run_b"} & set(frame):
+            frame[column] = frame[column].str.removeprefix("zoo:")
+        return frame
+
+    @property
+    def bases(self) -> list[str]:
+        """Bases of the fine-tunings, by seed. Raises NoResults without any."""
+        if self._bases is not None:
+            return list(self._bases)
+        models = self.models
+        found = set(models["base"].dropna())
+        return list(models[models["run"].isin(found)].sort_values("seed", kind="stable")["run"])
+
+    def explored(self) -> "Saved":
+        """The same results, over the first bases alone."""
+        return Saved(self.results, self.bases[:EXPLORED])
+
+    def later(self) -> "Saved":
+        """The same results, over the bases that came after the hypotheses. Raises NoResults without any."""
+        if not self.bases[EXPLORED:]:
+            raise NoResults(f"no base beyond the first {EXPLORED}, on which the hypothesis was made")
+        return Saved(self.results, self.bases[EXPLORED:])
+
+    @cached_property
+    def models(self) -> pd.DataFrame:
+        """Every model: run, base, tasks (joined by +), family, route, seed, rows."""
+        return self.table("zoo", "models")
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        """Share of the gap between constant prediction and perfect answers, training cities: run x task."""
+        scores = self.table("zoo", "scores")
+        return scores[scores["group"] == "old"].pivot(index="run", columns="task", values="gain")
+
+    def trained_on(self, *tasks: str) -> list[str]:
+        """Models trained from fresh weights on exactly these tasks, held-out cities left out."""
+        chosen = self.models[
+            self.models["base"].isna()
+            & (self.models["tasks"] == "+".join(tasks))
+            & ~self.models["family"].str.contains("pretraining")
+        ]
+        return list(chosen["run"])
+
+    def learned(self, runs: Sequence[str]) -> list[str]:
+        """Those that close at least half of the gap on every task they were trained on."""
+        tasks = self.models.set_index("run")["tasks"].str.split("+")
+        return [run for run in runs if (self.gains.loc[run, tasks[run]] >= FAILED_BELOW).all()]
+
+    def singles(self) -> dict[str, list[str]]:
+        """Task -> the models of this task alone that have learned it; tasks without one are left out."""
+        found = {task: self.learned(self.trained_on(task)) for task in PAPER_TASKS}
+        return {task: runs for task, runs in found.items() if runs}
+
+    def unlearned(self) -> str:
+        """How many single-task models have not learned their task, in words."""
+        runs = [run for task in PAPER_TASKS for run in self.trained_on(task)]
+        failed = len(runs) - len(self.learned(runs))
+        return f"{failed} of {len(runs)} single-task models close less than half of the gap" if failed else ""
+
+    def best_r2(self, run: str) -> pd.Series:
+        """The row of a model's best probe: r2, control_r2_shuffled, layer, hook, task (the prompt)."""
+        rows = self.table("maps", "layers")
+        mine = rows[rows["run"] == run]
+        if mine.empty:
+            raise NoResults(f"no probe of {run}")
+        return mine.loc[mine["r2"].idxmax()]
+
+    def similarity(self, measure: str, column: str = "value") -> dict[tuple[str, str], float]:
+        """Pairs of models -> their similarity (or another column of the table), both orders."""
+        rows = self.table("similarity", "pairs")
+        rows = rows[(rows["measure"] == measure) & rows[column].notna()]
+        pairs = zip(rows["run_a"], rows["run_b"], rows[column], strict=True)
+        return {key: value for a, b, value in pairs for key in ((a, b), (b, a))}
+
+    def improvements(self, arm: str = PLAIN) -> pd.DataFrame:
+        """Normalised improvement on held-out cities: base, set, task, ni, trained, retention.
+
+        Only tasks that the base had learned: elsewhere improvement divides by next to nothing.
+        """
+        rows = self.table("transfer", "scores")
+        rows = rows[(rows["arm"] == arm) & rows["ni"].notna() & (rows["base_gain"] >= FAILED_BELOW)]
+        rows = rows[rows["base"].isin(self.bases)]
+        if rows.empty:
+            raise NoResults(f"no fine-tuning of these bases ({arm})")
+        return rows
+
+    def own(self, task: str, arm: str = PLAIN) -> dict[str, float]:
+        """Base -> improvement in `task` of its fine-tuning on that task alone."""
+        rows = self.improvements(arm)
+        mine = rows[(rows["set"] == task) & (rows["task"] == task)]
+        return dict(zip(mine["base"], mine["ni"], strict=True))
+
+    def others(self, task: str, arm: str = PLAIN) -> dict[str, float]:
+        """Base -> mean improvement in the tasks that its fine-tuning on `task` did not train."""
+        rows = self.improvements(arm)
+        mine = rows[(rows["set"] == task) & ~rows["trained"]]
+        return {str(base): float(value) for base, value in mine.groupby("base")["ni"].mean().items()}
+
+    def by_task(self, task: str) -> dict[str, float]:
+        """Task -> mean improvement over bases, by fine-tunings on `task`."""
+        rows = self.improvements()
+        return {
+            str(key): float(v) for key, v in rows[rows["set"] == task].groupby("task")["ni"].mean().items()
+        }
+
+    def transient(self, tasks: Sequence[str] = PAPER_TASKS) -> str:
+        """Why transfer cannot be compared: fine-tunings that stop before their own task is learned, "" if
+        none."""
+        own = [value for task in tasks for value in self.own(task).values()]
+        below = sum(value < AT_CEILING for value in own)
+        if not below:
+            return ""
+        return (
+            f"{below} of {len(own)} fine-tunings stop before they close {AT_CEILING:.0%} of the gap in "
+            f"their own "
+            "task, and the order of tasks changes with more training"
+        )
+
+
+def among(values: Mapping[tuple[str, str], float], runs: Sequence[str]) -> list[float]:
+    """Values of the pairs of these models that are known."""
+    return [values[pair] for pair in combinations(runs, 2) if pair in values]
+
+
+def across(
+    values: Mapping[tuple[str, str], float], groups: Mapping[str, Sequence[str]], kept: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """(task, task) -> mean over pairs of models of the two tasks among `kept`; a task with itself: other
+    seeds."""
+    mine = {task: [run for run in runs if run in kept] for task, runs in groups.items()}
+    found = {}
+    for a, b in [*combinations(mine, 2), *((task, task) for task in mine)]:
+        pairs = combinations(mine[a], 2) if a == b else ((x, y) for x in mine[a] for y in mine[b])
+        known = [values[pair] for pair in pairs if pair in values]
+        if known:
+            found[a, b] = sum(known) / len(known)
+    return found
+
+
+def minus(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    """Unit by unit difference, over the units in both."""
+    return {unit: a[unit] - b[unit] for unit in a if unit in b}
+
+
+def mean_over(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Unit -> mean over the parts, over the units that are in all of them."""
+    units = [unit for unit in parts[0] if all(unit in part for part in parts)] if parts else []
+    return {unit: sum(part[unit] for part in parts) / len(parts) for unit in units}
+
+
+def by_bases(claim: Claim) -> tuple[Claim, Claim]:
+    """The claim over the first bases (exploratory) and over later ones (confirmatory), as two rows."""
+    return (
+        replace(claim, evidence=lambda saved: claim.evidence(saved.explored())),
+        replace(
+            claim,
+            id=f"{claim.id}-confirmed",
+            role="confirmatory",
+            evidence=lambda saved: claim.evidence(saved.later()),
+        ),
+    )

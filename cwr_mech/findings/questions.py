@@ -1,0 +1,156 @@
+"""The questions of a report of many models, and the result of kind "findings" that answers them.
+
+Everything is computed from saved results and the published tables. A new question is a row of QUESTIONS; a
+new claim is a row of CLAIMS in the module of its question.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cwr_mech.artifacts import sha256_file
+from cwr_mech.findings import finetuned, pretrained, routing
+from cwr_mech.findings.claims import VERDICTS, Claim, judge
+from cwr_mech.findings.evidence import Saved
+from cwr_mech.findings.tables import agreement_rows, value_rows
+from cwr_mech.results import Result, Row, load_results
+
+
+class Question(NamedTuple):
+    """What a chapter of a report asks: kinds of results it rests on (the first is the one that its figure
+    shows), the claim that answers it in one sentence, and what it cannot say."""
+
+    id: str
+    title: str
+    kinds: tuple[str, ...]
+    headline: str
+    limits: str
+
+
+QUESTIONS = (
+    Question(
+        "tasks",
+        "Which tasks do the models learn?",
+        ("zoo", "eval", "train", "curves"),
+        "",
+        "Learned: half of the gap between constant prediction and perfect answers is closed. Not learned "
+        "within "
+        "this budget does not mean not learnable: angle alone is learned with six times as many rows.",
+    ),
+    Question(
+        "maps",
+        "Do models hold a linear map of the cities?",
+        ("maps", "probe", "readout", "timeline", "manifold", "surfacing", "erasure"),
+        "map-all-tasks",
+        "What a probe decodes need not be what answers use; the best layer and prompt of each model are "
+        "taken.",
+    ),
+    Question(
+        "similarity",
+        "Do models of different tasks arrive at similar representations?",
+        ("similarity", "cka"),
+        "convergence",
+        "Only over models that have learned their task, so over few tasks; numbers of tasks, rows and the "
+        "order of "
+        "learning are confounded.",
+    ),
+    Question(
+        "transfer",
+        "What does fine-tuning on one task teach about new cities in others?",
+        ("transfer",),
+        "distance-teaches-less",
+        "Fine-tunings of 8.7 % of the base's steps stop before their own task is learned, and new cities "
+        "stand in "
+        "one cluster that is smaller than the bases' error.",
+    ),
+    Question(
+        "relation",
+        "Does representational similarity predict transfer?",
+        (),
+        "similarity-predicts-transfer",
+        "Tasks are the units, and few are learned alone.",
+    ),
+    Question(
+        "places",
+        "Do different tasks' answers put a new city in the same place?",
+        ("locate",),
+        "divergence-distance",
+        "Distance, compass and perimeter only: angle and area determine coordinates too poorly.",
+    ),
+    Question(
+        "sides",
+        "Which side of the network carries what fine-tuning teaches?",
+        ("anatomy", "sites"),
+        "city-side-distance-own",
+        "Grafts of one side leave the other side as it was before; the two together are not the sum of both.",
+    ),
+    Question(
+        "conditions",
+        "Are new cities learned when gradients are kept on or off the manifold?",
+        ("transfer", "trajectory", "patch_parts"),
+        "off-manifold-own-distance",
+        "Gradients are projected at the tokens of new cities after the first three blocks; all other "
+        "gradients are "
+        "free. Projected gradients keep their norm.",
+    ),
+    Question(
+        "shares",
+        "Do updates on distance leave the manifold where cities are read?",
+        ("subspace", "conflict"),
+        "share-whole",
+        "The manifold's span is that of five to seven directions; a point in the span may lie off the curved "
+        "manifold. A share says where an update points, not what answers use.",
+    ),
+)
+"""The questions in the order of a report."""
+
+CLAIMS: tuple[Claim, ...] = (*pretrained.CLAIMS, *finetuned.CLAIMS, *routing.CLAIMS)
+
+READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in question.kinds),)
+"""Kinds of results that claims read."""
+
+
+def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: str) -> Result:
+    """The result of kind "findings": tables `claims`, `agreement` (ours with each published table, cell by
+    cell), and `values` (these cells). Questions none of whose results are there are left out.
+    """
+    saved = Saved(results)
+    asked = {question.id for question in QUESTIONS if _asked(question, results)}
+    rows = judge([claim for claim in CLAIMS if claim.question in asked], saved)
+    rows = [row for row in rows if row["role"] == "exploratory" or row["n"]]
+    findings = [row for row in rows if row["kind"] == "finding"]
+    values = value_rows(saved)
+    return Result(
+        kind="findings",
+        command=command,
+        inputs=dict(inputs),
+        params={"runs": list(saved.models["run"])},
+        values={"claims": len(findings)}
+        | {name: sum(row["verdict"] == name for row in findings) for name in VERDICTS},
+        tables={"claims": rows, "agreement": agreement_rows(values), "values": values},
+    )
+
+
+def _asked(question: Question, results: Mapping[str, Result]) -> bool:
+    kinds = {result.kind for result in results.values()}
+    needed = set(question.kinds[:1]) or {"similarity", "transfer"}
+    return needed <= kinds
+
+
+def sources(folder: Path, kinds: Sequence[str] = READ) -> tuple[dict[str, Result], dict[str, str]]:
+    """The results of these kinds in `folder`/results, and the hashes of their files."""
+    results = load_results(folder / "results")
+    own = {name: result for name, result in results.items() if result.kind in kinds}
+    paths = [folder / "results" / f"{name}.json" for name in own]
+    return own, {path.as_posix(): sha256_file(path) for path in paths}
+
+
+def write_findings(folder: Path, command: str) -> Path:
+    """Compute the findings from `folder`/results and save them there; returns the path."""
+    return findings(*sources(folder), command).save(folder / "results", "findings")
+
+
+def headline(rows: Sequence[Row], question: Question) -> Row | None:
+    """The row that answers a question: its headline claim over confirmatory bases where there are any."""
+    found = {row["id"]: row for row in rows}
+    return found.get(f"{question.headline}-confirmed") or found.get(question.headline)
