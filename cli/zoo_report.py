@@ -1,17 +1,17 @@
-"""The parts of the zoo's report, for whatever models there are: `cwr-mech zoo analyse`."""
+"""The parts of the zoo's reports, for whatever models there are: `cwr-mech zoo analyse`."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
 
-COMMAND, REPORT = "cwr-mech zoo analyse", "zoo"
+COMMAND, ZOO_REPORT, ROUTING = "cwr-mech zoo analyse", "zoo", "routing"
 PATCHED, PATCH_PAIRS = "distance,angle,compass,perimeter", 48
 
 
 def analyse(names: Sequence[str] | None = None) -> None:
-    """Run the analyses that the report is made of (all, or the parts named), and write it.
+    """Run the analyses that the reports are made of (all, or the parts named), and write these.
 
     Each part is saved when it is done; a part that the models here do not allow yet is named and left out.
     Raises AnalysisError without models, UnknownName for another part.
@@ -20,7 +20,7 @@ def analyse(names: Sequence[str] | None = None) -> None:
 
     from cwr_mech.errors import AnalysisError, UnknownName
     from cwr_mech.experiments.zoo import zoo_models
-    from cwr_mech.findings.findings import write_findings
+    from cwr_mech.findings.questions import write_findings
     from cwr_mech.report.write import write_report
 
     from .common import ZOO, duration, report_folder, say
@@ -35,26 +35,27 @@ def analyse(names: Sequence[str] | None = None) -> None:
     for name in names or PARTS:
         start = time.monotonic()
         try:
-            PARTS[name](found)
+            PARTS[name].make(found)
         except AnalysisError as error:
             say(f"{name} left out: {error.message}")
         say(f"{name:<12} {duration(time.monotonic() - start):>8}")
-    folder = report_folder(REPORT)
-    say(f"result  {write_findings(folder, COMMAND)}")
-    say(f"report  {write_report(folder)}, {duration(time.monotonic() - began)} in all")
+    for report in dict.fromkeys(PARTS[name].report for name in names or PARTS):
+        folder = report_folder(report)
+        say(f"result  {write_findings(folder, COMMAND)}")
+        say(f"report  {write_report(folder)}, {duration(time.monotonic() - began)} in all")
 
 
 def overview(models: "list[Run]") -> None:
-    """Section 1."""
+    """All models: tasks, conditions, recorded scores."""
     from cwr_mech.findings.zoo import models_result
 
     from .common import save_result
 
-    save_result(models_result(models, COMMAND), REPORT, "models")
+    save_result(models_result(models, COMMAND), ZOO_REPORT, "models")
 
 
 def maps(models: "list[Run]") -> None:
-    """Activation files, and section 2."""
+    """Activation files, and a linear probe in each model."""
     from cwr_mech.findings.zoo import maps_result
 
     from . import cache_acts
@@ -63,13 +64,13 @@ def maps(models: "list[Run]") -> None:
     for model in models:
         cache_acts.command(model.name)
     with progress("probes", len(models), "models") as advance:
-        save_result(maps_result(models, ACTIVATIONS, COMMAND, advance), REPORT, "maps")
+        save_result(maps_result(models, ACTIVATIONS, COMMAND, advance), ZOO_REPORT, "maps")
 
 
 def alike(models: "list[Run]") -> None:
-    """Section 3, at the layer that corresponds to the paper's: the last block but one."""
+    """Representational similarity at the layer that corresponds to the paper's: the last block but one."""
     from cwr_mech.errors import AnalysisError
-    from cwr_mech.findings.claims import MEASURES
+    from cwr_mech.findings.tables import MEASURES
 
     from . import analyses
 
@@ -77,83 +78,101 @@ def alike(models: "list[Run]") -> None:
     if len(trained) < 2:
         raise AnalysisError("similarity needs two models that were trained from fresh weights")
     layer = str(max(0, models[0].config.model.n_layers - 2))
-    analyses.run("cka", REPORT, runs=trained, layers=layer)
-    analyses.run("similarity", REPORT, runs=trained, measures=",".join(MEASURES), layers=layer)
+    analyses.run("similarity", ZOO_REPORT, runs=trained, measures=",".join(MEASURES), layers=layer)
 
 
 def taught(models: "list[Run]") -> None:
-    """Section 4: the plain fine-tunings."""
+    """What unprojected fine-tunings teach, by recorded answers."""
+    _taught(models, [m for m in tuned(models) if m.config.route.condition == "unprojected"], ZOO_REPORT)
+
+
+def conditions(models: "list[Run]") -> None:
+    """What single-task fine-tunings teach under every condition of the gradient, by recorded answers."""
+    from cwr_mech.findings.zoo import models_result
+
+    from .common import save_result
+
+    chosen = conditioned(models)
+    bases = [model for model in models if model.parent is None and len(model.config.data.tasks) > 2]
+    save_result(models_result([*bases, *chosen], COMMAND), ROUTING, "models")
+    _taught(models, chosen, ROUTING)
+
+
+def _taught(models: "list[Run]", chosen: "list[Run]", report: str) -> None:
     from cwr_mech.findings.zoo import transfer_result
 
     from .common import progress, save_result
 
-    chosen = [model for model in tuned(models) if model.config.route.condition == "unprojected"]
     with progress("answering", len({model.parent for model in chosen}), "bases") as advance:
-        save_result(transfer_result(chosen, untuned(models), COMMAND, advance), REPORT, "transfer")
+        save_result(transfer_result(chosen, untuned(models), COMMAND, advance), report, "transfer")
 
 
-def relation(models: "list[Run]") -> None:
-    """Section 5, from the results of sections 3 and 4."""
-    from cwr_mech.findings.claims import Saved
-    from cwr_mech.findings.findings import sources
-    from cwr_mech.findings.relation import relation_result
+def conditioned(models: "list[Run]") -> "list[Run]":
+    """Fine-tunings of the bases on one task, without elicitation rows, under every condition.
 
-    from .common import report_folder, save_result
+    Raises AnalysisError when there is none.
+    """
+    bases = {base.name for base in all_tasks(models)}
+    return [
+        model
+        for model in tuned(models)
+        if model.parent in bases and len(model.config.data.tasks) == 1 and not elicited(model)
+    ]
 
-    results, inputs = sources(report_folder(REPORT), ("zoo", "similarity", "transfer"))
-    save_result(relation_result(Saved(results), inputs, COMMAND), REPORT, "relation")
+
+def elicited(model: "Run") -> bool:
+    """Whether a fine-tuning set holds elicitation rows."""
+    from cwr_mech.experiments.finetuning import condition_of
+
+    return "elicitation none" not in condition_of(model.config)
 
 
 def places(models: "list[Run]") -> None:
-    """Section 6: where fine-tunings and arms put new cities."""
+    """Where a probe finds new cities after fine-tunings under every condition."""
     from cwr_mech.findings.zoo import places_result
 
     from .common import progress, save_result
 
-    chosen = tuned(models)
+    chosen = conditioned(models)
     with progress("placing", len(chosen), "models") as advance:
-        save_result(places_result(chosen, untuned(models), COMMAND, advance), REPORT, "trajectory")
+        save_result(places_result(chosen, untuned(models), COMMAND, advance), ROUTING, "trajectory")
 
 
-def routes(models: "list[Run]") -> None:
-    """Section 6: shares of updates in the map, and the verdicts."""
+def shares(models: "list[Run]") -> None:
+    """How much of updates lies in the manifold's span, base by base."""
     from . import subspace
-    from .common import report_folder
-    from .routing import add_routing
 
     for base in all_tasks(models):
-        subspace.command(base.name, report=REPORT)
-    add_routing(report_folder(REPORT))
+        subspace.command(base.name, report=ROUTING)
 
 
 def followed(models: "list[Run]") -> None:
-    """Section 6: what answers follow when a part of a city's state is swapped."""
+    """What answers follow when a part of a city's state is interchanged."""
     from . import patch
 
     bases = [base.name for base in all_tasks(models)]
     parts = "manifold,random"
-    patch.command(bases, task=PATCHED, pairs=PATCH_PAIRS, subspace=parts, only_subspace=True, report=REPORT)
+    patch.command(bases, task=PATCHED, pairs=PATCH_PAIRS, subspace=parts, only_subspace=True, report=ROUTING)
 
 
-def foretold(models: "list[Run]") -> None:
-    """Section 7."""
-    from . import predict
+class Part(NamedTuple):
+    """A part of a report, and what makes it."""
 
-    predict.command(all_tasks(models)[0].name, report=REPORT)
+    report: str
+    make: "Callable[[list[Run]], None]"
 
 
 PARTS = {
-    "models": overview,
-    "maps": maps,
-    "similarity": alike,
-    "transfer": taught,
-    "relation": relation,
-    "places": places,
-    "routing": routes,
-    "patching": followed,
-    "prediction": foretold,
+    "models": Part(ZOO_REPORT, overview),
+    "maps": Part(ZOO_REPORT, maps),
+    "similarity": Part(ZOO_REPORT, alike),
+    "transfer": Part(ZOO_REPORT, taught),
+    "conditions": Part(ROUTING, conditions),
+    "places": Part(ROUTING, places),
+    "shares": Part(ROUTING, shares),
+    "patching": Part(ROUTING, followed),
 }
-"""The parts of the report in the order in which they need each other."""
+"""The parts of the reports in the order in which they need each other."""
 
 
 def tuned(models: "list[Run]") -> "list[Run]":

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cwr_mech.activations.reader import ActivationStore, activations_path
+from cwr_mech.activations.reader import ActivationStore, activations_path, digests
 from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, names, stage, uses
-from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.runs import Run, latest_run, load_run
@@ -80,7 +79,8 @@ def open_sources(
         wanted: Sequence[str | None] = names(runs) or (None,)
         found = [_of_run(run_of(name), step) for name in wanted]
     for source in found:
-        uses(source.path.as_posix(), sha256_file(source.path))
+        for name, digest in digests(source.path).items():
+            uses(name, digest)
     return _labelled(found)
 
 

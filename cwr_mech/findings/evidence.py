@@ -24,24 +24,27 @@ class Saved:
     """Results of one report. `bases`: the models of all tasks that claims about fine-tunings are made
     over."""
 
-    def __init__(self, results: Mapping[str, Result], bases: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        results: Mapping[str, Result],
+        bases: Sequence[str] | None = None,
+        tables: dict[tuple[str, str], pd.DataFrame] | None = None,
+    ) -> None:
         self.results = results
         self._bases = bases
+        self._tables = {} if tables is None else tables
 
     def table(self, kind: str, name: str) -> pd.DataFrame:
         """A table of all results of one kind, one under the other. Raises NoResults without a row."""
-        rows = [
-            row
-            for result in self.results.values()
-            if result.kind == kind
-            for row in result.tables.get(name, [])
-        ]
-        if not rows:
+        if (kind, name) not in self._tables:
+            own = [result for result in self.results.values() if result.kind == kind]
+            frame = pd.DataFrame([row for result in own for row in result.tables.get(name, [])])
+            for column in {"run", "base", "run_a", "run_b"} & set(frame):
+                frame[column] = frame[column].str.removeprefix("zoo:")
+            self._tables[kind, name] = frame
+        if self._tables[kind, name].empty:
             raise NoResults(f"no results of kind {kind} in this report")
-        frame = pd.DataFrame(rows)
-        for column in {"run", "base", "run_a", "run_b"} & set(frame):
-            frame[column] = frame[column].str.removeprefix("zoo:")
-        return frame
+        return self._tables[kind, name]
 
     @property
     def bases(self) -> list[str]:
@@ -54,13 +57,13 @@ class Saved:
 
     def explored(self) -> "Saved":
         """The same results, over the first bases alone."""
-        return Saved(self.results, self.bases[:EXPLORED])
+        return Saved(self.results, self.bases[:EXPLORED], self._tables)
 
     def later(self) -> "Saved":
         """The same results, over the bases that came after the hypotheses. Raises NoResults without any."""
         if not self.bases[EXPLORED:]:
             raise NoResults(f"no base beyond the first {EXPLORED}, on which the hypothesis was made")
-        return Saved(self.results, self.bases[EXPLORED:])
+        return Saved(self.results, self.bases[EXPLORED:], self._tables)
 
     @cached_property
     def models(self) -> pd.DataFrame:

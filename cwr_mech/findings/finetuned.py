@@ -228,6 +228,9 @@ def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
     y = (y + y.T) / 2
     if not np.isfinite(x + y).all():
         raise NoResults("some pairs of tasks have no similarity or no transfer")
+    cells = np.triu_indices(len(tasks), 1)
+    if min(np.ptp(x[cells]), np.ptp(y[cells])) == 0:
+        return withheld("similarity or transfer is the same for all pairs of tasks")
 
     def correlation(kept: list[int]) -> float:
         cells = np.triu_indices(len(kept), 1)

@@ -17,12 +17,14 @@ from cwr_mech.results import Result, Row, load_results
 
 
 class Question(NamedTuple):
-    """What a chapter of a report asks: kinds of results it rests on (the first is the one that its figure
-    shows), the claim that answers it in one sentence, and what it cannot say."""
+    """What a chapter of a report asks: kinds of results that it needs and that it shows, the claim that
+    answers it, and what it cannot say.
+    """
 
     id: str
     title: str
-    kinds: tuple[str, ...]
+    needs: tuple[str, ...]
+    shows: tuple[str, ...]
     headline: str
     limits: str
 
@@ -31,6 +33,7 @@ QUESTIONS = (
     Question(
         "tasks",
         "Which tasks do the models learn?",
+        ("zoo", "maps"),
         ("zoo", "eval", "train", "curves"),
         "",
         "Learned: half of the gap between constant prediction and perfect answers is closed. Not learned "
@@ -40,6 +43,7 @@ QUESTIONS = (
     Question(
         "maps",
         "Do models hold a linear map of the cities?",
+        ("zoo", "maps"),
         ("maps", "probe", "readout", "timeline", "manifold", "surfacing", "erasure"),
         "map-all-tasks",
         "What a probe decodes need not be what answers use; the best layer and prompt of each model are "
@@ -48,6 +52,7 @@ QUESTIONS = (
     Question(
         "similarity",
         "Do models of different tasks arrive at similar representations?",
+        ("zoo", "similarity"),
         ("similarity", "cka"),
         "convergence",
         "Only over models that have learned their task, so over few tasks; numbers of tasks, rows and the "
@@ -57,6 +62,7 @@ QUESTIONS = (
     Question(
         "transfer",
         "What does fine-tuning on one task teach about new cities in others?",
+        ("zoo", "maps", "transfer"),
         ("transfer",),
         "distance-teaches-less",
         "Fine-tunings of 8.7 % of the base's steps stop before their own task is learned, and new cities "
@@ -66,6 +72,7 @@ QUESTIONS = (
     Question(
         "relation",
         "Does representational similarity predict transfer?",
+        ("zoo", "similarity", "transfer"),
         (),
         "similarity-predicts-transfer",
         "Tasks are the units, and few are learned alone.",
@@ -73,6 +80,7 @@ QUESTIONS = (
     Question(
         "places",
         "Do different tasks' answers put a new city in the same place?",
+        ("zoo", "locate"),
         ("locate",),
         "divergence-distance",
         "Distance, compass and perimeter only: angle and area determine coordinates too poorly.",
@@ -80,6 +88,7 @@ QUESTIONS = (
     Question(
         "sides",
         "Which side of the network carries what fine-tuning teaches?",
+        ("zoo", "anatomy"),
         ("anatomy", "sites"),
         "city-side-distance-own",
         "Grafts of one side leave the other side as it was before; the two together are not the sum of both.",
@@ -87,6 +96,7 @@ QUESTIONS = (
     Question(
         "conditions",
         "Are new cities learned when gradients are kept on or off the manifold?",
+        ("zoo", "transfer", "trajectory"),
         ("transfer", "trajectory", "patch_parts"),
         "off-manifold-own-distance",
         "Gradients are projected at the tokens of new cities after the first three blocks; all other "
@@ -96,6 +106,7 @@ QUESTIONS = (
     Question(
         "shares",
         "Do updates on distance leave the manifold where cities are read?",
+        ("zoo", "subspace"),
         ("subspace", "conflict"),
         "share-whole",
         "The manifold's span is that of five to seven directions; a point in the span may lie off the curved "
@@ -106,7 +117,7 @@ QUESTIONS = (
 
 CLAIMS: tuple[Claim, ...] = (*pretrained.CLAIMS, *finetuned.CLAIMS, *routing.CLAIMS)
 
-READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in question.kinds),)
+READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in (*question.needs, *question.shows)),)
 """Kinds of results that claims read."""
 
 
@@ -132,9 +143,7 @@ def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: 
 
 
 def _asked(question: Question, results: Mapping[str, Result]) -> bool:
-    kinds = {result.kind for result in results.values()}
-    needed = set(question.kinds[:1]) or {"similarity", "transfer"}
-    return needed <= kinds
+    return set(question.needs) <= {result.kind for result in results.values()}
 
 
 def sources(folder: Path, kinds: Sequence[str] = READ) -> tuple[dict[str, Result], dict[str, str]]:

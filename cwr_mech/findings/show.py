@@ -7,6 +7,7 @@ from cwr_mech.render.markdown import interval, markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import ordered
 
 ANSWERS: Mapping[str, str] = {
     "supported": "Yes",

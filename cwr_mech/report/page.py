@@ -11,8 +11,9 @@ from cwr_mech.errors import CorruptArtifact
 from cwr_mech.findings import show
 from cwr_mech.findings.questions import Question
 from cwr_mech.render.markdown import escaped, markdown_table, notes, source_line
+from cwr_mech.render.shown import Section
 from cwr_mech.report import sections as report_sections
-from cwr_mech.report.contents import SECTIONS, Section
+from cwr_mech.report.contents import SECTIONS
 from cwr_mech.report.figures import figure_names
 from cwr_mech.results import Result, Row
 
@@ -38,8 +39,10 @@ def report_text(
     head = [
         f"# Report: {name}",
         f"Written by `cwr-mech report {name}` from the files in [results](results); `cwr-mech report --check "
-        f"{name}` rebuilds it and compares. Layers are counted from 0: L3 is the residual stream after block 3 "
-        "(`blocks.3.hook_resid_post`), embed before the first block, final after the last norm. Coordinates and "
+        f"{name}` rebuilds it and compares. Layers are counted from 0: L3 is the residual stream after "
+        f"block 3 "
+        "(`blocks.3.hook_resid_post`), embed before the first block, final after the last norm. Coordinates "
+        "and "
         "distances are in tenths of a degree on a plane.",
     ]
     tail = _origin(results, page)
@@ -67,7 +70,8 @@ class _Page:
         return ["\n".join(lines)]
 
     def answers(self, results: Mapping[str, Result], found: Result) -> list[str]:
-        """The summary of a report with claims: a table of questions and answers, the figure, limits, methods."""
+        """The summary of a report with claims: a table of questions and answers, the figure, limits,
+        methods."""
         name = next(key for key, result in results.items() if result is found)
         figure = self.figures({name: found})[:1]
         zoo = next((result for result in results.values() if result.kind == "zoo"), None)
@@ -136,7 +140,7 @@ class _Page:
 
 
 def _of(question: Question, results: Mapping[str, Result]) -> dict[str, Result]:
-    return {name: result for name, result in results.items() if result.kind in question.kinds}
+    return {name: result for name, result in results.items() if result.kind in question.shows}
 
 
 def _body(name: str, result: Result, text: Callable[[Result], str]) -> str:

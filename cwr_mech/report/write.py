@@ -1,10 +1,11 @@
 """Reports: reports/NAME/report.md, figures and tables, written from reports/NAME/results and nothing else.
 
-A report can therefore be rebuilt anywhere. `check_report` does so and compares: text and tables must be equal,
-every figure must carry the digest of its result, and where the same matplotlib drew it, it must look the same
-(other versions place text a pixel apart, so there the digest decides). Results that were changed after they were
-written are refused by `load_result`. Inputs of the results that lie beside reports/ are hashed anew; activations
-of the same model and world that another processor computed are told apart from other activations (`other_floats`).
+A report can therefore be rebuilt anywhere. `check_report` does so and compares: text and tables must be
+equal, every figure must carry the digest of its result, and where the same matplotlib drew it, it must
+look the same (other versions place text a pixel apart, so there the digest decides). Results that were
+changed after they were written are refused by `load_result`. Inputs of the results that lie beside
+reports/ are hashed anew; activations of the same model and world that another processor computed are told
+apart from other activations (`other_floats`).
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from PIL import Image
 
 from cwr_mech.activations.reader import IDENTITY, identity
 from cwr_mech.artifacts import atomic_file, sha256_file
-from cwr_mech.errors import MissingArtifact
+from cwr_mech.errors import ArtifactError, MissingArtifact
 from cwr_mech.report.figures import CAPTION, SOURCE, draw
 from cwr_mech.report.page import report_text
 from cwr_mech.results import Result, load_results
@@ -28,8 +29,8 @@ PIXEL_TOLERANCE = 0.5
 def write_report(folder: Path | str) -> Path:
     """Draw the figures and write report.md and tables/ from `folder`/results; returns the path of report.md.
 
-    Figures and tables of an earlier report that this one does not show are removed. Raises MissingArtifact when
-    there are no results, and what `load_result` raises for broken ones.
+    Figures and tables of an earlier report that this one does not show are removed. Raises MissingArtifact
+    when there are no results, and what `load_result` raises for broken ones.
     """
     folder = Path(folder)
     results = _results(folder)
@@ -74,8 +75,8 @@ def check_report(folder: Path | str) -> list[str]:
 
 
 def other_floats(folder: Path | str) -> list[str]:
-    """Activations of the same model and world whose bytes differ from those a result was computed from: another
-    processor adds in another order. No reason to doubt the report.
+    """Activations of the same model and world whose bytes differ from those a result was computed from:
+    another processor adds in another order. No reason to doubt the report.
     """
     folder = Path(folder)
     changed = _changed_inputs(_results(folder), folder.resolve().parents[1])
@@ -146,8 +147,8 @@ def _compare_figure(path: Path, fresh: Path) -> list[str]:
 
 
 def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[tuple[str, bool]]:
-    """Inputs under `root` that are no longer what a result was computed from, and whether they are of the same
-    model and world all the same; absent ones are passed over.
+    """Inputs under `root` that are no longer what a result was computed from, and whether they are of the
+    same model and world all the same; absent ones are passed over.
     """
     found = []
     for name, result in results.items():
@@ -159,7 +160,15 @@ def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[tuple[str
             file = weights if weights.is_file() else path
             if file.is_file() and sha256_file(file) != digest:
                 of_same = result.inputs.get(source + IDENTITY)
-                same = of_same is not None and of_same == identity(file)
+                same = of_same is not None and of_same == _identity(file)
                 told = "holds other floating point of the same model and world than" if same else "is not"
                 found.append((f"{source} {told} what results/{name}.json was computed from", same))
     return found
+
+
+def _identity(file: Path) -> str | None:
+    """Of which model and world an activation file is; None for a file that is none."""
+    try:
+        return identity(file)
+    except ArtifactError:
+        return None

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.experiments.zoo import add, recorded, zoo_models
+from cwr_mech.findings.questions import QUESTIONS
 from cwr_mech.findings.zoo import (
     models_result,
     places_result,
@@ -18,6 +19,7 @@ from cwr_mech.findings.zoo import (
     transfer_result,
 )
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.report.page import MOST_ROWS
 from cwr_mech.report.write import check_report
 from cwr_mech.results import Result, load_result
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -104,16 +106,21 @@ def test_places_start_at_the_base() -> None:
     assert {row["prompt"] for row in rows} == set(PAPER_TASKS)
 
 
-def test_the_report_is_written_in_chapters_and_follows_from_its_results() -> None:
-    results = analysed("models", "maps", "transfer", "relation")
-    assert {"models", "maps", "transfer", "relation", "findings"} <= set(results)
+def test_the_report_begins_with_its_answers_and_follows_from_its_results() -> None:
+    results = analysed("models", "maps", "transfer")
+    assert {"models", "maps", "transfer", "findings"} <= set(results)
     families = {row["family"] for row in results["maps"].tables["layers"]}
     assert families == {"all seven tasks", "fine-tuned on 1 task"}
     text = Path("reports/zoo/report.md").read_text()
-    headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert [line[3:5] for line in headings[1:9]] == [f"{n}." for n in range(1, 9)]
-    assert "No results yet." in text  # nothing was patched or routed
-    assert "What this scale cannot say" in text
+    headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert headings[:2] == ["Summary", "Contents"]
+    assert headings[2:5] == [q.title for q in QUESTIONS if q.id in ("tasks", "maps", "transfer")]
+    summary = text[: text.index("## Contents")]
+    assert all(heading in summary for heading in headings[2:5])  # each with its answer
+    assert "2 models are too few" in summary  # two bases
+    assert "What this scale cannot say" in summary
+    longest = max(len(block.splitlines()) for block in text.split("\n\n") if block.startswith("| "))
+    assert longest - 2 <= MOST_ROWS
     assert check_report("reports/zoo") == []
 
 

@@ -10,18 +10,18 @@ import pytest
 import synthetic
 from PIL import Image
 
+from cwr_mech.activations.reader import digests
+from cwr_mech.activations.writer import write_store
+from cwr_mech.config import WorldConfig
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.render.markdown import best_rows, markdown_table
 from cwr_mech.render.numbers import number
-from cwr_mech.report import write as report_module
+from cwr_mech.report.contents import SECTIONS
 from cwr_mech.report.figures import figure_names
-from cwr_mech.report.write import (
-    SECTIONS,
-    check_report,
-    report_text,
-    write_report,
-)
+from cwr_mech.report.page import MOST_ROWS, report_text
+from cwr_mech.report.write import check_report, other_floats, write_report
 from cwr_mech.results import Result
+from cwr_mech.world.cities import load_world
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_everything_is_in_the_report(written: Path) -> None:
     for name in synthetic.ALL:
         assert f"[{name}.json](results/{name}.json)" in text
     linked = {part.split(")")[0] for part in text.split("](")[1:]}
-    assert all((written / link).exists() for link in linked)
+    assert all(link[0] == "#" or (written / link).exists() for link in linked)
     figures = {file for name, make in synthetic.ALL.items() for _, file in figure_names(make(), name)}
     assert {path.name for path in (written / "figures").iterdir()} == figures
 
@@ -137,12 +137,85 @@ def test_check_refuses_edited_results(folder: Path) -> None:
 
 
 def test_check_hashes_inputs_that_are_here(tmp_path: Path) -> None:
-    results = {"probe": synthetic.probe()}
-    assert report_module._changed_inputs(results, tmp_path) == []
+    folder, source = tmp_path / "reports" / "r", "activations/quick-step0008000.h5"
+    synthetic.probe().save(folder / "results", "probe")
+    write_report(folder)
+    assert check_report(folder) == []
     (tmp_path / "activations").mkdir()
-    (tmp_path / "activations/quick-step0008000.h5").write_bytes(b"other")
-    problems = report_module._changed_inputs(results, tmp_path)
-    assert problems == ["results/probe.json was computed from another activations/quick-step0008000.h5"]
+    (tmp_path / source).write_bytes(b"other")
+    assert check_report(folder) == [f"{source} is not what results/probe.json was computed from"]
+
+
+def test_activations_made_anew_on_another_processor_are_no_reason_to_doubt(tmp_path: Path) -> None:
+    """The same model and world with other last digits is told; another model is a difference."""
+    folder, path = tmp_path / "reports" / "r", tmp_path / "activations" / "one.h5"
+    arrays = {("hook_embed", "distance", "last_digit"): np.ones((8, 4), dtype=np.float32)}
+
+    def store(model: str, scale: float) -> dict[str, str]:
+        world = load_world(WorldConfig(source="uniform", n_cities=8, new="none"))
+        scaled = {key: scale * array for key, array in arrays.items()}
+        write_store(path, world, scaled, attrs={"run": "one", "step": 1, "model_sha256": model})
+        return {str(Path(key).relative_to(tmp_path)): value for key, value in digests(path).items()}
+
+    made_from = store("a" * 64, 1.0)
+    replace(synthetic.probe(), inputs=made_from).save(folder / "results", "probe")
+    write_report(folder)
+    assert "#model+world" not in (folder / "report.md").read_text()
+    store("a" * 64, 1.0 + 1e-6)
+    assert check_report(folder) == []
+    (told,) = other_floats(folder)
+    assert "holds other floating point of the same model and world" in told
+    store("b" * 64, 1.0)
+    assert check_report(folder) == ["activations/one.h5 is not what results/probe.json was computed from"]
+    assert other_floats(folder) == []
+
+
+def test_the_page_begins_with_a_summary_and_links_to_every_section(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[:2] == ["## Summary", "## Contents"]
+    contents = text[text.index("## Contents") : text.index(headings[2])]
+    for heading in headings[2:]:
+        title = heading.removeprefix("## ")
+        assert f"[{title}](#" in contents
+
+
+def test_figures_have_alternative_text_and_captions_as_text(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    for name, make in synthetic.ALL.items():
+        for plot, file in figure_names(make(), name):
+            with Image.open(written / "figures" / file) as image:
+                caption = image.info["Description"]
+            line = next(line for line in text.splitlines() if f"(figures/{file})" in line)
+            assert line.startswith(f"![{plot.title}.")
+            assert f"*{plot.title}.* {caption}" in text
+
+
+def test_long_tables_lie_beside_the_page_as_csv(tmp_path: Path) -> None:
+    folder = tmp_path / "reports" / "r"
+    rows = [{"run": f"a|b{k}", "x": k} for k in range(MOST_ROWS + 1)]
+    long = Result("other", "cwr-mech other", {}, {}, tables={"long": rows, "short": rows[:MOST_ROWS]})
+    long.save(folder / "results", "thing")
+    write_report(folder)
+    text = (folder / "report.md").read_text()
+    assert f"{MOST_ROWS} of {MOST_ROWS + 1} rows; all: [tables/thing-1.csv](tables/thing-1.csv)" in text
+    lines = (folder / "tables" / "thing-1.csv").read_text().splitlines()
+    assert lines[0] == "run,x"
+    assert lines[-1] == f"a|b{MOST_ROWS},{MOST_ROWS}"
+    assert check_report(folder) == []
+    (folder / "tables" / "thing-1.csv").write_text("run,x\n")
+    assert any("thing-1.csv" in problem for problem in check_report(folder))
+    # What a later report does not show goes; a picture of somebody else's stays.
+    (folder / "figures").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "figures" / "mine.png")
+    Result("other", "cwr-mech other", {}, {}, tables={"long": rows[:3]}).save(folder / "results", "thing")
+    synthetic.cka().save(folder / "results", "cka")
+    write_report(folder)
+    assert not list((folder / "tables").iterdir())
+    (folder / "results" / "cka.json").unlink()
+    (folder / "results" / "cka.npz").unlink(missing_ok=True)
+    write_report(folder)
+    assert [path.name for path in (folder / "figures").iterdir()] == ["mine.png"]
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
@@ -163,7 +236,7 @@ def test_kinds_without_a_section_are_shown_as_they_are(tmp_path: Path) -> None:
         tables={"short": [{"a|b": "c|d"}], "long": [{"a": 1}] * 100},
         notes=["a note"],
     )
-    text = report_text("r", {"thing": result, "cka": synthetic.cka()})
+    text, _ = report_text("r", {"thing": result, "cka": synthetic.cka()})
     assert text.index("## Similarity") < text.index("## other")
     assert "| x | 0.500 |" in text
     assert "c\\|d" in text
@@ -179,8 +252,10 @@ def test_a_result_that_lacks_something_is_named() -> None:
 
 def test_a_result_without_values_of_one_kind_is_no_error() -> None:
     probe = synthetic.probe(n=40, n_new=0)
-    assert "New cities" not in report_text("r", {"probe": probe})
-    assert "Learning curves" in report_text("r", {"train": replace(synthetic.train(), tables={"tasks": []})})
+    assert "New cities" not in report_text("r", {"probe": probe})[0]
+    assert (
+        "Learning curves" in report_text("r", {"train": replace(synthetic.train(), tables={"tasks": []})})[0]
+    )
 
 
 def test_markdown_tables() -> None:

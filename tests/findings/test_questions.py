@@ -1,0 +1,309 @@
+"""Claims on planted results: each question's truth is found, its opposite too, and silence where nothing
+can be told."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cwr_mech.analysis.published import content, matrix
+from cwr_mech.experiments.finetuning import PLAIN
+from cwr_mech.findings import show
+from cwr_mech.findings.evidence import EXPLORED, Saved
+from cwr_mech.findings.finetuned import published_transfer
+from cwr_mech.findings.pretrained import published_pairs
+from cwr_mech.findings.questions import CLAIMS, QUESTIONS, findings, headline, write_findings
+from cwr_mech.findings.tables import MEASURES, agreement_rows
+from cwr_mech.results import Result, Row, load_result
+from cwr_mech.tasks.registry import PAPER_TASKS
+
+ROUTED = ("distance", "angle", "compass", "perimeter")
+
+
+def result(kind: str, params: dict[str, Any] | None = None, **tables: list[Row]) -> Result:
+    return Result(kind, "made for a test", {}, params or {}, tables=tables)
+
+
+def planted(
+    *,
+    bases: int = 3,
+    single: float = 0.9,
+    outlier: float = 0.3,
+    harm: float = 0.4,
+    own: float = 0.95,
+    off: float = 0.6,
+    apart: float = 1.4,
+    city: float = 0.5,
+    share: float = -0.3,
+) -> dict[str, Result]:
+    """Results of seven-task models, three of each task alone, and fine-tunings of each base.
+
+    single: share of the gap that single-task models close. CKA of different tasks is 0.8, `outlier` less with
+    distance; distance teaches others 0.05, other tasks 0.5; pairs with distance miss the better teacher by
+    `harm`. own, off: improvement in the trained task, unprojected and off-manifold. apart: log ratio of
+    implied places after tuning on distance, half of it after other tasks. city: what the city side carries
+    more than the answer side. share: how much less of distance's updates lies in the manifold.
+    """
+    names = [f"all-{k}" for k in range(bases)]
+    alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
+    every = "+".join(PAPER_TASKS)
+
+    def model(run: str, tasks: str, family: str, base: str | None, seed: int) -> Row:
+        head = {"run": f"zoo:{run}", "tasks": tasks, "base": base and f"zoo:{base}", "family": family}
+        return head | {"route": "unprojected", "seed": seed, "rows": 100}
+
+    models = [model(run, every, "all seven tasks", None, k) for k, run in enumerate(names)]
+    models += [model(run, task, "1 task", None, 0) for run, task in alone.items()]
+    models += [
+        model(f"{b}-{t}", t, "fine-tuned on 1 task", b, k) for k, b in enumerate(names) for t in PAPER_TASKS
+    ]
+    gains = {run: 0.9 + 0.01 * k for k, run in enumerate(names)} | dict.fromkeys(alone, single)
+    scores = [
+        {"run": f"zoo:{run}", "task": task, "group": "old", "gain": gain, "value": 1 - gain}
+        for run, gain in gains.items()
+        for task in PAPER_TASKS
+    ]
+    runs = [row["run"] for row in models]
+    layers = [
+        {"run": run, "task": "distance", "hook": hook, "layer": 0, "r2": r2 + 0.001 * (k % 3)}
+        | {"control_r2_shuffled": 0.0}
+        for k, run in enumerate(runs)
+        for hook, r2 in (("a", 0.5), ("b", 0.97))
+    ]
+    new = [
+        {
+            "run": f"zoo:{b}-{t}",
+            "task": "distance",
+            "hook": "b",
+            "error_mean": (400.0 if t == "distance" else 100.0) + k,
+        }
+        for k, b in enumerate(names)
+        for t in PAPER_TASKS
+    ]
+    pairs = []
+    for i, first in enumerate(alone):
+        for j, second in enumerate(list(alone)[:i]):
+            value = 0.8 + 0.001 * ((i * 5 + j * 3) % 7)
+            value -= outlier if "distance" in (alone[first], alone[second]) else 0.0
+            head = {"run_a": f"zoo:{first}", "run_b": f"zoo:{second}", "null_mean": 0.01}
+            pairs += [head | {"measure": measure, "value": value} for measure in MEASURES]
+    taught, deviation = [], []
+    for k, base in enumerate(names):
+        conditions = {PLAIN: own, f"{PLAIN}, off-manifold": off, f"{PLAIN}, on-manifold": own}
+        for condition, mine in conditions.items():
+            for trained in PAPER_TASKS:
+                others = 0.0 if "off-" in condition else 0.05 if trained == "distance" else 0.5
+                taught += [
+                    {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
+                    | {"arm": condition, "retention": 0.0, "base_gain": 0.9}
+                    | {"ni": (mine if trained == task else others) + 0.01 * k}
+                    for task in PAPER_TASKS
+                ]
+        for tasks, value in (("distance+angle", -harm), ("angle+perimeter", 0.0)):
+            head = {"base": f"zoo:{base}", "set": tasks, "task": "compass", "arm": PLAIN, "trained": False}
+            deviation.append(head | {"learned": True, "deviation": value + 0.01 * k})
+    return {
+        "models": result("zoo", models=models, scores=scores),
+        "maps": result("maps", layers=layers, new=new),
+        "similarity": result("similarity", pairs=pairs),
+        "transfer": result("transfer", scores=taught, deviation=deviation),
+        **mechanism(names, apart, city, share),
+    }
+
+
+def mechanism(names: list[str], apart: float, city: float, share: float) -> dict[str, Result]:
+    """Implied places, grafts, reading sites, shares and displacements of the planted bases."""
+    located, divergence, carried, moved, shares, sites = [], [], [], [], [], {}
+    for k, base in enumerate(names):
+        for task in ("distance", "compass", "perimeter"):
+            run = f"{base}-{task}"
+            located.append({"run": run, "models": f"fine-tuned on {task}", "base": f"zoo:{base}", "seed": k})
+            index = (apart if task == "distance" else apart / 2) + 0.01 * k
+            divergence += [
+                {"run": run, "trained": task, "task": o, "excess": index}
+                for o in ("distance", "compass")
+                if o != task
+            ]
+        for task in ROUTED:
+            for side, value in (("city side", 0.3 + city), ("answer side", 0.3)):
+                head = {"base": f"zoo:{base}", "set": task, "graft": side}
+                carried.append(head | {"own": value + 0.01 * k, "others": value})
+            inside = 0.8 + (share if task == "distance" else 0.0) + 0.01 * k
+            head = {"run": f"{base}-{task}", "base": f"zoo:{base}", "set": task, "prompt": task, "arm": PLAIN}
+            for site, layer, value in (("last_digit", 1, inside), ("delimiter", 2, 0.1)):
+                moved += [
+                    head | {"step": s, "layer": layer, "site": site, "moved_new": value * s} for s in (0, 1)
+                ]
+                head_ = {"run": base, "task": task, "update": "adam", "group": "new", "basis": "manifold"}
+                shares.append(head_ | {"layer": layer, "site": site, "share": value})
+        reading = [
+            {"task": task, "slot": 0, "layer": 1, "position": "last_digit", "weak": False} for task in ROUTED
+        ]
+        sites[f"sites-{base}"] = result("sites", {"run": f"zoo:{base}"}, reading=reading, sites=[])
+    return {
+        "locate": result("locate", models=located, divergence=divergence, errors=[]),
+        "anatomy": result("anatomy", carried=carried),
+        "subspace": result("subspace", shares=shares),
+        "trajectory": result("trajectory", trajectory=moved),
+        **sites,
+    }
+
+
+def row_of(name: str, **changes: Any) -> Row:
+    rows = findings(planted(**changes), {}, "test").tables["claims"]
+    (found,) = [row for row in rows if row["id"] == name]
+    return found
+
+
+# claim, what is planted otherwise, verdict with the usual world, verdict then
+PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    ("map-all-tasks", {"bases": 2}, "supported", "inconclusive"),
+    ("map-angle", {"single": 0.2}, "supported", "inconclusive"),
+    ("convergence", {"single": 0.2}, "supported", "inconclusive"),
+    ("outlier-cka", {"outlier": -0.3}, "supported", "refuted"),
+    ("outlier-rsa", {"outlier": 0.0}, "supported", "no effect of that size"),
+    ("distance-teaches-less", {"bases": 2}, "supported", "inconclusive"),
+    ("interference", {"harm": -0.4}, "supported", "refuted"),
+    ("interference", {"harm": 0.0}, "supported", "no effect of that size"),
+    ("probe-error", {"bases": 1}, "supported", "inconclusive"),
+    ("off-manifold-own-compass", {"off": 0.0}, "supported", "no effect of that size"),
+    ("off-manifold-others-compass", {"off": 0.0}, "no effect of that size", "no effect of that size"),
+    ("divergence-distance", {"apart": 0.0}, "supported", "no effect of that size"),
+    ("divergence-distance-more", {"apart": -1.4}, "supported", "refuted"),
+    ("city-side-angle-own", {"city": -0.3}, "supported", "refuted"),
+    ("share-step", {"share": 0.0}, "supported", "no effect of that size"),
+    ("share-whole", {"share": 0.3}, "supported", "refuted"),
+)
+
+
+@pytest.mark.parametrize(("name", "changes", "usual", "otherwise"), PLANTED)
+def test_planted_truths_are_found(name: str, changes: dict[str, Any], usual: str, otherwise: str) -> None:
+    assert row_of(name)["verdict"] == usual
+    assert row_of(name, **changes)["verdict"] == otherwise
+
+
+def test_values_are_those_planted() -> None:
+    rows = {row["id"]: row for row in findings(planted(), {}, "test").tables["claims"]}
+    expected = {
+        "interference": -0.4, "distance-teaches-less": -0.45, "outlier-svcca": None, "outlier-cka": 0.3,
+        "off-manifold-own-distance": 0.61, "divergence-distance": 1.41, "divergence-distance-more": 0.7,
+        "city-side-compass-own": 0.5, "share-step": -0.3, "share-whole": -0.3,
+        "probe-error": np.log(np.array([400 / 100, 401 / 101, 402 / 102])).mean(),
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert value is None or rows[name]["value"] == pytest.approx(value, abs=0.002), name
+
+
+def test_models_that_have_not_learned_give_no_number_and_the_reason_is_told() -> None:
+    row = row_of("convergence", single=0.2)
+    assert (row["value"], row["n"]) == (None, 0)
+    assert "21 of 21 single-task models" in row["reason"]
+    assert row["agreement"].startswith("cannot be compared")
+
+
+def test_fine_tunings_that_stop_early_are_not_set_beside_the_paper() -> None:
+    assert row_of("distance-teaches-less")["agreement"] == "agrees"
+    early = row_of("distance-teaches-less", own=0.7)
+    assert early["verdict"] == "supported"
+    assert early["agreement"].startswith("cannot be compared: 21 of 21 fine-tunings stop")
+
+
+def test_later_bases_are_judged_apart_and_lead_the_summary() -> None:
+    few, many = (findings(planted(bases=n), {}, "test") for n in (EXPLORED, 2 * EXPLORED))
+    assert {row["role"] for row in few.tables["claims"]} == {"exploratory"}
+    rows = {row["id"]: row for row in many.tables["claims"]}
+    assert (rows["share-whole"]["n"], rows["share-whole-confirmed"]["n"]) == (EXPLORED, EXPLORED)
+    assert rows["share-whole-confirmed"]["role"] == "confirmatory"
+    question = next(question for question in QUESTIONS if question.id == "shares")
+    assert headline(many.tables["claims"], question) == rows["share-whole-confirmed"]
+    assert headline(few.tables["claims"], question)["role"] == "exploratory"  # type: ignore[index]
+
+
+def test_shares_are_read_where_interchange_moves_answers() -> None:
+    results = planted()
+    weak = [row | {"weak": True} for row in results["sites-all-0"].tables["reading"]]
+    results["sites-all-0"] = result("sites", {"run": "zoo:all-0"}, reading=weak, sites=[])
+    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    assert rows["share-step"]["n"] == 2
+    del results["sites-all-1"], results["sites-all-2"]
+    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    assert rows["share-step"]["reason"] == "the sites at which bases read cities are not among the results"
+
+
+def test_every_claim_belongs_to_a_question_and_says_what_would_be_too_small() -> None:
+    questions = {question.id for question in QUESTIONS}
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+    for claim in CLAIMS:
+        assert claim.question in questions
+        assert claim.why
+        assert claim.smallest > 0 or claim.kind != "finding"
+        assert claim.published is None or abs(claim.published - claim.against) > 0
+    for question in QUESTIONS:
+        assert not question.headline or any(claim.id == question.headline for claim in CLAIMS)
+
+
+def test_only_questions_with_results_are_asked() -> None:
+    results = planted()
+    kept = {name: results[name] for name in ("models", "maps")}
+    asked = {row["question"] for row in findings(kept, {}, "test").tables["claims"]}
+    assert asked == {"tasks", "maps"}
+
+
+def test_published_values_are_those_of_the_paper() -> None:
+    paper = content()
+    assert tuple(paper["tasks"]) == PAPER_TASKS
+    cells, taught = np.array(paper["cka"]["matrix"]), matrix("transfer")
+    np.testing.assert_array_equal(cells, cells.T)
+    # Averages that the paper or its repository states about these very matrices.
+    assert cells[:6, :6][~np.eye(6, dtype=bool)].mean() == pytest.approx(0.699, abs=0.002)
+    assert taught.diagonal().mean() == pytest.approx(0.838, abs=0.002)
+    assert taught[~np.eye(7, dtype=bool)].mean() == pytest.approx(0.474, abs=0.002)
+    assert published_transfer()["distance"] == pytest.approx(0.09)
+    assert len(published_pairs("cka")) == 15 + 6
+
+
+def test_agreement_of_tables_stands_beside_chance() -> None:
+    rng = np.random.default_rng(0)
+    theirs = rng.normal(size=40)
+    tables = {"same": theirs, "unrelated": rng.normal(size=40), "short": theirs[:3]}
+    values = [
+        {"table": name, "cell": str(k), "published": theirs[k], "ours": value}
+        for name, ours in tables.items()
+        for k, value in enumerate(ours)
+    ]
+    rows = {row["table"]: row for row in agreement_rows(values)}
+    assert set(rows) == {"same", "unrelated"}
+    assert (rows["same"]["r"], rows["same"]["same"]) == (pytest.approx(1), 1)
+    assert abs(rows["unrelated"]["same"] - rows["unrelated"]["chance"]) < 0.2
+
+
+def test_findings_follow_from_files_and_the_summary_names_each_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("reports/zoo")
+    for name, one in planted().items():
+        one.save(folder / "results", name)
+    found = load_result(write_findings(folder, "cwr-mech report zoo"))
+    assert "reports/zoo/results/models.json" in found.inputs
+    assert found.values["claims"] == sum(row["kind"] == "finding" for row in found.tables["claims"])
+    page = show.summary(found)
+    assert all(question.title in page for question in QUESTIONS)
+    assert "| **supported** |" in page
+    shown = "".join(show.claims(found, question.id) for question in QUESTIONS)
+    assert all(row["statement"] in shown for row in found.tables["claims"])
+    assert "[Do updates on distance leave" in show.readme_rows({"zoo": found})
+    # Control: findings of other results have other inputs, which a check of the report notices.
+    planted(harm=0.0)["transfer"].save(folder / "results", "transfer")
+    assert load_result(write_findings(folder, "cwr-mech report zoo")).inputs != found.inputs
+
+
+def test_bases_are_in_the_order_of_their_seeds() -> None:
+    results = planted(bases=4)
+    turned = [
+        row | ({"seed": 9} if row["run"] == "zoo:all-0" else {}) for row in results["models"].tables["models"]
+    ]
+    results["models"] = result("zoo", models=turned, scores=results["models"].tables["scores"])
+    assert Saved(results).bases == ["all-1", "all-2", "all-3", "all-0"]
+    assert Saved(results).later().bases == ["all-0"]
