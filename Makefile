@@ -38,7 +38,7 @@ routing: .venv/.ready
 	@for run in $(ALONE); do $(CWR) cache-acts $$run || exit; done
 	@$(CWR) similarity $(ALONE) --measures cka --layers 2 --report routing
 	@$(CWR) predict $(firstword $(ROUTING)) --rows 1024 --report routing
-	@$(CWR) report routing --routing
+	@$(CWR) report routing
 
 patching: .venv/.ready
 	@$(CWR) patch $(BASES:%=zoo:%) --task distance,angle,compass --spans swapped_last,equals,answer1,answer2 \

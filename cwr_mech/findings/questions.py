@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cwr_mech.artifacts import sha256_file
+from cwr_mech.errors import AnalysisError
 from cwr_mech.findings import finetuned, pretrained, routing
 from cwr_mech.findings.claims import VERDICTS, Claim, judge
 from cwr_mech.findings.evidence import Saved
@@ -123,10 +124,15 @@ READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in (*question.nee
 
 def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: str) -> Result:
     """The result of kind "findings": tables `claims`, `agreement` (ours with each published table, cell by
-    cell), and `values` (these cells). Questions none of whose results are there are left out.
+    cell), and `values` (these cells). Questions whose results are not there are left out. Raises
+    AnalysisError without any.
     """
     saved = Saved(results)
     asked = {question.id for question in QUESTIONS if _asked(question, results)}
+    if not asked:
+        raise AnalysisError(
+            "no question can be asked of these results", "cwr-mech zoo analyse makes all that they need"
+        )
     rows = judge([claim for claim in CLAIMS if claim.question in asked], saved)
     rows = [row for row in rows if row["role"] == "exploratory" or row["n"]]
     findings = [row for row in rows if row["kind"] == "finding"]

@@ -1,7 +1,5 @@
 """What a report says about updates, conditions and predictions."""
 
-from collections import Counter
-
 from cwr_mech.analysis.transfer.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.render.markdown import markdown_table
@@ -63,105 +61,6 @@ def subspace(result: Result) -> str:
             markdown_table(ways, way_columns),
         ]
     )
-
-
-def routing(result: Result) -> str:
-    """Predictions first, then a verdict for each hypothesis with its reason, then what came in detail."""
-    written = {"prediction": "", "says": "predicted before training the conditions", "measure": "measure"} | {
-        "predicted": "predicted"
-    }
-    judged = {
-        "hypothesis": "hypothesis",
-        "needs": "needs",
-        "effect": "effect (95 % over models)",
-        "null": "against",
-        "verdict": "verdict",
-        "reason": "reason",
-    }
-    tested = {
-        "prediction": "",
-        "predicted": "predicted",
-        "effect": "effect",
-        "range": "95 % over models",
-        "null": "against",
-        "models": "models",
-        "as_predicted": "on that side",
-        "verdict": "verdict",
-        "reason": "reason",
-    }
-    tables, values = result.tables, result.values
-    tried = [row | {"range": _range(row["lo"], row["hi"])} for row in tables["predictions"]]
-    arms = [
-        row
-        | {"transfer_range": _range(row["transfer_lo"], row["transfer_hi"])}
-        | {"off_range": _range(row["off_lo"], row["off_hi"])}
-        for row in tables["arms"]
-    ]
-    arm_columns = {
-        "set": "trained on",
-        "route": "condition",
-        "models": "models",
-        "own": "trained prompt",
-        "transfer": "transfer",
-        "transfer_range": "95 %",
-        "off": "distance off",
-        "off_range": "95 %",
-        "similar": "CKA with the map",
-        "moved": "of the displacement, in the map's directions",
-        "moved_like": "random, like activations",
-        "retained": "error of ordinary cities, times before",
-    }
-    parts = [
-        "**Predictions**, written down in `cwr_mech/analysis/hypotheses.py` before any condition of these "
-        "bases was trained. All but those about compass had been tried on three earlier "
-        "bases (reports/LOG.md):",
-        markdown_table(tables["predictions"], written),
-        "**Verdicts.**",
-        markdown_table(tables["hypotheses"], judged),
-        f"**What came**, {values['n_models']} fine-tunings of {values['n_bases']} base models:",
-        markdown_table(tried, tested),
-        _count(tried),
-        _missing(tables["missing"]),
-        "**Arms side by side**, means over base models:",
-        markdown_table(arms, arm_columns),
-        "The penalty (pull) has one weight, 1 nat. Where it keeps the trained prompt from being learned "
-        "too, it shows that standing near the map is not being in place, and nothing about transfer.",
-        "**The published correlation** of similarity with transfer, recomputed from the published tables "
-        "(published: 30 pairs, R² 0.188):",
-        published_table(tables["published"]),
-    ]
-    return "\n\n".join(parts)
-
-
-def _count(rows: list[Row]) -> str:
-    verdicts = Counter(row["verdict"] for row in rows)
-    without = sum(row["models"] == 0 for row in rows)
-    return (
-        f"Of {len(rows)} predictions: {verdicts['supported']} supported, {verdicts['not supported']} not "
-        f"supported, {verdicts['undecided']} undecided ({without} for want of any model)."
-    )
-
-
-def _missing(rows: list[Row]) -> str:
-    if not rows:
-        return "Every fine-tuning that a prediction needs is here."
-    names = ", ".join(f"{row['base']} on {row['set']} ({row['route']})" for row in rows)
-    return f"Not trained when this was written, though predictions need them: {names}."
-
-
-def published_table(rows: list[Row]) -> str:
-    """The published correlation, with and without distance."""
-    columns = {
-        "pairs": "pairs of tasks",
-        "n": "n",
-        "r": "r",
-        "r2": "R²",
-        "slope": "slope",
-        "intercept": "intercept",
-        "p": "p (pairs as if independent)",
-        "r_adjusted": "r within asked tasks",
-    }
-    return markdown_table(rows, columns)
 
 
 def _range(low: float | None, high: float | None) -> str:
