@@ -10,7 +10,7 @@ from cwr_mech.data.batches import parts_of
 from cwr_mech.data.rows import concat, generate
 from cwr_mech.experiments.presets import preset
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.tasks.registry import PAPER_TASKS
+from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 from cwr_mech.training.engine import Engine
 from cwr_mech.training.optimizer import Optimizer
 from cwr_mech.training.parameters import FlatParameters
@@ -25,7 +25,7 @@ PAPERS_GPU_HOURS = 9.0
 def row_lengths(id_digits: int = 4, rows: int = 600) -> dict[str, float]:
     """Mean tokens a row of each task; they hardly depend on the world."""
     world = load_world(WorldConfig(n_cities=64, id_digits=id_digits))
-    return {task: float(generate(world, task, rows).lengths.mean()) for task in PAPER_TASKS}
+    return {task: float(generate(world, task, rows).lengths.mean()) for task in TASKS}
 
 
 def tokens_per_second(
