@@ -51,7 +51,9 @@ def _row(run: "Run") -> list[object]:
     from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
     config = run.config
-    tasks = "all" if config.data.tasks == PAPER_TASKS else "+".join(config.data.tasks)
+    others = [task for task in config.data.tasks if task not in PAPER_TASKS]
+    every = len(config.data.tasks) == len(PAPER_TASKS) + len(others)
+    tasks = "+".join(["all", *others] if every else config.data.tasks)
     lines = run.metrics()
     done, steps = max([*run.steps, *(line["step"] for line in lines[-1:])], default=0), config.train.steps
     last: Mapping[str, Any] = next((line for line in reversed(lines) if "scores" in line), {})

@@ -294,12 +294,16 @@ def register_task(task: Task, *, replace: bool = False) -> Task:
     return task
 
 
+PLUGIN_HINT = "a task of your own needs its package installed, or cwr_mech.register_task"
+
+
 class UnknownTask(UnknownName):
     """A task that is not in the table here, though a plug-in may have brought it elsewhere."""
 
     def __init__(self, name: object) -> None:
         super().__init__("task", name, TASKS)
-        self.hint = f"{self.hint}; a task of your own needs its package installed, or cwr_mech.register_task"
+        self.name = str(name)
+        self.hint = f"{self.hint}; {PLUGIN_HINT}"
 
 
 def get_task(name: str) -> Task:

@@ -19,8 +19,9 @@ from typing import Any
 
 from cwr_mech.artifacts import atomic_file, is_locked, provenance, read_json, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact
+from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
@@ -201,7 +202,8 @@ def update_manifest(run: Run, **changes: Any) -> Run:
 def load_run(folder: Path | str) -> Run:
     """Read a run by its folder, by its name in runs/, or as `zoo:NAME`.
 
-    Raises MissingArtifact, CorruptArtifact or SchemaMismatch.
+    Raises MissingArtifact, CorruptArtifact or SchemaMismatch, or ArtifactError for a task that a plug-in
+    which is not installed has brought.
     """
     path = ZOO / str(folder)[4:] if str(folder).startswith("zoo:") else Path(folder)
     if not (path / "manifest.json").exists() and (ROOT / path / "manifest.json").exists():
@@ -210,7 +212,12 @@ def load_run(folder: Path | str) -> Run:
     for key in ("config", "state", "world_sha256", "parent", "checkpoints"):
         if key not in manifest:
             raise CorruptArtifact(f"{path / 'manifest.json'} lacks '{key}'", "train the run anew")
-    config = parse(RunConfig, manifest["config"])
+    try:
+        config = parse(RunConfig, manifest["config"])
+    except UnknownTask as error:
+        raise ArtifactError(
+            f"run {path.name} needs the task '{error.name}', which is not known here", PLUGIN_HINT
+        ) from error
     if (path / CITIES).exists():  # the manifest says what was typed, which may not be there any more
         config = with_source(config, path / CITIES)
     return Run(path, config, manifest)
