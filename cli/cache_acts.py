@@ -39,7 +39,7 @@ def command(
     from cwr_mech.activations.reader import ActivationStore, activations_path
     from cwr_mech.training.runs import load_run
 
-    from .common import ACTIVATIONS, duration, number, progress, resolve_run, say
+    from .common import ACTIVATIONS, duration, number, progress, say
 
     if show is not None:
         describe(ActivationStore(show))
@@ -50,7 +50,7 @@ def command(
     from cwr_mech.activations.extract import extract, model_digest
     from cwr_mech.model.qwen2 import HookedQwen2
 
-    found = load_run(resolve_run(run))
+    found = load_run(run)
     at = None if untrained else found.last_step if step is None else step
     path = out or activations_path(found.name, at, ACTIVATIONS)
     if at is None:

@@ -9,48 +9,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.numbers import number as number
+from cwr_mech.training.folders import RUNS as RUNS
+from cwr_mech.training.folders import find_run as find_run
+
+from .tables import Table
 
 if TYPE_CHECKING:
     from cwr_mech.results import Result
 
-RUNS = Path("runs")
-ZOO = Path("zoo")
 REPORTS = Path("reports")
 ACTIVATIONS = Path("activations")
-PLAIN_WIDTH = 100
+PLAIN_WIDTH, USUAL_WIDTH, LEAST_WIDTH = 100, 80, 20
 PLAIN_SECONDS = 10.0
+LAYERS = ("layer", "layer_a", "layer_b")
+"""Columns that hold the number of a layer."""
 
 
 def _console(stderr: bool) -> Console:
-    """A console; 100 columns wide where the output is not a terminal and COLUMNS does not say otherwise."""
+    """A console as wide as COLUMNS says or the terminal is.
+
+    100 columns where the output is no terminal, 80 where a terminal claims to have next to none.
+    """
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False)
+    said = os.environ.get("COLUMNS", "")
+    told = int(said) if said.isdigit() else None
+    width = told if told is not None or stream.isatty() else PLAIN_WIDTH
+    found = Console(stderr=stderr, width=width or None, highlight=False)
+    if (told is not None and told < LEAST_WIDTH) or found.width < LEAST_WIDTH:
+        found.width = USUAL_WIDTH
+    return found
 
 
 console = _console(stderr=False)
 err_console = _console(stderr=True)
 
 
+table = Table
+"""A table that fits any terminal: `console.print(table(title, columns, rows))`."""
+
+
 def say(line: str) -> None:
     """Print one line, unwrapped and without markup, so that paths can be copied."""
     console.print(Text(line), soft_wrap=True)
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A rich table: columns that hold numbers are aligned to the right, None is a dash."""
-    result = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
-    for index, column in enumerate(columns):
-        cells = [row[index] for row in rows if row[index] is not None]
-        numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
-        result.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-    for row in rows:
-        result.add_row(*(number(cell) for cell in row))
-    return result
 
 
 @contextmanager
@@ -114,40 +118,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def resolve_run(name: str | Path | None = None) -> Path:
-    """The folder of a run: a path, a name in runs/, `zoo:NAME`, or the latest run when `name` is None.
-
-    Raises MissingArtifact, with the nearest known name in the hint.
-    """
-    from cwr_mech.errors import MissingArtifact
-
-    if name is None:
-        from cwr_mech.training.runs import latest_run
-
-        return latest_run(RUNS)
-    text = str(name)
-    root = ZOO if text.startswith("zoo:") else RUNS
-    short = text.removeprefix("zoo:")
-    for folder in (Path(text), root / short):
-        if (folder / "manifest.json").is_file():
-            return folder
-    raise MissingArtifact(f"no such run: '{text}'", _known_runs(root, short))
-
-
-def _known_runs(root: Path, name: str) -> str:
-    from difflib import get_close_matches
-
-    known = sorted(path.parent.name for path in root.glob("*/manifest.json"))
-    near = get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean '{near[0]}'?"
-    return (
-        f"runs in {root}/: {', '.join(known[:12])}"
-        if known
-        else f"{root}/ holds no run; train one with: cwr-mech train"
-    )
-
-
 def report_folder(name: str) -> Path:
     """Folder of the report `name`, zoo-NAME for a model zoo:NAME.
 
@@ -179,5 +149,12 @@ def save_result(result: "Result", report: str, name: str) -> Path:
 
 
 def rows_of(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[list[object]]:
-    """The cells of tidy `records` in the order of `columns`, for `table`."""
-    return [[record.get(column) for column in columns] for record in records]
+    """The cells of tidy `records` in the order of `columns`, for `table`; layers by name."""
+    return [[_cell(record, name) for name in columns] for record in records]
+
+
+def _cell(record: dict[str, Any], name: str) -> object:
+    value = record.get(name)
+    if name in LAYERS and isinstance(value, int):
+        return layer_name(value, record.get(name.replace("layer", "hook")))
+    return value

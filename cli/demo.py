@@ -74,12 +74,12 @@ def command(
     from cwr_mech.experiments.presets import preset
     from cwr_mech.world.cities import load_world
 
-    from .common import RUNS, duration, report_folder, resolve_run, say
+    from .common import RUNS, duration, find_run, report_folder, say
 
     began = time.monotonic()
     world = load_world(preset(PRESET).world)
     for model in ZOO_MODELS:
-        resolve_run(model)
+        find_run(model)
     folder = report_folder(name)
     logs = RUNS / f"{name}-logs"
     logs.mkdir(parents=True, exist_ok=True)

@@ -36,13 +36,13 @@ def command(
     from cwr_mech.tasks.registry import TASKS
     from cwr_mech.training.runs import load_run
 
-    from .common import console, progress, resolve_run, rows_of, save_result, table
+    from .common import console, progress, rows_of, save_result, table
     from .stores import command_line
     from .stores import split as parts
 
     if protocol is not None and protocol not in PROTOCOLS:
         raise UnknownName("protocol", protocol, PROTOCOLS)
-    loaded = [load_run(resolve_run(name)) for name in runs or (None,)]
+    loaded = [load_run(name) for name in runs or (None,)]
     asked = list(TASKS) if tasks == "all" else parts(tasks)
     plan = [
         (run, task, group)
@@ -75,7 +75,7 @@ def command(
     result = Result(
         kind="eval",
         command=command_line(),
-        inputs={run.folder.as_posix(): run.sha256(step) for run in loaded},
+        inputs={run.source: run.sha256(step) for run in loaded},
         params={
             "runs": [run.name for run in loaded],
             "tasks": list(dict.fromkeys(task for _, task, _ in plan)),

@@ -76,9 +76,6 @@ def command(
     The set holds rows with new cities and replay of old ones for each trained task. Steps and rate do not
     depend on the tasks, so fine-tunings of one base can be compared. --recipe takes the paper's sets instead.
     """
-    import torch
-
-    from cwr_mech.analysis.routing.interventions import condition_hook
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.finetuning import (
@@ -89,17 +86,11 @@ def command(
         paper_config,
     )
     from cwr_mech.experiments.presets import with_label_noise
-    from cwr_mech.training.loop import train
-    from cwr_mech.training.runs import load_run
-    from cwr_mech.training.trackers import tracked
-    from cwr_mech.world.cities import load_world
+    from cwr_mech.training.runs import load_run, require_free
 
-    from .common import RUNS, resolve_run, say
-    from .train import announce, display, placed
+    from .common import RUNS, say
 
-    compute, processes = placed(device, precision, compile)
-    torch.set_num_threads(threads)
-    base = load_run(resolve_run(run))
+    base = load_run(run)
     names = tuple(name.strip() for name in tasks.split(","))
     if recipe is not None:
         fixed = (replay, elicitation, protocol or "paper", steps, lr, rows, replay_rows)
@@ -135,9 +126,22 @@ def command(
     name = usual + config.route.suffix + only if config.name == usual else config.name
     folder = out or RUNS / name
     config = config.model_copy(update={"name": folder.name})
+    if not resume:
+        require_free(folder)
     show_set(config)
     if dry_run:
         return
+    import torch
+
+    from cwr_mech.analysis.routing.interventions import condition_hook
+    from cwr_mech.training.loop import train
+    from cwr_mech.training.trackers import tracked
+    from cwr_mech.world.cities import load_world
+
+    from .train import announce, display, placed
+
+    compute, processes = placed(device, precision, compile)
+    torch.set_num_threads(threads)
     hook = condition_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
     )
@@ -165,14 +169,13 @@ def trained(text: str, base: "Run", tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 def routing(condition: str, layers: str | None, sites: str, rank: int, config: "RunConfig") -> "RouteConfig":
     """The intervention that the options name. Raises UnknownName or ConfigError."""
-    from cwr_mech.analysis.routing.interventions import CONDITIONS, ROUTED
-    from cwr_mech.config import RENAMED_CONDITIONS, RouteConfig, parse
+    from cwr_mech.config import CONDITIONS, RENAMED_CONDITIONS, ROUTED_CITIES, RouteConfig, parse
 
     condition = RENAMED_CONDITIONS.get(condition, condition)
     names = ("embed", *map(str, range(config.model.n_layers - 1)))
     wanted = [name.strip() for name in layers.split(",")] if layers else names[1:]
     chosen = [names.index(one_of("layer with a gradient", name, names)) - 1 for name in wanted]
-    cities = ROUTED[one_of("group of cities", sites, tuple(ROUTED))]
+    cities = ROUTED_CITIES[one_of("group of cities", sites, tuple(ROUTED_CITIES))]
     if one_of("route", condition, CONDITIONS) == "unprojected":
         return RouteConfig()
     return parse(RouteConfig, {"condition": condition, "layers": chosen, "cities": cities, "rank": rank})

@@ -18,6 +18,7 @@ import typer
 from cwr_mech.analysis.registry import ANALYSES
 
 from .interrupt import EXIT_INTERRUPTED, answer_signals
+from .quick import check_words
 
 
 class Command(NamedTuple):
@@ -217,6 +218,7 @@ def main() -> None:
     try:
         _check_text(args)
         _check_known(args)
+        check_words(args)
         build_app(args)(args=args, prog_name="cwr-mech")
     except SystemExit:
         with suppress(OSError):

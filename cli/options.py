@@ -1,7 +1,7 @@
 """Options that several commands share, so that they read alike everywhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -80,11 +80,15 @@ Log = Annotated[
     str | None, typer.Option(help="Send metrics to tensorboard or wandb, too, where it is installed.")
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where there is one.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="auto takes a GPU where there is one."),
+]
 Precision = Annotated[
-    str, typer.Option(help="float32, or bfloat16 for matrix products; auto: bfloat16 on a GPU.")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Of matrix products; auto: bfloat16 on a GPU."),
 ]
 Compile = Annotated[
-    str,
-    typer.Option(help="torch.compile: off, default, reduce-overhead (CUDA graphs); auto: default on a GPU."),
+    Literal["auto", "off", "default", "reduce-overhead"],
+    typer.Option(help="torch.compile; reduce-overhead: CUDA graphs; auto: default on a GPU."),
 ]

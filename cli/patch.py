@@ -73,13 +73,13 @@ def command(
     from cwr_mech.tasks.registry import TASKS, get_task
     from cwr_mech.training.runs import load_run
 
-    from .common import report_folder, resolve_run, save_result, say
+    from .common import report_folder, save_result, say
     from .patch_parts import watched_parts
     from .stores import split
 
     torch.set_num_threads(threads)
     named: list[str | None] = list(run) if run else [None]
-    sources = [load_run(resolve_run(name)) for name in named]
+    sources = [load_run(name) for name in named]
     target = report_folder(report or sources[0].name).name
     tasks = list(TASKS) if task == "all" else split(task) or []
     asked = {name: check_metrics(split(metric) or [], get_task(name).max_answer_tokens) for name in tasks}
@@ -87,7 +87,7 @@ def command(
     if only_subspace:
         groups = split(group) or []
         questions = [Question(name, pairs, seed, each, 0, tolerance) for name in tasks for each in groups]
-        loaded = {item: load_run(resolve_run(item)) for item in donor or []}
+        loaded = {item: load_run(item) for item in donor or []}
         found = watched_parts(sources, loaded, questions, kinds or ("manifold", "random"), rank, step)
         save_result(found, target, "patch-parts")
         return

@@ -18,10 +18,10 @@ def command(
     from cwr_mech.analysis.answers.curves import curves_result, training_result
     from cwr_mech.training.runs import load_run
 
-    from .common import resolve_run, save_result
+    from .common import save_result
     from .stores import command_line
 
-    found = [load_run(resolve_run(name)) for name in runs or (None,)]
+    found = [load_run(name) for name in runs or (None,)]
     if len(found) == 1:
         result, name = training_result(found[0], command_line()), f"train-{found[0].folder.name}"
     else:

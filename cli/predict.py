@@ -34,10 +34,10 @@ def command(
     from cwr_mech.model.qwen2 import HookedQwen2
     from cwr_mech.training.runs import load_run
 
-    from .common import console, progress, report_folder, resolve_run, rows_of, save_result, say, table
+    from .common import console, progress, report_folder, rows_of, save_result, say, table
     from .stores import command_line
 
-    found = load_run(resolve_run(run))
+    found = load_run(run)
     name = report or found.name
     config = found.config
     models: dict[str, Callable[[], HookedQwen2]] = {
@@ -57,7 +57,7 @@ def command(
             n_rows=rows,
             seed=seed,
             command=command_line(),
-            inputs={found.folder.as_posix(): found.sha256()},
+            inputs={found.source: found.sha256()},
             advance=advance,
         )
     columns = ["from", "predictor", "outcome", "left_out", "n", "r", "p", "r_lo", "r_hi", "without"]

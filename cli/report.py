@@ -21,12 +21,18 @@ def command(
     """Write reports/NAME/report.md with its figures from the results saved there, and the learning curves of
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
     """
-    from cwr_mech.errors import CorruptArtifact
+    from cwr_mech.errors import CorruptArtifact, MissingArtifact
+
+    from .common import find_run, report_folder, say
+
+    folder = report_folder(name or find_run().name)
+    if not any((folder / "results").glob("*.json")):
+        raise MissingArtifact(
+            f"there are no results in {folder / 'results'}",
+            "analyses save them there: cwr-mech eval, probe, cka, patch",
+        )
     from cwr_mech.report.write import check_report, other_floats, write_report
 
-    from .common import report_folder, resolve_run, say
-
-    folder = report_folder(name or resolve_run().name)
     if check:
         problems = check_report(folder)
         for problem in problems:

@@ -26,13 +26,7 @@ def command() -> None:
         return
     rows = [row(path.parent) for path in found]
     kept = [name for name in COLUMNS if name != "preset" or console.width >= WIDE]
-    shown = table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows])
-    shown.padding, shown.pad_edge = (0, 1, 0, 0), False
-    for name, column in zip(kept, shown.columns, strict=True):  # names are copied from here: never cut
-        column.no_wrap = name not in ("tasks", "scores")
-        column.overflow = "fold"
-        column.justify = "right" if name == "step" else "left"
-    console.print(shown)
+    console.print(table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows]))
 
 
 def row(folder: Path) -> list[object]:

@@ -34,11 +34,11 @@ def command(
     from cwr_mech.tasks.registry import get_task
     from cwr_mech.training.runs import load_run
 
-    from .common import console, progress, resolve_run, rows_of, save_result, say, table
+    from .common import console, progress, rows_of, save_result, say, table
     from .stores import command_line, split
 
     torch.set_num_threads(1)
-    found = load_run(resolve_run(run))
+    found = load_run(run)
     tasks = list(found.config.data.tasks) if task == "own" else split(task) or []
     places = split(city) or []
     if not places or not all(place.isdigit() and int(place) > 0 for place in places):

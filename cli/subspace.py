@@ -37,10 +37,10 @@ def command(
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.training.runs import load_run
 
-    from .common import console, progress, resolve_run, rows_of, save_result, say, table
+    from .common import console, progress, rows_of, save_result, say, table
     from .stores import command_line, split
 
-    found = load_run(resolve_run(run))
+    found = load_run(run)
     names = tuple(found.config.data.tasks) if tasks == "all" else in_order(split(tasks) or [])
     places = split(sites) or []
     digest, world = found.sha256(step), found.world()

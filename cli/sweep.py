@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from cwr_mech.config import RunConfig
     from cwr_mech.experiments.plans import Planned
     from cwr_mech.experiments.sweep import Outcome
 
 
 def command(
-    plan: Annotated[str, typer.Argument(help="singles, pairs, seeds, tune, routing, zoo, paper, or trial.")],
+    plan: Annotated[
+        str,
+        typer.Argument(
+            help="singles, pairs, seeds, tune, routing, zoo, paper, trial, or your own TOML or JSON file."
+        ),
+    ],
     preset: Annotated[str | None, typer.Option(help="Settings of the models; the plan's by default.")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, separated by commas; the plan's by default.")
@@ -27,6 +33,9 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs with their estimated cost and stop.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --dry-run: measure the speed of this machine.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="local, or snakemake (installed separately).")] = "local",
     emit: Annotated[
         Path | None, typer.Option(help="Write the Snakemake workflow to this file and stop.")
@@ -38,7 +47,8 @@ def command(
 ) -> None:
     """Train all models of a plan, bases before what starts from them.
 
-    Stopped at any moment, the same command goes on where it was: finished runs are left alone, begun ones
+    A plan of your own is a file with [[run]] tables; cwr_mech.experiments.files has an example. Stopped at
+    any moment, the same command goes on where it was: finished runs are left alone, begun ones
     resumed. A failed run is reported and does not stop the others.
     """
     from .common import say
@@ -52,7 +62,7 @@ def command(
     if only is not None:
         train_one(planned, only, out)
     elif dry_run:
-        show_costs(plan, planned, out, jobs)
+        show_costs(plan, planned, out, jobs, measure)
     elif emit is not None:
         write_workflow(planned, out, argv, emit)
         say(f"workflow {emit}")
@@ -63,16 +73,20 @@ def command(
 def make_plan(
     name: str, preset: str | None, seeds: str | None, settings: "Sequence[str]"
 ) -> "tuple[Planned, ...]":
-    """The runs of a plan. Raises UnknownName or ConfigError."""
+    """The runs of a plan, by its name or from the user's own file. Raises UnknownName or ConfigError."""
     from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.plans import find_plan
     from cwr_mech.experiments.presets import preset as find_preset
 
-    plan = find_plan(name)
     try:
         numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else None
     except ValueError as error:
         raise ConfigError(f"'{seeds}' are no seeds", "give numbers, as in --seeds 42,1,2") from error
+    if Path(name).suffix.lower() in (".toml", ".json"):
+        from cwr_mech.experiments.files import read_plan
+
+        return read_plan(name, preset=preset, seeds=numbers, settings=settings)
+    plan = find_plan(name)
     return plan.runs(find_preset(preset or plan.preset).with_settings(settings), numbers)
 
 
@@ -107,48 +121,59 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
         train(config, folder, resume=resume, base=base, begun=announce, listener=listener, hook=hook)
 
 
-def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int) -> None:
+def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int, measure: bool) -> None:
     """Print the plan: what each run starts from and holds, how long it will take, and how it stands."""
-    import torch
-
-    from cwr_mech.experiments.costs import (
-        papers_gpu_seconds,
-        row_lengths,
-        seconds_of,
-        tokens_per_second,
-    )
+    from cwr_mech.experiments.costs import papers_gpu_seconds, row_lengths, seconds_of
     from cwr_mech.experiments.finetuning import total_rows
     from cwr_mech.experiments.sweep import standing
 
     from .common import console, duration, say, table
 
-    torch.set_num_threads(1)
-    lengths = row_lengths()
-    speeds: dict[tuple[object, ...], float] = {}
-    rows, left = [], 0.0
-    gpu: list[float | None] = []
+    lengths = row_lengths(rows=100)
+    speeds: dict[tuple[object, ...], tuple[float, str] | None] = {}
+    rows: list[list[object]] = []
+    left, gpu = 0.0, 0.0
     for run in planned:
         config = run.config
         shape = (config.model, config.train.batch_size, config.train.optimizer)
         if shape not in speeds:
-            speeds[shape] = tokens_per_second(config.model, config.train)
-        seconds = seconds_of(config, speeds[shape], lengths)
+            speeds[shape] = speed_of(config, lengths, measure)
+        speed = speeds[shape]
+        seconds = seconds_of(config, speed[0], lengths) if speed else None
         state = standing(run, root).state
-        left += 0.0 if state == "done" else seconds
-        gpu += [] if state == "done" else [papers_gpu_seconds(config, lengths)]
+        if state != "done":
+            left += seconds or 0.0
+            gpu += papers_gpu_seconds(config, lengths) or 0.0
         fixed = total_rows(config.data.parts) or (config.data.rows_per_task or 0) * len(config.data.tasks)
-        rows.append([run.name, run.base, fixed or None, config.train.steps, duration(seconds), state])
-    console.print(
-        table(f"plan {plan}", ["run", "starts from", "rows of set", "steps", "time", "state"], rows)
+        time = duration(seconds) if seconds is not None else None
+        rows.append([run.name, run.base, fixed or None, config.train.steps, time, state])
+    columns = ["run", "starts from", "rows of set", "steps", "time", "state"]
+    console.print(table(f"plan {plan}", columns, rows))
+    found = [speed for speed in speeds.values() if speed]
+    if len(found) < len(speeds):
+        say(f"{len(planned)} runs; no run of such a model is here to tell the speed; --measure does")
+    else:
+        spoken = "; ".join(f"{value:,.0f} tokens a second {source}" for value, source in found)
+        say(f"{len(planned)} runs; about {duration(left)} of one core left, {duration(left / jobs)} "
+            f"with {jobs} processes; {spoken}")  # fmt: skip
+    if gpu:
+        say(f"on a GPU like the paper's, at the speed its authors report: about {duration(gpu)}")
+
+
+def speed_of(config: "RunConfig", lengths: "Mapping[str, float]", measure: bool) -> tuple[float, str] | None:
+    """Tokens a second for models of this shape, measured now or recorded, and where it is from."""
+    from cwr_mech.experiments.costs import recorded_speed, tokens_per_second
+    from cwr_mech.training.folders import RUNS, run_folders, zoo_models
+
+    if measure:
+        import torch
+
+        torch.set_num_threads(1)
+        return tokens_per_second(config.model, config.train), "measured now on one thread"
+    known = recorded_speed(config, lengths, [*run_folders(RUNS), *zoo_models().values()])
+    return (
+        (known[0], f"when {known[1].name} was trained (--measure: on this machine, now)") if known else None
     )
-    speed = ", ".join(f"{value:,.0f}" for value in speeds.values())
-    say(
-        f"{len(planned)} runs; about {duration(left)} of one core left, {duration(left / jobs)} with {jobs} "
-        f"processes; measured now: {speed} tokens a second on one thread"
-    )
-    known = [seconds for seconds in gpu if seconds is not None]
-    if known:
-        say(f"on a GPU like the paper's, at the speed its authors report: about {duration(sum(known))}")
 
 
 def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", path: Path) -> None:
@@ -203,7 +228,7 @@ def go(
 
     if engine not in ("local", "snakemake"):
         raise UnknownName("engine", engine, ("local", "snakemake"))
-    with folder_lock(root / ".sweep" / plan):
+    with folder_lock(root / ".sweep" / Path(plan).stem):
         if engine == "local":
             said = {"done": "done", "busy": "waiting for", "started": "started", "resumed": "resumed"}
 

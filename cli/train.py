@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,6 +54,14 @@ def command(
         list[str] | None,
         typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
     ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Settings from a TOML or JSON file: any part of what a run's manifest.json holds. The other "
+            "options come on top.",
+        ),
+    ] = None,
     world: World = None,
     n_cities: CityCount = None,
     new: NewCities = None,
@@ -63,6 +72,10 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out (the latest run by default).")
     ] = False,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="Print every setting with its meaning and stop.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and stop.")] = False,
     log: Log = None,
     threads: Threads = 1,
     device: Device = "auto",
@@ -75,34 +88,52 @@ def command(
     and ends with the same weights as if nothing had happened. Several processes train one model when started
     by accelerate launch.
     """
-    import torch
-
+    from cwr_mech.config import RunConfig, parse
     from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.presets import preset as find_preset
     from cwr_mech.experiments.presets import with_label_noise
-    from cwr_mech.training.loop import train
-    from cwr_mech.training.runs import latest_run, load_run
-    from cwr_mech.training.trackers import tracked
+    from cwr_mech.training.folders import latest_run
+    from cwr_mech.training.runs import load_run, require_free
+    from cwr_mech.world.cities import load_world
 
     from .common import RUNS, say
 
-    compute, processes = placed(device, precision, compile)
-    torch.set_num_threads(threads)
     if resume:
         given = (preset, tasks, protocol, seed, label_noise, world, n_cities, new, unit, *(settings or []))
-        if any(one is not None for one in given):
+        if config_file is not None or any(one is not None for one in given):
             raise ConfigError("--resume goes on with the settings of the run", "give --out at most")
-        folder = out or latest_run(RUNS)
+        folder = out or latest_run()
         config = load_run(folder).config
     else:
         chosen = {"world.source": world, "world.n_cities": n_cities, "world.new": new, "world.unit": unit}
         words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
         words += settings or []
-        config = configure(find_preset(preset or "quick"), tasks, protocol, seed, words)
+        start = find_preset(preset or "quick")
+        if config_file is not None:
+            from cwr_mech.experiments.files import with_file
+
+            start = with_file(start, config_file)
+        config = configure(start, tasks, protocol, seed, words)
         if label_noise is not None:
             config = with_label_noise(config, label_noise, label_noise_kind)
         folder = out or RUNS / config.name
-        config = config.model_copy(update={"name": folder.name})
+        config = parse(RunConfig, config.model_dump() | {"name": folder.name})
+    if show_settings:
+        print_settings(config)
+        return
+    cities = load_world(config.world)
+    if not resume:
+        require_free(folder)
+    if dry_run:
+        say(f"would train {folder}: {describe(config, cities)}")
+        return
+    import torch
+
+    from cwr_mech.training.loop import train
+    from cwr_mech.training.trackers import tracked
+
+    compute, processes = placed(device, precision, compile)
+    torch.set_num_threads(threads)
     with display(config) as shown, tracked(log, config, folder, shown) as listener:
         run = train(
             config,
@@ -114,6 +145,23 @@ def command(
             processes=processes,
         )
     say(f"run     {run.folder}")
+
+
+def print_settings(config: "RunConfig") -> None:
+    """Print every setting, section by section: its value (marked where it is not the default) and meaning."""
+    from cwr_mech.config import setting_rows
+
+    from .common import console, say, table
+
+    sections: dict[str, list[list[object]]] = {}
+    for row in setting_rows(config):
+        section = row["setting"].rpartition(".")[0] or "run"
+        changed = "" if row["value"] == row["default"] else row["default"]
+        cells = [row["setting"], row["value"].replace(",", ", "), changed, row["meaning"]]
+        sections.setdefault(section, []).append(cells)
+    for section, rows in sections.items():
+        console.print(table(section, ["setting", "value", "default", "meaning"], rows))
+    say("change one with --set NAME=VALUE; the last word of a name will do where it is the only one")
 
 
 def placed(device: str, precision: str, compiled: str) -> "tuple[Compute, Processes]":

@@ -47,7 +47,7 @@ def command(
     named = tuple(TASKS) if prompts == "all" else tuple(split(prompts) or [])
     asked = None if prompts == "own" else in_order(named)
     params = {"runs": [run.name for run in tuned], "prompts": prompts, "last": last, "seed": seed}
-    inputs = {run.folder.as_posix(): run.sha256() for run in tuned}
+    inputs = {run.source: run.sha256() for run in tuned}
     before, spots = saved(report_folder(name) / "results" / "trajectory.json", params, inputs)
     starts: dict[tuple[str, str], Row] = {}
     origins: dict[tuple[str, str], Origin] = {}

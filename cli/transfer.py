@@ -80,7 +80,7 @@ def command(
     console.print(table(title, list(columns.values()), rows_of(found.sets, list(columns))))
     result = found.to_result(
         command_line(),
-        {run.folder.as_posix(): run.sha256() for run in [*parents.values(), *tuned]},
+        {run.source: run.sha256() for run in [*parents.values(), *tuned]},
         {
             "runs": [run.name for run in tuned],
             "rows": rows,
@@ -147,12 +147,12 @@ def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
     from cwr_mech.errors import AnalysisError
     from cwr_mech.training.runs import load_run
 
-    from .common import RUNS, resolve_run
+    from .common import RUNS
 
     here = [load_run(path.parent) for path in sorted(RUNS.glob("*/manifest.json"))]
     done = [run for run in here if run.parent and run.state == "done"]
     found: list[Run] = []
-    for run in [load_run(resolve_run(name)) for name in names] if names else done:
+    for run in [load_run(name) for name in names] if names else done:
         weights = set(run.manifest["checkpoints"].values())
         children = (child for child in done if child.manifest["parent"]["sha256"] in weights)
         found += [run] if run.parent else children

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
 
 ACTIONS = ("list", "add", "check", "analyse")
+NONE_HERE = "no models of the zoo are found here; add a finished run with: cwr-mech zoo add RUN"
 
 
 def command(
@@ -53,13 +54,14 @@ def show() -> None:
     """List the models, family by family."""
     from cwr_mech.experiments.zoo import zoo_models
     from cwr_mech.findings.models import described
+    from cwr_mech.training.folders import OTHER_MODELS, SHIPPED
 
     from .cache_acts import size_text
-    from .common import ZOO, console, number, say, table
+    from .common import console, number, say, table
 
-    rows = [described(run) for run in zoo_models(ZOO)]
+    rows = [described(run) for run in zoo_models()]
     if not rows:
-        say(f"no models in {ZOO}/ yet; add a finished run with: cwr-mech zoo add RUN")
+        say(NONE_HERE)
         return
     families: dict[str, list[list[object]]] = {}
     for row in rows:
@@ -69,35 +71,44 @@ def show() -> None:
     for family, members in families.items():
         console.print(table(family, ["model", "steps", "learned", "least of its tasks"], members))
     say(f"{len(rows)} models, {size_text(1000 * sum(row['kB'] for row in rows))}")
+    if len(rows) <= len(SHIPPED):
+        say(OTHER_MODELS)
     say("learned: share of the gap between the best constant answer and perfect ones, mean over its tasks")
 
 
 def add(names: list[str], new_name: str | None, force: bool) -> None:
     """Add runs, and write the list of models into zoo/README.md."""
-    from cwr_mech.experiments.zoo import add as add_model
-    from cwr_mech.findings.models import write_readme
+    from cwr_mech.training.folders import own_zoo
     from cwr_mech.training.runs import load_run
 
-    from .common import ZOO, resolve_run, say
+    from .common import say
 
-    for run in [load_run(resolve_run(name)) for name in names]:
-        model = add_model(run, ZOO, name=new_name, replace=force)
+    root, runs = own_zoo(), [load_run(name) for name in names]
+    from cwr_mech.experiments.zoo_files import add as add_model
+    from cwr_mech.findings.models import write_readme
+
+    for run in runs:
+        model = add_model(run, root, name=new_name, replace=force)
         about = model.manifest["zoo"]
         said = f": float16 would change an answer to {about['differs']}" if about["differs"] else ""
         say(f"added   {model.folder}  {about['dtype']}{said}")
-    say(f"list    {write_readme(ZOO)}")
+    say(f"list    {write_readme(root)}")
 
 
 def check(names: list[str] | None, ask: bool) -> None:
     """Check models. Raises CorruptArtifact when something is wrong with any."""
-    from cwr_mech.errors import CorruptArtifact
-    from cwr_mech.experiments.zoo import problems, zoo_models
+    from cwr_mech.errors import CorruptArtifact, MissingArtifact
+    from cwr_mech.experiments.zoo import zoo_models
     from cwr_mech.training.runs import load_run
 
-    from .common import ZOO, resolve_run, say
+    from .common import say
 
     given = [f"zoo:{name.removeprefix('zoo:')}" for name in names or ()]
-    asked: list[Run] = [load_run(resolve_run(name)) for name in given] if given else zoo_models(ZOO)
+    asked: list[Run] = [load_run(name) for name in given] if given else zoo_models()
+    if not asked:
+        raise MissingArtifact(*NONE_HERE.split("; "))
+    from cwr_mech.experiments.zoo_files import problems
+
     wrong = 0
     for model in asked:
         found = problems(model, ask=ask)

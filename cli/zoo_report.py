@@ -23,14 +23,15 @@ def analyse(names: Sequence[str] | None = None) -> None:
     from cwr_mech.findings.questions import write_findings
     from cwr_mech.report.write import write_report
 
-    from .common import ZOO, duration, report_folder, say
+    from .common import duration, report_folder, say
+    from .zoo import NONE_HERE
 
     for name in names or ():
         if name not in PARTS:
             raise UnknownName("part", name, PARTS)
-    found = zoo_models(ZOO)
+    found = zoo_models()
     if not found:
-        raise AnalysisError(f"there are no models in {ZOO}/", "add a finished run with: cwr-mech zoo add RUN")
+        raise AnalysisError(*NONE_HERE.split("; "))
     began = time.monotonic()
     for name in names or PARTS:
         start = time.monotonic()

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -296,6 +297,11 @@ class RouteConfig(Config):
         return "" if self.condition == "unprojected" else f"-{self.name}"
 
 
+CONDITIONS: tuple[str, ...] = get_args(RouteConfig.model_fields["condition"].annotation)
+ROUTED_CITIES = MappingProxyType({"new-cities": "new", "all": "all"})
+"""Whose gradients are projected: the words of the command line -> the settings'."""
+
+
 class RunConfig(Config):
     """All settings of one trained model."""
 
@@ -316,7 +322,7 @@ class RunConfig(Config):
     def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """A copy with `key=value` settings applied; `lr=1e-3` will do where only one section has an `lr`.
 
-        Raises ConfigError or UnknownName, quoting the setting.
+        Raises ConfigError, quoting the setting and naming those that were perhaps meant.
         """
         content = self.model_dump()
         given: dict[tuple[str, ...], Any] = {}
@@ -355,7 +361,21 @@ def _locate(content: dict[str, Any], key: str) -> tuple[str, ...]:
         raise ConfigError(
             f"'{key}' is ambiguous", "say one of " + ", ".join(".".join(path) for path in found)
         )
-    raise UnknownName("setting", key, [".".join(path) for path in paths])
+    known = [".".join(path) for path in paths]
+    near = _near_settings(key, known)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint += f"cwr-mech train --show-settings lists all {len(known)}"
+    raise ConfigError(f"unknown setting '{key}'", hint)
+
+
+def _near_settings(key: str, known: list[str]) -> list[str]:
+    """Settings that are written like `key`, or whose meaning speaks of it: learning_rate is train.lr."""
+    words = " ".join(key.split(".")[-1].replace("_", " ").casefold().split())
+    last = {name: name.split(".")[-1] for name in known}
+    close = set(get_close_matches(key, [*known, *last.values()], n=4, cutoff=0.7))
+    written = [name for name in known if name in close or last[name] in close]
+    meant = [name for name in known if len(words) > 3 and words in MEANINGS.get(name, "").casefold()]
+    return list(dict.fromkeys(written + meant))[:4]
 
 
 def _value(text: str, current: Any) -> Any:
@@ -385,3 +405,104 @@ def parse(kind: type[C], content: object) -> C:
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown setting '{place}'") from error
         raise ConfigError(f"setting '{place}' cannot be {first['input']!r}: {first['msg']}") from error
+
+
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "name": "name of the run and of its folder",
+        "world.source": "cities, uniform, grid, clusters, ring, a world of your own, or a CSV file",
+        "world.unit": "degrees a unit of a file's coordinates",
+        "world.n_cities": "number of cities that pretraining may show, or all",
+        "world.id_digits": "digits of a city's id",
+        "world.id_min": "smallest id; none: the smallest number of that many digits",
+        "world.new": "cities held back: none, atlantis, scattered, holdout:REGION, or several joined by +",
+        "world.n_new": "number of cities held back, where the kind does not say it",
+        "world.seed": "seed of ids and of the choice of cities",
+        "data.tasks": "tasks of the mixture",
+        "data.protocol.split_by_hash": "training and test questions never overlap",
+        "data.protocol.inside_balance_within_n": "inside: TRUE and FALSE balanced for every number of cities",
+        "data.protocol.crossing_keeps_label": "crossing: rows are shuffled without changing the label",
+        "data.protocol.refill_repeats": "triples with a repeated city are drawn again, not dropped",
+        "data.parts": "the mixture in full, part by part; fine-tuning fills it in",
+        "data.rows_per_task": "size of the training set for each task; none: fresh rows for ever",
+        "data.weights": "shares of the tasks in the rows; none: equal",
+        "data.first_tasks": "tasks seen alone at the beginning (curriculum); none: all from the first step",
+        "data.first_steps": "steps in which only those are seen (curriculum)",
+        "data.label_noise": "share of rows with a wrong answer (label noise)",
+        "data.label_noise_kind": "uniform: another query's answer; local: 5 % off, a neighbouring label",
+        "data.seed": "seed of the rows",
+        "model.n_layers": "number of layers (transformer blocks)",
+        "model.d_model": "width of the residual stream (hidden size)",
+        "model.n_heads": "number of attention heads",
+        "model.n_key_value_heads": "number of key and value heads (GQA); none: as many as heads",
+        "model.d_mlp": "width of the MLP (intermediate size)",
+        "model.d_vocab": "size of the vocabulary",
+        "model.n_ctx": "longest context in tokens",
+        "model.rope_theta": "base of the rotary position embedding",
+        "model.rms_eps": "epsilon of the RMS norms",
+        "model.tied": "the unembedding is the embedding (tied weights)",
+        "model.init_std": "standard deviation of the first weights (initialisation)",
+        "train.steps": "steps (optimiser updates, iterations)",
+        "train.batch_size": "rows a step (batch size)",
+        "train.lr": "peak learning rate",
+        "train.schedule": "learning rate after the warmup: linear, cosine, constant, or hold and then linear",
+        "train.decay": "share of the steps over which hold falls",
+        "train.warmup": "steps in which the learning rate rises",
+        "train.optimizer": "adamw, or muon for the matrices of the blocks",
+        "train.weight_decay": "weight decay of AdamW",
+        "train.beta1": "decay of AdamW's first moment (momentum)",
+        "train.beta2": "decay of AdamW's second moment",
+        "train.clip": "largest norm of the gradient (clipping)",
+        "train.loss": "full: every token of a row; answer: the answer and its end only",
+        "train.final_dtype": "float16: the last weights are rounded to what half the bits hold",
+        "train.checkpoints": "checkpoints kept between the first and the last, log-spaced",
+        "train.save_every": "steps between two states for a resume",
+        "train.eval_every": "steps between two evaluations",
+        "train.eval_rows": "questions a task in an evaluation on the way",
+        "train.train_only": "modules whose parameters change (E, L0, ..., U); none: all",
+        "train.seed": "seed of the first weights and of the order of rows",
+        "route.condition": "what is done to the gradients at cities in a fine-tuning; unprojected: nothing",
+        "route.layers": "layers after which the gradient is projected (-1: the embedding)",
+        "route.cities": "at whose mentions: new cities' or all",
+        "route.rank": "directions of the subspace",
+        "route.weight": "weight of the penalty",
+        "route.rescale": "give the projected gradient the norm it had",
+        "route.draw": "which of the random subspaces or rotations",
+    }
+)
+"""Setting -> what it means in a line; `cwr-mech train --show-settings` prints them."""
+
+
+def setting_rows(config: RunConfig) -> list[dict[str, Any]]:
+    """A row for each setting: `setting` (its full name), `value`, `default` and `meaning`."""
+    return [
+        {
+            "setting": name,
+            "value": setting_text(value),
+            "default": setting_text(default),
+            "meaning": MEANINGS[name],
+        }
+        for (name, value), (_, default) in zip(_flat(config), _flat(RunConfig()), strict=True)
+    ]
+
+
+def _flat(config: RunConfig) -> list[tuple[str, Any]]:
+    content = config.model_dump()
+    found = []
+    for path in _leaves(content):
+        value: Any = content
+        for part in path:
+            value = value[part]
+        found.append((".".join(path), value))
+    return found
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as one may type it after --set."""
+    if isinstance(value, tuple | list):
+        if any(isinstance(item, dict) for item in value):
+            return f"{len(value)} parts"
+        return ",".join(map(setting_text, value)) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -26,7 +26,7 @@ SETTINGS = [
 ]
 
 FAULTS = [
-    ("colour=red", UnknownName, "unknown setting 'colour'"),
+    ("colour=red", ConfigError, "unknown setting 'colour'"),
     ("seed=3", ConfigError, "ambiguous"),
     ("lr", ConfigError, "not a setting"),
     ("lr=fast", ConfigError, "'fast'"),

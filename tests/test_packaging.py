@@ -13,6 +13,7 @@ import pytest
 from paths import ROOT
 
 import cwr_mech
+from cwr_mech.training.folders import SHIPPED
 
 LEVELS = (
     ("errors",),
@@ -141,6 +142,8 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("cwr_mech", "cli"):
         shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    for model in (*SHIPPED, "small-seed2"):  # the last is of the zoo, but not of the wheel
+        shutil.copytree(ROOT / "zoo" / model, source / "zoo" / model)
     for extra in ("tests", "reports"):  # must not leak even where they are
         (source / extra).mkdir()
         (source / extra / "__init__.py").touch()
@@ -159,6 +162,11 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert tops == {"cwr_mech", "cwr_mech_cli", f"cwr_mech-{_version()}.dist-info"}
     expected = {path.relative_to(source).as_posix() for path in (source / "cwr_mech").rglob("*.py")}
     expected |= {f"cwr_mech_cli/{path.name}" for path in (source / "cli").glob("*.py")}
+    models = {path.relative_to(source).as_posix() for path in (source / "zoo").rglob("*") if path.is_file()}
+    shipped = {name for name in models if name.split("/")[1] in SHIPPED}
+    assert {name for name in names if "/zoo/" in name} == {f"cwr_mech/{name}" for name in shipped}
+    assert len(shipped) < len(models)  # control: there was something to leave out
+    assert wheel.stat().st_size < 2_000_000
     expected |= {"cwr_mech/world/cities.csv", "cwr_mech/world/README.md", "cwr_mech/py.typed"}
     assert expected <= names
 

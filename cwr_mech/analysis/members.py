@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from cwr_mech.analysis.answers.curves import training_result
 from cwr_mech.analysis.sources import Source
-from cwr_mech.analysis.stats.models import Member, gain
+from cwr_mech.analysis.stats.models import Member
+from cwr_mech.data.baselines import gain
 from cwr_mech.errors import ArtifactError
-from cwr_mech.experiments.zoo import recorded
+from cwr_mech.experiments.zoo import recorded_gains
 from cwr_mech.training.runs import Run, load_run
 
 
@@ -16,18 +17,13 @@ def gains(model: Run) -> dict[str, float]:
     From the recorded test questions of a model of the zoo, else from a run's last evaluation.
     """
     if model.from_zoo:
-        scores = [
-            (score.task, score.metric, score.value_mean, score.baseline)
-            for score in recorded(model, "old").scores
-        ]
-    else:
-        table = training_result(model, "").tables["tasks"]
-        last = [row for row in table if row["step"] == table[-1]["step"] and row["value"] is not None]
-        scores = [(row["task"], row["metric"], row["value"], row["baseline"]) for row in last]
+        return recorded_gains(model)
+    table = training_result(model, "").tables["tasks"]
     return {
-        task: gain(metric, value, baseline)
-        for task, metric, value, baseline in scores
-        if task in model.config.data.tasks
+        row["task"]: gain(row["metric"], row["value"], row["baseline"])
+        for row in table
+        if row["step"] == table[-1]["step"] and row["value"] is not None
+        if row["task"] in model.config.data.tasks
     }
 
 

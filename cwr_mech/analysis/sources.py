@@ -9,7 +9,7 @@ from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, names, stage, uses
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
-from cwr_mech.training.runs import Run, latest_run, load_run
+from cwr_mech.training.runs import Run, load_run
 
 FOLDER = Path("activations")
 """Where activation files of runs are kept, below the current folder."""
@@ -86,7 +86,7 @@ def open_sources(
 
 def run_of(name: str | Path | None) -> Run:
     """The run named, the latest by default. Raises MissingArtifact."""
-    return load_run(latest_run() if name is None else name)
+    return load_run(name)
 
 
 def activations_of(run: Run, step: int | None = None) -> Path:

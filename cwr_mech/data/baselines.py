@@ -60,3 +60,12 @@ def _best(task: Task, values: np.ndarray) -> int:
 
 def _scores(task: Task, values: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return (values == answers).astype(float) if task.labels else np.abs(values - answers).astype(float)
+
+
+def gain(metric: str, value: float, baseline: float) -> float:
+    """Share of the gap between the best constant answer and a perfect one: errors 1 - value / baseline,
+    accuracies (value - baseline) / (1 - baseline). Below 0: worse than the constant.
+    """
+    if metric == "error":
+        return 1 - value / baseline
+    return (value - baseline) / (1 - baseline) if baseline < 1 else 0.0

@@ -1,19 +1,18 @@
-"""What a plan will cost, from a speed measured now."""
+"""What a plan will cost, from a speed that was recorded or is measured now."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from cwr_mech.config import ModelConfig, RunConfig, TrainConfig, WorldConfig
 from cwr_mech.data.batches import parts_of
 from cwr_mech.data.rows import concat, generate
+from cwr_mech.errors import CwrError
 from cwr_mech.experiments.presets import preset
-from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
-from cwr_mech.training.engine import Engine
-from cwr_mech.training.optimizer import Optimizer
-from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.training.runs import Run, load_run
 from cwr_mech.world.cities import load_world
 
 SECONDS = 1.0
@@ -28,6 +27,26 @@ def row_lengths(id_digits: int = 4, rows: int = 600) -> dict[str, float]:
     return {task: float(generate(world, task, rows).lengths.mean()) for task in TASKS}
 
 
+def recorded_speed(
+    config: RunConfig, lengths: Mapping[str, float], folders: Iterable[Path]
+) -> tuple[float, Run] | None:
+    """Tokens a second at which the first run among `folders` of the same model, batch and optimiser was
+    trained, whatever else its machine did then, and that run; None where there is none.
+    """
+    wanted = (config.model, config.train.batch_size, config.train.optimizer)
+    for folder in folders:
+        try:
+            run = load_run(folder)
+            if (run.config.model, run.config.train.batch_size, run.config.train.optimizer) != wanted:
+                continue
+            rates = [line["rows_per_second"] for line in run.metrics() if "rows_per_second" in line]
+        except CwrError:
+            continue
+        if rates:
+            return rates[-1] * tokens_a_row(run.config, lengths), run
+    return None
+
+
 def tokens_per_second(
     model: ModelConfig, train: TrainConfig, clock: Callable[[], float] = time.process_time
 ) -> float:
@@ -36,6 +55,11 @@ def tokens_per_second(
     Of `train` the size of a batch and the optimiser matter. The clock counts the time of this process only,
     so a busy machine does not spoil the estimate.
     """
+    from cwr_mech.model.qwen2 import HookedQwen2
+    from cwr_mech.training.engine import Engine
+    from cwr_mech.training.optimizer import Optimizer
+    from cwr_mech.training.parameters import FlatParameters
+
     world = load_world(WorldConfig(n_cities=64))
     each = max(1, train.batch_size // len(PAPER_TASKS))
     rows = concat([generate(world, task, each) for task in PAPER_TASKS])
@@ -53,12 +77,17 @@ def tokens_per_second(
     return steps * float(rows.lengths.sum()) / (clock() - start)
 
 
-def tokens_of(config: RunConfig, lengths: Mapping[str, float]) -> float:
-    """Tokens a run reads in training."""
+def tokens_a_row(config: RunConfig, lengths: Mapping[str, float]) -> float:
+    """Mean tokens of a row of a run's mixture; a user's own task counts as the longest of the others."""
     parts = parts_of(config.data)
     weights = np.array([part.rows or part.weight for part in parts], dtype=float)
-    length = float(weights @ [lengths[part.task] for part in parts] / weights.sum())
-    return config.train.steps * config.train.batch_size * length
+    longest = max(lengths.values())
+    return float(weights @ [lengths.get(part.task, longest) for part in parts] / weights.sum())
+
+
+def tokens_of(config: RunConfig, lengths: Mapping[str, float]) -> float:
+    """Tokens a run reads in training."""
+    return config.train.steps * config.train.batch_size * tokens_a_row(config, lengths)
 
 
 def seconds_of(config: RunConfig, speed: float, lengths: Mapping[str, float]) -> float:

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from cwr_mech.findings.questions import headline
 from cwr_mech.findings.show import asked
 from cwr_mech.render.grids import heat, hundredths, write_cells
-from cwr_mech.render.numbers import number
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.style import (
     GREYS,
     caption,
-    layer_name,
     new_figure,
 )
 from cwr_mech.results import Result, Row

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from cwr_mech.analysis.members import gains
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.experiments.zoo import (
     family,
     folder_bytes,
-    recorded,
+    recorded_gains,
+    recorded_scores,
     zoo_models,
 )
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS
-from cwr_mech.training.runs import ZOO, Run
+from cwr_mech.training.runs import Run
 
 README = """# The zoo
 
@@ -33,16 +33,16 @@ A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
 file; `answers.json.gz` is what it answers to fixed test questions, `metrics.jsonl` its training curve,
 thinned. Weights are in float16 where that changes not one of these answers, in float32 otherwise.
 
-The models know the cities of the shipped table (`cwr_mech/data/README.md` says where it is from); the weights
-are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or `cwr-mech finetune`) and
-`cwr-mech zoo add`, which also writes this file. Scores below are mean errors or accuracies over 200 test
-questions about ordinary cities, for the tasks a model was trained on.
+The models know the cities of the shipped table (`cwr_mech/world/README.md` says where it is from); the
+weights are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or
+`cwr-mech finetune`) and `cwr-mech zoo add`, which also writes this file. Scores below are mean errors or
+accuracies over 200 test questions about ordinary cities, for the tasks a model was trained on.
 """
 
 
 def described(model: Run) -> Row:
     """One row of a list of models."""
-    data, learned = model.config.data, gains(model)
+    data, learned = model.config.data, recorded_gains(model)
     return {
         "name": model.name,
         "family": family(model.config, model.parent is not None),
@@ -56,14 +56,14 @@ def described(model: Run) -> Row:
         "least": min(learned, key=lambda task: learned[task]),
         "least_learned": min(learned.values()),
         "scores": "; ".join(
-            f"{score.task} {number(score.value_mean)} ({number(score.baseline)})"
-            for score in recorded(model, "old").scores
-            if score.task in data.tasks
+            f"{score['task']} {number(score['value_mean'])} ({number(score['baseline'])})"
+            for score in recorded_scores(model, "old")
+            if score["task"] in data.tasks
         ),
     }
 
 
-def write_readme(root: Path | str = ZOO) -> Path:
+def write_readme(root: Path | str) -> Path:
     """Write README.md of the zoo: what it is, and a table of its models; returns its path."""
     path = Path(root) / "README.md"
     columns = ("name", "tasks", "base", "seed", "steps", "dtype", "kB", "scores")

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from cwr_mech.findings.questions import QUESTIONS, Question, headline
 from cwr_mech.render.markdown import interval, markdown_table
-from cwr_mech.render.numbers import number
-from cwr_mech.render.style import layer_name
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 

@@ -15,17 +15,13 @@ from cwr_mech.analysis.routing.trajectory import (
     trajectory,
 )
 from cwr_mech.analysis.selection import choose_hooks
-from cwr_mech.analysis.stats.models import gain
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
+from cwr_mech.data.baselines import gain
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
-from cwr_mech.experiments.zoo import (
-    QUESTIONS,
-    SEED,
-    family,
-    recorded,
-)
+from cwr_mech.experiments.zoo import family
+from cwr_mech.experiments.zoo_files import QUESTIONS, SEED, recorded
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS

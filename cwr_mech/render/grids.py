@@ -8,12 +8,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from cwr_mech.render.numbers import number
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.style import (
     caption,
     error_bars,
     floats,
-    layer_name,
     new_figure,
 )
 from cwr_mech.results import Result, Row

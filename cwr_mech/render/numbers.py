@@ -1,9 +1,12 @@
-"""Numbers as a reader sees them: the same in the terminal, in figures and in reports."""
+"""Numbers and layers as a reader sees them: the same in the terminal, in figures and in reports."""
 
 import math
 
+DIGITS = 3
+"""Significant digits of a number that nothing else is said about."""
 
-def number(value: object, digits: int = 3) -> str:
+
+def number(value: object, digits: int = DIGITS) -> str:
     """`value` to `digits` significant digits (decimals below 1); integers in full; None and NaN a dash."""
     if value is None:
         return "-"
@@ -21,3 +24,10 @@ def number(value: object, digits: int = 3) -> str:
     whole = 0 if size < 1 else len(str(int(size)))
     text = f"{value:,.{max(0, digits - whole)}f}"
     return text.replace(",", "", 1) if size < 9_999.5 else text
+
+
+def layer_name(layer: int, hook: str | None = None) -> str:
+    """`embed` for -1, `final` after the last norm, else `L3` for blocks.3.hook_resid_post."""
+    if layer < 0:
+        return "embed"
+    return "final" if hook and not hook.startswith("blocks.") else f"L{layer}"

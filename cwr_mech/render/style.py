@@ -123,10 +123,3 @@ def error_bars(low: Sequence[Any], value: Sequence[Any], high: Sequence[Any]) ->
     """Lengths of error bars; none where an end is unknown."""
     ends, middle = np.stack([floats(low), floats(high)]), floats(value)
     return np.nan_to_num(np.abs(ends - middle))
-
-
-def layer_name(layer: int, hook: str | None = None) -> str:
-    """`embed` for -1, `final` after the last norm, else `L3` for blocks.3.hook_resid_post."""
-    if layer < 0:
-        return "embed"
-    return "final" if hook and not hook.startswith("blocks.") else f"L{layer}"

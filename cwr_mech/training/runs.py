@@ -15,19 +15,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cwr_mech.artifacts import atomic_file, is_locked, provenance, read_json, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact
-from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.training.folders import ZOO, find_run
 from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
 
+if TYPE_CHECKING:  # torch takes seconds to import; lists of runs do without it
+    import cwr_mech.model.qwen2
+
 SCHEMA = "cwr-mech/run/1"
-ROOT, ZOO = Path("runs"), Path("zoo")
 CITIES = "cities.csv"
 _STEP = re.compile(r"step-(\d+)")
 
@@ -49,6 +51,11 @@ class Run:
     def from_zoo(self) -> bool:
         """Whether this is a model of the zoo (`cwr_mech.experiments.zoo`)."""
         return "zoo" in self.manifest
+
+    @property
+    def source(self) -> str:
+        """What results call their input: its folder, zoo/NAME for a model of the zoo wherever it lies."""
+        return f"{ZOO}/{self.folder.name}" if self.from_zoo else self.folder.as_posix()
 
     @property
     def state(self) -> str:
@@ -93,7 +100,7 @@ class Run:
         """The newest checkpoint's step. Raises MissingArtifact when there is none."""
         if not self.steps:
             raise MissingArtifact(
-                f"run {self.name} has no checkpoint yet", f"cwr-mech train --resume {self.name}"
+                f"run {self.name} has no checkpoint yet", f"cwr-mech train --resume --out {self.folder}"
             )
         return self.steps[-1]
 
@@ -106,8 +113,10 @@ class Run:
             raise MissingArtifact(f"run {self.name} has no checkpoint at step {step}", f"steps: {known}")
         return path
 
-    def model(self, step: int | None = None) -> HookedQwen2:
+    def model(self, step: int | None = None) -> "cwr_mech.model.qwen2.HookedQwen2":
         """The model at a step, the last one by default."""
+        from cwr_mech.model.qwen2 import HookedQwen2
+
         return HookedQwen2.from_pretrained(self.checkpoint(step))
 
     def sha256(self, step: int | None = None) -> str:
@@ -151,13 +160,8 @@ def with_source(config: RunConfig, source: Path) -> RunConfig:
     return config.model_copy(update={"world": world})
 
 
-def create_run(folder: Path, config: RunConfig, model: HookedQwen2, parent: Run | None = None) -> Run:
-    """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
-
-    The manifest comes last, so where there is one there is also a model to start from, whatever it was made
-    of. Cities from a user's CSV file are copied, so that the run stands without it. `parent` is the run whose
-    last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
-    """
+def require_free(folder: Path) -> None:
+    """Raises ArtifactExists when `folder` holds a run, or anything else that is not ours."""
     if (folder / "manifest.json").exists():
         raise ArtifactExists(
             f"{folder} holds a run already", "continue it with --resume, or choose another --out"
@@ -165,13 +169,28 @@ def create_run(folder: Path, config: RunConfig, model: HookedQwen2, parent: Run 
     own = (".lock", "checkpoints", CITIES)
     if folder.exists() and any(path.name not in own for path in folder.iterdir()):
         raise ArtifactExists(f"{folder} exists and is not a run", "choose another --out")
+
+
+def create_run(
+    folder: Path,
+    config: RunConfig,
+    model: "cwr_mech.model.qwen2.HookedQwen2",
+    parent: Run | None = None,
+) -> Run:
+    """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
+
+    The manifest comes last, so where there is one there is also a model to start from, whatever it was made
+    of. Cities from a user's CSV file are copied, so that the run stands without it. `parent` is the run whose
+    last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
+    """
+    require_free(folder)
     world = load_world(config.world)
     parents: dict[str, Any] = {}
     if parent is not None:
         step = parent.last_step
         parents = {
             "run": parent.name,
-            "folder": parent.folder.as_posix(),
+            "folder": parent.source,
             "step": step,
             "sha256": parent.sha256(step),
         }
@@ -199,15 +218,13 @@ def update_manifest(run: Run, **changes: Any) -> Run:
     return load_run(run.folder)
 
 
-def load_run(folder: Path | str) -> Run:
-    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`.
+def load_run(name: Path | str | None = None) -> Run:
+    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`; the latest run by default.
 
     Raises MissingArtifact, CorruptArtifact or SchemaMismatch, or ArtifactError for a task that a plug-in
     which is not installed has brought.
     """
-    path = ZOO / str(folder)[4:] if str(folder).startswith("zoo:") else Path(folder)
-    if not (path / "manifest.json").exists() and (ROOT / path / "manifest.json").exists():
-        path = ROOT / path
+    path = find_run(name)
     manifest = read_json(path / "manifest.json", schema=SCHEMA, rebuild="cwr-mech train")
     for key in ("config", "state", "world_sha256", "parent", "checkpoints"):
         if key not in manifest:
@@ -221,11 +238,3 @@ def load_run(folder: Path | str) -> Run:
     if (path / CITIES).exists():  # the manifest says what was typed, which may not be there any more
         config = with_source(config, path / CITIES)
     return Run(path, config, manifest)
-
-
-def latest_run(root: Path | str = ROOT) -> Path:
-    """Folder of the run whose manifest changed last. Raises MissingArtifact when there is none."""
-    found = sorted(Path(root).glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise MissingArtifact(f"there is no run in {root}/", "train one with: cwr-mech train")
-    return found[-1].parent

@@ -18,8 +18,10 @@ from cwr_mech import errors
 from cwr_mech.errors import CorruptArtifact, CwrError, MissingArtifact, TrainingDiverged, UnknownName
 
 CLI = ROOT / "cli"
-HEAVY = ("torch", "numpy", "matplotlib", "scipy", "sklearn", "h5py", "transformers")
-LIGHT = {"typer", "rich", "cwr_mech.errors", "cwr_mech.render.numbers"}
+HEAVY = ("torch", "matplotlib", "scipy", "sklearn", "h5py", "transformers")
+LIGHT = {"typer", "rich", "cwr_mech.errors", "cwr_mech.training.folders"}
+LIGHT |= {"cwr_mech.render.numbers", "cwr_mech.render.columns"}
+LIGHT |= {"cwr_mech.analysis.registry", "cwr_mech.analysis.study"}
 
 ENDINGS = (
     (MissingArtifact("no such file: x", "cwr-mech cache-acts"), 2, ["error: no such file: x", "hint: cwr"]),
@@ -165,24 +167,6 @@ def test_report_names(name: str, good: bool) -> None:
     else:
         with pytest.raises(errors.ConfigError, match="cannot name a report"):
             common.report_folder(name)
-
-
-def test_resolve_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingArtifact, match="cwr-mech train"):
-        common.resolve_run(None)
-    with pytest.raises(MissingArtifact, match=r"'first'.*cwr-mech train"):
-        common.resolve_run("first")
-    for folder in ("runs/first", "runs/second", "zoo/small"):
-        Path(folder).mkdir(parents=True)
-        Path(folder, "manifest.json").write_text("{}")
-    assert common.resolve_run("first") == Path("runs/first")
-    assert common.resolve_run("runs/second") == Path("runs/second")
-    assert common.resolve_run("zoo:small") == Path("zoo/small")
-    with pytest.raises(MissingArtifact, match="did you mean 'first'"):
-        common.resolve_run("frist")
-    with pytest.raises(MissingArtifact, match="no such run: 'zoo:first'"):
-        common.resolve_run("zoo:first")
 
 
 def test_plain_progress_says_little_and_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError
-from cwr_mech.experiments import zoo
+from cwr_mech.experiments import zoo_files as zoo
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.experiments.plans import in_pretraining
 from cwr_mech.experiments.presets import for_tasks, preset
-from cwr_mech.experiments.zoo import (
+from cwr_mech.experiments.zoo import family, folder_bytes, zoo_models
+from cwr_mech.experiments.zoo_files import (
     ANSWERS,
     MOST_BYTES,
     add,
@@ -31,13 +32,10 @@ from cwr_mech.experiments.zoo import (
     base_in_zoo,
     curve,
     differing,
-    family,
-    folder_bytes,
     half,
     problems,
     recorded,
     recorded_answers,
-    zoo_models,
 )
 from cwr_mech.findings.models import described, write_readme
 from cwr_mech.model import evaluation
@@ -90,6 +88,7 @@ def made(name: str, *, shrink: float = 1.0, tasks: tuple[str, ...] = ("distance"
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cwr_mech.training.folders.PACKAGE", tmp_path / "elsewhere")
 
 
 def test_float16_only_where_no_answer_changes() -> None:
@@ -171,7 +170,7 @@ def test_a_fine_tuned_model_names_its_base_in_the_zoo() -> None:
     # All tasks are asked of it, not only the one it was trained on.
     assert len({score["task"] for score in model.manifest["zoo"]["scores"]}) == 7
     assert [found.name for found in zoo_models()] == ["zoo:plain", "zoo:plain-ft-angle"]
-    text = write_readme().read_text()
+    text = write_readme("zoo").read_text()
     assert "| zoo:plain-ft-angle | angle | zoo:plain |" in text
 
 
@@ -208,9 +207,9 @@ FAMILIES = (
     (finetuning_config(BASE, ("angle", "compass")), True, "fine-tuned on 2 tasks"),
     (finetuning_config(BASE, ("angle",), elicitation="new"), True, "fine-tuned on 1 task, elicitation new"),
     (
-        finetuning_config(BASE, ("angle",)).with_settings(["route.arm=manifold"]),
+        finetuning_config(BASE, ("angle",)).with_settings(["route.condition=on-manifold"]),
         True,
-        "fine-tuned on 1 task, arm manifold",
+        "fine-tuned on 1 task, on-manifold",
     ),
 )
 
@@ -231,7 +230,7 @@ def test_a_curve_keeps_scores_and_ends() -> None:
 
 
 def test_commands_take_models_of_the_zoo() -> None:
-    assert "no models in zoo/ yet" in said(call("zoo"))
+    assert "no models of the zoo are found here" in said(call("zoo"))
     run = made("plain")
     assert "added zoo/plain float16" in said(call("zoo", "add", "plain"))
     assert "1 models" in said(call("zoo", "list"))

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
-from cwr_mech.experiments.zoo import add, recorded, zoo_models
+from cwr_mech.experiments.zoo import zoo_models
+from cwr_mech.experiments.zoo_files import add, recorded
 from cwr_mech.findings.questions import QUESTIONS
 from cwr_mech.findings.zoo import (
     models_result,

@@ -10,10 +10,10 @@ from cwr_mech.artifacts import write_json
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
 from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact, SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.folders import latest_run
 from cwr_mech.training.runs import (
     checkpoint_path,
     create_run,
-    latest_run,
     load_run,
     update_manifest,
 )
@@ -63,7 +63,7 @@ def test_a_run_keeps_a_copy_of_the_users_cities(tmp_path: Path) -> None:
 def test_runs_are_found_by_name_and_by_age(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cwr_mech.training.runs.ROOT", tmp_path)
+    monkeypatch.setattr("cwr_mech.training.folders.RUNS", tmp_path)
     assert load_run("r").folder == folder
     create_run(tmp_path / "s", CONFIG, HookedQwen2(CONFIG.model, seed=0))
     assert latest_run(tmp_path).name == "s"
@@ -99,7 +99,7 @@ def change(**changes: object) -> Callable[[Path], None]:
 
 BROKEN = [
     (lambda path: path.write_text("{"), CorruptArtifact, "not valid JSON"),
-    (lambda path: path.unlink(), MissingArtifact, "no such file"),
+    (lambda path: path.unlink(), MissingArtifact, "no such run"),
     (change(schema="cwr-mech/run/0"), SchemaMismatch, "run/0"),
     (change(config=None), CorruptArtifact, "lacks 'config'"),
     (change(parent=None), CorruptArtifact, "lacks 'parent'"),

@@ -24,7 +24,8 @@ def locate(
     index says how much farther from the truth other tasks put new cities than the trained task does.
     """
     from cwr_mech.analysis.locating.survey import LOCATING, Survey, locate_result
-    from cwr_mech.training.runs import latest_run, load_run
+    from cwr_mech.training.folders import latest_run
+    from cwr_mech.training.runs import load_run
 
     named = [load_run(name) for name in names(runs) or [latest_run().as_posix()]]
     found = list({run.name: run for run in [*named, *(run.base() for run in named if run.parent)]}.values())

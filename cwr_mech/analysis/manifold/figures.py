@@ -5,16 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cwr_mech.render.style import (
-    BASELINE,
-    GREYS,
-    caption,
-    error_bars,
-    floats,
-    layer_name,
-    new_figure,
-    task_look,
-)
+from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.style import BASELINE, GREYS, caption, error_bars, floats, new_figure, task_look
 from cwr_mech.results import Result
 
 OFF_UNITS = {

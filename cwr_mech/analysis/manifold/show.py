@@ -3,9 +3,8 @@
 from cwr_mech.analysis.manifold.figures import manifold_figure, timeline_figure
 from cwr_mech.analysis.probing.figures import surfacing_figure
 from cwr_mech.render.markdown import markdown_table, used, with_ends
-from cwr_mech.render.numbers import number
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Plot, Section, Show, Table
-from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
 
 

@@ -4,8 +4,7 @@ from cwr_mech.activations.cities import layer_label
 from cwr_mech.analysis.patching.figures import PART_COLUMNS as PART_CITIES
 from cwr_mech.analysis.patching.summary import best_layer, grouped
 from cwr_mech.render.markdown import interval, markdown_table
-from cwr_mech.render.numbers import number
-from cwr_mech.render.style import layer_name
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row
 
 ANSWERS = {

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cwr_mech.analysis.probing.probe import place_errors
-from cwr_mech.render.numbers import number
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.style import (
     Look,
     caption,
-    layer_name,
     new_figure,
     region_looks,
 )

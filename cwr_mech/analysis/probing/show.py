@@ -3,9 +3,8 @@
 from cwr_mech.analysis.probing.figures import probe_layers_figure, readout_figure, surfacing_tasks_figure
 from cwr_mech.analysis.probing.maps import map_figure, pca_figure
 from cwr_mech.render.markdown import best_rows, interval, markdown_table, used, with_ends
-from cwr_mech.render.numbers import number
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Plot, Section, Show, Table
-from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
 
 

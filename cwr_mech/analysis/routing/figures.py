@@ -5,14 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_mech.render.grids import heat, hundredths, write_cells
-from cwr_mech.render.style import (
-    BASELINE,
-    caption,
-    floats,
-    layer_name,
-    new_figure,
-    task_look,
-)
+from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
 UPDATE_TITLES = {

@@ -21,7 +21,6 @@ elsewhere "the manifold's directions" would be a fit to noise.
 """
 
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -45,11 +44,8 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
 
-CONDITIONS: tuple[str, ...] = get_args(RouteConfig.model_fields["condition"].annotation)
 Choose = Callable[[Float[np.ndarray, "p rank"], Float[np.ndarray, "city p"]], Float[np.ndarray, "p rank"]]
 """(the manifold's directions at a site, training cities' activations there) -> directions to use."""
-ROUTED = {"new-cities": "new", "all": "all"}
-"""Whose gradients are routed: the words of the command line -> the settings'."""
 SITES = ("last_digit", "delimiter")
 ROWS = 3000
 LEAST_MAP = 0.3

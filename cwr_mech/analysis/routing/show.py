@@ -3,8 +3,7 @@
 from cwr_mech.analysis.transfer.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.render.markdown import markdown_table
-from cwr_mech.render.numbers import number
-from cwr_mech.render.style import layer_name
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row
 
 

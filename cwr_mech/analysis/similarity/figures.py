@@ -10,15 +10,8 @@ from cwr_mech.render.grids import (
     hundredths,
     write_cells,
 )
-from cwr_mech.render.style import (
-    BASELINE,
-    GREYS,
-    caption,
-    error_bars,
-    floats,
-    layer_name,
-    new_figure,
-)
+from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.style import BASELINE, GREYS, caption, error_bars, floats, new_figure
 from cwr_mech.results import Result, Row
 
 LINES = ("-", "--", "-.", ":")

@@ -2,9 +2,8 @@
 
 from cwr_mech.analysis.similarity.figures import cka_figure, groups_figure, matrices_figure, references_figure
 from cwr_mech.render.markdown import interval, markdown_table, used
-from cwr_mech.render.numbers import number
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Plot, Section, Show, Table
-from cwr_mech.render.style import layer_name
 from cwr_mech.results import Result, Row
 
 GROUP_HEADS = {

@@ -43,15 +43,6 @@ class Member:
         return None if self.gain is None else min(self.gain.values(), default=0.0) < FAILED_BELOW
 
 
-def gain(metric: str, value: float, baseline: float) -> float:
-    """Share of the gap between the best constant answer and a perfect one: errors 1 - value / baseline,
-    accuracies (value - baseline) / (1 - baseline). Below 0: worse than the constant.
-    """
-    if metric == "error":
-        return 1 - value / baseline
-    return (value - baseline) / (1 - baseline) if baseline < 1 else 0.0
-
-
 @dataclass(frozen=True)
 class Group:
     """Mean similarity over a group of pairs of models, with an interval over models."""

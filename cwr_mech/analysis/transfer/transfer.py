@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cwr_mech.analysis.stats.models import FAILED_BELOW, gain
+from cwr_mech.analysis.stats.models import FAILED_BELOW
 from cwr_mech.analysis.transfer.means import (
     cell,
     finite,
@@ -36,6 +36,7 @@ from cwr_mech.analysis.transfer.means import (
     set_row,
     share_learned,
 )
+from cwr_mech.data.baselines import gain
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement
 from cwr_mech.results import Result, Row

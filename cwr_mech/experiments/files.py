@@ -1,0 +1,131 @@
+"""Settings and plans from a user's own files, in TOML or JSON.
+
+Settings: the content of a run's manifest.json, of its "config", or any part of that; what is not said stays
+as the preset has it. In TOML:
+
+    [train]
+    steps = 2000
+    [data]
+    tasks = ["distance", "angle"]
+
+A plan for `cwr-mech sweep`: models to train, bases before what starts from them.
+
+    preset = "small"          # settings of all models, with `settings` on top
+    seeds = [1, 2]            # each model once for each; the preset's own by default
+    settings = ["steps=2000"]
+
+    [[run]]
+    tasks = ["distance", "angle"]
+    name = "two"              # by default PRESET-TASKS; seeds are added
+
+    [[run]]
+    base = "two"              # fine-tune that model
+    tasks = ["angle"]
+    settings = ["lr=1e-4"]
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cwr_mech.artifacts import require_file
+from cwr_mech.config import RunConfig, parse
+from cwr_mech.errors import ConfigError, CorruptArtifact
+from cwr_mech.experiments.finetuning import finetuning_config
+from cwr_mech.experiments.plans import Planned, checked, pretraining
+from cwr_mech.experiments.presets import preset as find_preset
+from cwr_mech.tasks.registry import PAPER_TASKS
+
+MOST_BYTES = 10_000_000
+PLAN_KEYS = ("preset", "seeds", "settings", "run")
+RUN_KEYS = ("tasks", "base", "name", "settings")
+
+
+def read_table(path: Path | str) -> dict[str, Any]:
+    """The content of a TOML or JSON file. Raises MissingArtifact, or CorruptArtifact for anything else."""
+    path = Path(path)
+    require_file(path, most_bytes=MOST_BYTES)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifact(f"{path} is neither TOML nor JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise CorruptArtifact(f"{path} holds no table of settings")
+    return content
+
+
+def with_file(config: RunConfig, path: Path | str) -> RunConfig:
+    """`config` with the settings in a file in place of its own. Raises ConfigError for an unknown one."""
+    content = read_table(path)
+    return parse(RunConfig, _merged(config.model_dump(), content.get("config", content)))
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def read_plan(
+    path: Path | str,
+    *,
+    preset: str | None = None,
+    seeds: Sequence[int] | None = None,
+    settings: Sequence[str] = (),
+) -> tuple[Planned, ...]:
+    """The runs of a plan in a file; `preset` and `seeds`, where given, replace the file's.
+
+    Raises ConfigError for unknown entries, names given twice and bases that do not come before.
+    """
+    content = read_table(path)
+    _known(content, PLAN_KEYS, str(path))
+    if not content.get("run"):
+        raise ConfigError(f"{path} plans no run", "give one or more [[run]] tables")
+    found_preset = find_preset(preset or str(content.get("preset", "small")))
+    start = found_preset.with_settings([*_words(content.get("settings", [])), *settings])
+    numbers = list(seeds or content.get("seeds") or [start.train.seed])
+    planned: list[Planned] = []
+    bases: dict[tuple[str, int], Planned] = {}
+    for entry in content["run"]:
+        _known(entry, RUN_KEYS, f"a run of {path}")
+        for seed in numbers:
+            planned.append(_planned(entry, start, seed, bases))
+            bases[entry.get("name", planned[-1].name), seed] = planned[-1]
+    return checked(planned)
+
+
+def _planned(
+    entry: Mapping[str, Any], start: RunConfig, seed: int, bases: Mapping[tuple[str, int], Planned]
+) -> Planned:
+    tasks, own = tuple(entry.get("tasks", PAPER_TASKS)), _words(entry.get("settings", []))
+    if "base" not in entry:
+        (run,) = pretraining(start.with_settings(own), [tasks], [seed])
+        parent = None
+    else:
+        base = bases.get((entry["base"], seed))
+        if base is None:
+            raise ConfigError(f"the plan trains no run '{entry['base']}' before what starts from it")
+        run, parent = Planned(finetuning_config(base.config, tasks).with_settings(own)), base.name
+    config = run.config
+    if "name" in entry:
+        suffix = "" if seed == start.train.seed else f"-seed{seed}"
+        config = config.with_settings([f"name={entry['name']}{suffix}"])
+    return Planned(config, parent)
+
+
+def _words(settings: Any) -> list[str]:
+    """Settings as a list of "key=value", or as a table."""
+    if isinstance(settings, Mapping):
+        return [f"{key}={value}" for key, value in settings.items()]
+    return list(map(str, settings))
+
+
+def _known(content: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where} is no table")
+    for key in content:
+        if key not in keys:
+            raise ConfigError(f"unknown entry '{key}' in {where}", f"known: {', '.join(keys)}")

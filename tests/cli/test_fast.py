@@ -1,0 +1,101 @@
+"""What must answer at once: mistakes, lists and dry runs. They do not import torch, which takes seconds.
+
+How long they take is printed by tests/benchmarks/bench_cli.py; no test has a time limit.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from cwr_mech.training.folders import HOME
+
+PLAN = '[[run]]\ntasks = ["distance"]\n[[run]]\nbase = "small-distance"\ntasks = ["angle"]\n'
+# Command line, exit code, words of the answer.
+ANSWERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
+    ("train --preset tny", 2, ("unknown preset 'tny'", "did you mean 'tiny'?")),
+    ("train --tasks dist", 2, ("unknown task 'dist'", "did you mean 'distance'?")),
+    ("train --set learning_rate=1", 2, ("unknown setting 'learning_rate'", "train.lr", "--show-settings")),
+    ("train --set warmpu=1", 2, ("did you mean train.warmup?",)),
+    ("train --set n_layers=none", 2, ("setting 'model.n_layers' cannot be None",)),
+    ("train --out taken", 2, ("taken holds a run already",)),
+    ("train --out mine", 2, ("mine exists and is not a run",)),
+    ("train --world nowhere.csv", 2, ("nowhere.csv",)),
+    ("train --world noname.csv", 2, ("noname.csv", "name")),
+    ("train --config nowhere.toml", 2, ("no such file: nowhere.toml",)),
+    ("train --protocol lax", 2, ("unknown protocol 'lax'",)),
+    ("train --resume --out nothing", 2, ("no such run: 'nothing'",)),
+    ("train --dry-run", 0, ("would train runs/quick", "compass alone for the first 1,000 steps")),
+    ("train --preset tiny --show-settings", 0, ("train.lr", "peak learning rate", "0.001")),
+    ("finetune small", 2, ("no such run: 'small'", "did you mean 'zoo:small'?")),
+    ("finetune zoo:small --tasks dist", 2, ("unknown task 'dist'",)),
+    ("finetune zoo:small --replay some", 2, ("unknown replay 'some'",)),
+    ("finetune zoo:small --route no", 2, ("unknown route 'no'",)),
+    ("finetune zoo:small --new-cities mars", 2, ("mars",)),
+    ("finetune zoo:small --out taken", 2, ("taken holds a run already",)),
+    ("finetune zoo:small --dry-run", 0, ("set of small-ft-distance", "120,000 rows")),
+    ("sweep nope", 2, ("unknown plan 'nope'", "zoo")),
+    ("sweep trial --preset tny", 2, ("unknown preset 'tny'",)),
+    ("sweep trial --dry-run", 0, ("7 runs", "tiny-ft-angle")),
+    ("sweep plan.toml --dry-run", 0, ("2 runs", "small-distance-ft-angle", "when zoo:small was trained")),
+    ("runs", 0, ("taken", "done")),
+    ("zoo list", 0, ("zoo:small", "zoo:small-ft-compass", "models")),
+    ("zoo feed", 2, ("unknown action 'feed'",)),
+    ("zoo check zoo:smal", 2, ("did you mean 'zoo:small'?",)),
+    ("zoo add nothing", 2, ("no such run: 'nothing'",)),
+    ("data --task dist", 2, ("unknown task 'dist'",)),
+    ("report nothing", 2, ("there are no results",)),
+    ("eval zoo:smal", 2, ("did you mean 'zoo:small'?",)),
+    ("eval zoo:small --tasks dist", 2, ("unknown task 'dist'",)),
+    ("plot nothing", 2, ("no such run: 'nothing'",)),
+    ("cache-acts nothing", 2, ("no such run: 'nothing'",)),
+    ("cache-acts zoo:small --tasks dist", 2, ("unknown task 'dist'",)),
+    ("probe smal", 2, ("did you mean 'zoo:small'?",)),
+    ("patch zoo:smal", 2, ("did you mean 'zoo:small'?",)),
+    ("similarity zoo:smal", 2, ("did you mean 'zoo:small'?",)),
+)
+PROGRAM = """
+import json, shlex, sys
+from cwr_mech_cli import main
+sys.argv = ["cwr-mech", *shlex.split(sys.argv[1])]
+try:
+    code = main.main()
+except SystemExit as end:
+    code = end.code
+heavy = [name for name in ("torch", "transformers", "sklearn", "matplotlib") if name in sys.modules]
+print(json.dumps([code or 0, heavy]))
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, a folder that is none, a plan, and the zoo of this repository in reach."""
+    folder = tmp_path_factory.mktemp("here")
+    model = json.loads((ROOT / "zoo/small/manifest.json").read_text())
+    for place in (folder / "taken", folder / "runs" / "taken"):
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text(json.dumps(model | {"zoo": {}} | {"state": "done"}))
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("not yours")
+    (folder / "plan.toml").write_text(PLAN)
+    (folder / "noname.csv").write_text("lon,lat\n1,2\n")
+    return folder
+
+
+@pytest.mark.parametrize(("line", "code", "words"), ANSWERS, ids=[line for line, _, _ in ANSWERS])
+def test_answers_without_torch(here: Path, line: str, code: int, words: tuple[str, ...]) -> None:
+    environment = os.environ | {"COLUMNS": "120", HOME: str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, line], cwd=here, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    exit_code, heavy = json.loads(done.stdout.splitlines()[-1])
+    text = " ".join((done.stdout + done.stderr).split())
+    assert exit_code == code, text
+    for word in words:
+        assert word in text, text
+    assert heavy == []
