@@ -203,8 +203,8 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_an_impossible_report_name_is_refused_before_any_work() -> None:
-    """The run is missing, too: had the command begun, that would be the complaint."""
-    done = run("eval", "no-such-run", "--report", "../elsewhere")
+    """The group is unknown, too: had the command begun, that would be the complaint."""
+    done = run("eval", "zoo:small", "--groups", "nothing", "--report", "../elsewhere")
     assert done.returncode == 2
     assert "'../elsewhere' cannot name a report" in done.stderr
-    assert "no-such-run" not in done.stderr
+    assert "nothing" not in done.stderr
