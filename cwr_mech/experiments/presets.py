@@ -1,6 +1,7 @@
 """Experiments by name: functions that return settings."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from types import MappingProxyType
 
 from cwr_mech.config import (
@@ -124,12 +125,18 @@ def nearest(config: RunConfig) -> str | None:
     """The preset from which the fewest settings differ; None when none has a model of this shape."""
 
     def differing(name: str) -> int:
-        other = PRESETS[name]()
-        pairs = ((getattr(config, part), getattr(other, part)) for part in ("world", "data", "train"))
+        pairs = ((getattr(config, part), getattr(known[name], part)) for part in ("world", "data", "train"))
         return sum(getattr(a, key) != getattr(b, key) for a, b in pairs for key in type(a).model_fields)
 
-    alike = [name for name, make in PRESETS.items() if make().model == config.model]
+    known = _presets()
+    alike = [name for name, other in known.items() if other.model == config.model]
     return min(alike, key=differing, default=None)
+
+
+@cache
+def _presets() -> dict[str, RunConfig]:
+    """Every preset's settings, made once: a list of runs compares each with all of them."""
+    return {name: make() for name, make in PRESETS.items()}
 
 
 def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:

@@ -123,8 +123,8 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
     }
 )
 
-ENDS = MappingProxyType({"lo": "95% low", "low": "95% low", "hi": "95% high", "high": "95% high"})
-"""Ends of an interval: alone (`lo`, `ci_lo`) or after the name of a column (`r2_low`)."""
+ENDS = MappingProxyType({"lo": "95% low", "hi": "95% high"})
+"""Ends of an interval: alone (`lo`) or after the name of a column (`r2_lo`)."""
 
 
 def column(name: str) -> Column:
@@ -134,7 +134,7 @@ def column(name: str) -> Column:
     base, _, end = name.rpartition("_")
     if end not in ENDS:
         return Column(name.replace("_", " "))
-    if base in ("", "ci"):
+    if not base:
         return Column(ENDS[end])
     about = column(base)
     return about._replace(heading=f"{about.heading}, {ENDS[end]}")

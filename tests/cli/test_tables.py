@@ -39,7 +39,7 @@ def of(title: str, columns: Sequence[str], records: Sequence[dict[str, object]])
 def screens() -> dict[str, Table]:
     """The tables that commands print, with names as long as those of the zoo."""
     layers = best_rows(probe().tables["layers"], "task", "r2")
-    columns = ["task", "layer", "r2", "ci_lo", "ci_hi", "error_mean", "error_median"]
+    columns = ["task", "layer", "r2", "lo", "hi", "error_mean", "error_median"]
     columns += [f"control_r2_{name}" for name in ("shuffled", "digits", "untrained")]
     found = {"probe": of("best layer for each prompt, held-out cities", columns, layers)}
     matrix = cka(runs=MODELS).arrays["matrix"][:12, :12]
@@ -48,19 +48,19 @@ def screens() -> dict[str, Table]:
     found["cka"] = Table("debiased linear CKA", ["", *map(str, range(1, 13))], rows)
     pairs: list[dict[str, object]] = [
         {"measure": measure, "run_a": MODELS[0], "run_b": other, "layer": 2, "value": 0.123 * k}
-        | {"ci_lo": 0.01, "ci_hi": 0.987, "null_mean": 0.001, "null_best": 0.25, "ceiling": 0.9}
+        | {"lo": 0.01, "hi": 0.987, "null_mean": 0.001, "null_best": 0.25, "ceiling": 0.9}
         for k, measure in enumerate(("procrustes", "procrustes-no-scale", "nearest-neighbours"), 1)
         for other in MODELS[1:]
     ]
     found["similarity"] = of("pairs of models", list(pairs[0]), pairs)
     sizes: list[dict[str, object]] = [
-        {"n_tasks": 7, "k": k, "variance": 0.514, "r2": 0.87, "r2_low": 0.852, "r2_high": 0.897}
+        {"n_tasks": 7, "k": k, "variance": 0.514, "r2": 0.87, "r2_lo": 0.852, "r2_hi": 0.897}
         | {"r2_shuffled": -0.01, "alignment": 0.081}
         for k in (2, 4, 16)
     ]
     found["surfacing"] = of("coordinates in the first components", list(sizes[0]), sizes)
     cells = patch().tables["cells"][:8]
-    columns = ["direction", "component", "layer", "head", "span", "n", "recovered", "ci_lo", "ci_hi", "null"]
+    columns = ["direction", "component", "layer", "head", "span", "n", "recovered", "lo", "hi", "null"]
     found["patch"] = of("distance, logit difference", [*columns, "p_adj"], cells)
     columns = ["task", "group", "n", "parse_rate", "value_mean", "value_median", "baseline", "metric", "unit"]
     found["eval"] = of("zoo:small, step 8000, test questions", columns, evaluation().tables["tasks"][:7])
@@ -124,15 +124,15 @@ def test_labels_are_the_columns_that_tell_rows_apart() -> None:
 
 
 def test_a_row_becomes_a_paragraph_where_nothing_fits_beside_it() -> None:
-    table = Table("", ["model", "r2", "ci_lo"], [["zoo:small-distance+trianglearea-seed2", 0.5, 0.25]])
+    table = Table("", ["model", "r2", "lo"], [["zoo:small-distance+trianglearea-seed2", 0.5, 0.25]])
     assert printed(table, 20).splitlines()[-2:] == ["  R² 0.500", "  95% low 0.250"]
 
 
 HEADINGS = (
-    ("ci_lo", "95% low"),
+    ("lo", "95% low"),
     ("hi", "95% high"),
-    ("r2_low", "R², 95% low"),
-    ("r_high", "correlation, 95% high"),
+    ("r2_lo", "R², 95% low"),
+    ("r_hi", "correlation, 95% high"),
     ("never_heard_of", "never heard of"),
     ("follow", "IIA"),
 )
