@@ -48,9 +48,14 @@ def _row(run: "Run") -> list[object]:
     others = [task for task in config.data.tasks if task not in PAPER_TASKS]
     every = len(config.data.tasks) == len(PAPER_TASKS) + len(others)
     tasks = "+".join(["all", *others] if every else config.data.tasks)
-    lines = run.metrics()
-    done, steps = max([*run.steps, *(line["step"] for line in lines[-1:])], default=0), config.train.steps
-    last: Mapping[str, Any] = next((line for line in reversed(lines) if "scores" in line), {})
+    done = max(run.steps, default=0)
+    last: Mapping[str, Any] = {}
+    for line in run.latest_metrics():
+        done = max(done, line["step"])
+        if "scores" in line:
+            last = line
+            break
+    steps = config.train.steps
     old, new = last.get("scores", {}), last.get("scores_new", {})
     words = [
         "/".join(in_short(task, scores[task]) for scores in (old, new) if task in scores)

@@ -11,7 +11,7 @@ runs/NAME/
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,9 +144,13 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+        return [*self.latest_metrics()][::-1]
+
+    def latest_metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl, the last one first, each parsed when it is asked for."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        return [json.loads(line) for line in lines[:-1]]
+        yield from map(json.loads, reversed(lines[:-1]))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
