@@ -151,10 +151,11 @@ def _listed_only() -> None:
 
 def build_app(args: Sequence[str]) -> typer.Typer:
     """The typer application for one command line: the command that `args` names is imported, no other."""
+    if "_CWR_MECH_COMPLETE" in os.environ:  # the shell asks; the line being completed is in the environment
+        args = os.environ.get("_TYPER_COMPLETE_ARGS", os.environ.get("COMP_WORDS", "")).split()[1:]
     app = typer.Typer(
         name="cwr-mech",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

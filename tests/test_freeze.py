@@ -27,6 +27,11 @@ def saved(
     return json.loads(json.dumps(dict(freeze.result(path, "results/probe"))))
 
 
+@pytest.fixture(autouse=True)
+def nothing_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freeze, "RENAMED", {})
+
+
 @pytest.fixture
 def before(tmp_path: Path) -> dict:
     return saved(tmp_path / "before")
@@ -61,6 +66,9 @@ def test_a_rename_is_proved_by_its_row(before: dict, tmp_path: Path, monkeypatch
     names = {"layers": "sites", "layers/off": "off_manifold", "route=none": "unprojected"}
     monkeypatch.setattr(freeze, "RENAMED", names)
     assert freeze.compare(before, after) == ([], [])
+    assert freeze.new_name("layers") == "sites"
+    monkeypatch.setitem(names, "*_low", "*_lo")
+    assert [freeze.new_name(name) for name in ("r2_low", "lowest")] == ["r2_lo", "lowest"]
     monkeypatch.setitem(names, "layers/off", "on_manifold")
     assert freeze.compare(before, after)[0] == ["gone     results/probe/sites/on_manifold"]
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 from zipfile import ZipFile
@@ -213,3 +214,11 @@ def test_an_interval_has_one_name() -> None:
     for path in [*(ROOT / "cwr_mech").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
         found = old.search(path.read_text(encoding="utf-8"))
         assert not found, f"{path}: {found.group()} (write lo, hi)"
+
+
+def test_contributing_names_every_package() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    packages = [path.parent.name for path in (ROOT / "cwr_mech").glob("*/__init__.py")]
+    assert [name for name in packages if f"| `cwr_mech/{name}` |" not in text] == []
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -36,10 +36,21 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 
-RENAMED: dict[str, str] = {}
-"""Old name -> new name. "NAME" renames a result, table, column or array wherever it occurs, "TABLE/COLUMN" a
-column of one table only, and "COLUMN=WORD" a word in the cells of a column (COLUMN by its old name; a
-renamed kind of result is "kind=WORD")."""
+RENAMED: dict[str, str] = {
+    "ci_lo": "lo",
+    "ci_hi": "hi",
+    "*_low": "*_lo",
+    "*_high": "*_hi",
+    "small-ft-distance-manifold": "small-ft-distance-on-manifold",
+    "small-ft-distance+angle-pull": "small-ft-distance+angle-penalty",
+    "route=none": "unprojected",
+    "route=manifold": "on-manifold",
+    "route=complement": "off-manifold",
+    "route=pull": "penalty",
+}
+"""Old name -> new name, since the code before the packages. "NAME" renames a result, table, column or array
+wherever it occurs, "*END" the end of a name, "TABLE/COLUMN" a column of one table only, and "COLUMN=WORD" a
+word in the cells of a column (COLUMN by its old name; a renamed kind of result is "kind=WORD")."""
 
 TIMES = {"seconds", "rows_per_second", "per_second"}
 
@@ -57,7 +68,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("similarity tiny two --draws 20 --report r",),
     ("surfacing tiny two --report r",),
     ("manifold tiny --report r",),
-    ("erase tiny --layers 1 --tasks distance,compass -n 20 --fit 50 --report r",),
+    (
+        "erase tiny --layers 1 --tasks distance,compass --rows 20 --fit 50 --report r",
+        "erase tiny --layers 1 --tasks distance,compass -n 20 --fit 50 --report r",
+    ),
     ("timeline tiny --draws 2 --report r",),
     ("subspace tiny --tasks distance,angle --rows 128 --rank 3 --layers 0 --report r",),
     ("finetune tiny --tasks angle --steps 8 --rows 200 --replay-rows 100",),
@@ -203,10 +217,18 @@ def record() -> Record:
     return json.loads(json.dumps(kept))
 
 
+def new_name(name: str) -> str:
+    """The name of today for a name of the reference."""
+    for old, new in RENAMED.items():
+        if old.startswith("*") and name.endswith(old[1:]):
+            return name.removesuffix(old[1:]) + new[1:]
+    return RENAMED.get(name, name)
+
+
 def renamed(path: str, value: Any) -> tuple[str, Any]:
     """`path` and `value` of the reference in the words of today."""
     *_, parent, name = path.split("/")
-    parts = [RENAMED.get(part, part) for part in path.split("/")]
+    parts = [new_name(part) for part in path.split("/")]
     parts[-1] = RENAMED.get(f"{parent}/{name}", parts[-1])
     if isinstance(value, list):
         value = [RENAMED.get(f"{name}={cell}", cell) for cell in value]

@@ -83,11 +83,13 @@ class Engine:
         """Prepare the weights of this step."""
         p = self.flat.p
         layers = range(self.cfg.n_layers)
+        # RMSNorm(x) W + b = (x / rms) (diag(gain) W) + b; queries also carry the k^-1/2 of the scores.
         self.qkv = [(p[f"{i}.qkv"] * p[f"{i}.ln1"][:, None])[:, self.order] * self.scale for i in layers]
         self.bias = [p[f"{i}.qkv_bias"][self.order] * self.scale for i in layers]
         self.gate_up = [p[f"{i}.gate_up"] * p[f"{i}.ln2"][:, None] for i in layers]
         self.unembed = (p["embed"].T if self.cfg.tied else p["unembed"]) * p["ln_final"][:, None]
         self.unit, self.rstd = _normalise(p["embed"], self.cfg.rms_eps)
+        # q, k, v of the first layer, one row a token of the vocabulary: its residual stream is the embedding.
         self.table = torch.addmm(self.bias[0], self.unit, self.qkv[0])
 
     def _unfold(self) -> None:
@@ -95,6 +97,8 @@ class Engine:
         p, g = self.flat.p, self.flat.g
         for i in range(self.cfg.n_layers):
             dw = torch.empty_like(self.qkv_grad[i])
+            # With folded weights F = diag(gain) W S (S: order and scale), dF given:
+            # dW = diag(gain) dF S^T,  dgain = row sums of (dF S^T * W),  db = db_F S^T.
             dw[:, self.order] = self.qkv_grad[i] * self.scale
             g[f"{i}.qkv"].addcmul_(dw, p[f"{i}.ln1"][:, None])
             g[f"{i}.ln1"] += (dw * p[f"{i}.qkv"]).sum(1)
@@ -112,6 +116,7 @@ class Engine:
         cfg, p, g = self.cfg, self.flat.p, self.flat.g
         n, h, k, m = len(pack.tokens), cfg.n_heads, cfg.d_head, cfg.d_mlp
         attention = Attention(pack, self.heads, self.turn[pack.position])
+        # mid = x + Attn(RMSNorm(x)) W_O,  out = mid + (silu(n W_gate) * n W_up) W_down,  n = RMSNorm(mid).
         x = p["embed"][pack.tokens]
         saved = []
         for i in range(cfg.n_layers):
@@ -123,6 +128,7 @@ class Engine:
                 qkv = torch.addmm(self.bias[i], unit1, self.qkv[i])
             z, kept = attention.forward(qkv)
             if i == cfg.n_layers - 1 and pack.read is not None:
+                # After the last attention tokens no longer meet: only the predicted ones go on.
                 z, x = z[pack.read], x[pack.read]
             x = torch.addmm(x, z, p[f"{i}.o"])
             unit2, rstd2 = _normalise(x, cfg.rms_eps)
@@ -134,14 +140,18 @@ class Engine:
         by_row, dx = self._predict(pack, x, total_weight)
         for i in reversed(range(cfg.n_layers)):
             unit1, rstd1, kept, z, unit2, rstd2, gate_up, silu, act = saved.pop()
+            # out = mid + act W_down:  dW_down = act^T dout,  dact = dout W_down^T.
             g[f"{i}.down"].addmm_(act.T, dx)
             dact = torch.mm(dx, p[f"{i}.down"].T)
             dgate_up = torch.empty_like(gate_up)
+            # act = silu(a) * u:  du = dact * silu(a),  da = dact * u * silu'(a).
             torch.mul(dact, silu, out=dgate_up[:, m:])
             dact *= gate_up[:, m:]
             torch.ops.aten.silu_backward.grad_input(dact, gate_up[:, :m], grad_input=dgate_up[:, :m])
+            # [a u] = n F:  dF = n^T [da du],  dn = [da du] F^T; the skip adds dout itself.
             self.gate_up_grad[i].addmm_(unit2.T, dgate_up)
             dx += _normalise_backward(torch.mm(dgate_up, self.gate_up[i].T), unit2, rstd2)
+            # mid = x + z W_O:  dW_O = z^T dmid,  dz = dmid W_O^T.
             g[f"{i}.o"].addmm_(z.T, dx)
             dz = torch.zeros(n + 1, h * k)  # one row more, for places of a block that hold no token
             if i == cfg.n_layers - 1 and pack.read is not None:  # back to all positions
@@ -150,11 +160,13 @@ class Engine:
             else:
                 torch.mm(dx, p[f"{i}.o"].T, out=dz[:n])
             dqkv = attention.backward(dz, kept)
+            # [q k v] = n F + b:  dF = n^T d[q k v],  db = its column sums,  dx += dn through RMSNorm.
             self.qkv_grad[i].addmm_(unit1.T, dqkv)
             self.bias_grad[i] += dqkv.sum(0)
             dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T), unit1, rstd1)
             if hook is not None:
                 dx = _hooked(hook, i, dx, unit1 / rstd1, pack)
+        # x = E[token]:  dE[t] = sum of dx over the places of token t.
         g["embed"] += _sum_by_token(dx, pack.tokens, cfg.d_vocab)
         return by_row
 
@@ -166,11 +178,14 @@ class Engine:
         unit, rstd = _normalise(x, self.cfg.rms_eps)
         logp = torch.mm(unit, self.unembed).log_softmax(1)
         spot = pack.hit * self.cfg.d_vocab + pack.target
+        # loss = -sum_m weight_m logp[hit_m, target_m] / total. A shared token u is in several predictions m:
+        # dlogits[u] = sum over its m of weight_m (softmax[u] - onehot(target_m)) / total.
         losses = -logp.view(-1)[spot] * pack.weight
         by_row = torch.bincount(pack.owner, losses, minlength=len(pack.rows)).float()
         times = torch.bincount(pack.hit, pack.weight, minlength=len(x)).float()
         dlogits = logp.exp_().mul_((times / total_weight)[:, None])
         dlogits.view(-1).scatter_add_(0, spot, pack.weight / -total_weight)
+        # logits = n diag(gain) U:  dU = diag(gain) n^T dlogits,  dgain = row sums of (n^T dlogits * U).
         dw = torch.mm(unit.T, dlogits)
         tied = self.cfg.tied
         (g["embed"].T if tied else g["unembed"]).addcmul_(dw, p["ln_final"][:, None])
@@ -207,6 +222,7 @@ class Attention:
         patterns, at, done = [], 0, 0
         for block in self.pack.blocks:
             q, keys, values, at = self._parts(flat, block, at)
+            # P = softmax(q k^T + mask), z = P v. k^-1/2 is in q; `group` query heads share a key head.
             mask = _causal(block.queries, block.offset, heads.group).expand(len(q), -1, -1)
             pattern = torch.baddbmm(mask, q, keys.transpose(1, 2)).softmax(-1)
             size = q.shape[0] * q.shape[1]
@@ -232,8 +248,10 @@ class Attention:
             size = q.shape[0] * q.shape[1]
             d = dout[done : done + size].view_as(q)
             done += size
+            # z = P v:  dv = P^T dz,  dP = dz v^T.
             torch.bmm(pattern.transpose(1, 2), d, out=dvalues)
             dpattern = torch.bmm(d, values.transpose(1, 2))
+            # P = softmax(s):  ds = P * (dP - row sums of dP * P);  s = q k^T:  dq = ds k,  dk = ds^T q.
             dscores = torch.ops.aten._softmax_backward_data(dpattern, pattern, -1, torch.float32)
             torch.bmm(dscores, keys, out=dq)
             torch.bmm(dscores.transpose(1, 2), q, out=dkeys)
@@ -242,9 +260,11 @@ class Attention:
         rows = dflat.index_select(0, self.pack.back).view(n, heads.rows, width)
         for block, dkeys, dvalues in shared:
             for first, grads in ((heads.h, dkeys), (heads.h + heads.kv, dvalues)):
+                # A family's rows attend to one copy of their beginning: its gradient is the sum over them.
                 common = grads.view(block.rows, heads.kv, block.keys, width)[:, :, : block.offset].sum(0)
                 begin = slice(block.shared, block.shared + block.offset)
                 rows[begin, first : first + heads.kv] += common.transpose(0, 1)
+        # Rotation is orthogonal: its transpose turns back by the same angle.
         _rotate(rows[:, : heads.h + heads.kv], self.turn.conj())
         return rows.view(n, -1)
 
@@ -290,11 +310,13 @@ def _sum_by_token(x: Float[Tensor, "N c"], tokens: Int64[Tensor, " N"], d_vocab:
 
 def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """RMSNorm without its gain: (x / rms, 1 / rms), Zhang & Sennrich, arXiv 1910.07467."""
+    # rstd = (|x|^2 / d + eps)^-1/2,  unit = x rstd.
     rstd = torch.linalg.vecdot(x, x)[:, None].div_(x.shape[1]).add_(eps).rsqrt_()
     return x * rstd, rstd
 
 
 def _normalise_backward(dunit: Tensor, unit: Tensor, rstd: Tensor) -> Tensor:
     """Gradient of `_normalise`'s input; `dunit` is used up."""
+    # dx = rstd (dunit - unit <dunit, unit> / d).
     along = torch.linalg.vecdot(dunit, unit)[:, None].div_(-unit.shape[1])
     return dunit.addcmul_(unit, along).mul_(rstd)

@@ -101,6 +101,7 @@ def packs(
     """
     family, beginning = _families(tokens, lengths)
     order = np.lexsort((lengths, family))
+    # Tokens that a row adds to a pack: all but its last and but its family's beginning, which counts once.
     cost = lengths[order] - 1 - beginning[family[order]]
     start = used = 0
     for place, (row, tokens_of) in enumerate(zip(order, cost, strict=True)):
@@ -130,6 +131,7 @@ def _families(
         equal = (mine == mine[0]).all(axis=0)
         alike = len(equal) if equal.all() else int(np.argmin(equal))
         named = int(np.argmax(mine[0] == _BEFORE_ID)) + 1  # an id is a row's own, even if a few rows share it
+        # At least one token of its own is left to every row: lengths - 1 are laid out.
         beginning[index] = min(alike, named, int(lengths[family == index].min()) - 2)
     return family, beginning
 
@@ -155,6 +157,7 @@ def _pack(
         longest = max(shared)
         place = np.arange(longest)[None, :]
         valid = place < np.array([shared[i] for i in begun])[:, None]
+        # First block: the beginnings themselves, T = S = p, offset 0. place[f, j] = starts[f] + j.
         layout.add(np.where(valid, starts[begun][:, None] + place, 0), valid, 0, 0)
     at = int(starts[-1])
     where = np.zeros((len(rows), tokens.shape[1]), dtype=np.int64)
@@ -163,7 +166,9 @@ def _pack(
         part = rows[mine]
         valid = (own >= p) & (own < lengths[part, None] - 1)
         width = int(lengths[part].max()) - 1
+        # The n-th own token of the family, row by row, is token at + n of the pack.
         ids = at + np.cumsum(valid).reshape(valid.shape) - 1
+        # Position j of row r is laid out at starts[i] + j for j < p, and at ids[r, j] behind.
         where[mine] = np.where(own < p, starts[i] + own, np.where(valid, ids, 0))
         flat_tokens.append(tokens[part][valid])
         positions.append(np.broadcast_to(own, valid.shape)[valid])
@@ -173,6 +178,7 @@ def _pack(
     hits = _predictions(tokens, lengths, first, rows, where, len(flat))
     where = np.where(own < lengths[rows, None] - 1, where, -1)[:, : int(lengths[rows].max()) - 1]
     row = np.zeros(len(flat), dtype=np.int64)
+    # Backwards, so that a shared token belongs to the first row that has it.
     for index in reversed(range(len(rows))):
         row[where[index][where[index] >= 0]] = index
     return Pack(
@@ -198,6 +204,7 @@ def _predictions(
     """read, hit, target, weight, owner of a pack."""
     place = np.arange(1, tokens.shape[1])[None, :]
     counts = (place >= first[rows, None]) & (place < lengths[rows, None])
+    # Position j is predicted from position j - 1.
     source = where[:, :-1][counts]
     read = np.unique(source)
     hit = source if len(read) == n else np.searchsorted(read, source)
@@ -236,6 +243,7 @@ class _Layout:
         queries, own = where[:, None, None, offset:], valid[:, None, None, offset:]
         shape = (n, heads.kv, heads.group, keys - offset)
         real = np.broadcast_to(own, shape).ravel()
+        # Token n's q, k, v are rows n (h + 2 kv) + [0, h), [h, h + kv), [h + kv, h + 2 kv).
         self._places.append(((queries * heads.rows + head).ravel(), real))
         self._outputs.append(((queries * heads.h + head).ravel(), real))
         for first in (heads.h, heads.h + heads.kv):
@@ -260,5 +268,6 @@ class _Layout:
         index = np.concatenate([part for part, _ in parts])
         real = np.flatnonzero(np.concatenate([valid for _, valid in parts]))
         back = np.zeros(n, dtype=np.int64)
+        # back[index[g]] = g for real places g: each row of q, k, v has exactly one, padding none.
         back[index[real]] = real
         return index, back

@@ -48,6 +48,7 @@ class Tree:
     def visible(self) -> Bool[Tensor, "pos pos"]:
         """True where the token of a row may look at the token of a column."""
         owner = torch.cat([torch.full((n,), i) for i, n in enumerate((self.prompt, *self.branches))])
+        # Causal, and i sees j only if j is of the prompt (owner 0) or of i's own branch.
         same = (owner[:, None] == owner[None]) | (owner[None] == 0)
         return same & torch.ones(self.width, self.width, dtype=torch.bool).tril()
 
@@ -109,10 +110,12 @@ class Forward:
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm, as in the model."""
+        # x / sqrt(mean(x^2) + eps) * gain (Zhang & Sennrich, arXiv 1910.07467).
         return x / (x.pow(2).mean(-1, keepdim=True) + self.cfg.eps).sqrt() * weight
 
     def mlp_post(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_mlp"]:
         """The MLP's neurons (`mlp.hook_post`) given the residual stream before it."""
+        # post = silu(n W_gate) * (n W_in), n = RMSNorm(resid): both products at once.
         both = self.norm(resid, self.blocks[layer].ln2.w) @ self._gate_in[layer]
         gate, linear = both.chunk(2, dim=-1)
         return F.silu(gate, inplace=True).mul_(linear) if not both.requires_grad else F.silu(gate) * linear
@@ -129,6 +132,7 @@ class Forward:
         Float[Tensor, "run kv_head pos d_head"],
     ]:
         """Rotated queries and keys, and values, of the residual stream at positions of these depths."""
+        # [q k v] = RMSNorm(resid) [W_Q W_K W_V] + [b_Q b_K b_V].
         flat = torch.addmm(
             self._bias[layer],
             self.norm(resid, self.blocks[layer].ln1.w).flatten(0, 1),
@@ -138,6 +142,7 @@ class Forward:
         heads = flat.view(*resid.shape[:2], n + 2 * kv, d).transpose(1, 2)
         first, second = heads[:, : n + kv].chunk(2, dim=-1)
         cos, sin = self.model.rotary_cos[depth, 0], self.model.rotary_sin[depth, 0]
+        # Rotary (Su et al., arXiv 2104.09864), pairs (i, i + d_head/2) turned by depth * theta^(-2i/d_head).
         turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
         return turned[:, :n], turned[:, n:], heads[:, n + kv :]
 
@@ -153,6 +158,7 @@ class Forward:
 
     def pattern(self, q: Tensor, k: Tensor, visible: Bool[Tensor, "query pos"]) -> Tensor:
         """Attention pattern `[run head query pos]`."""
+        # A = softmax(q k^T / sqrt(d_head)), minus infinity where a query must not look; z = A v.
         scores = (q * self.cfg.d_head**-0.5) @ self.spread(k).transpose(-1, -2)
         return scores.masked_fill_(~visible, -torch.inf).softmax(-1)
 
@@ -163,6 +169,7 @@ class Forward:
 
     def write(self, layer: int, z: Float[Tensor, "run head pos d_head"]) -> Float[Tensor, "run pos d_model"]:
         """What attention outputs add to the residual stream."""
+        # sum over heads of z_h W_O[h], as one product of the concatenated heads.
         return rearrange(z, "r h p d -> r p (h d)") @ self.blocks[layer].attn.W_O.flatten(0, 1)
 
     def logits(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
@@ -179,6 +186,7 @@ class Forward:
             q, k, v = self.qkv(layer, resid, depth)
             z = self.attend(q, k, v, visible)
             kept.append((q.transpose(1, 2), k, v, z.transpose(1, 2)))
+            # Boundaries 2L + 1 and 2L + 2: mid = x + Attn(x), x' = mid + MLP(mid).
             mid = resid + self.write(layer, z)
             resid = mid + self.mlp(layer, mid)
             boundaries += [mid, resid]
@@ -214,14 +222,17 @@ class Forward:
             if is_mid:
                 if final:
                     columns, x = _keep(columns, x, reads)
+                # Boundary 2L + 1 -> 2L + 2 acts on each position alone: x' = x + MLP(x) where x was changed.
                 x = x + self.mlp(layer, x)
                 continue
             q, k, v = self.qkv(layer, x, depth[columns])
             keys, values_ = record.k[layer, base], record.v[layer, base]
+            # Indexing by `base` has made copies: the record stays as it is.
             keys[:, :, columns], values_[:, :, columns] = k, v
             if past is not None:
                 past[layer].extend(keys, values_)
             reached = visible[:, columns].any(1)
+            # z_i = sum_j A_ij v_j changes for every i that sees a changed j; other positions keep the record.
             queries = [p for p in (reads if final else range(tree.width)) if reached[p]]
             if columns != queries:
                 q, x = self._merge(record, here, base, columns, queries, q, x)
