@@ -62,7 +62,8 @@ def _option(parameter: inspect.Parameter) -> inspect.Parameter:
     about = next(extra for extra in extras if isinstance(extra, Opt))
     several = parameter.name in ("runs", "activations")
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-        info = typer.Option(help=about.help, min=about.min)
+        flags = [f"--{parameter.name.replace('_', '-')}", about.short] if about.short else []
+        info = typer.Option(*flags, help=about.help, min=about.min)
     else:
         info = typer.Argument(help=about.help)
     kind = list[str] | None if several else _plain_type(base)

@@ -37,7 +37,6 @@ COMMANDS: tuple[Command, ...] = (
     Command("sweep", "sweep", "command", "Train a named plan of models, resumable."),
     Command("plot", "plot", "command", "Draw learning curves, one or several runs in a figure."),
     Command("runs", "runs", "command", "List the models trained here."),
-    Command("eval", "evaluate", "command", "How well a model answers, beside constant answers."),
     Command("transfer", "transfer", "command", "What fine-tuning on some tasks did to all of them."),
     Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
     *(Command(row.name, "analyses", "", row.help) for row in ANALYSES),

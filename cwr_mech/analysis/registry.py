@@ -43,6 +43,7 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis(
         "surfacing", "probing", "Coordinate variance in the top principal components, by number of tasks."
     ),
+    Analysis("eval", "answers", "How well a model answers, beside a constant-prediction baseline."),
     Analysis("erase", "erasure", "Erase the coordinate subspace (LEACE) and measure each task's loss."),
     Analysis("cka", "similarity", "Representational similarity (CKA) between layers and models."),
     Analysis("similarity", "similarity", "Many similarity measures between models, with nulls and ceilings."),

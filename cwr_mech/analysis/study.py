@@ -24,10 +24,11 @@ Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 
 class Opt(NamedTuple):
-    """An option of a study: its help text, and the smallest number it takes."""
+    """An option of a study: its help text, the smallest number it takes, and a short form such as -n."""
 
     help: str
     min: int | None = None
+    short: str | None = None
 
 
 Names = str | Sequence[str] | None

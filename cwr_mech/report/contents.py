@@ -1,6 +1,5 @@
 """What a report may hold: a row for each kind of result, in the order of the report."""
 
-from cwr_mech.analysis.answers import show as answers_show
 from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing import show as report_routing
@@ -21,24 +20,6 @@ _SECTIONS = (
         "A linear probe for the place of a city in each model, at its best layer; new cities are decoded by "
         "a probe fitted on the others.",
         report_zoo.maps,
-    ),
-    Section(
-        "eval",
-        "Answers by task",
-        "Fresh test questions, answered greedily, beside the best answer that never looks at the cities.",
-        answers_show.evaluation,
-    ),
-    Section(
-        "train",
-        "Learning curves",
-        "Loss and validation scores on the way.",
-        answers_show.training,
-    ),
-    Section(
-        "curves",
-        "Learning curves side by side",
-        "Loss and validation scores of several runs against the examples they have seen.",
-        answers_show.curves,
     ),
     Section(
         "sites",

@@ -12,11 +12,6 @@ from types import MappingProxyType
 import matplotlib
 from matplotlib.figure import Figure
 
-from cwr_mech.analysis.answers.figures import curves_figure
-from cwr_mech.analysis.answers.lines import (
-    eval_figure,
-    learning_figure,
-)
 from cwr_mech.analysis.patching.figures import (
     digits_figure,
     parts_figure,
@@ -57,9 +52,6 @@ CAPTION = "Description"
 FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
     {kind: show.figures for kind, show in shows().items()}
     | {
-        "train": (Plot("", "Learning curves", learning_figure),),
-        "curves": (Plot("", "Learning curves", curves_figure),),
-        "eval": (Plot("", "Scores by task", eval_figure),),
         "sites": (Plot("", "Where a city is read", sites_figure),),
         "patch": (
             Plot("", "Effect of patching", patch_figure),

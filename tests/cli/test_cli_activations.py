@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import typer
 from click.testing import Result as Outcome
-from cwr_mech_cli import cache_acts, evaluate
+from cwr_mech_cli import cache_acts
+from cwr_mech_cli.analyses import command_of, commands
 from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
@@ -26,7 +27,7 @@ FILE = Path("activations/demo-step3.h5")
 
 app = typer.Typer()
 app.command("cache-acts")(guarded(cache_acts.command))
-app.command("eval")(guarded(evaluate.command))
+app.command("eval")(guarded(command_of(commands()["eval"])))
 
 
 def call(*arguments: object) -> Outcome:
@@ -152,7 +153,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(run: Run) -> None:
 
 def test_eval_scores_a_run_on_its_own_tasks(run: Run) -> None:
     shown = said(call("eval", "-n", 12))
-    assert "demo, step 3, test questions" in shown
+    assert "answers to fresh questions" in shown
     result = load_result(Path("reports/demo/results/eval.json"))
     records = result.tables["tasks"]
     assert [(record["task"], record["group"]) for record in records] == [

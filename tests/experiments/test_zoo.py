@@ -9,8 +9,9 @@ import pytest
 import torch
 import typer
 from click.testing import Result as Outcome
-from cwr_mech_cli import cache_acts, evaluate, finetune
+from cwr_mech_cli import cache_acts, finetune
 from cwr_mech_cli import zoo as zoo_command
+from cwr_mech_cli.analyses import command_of, commands
 from cwr_mech_cli.main import guarded
 from cwr_mech_cli.transfer import fine_tunings
 from paths import ROOT
@@ -53,7 +54,7 @@ SHIPPED = ROOT / "zoo"
 app = typer.Typer()
 app.command("zoo")(guarded(zoo_command.command))
 app.command("cache-acts")(guarded(cache_acts.command))
-app.command("eval")(guarded(evaluate.command))
+app.command("eval")(guarded(command_of(commands()["eval"])))
 app.command("finetune")(guarded(finetune.command))
 
 

@@ -1,7 +1,10 @@
 """How results are shown: sections of a report."""
 
+from cwr_mech.analysis.answers.figures import curves_figure
+from cwr_mech.analysis.answers.lines import eval_figure, learning_figure
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Section, Show, Table
 from cwr_mech.results import Result
 
 
@@ -54,3 +57,39 @@ def evaluation(result: Result) -> str:
         "unit": "unit",
     }
     return markdown_table(result.tables["tasks"], columns)
+
+
+SHOWS = {
+    "eval": Show(
+        Section(
+            "eval",
+            "Answers by task",
+            "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
+            evaluation,
+        ),
+        (Plot("", "Scores by task", eval_figure),),
+        (
+            Table(
+                "answers to fresh questions",
+                (
+                    *("run", "task", "group", "n", "parse_rate", "value_mean", "value_median", "baseline"),
+                    *("metric", "unit"),
+                ),
+                lambda result: result.tables["tasks"],
+            ),
+        ),
+    ),
+    "train": Show(
+        Section("train", "Learning curves", "Loss and validation scores on the way.", training),
+        (Plot("", "Learning curves", learning_figure),),
+    ),
+    "curves": Show(
+        Section(
+            "curves",
+            "Learning curves side by side",
+            "Loss and validation scores of several runs against the examples they have seen.",
+            curves,
+        ),
+        (Plot("", "Learning curves", curves_figure),),
+    ),
+}

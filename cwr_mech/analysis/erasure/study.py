@@ -13,7 +13,7 @@ def erase(
     *,
     layers: Annotated[Names, Opt("Blocks, e.g. 0,2; all by default.")] = None,
     tasks: Annotated[Names, Opt("Tasks; the run's own by default.")] = None,
-    rows: Annotated[int, Opt("Test questions a task.", min=20)] = 300,
+    rows: Annotated[int, Opt("Test questions a task.", min=20, short="-n")] = 300,
     fit: Annotated[int, Opt("Training questions that the erasers are fitted on.", min=50)] = 1500,
     seed: Seed = 0,
     step: Step = None,
