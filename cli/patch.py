@@ -34,7 +34,7 @@ def command(
     ] = "logit_diff,logprob_diff",
     subspace: Annotated[
         str | None,
-        typer.Option(help="Replace a part of the state only: manifold, probe, pca, random, random-like."),
+        typer.Option(help="Replace a part only: manifold, pca, probe, covariance-matched, random, readers."),
     ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of manifold and pca subspaces.")] = None,
     das: Annotated[int | None, typer.Option(min=1, help="Learn a subspace of this rank (DAS).")] = None,
@@ -88,7 +88,7 @@ def command(
         groups = split(group) or []
         questions = [Question(name, pairs, seed, each, 0, tolerance) for name in tasks for each in groups]
         loaded = {item: load_run(item) for item in donor or []}
-        found = watched_parts(sources, loaded, questions, kinds or ("manifold", "random"), rank, step)
+        found = watched_parts(sources, loaded, questions, kinds or PARTS, rank, step)
         save_result(found, target, "patch-parts")
         return
     if donor:
@@ -123,6 +123,9 @@ def command(
         save_result(compared, target, "patch-tasks")
 
 
+PARTS = ("manifold", "pca", "covariance-matched", "random")
+
+
 @dataclass(frozen=True)
 class Study:
     """One model asked one question: what to patch, as it was typed."""
@@ -144,7 +147,7 @@ class Study:
     def run(self, pairs: "Pairs", report: str, label: str, resume: bool, top: int) -> "Result":
         """The cost said first, progress shown, a sweep that can resume; what came is printed and saved."""
         from cwr_mech.analysis.patching.cells import COMPONENTS, check_places, grid
-        from cwr_mech.analysis.patching.layout import ARMS
+        from cwr_mech.analysis.patching.layout import CONDITIONS
         from cwr_mech.analysis.patching.store import SweepStore, sweep_key
         from cwr_mech.analysis.patching.study import About, examine
         from cwr_mech.analysis.patching.sweep import cost, sweep
@@ -158,13 +161,15 @@ class Study:
         places = check_places(split(self.spans) or [], task, world.config.id_digits)
         chosen = COMPONENTS if self.components == "all" else split(self.components) or []
         cells = grid(model.cfg, chosen, places)
-        work = cost(model, pairs, cells, metrics=metrics, arms=ARMS)
+        work = cost(model, pairs, cells, metrics=metrics, conditions=CONDITIONS)
         show_cost(task, len(pairs), len(cells), work, model)
         digest = source.sha256(self.step)
-        key = sweep_key(digest, pairs, cells, metrics, [str(arm) for arm in ARMS])
+        key = sweep_key(digest, pairs, cells, metrics, [str(condition) for condition in CONDITIONS])
         store = SweepStore(RUNS / ".sweeps" / f"{report}-{label}", key, resume=resume)
         with progress(f"patch {task}", work.rows, "patches") as advance:
-            swept = sweep(model, pairs, cells, metrics=metrics, arms=ARMS, store=store, advance=advance)
+            swept = sweep(
+                model, pairs, cells, metrics=metrics, conditions=CONDITIONS, store=store, advance=advance
+            )
         inputs = {source.checkpoint(self.step).as_posix(): digest}
         about = About(source.name, self.step or source.last_step, inputs, command_line())
         result = examine(model, world, self.question, pairs, swept, about, self.extras)

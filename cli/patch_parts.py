@@ -50,7 +50,7 @@ def watched_parts(
                 if donors[name].folder != run.folder
             ]
             for question in questions:
-                found, row = parts_study(model, world, about, question, kinds, rank=rank, donors=others)
+                found, row = parts_study(model, world, about, question, kinds, rank=rank, sources=others)
                 rows += found
                 asked.append(row)
                 advance(1, f"{run.name} {question.task} {question.group}")

@@ -187,7 +187,8 @@ def load_result(path: Path | str) -> Result:
     for name, kind in (*FIELDS.items(), ("arrays", dict)):
         if not isinstance(content.get(name), kind):
             raise CorruptArtifact(f"{path} lacks '{name}', or it is no {kind.__name__}", hint)
-    arrays = _arrays(path, content["arrays"], hint)
+    found = _arrays(path, content["arrays"], hint)
+    arrays = {name.replace("_donor", "_source"): array for name, array in found.items()}
     try:
         tables = {name: [_renamed(row) for row in rows] for name, rows in content["tables"].items()}
         return Result(arrays=arrays, **{name: content[name] for name in FIELDS} | {"tables": tables})
@@ -209,10 +210,27 @@ def settle(path: Path) -> None:
         os.replace(waiting, path.with_suffix(".npz"))
 
 
+RENAMED_COLUMNS = {f"ci_{end}": end for end in ("lo", "hi")} | {
+    "follow": "iia",
+    "stay": "unchanged",
+    "donor": "source",
+    "error_to_donor": "error_to_source",
+    "expected_to_donor": "expected_to_source",
+    "follow_at_equals": "iia_at_equals",
+}
+"""Columns by the names that older results have for them."""
+
+
 def _renamed(row: Row) -> Row:
     """A row of an older result in today's words."""
     route = RENAMED_CONDITIONS.get(str(row.get("route")))
-    return row | {"route": route} if route else row
+    row = row | {"route": route} if route else row
+    if not RENAMED_COLUMNS.keys() & row.keys():
+        return row
+    if {"donor", "source"} <= row.keys():
+        row = {"states_from" if name == "source" else name: value for name, value in row.items()}
+    new = {RENAMED_COLUMNS.get(name, name): value for name, value in row.items()}
+    return new | {"truth": row["follow"]} if "follow" in row else new
 
 
 def load_results(folder: Path | str) -> dict[str, Result]:

@@ -71,7 +71,7 @@ def test_the_answer_follows_the_city_that_is_swapped_inside() -> None:
     cells = [Cell("resid_post", layer, None, span) for layer in (0, 1) for span in ("swapped_last", "equals")]
     rows = interchange_rows(interchange(model, pairs, cells), pairs, np.random.default_rng(0))
     follow = {
-        span: max(row["follow"] for row in rows if row["span"] == span) for span in ("swapped_last", "equals")
+        span: max(row["iia"] for row in rows if row["span"] == span) for span in ("swapped_last", "equals")
     }
     assert follow["swapped_last"] > 0.5
     assert follow["equals"] < 0.1

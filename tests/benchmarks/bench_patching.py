@@ -27,7 +27,7 @@ import torch
 from transformer_lens import patching
 
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
-from cwr_mech.analysis.patching.layout import SWAP, layouts
+from cwr_mech.analysis.patching.layout import INTERCHANGE, layouts
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
 from cwr_mech.analysis.patching.sweep import cost, sweep
 from cwr_mech.config import ModelConfig
@@ -116,10 +116,10 @@ def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
     if given.share < 1:
         rng = np.random.default_rng(0)
         cells = [cells[i] for i in rng.permutation(len(cells))[: int(given.share * len(cells))]]
-    work = cost(model, pairs, cells, arms=SWAP[:1])
+    work = cost(model, pairs, cells, conditions=INTERCHANGE[:1])
     stated = (work.record_bytes + work.budget) / 2**20
     before, start = _memory(), time.process_time()
-    found = sweep(model, pairs, cells, arms=SWAP[:1])
+    found = sweep(model, pairs, cells, conditions=INTERCHANGE[:1])
     ours, memory = time.process_time() - start, _memory() - before
     start = time.process_time()
     expected = theirs(model, pairs, cells)

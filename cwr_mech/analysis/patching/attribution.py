@@ -6,7 +6,7 @@ clean answer. Two modes for queries and keys, whose softmax saturates:
 "linear"  delta q . d score / d q: plain attribution patching
 "exact"   the changed pattern is recomputed and only what follows is linear: the fix of AtP* (Kramar et al.,
           arXiv 2403.00745). For all other components the two are the same.
-`steps` > 1 integrates the gradient along a straight line of embeddings from base to donor (Hanna et al.,
+`steps` > 1 integrates the gradient along a straight line of embeddings from base to source (Hanna et al.,
 arXiv 2403.17806). Estimates are to be held against exact patching: `compare` says how well they agree.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell
 from cwr_mech.analysis.patching.forward import Forward
-from cwr_mech.analysis.patching.layout import SWAP, Arm, layouts
+from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.sweep import (
@@ -51,30 +51,30 @@ def attribute(
     cells: Sequence[Cell],
     *,
     metric: str = "logit_diff",
-    arms: Sequence[Arm] = SWAP,
+    conditions: Sequence[Condition] = INTERCHANGE,
     mode: Mode = "exact",
     steps: int = 1,
     bases: Bases | None = None,
-) -> Float64[np.ndarray, "arm cell pair"]:
-    """Estimated score minus the unpatched run's, for every arm, cell and pair; NaN where one does not apply.
+) -> Float64[np.ndarray, "condition cell pair"]:
+    """Estimated score minus the unpatched run's, a condition, cell and pair; NaN where one does not apply.
 
-    For a "noise" arm the estimate of the effect (clean - patched) is its negative.
+    For a "noise" condition the estimate of the effect (clean - patched) is its negative.
     """
     forward = Forward(model)
-    values = np.full((len(arms), len(cells), len(pairs)), np.nan)
-    for layout in layouts(pairs, (metric,), roles=roles_of(arms)):
+    values = np.full((len(conditions), len(cells), len(pairs)), np.nan)
+    for layout in layouts(pairs, (metric,), roles=roles_of(conditions)):
         batch = prepare(forward, layout, bases)
-        for a, arm in enumerate(arms):
-            if arm.source not in layout.roles:
+        for a, condition in enumerate(conditions):
+            if condition.role not in layout.roles:
                 continue
-            base, donor = (
-                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (arm.base, arm.source)
+            base, source = (
+                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (condition.base, condition.role)
             )
-            gradients = path_gradients(batch, metric, base, donor, steps)
+            gradients = path_gradients(batch, metric, base, source, steps)
             for c, cell in enumerate(cells):
                 if layout.spans.get(cell.span):
-                    estimate = _estimate(batch, gradients, cell, base, donor, mode).double().cpu().numpy()
-                    values[a, c, layout.rows] = np.where(layout.has[arm.source], estimate, np.nan)
+                    estimate = _estimate(batch, gradients, cell, base, source, mode).double().cpu().numpy()
+                    values[a, c, layout.rows] = np.where(layout.has[condition.role], estimate, np.nan)
     return values
 
 
@@ -84,22 +84,22 @@ def _estimate(
     gradients: Gradients,
     cell: Cell,
     base: Int[Tensor, "pair"],
-    donor: Int[Tensor, "pair"],
+    source: Int[Tensor, "pair"],
     mode: Mode,
 ) -> Float[Tensor, "pair"]:
     span, record = list(batch.layout.spans[cell.span]), batch.record
     if mode == "linear" and cell.component in ("q", "k"):
         if cell.component == "q":
-            change = record.heads_at("q", cell.layer, donor, span) - record.heads_at(
+            change = record.heads_at("q", cell.layer, source, span) - record.heads_at(
                 "q", cell.layer, base, span
             )
             slope = gradients.q[cell.layer][:, :, span]
         else:
-            change = (record.k[cell.layer, donor] - record.k[cell.layer, base])[:, :, span]
+            change = (record.k[cell.layer, source] - record.k[cell.layer, base])[:, :, span]
             slope = gradients.k[cell.layer][:, :, span]
         heads = slice(None) if cell.head is None else slice(cell.head, cell.head + 1)
         return (change * slope)[:, heads].sum((1, 2, 3))
-    edit = batch.editor.edit(cell, span, base, donor)
+    edit = batch.editor.edit(cell, span, base, source)
     if not edit.positions:
         return torch.zeros(len(base), device=base.device)
     change = edit.values - record.at(edit.boundary, base, edit.positions)
@@ -107,12 +107,12 @@ def _estimate(
 
 
 def path_gradients(
-    batch: Batch, metric: str, base: Int[Tensor, "pair"], donor: Int[Tensor, "pair"], steps: int = 1
+    batch: Batch, metric: str, base: Int[Tensor, "pair"], source: Int[Tensor, "pair"], steps: int = 1
 ) -> Gradients:
-    """Gradients of a score at runs `base`, or averaged over `steps` points on the way to runs `donor`."""
+    """Gradients of a score at runs `base`, or averaged over `steps` points on the way to runs `source`."""
     record, layout, forward = batch.record, batch.layout, batch.forward
     answers = layout.answers.to(forward.device)
-    start, end = record.resid[0][base], record.resid[0][donor]
+    start, end = record.resid[0][base], record.resid[0][source]
     reference = answers.at_first(batch.unpatched("clean"))
     shares = [0.0] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
     total: list[Tensor] | None = None

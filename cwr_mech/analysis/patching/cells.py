@@ -45,7 +45,7 @@ COMPONENTS: Mapping[str, Component] = MappingProxyType(
     }
 )
 """Patchable components. `pattern` replaces whole rows: where the span's positions look. q and k are patched
-before the rotation, which is the same as after it because donor and base positions agree."""
+before the rotation, which is the same as after it because source and base positions agree."""
 
 RESIDUAL = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
 """Components that are the residual stream -> boundary within the layer. Only these take a subspace."""
@@ -60,10 +60,16 @@ SPANS = (
 BasisName = str | tuple[str, int, str]
 
 
+def basis_name(subspace: str, draw: int = 0) -> str:
+    """Name of the `draw`-th of several random subspaces."""
+    return f"{subspace} {draw}" if draw else subspace
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One patch. `subspace` names an orthonormal basis to which a residual patch is confined; `neurons` are
-    the columns of `mlp.hook_post` that component "neurons" replaces (all when None)."""
+    """One patch. `subspace` names an orthonormal basis to which a residual patch is confined, `draw` which of
+    several random ones; `neurons` are the columns of `mlp.hook_post` that component "neurons" replaces
+    (all when None)."""
 
     component: str
     layer: int
@@ -71,6 +77,7 @@ class Cell:
     span: str
     subspace: str | None = None
     neurons: tuple[int, ...] | None = None
+    draw: int = 0
 
 
 def grid(
@@ -173,7 +180,9 @@ def edited_place(
 class Editor:
     """Turns cells into edits for runs of one record.
 
-    `bases` holds orthonormal columns by a subspace's name, or by (name, layer, span) where they differ.
+    `bases` holds columns B by a subspace's name, or by (name, layer, span) where they differ: a patch adds
+    B B^T (source - clean). Orthonormal columns make that a projection. Two matrices (R, W) stand for
+    W R^T, which sees the difference through R only and writes W: the part of a projection that readers see.
     """
 
     def __init__(
@@ -181,50 +190,54 @@ class Editor:
         forward: Forward,
         record: Record,
         answers: Answers,
-        bases: Mapping[BasisName, Float[Tensor, "d_model rank"]] | None = None,
+        bases: Mapping[BasisName, Float[Tensor, "*pair d_model rank"]] | None = None,
     ) -> None:
         self.forward, self.record, self.answers = forward, record, answers
         self.visible = answers.tree.visible()
         self.bases = bases or {}
 
     def edit(
-        self, cell: Cell, span: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
+        self, cell: Cell, span: Sequence[int], base: Int[Tensor, "row"], source: Int[Tensor, "row"]
     ) -> Edit:
-        """Replace the cell's activation in runs `base` by that of runs `donor`."""
+        """Replace the cell's activation in runs `base` by that of runs `source`."""
         boundary, positions = edited_place(self.forward.cfg, cell, span, self.answers)
         at = self.record.at
         if cell.component in RESIDUAL and cell.subspace is None:
-            return Edit(boundary, positions, at(boundary, donor, positions))
+            return Edit(boundary, positions, at(boundary, source, positions))
         before = at(boundary, base, positions)
         if cell.component in RESIDUAL:
-            basis = self.basis(cell)
-            change = (at(boundary, donor, positions) - before) @ basis @ basis.T
+            seen, written = self.basis(cell)
+            change = (at(boundary, source, positions) - before) @ seen @ written.T
         elif cell.component in ("attn_out", "mlp_out"):
-            theirs = at(boundary, donor, positions) - at(boundary - 1, donor, positions)
+            theirs = at(boundary, source, positions) - at(boundary - 1, source, positions)
             change = theirs + at(boundary - 1, base, positions) - before
         elif cell.component == "neurons":
-            change = self._neurons(cell, positions, base, donor)
+            change = self._neurons(cell, positions, base, source)
         else:
-            change = self._heads(cell, list(span), positions, base, donor)
+            change = self._heads(cell, list(span), positions, base, source)
         return Edit(boundary, positions, before + change)
 
-    def basis(self, cell: Cell) -> Float[Tensor, "d_model rank"]:
-        """The subspace a cell names. Raises UnknownName, or AnalysisError when it is not orthonormal."""
-        for name in ((str(cell.subspace), cell.layer, cell.span), str(cell.subspace)):
-            if name in self.bases:
-                basis = self.bases[name].to(self.forward.device, torch.float32)
-                if (basis.T @ basis - torch.eye(basis.shape[1], device=basis.device)).abs().max() > 1e-4:
+    def basis(self, cell: Cell) -> Float[Tensor, "2 d_model rank"]:
+        """The matrices (R, W) of a cell's subspace. Raises UnknownName, or AnalysisError when R is not
+        orthonormal.
+        """
+        name = basis_name(str(cell.subspace), cell.draw)
+        for key in ((name, cell.layer, cell.span), name):
+            if key in self.bases:
+                basis = self.bases[key].to(self.forward.device, torch.float32)
+                both = basis if basis.ndim == 3 else basis.expand(2, *basis.shape)
+                if (both[0].T @ both[0] - torch.eye(both.shape[2], device=both.device)).abs().max() > 1e-4:
                     raise AnalysisError(f"the basis of subspace '{cell.subspace}' is not orthonormal")
-                return basis
+                return both
         raise UnknownName("subspace", cell.subspace, self.bases)
 
     def _neurons(
-        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], donor: Int[Tensor, "row"]
+        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], source: Int[Tensor, "row"]
     ) -> Float[Tensor, "row changed d_model"]:
-        """What the donor's neurons add to the residual stream beyond the base's."""
+        """What the source's neurons add to the residual stream beyond the base's."""
         boundary = 2 * cell.layer + 1
         here = self.forward.mlp_post(cell.layer, self.record.at(boundary, base, positions))
-        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, donor, positions))
+        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, source, positions))
         which = slice(None) if cell.neurons is None else list(cell.neurons)
         return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
 
@@ -234,11 +247,11 @@ class Editor:
         span: list[int],
         positions: Sequence[int],
         base: Int[Tensor, "row"],
-        donor: Int[Tensor, "row"],
+        source: Int[Tensor, "row"],
     ) -> Float[Tensor, "row changed d_model"]:
-        """What attention adds to the residual stream when a head's q, k, v, pattern or z is the donor's."""
+        """What attention adds to the residual stream when a head's q, k, v, pattern or z is the source's."""
         layer, of_query = cell.layer, COMPONENTS[cell.component].heads == "query"
-        new = self._z(cell, span, positions, base, donor)
+        new = self._z(cell, span, positions, base, source)
         change = new - self.record.heads_at("z", layer, base, positions)
         if cell.head is None:
             return self.forward.write(layer, change)
@@ -253,19 +266,19 @@ class Editor:
         span: list[int],
         positions: Sequence[int],
         base: Int[Tensor, "row"],
-        donor: Int[Tensor, "row"],
+        source: Int[Tensor, "row"],
     ) -> Float[Tensor, "row head changed d_head"]:
-        """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the donor's."""
+        """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the source's."""
         layer, record, forward = cell.layer, self.record, self.forward
         if cell.component == "z":
-            return record.heads_at("z", layer, donor, span)
+            return record.heads_at("z", layer, source, span)
         visible = self.visible[list(positions)].to(forward.device)
         k, v = record.k[layer, base], record.v[layer, base]
         if cell.component == "pattern":
-            theirs = record.heads_at("q", layer, donor, span)
-            return forward.pattern(theirs, record.k[layer, donor], visible) @ forward.spread(v)
+            theirs = record.heads_at("q", layer, source, span)
+            return forward.pattern(theirs, record.k[layer, source], visible) @ forward.spread(v)
         if cell.component == "q":
-            return forward.attend(record.heads_at("q", layer, donor, span), k, v, visible)
-        edited, source = (k, record.k) if cell.component == "k" else (v, record.v)
-        edited[:, :, span] = source[layer, donor][:, :, span]
+            return forward.attend(record.heads_at("q", layer, source, span), k, v, visible)
+        edited, kept = (k, record.k) if cell.component == "k" else (v, record.v)
+        edited[:, :, span] = kept[layer, source][:, :, span]
         return forward.attend(record.heads_at("q", layer, base, positions), k, v, visible)

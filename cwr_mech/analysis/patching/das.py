@@ -1,6 +1,6 @@
 """A learned subspace as the upper bound of a linear interchange: distributed alignment search with controls.
 
-TransformerLens' `fit_das` learns the subspace whose interchange makes the model give the donor's answer
+TransformerLens' `fit_das` learns the subspace whose interchange makes the model give the source's answer
 (Geiger et al., arXiv 2303.02536). It can find effects in untrained models and fit arbitrary labels (Arora et
 al., arXiv 2402.12560), so each accuracy stands beside the same search on arbitrary targets, on an untrained
 model of the same shape, and beside a random placebo that moves the activation equally far. Scored on
@@ -46,10 +46,10 @@ def das(
 ) -> list[dict[str, Any]]:
     """Rows {subspace, layer, span, rank, n, accuracy}: learned, its controls, and `others` by name.
 
-    The donor is put into the clean run after `layer` at a one-token span. Swapped cities of the test pairs
+    The source is put into the clean run after `layer` at a one-token span. Swapped cities of the test pairs
     are not among those of the training pairs. Raises AnalysisError for too few pairs.
     """
-    base, donor, answer, place, rows = _inputs(pairs, span)
+    base, source, answer, place, rows = _inputs(pairs, span)
     train = _half(pairs.corrupt[np.arange(len(pairs)), pairs.slot][rows], seed)
     if min(train.sum(), (~train).sum()) < LEAST:
         raise AnalysisError(
@@ -57,7 +57,7 @@ def das(
         )
     mine, theirs = torch.from_numpy(train), torch.from_numpy(~train)
     untrained = HookedQwen2(model.config, seed=seed + 1).eval()
-    keys = [tuple(row) for row in donor.tolist()]
+    keys = [tuple(row) for row in source.tolist()]
     chosen = torch.unique(answer)
     arbitrary = chosen[arbitrary_targets(keys, len(chosen), seed)]
     found = []
@@ -69,11 +69,11 @@ def das(
     ):
         logits = _task_logits(which)
         fitted = fit_das(
-            which, hook, base[mine], donor[mine], targets[mine], logits,
+            which, hook, base[mine], source[mine], targets[mine], logits,
             rank=rank, base_positions=place[mine], source_positions=place[mine],
             epochs=epochs, batch_size=32, seed=seed,
         )  # fmt: skip
-        states = collect_activations(which, hook, donor[theirs], logits, positions=place[theirs])
+        states = collect_activations(which, hook, source[theirs], logits, positions=place[theirs])
         move = SubspaceInterchange(fitted.basis)
         trials = [(name, move)]
         if name == "learned":
@@ -133,7 +133,7 @@ def _inputs(pairs: Pairs, span: str) -> tuple[Tensor, Tensor, Tensor, Tensor, np
 
 
 def _half(cities: np.ndarray, seed: int) -> np.ndarray:
-    """True for the pairs of one half of the donor cities."""
+    """True for the pairs of one half of the source cities."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, 8)))
     labels = rng.permutation(np.unique(cities))
     return np.isin(cities, labels[: len(labels) // 2])

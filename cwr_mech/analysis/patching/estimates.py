@@ -13,7 +13,7 @@ from cwr_mech.analysis.patching.attribution import (
     saturated,
 )
 from cwr_mech.analysis.patching.cells import Cell
-from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.paths import (
     Path,
@@ -48,26 +48,28 @@ def attribution_part(
     """Table `attribution`: how well each estimate follows exact patching; and its failures in words."""
     rows, notes = [], []
     name = swept.metrics[metric]
-    for a, arm in enumerate(SWAP):
-        sign = 1.0 if arm.direction == "denoise" else -1.0
+    for a, condition in enumerate(INTERCHANGE):
+        sign = 1.0 if condition.direction == "denoise" else -1.0
         exact = nanmean(effects(swept, a, metric))
         gap = float((swept.clean[metric] - swept.corrupt[metric]).mean())
         estimates = {}
         for label, (mode, steps) in ESTIMATES.items():
-            found = attribute(model, pairs, swept.cells, metric=name, arms=[arm], mode=mode, steps=steps)
+            found = attribute(
+                model, pairs, swept.cells, metric=name, conditions=[condition], mode=mode, steps=steps
+            )
             estimates[label] = sign * nanmean(found[0])
             agreement = compare(exact, estimates[label], gap)
-            rows.append(_agreement_row(arm.direction, label, steps, len(swept.cells), agreement))
+            rows.append(_agreement_row(condition.direction, label, steps, len(swept.cells), agreement))
             if agreement.misses:
                 notes.append(
-                    f"{arm.direction}: {label} attribution misses {len(agreement.misses)} cells that exact "
-                    f"patching finds (rank correlation {agreement.rank:.2f}), such as "
+                    f"{condition.direction}: {label} attribution misses {len(agreement.misses)} cells that "
+                    f"exact patching finds (rank correlation {agreement.rank:.2f}), such as "
                     f"{_few(swept.cells, agreement.misses)}."
                 )
         hard = saturated(swept.cells, estimates["linear"], estimates["softmax recomputed"], 0.1 * abs(gap))
         if hard:
             notes.append(
-                f"{arm.direction}: attention is saturated in {len(hard)} cells, such as "
+                f"{condition.direction}: attention is saturated in {len(hard)} cells, such as "
                 f"{_few(swept.cells, hard)}; plain attribution must not be believed there."
             )
     return rows, notes
@@ -84,7 +86,7 @@ def paths_part(
     some = pairs.take(slice(0, PATH_PAIRS))
     paths = all_paths(model, "everywhere")
     whole = sweep(model, some, [])
-    effect = patch_paths(model, some, paths, arms=SWAP[:1])[0, :, 0] - whole.corrupt[0]
+    effect = patch_paths(model, some, paths, conditions=INTERCHANGE[:1])[0, :, 0] - whole.corrupt[0]
     gap = (whole.clean - whole.corrupt)[0]
     stats = ratios(effect, gap, resample(some.cluster, rng), LEVEL)
     edges = edge_attribution(model, some)

@@ -31,8 +31,8 @@ PART_LINES = {
 }
 PART_COLUMNS = {
     ("old", "noise"): "old cities",
-    ("new", "noise"): "new city asked, donor old",
-    ("new", "denoise"): "old city asked, donor new",
+    ("new", "noise"): "new city asked, source old",
+    ("new", "denoise"): "old city asked, source new",
 }
 
 
@@ -82,33 +82,38 @@ def sites_figure(result: Result) -> Figure:
 
 
 def subspaces_figure(result: Result) -> Figure:
-    """Share of answers that follow the donor when only a part of the first city's state is replaced.
+    """IIA when only a part of the first city's state is replaced, by layer.
 
-    Reads table `subspaces` {layer, span, subspace, rank, n, follow, lo, hi}; one panel for the
-    subspaces, one for their complements.
+    Reads table `subspaces` {layer, span, subspace, rank, draws, n, iia, lo, hi}; a panel for the subspaces,
+    one for their complements, and one for the row and null spaces of the readers where they were fitted.
     """
     rows = result.tables["subspaces"]
-    figure = new_figure(3.3)
-    panels = figure.subplots(1, 2, sharey=True)
-    kinds = dict.fromkeys(row["subspace"] for row in rows if row["subspace"])
-    names = [name for name in kinds if not name.startswith("not-")]
-    sides = ((panels[0], "", "inside the subspace"), (panels[1], "not-", "everything but it"))
-    for ax, prefix, title in sides:
+    names = [name for name in dict.fromkeys(row["subspace"] for row in rows) if name]
+    read = [name for name in names if name.endswith(("row-space", "null-space"))]
+    kinds = [name for name in names if name not in read and not name.startswith("not-")]
+    main = [name for name in read if name.startswith(("row", "null", kinds[0] if kinds else "row"))]
+    sides = [("inside the subspace", kinds), ("everything but it", [f"not-{name}" for name in kinds])]
+    sides += [("what later blocks read", main)] if main else []
+    figure = new_figure(3.9)
+    panels = figure.subplots(1, len(sides), sharey=True)
+    for ax, (title, chosen) in zip(panels, sides, strict=True):
         line(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
-        for number, name in enumerate(names, start=1):
-            mine = [row for row in rows if row["subspace"] == prefix + name]
-            ranks = sorted({row["rank"] for row in mine})
-            size = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
-            line(ax, mine, f"{name}, {size} dim.", number)
-        layers_axis(ax, rows, "share of answers that follow the donor" if not prefix else "")
+        for number, name in enumerate(chosen, start=1):
+            mine = [row for row in rows if row["subspace"] == name]
+            ranks = sorted({round(row["rank"]) for row in mine if row["rank"] is not None})
+            size = "" if not ranks else f" ({ranks[0]})" if len(ranks) == 1 else f" ({ranks[0]}-{ranks[-1]})"
+            line(ax, mine, f"{name.removeprefix('not-')}{size}", number, shift=0.05 * (number - 2))
+        layers_axis(ax, rows, "IIA" if ax is panels[0] else "")
         ax.set_title(title)
-        ax.legend(loc="best")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=7)
     n = max((row["n"] for row in rows), default=0)
+    unit = "models" if "n_models" in result.values else "pairs"
     caption(
         figure,
-        f"{result.params['task']}: {n} pairs, the first city's last digit. random: directions drawn evenly; "
-        "random-like: with the activations' own covariance; both with the rank of the first subspace. Bars: "
-        "95 % over cities.",
+        f"{result.params['task']}: {n} {unit}, the first city's last digit; dimensions in brackets. "
+        "IIA: share of answers that become the model's answer to the source question. covariance-matched: "
+        "directions in which cities vary at all; random: drawn evenly; both of the manifold's rank, mean "
+        f"over draws. Bars: 95 % over {'models' if unit == 'models' else 'cities'}.",
     )
     return figure
 
@@ -183,13 +188,13 @@ def tasks_figure(result: Result) -> Figure:
 
 
 def parts_figure(result: Result) -> Figure:
-    """Share of decoded answers that follow the donor, whole, inside and outside of the manifold, by layer.
+    """Share of decoded answers that follow the source, whole, inside and outside of the manifold, by layer.
 
-    Reads table `pooled` {taught, task, group, direction, source, layer, subspace, models, n, follow, lo,
+    Reads table `pooled` {taught, task, group, direction, states_from, layer, subspace, models, n, iia, lo,
     hi}. A row of panels for what models were taught and the task they are asked, a column for old cities
     and for both directions of new ones.
     """
-    rows = [row for row in result.tables["pooled"] if row["source"] == "own"]
+    rows = [row for row in result.tables["pooled"] if row["states_from"] == "own"]
     lines = list(dict.fromkeys((row["taught"], row["task"]) for row in rows))
     columns = [key for key in PART_COLUMNS if any((row["group"], row["direction"]) == key for row in rows)]
     figure = new_figure(0.8 + 1.75 * len(lines))
@@ -211,13 +216,13 @@ def parts_figure(result: Result) -> Figure:
             ax.set_ylim(-0.03, 1.03)
             layers = sorted({row["layer"] for row in rows})
             ax.set_xticks(layers, [f"L{layer}" for layer in layers])
-        axes[i, 0].set_ylabel("follow the donor")
+        axes[i, 0].set_ylabel("IIA")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     caption(
         figure,
-        "Share of decoded answers that are right for the donor's question when only a part of the first "
-        "city's state, at its last digit, is the donor's. random: of the manifold's rank; not random: of its "
+        "IIA: share of decoded answers that become the source's when only a part of the first city's state, "
+        "at its last digit, is the source's. random: of the manifold's rank; not random: of its "
         "complement's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
     )
     return figure
@@ -227,9 +232,9 @@ def line(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0
     """One line over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
     rows = sorted(rows, key=lambda row: row["layer"])
     x, colour = [row["layer"] + shift for row in rows], SHADES[number % len(SHADES)]
-    low, high, follow = (floats([row[name] for row in rows]) for name in ("lo", "hi", "follow"))
+    low, high, share = (floats([row[name] for row in rows]) for name in ("lo", "hi", "iia"))
     ax.vlines(x, low, high, color=colour, lw=0.7)
-    ax.plot(x, follow, color=colour, marker=MARKS[number % len(MARKS)], label=label)
+    ax.plot(x, share, color=colour, marker=MARKS[number % len(MARKS)], label=label)
 
 
 def layers_axis(ax: Axes, rows: list[Row], label: str) -> None:
@@ -238,4 +243,3 @@ def layers_axis(ax: Axes, rows: list[Row], label: str) -> None:
     ax.set_xticks(layers, [f"L{layer}" for layer in layers])
     ax.set_ylim(-0.03, 1.03)
     ax.set_ylabel(label)
-    ax.legend(loc="best")

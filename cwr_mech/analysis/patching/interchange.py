@@ -1,14 +1,13 @@
-"""Interchange accuracy: does the patched model give the answer that geometry demands for the swapped city?
+"""Interchange interventions: does the patched model give the answer that the source question has?
 
-The truth is known: if what the model holds about city B is replaced by what it holds about B', the answer to
-a question about (A, B) must become that about (A, B'). The patched model is decoded, not only scored (Geiger
-et al., arXiv 2106.02997). `follow` counts answers right for the donor's question, `stay` those right for the
-question that was asked. The slope of the answer's change against the true change is 1 when the answer goes
-all the way with the donor and 0 when it does not move.
+If what the model holds about city B is replaced by what it holds about B', the answer to a question about
+(A, B) must become that about (A, B'). The patched model is decoded, not only scored (Geiger et al. 2021,
+arXiv 2106.02997). Interchange intervention accuracy (IIA) counts answers that become the model's own answer
+to the source question, so that a model's error is not taken for a failure of the intervention.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from torch import Tensor
 from cwr_mech.analysis.patching.cells import Cell, Edit
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import (
-    SWAP,
-    Arm,
+    INTERCHANGE,
+    Condition,
     layouts,
     rows_to_run,
 )
-from cwr_mech.analysis.patching.pairs import Pairs, correct
+from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.sweep import (
     BUDGET,
     Bases,
@@ -41,6 +40,10 @@ from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
 
 DIGITS = [CHAR_ID[digit] for digit in "0123456789"]
 
+NEAR = 0.05
+"""Default tolerance of an interchange, as a share of the constant-prediction baseline's mean error: small
+against the spread of the cities, wide enough for the last digit of an answer."""
+
 
 @dataclass(frozen=True)
 class Interchange:
@@ -51,10 +54,10 @@ class Interchange:
     """
 
     cells: tuple[Cell, ...]
-    arms: tuple[Arm, ...]
-    applies: Bool[np.ndarray, "arm cell pair"]
-    answer: Shaped[np.ndarray, "arm cell pair"]
-    expected: Float64[np.ndarray, "arm cell pair"]
+    conditions: tuple[Condition, ...]
+    applies: Bool[np.ndarray, "condition cell pair"]
+    answer: Shaped[np.ndarray, "condition cell pair"]
+    expected: Float64[np.ndarray, "condition cell pair"]
 
 
 def interchange(
@@ -62,38 +65,38 @@ def interchange(
     pairs: Pairs,
     cells: Sequence[Cell],
     *,
-    arms: Sequence[Arm] = SWAP,
+    conditions: Sequence[Condition] = INTERCHANGE,
     bases: Bases | None = None,
     budget: int = BUDGET,
     advance: Callable[[int], None] | None = None,
 ) -> Interchange:
-    """Decode every cell of every arm in every pair. Cells at answer tokens never apply: there are none."""
+    """Decode every cell of every condition in every pair. Cells at answer tokens never apply."""
     forward, task = Forward(model), get_task(pairs.task)
-    shape = (len(arms), len(cells), len(pairs))
+    shape = (len(conditions), len(cells), len(pairs))
     applies, answer = np.zeros(shape, dtype=bool), np.full(shape, "", dtype="<U16")
     expected = np.full(shape, np.nan)
-    for layout in layouts(pairs, (), roles=roles_of(arms)):
+    for layout in layouts(pairs, (), roles=roles_of(conditions)):
         batch = prepare(forward, layout, bases)
-        for a, arm in enumerate(arms):
-            if arm.source not in layout.roles:
+        for a, condition in enumerate(conditions):
+            if condition.role not in layout.roles:
                 continue
-            base = torch.from_numpy(layout.runs(arm.base)).to(forward.device)
+            base = torch.from_numpy(layout.runs(condition.base)).to(forward.device)
             at = layout.answers.reads
             whole = Edit(forward.last, at, batch.record.at(forward.last, base, at))
             words, means = decode(batch, whole, base, task)
             for c, cell in enumerate(cells):
                 if layout.spans.get(cell.span):
-                    applies[a, c, layout.rows] = layout.has[arm.source]
+                    applies[a, c, layout.rows] = layout.has[condition.role]
                     answer[a, c, layout.rows], expected[a, c, layout.rows] = words, means
-        for rows in rows_to_run(forward.cfg, layout, cells, arms):
+        for rows in rows_to_run(forward.cfg, layout, cells, conditions):
             for part in tiles(forward, layout, rows, budget // 4):
                 base = torch.from_numpy(rows.base[part]).to(forward.device)
                 words, means = decode(batch, batch.edit_rows(rows, part, cells), base, task)
-                spot = rows.arm[part], rows.cell[part], layout.rows[rows.pair[part]]
+                spot = rows.condition[part], rows.cell[part], layout.rows[rows.pair[part]]
                 answer[spot], expected[spot] = words, means
                 if advance:
                     advance(len(words))
-    return Interchange(tuple(cells), tuple(arms), applies, answer, expected)
+    return Interchange(tuple(cells), tuple(conditions), applies, answer, expected)
 
 
 @torch.no_grad()
@@ -133,56 +136,112 @@ def decode(
 
 
 def interchange_rows(
-    found: Interchange, pairs: Pairs, rng: np.random.Generator, *, level: float = 0.95
+    found: Interchange, pairs: Pairs, rng: np.random.Generator, *, near: float = NEAR, level: float = 0.95
 ) -> list[dict[str, Any]]:
-    """One row an arm and cell: follow, stay, neither, errors, slope, each from the pairs where it applies.
+    """One row a condition and cell, over the pairs to which it applies; the draws of a random subspace are
+    one row, the mean over its `draws`.
 
-    Intervals of `follow` resample swapped cities. Errors are in the task's unit, over readable answers;
-    `expected_to_donor` is that of the digits' expected value. The slope is through the origin, over pairs,
-    for tasks whose answer is a number.
+    iia        share of answers that `moved` to the model's own answer to the source question, `near` it in
+               shares of the constant-prediction baseline's error; bootstrap interval over swapped cities
+    truth      share of answers right for the source question, within the tolerance that chose the pairs
+    unchanged  share of answers right for the question that was asked, by the same tolerance; neither: neither
+    error_to_source, error_to_base, expected_to_source
+               mean errors against the two truths, in the task's unit, over readable answers; the last is that
+               of the digits' expected value
+    slope      sum(dt da) / sum(dt^2) of the change da of the answer and dt of the truth; slope_lo, slope_hi
     """
-    task = get_task(pairs.task)
-    boot = resample(pairs.cluster, rng).boot
+    task, boot = get_task(pairs.task), resample(pairs.cluster, rng).boot
+    answers = {
+        "clean": (pairs.clean_truth, answer_values(task, pairs.clean_answer)),
+        "corrupt": (pairs.corrupt_truth, answer_values(task, pairs.corrupt_answer)),
+    }
+    groups: dict[Cell, list[int]] = {}
+    for c, cell in enumerate(found.cells):
+        groups.setdefault(replace(cell, draw=0), []).append(c)
     rows = []
-    for a, arm in enumerate(found.arms):
-        base_truth = pairs.clean_truth if arm.base == "clean" else pairs.corrupt_truth
-        base_answer = pairs.clean_answer if arm.base == "clean" else pairs.corrupt_answer
-        donor_truth = {"clean": pairs.clean_truth, "corrupt": pairs.corrupt_truth}.get(arm.source, base_truth)
-        before = answer_values(task, base_answer)
-        for c, cell in enumerate(found.cells):
-            words, has = found.answer[a, c], found.applies[a, c]
-            after = answer_values(task, words)
-            follow = correct(task, words, donor_truth, pairs.tolerance) & has
-            stay = correct(task, words, base_truth, pairs.tolerance) & has
-            use = has & np.isfinite(after) & np.isfinite(before)
-            draws = (boot @ follow) / np.maximum(boot @ has, 1)
-            low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-            true, moved = (donor_truth - base_truth)[use], (after - before)[use]
-            errors = {"error_to_donor": after - donor_truth, "error_to_base": after - base_truth}
-            errors["expected_to_donor"] = found.expected[a, c] - donor_truth
+    for a, condition in enumerate(found.conditions):
+        base, source = answers[condition.base], answers.get(condition.role, answers[condition.base])
+        for cell, draws in groups.items():
+            has = found.applies[a, draws[0]]
+            after = np.stack([answer_values(task, found.answer[a, c]) for c in draws])
+            tolerance = 0.0 if task.labels else pairs.tolerance
+            with np.errstate(invalid="ignore"):
+                right = (np.abs(after - source[0]) <= tolerance) & has
+                stay = (np.abs(after - base[0]) <= tolerance) & has
+            hit = (moved(after, source[1], base[1], near * pairs.constant_error) & has).mean(0)
+            low, high = np.quantile(
+                (boot @ hit) / np.maximum(boot @ has, 1), [(1 - level) / 2, (1 + level) / 2]
+            )
+            use = has & np.isfinite(after) & np.isfinite(base[1])
+            errors = {
+                "error_to_source": after - source[0],
+                "error_to_base": after - base[0],
+                "expected_to_source": found.expected[a, draws] - source[0],
+            }
             if task.labels:  # the index of a label is no amount
-                errors = {name: np.full(len(pairs), np.nan) for name in errors}
-            steps = bool(use.any()) and not task.labels and bool((true**2).sum())
+                errors = {name: np.full_like(after, np.nan) for name in errors}
+            true = (source[0] - base[0]).astype(np.float64)
+            slopes = (float("nan"),) * 3
+            if not task.labels:
+                slopes = through_origin(true, np.where(use, after - base[1], np.nan), boot, level=level)
             rows.append(
                 {
-                    "direction": arm.direction,
-                    "donor": arm.donor,
+                    "direction": condition.direction,
+                    "source": condition.source,
                     "component": cell.component,
                     "layer": cell.layer,
                     "head": cell.head,
                     "span": cell.span,
                     "subspace": cell.subspace,
+                    "draws": len(draws),
                     "n": int(has.sum()),
-                    "follow": _share(follow, has),
+                    "iia": _mean(hit[has]),
                     "lo": float(low) if has.any() else float("nan"),
                     "hi": float(high) if has.any() else float("nan"),
-                    "stay": _share(stay, has),
-                    "neither": _share(has & ~follow & ~stay, has),
+                    "truth": _mean(right[:, has]),
+                    "unchanged": _mean(stay[:, has]),
+                    "neither": _mean((~right & ~stay)[:, has]),
                     **{name: _mean(np.abs(values)[use]) for name, values in errors.items()},
-                    "slope": float((true * moved).sum() / (true**2).sum()) if steps else float("nan"),
+                    **dict(zip(("slope", "slope_lo", "slope_hi"), slopes, strict=True)),
                 }
             )
     return rows
+
+
+def moved(
+    given: Float64[np.ndarray, "*draw pair"],
+    source: Float64[np.ndarray, " pair"],
+    clean: Float64[np.ndarray, " pair"],
+    near: float,
+) -> Bool[np.ndarray, "*draw pair"]:
+    """Whether each answer became the source's: within `near` of it, and nearer to it than to the clean one.
+
+    An answer that cannot be read (NaN) has not.
+    """
+    with np.errstate(invalid="ignore"):
+        return (np.abs(given - source) <= near) & (np.abs(given - source) < np.abs(given - clean))
+
+
+def through_origin(
+    true: Float64[np.ndarray, " pair"],
+    change: Float64[np.ndarray, "*draw pair"],
+    boot: Float64[np.ndarray, "resample pair"],
+    *,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """sum(true * change) / sum(true ** 2) over readable answers, and its bootstrap interval.
+
+    `boot` holds counts of the pairs, a row a resample. NaN when no answer can be read (all changes are NaN).
+    """
+    use = np.isfinite(change)
+    product = np.where(use, true * np.nan_to_num(change), 0.0).reshape(-1, len(true)).sum(0)
+    square = np.where(use, true**2, 0.0).reshape(-1, len(true)).sum(0)
+    if not square.sum() > 0:
+        return (float("nan"),) * 3
+    low, high = np.quantile(
+        (boot @ product) / np.maximum(boot @ square, 1e-9), [(1 - level) / 2, (1 + level) / 2]
+    )
+    return float(product.sum() / square.sum()), float(low), float(high)
 
 
 def answer_values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.ndarray, " pair"]:
@@ -191,24 +250,20 @@ def answer_values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
-def _share(hits: np.ndarray, has: np.ndarray) -> float:
-    return float(hits[has].mean()) if has.any() else float("nan")
-
-
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
 def swapped_answers(
-    found: Interchange, pairs: Pairs, cell: int, arm: int = 1
+    found: Interchange, pairs: Pairs, cell: int, condition: int = 1
 ) -> dict[str, Float64[np.ndarray, " pair"] | Int64[np.ndarray, " pair"]]:
-    """Per pair, for one cell: the answer given, the true one for the donor, and the true one for the base."""
-    clean_first = found.arms[arm].base == "clean"
-    base, donor = (
+    """Per pair, for one cell: the answer given, and the true ones for the source and for the base."""
+    clean_first = found.conditions[condition].base == "clean"
+    base, source = (
         (pairs.clean_truth, pairs.corrupt_truth) if clean_first else (pairs.corrupt_truth, pairs.clean_truth)
     )
     return {
-        "given": answer_values(get_task(pairs.task), found.answer[arm, cell]),
-        "donor": donor,
+        "given": answer_values(get_task(pairs.task), found.answer[condition, cell]),
+        "source": source,
         "base": base,
     }

@@ -1,4 +1,4 @@
-"""Donors moved by known steps on the map: does the patched answer change as much as geometry says?
+"""Sources moved by known steps on the map: does the patched answer change as much as geometry says?
 
 Each question's swapped city is replaced, inside the model, by real cities at set distances from it, and the
 answer decoded. The slope of the answer's change against the true change is 1 when the answer goes all the
@@ -15,8 +15,14 @@ from jaxtyping import Float64, Int64, Shaped
 from scipy.spatial.distance import pdist
 
 from cwr_mech.analysis.patching.cells import Cell, grid
-from cwr_mech.analysis.patching.interchange import answer_values, interchange
-from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.analysis.patching.interchange import (
+    NEAR,
+    answer_values,
+    interchange,
+    moved,
+    through_origin,
+)
+from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, correct, true_answers
 from cwr_mech.analysis.patching.table import resample
 from cwr_mech.model.decoding import decode_text
@@ -30,13 +36,13 @@ SHARES = (0.02, 0.1, 0.25, 0.5, 0.8)
 """Steps are these quantiles of the distances between old cities."""
 
 
-def with_donors(
-    world: World, pairs: Pairs, rows: Shaped[np.ndarray, " picked"], donors: Int64[np.ndarray, " picked"]
+def with_sources(
+    world: World, pairs: Pairs, rows: Shaped[np.ndarray, " picked"], sources: Int64[np.ndarray, " picked"]
 ) -> Pairs:
-    """The questions `rows` of `pairs`, once for each donor city, with that city in the swapped place."""
+    """The questions `rows` of `pairs`, once for each source city, with that city in the swapped place."""
     chosen = pairs.take(rows)
     corrupt = chosen.clean.copy()
-    corrupt[np.arange(len(chosen)), chosen.slot] = donors
+    corrupt[np.arange(len(chosen)), chosen.slot] = sources
     truth = true_answers(get_task(pairs.task), world, corrupt)
     return replace(chosen, corrupt=corrupt, corrupt_truth=truth)
 
@@ -48,21 +54,21 @@ def answers_outright(model: HookedQwen2, pairs: Pairs) -> Shaped[np.ndarray, " p
     return np.array(decode_text(model, prompts, max_new_tokens=task.max_answer_tokens), dtype="<U16")
 
 
-def step_donors(
+def step_sources(
     world: World, pairs: Pairs
 ) -> tuple[Int64[np.ndarray, " picked"], Int64[np.ndarray, " picked"], Float64[np.ndarray, " step"]]:
-    """Rows of `pairs`, a donor for each, and the steps (tenths of a degree), question by question: the old
+    """Rows of `pairs`, a source for each, and the steps (tenths of a degree), question by question: the old
     city whose distance from the swapped city is nearest to the step."""
     old = world.old()
     steps = np.quantile(pdist(world.xy[old]), SHARES)
     rows = np.repeat(np.arange(min(len(pairs), QUESTIONS)), len(steps))
-    donors = np.empty(len(rows), dtype=np.int64)
+    sources = np.empty(len(rows), dtype=np.int64)
     for i, row in enumerate(rows):
         pool = old[~np.isin(world.ids[old], pairs.clean[row])]
         swapped = world.xy_of(pairs.cluster[row : row + 1])[0]
         away = np.hypot(*(world.xy[pool] - swapped).T)
-        donors[i] = world.ids[pool[np.argmin(np.abs(away - steps[i % len(steps)]))]]
-    return rows, donors, steps
+        sources[i] = world.ids[pool[np.argmin(np.abs(away - steps[i % len(steps)]))]]
+    return rows, sources, steps
 
 
 def steps_part(
@@ -74,23 +80,24 @@ def steps_part(
     together, layer None is asking outright. Slopes are through the origin, intervals resample swapped
     cities; NaN for labels.
     """
-    rows, donors, steps = step_donors(world, pairs)
-    moved = with_donors(world, pairs, rows, donors)
+    rows, sources, steps = step_sources(world, pairs)
+    asked = with_sources(world, pairs, rows, sources)
+    outright = answers_outright(model, asked)
+    asked = replace(asked, corrupt_answer=outright)
     cells = [*dict.fromkeys([*grid(model.cfg, ("resid_post",), ("swapped_last", "equals")), best])]
-    found = interchange(model, moved, cells, arms=SWAP[1:])
-    size = steps[np.arange(len(moved)) % len(steps)]
-    outright = answers_outright(model, moved)
+    found = interchange(model, asked, cells, conditions=INTERCHANGE[1:])
+    size = steps[np.arange(len(asked)) % len(steps)]
     table = []
     for cell, words in [(None, outright), *zip(cells, found.answer[0], strict=True)]:
         place = {"layer": cell.layer if cell else None, "span": cell.span if cell else None}
         for step in (None, *steps.tolist()):
-            mine = np.ones(len(moved), dtype=bool) if step is None else size == step
-            table.append({**place, "step": step, **_followed(moved.take(mine), words[mine], rng)})
+            mine = np.ones(len(asked), dtype=bool) if step is None else size == step
+            table.append({**place, "step": step, **_followed(asked.take(mine), words[mine], rng)})
     given = found.answer[0, cells.index(best)]
     task = get_task(pairs.task)
-    before = answer_values(task, moved.clean_answer)
+    before = answer_values(task, asked.clean_answer)
     arrays = {
-        "steps_true": (moved.corrupt_truth - moved.clean_truth).astype(np.float64),
+        "steps_true": (asked.corrupt_truth - asked.clean_truth).astype(np.float64),
         "steps_given": answer_values(task, given) - before,
         "steps_own": answer_values(task, outright) - before,
         "steps_size": size,
@@ -99,20 +106,23 @@ def steps_part(
 
 
 def _followed(pairs: Pairs, words: Shaped[np.ndarray, " pair"], rng: np.random.Generator) -> Row:
-    """How far answers went with the donor: n, share right for it, slope of the change with its interval."""
+    """How far answers went: n, IIA, share right for the source, slope of the change with its interval."""
     task = get_task(pairs.task)
     true = (pairs.corrupt_truth - pairs.clean_truth).astype(np.float64)
-    change = answer_values(task, words) - answer_values(task, pairs.clean_answer)
-    right = correct(task, words, pairs.corrupt_truth, pairs.tolerance)
-    row = {"n": len(pairs), "true_change": float(np.abs(true).mean()), "follow": float(right.mean())}
-    use = np.isfinite(change)
+    clean, own = answer_values(task, pairs.clean_answer), answer_values(task, pairs.corrupt_answer)
+    given = answer_values(task, words)
     slope = low = high = float("nan")
-    if not task.labels and (true[use] ** 2).sum() > 0:
-        product, square = np.where(use, true * np.nan_to_num(change), 0.0), np.where(use, true**2, 0.0)
-        boot = resample(pairs.cluster, rng).boot
-        slope = float(product.sum() / square.sum())
-        low, high = np.quantile((boot @ product) / np.maximum(boot @ square, 1e-9), [0.025, 0.975])
-    return {**row, "slope": slope, "lo": float(low), "hi": float(high)}
+    if not task.labels:
+        slope, low, high = through_origin(true, given - clean, resample(pairs.cluster, rng).boot)
+    return {
+        "n": len(pairs),
+        "true_change": float(np.abs(true).mean()),
+        "iia": float(moved(given, own, clean, NEAR * pairs.constant_error).mean()),
+        "truth": float(correct(task, words, pairs.corrupt_truth, pairs.tolerance).mean()),
+        "slope": slope,
+        "lo": low,
+        "hi": high,
+    }
 
 
 def map_part(model: HookedQwen2, world: World, pairs: Pairs, cell: Cell) -> dict[str, np.ndarray]:
@@ -124,13 +134,13 @@ def map_part(model: HookedQwen2, world: World, pairs: Pairs, cell: Cell) -> dict
     task = get_task(pairs.task)
     row = int(np.argmin((pairs.clean >= 0).sum(1)))
     asked = pairs.clean[row][pairs.clean[row] >= 0]
-    donors = world.ids[world.old()]
-    donors = donors[~np.isin(donors, asked)]
-    every = with_donors(world, pairs, np.full(len(donors), row), donors)
-    given = interchange(model, every, [cell], arms=SWAP[1:]).answer[0, 0]
+    sources = world.ids[world.old()]
+    sources = sources[~np.isin(sources, asked)]
+    every = with_sources(world, pairs, np.full(len(sources), row), sources)
+    given = interchange(model, every, [cell], conditions=INTERCHANGE[1:]).answer[0, 0]
     places = world.xy_of(asked).astype(np.float64)
     return {
-        "map_xy": world.xy_of(donors).astype(np.float64),
+        "map_xy": world.xy_of(sources).astype(np.float64),
         "map_true": every.corrupt_truth.astype(np.float64),
         "map_given": answer_values(task, given),
         "map_own": answer_values(task, answers_outright(model, every)),
@@ -139,10 +149,10 @@ def map_part(model: HookedQwen2, world: World, pairs: Pairs, cell: Cell) -> dict
     }
 
 
-def best_cell(cells: Sequence[Cell], follow: Sequence[float]) -> int:
-    """The number of the cell at which most answers follow; whole digits, which are trivial, do not count."""
+def best_cell(cells: Sequence[Cell], iia: Sequence[float]) -> int:
+    """The number of the cell with the highest IIA; whole digits, which are trivial, do not count."""
     ranked = [
         (-1.0 if share != share or cell.span == "swapped_digits" else share, -c)
-        for c, (cell, share) in enumerate(zip(cells, follow, strict=True))
+        for c, (cell, share) in enumerate(zip(cells, iia, strict=True))
     ]
     return -max(ranked)[1]

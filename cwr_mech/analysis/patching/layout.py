@@ -25,28 +25,28 @@ PAIR_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One way of patching: which question is run, and which one gives the activation."""
 
     direction: str
-    donor: str
-    base: str
     source: str
+    base: str
+    role: str
 
 
-ARMS = (
-    Arm("denoise", "swap", "corrupt", "clean"),
-    Arm("noise", "swap", "clean", "corrupt"),
-    Arm("denoise", "unrelated", "corrupt", "third"),
-    Arm("noise", "unrelated", "clean", "third"),
-    Arm("denoise", "self", "corrupt", "corrupt"),
-    Arm("noise", "equal", "clean", "equal"),
-    Arm("noise", "order", "clean", "order"),
+CONDITIONS = (
+    Condition("denoise", "counterfactual", "corrupt", "clean"),
+    Condition("noise", "counterfactual", "clean", "corrupt"),
+    Condition("denoise", "unrelated", "corrupt", "third"),
+    Condition("noise", "unrelated", "clean", "third"),
+    Condition("denoise", "self", "corrupt", "corrupt"),
+    Condition("noise", "equal", "clean", "equal"),
+    Condition("noise", "order", "clean", "order"),
 )
 """The two directions, and the controls: an unrelated city, the run itself, a city with the same answer, the
 same cities in another order."""
 
-SWAP = ARMS[:2]
+INTERCHANGE = CONDITIONS[:2]
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,23 @@ def _layout(
 
 @dataclass(frozen=True)
 class Rows:
-    """Patched rows edited at one boundary and the same positions: arm, cell, pair, base and donor run."""
+    """Patched rows edited at one boundary and the same positions: condition, cell, pair, base, source run."""
 
     boundary: int
     positions: tuple[int, ...]
-    arm: Int64[np.ndarray, " row"]
+    condition: Int64[np.ndarray, " row"]
     cell: Int64[np.ndarray, " row"]
     pair: Int64[np.ndarray, " row"]
     base: Int64[np.ndarray, " row"]
-    donor: Int64[np.ndarray, " row"]
+    source: Int64[np.ndarray, " row"]
 
     def __len__(self) -> int:
-        return len(self.arm)
+        return len(self.condition)
 
 
-def rows_to_run(cfg: HookedConfig, layout: Layout, cells: Sequence[Cell], arms: Sequence[Arm]) -> list[Rows]:
+def rows_to_run(
+    cfg: HookedConfig, layout: Layout, cells: Sequence[Cell], conditions: Sequence[Condition]
+) -> list[Rows]:
     """The rows of a sweep that can differ from the unpatched run, grouped so that they can share a batch.
 
     A row is left out when its span ends before the two questions first differ: up to there both runs hold
@@ -135,15 +137,15 @@ def rows_to_run(cfg: HookedConfig, layout: Layout, cells: Sequence[Cell], arms: 
         if not span:
             continue
         place = edited_place(cfg, cell, span, layout.answers)
-        for a, arm in enumerate(arms):
-            if arm.source not in layout.roles or not place[1]:
+        for a, condition in enumerate(conditions):
+            if condition.role not in layout.roles or not place[1]:
                 continue
-            base, donor = layout.runs(arm.base), layout.runs(arm.source)
-            changes = (base == donor) | (layout.first_difference[base, donor] <= max(span))
-            pair = np.flatnonzero(changes & layout.has[arm.source])
+            base, source = layout.runs(condition.base), layout.runs(condition.role)
+            changes = (base == source) | (layout.first_difference[base, source] <= max(span))
+            pair = np.flatnonzero(changes & layout.has[condition.role])
             if pair.size:
                 groups[place].append(
-                    (np.full_like(pair, a), np.full_like(pair, c), pair, base[pair], donor[pair])
+                    (np.full_like(pair, a), np.full_like(pair, c), pair, base[pair], source[pair])
                 )
     return [
         Rows(*place, *(np.concatenate(column) for column in zip(*parts, strict=True)))

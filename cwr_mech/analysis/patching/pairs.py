@@ -1,11 +1,11 @@
-"""Pairs of questions that differ in one city, with the donors that serve as controls.
+"""Pairs of questions that differ in one city, with the sources that serve as controls.
 
 The clean question asks about real cities; the corrupt one has another real city in one place (never noise),
 so both have the same tokens everywhere but in that city's digits. A pair is kept when the model answers both
 well enough and differently; how many candidates were lost, and to what, is counted.
 
-Beside the corrupt question a pair may hold three more donors:
-third  yet another city in the same place: an unrelated donor, the null of a patch;
+Beside the corrupt question a pair may hold three more sources:
+third  yet another city in the same place: an unrelated source, the null of a patch;
 equal  another city in the same place that gives the same answer: identity changes, the answer does not;
 order  the clean question with its cities reordered where the task is symmetric: nothing should change.
 """
@@ -44,7 +44,8 @@ class Pairs:
     `slot`: which city differs, from 0. `n_differ`: how many digits of its id differ. Answers are the model's
     own words, truths are the task's answer values. `equal` has -1 in the first column where there is none.
     `order` is None where the task has no symmetry that keeps the answer. `tolerance` is in the task's unit
-    (0 for labels). `attrition` counts candidates by what became of them, REASONS in order.
+    (0 for labels), as is `constant_error`, the mean error of the constant-prediction baseline.
+    `attrition` counts candidates by what became of them, REASONS in order.
     """
 
     task: str
@@ -62,6 +63,7 @@ class Pairs:
     clean_truth: Int64[np.ndarray, " pair"]
     corrupt_truth: Int64[np.ndarray, " pair"]
     tolerance: float
+    constant_error: float
     attrition: dict[str, int]
 
     def __len__(self) -> int:
@@ -117,7 +119,8 @@ def find_pairs(
     if group not in GROUPS:
         raise UnknownName("group of cities", group, GROUPS)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 5)))
-    unit = tolerance * _constant_error(definition, world, seed, group)
+    constant = _constant_error(definition, world, seed, group)
+    unit = tolerance * constant
     found: list[Pairs] = []
     counts = dict.fromkeys(REASONS, 0)
     start, seen = 0, set[bytes]()
@@ -139,8 +142,8 @@ def find_pairs(
             f"the model gives only {len(pairs)} usable {task} pairs of {sum(counts.values())} tried: {lost}",
             "train it longer, or raise --tolerance; patching explains answers, and here are hardly any",
         )
-    pairs = replace(pairs, attrition=counts)
-    return replace(pairs, equal=_equal_donors(pairs, definition, world, answerer, rng))
+    pairs = replace(pairs, attrition=counts, constant_error=constant)
+    return replace(pairs, equal=_equal_sources(pairs, definition, world, answerer, rng))
 
 
 def _constant_error(task: Task, world: World, seed: int, group: str) -> float:
@@ -204,6 +207,7 @@ def _swap(
         clean_truth=true_answers(task, world, clean),
         corrupt_truth=true_answers(task, world, corrupt),
         tolerance=tolerance,
+        constant_error=0.0,
         attrition={},
     )
 
@@ -277,7 +281,7 @@ def correct(
     return given & (np.abs(read - truth) <= (0 if task.labels else tolerance))
 
 
-def _equal_donors(
+def _equal_sources(
     pairs: Pairs, task: Task, world: World, answerer: Answerer, rng: np.random.Generator
 ) -> Int64[np.ndarray, "pair k"]:
     """For each pair another city in the slot with the same true answer, kept where the model agrees."""

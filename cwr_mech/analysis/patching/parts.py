@@ -1,7 +1,7 @@
 """Through which part of a city's state do answers run? Interchange inside and outside of the manifold.
 
-Model by model and task by task the first city's state is replaced in part, from a donor city or from what
-another model holds about the donor, aligned; and the answer decoded. Old cities are swapped for old ones,
+Model by model and task by task the first city's state is replaced in part, from a source city or from what
+another model holds about the source, aligned; and the answer decoded. Old cities are swapped for old ones,
 new cities for old ones and the other way round.
 """
 
@@ -16,7 +16,7 @@ import torch
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.das import das
 from cwr_mech.analysis.patching.interchange import Interchange, interchange, interchange_rows
-from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
 from cwr_mech.analysis.patching.subspaces import (
     Fitted,
@@ -83,8 +83,8 @@ def subspace_part(
 def followed(model: HookedQwen2, pairs: Pairs, fitted: Fitted, seed: int) -> list[Row]:
     """Rows of decoded answers for every fitted subspace. For new cities in both directions: "noise" puts an
     old city into the new one's question, "denoise" the new city into the old one's."""
-    arms = SWAP if pairs.group == "new" else SWAP[1:]
-    found = interchange(model, pairs, fitted.cells, arms=arms, bases=fitted.bases)
+    conditions = INTERCHANGE if pairs.group == "new" else INTERCHANGE[1:]
+    found = interchange(model, pairs, fitted.cells, conditions=conditions, bases=fitted.bases)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 10)))
     return describe(fitted, interchange_rows(found, pairs, rng))
 
@@ -108,17 +108,17 @@ def from_another(
     name: str,
     seed: int,
 ) -> list[Row]:
-    """Rows as of `followed`, where the donor's state is what model `other` (called `name`) holds about it.
+    """Rows as of `followed`, where the source's state is what model `other` (called `name`) holds about it.
 
     Its states after the same layer (or its last) are mapped by ridge regression on old cities that are not
     the one mapped; the control is fitted on cities paired at random. For new cities the question is about
-    the old city and the donor is the new one, which no alignment has seen ("denoise").
+    the old city and the source is the new one, which no alignment has seen ("denoise").
     """
     direction = "denoise" if pairs.group == "new" else "noise"
     if pairs.group == "new":
         pairs = flipped(pairs)
     here = np.arange(len(pairs))
-    asked, donor = (world.rows(ids[here, pairs.slot]) for ids in (pairs.clean, pairs.corrupt))
+    asked, source = (world.rows(ids[here, pairs.slot]) for ids in (pairs.clean, pairs.corrupt))
     rng = np.random.default_rng(np.random.SeedSequence((seed, 12)))
     folds = np.where(world.is_new, -1, rng.integers(FOLDS, size=world.n))
     own, theirs = (city_states(each, world, pairs.task, world.ids, SPAN) for each in (model, other))
@@ -127,7 +127,7 @@ def from_another(
     for layer, states in enumerate(own):
         beside = theirs[min(layer, len(theirs) - 1)]
         for label, shuffle in ((name, None), (f"{name}, cities shuffled", rng)):
-            change = (aligned_states(states, beside, folds, shuffle=shuffle)[donor] - states[asked]).astype(
+            change = (aligned_states(states, beside, folds, shuffle=shuffle)[source] - states[asked]).astype(
                 np.float64
             )
             for kind in (None, "manifold", "not-manifold"):
@@ -136,10 +136,10 @@ def from_another(
                 cell = Cell("resid_post", layer, None, SPAN, subspace=kind)
                 shape = (1, 1, len(pairs))
                 found = Interchange(
-                    (cell,), SWAP[1:], np.ones(shape, bool), words[None, None], np.full(shape, np.nan)
+                    (cell,), INTERCHANGE[1:], np.ones(shape, bool), words[None, None], np.full(shape, np.nan)
                 )
                 rows += [
-                    {"source": label} | row | {"direction": direction}
+                    {"states_from": label} | row | {"direction": direction}
                     for row in interchange_rows(found, pairs, rng)
                 ]
     return describe(fitted, rows)
@@ -166,9 +166,9 @@ def parts_study(
     kinds: Sequence[str],
     *,
     rank: int | None = None,
-    donors: Sequence[tuple[str, HookedQwen2]] = (),
+    sources: Sequence[tuple[str, HookedQwen2]] = (),
 ) -> tuple[list[Row], Row]:
-    """Tables `parts` (rows of `followed` and, for each of `donors`, `from_another`) and `asked` (one row) of
+    """Tables `parts` (rows of `followed` and, for each of `sources`, `from_another`) and `asked` (one row) of
     one model, task and group; `about` names its `run` and what it was `taught`. A model that does not answer
     gives no parts, and the reason."""
     about = {**about, "task": question.task, "group": question.group}
@@ -178,9 +178,9 @@ def parts_study(
         return [], {**about, "pairs": 0, "tried": None, "left_out": error.message}
     kinds = list(dict.fromkeys(["manifold", *kinds]))
     fitted = fit_subspaces(model, world, question.task, kinds, rank=rank, seed=question.seed)
-    rows = [{"source": "own"} | row for row in followed(model, pairs, fitted, question.seed)]
-    for donor, other in donors:
-        rows += from_another(model, world, pairs, fitted, other, donor, question.seed)
+    rows = [{"states_from": "own"} | row for row in followed(model, pairs, fitted, question.seed)]
+    for source, other in sources:
+        rows += from_another(model, world, pairs, fitted, other, source, question.seed)
     lost = ", ".join(f"{n} {reason}" for reason, n in pairs.attrition.items() if reason != "kept")
     tried = sum(pairs.attrition.values())
     return [about | row for row in rows], {**about, "pairs": len(pairs), "tried": tried, "left_out": lost}
@@ -203,10 +203,10 @@ def parts_result(
     pooled = pooled_parts(rows)
     notes = []
     for key, mine in grouped(pooled).items():
-        taught, task, group, direction, source = key
-        question = "a new city, donor old" if direction == "noise" else "an old city, donor new"
+        taught, task, group, direction, states_from = key
+        question = "a new city, source old" if direction == "noise" else "an old city, source new"
         cities = "old cities" if group == "old" else question
-        taken = "" if source == "own" else f", donors from {source}"
+        taken = "" if states_from == "own" else f", states of {states_from}"
         runs_here = dict.fromkeys(row["run"] for row in rows if group_of(row) == key)
         notes.append(f"{taught} ({', '.join(runs_here)}), {task}, {cities}{taken}: {verdict(mine)}.")
     return Result(

@@ -1,12 +1,12 @@
 """Paths between parts: what one head tells another directly, and what each part tells every later one.
 
-Path patching (Wang et al., arXiv 2211.00593): a head's output at a span is replaced by the donor's in what
+Path patching (Wang et al., arXiv 2211.00593): a head's output at a span is replaced by the source's in what
 one later head reads for its queries, keys or values, or one MLP reads, and nowhere else; or in the final
 residual stream alone ("answer"). Everything after the receiver is recomputed, and so are the receiver's
 RMSNorm scale and softmax.
 
 Edge attribution (Syed et al., arXiv 2310.10348) estimates all such effects at once:
-(donor's - base's write of the sender) . d score / d (input of the receiver).
+(source's - base's write of the sender) . d score / d (input of the receiver).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from transformer_lens.hook_points import HookPoint
 
 from cwr_mech.analysis.patching.cells import Edit
 from cwr_mech.analysis.patching.forward import Forward
-from cwr_mech.analysis.patching.layout import SWAP, Arm, layouts
+from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.sweep import (
@@ -77,40 +77,40 @@ def patch_paths(
     paths: Sequence[Path],
     *,
     metrics: Sequence[str] = ("logit_diff",),
-    arms: Sequence[Arm] = SWAP,
+    conditions: Sequence[Condition] = INTERCHANGE,
     advance: Callable[[int], None] | None = None,
-) -> Float64[np.ndarray, "arm path metric pair"]:
-    """Scores with one path patched; NaN where a pair lacks the span or the donor."""
+) -> Float64[np.ndarray, "condition path metric pair"]:
+    """Scores with one path patched; NaN where a pair lacks the span or the source."""
     forward = Forward(model)
-    values = np.full((len(arms), len(paths), len(metrics), len(pairs)), np.nan)
-    for layout in layouts(pairs, metrics, roles=roles_of(arms)):
+    values = np.full((len(conditions), len(paths), len(metrics), len(pairs)), np.nan)
+    for layout in layouts(pairs, metrics, roles=roles_of(conditions)):
         batch = prepare(forward, layout)
         scorer = Scorer(batch, metrics)
-        for a, arm in enumerate(arms):
-            if arm.source not in layout.roles:
+        for a, condition in enumerate(conditions):
+            if condition.role not in layout.roles:
                 continue
-            base, donor = (
-                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (arm.base, arm.source)
+            base, source = (
+                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (condition.base, condition.role)
             )
             for p, path in enumerate(paths):
                 if layout.spans.get(path.span):
-                    edit = path_edit(batch, path, base, donor)
-                    scores = scorer.base[arm.base]
+                    edit = path_edit(batch, path, base, source)
+                    scores = scorer.base[condition.base]
                     if edit.positions:
                         scores = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
-                    values[a, p][:, layout.rows] = np.where(layout.has[arm.source], scores, np.nan)
+                    values[a, p][:, layout.rows] = np.where(layout.has[condition.role], scores, np.nan)
             if advance:
                 advance(len(paths))
     return values
 
 
 @torch.no_grad()
-def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], donor: Int[Tensor, "row"]) -> Edit:
+def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], source: Int[Tensor, "row"]) -> Edit:
     """The residual edit that patching a path amounts to: right after the receiver, or at the very end."""
     forward, record, answers = batch.forward, batch.record, batch.layout.answers
     span = list(batch.layout.spans[path.span])
     layer, head = path.sender
-    change = record.heads_at("z", layer, donor, span) - record.heads_at("z", layer, base, span)
+    change = record.heads_at("z", layer, source, span) - record.heads_at("z", layer, base, span)
     written = change[:, head] @ forward.blocks[layer].attn.W_O[head]
     if path.receiver is None:
         at = [p for p in span if p in answers.reads]
@@ -162,21 +162,21 @@ class Edges:
     effect: Float64[np.ndarray, "sender receiver"]
 
 
-def edge_attribution(model: HookedQwen2, pairs: Pairs, *, arm: Arm = SWAP[0]) -> Edges:
-    """Attribute the logit difference to edges, at the base runs of one arm."""
+def edge_attribution(model: HookedQwen2, pairs: Pairs, *, condition: Condition = INTERCHANGE[0]) -> Edges:
+    """Attribute the logit difference to edges, at the base runs of one condition."""
     total: np.ndarray | None = None
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    for layout in layouts(pairs, ("logit_diff",), roles=roles_of((arm,))):
+    for layout in layouts(pairs, ("logit_diff",), roles=roles_of((condition,))):
         answers = layout.answers.to(model.W_E.device)
         tokens = layout.tokens.to(model.W_E.device)
-        base, donor = (tokens[torch.from_numpy(layout.runs(r))] for r in (arm.base, arm.source))
+        base, source = (tokens[torch.from_numpy(layout.runs(r))] for r in (condition.base, condition.role))
 
         def score(logits: Float[Tensor, "pair pos d_vocab"], answers: Answers = answers) -> Tensor:
             read = logits[:, list(answers.reads)]
             pair = torch.arange(len(read), device=read.device)
             return answers.score(("logit_diff",), read, pair, answers.at_first(read)).sum()
 
-        part, names = _edges(model, base, donor, score)
+        part, names = _edges(model, base, source, score)
         total = part if total is None else total + part
     assert total is not None  # pairs are never empty
     return Edges(names[0], names[1], total / len(pairs))
@@ -185,7 +185,7 @@ def edge_attribution(model: HookedQwen2, pairs: Pairs, *, arm: Arm = SWAP[0]) ->
 def _edges(
     model: HookedQwen2,
     base: Int[Tensor, "pair pos"],
-    donor: Int[Tensor, "pair pos"],
+    source: Int[Tensor, "pair pos"],
     score: Callable[[Tensor], Tensor],
 ) -> tuple[np.ndarray, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Sums over pairs and positions for every edge, and the names of senders and receivers."""
@@ -205,7 +205,7 @@ def _edges(
 
     with model.flags(use_attn_result=True, use_split_qkv_input=True, use_hook_mlp_in=True):
         with torch.no_grad():
-            _, theirs = model.run_with_cache(donor, names_filter=writes)
+            _, theirs = model.run_with_cache(source, names_filter=writes)
         with torch.enable_grad():
             logits = model.run_with_hooks(base, fwd_hooks=[(name, keep) for name in (*writes, *reads)])
             slopes = torch.autograd.grad(score(logits), [kept[name] for name in reads])

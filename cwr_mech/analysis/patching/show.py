@@ -11,11 +11,12 @@ ANSWERS = {
     "place": "layer",
     "span": "span",
     "n": "pairs",
-    "follow": "follow the donor",
+    "iia": "IIA",
     "interval": "95 % over cities",
-    "stay": "stay",
+    "truth": "right for the source",
+    "unchanged": "unchanged",
     "neither": "neither",
-    "error_to_donor": "error to the donor's truth",
+    "error_to_source": "error to the source's truth",
     "slope": "slope",
 }
 ESTIMATES = {
@@ -29,17 +30,20 @@ SUBSPACES = {
     "place": "layer",
     "subspace": "replaced",
     "rank": "dimensions",
+    "draws": "draws",
     "variance": "share of variance",
-    "follow": "follow the donor",
+    "iia": "IIA",
     "interval": "95 % over cities",
-    "stay": "stay",
+    "slope": "slope",
+    "truth": "right for the source",
+    "unchanged": "unchanged",
 }
 PARTS = {
     "taught": "models",
     "models": "how many",
     "task": "asked",
     "asked": "cities",
-    "source": "donors",
+    "states_from": "sources",
     "place": "layer",
     "whole": "whole state",
     "inside": "manifold",
@@ -66,7 +70,8 @@ STEPS = {
     "place": "layer",
     "span": "span",
     "n": "swaps",
-    "follow": "right for the donor",
+    "iia": "IIA",
+    "truth": "right for the source",
     "slope": "slope",
     "interval": "95 % over cities",
 }
@@ -83,7 +88,7 @@ TASKS = {
     "answer_from": "answer at '=' from layer",
     "head": "strongest head at '='",
     "head_recovered": "its share",
-    "follow_at_equals": "answers that follow at '='",
+    "iia_at_equals": "IIA at '='",
 }
 
 
@@ -161,12 +166,12 @@ def patching(result: Result) -> str:
         numbers = any(row["slope"] is not None for row in rows)
         columns = {key: head for key, head in STEPS.items() if numbers or key not in ("slope", "interval")}
         parts += [
-            "Donors moved by known steps on the map; slope of the answer's change against the true change:",
+            "Sources moved by known steps on the map; slope of the answer's change against the true change:",
             markdown_table(shown, columns),
         ]
     if rows := result.tables.get("subspaces"):
         parts.append("The same with only a part of the first city's state replaced, at its last digit:")
-        heard = {row["layer"] for row in rows if (row["follow"] or 0.0) >= 0.2}
+        heard = {row["layer"] for row in rows if (row["iia"] or 0.0) >= 0.2}
         shown = [
             row
             | {"place": layer_name(row["layer"]), "interval": interval(row)}
@@ -189,21 +194,21 @@ def patching(result: Result) -> str:
 
 
 def parts(result: Result) -> str:
-    """One line for each model, task, cities and source of donors, at the layer that carries most."""
+    """One line a model, task, group of cities and origin of the states, at the layer that carries most."""
     shown = []
     for rows in grouped(result.tables["pooled"]).values():
         layer = best_layer(rows)
         at = {row["subspace"]: row for row in rows if row["layer"] == layer}
         cities = PART_CITIES[rows[0]["group"], rows[0]["direction"]]
         shares = {
-            key: f"{number(at[name]['follow'])} ({interval(at[name])})" if name in at else None
+            key: f"{number(at[name]['iia'])} ({interval(at[name])})" if name in at else None
             for key, name in PART_COLUMNS.items()
         }
         shown.append(rows[0] | {"place": layer_name(layer), "asked": cities} | shares)
     return "\n\n".join(
         [
-            "Share of decoded answers that follow the donor (95 % over models, over cities where there is "
-            "one model), at the layer where the whole state carries most:",
+            "IIA: share of decoded answers that become the source's (95 % over models, over cities where "
+            "there is one model), at the layer where the whole state carries most:",
             markdown_table(shown, PARTS),
             "Who was asked what, and what became of the candidates:",
             markdown_table(result.tables["asked"], ASKED),

@@ -20,16 +20,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
 from scipy.stats import binomtest
 
 from cwr_mech.activations.cities import EMBED, Site
 from cwr_mech.activations.extract import model_digest
 from cwr_mech.analysis.patching.cells import Cell
-from cwr_mech.analysis.patching.interchange import answer_values, interchange
-from cwr_mech.analysis.patching.layout import SWAP
-from cwr_mech.analysis.patching.pairs import TOLERANCE, Pairs, correct, find_pairs
-from cwr_mech.analysis.patching.table import resample
+from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
+from cwr_mech.analysis.patching.layout import INTERCHANGE
+from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
 from cwr_mech.errors import UnknownName
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -45,9 +43,6 @@ HALF = 0.5
 FULL = 0.9
 """A site carries the whole effect when it moves at least this share of what the strongest site moves."""
 
-NEAR = 0.05
-"""Default tolerance of an interchange, as a share of the constant-prediction baseline's mean error."""
-
 
 @dataclass(frozen=True)
 class CausalSites:
@@ -55,7 +50,7 @@ class CausalSites:
 
     `rows`: slot (which city of the question, from 0), layer, component, position, n, iia with its 95 %
     interval lo to hi over pairs (Wilson), truth, slope with slope_lo and slope_hi (bootstrap over swapped
-    cities), weak. `tolerance` is in the task's unit.
+    cities), weak. `tolerance` is a share of the constant-prediction baseline's mean error.
     """
 
     task: str
@@ -124,12 +119,10 @@ def causal_sites(
     definition = get_task(task)
     answerer = partial(decode_text, model, max_new_tokens=definition.max_answer_tokens)
     rows: list[Row] = []
-    near = 0.0
     for slot in slots:
         pairs = find_pairs(answerer, world, task, n_pairs, seed=seed, group=cities, slot=slot)
-        near = tolerance * pairs.tolerance / TOLERANCE
-        rows += _interchanged(model, pairs, near, slot, np.random.default_rng([seed, 13]))
-    return CausalSites(task, cities, model.cfg.n_layers, near, tuple(rows))
+        rows += _interchanged(model, pairs, tolerance, slot, np.random.default_rng([seed, 13]))
+    return CausalSites(task, cities, model.cfg.n_layers, tolerance, tuple(rows))
 
 
 def _interchanged(
@@ -142,31 +135,15 @@ def _interchanged(
         for layer in range(-1, model.cfg.n_layers)
         for position in (*digits, "last_digit", "delimiter")
     ]
-    found = interchange(model, pairs, [_cell(site) for site in sites], arms=SWAP[1:])
-    task, boot = get_task(pairs.task), resample(pairs.cluster, rng).boot
-    clean, source = answer_values(task, pairs.clean_answer), answer_values(task, pairs.corrupt_answer)
-    true = (pairs.corrupt_truth - pairs.clean_truth).astype(np.float64)
+    found = interchange(model, pairs, [_cell(site) for site in sites], conditions=INTERCHANGE[1:])
+    measured = interchange_rows(found, pairs, rng, near=near)
     rows = []
-    for site, words in zip(sites, found.answer[0], strict=True):
-        given = answer_values(task, words)
-        hit = moved(given, source, clean, near)
-        interval = binomtest(int(hit.sum()), len(hit)).proportion_ci(method="wilson")
-        slopes = through_origin(true, given - clean, boot) if not task.labels else (float("nan"),) * 3
-        rows.append(
-            {
-                "slot": slot,
-                "layer": site.layer,
-                "component": site.component,
-                "position": site.position,
-                "n": len(hit),
-                "iia": float(hit.mean()),
-                "lo": float(interval.low),
-                "hi": float(interval.high),
-                "truth": float(correct(task, words, pairs.corrupt_truth, pairs.tolerance).mean()),
-                **dict(zip(("slope", "slope_lo", "slope_hi"), slopes, strict=True)),
-                "weak": bool(hit.mean() < HALF),
-            }
-        )
+    for site, row in zip(sites, measured, strict=True):
+        interval = binomtest(round(row["iia"] * row["n"]), row["n"]).proportion_ci(method="wilson")
+        where = {"layer": site.layer, "component": site.component, "position": site.position}
+        kept = ("n", "iia", "lo", "hi", "truth", "slope", "slope_lo", "slope_hi")
+        ends = {"lo": float(interval.low), "hi": float(interval.high), "weak": row["iia"] < HALF}
+        rows.append({"slot": slot} | where | {name: row[name] for name in kept} | ends)
     return rows
 
 
@@ -176,37 +153,6 @@ def _cell(site: Site) -> Cell:
     if site.component == EMBED:
         return Cell("resid_pre", 0, None, span)
     return Cell(site.component, site.number(), None, span)
-
-
-def moved(
-    given: Float64[np.ndarray, " pair"],
-    source: Float64[np.ndarray, " pair"],
-    clean: Float64[np.ndarray, " pair"],
-    near: float,
-) -> Bool[np.ndarray, " pair"]:
-    """Whether each answer became the source's: within `near` of it, and nearer to it than to the clean one.
-
-    An answer that cannot be read (NaN) has not.
-    """
-    with np.errstate(invalid="ignore"):
-        return (np.abs(given - source) <= near) & (np.abs(given - source) < np.abs(given - clean))
-
-
-def through_origin(
-    true: Float64[np.ndarray, " pair"],
-    change: Float64[np.ndarray, " pair"],
-    boot: Float64[np.ndarray, "draw pair"],
-) -> tuple[float, float, float]:
-    """sum(true * change) / sum(true ** 2) over readable answers, and its 95 % bootstrap interval.
-
-    `boot` holds counts of the pairs, a row a draw. NaN when no answer can be read.
-    """
-    use = np.isfinite(change)
-    product, square = np.where(use, true * np.nan_to_num(change), 0.0), np.where(use, true**2, 0.0)
-    if not square.sum() > 0:
-        return (float("nan"),) * 3
-    low, high = np.quantile((boot @ product) / np.maximum(boot @ square, 1e-9), [0.025, 0.975])
-    return float(product.sum() / square.sum()), float(low), float(high)
 
 
 _KNOWN: dict[tuple[Any, ...], CausalSites] = {}

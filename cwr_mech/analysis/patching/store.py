@@ -23,10 +23,10 @@ SCHEMA = "cwr-mech/sweep/1"
 
 
 def sweep_key(
-    model_sha256: str, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str], arms: Sequence[str]
+    model_sha256: str, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str], conditions: Sequence[str]
 ) -> str:
     """Digest of what a sweep's scores depend on."""
-    settings = json.dumps([[asdict(cell) for cell in cells], list(metrics), list(arms), pairs.task])
+    settings = json.dumps([[asdict(cell) for cell in cells], list(metrics), list(conditions), pairs.task])
     arrays = [getattr(pairs, field.name) for field in fields(pairs)]
     chunks = [np.ascontiguousarray(array).tobytes() for array in arrays if isinstance(array, np.ndarray)]
     return sha256_bytes(model_sha256.encode(), settings.encode(), *chunks)
@@ -54,12 +54,12 @@ class SweepStore:
         """How many parts are kept."""
         return len(list(self.folder.glob("*.npy")))
 
-    def load(self, name: str) -> Float64[np.ndarray, "arm cell metric pair"] | None:
+    def load(self, name: str) -> Float64[np.ndarray, "condition cell metric pair"] | None:
         """The scores of a part, or None when it is not there."""
         path = self.folder / f"{name}.npy"
         return np.load(path, allow_pickle=False) if path.exists() else None
 
-    def save(self, name: str, values: Float64[np.ndarray, "arm cell metric pair"]) -> None:
+    def save(self, name: str, values: Float64[np.ndarray, "condition cell metric pair"]) -> None:
         """Keep the scores of a part."""
         buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)

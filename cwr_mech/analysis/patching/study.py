@@ -12,9 +12,10 @@ from cwr_mech.analysis.patching.cells import Cell, grid
 from cwr_mech.analysis.patching.estimates import attribution_part, paths_part
 from cwr_mech.analysis.patching.interchange import interchange, interchange_rows, swapped_answers
 from cwr_mech.analysis.patching.known_steps import best_cell, map_part, steps_part
-from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.parts import Question, das_part, subspace_part
+from cwr_mech.analysis.patching.subspaces import SUBSPACES
 from cwr_mech.analysis.patching.summary import best_layer, subspace_notes
 from cwr_mech.analysis.patching.survey import patch_result
 from cwr_mech.analysis.patching.sweep import Sweep
@@ -65,7 +66,7 @@ def examine(
     tables["attribution"] += agreement
     notes = [*steps_notes(tables["steps"], best), *notes, *missed]
     if extras.subspaces or extras.das:
-        kinds = extras.subspaces or ("manifold", "random", "random-like")
+        kinds = extras.subspaces or SUBSPACES
         tables["subspaces"], n = subspace_part(model, world, question, kinds, rank=extras.rank)
         notes += subspace_notes(tables["subspaces"], n)
     if extras.das:
@@ -73,7 +74,7 @@ def examine(
         tables["das"] = das_part(model, world, question, layer, extras.das)
         told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
         notes.append(
-            f"First tokens right for the donor on {tables['das'][0]['n']} held-out pairs, a subspace of rank "
+            f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace of rank "
             f"{extras.das} of layer {layer} replaced: {told}."
         )
     return patch_result(
@@ -93,11 +94,11 @@ def examine(
 def decoded_part(
     model: HookedQwen2, pairs: Pairs, rng: np.random.Generator
 ) -> tuple[list[Row], dict[str, np.ndarray], Cell]:
-    """Table `interchange`, per pair the answers where they follow the donor best, and which cell that is."""
+    """Table `interchange`, per pair the answers where they follow the source best, and which cell that is."""
     cells = grid(model.cfg, ("resid_post",), DECODED)
-    found = interchange(model, pairs, cells, arms=SWAP)
+    found = interchange(model, pairs, cells, conditions=INTERCHANGE)
     rows = interchange_rows(found, pairs, rng)
-    best = best_cell(cells, [row["follow"] for row in rows[len(cells) :]])
+    best = best_cell(cells, [row["iia"] for row in rows[len(cells) :]])
     answers = swapped_answers(found, pairs, best)
     arrays = {f"swapped_{name}": np.asarray(values, dtype=np.float64) for name, values in answers.items()}
     arrays["swapped_place"] = np.array([f"layer {cells[best].layer}", cells[best].span])
@@ -105,13 +106,13 @@ def decoded_part(
 
 
 def steps_notes(rows: Sequence[Row], best: Cell) -> list[str]:
-    """How far answers go when the donor is moved by known steps; nothing for labels."""
+    """How far answers go when the source is moved by known steps; nothing for labels."""
     whole = {(row["layer"], row["span"]): row for row in rows if row["step"] is None}
     patched, own = whole[best.layer, best.span], whole[None, None]
     if patched["slope"] != patched["slope"]:
         return []
     return [
-        f"Donors moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
+        f"Sources moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
         f"after layer {best.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
         f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} "
         f"[{own['lo']:.2f}, {own['hi']:.2f}]."

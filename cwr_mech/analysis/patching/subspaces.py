@@ -1,10 +1,19 @@
-"""Which part of a city's representation does the answer follow? Interchange inside and outside of a subspace.
+"""Which part of a city's state do answers read? Interchange interventions inside and outside of a subspace.
 
-For questions whose first city is swapped, the residual stream at that city's last digit (and at the
+For questions whose first city is exchanged, the residual stream at that city's last digit (and at the
 delimiter after it) equals what a bare city prompt gives there, because nothing before it differs. Subspaces
-are fitted on such states of old cities: see `bases` for manifold, probe and pca, and their random controls.
-"not-KIND" is the orthogonal complement. If answers follow the donor inside the manifold and not in its
-complement, they run through the manifold.
+are fitted on such states of old cities, after every block:
+
+manifold            directions in which cities differ because of their coordinates (`manifold.bases`)
+pca                 as many leading principal components: where cities differ most, for any reason
+probe               the plane of the linear probe's two weight vectors
+covariance-matched  as many random combinations of centred states: directions in which cities vary at all
+random              as many directions drawn evenly
+readers             the row space and the null space of what later blocks read, see `split_by_readers`
+not-KIND            the orthogonal complement
+
+Answers that follow the source inside the manifold and not in its complement run through it; that this says
+anything about the manifold takes that the random subspaces of its rank do less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from cwr_mech.activations.cities import city_prompts, residual_at
 from cwr_mech.analysis.manifold.bases import (
-    KINDS,
+    Basis,
     fit_basis,
     random_basis,
     random_basis_like,
 )
-from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit
+from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, basis_name
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
 from cwr_mech.analysis.patching.layout import layouts
@@ -38,14 +48,24 @@ from cwr_mech.world.cities import World
 SITES = {"swapped_last": "last_digit", "swapped_delimiter": "delimiter"}
 """Span of a pair whose first city is swapped -> the same place in a bare city prompt."""
 
-RANDOM = ("random", "random-like")
+FITTED = ("manifold", "pca", "probe")
+RANDOM = ("covariance-matched", "random")
+READERS = "readers"
+SUBSPACES = (*FITTED, *RANDOM, READERS)
+"""Kinds of subspaces that can be interchanged. PCA and the random ones have the manifold's rank."""
+
+DRAWS = 5
+READ = 0.9
+"""Share of the readers' squared weights that the row space carries."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Subspaces by (name, layer, span), their ranks, and the share of the cities' variance inside."""
+    """Subspaces by (name, layer, span) as columns or as pairs of matrices (see `Editor`), the shares of the
+    cities' variance inside, and the patches to make. The d-th draw of a random one is named by `basis_name`.
+    """
 
-    bases: Mapping[BasisName, Float[Tensor, "d_model rank"]]
+    bases: Mapping[BasisName, Float[Tensor, "*pair d_model rank"]]
     variance: Mapping[BasisName, float]
     cells: tuple[Cell, ...]
 
@@ -73,16 +93,20 @@ def fit_subspaces(
     rank: int | None = None,
     seed: int = 0,
     most: int = 2000,
+    draws: int = DRAWS,
 ) -> Fitted:
     """Fit subspaces on (at most `most`) old cities, for every layer and span, each with its complement.
 
-    The random controls have the rank of the first kind fitted there. Raises UnknownName for a kind.
+    Kinds are those of SUBSPACES; the random ones are drawn `draws` times. All but the probe's plane have the
+    manifold's rank, or `rank`. "readers" adds the row space and the null space of what later blocks read, by
+    themselves and within each fitted kind. Raises UnknownName for a kind.
     """
     for kind in kinds:
-        if kind not in (*KINDS, *RANDOM):
-            raise UnknownName("subspace", kind, (*KINDS, *RANDOM))
+        if kind not in SUBSPACES:
+            raise UnknownName("subspace", kind, SUBSPACES)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 7)))
     rows = rng.permutation(world.old())[:most]
+    xy = world.xy[rows].astype(np.float64)
     bases: dict[BasisName, Tensor] = {}
     variance: dict[BasisName, float] = {}
     cells: list[Cell] = []
@@ -90,34 +114,81 @@ def fit_subspaces(
         states = city_states(model, world, task, world.ids[rows], span)
         for layer, x in enumerate(states):
             cells.append(Cell("resid_post", layer, None, span))
-            ranks: list[int] = []
-            for kind in sorted(kinds, key=RANDOM.__contains__):
-                if kind == "random":
-                    basis = random_basis(x.shape[1], ranks[0] if ranks else rank or 2, rng)
-                elif kind == "random-like":
-                    basis = random_basis_like(x, ranks[0] if ranks else rank or 2, rng)
-                else:
-                    wanted = None if kind == "probe" else rank
-                    basis = fit_basis(kind, x, world.xy[rows].astype(np.float64), rank=wanted, seed=seed)
-                    ranks.append(basis.rank)
-                whole = np.linalg.qr(basis.columns, mode="complete")[0]
-                for name, columns in ((kind, basis.columns), (f"not-{kind}", whole[:, basis.rank :])):
-                    key = (name, layer, span)
-                    bases[key] = torch.from_numpy(columns).float()
-                    centred = x - x.mean(0)
-                    variance[key] = float(np.sum((centred @ columns) ** 2) / np.sum(centred**2))
-                    cells.append(Cell("resid_post", layer, None, span, subspace=name))
+            equal = rank or fit_basis("manifold", x, xy, seed=seed).rank
+            found = {
+                kind: [fit_basis(kind, x, xy, rank=None if kind == "probe" else equal, seed=seed).columns]
+                for kind in FITTED
+                if kind in kinds
+            }
+            fitted = [(kind, columns[0]) for kind, columns in found.items()]
+            for kind in (kind for kind in RANDOM if kind in kinds):
+                found[kind] = [_drawn(kind, x, equal, rng).columns for _ in range(draws)]
+            maps: list[tuple[str, int, np.ndarray]] = []
+            for kind, drawn in found.items():
+                complements = [np.linalg.qr(v, mode="complete")[0][:, v.shape[1] :] for v in drawn]
+                maps += [(kind, d, v) for d, v in enumerate(drawn)]
+                maps += [(f"not-{kind}", d, v) for d, v in enumerate(complements)]
+            if READERS in kinds and layer < model.cfg.n_layers - 1:
+                maps += [(name, 0, v) for name, v in split_by_readers(model, layer, fitted)]
+            for name, draw, columns in maps:
+                key = (basis_name(name, draw), layer, span)
+                bases[key] = torch.from_numpy(columns).float()
+                variance[key] = _variance(x, columns)
+                cells.append(Cell("resid_post", layer, None, span, subspace=name, draw=draw))
     return Fitted(bases, variance, tuple(cells))
+
+
+def _drawn(kind: str, x: Float64[np.ndarray, "city d_model"], rank: int, rng: np.random.Generator) -> Basis:
+    return random_basis(x.shape[1], rank, rng) if kind == "random" else random_basis_like(x, rank, rng)
+
+
+def _variance(x: Float64[np.ndarray, "city d_model"], columns: np.ndarray) -> float:
+    """Share of the cities' variance that a subspace (or a pair of matrices) passes on."""
+    centred = x - x.mean(0)
+    seen, written = columns if columns.ndim == 3 else (columns, columns)
+    return float(np.sum((centred @ seen @ written.T) ** 2) / np.sum(centred**2))
+
+
+def split_by_readers(
+    model: HookedQwen2, layer: int, fitted: Sequence[tuple[str, Float64[np.ndarray, "d_model _"]]]
+) -> list[tuple[str, np.ndarray]]:
+    """The row space R and the null space N of what reads a city's state after block `layer`, and the parts
+    of each subspace V in `fitted` that lie in them: pairs (V, R R^T V) and (V, N N^T V).
+
+    Readers are the key and value matrices of all later blocks, with the gains of the norms before them, each
+    of unit Frobenius norm: what other positions can take from this one. A subspace can move answers although
+    the network never uses it, when its part in N varies with the city and its part in R is dormant (Makelov
+    et al. 2023, arXiv 2311.17030); then the first of the pair moves nothing that the second does not
+    disturb. Matrices of full rank have no strict null space: R is the fewest leading singular directions with
+    READ of their squared weights, N the rest.
+    """
+    gains = []
+    for block in Forward(model).blocks[layer + 1 :]:
+        for weight in (block.attn.W_K, block.attn.W_V):
+            read = block.ln1.w[:, None] * rearrange(weight, "head d_model d_head -> d_model (head d_head)")
+            gains.append((read / read.norm()).detach().double().cpu().numpy())
+    u, s, _ = np.linalg.svd(np.concatenate(gains, axis=1))
+    rank = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), READ)) + 1
+    sides = {"row-space": u[:, :rank], "null-space": u[:, rank:]}
+    found: list[tuple[str, np.ndarray]] = list(sides.items())
+    for kind, v in fitted:
+        found += [(f"{kind}-{side}", np.stack([v, w @ w.T @ v])) for side, w in sides.items()]
+    return found
 
 
 def describe(fitted: Fitted, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of an interchange or patching table with the rank and the variance share of their subspace."""
     described = []
     for row in rows:
-        key = (row["subspace"], row["layer"], row["span"])
-        basis = fitted.bases.get(key)
-        extra = {"rank": None if basis is None else basis.shape[1], "variance": fitted.variance.get(key, 1.0)}
-        described.append({**row, **extra})
+        name, place = str(row["subspace"]), (row["layer"], row["span"])
+        basis = fitted.bases.get((name, *place))
+        shares = [
+            share
+            for draw in range(row.get("draws", 1))
+            if (share := fitted.variance.get((basis_name(name, draw), *place))) is not None
+        ]
+        extra = {"rank": None if basis is None else basis.shape[-1]}
+        described.append({**row, **extra, "variance": float(np.mean(shares)) if shares else 1.0})
     return described
 
 

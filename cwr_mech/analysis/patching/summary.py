@@ -1,6 +1,6 @@
 """What a sweep found, in words: where a city is read, how it moves, where the answer is formed.
 
-A donor that only takes the old answer away moves the scores too, and an unrelated city does that as well. So
+A source that only takes the old answer away moves the scores too, and an unrelated city does that as well. So
 a place counts as holding the city when it recovers at least half of what an unrelated city leaves open:
 (recovered - null) / (1 - null) >= 1/2.
 """
@@ -12,7 +12,7 @@ from cwr_mech.analysis.patching.pairs import Pairs
 
 Row = dict[str, Any]
 HALF, LEAST, MOST_HEADS = 0.5, 0.1, 4
-GROUPED = ("taught", "task", "group", "direction", "source")
+GROUPED = ("taught", "task", "group", "direction", "states_from")
 """Columns of table `parts` that name one comparison of subspaces; models taught the same are its units."""
 
 
@@ -156,17 +156,17 @@ def grouped(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
 def best_layer(rows: Sequence[Row]) -> int:
     """The layer at which replacing the city's whole state moves the answer most."""
     whole = [row for row in rows if row["subspace"] is None]
-    return int(max(whole, key=lambda row: _number(row["follow"]))["layer"])
+    return int(max(whole, key=lambda row: _number(row["iia"]))["layer"])
 
 
 def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
     """What the subspaces carry at the layer where the whole state carries most."""
     layer = best_layer(rows)
     at = {row["subspace"]: row for row in rows if row["layer"] == layer}
-    told = [f"whole state {at[None]['follow']:.2f}"]
-    told += [f"{name} ({row['rank']} dimensions) {row['follow']:.2f}" for name, row in at.items() if name]
+    told = [f"whole state {at[None]['iia']:.2f}"]
+    told += [f"{name} ({row['rank']} dimensions) {row['iia']:.2f}" for name, row in at.items() if name]
     return [
-        f"Share of {n} answers that follow the donor when only a part of the first city's state after layer "
+        f"IIA over {n} pairs when only a part of the first city's state after layer "
         f"{layer} is replaced, at its last digit: {', '.join(told)}."
     ]
 
@@ -181,7 +181,7 @@ def verdict(rows: Sequence[Row]) -> str:
     at = {row["subspace"]: row for row in rows if row["layer"] == layer}
     inside, outside = at["manifold"], at["not-manifold"]
     told = ", ".join(
-        f"{label} {at[key]['follow']:.2f} [{at[key]['lo']:.2f}, {at[key]['hi']:.2f}]"
+        f"{label} {at[key]['iia']:.2f} [{at[key]['lo']:.2f}, {at[key]['hi']:.2f}]"
         for key, label in (
             (None, "whole state"),
             ("manifold", f"manifold ({inside['rank']:.0f} dimensions)"),
@@ -191,7 +191,7 @@ def verdict(rows: Sequence[Row]) -> str:
         )
         if key in at
     )
-    if _number(at[None]["follow"]) < HALF:
+    if _number(at[None]["iia"]) < HALF:
         word = "hardly through this state at all"
     elif inside["lo"] > outside["hi"]:
         word = "through the manifold"

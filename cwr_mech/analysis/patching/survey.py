@@ -37,20 +37,22 @@ def patch_result(
     arrays: Mapping[str, np.ndarray] | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
-    """Tables `cells` (patches from the other question), `controls` (all other donors) and `attrition`.
+    """Tables `cells` (patches from the other question), `controls` (all other sources) and `attrition`.
 
     In `cells`, `null` is what an unrelated city in the same place recovers in that very cell. `controls` has
     the first metric only. `tables`, `arrays` and `notes` of other parts of the study are added.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, 6)))
     rows = tabulate(sweep, pairs.cluster, rng)
-    null = {_key(row): row["recovered"] for row in rows if row["donor"] == "unrelated"}
+    null = {_key(row): row["recovered"] for row in rows if row["source"] == "unrelated"}
     cells = [
-        {**_without(row, "donor"), "null": null.get(_key(row), float("nan"))}
+        {**_without(row, "source"), "null": null.get(_key(row), float("nan"))}
         for row in rows
-        if row["donor"] == "swap"
+        if row["source"] == "counterfactual"
     ]
-    controls = [row for row in rows if row["donor"] != "swap" and row["metric"] == sweep.metrics[0]]
+    controls = [
+        row for row in rows if row["source"] != "counterfactual" and row["metric"] == sweep.metrics[0]
+    ]
     primary = [row for row in cells if row["metric"] == sweep.metrics[0]]
     halves = confirm(sweep, pairs.cluster, rng)
     values = {
@@ -135,10 +137,10 @@ def tasks_result(results: Sequence[Result]) -> Result:
             for (span, _), row in stream(cells).items()
             if span in ("swapped_last", "equals")
         ]
-        follow = [
-            row["follow"]
+        moved = [
+            row["iia"]
             for row in result.tables.get("interchange", [])
-            if row["direction"] == "noise" and row["span"] == "equals" and row["follow"] is not None
+            if row["direction"] == "noise" and row["span"] == "equals" and row["iia"] is not None
         ]
         rows.append(
             {
@@ -147,7 +149,7 @@ def tasks_result(results: Sequence[Result]) -> Result:
                 "n_tried": result.values["n_pairs"],
                 "city_held_until": held,
                 "answer_from": arrived,
-                "follow_at_equals": max(follow, default=None),
+                "iia_at_equals": max(moved, default=None),
                 **_best_head(cells),
             }
         )
@@ -160,7 +162,7 @@ def tasks_result(results: Sequence[Result]) -> Result:
         notes=[
             "city_held_until: last layer at which exchanging the city's last digit restores half of what an "
             "unrelated city leaves open; answer_from: first layer at which exchanging '=' does; "
-            "follow_at_equals: largest share of decoded answers that follow the donor at '='."
+            "iia_at_equals: largest IIA of the whole state at '='."
         ],
     )
 
@@ -202,8 +204,8 @@ def _largest(values: Any) -> float:
 
 def _self_patch(sweep: Sweep) -> float:
     """Largest change of any score by a patch of a run with itself; NaN when that was not swept."""
-    arms = [a for a, arm in enumerate(sweep.arms) if arm.donor == "self"]
-    if not arms:
+    conditions = [a for a, condition in enumerate(sweep.conditions) if condition.source == "self"]
+    if not conditions:
         return float("nan")
-    change = np.abs(sweep.patched[arms] - sweep.corrupt)
+    change = np.abs(sweep.patched[conditions] - sweep.corrupt)
     return float(np.nanmax(change)) if np.isfinite(change).any() else float("nan")

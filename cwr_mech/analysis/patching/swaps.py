@@ -16,10 +16,10 @@ SMALL, MOST = 0.03, 30
 
 
 def answers_figure(result: Result) -> Figure:
-    """Decoded answers after the swap: against the true ones, and how many follow the donor, by layer.
+    """Decoded answers after the swap: against the true ones, and the IIA by layer.
 
-    Reads table `interchange` {direction, layer, span, n, follow, lo, hi}; for one model the arrays
-    `swapped_given`, `swapped_donor`, `swapped_base` [pair], `swapped_place`.
+    Reads table `interchange` {direction, layer, span, n, iia, lo, hi}; for one model the arrays
+    `swapped_given`, `swapped_source`, `swapped_base` [pair], `swapped_place`.
     """
     figure = new_figure(3.6)
     if "swapped_given" in result.arrays:
@@ -30,7 +30,7 @@ def answers_figure(result: Result) -> Figure:
     rows = [row for row in result.tables["interchange"] if row["direction"] == "noise"]
     for number, span in enumerate(dict.fromkeys(row["span"] for row in rows)):
         line(right, [row for row in rows if row["span"] == span], span.replace("_", " "), number)
-    layers_axis(right, rows, "share of answers that follow the donor")
+    layers_axis(right, rows, "IIA")
     unit = "pairs" if "swapped_given" in result.arrays else "models"
     n = max((row["n"] for row in rows), default=0)
     caption(
@@ -44,16 +44,16 @@ def answers_figure(result: Result) -> Figure:
 
 
 def _given(ax: Axes, result: Result) -> None:
-    """Answers given after the swap against the true ones of the question asked and of the donor's."""
-    given, donor, base = (result.arrays[f"swapped_{name}"] for name in ("given", "donor", "base"))
+    """Answers given after the swap against the true ones of the question asked and of the source's."""
+    given, source, base = (result.arrays[f"swapped_{name}"] for name in ("given", "source", "base"))
     readable = np.isfinite(given)
-    few = len(np.unique(donor)) < 12  # labels: points would hide each other
+    few = len(np.unique(source)) < 12  # labels: points would hide each other
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, (3, len(given))) * few
-    looks = (("question asked", base, "x", "#bbbbbb"), ("question of the donor", donor, "o", "#0072b2"))
+    looks = (("question asked", base, "x", "#bbbbbb"), ("question of the source", source, "o", "#0072b2"))
     for (name, true, mark, colour), shake in zip(looks, jitter[:2], strict=True):
         x, y = (true + shake)[readable], (given + jitter[2])[readable]
         ax.plot(x, y, mark, color=colour, mfc="none", label=name)
-    ends = [min(donor.min(), base.min()), max(donor.max(), base.max())]
+    ends = [min(source.min(), base.min()), max(source.max(), base.max())]
     ax.plot(ends, ends, "--", color=BASELINE, lw=0.8)
     ax.set_xlabel("true answer")
     ax.set_ylabel("answer given after the swap")
@@ -62,9 +62,9 @@ def _given(ax: Axes, result: Result) -> None:
 
 
 def steps_figure(result: Result) -> Figure:
-    """Donors at known distances: how often the answer goes with them, and for numbers how far.
+    """Sources at known distances: how often the answer goes with them, and for numbers how far.
 
-    Reads table `steps` {layer, span, step, n, follow, slope, lo, hi}; arrays `steps_{true,given,own}`
+    Reads table `steps` {layer, span, step, n, truth, slope, lo, hi}; arrays `steps_{true,given,own}`
     [pair], `swapped_place`.
     """
     rows = result.tables["steps"]
@@ -78,9 +78,9 @@ def steps_figure(result: Result) -> Figure:
     place = f"layer {layer}, {span.replace('_', ' ')}"
     for mine, label, style in ((best, place, "o-"), (own, "asked outright", "s--")):
         steps = [row for row in mine if row["step"] is not None]
-        panels[0].plot([row["step"] for row in steps], [row["follow"] for row in steps], style, label=label)
-    panels[0].set_xlabel("distance of the donor, tenths of a degree")
-    panels[0].set_ylabel("share of answers right for the donor")
+        panels[0].plot([row["step"] for row in steps], [row["truth"] for row in steps], style, label=label)
+    panels[0].set_xlabel("distance of the source, tenths of a degree")
+    panels[0].set_ylabel("share of answers right for the source")
     panels[0].set_ylim(-0.03, 1.03)
     panels[0].legend(loc="best")
     if numbers:

@@ -3,7 +3,7 @@
 A sweep scores every cell (component, layer, head, span) in both directions. "denoise" copies the clean run's
 activation into the corrupt run and asks whether it is sufficient for the clean answer; "noise" copies the
 corrupt run's into the clean run and asks whether it is necessary (Heimersheim & Nanda, arXiv 2404.15255).
-The same cells are patched from control donors (see `pairs`). Every value equals that of one full forward a
+The same cells are patched from control sources (see `pairs`). Every value equals that of one full forward a
 cell, to rounding; see `patch_forward` for how most of that forward is avoided.
 """
 
@@ -24,10 +24,10 @@ from cwr_mech.analysis.patching.cells import (
 )
 from cwr_mech.analysis.patching.forward import Forward, Record
 from cwr_mech.analysis.patching.layout import (
-    ARMS,
+    CONDITIONS,
+    INTERCHANGE,
     ROLES,
-    SWAP,
-    Arm,
+    Condition,
     Layout,
     Rows,
     layouts,
@@ -38,25 +38,25 @@ from cwr_mech.analysis.patching.store import SweepStore
 from cwr_mech.model.layers import LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
 
-__all__ = ["ARMS", "SWAP", "Arm", "Batch", "Cost", "Sweep", "cost", "prepare", "sweep"]
+__all__ = ["CONDITIONS", "INTERCHANGE", "Batch", "Condition", "Cost", "Sweep", "cost", "prepare", "sweep"]
 
 BUDGET = 128 * 2**20
 """Default bound on the memory of one batch of patched rows, in bytes."""
 
-Bases = Mapping[BasisName, Float[Tensor, "d_model rank"]]
+Bases = Mapping[BasisName, Float[Tensor, "*pair d_model rank"]]
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Scores of a sweep: of the unpatched runs, and of each patched one (NaN where a pair lacks the span or
-    the donor)."""
+    the source)."""
 
     cells: tuple[Cell, ...]
-    arms: tuple[Arm, ...]
+    conditions: tuple[Condition, ...]
     metrics: tuple[str, ...]
     clean: Float64[np.ndarray, "metric pair"]
     corrupt: Float64[np.ndarray, "metric pair"]
-    patched: Float64[np.ndarray, "arm cell metric pair"]
+    patched: Float64[np.ndarray, "condition cell metric pair"]
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Batch:
 
     def edit_rows(self, rows: Rows, part: slice, cells: Sequence[Cell]) -> Edit:
         """The edits of some patched rows, stacked."""
-        base, donor = (torch.from_numpy(x[part]).to(self.forward.device) for x in (rows.base, rows.donor))
+        base, source = (torch.from_numpy(x[part]).to(self.forward.device) for x in (rows.base, rows.source))
         cell, parts = rows.cell[part], []
         edges = [0, *(np.flatnonzero(np.diff(cell)) + 1).tolist(), len(cell)]
         for start, stop in pairwise(edges):
             which = cells[cell[start]]
             span = self.layout.spans[which.span]
-            parts.append(self.editor.edit(which, span, base[start:stop], donor[start:stop]).values)
+            parts.append(self.editor.edit(which, span, base[start:stop], source[start:stop]).values)
         return Edit(rows.boundary, rows.positions, torch.cat(parts))
 
     def run_edit(
@@ -107,13 +107,13 @@ def sweep(
     cells: Sequence[Cell],
     *,
     metrics: Sequence[str] = ("logit_diff",),
-    arms: Sequence[Arm] = SWAP,
+    conditions: Sequence[Condition] = INTERCHANGE,
     bases: Bases | None = None,
     budget: int = BUDGET,
     store: SweepStore | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Sweep:
-    """Patch every cell of every arm in every pair.
+    """Patch every cell of every condition in every pair.
 
     `budget` bounds the bytes of one batch of patched rows; the recorded runs of PAIR_CHUNK pairs come on top.
     `store` keeps each layer's scores of each layout as soon as they are there, and gives back what an
@@ -122,8 +122,8 @@ def sweep(
     forward = Forward(model)
     shape = (len(metrics), len(pairs))
     clean, corrupt = np.full(shape, np.nan), np.full(shape, np.nan)
-    patched = np.full((len(arms), len(cells), *shape), np.nan)
-    for number, layout in enumerate(layouts(pairs, metrics, roles=roles_of(arms))):
+    patched = np.full((len(conditions), len(cells), *shape), np.nan)
+    for number, layout in enumerate(layouts(pairs, metrics, roles=roles_of(conditions))):
         batch = prepare(forward, layout, bases)
         scorer = Scorer(batch, metrics)
         clean[:, layout.rows], corrupt[:, layout.rows] = scorer.base["clean"], scorer.base["corrupt"]
@@ -131,21 +131,23 @@ def sweep(
             here = [c for c, cell in enumerate(cells) if cell.layer == layer]
             name = f"{number:04d}-layer{layer}"
             values = store.load(name) if store else None
-            groups = rows_to_run(forward.cfg, layout, [cells[c] for c in here], arms)
+            groups = rows_to_run(forward.cfg, layout, [cells[c] for c in here], conditions)
             if values is None:
-                values = scorer.patched([cells[c] for c in here], arms, groups, budget, advance)
+                values = scorer.patched([cells[c] for c in here], conditions, groups, budget, advance)
                 if store:
                     store.save(name, values)
             elif advance:
                 advance(sum(map(len, groups)))
             for place, c in enumerate(here):
                 patched[:, c, :, layout.rows] = values[:, place].transpose(2, 0, 1)
-    return Sweep(tuple(cells), tuple(arms), tuple(metrics), clean, corrupt, patched)
+    return Sweep(tuple(cells), tuple(conditions), tuple(metrics), clean, corrupt, patched)
 
 
-def roles_of(arms: Sequence[Arm]) -> list[str]:
-    """The questions that some arms need; the clean and the corrupt one always."""
-    needed = {"clean", "corrupt"} | {role for arm in arms for role in (arm.base, arm.source)}
+def roles_of(conditions: Sequence[Condition]) -> list[str]:
+    """The questions that some conditions need; the clean and the corrupt one always."""
+    needed = {"clean", "corrupt"} | {
+        role for condition in conditions for role in (condition.base, condition.role)
+    }
     return [role for role in ROLES if role in needed]
 
 
@@ -170,26 +172,26 @@ class Scorer:
     def patched(
         self,
         cells: Sequence[Cell],
-        arms: Sequence[Arm],
+        conditions: Sequence[Condition],
         groups: Sequence[Rows],
         budget: int,
         advance: Callable[[int], None] | None = None,
-    ) -> Float64[np.ndarray, "arm cell metric pair"]:
-        """Scores of every cell of every arm; rows that are not in `groups` have the unpatched run's."""
+    ) -> Float64[np.ndarray, "condition cell metric pair"]:
+        """Scores of every cell of every condition; rows that are not in `groups` have the unpatched run's."""
         layout = self.batch.layout
-        values = np.full((len(arms), len(cells), len(self.metrics), len(layout.rows)), np.nan)
+        values = np.full((len(conditions), len(cells), len(self.metrics), len(layout.rows)), np.nan)
         applies = [c for c, cell in enumerate(cells) if layout.spans.get(cell.span)]
-        for a, arm in enumerate(arms):
-            if arm.source in layout.roles:
-                values[a, applies] = np.where(layout.has[arm.source], self.base[arm.base], np.nan)
+        for a, condition in enumerate(conditions):
+            if condition.role in layout.roles:
+                values[a, applies] = np.where(layout.has[condition.role], self.base[condition.base], np.nan)
         for rows in groups:
             for part in tiles(self.batch.forward, layout, rows, budget):
                 base = torch.from_numpy(rows.base[part]).to(self.batch.forward.device)
                 out = self.batch.run_edit(self.batch.edit_rows(rows, part, cells), base)
                 scores = self.score(out, rows.pair[part])
-                values[rows.arm[part], rows.cell[part], :, rows.pair[part]] = scores.T
+                values[rows.condition[part], rows.cell[part], :, rows.pair[part]] = scores.T
                 if advance:
-                    advance(len(rows.arm[part]))
+                    advance(len(rows.condition[part]))
         return values
 
 
@@ -226,21 +228,23 @@ def cost(
     cells: Sequence[Cell],
     *,
     metrics: Sequence[str] = ("logit_diff",),
-    arms: Sequence[Arm] = SWAP,
+    conditions: Sequence[Condition] = INTERCHANGE,
     budget: int = BUDGET,
 ) -> Cost:
     """Count a sweep's work without running the model."""
     cfg, rows, every, operations, memory = model.cfg, 0, 0, 0.0, 0
     wide = cfg.d_head * (cfg.n_heads + 2 * cfg.n_kv)
     enter, rest = cfg.d_model * wide, cfg.d_model * (cfg.n_heads * cfg.d_head + 3 * (cfg.d_mlp or 0))
-    for layout in layouts(pairs, metrics, roles=roles_of(arms)):
+    for layout in layouts(pairs, metrics, roles=roles_of(conditions)):
         width, reads = layout.tokens.shape[1], len(layout.answers.reads)
         usable = sum(bool(layout.spans.get(cell.span)) for cell in cells)
-        every += usable * sum(int(layout.has[arm.source].sum()) for arm in arms if arm.source in layout.has)
+        every += usable * sum(
+            int(layout.has[condition.role].sum()) for condition in conditions if condition.role in layout.has
+        )
         floats = cfg.n_layers * (2 * cfg.d_model + 2 * cfg.d_head * (cfg.n_heads + cfg.n_kv)) + cfg.d_model
         memory = max(memory, 4 * floats * layout.tokens.numel())
         operations += layout.tokens.numel() * cfg.n_layers * (enter + rest)
-        for group in rows_to_run(cfg, layout, cells, arms):
+        for group in rows_to_run(cfg, layout, cells, conditions):
             above = cfg.n_layers - (group.boundary + 1) // 2
             open_ = width - min(group.positions)
             full = max(0, above - 1) * open_ * (enter + rest) + (open_ * enter + reads * rest if above else 0)

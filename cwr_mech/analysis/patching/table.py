@@ -3,7 +3,7 @@
 denoise: effect = patched - corrupt. noise: effect = clean - patched. Both point towards "the patch carries
 the answer", and recovered = mean effect / mean (clean - corrupt), a ratio of means: 0 when the patch does
 nothing, 1 when it does all. Intervals resample swapped cities; p values flip the signs of all pairs of a
-swapped city together, and are adjusted over the grid of one arm and metric (Benjamini & Hochberg 1995).
+swapped city together, and are adjusted over the grid of one condition and metric (Benjamini & Hochberg 1995).
 """
 
 import csv
@@ -24,14 +24,14 @@ from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import AnalysisError
 
 COLUMNS = (
-    "donor", "direction", "component", "layer", "head", "span", "subspace", "metric", "n", "clean", "corrupt",
-    "patched", "effect", "recovered", "lo", "hi", "p", "p_adj",
+    "source", "direction", "component", "layer", "head", "span", "subspace", "metric", "n", "clean",
+    "corrupt", "patched", "effect", "recovered", "lo", "hi", "p", "p_adj",
 )  # fmt: skip
 KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
 AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
 FOLLOWED = (
-    "follow", "stay", "neither", "error_to_donor", "error_to_base", "expected_to_donor", "slope", "rank",
-    "variance",
+    "iia", "truth", "unchanged", "neither", "error_to_source", "error_to_base", "expected_to_source", "slope",
+    "rank", "variance",
 )  # fmt: skip
 BOOTSTRAPS, FLIPS, LEVEL = 1000, 4000, 0.95
 BLOCK = 256
@@ -65,10 +65,10 @@ def resample(
     return Resamples(boot[:, inverse], signs[:, inverse], exact)
 
 
-def effects(sweep: Sweep, arm: int, metric: int) -> Float64[np.ndarray, "cell pair"]:
-    """Effect of every cell in every pair, for one arm and metric; NaN where a cell does not apply."""
-    patched = sweep.patched[arm, :, metric]
-    if sweep.arms[arm].direction == "denoise":
+def effects(sweep: Sweep, condition: int, metric: int) -> Float64[np.ndarray, "cell pair"]:
+    """Effect of every cell in every pair, for one condition and metric; NaN where a cell does not apply."""
+    patched = sweep.patched[condition, :, metric]
+    if sweep.conditions[condition].direction == "denoise":
         return patched - sweep.corrupt[metric]
     return sweep.clean[metric] - patched
 
@@ -76,13 +76,13 @@ def effects(sweep: Sweep, arm: int, metric: int) -> Float64[np.ndarray, "cell pa
 def tabulate(
     sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator, *, level: float = LEVEL
 ) -> list[dict[str, Any]]:
-    """One row for every arm, metric and cell, with COLUMNS. `clusters` names each pair's swapped city.
+    """One row for every condition, metric and cell, with COLUMNS. `clusters` names each pair's swapped city.
 
     NaN where a value is not defined: no pair has the span, or clean and corrupt score alike on average.
     """
     draws = resample(clusters, rng)
     rows: list[dict[str, Any]] = []
-    for a, arm in enumerate(sweep.arms):
+    for a, condition in enumerate(sweep.conditions):
         for m, metric in enumerate(sweep.metrics):
             effect = effects(sweep, a, m)
             stats = ratios(effect, sweep.clean[m] - sweep.corrupt[m], draws, level)
@@ -91,8 +91,8 @@ def tabulate(
                 has = np.isfinite(effect[c])
                 rows.append(
                     {
-                        "donor": arm.donor,
-                        "direction": arm.direction,
+                        "source": condition.source,
+                        "direction": condition.direction,
                         "component": cell.component,
                         "layer": cell.layer,
                         "head": cell.head,
@@ -164,7 +164,7 @@ def confirm(
     clusters: Shaped[np.ndarray, " pair"],
     rng: np.random.Generator,
     *,
-    arm: int = 0,
+    condition: int = 0,
     metric: int = 0,
     alpha: float = 0.05,
 ) -> dict[str, int]:
@@ -178,7 +178,9 @@ def confirm(
     halves = []
     for half in (first, ~first):
         gap = sweep.clean[metric, half] - sweep.corrupt[metric, half]
-        halves.append(ratios(effects(sweep, arm, metric)[:, half], gap, resample(clusters[half], rng), LEVEL))
+        halves.append(
+            ratios(effects(sweep, condition, metric)[:, half], gap, resample(clusters[half], rng), LEVEL)
+        )
     found = benjamini_hochberg(halves[0]["p"]) < alpha
     again = (halves[1]["p"] < alpha) & (np.sign(halves[0]["effect"]) == np.sign(halves[1]["effect"]))
     return {
@@ -219,8 +221,8 @@ def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -
 
 
 def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Several models' rows of decoded answers as one table: means over models, Student's t for `follow`, cut
-    to shares that there can be.
+    """Several models' rows of decoded answers as one table: means over models, Student's t for `iia` (cut to
+    shares that there can be) and `slope`.
 
     Rows stand for the same cell in every table, in the same order; n counts models.
     """
@@ -232,13 +234,18 @@ def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, 
             if name in rows[0]
             for column in [np.array([_nan(row[name]) for row in rows])]
         }
-        shares = np.array([_nan(row["follow"]) for row in rows])
-        low = high = float("nan")
-        if np.isfinite(shares).sum() >= 2:
-            interval = mean_interval(shares[np.isfinite(shares)], unit="model")
-            low, high = max(interval.lo, 0.0), min(interval.hi, 1.0)
-        counts = {"n": int(np.isfinite(shares).sum()), "lo": low, "hi": high}
-        pooled.append({**rows[0], **means, **counts})
+        ends: dict[str, float] = {}
+        for name, keys in (("iia", ("lo", "hi")), ("slope", ("slope_lo", "slope_hi"))):
+            values = np.array([_nan(row.get(name)) for row in rows])
+            values = values[np.isfinite(values)]
+            low = high = float("nan")
+            if len(values) >= 2:
+                interval = mean_interval(values, unit="model")
+                low, high = interval.lo, interval.hi
+            ends |= dict(zip(keys, (low, high), strict=True)) if keys[0] in rows[0] else {}
+        ends |= {"lo": max(ends["lo"], 0.0), "hi": min(ends["hi"], 1.0)}  # NaN stays: comparisons are false
+        count = sum(row["iia"] is not None and row["iia"] == row["iia"] for row in rows)
+        pooled.append({**rows[0], **means, **ends, "n": count})
     return pooled
 
 

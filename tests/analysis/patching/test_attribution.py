@@ -10,7 +10,7 @@ from patching_cases import WORLD, first_slot_pairs, model_of, only_here, some_pa
 
 from cwr_mech.analysis.patching.attribution import attribute, compare, saturated
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
-from cwr_mech.analysis.patching.layout import SWAP, layouts
+from cwr_mech.analysis.patching.layout import INTERCHANGE, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.paths import (
     Path,
@@ -90,7 +90,7 @@ def test_a_saturated_softmax_fools_plain_attribution_and_is_flagged():
 
 
 def test_estimates_are_the_derivative_of_exact_patching():
-    """Towards a donor moved only a little, the estimate is exact to first order; control: far away."""
+    """Towards a source moved only a little, the estimate is exact to first order; control: far away."""
     model, pairs = model_of(), some_pairs(n=4)
     cells = grid(
         model.cfg, [c for c in COMPONENTS if c != "pattern"], ["swapped_last", "equals"], layers=[0, 1]
@@ -122,7 +122,7 @@ def test_integrated_gradients_are_complete():
 def test_edges_add_up_to_their_senders():
     """All edges out of a sender add up to its node attribution: gradients split over readers."""
     model, pairs = model_of(), some_pairs(n=3)
-    edges = edge_attribution(model, pairs, arm=SWAP[0])
+    edges = edge_attribution(model, pairs, condition=INTERCHANGE[0])
     assert np.isnan(edges.effect[edges.senders.index("1.0"), edges.receivers.index("0.0.q")])
     cells = [Cell("z", 1, head, "everywhere") for head in range(4)]
     node = attribute(model, pairs, cells)[0].mean(1)
@@ -170,7 +170,7 @@ def test_edges_equal_transformerlens():
             for node in (sender, reader)
         ]
         summed[tuple(labels)] += score
-    edges = edge_attribution(model, pairs, arm=SWAP[0])
+    edges = edge_attribution(model, pairs, condition=INTERCHANGE[0])
     assert np.isfinite(edges.effect).sum() == len(summed)
     for (sender, reader), score in summed.items():
         ours = edges.effect[edges.senders.index(sender), edges.receivers.index(reader)]

@@ -1,4 +1,4 @@
-"""Decoding under a patch: the donor's answer where everything is replaced, scored by the truth."""
+"""Decoding under a patch: the source's answer where everything is replaced, scored by the truth."""
 
 from functools import partial
 
@@ -15,14 +15,14 @@ from cwr_mech.analysis.patching.interchange import (
     interchange_rows,
     swapped_answers,
 )
-from cwr_mech.analysis.patching.layout import SWAP
+from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.tasks.registry import TASKS
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["distance", "compass", "perimeter"])
-def test_replacing_the_whole_question_decodes_the_donors_answer(task):
+def test_replacing_the_whole_question_decodes_the_sources_answer(task):
     """Control: a patch that cannot reach the answer leaves the base's."""
     model, pairs = model_of("gqa"), some_pairs(task, 5)
     ends = [Cell("resid_pre", 0, None, "swapped"), Cell("resid_post", 2, None, "swapped_last")]
@@ -58,19 +58,21 @@ def test_expected_value_of_a_model_sure_of_its_digits_is_its_answer():
 
 
 def test_rows_count_who_the_answer_follows():
-    """Answers made up: half follow the donor exactly, half stay; the slope of half a way is a half."""
+    """Answers made up: half follow the source exactly, half stay; the slope of half a way is a half."""
     pairs = some_pairs("distance", 8)
     follow, half = Cell("z", 0, 0, "equals"), Cell("z", 0, 1, "equals")
     to, start = pairs.corrupt_truth, pairs.clean_truth
     mixed = np.where(np.arange(8) % 2, to, start).astype("<U16")
     between = ((to + start) // 2).astype("<U16")
     answer = np.stack([mixed, between])[None]
-    found = Interchange((follow, half), SWAP[1:], np.ones((1, 2, 8), bool), answer, np.zeros((1, 2, 8)))
+    found = Interchange(
+        (follow, half), INTERCHANGE[1:], np.ones((1, 2, 8), bool), answer, np.zeros((1, 2, 8))
+    )
     first, second = interchange_rows(found, pairs, np.random.default_rng(0))
-    assert (first["follow"], first["stay"], first["neither"]) == (0.5, 0.5, 0.0)
+    assert (first["iia"], first["unchanged"], first["neither"]) == (0.5, 0.5, 0.0)
     assert first["lo"] < 0.5 < first["hi"]
     assert second["slope"] == pytest.approx(0.5, abs=0.02)
-    assert second["error_to_donor"] == pytest.approx(np.abs(to - start).mean() / 2, rel=0.01)
-    given = swapped_answers(found, pairs, 1, arm=0)
-    np.testing.assert_array_equal(given["donor"], to)
+    assert second["error_to_source"] == pytest.approx(np.abs(to - start).mean() / 2, rel=0.01)
+    given = swapped_answers(found, pairs, 1, condition=0)
+    np.testing.assert_array_equal(given["source"], to)
     assert WORLD.n >= 64

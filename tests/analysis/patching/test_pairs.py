@@ -1,4 +1,4 @@
-"""Pairs of questions: one city apart, both answered, with donors that are what they claim to be."""
+"""Pairs of questions: one city apart, both answered, with sources that are what they claim to be."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_strata_of_digits_are_all_there():
 
 
 @pytest.mark.parametrize(("task", "has_order"), [("distance", True), ("angle", True), ("compass", False)])
-def test_control_donors_keep_the_answer(task, has_order):
+def test_control_sources_keep_the_answer(task, has_order):
     pairs = some_pairs(task, 60)
     answer = truth_of(task)
     given = pairs.equal[:, 0] >= 0

@@ -1,5 +1,7 @@
 """Parts of states, known steps, paths beside edges: each against a case whose outcome is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import planted
 import pytest
@@ -12,9 +14,9 @@ from cwr_mech.analysis.patching.estimates import paths_part
 from cwr_mech.analysis.patching.known_steps import (
     _followed,
     map_part,
-    step_donors,
+    step_sources,
     steps_part,
-    with_donors,
+    with_sources,
 )
 from cwr_mech.analysis.patching.pairs import find_pairs
 from cwr_mech.analysis.patching.parts import (
@@ -25,7 +27,7 @@ from cwr_mech.analysis.patching.parts import (
     parts_study,
     pooled_parts,
 )
-from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces
+from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces, split_by_readers
 from cwr_mech.analysis.patching.summary import best_layer, group_of, verdict
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import TASKS
@@ -35,21 +37,22 @@ RNG = np.random.default_rng
 TINY = {"run": "tiny", "taught": "nothing"}
 
 
-def test_step_donors_stand_at_the_steps():
+def test_step_sources_stand_at_the_steps():
     pairs = some_pairs("distance", 12)
-    rows, donors, steps = step_donors(WORLD, pairs)
-    away = np.hypot(*(WORLD.xy_of(donors) - WORLD.xy_of(pairs.cluster[rows])).T).reshape(-1, len(steps))
+    rows, sources, steps = step_sources(WORLD, pairs)
+    away = np.hypot(*(WORLD.xy_of(sources) - WORLD.xy_of(pairs.cluster[rows])).T).reshape(-1, len(steps))
     assert (np.diff(away.mean(0)) > 0).all()
     assert np.abs(away.mean(0) - steps).max() < 0.2 * steps.max()
-    assert not (pairs.clean[rows] == donors[:, None]).any(), "a donor is not in the question already"
+    assert not (pairs.clean[rows] == sources[:, None]).any(), "a source is not in the question already"
 
 
 def test_slope_is_one_for_true_answers_and_zero_for_old_ones():
     pairs = some_pairs("distance", 12)
-    rows, donors, _ = step_donors(WORLD, pairs)
-    moved = with_donors(WORLD, pairs, rows, donors)
+    rows, sources, _ = step_sources(WORLD, pairs)
+    moved = with_sources(WORLD, pairs, rows, sources)
+    moved = replace(moved, corrupt_answer=moved.corrupt_truth.astype("<U16"))
     right = _followed(moved, moved.corrupt_truth.astype("<U16"), RNG(0))
-    assert (right["follow"], right["slope"]) == (1.0, pytest.approx(1.0))
+    assert (right["iia"], right["slope"]) == (1.0, pytest.approx(1.0))
     stays = _followed(moved, moved.clean_answer, RNG(0))
     assert stays["slope"] == stays["hi"] == 0.0
     half = ((moved.corrupt_truth + moved.clean_truth) // 2).astype("<U16")
@@ -91,13 +94,13 @@ def test_alignment_maps_unseen_cities_and_its_control_does_not():
 
 
 @torch.no_grad()
-def test_a_donor_from_the_same_model_moves_answers_as_its_own_state_does():
+def test_a_source_from_the_same_model_moves_answers_as_its_own_state_does():
     model, pairs = model_of(), some_pairs("distance", 6, slot=0)
     model.unembed.W_U.mul_(3)
     fitted = fit_subspaces(model, WORLD, "distance", ("manifold", "random"))
     own = patch_parts.followed(model, pairs, fitted, 0)
     other = from_another(model, WORLD, pairs, fitted, model, "itself", 0)
-    assert {row["source"] for row in other} == {"itself", "itself, cities shuffled"}
+    assert {row["states_from"] for row in other} == {"itself", "itself, cities shuffled"}
     assert {row["subspace"] for row in other} == {None, "manifold", "not-manifold"}
     assert len(other) == 2 * 3 * model.cfg.n_layers
     assert {row["direction"] for row in (*own, *other)} == {"noise"}
@@ -105,16 +108,18 @@ def test_a_donor_from_the_same_model_moves_answers_as_its_own_state_does():
     assert ranks["manifold"] == ranks["random"] == 32 - ranks["not-manifold"]
 
 
-def test_a_graft_of_the_donors_own_state_is_a_patch():
+def test_a_graft_of_the_sources_own_state_is_a_patch():
     model, pairs = model_of(), some_pairs("distance", 8, slot=0)
     with torch.no_grad():
         model.unembed.W_U.mul_(3)
     here = np.arange(len(pairs))
     states = patch_parts.city_states(model, WORLD, "distance", WORLD.ids, "swapped_last")
-    donor = states[1][WORLD.rows(pairs.corrupt[here, pairs.slot])]
+    source = states[1][WORLD.rows(pairs.corrupt[here, pairs.slot])]
     cell = Cell("resid_post", 1, None, "swapped_last")
-    patched = patch_parts.interchange(model, pairs, [cell], arms=patch_parts.SWAP[1:]).answer[0, 0]
-    np.testing.assert_array_equal(patch_parts.graft(model, pairs, 1, "swapped_last", donor), patched)
+    patched = patch_parts.interchange(model, pairs, [cell], conditions=patch_parts.INTERCHANGE[1:]).answer[
+        0, 0
+    ]
+    np.testing.assert_array_equal(patch_parts.graft(model, pairs, 1, "swapped_last", source), patched)
     base = states[1][WORLD.rows(pairs.clean[here, pairs.slot])]
     assert (patch_parts.graft(model, pairs, 1, "swapped_last", base) != patched).any()
 
@@ -129,9 +134,9 @@ def test_new_cities_are_asked_in_both_directions(monkeypatch):
     monkeypatch.setattr(patch_parts, "decode_text", answer)
     model = model_of()
     rows, asked = parts_study(
-        model, world, TINY, Question("distance", 8, group="new"), ("random",), donors=[("other", model)]
+        model, world, TINY, Question("distance", 8, group="new"), ("random",), sources=[("other", model)]
     )
-    directions = {(row["source"], row["direction"]) for row in rows}
+    directions = {(row["states_from"], row["direction"]) for row in rows}
     shuffled = ("other, cities shuffled", "denoise")
     assert directions == {("own", "noise"), ("own", "denoise"), ("other", "denoise"), shuffled}
     assert asked["pairs"] == 8
@@ -141,13 +146,13 @@ def test_new_cities_are_asked_in_both_directions(monkeypatch):
     result = parts_result(rows, [asked], ["tiny"], 0, {}, "")
     assert len(result.notes) == len(directions)
     assert all(row["models"] == 1 for row in result.tables["pooled"])
-    twice = pooled_parts([*rows, *({**row, "run": "twin", "follow": 0.0} for row in rows)])
+    twice = pooled_parts([*rows, *({**row, "run": "twin", "iia": 0.0} for row in rows)])
     assert len(twice) == len(rows)
     found = {(group_of(row), row["layer"], row["subspace"]): row for row in twice}
     for row in rows:
         pooled = found[group_of(row), row["layer"], row["subspace"]]
         assert (pooled["models"], pooled["n"]) == (2, 2)
-        assert pooled["follow"] == pytest.approx(row["follow"] / 2)
+        assert pooled["iia"] == pytest.approx(row["iia"] / 2)
 
 
 def test_models_that_answer_nothing_are_told(monkeypatch):
@@ -171,7 +176,7 @@ VERDICTS = [
 def test_verdicts(whole, inside, outside, words):
     kinds = {None: whole, "manifold": inside, "not-manifold": outside, "random": 0.0}
     rows = [
-        {"subspace": kind, "layer": layer, "rank": 4, "follow": share * (layer == 1)}
+        {"subspace": kind, "layer": layer, "rank": 4, "iia": share * (layer == 1)}
         | {"lo": share - 0.05, "hi": share + 0.05}
         for layer in range(3)
         for kind, share in kinds.items()
@@ -201,3 +206,25 @@ def test_fitted_subspaces_have_complements():
     assert torch.allclose(inside @ inside.T + outside @ outside.T, torch.eye(32), atol=1e-5)
     shares = [fitted.variance[name, 1, "swapped_last"] for name in ("probe", "not-probe")]
     assert sum(shares) == pytest.approx(1.0)
+
+
+def test_readers_split_a_subspace_into_what_later_blocks_can_take_and_the_rest() -> None:
+    """Later keys and values see ten dimensions only; control: the block before reads all of them."""
+    model = model_of()
+    with torch.no_grad():
+        for block in model.blocks[1:]:
+            for weight in (block.attn.W_K, block.attn.W_V):
+                weight[:, 10:] = 0
+    v = np.linalg.qr(RNG(0).normal(size=(32, 4)))[0]
+    parts = dict(split_by_readers(model, 0, [("plane", v)]))
+    row, null = parts["row-space"], parts["null-space"]
+    assert row.shape[1] <= 10
+    assert np.abs(row[10:]).max() < 1e-6
+    assert row.shape[1] + null.shape[1] == 32
+    for name in ("plane-row-space", "plane-null-space"):
+        assert parts[name][0] == pytest.approx(v)
+    both = parts["plane-row-space"][1] + parts["plane-null-space"][1]
+    assert both == pytest.approx(v)
+    with torch.no_grad():
+        model.blocks[1].attn.W_K.normal_(generator=torch.Generator().manual_seed(0))
+    assert np.abs(dict(split_by_readers(model, 0, []))["row-space"][10:]).max() > 0.1

@@ -8,7 +8,7 @@ from cwr_mech.analysis.patching import parts as patch_parts
 from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.patching.cells import grid
 from cwr_mech.analysis.patching.figures import tasks_figure
-from cwr_mech.analysis.patching.layout import ARMS
+from cwr_mech.analysis.patching.layout import CONDITIONS
 from cwr_mech.analysis.patching.parts import Question
 from cwr_mech.analysis.patching.study import About, Extras, examine
 from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
@@ -26,7 +26,7 @@ def studied(task, monkeypatch):
     )
     model, pairs = model_of(), some_pairs(task, 8)
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
-    swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), arms=ARMS)
+    swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), conditions=CONDITIONS)
     about = About("tiny", 7, {"runs/tiny": "0" * 64}, "cwr-mech patch tiny")
     return examine(model, WORLD, Question(task, 8), pairs, swept, about, Extras(("manifold", "random")))
 
@@ -38,12 +38,12 @@ def test_study_figures_and_words(tmp_path, monkeypatch):
     parts = ("answers", "steps", "map", "subspaces", "digits", "paths")
     assert drawn == {"one", *(f"one-{part}" for part in parts)}
     text = report_patching.patching(result)
-    for phrase in ("Donors moved by known steps", "edges", "Answers decoded", "a part of the first city"):
+    for phrase in ("Sources moved by known steps", "edges", "Answers decoded", "a part of the first city"):
         assert phrase in text
     assert len(result.arrays["map_true"]) == WORLD.n - 2
     assert np.isfinite([row["estimate"] for row in result.tables["paths"]]).all()
     pooled = pooled_result([result, result], seed=0)
-    assert {row["n"] for row in pooled.tables["interchange"] if row["follow"] is not None} == {2}
+    assert {row["n"] for row in pooled.tables["interchange"] if row["iia"] is not None} == {2}
     assert {path.stem for path in draw(pooled, tmp_path, "two")} == {"two", "two-answers", "two-subspaces"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from patching_cases import model_of, some_pairs
 
 from cwr_mech.analysis.patching.cells import Cell, grid
-from cwr_mech.analysis.patching.layout import ARMS, SWAP
+from cwr_mech.analysis.patching.layout import CONDITIONS, INTERCHANGE
 from cwr_mech.analysis.patching.summary import course, turning_points
 from cwr_mech.analysis.patching.survey import patch_result, pooled_result, tasks_result
 from cwr_mech.analysis.patching.sweep import Sweep, sweep
@@ -32,18 +32,20 @@ def made_up(effect, n=40, noise=0.3, seed=0):
     gap = (clean - corrupt).mean()
     moved = np.array(effect)[:, None, None] * gap + noise * rng.normal(size=(len(effect), 1, n))
     patched = np.stack([corrupt + moved, clean - moved])
-    return Sweep(CELLS[: len(effect)], SWAP, ("logit_diff",), clean, corrupt, patched), np.arange(n) // 2
+    return Sweep(CELLS[: len(effect)], INTERCHANGE, ("logit_diff",), clean, corrupt, patched), np.arange(
+        n
+    ) // 2
 
 
 def test_recovered_is_the_ratio_of_means_and_its_interval_covers_it():
     swept, cities = made_up([0.0, 0.5, 1.0])
     rows = tabulate(swept, cities, np.random.default_rng(0))
-    for arm, direction in enumerate(("denoise", "noise")):
+    for condition, direction in enumerate(("denoise", "noise")):
         for c, truth in enumerate((0.0, 0.5, 1.0)):
-            row = rows[3 * arm + c]
+            row = rows[3 * condition + c]
             sign = 1 if direction == "denoise" else -1
             start = swept.corrupt if direction == "denoise" else swept.clean
-            ratio = sign * (swept.patched[arm, c] - start).mean() / (swept.clean - swept.corrupt).mean()
+            ratio = sign * (swept.patched[condition, c] - start).mean() / (swept.clean - swept.corrupt).mean()
             assert (row["direction"], row["n"]) == (direction, 40)
             assert row["recovered"] == pytest.approx(ratio)
             assert row["lo"] < row["recovered"] < row["hi"]
@@ -86,7 +88,7 @@ def test_pooling_takes_models_as_units():
     for seed in range(8):
         swept, cities = made_up([0.5 + 0.05 * (seed % 2), 0.0], seed=seed)
         rows = [row | {"null": 0.1} for row in tabulate(swept, cities, np.random.default_rng(0))]
-        tables.append([row for row in rows if row["donor"] == "swap"])
+        tables.append([row for row in rows if row["source"] == "counterfactual"])
     pooled = pool(tables, np.random.default_rng(0))
     assert pooled[0]["n"] == 8
     assert pooled[0]["lo"] < 0.525 < pooled[0]["hi"]
@@ -102,10 +104,10 @@ def test_pooling_takes_models_as_units():
 
 
 def test_pooled_answers_are_means_over_models():
-    tables = [[{"layer": 0, "n": 64, "follow": share, "lo": 0.0, "hi": 1.0, "slope": None}]
+    tables = [[{"layer": 0, "n": 64, "iia": share, "lo": 0.0, "hi": 1.0, "slope": None}]
               for share in (0.4, 0.5, 0.6)]  # fmt: skip
     (row,) = pool_followed(tables)
-    assert (row["n"], row["follow"]) == (3, pytest.approx(0.5))
+    assert (row["n"], row["iia"]) == (3, pytest.approx(0.5))
     assert 0 < row["lo"] < 0.4
     assert np.isnan(row["slope"])
 
@@ -151,12 +153,12 @@ def test_turning_points_are_what_exceeds_an_unrelated_city(last, equals, null, t
 def test_results_are_saved_pooled_compared_and_read_back(tmp_path):
     model, pairs = model_of(), some_pairs("compass", 10)
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
-    swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1"), arms=ARMS)
+    swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1"), conditions=CONDITIONS)
     results = [patch_result(swept, pairs, seed=0, runs=[run], inputs={run: "0"}) for run in ("a", "b")]
     path = results[0].save(tmp_path, "patch-compass")
     assert load_result(path) == results[0]
     assert results[0].values["self_patch_max"] < 1e-5
-    assert {row["donor"] for row in results[0].tables["controls"]} == {"unrelated", "self", "equal", "order"}
+    assert {row["source"] for row in results[0].tables["controls"]} == {"unrelated", "self", "equal", "order"}
     assert len(results[0].tables["cells"]) == 2 * 2 * len(cells)
     assert {row["metric"] for row in results[0].tables["digits"]} == {"digit1"}
     pooled = pooled_result(results, seed=0)

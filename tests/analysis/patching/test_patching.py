@@ -13,7 +13,7 @@ from cwr_mech.analysis.patching.cells import (
     span_positions,
 )
 from cwr_mech.analysis.patching.forward import Forward, Tree
-from cwr_mech.analysis.patching.layout import ARMS, layouts
+from cwr_mech.analysis.patching.layout import CONDITIONS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.sweep import cost, prepare, sweep
@@ -24,10 +24,10 @@ from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
 METRICS = ("logit_diff", "logprob_diff", "kl", "digit1", "digit2")
 
 
-def one_forward(model, cell, base, donor, positions, basis=None):
-    """Logits of prompt-and-answer tokens `base` [pos] with the cell's activation from `donor`, by hooks."""
+def one_forward(model, cell, base, source, positions, basis=None):
+    """Logits of prompt-and-answer tokens `base` [pos] with the cell's activation from `source`, by hooks."""
     name = COMPONENTS[cell.component].hook.replace("L", str(cell.layer))
-    _, cache = model.run_with_cache(donor[None], names_filter=name)
+    _, cache = model.run_with_cache(source[None], names_filter=name)
     theirs = cache[name].clone()
 
     def patch(value, hook):
@@ -48,12 +48,12 @@ def one_forward(model, cell, base, donor, positions, basis=None):
     return model.run_with_hooks(base[None], fwd_hooks=[(name, patch)])[0]
 
 
-def slow_scores(model, pairs, row, arm, cell, basis=None):
+def slow_scores(model, pairs, row, condition, cell, basis=None):
     """All METRICS of one cell in one pair, each from full forwards over plain sequences."""
     task, tokenizer = TASKS[pairs.task], Tokenizer()
     prompt = {
         role: tokenizer.encode_prompt(task.prompt(getattr(pairs, role)[row : row + 1])[0])
-        for role in ("clean", arm.base, arm.source)
+        for role in ("clean", condition.base, condition.role)
     }
     sides = [pairs.clean_answer[row], pairs.corrupt_answer[row]]
     answers = [[*(CHAR_ID[c] for c in text), EOS] for text in sides]
@@ -64,9 +64,11 @@ def slow_scores(model, pairs, row, arm, cell, basis=None):
         places = span_positions(pairs.task, size, int(pairs.slot[row]), 4, tree)[cell.span]
         runs = {role: torch.tensor(tokens + answer[:-1]) for role, tokens in prompt.items()}
         if places:
-            logits.append(one_forward(model, cell, runs[arm.base], runs[arm.source], list(places), basis))
+            logits.append(
+                one_forward(model, cell, runs[condition.base], runs[condition.role], list(places), basis)
+            )
         else:
-            logits.append(model(runs[arm.base][None])[0])
+            logits.append(model(runs[condition.base][None])[0])
         plain.append(model(runs["clean"][None])[0])
     start = len(prompt["clean"]) - 1
     first = next(i for i in range(9) if answers[0][i] != answers[1][i])
@@ -95,12 +97,14 @@ def test_every_component_equals_one_full_forward_a_cell(kind, task):
     checked += [Cell("neurons", 1, None, "swapped_last", neurons=(0, 5, 7))]
     checked += [Cell("resid_mid", 1, None, "swapped_delimiter", subspace="plane")]
     basis = torch.linalg.qr(torch.randn(32, 5, generator=torch.Generator().manual_seed(0)))[0]
-    found = sweep(model, pairs, checked, metrics=METRICS, arms=ARMS, bases={"plane": basis}, budget=200_000)
+    found = sweep(
+        model, pairs, checked, metrics=METRICS, conditions=CONDITIONS, bases={"plane": basis}, budget=200_000
+    )
     scores = found.patched[:, :, 0]
     for c, cell in enumerate(checked):
-        a, row = rng.integers(len(ARMS)), rng.integers(len(pairs))
+        a, row = rng.integers(len(CONDITIONS)), rng.integers(len(pairs))
         if np.isfinite(scores[a, c, row]):
-            slow = slow_scores(model, pairs, row, ARMS[a], cell, basis if cell.subspace else None)
+            slow = slow_scores(model, pairs, row, CONDITIONS[a], cell, basis if cell.subspace else None)
             np.testing.assert_allclose(found.patched[a, c, :, row], slow, atol=1e-5, rtol=1e-5)
     assert np.isfinite(scores[0]).mean() > 0.5
     moved = np.nanmax(np.abs(scores[0] - found.corrupt[0]))
@@ -113,8 +117,8 @@ def test_patching_a_run_with_itself_changes_nothing():
     cells = grid(
         model.cfg, COMPONENTS, ["swapped_digits", "swapped_last", "equals", "answer1"], layers=[0, 2]
     )
-    found = sweep(model, pairs, cells, metrics=METRICS, arms=ARMS)
-    own = next(a for a, arm in enumerate(ARMS) if arm.donor == "self")
+    found = sweep(model, pairs, cells, metrics=METRICS, conditions=CONDITIONS)
+    own = next(a for a, condition in enumerate(CONDITIONS) if condition.source == "self")
     assert np.nanmax(np.abs(found.patched[own] - found.corrupt)) < 1e-5
     assert np.nanmax(np.abs(found.patched[0] - found.corrupt)) > 0.01
 
@@ -127,10 +131,12 @@ def test_ends_of_the_residual_stream_recover_everything_and_places_after_the_ans
     whole = [Cell("resid_pre", 0, None, "swapped"), Cell("resid_post", last, None, "equals")]
     unread = [Cell("resid_post", last, None, f"pos{p}") for p in range(length - 1)]
     found = sweep(model, pairs, [*whole, *unread])
-    for arm, end in ((0, found.clean), (1, found.corrupt)):
+    for condition, end in ((0, found.clean), (1, found.corrupt)):
         first_digit = pairs.clean_answer.astype("<U1") != pairs.corrupt_answer.astype("<U1")
-        np.testing.assert_allclose(found.patched[arm, 0], end, atol=1e-5)
-        np.testing.assert_allclose(found.patched[arm, 1, :, first_digit], end[:, first_digit].T, atol=1e-5)
+        np.testing.assert_allclose(found.patched[condition, 0], end, atol=1e-5)
+        np.testing.assert_allclose(
+            found.patched[condition, 1, :, first_digit], end[:, first_digit].T, atol=1e-5
+        )
     np.testing.assert_array_equal(found.patched[0, 2:, 0], np.broadcast_to(found.corrupt, (length - 1, 12)))
 
 
@@ -152,11 +158,11 @@ def test_complement_of_a_subspace_and_the_subspace_move_what_the_whole_moves():
     forward = Forward(model)
     layout = next(layouts(pairs, ("logit_diff",)))
     batch = prepare(forward, layout, bases)
-    base, donor = (torch.from_numpy(layout.runs(role)) for role in ("corrupt", "clean"))
+    base, source = (torch.from_numpy(layout.runs(role)) for role in ("corrupt", "clean"))
     span = layout.spans["swapped_last"]
     cells = {name: Cell("resid_post", 1, None, "swapped_last", subspace=name) for name in bases}
-    edits = {name: batch.editor.edit(cell, span, base, donor).values for name, cell in cells.items()}
-    full = batch.editor.edit(Cell("resid_post", 1, None, "swapped_last"), span, base, donor).values
+    edits = {name: batch.editor.edit(cell, span, base, source).values for name, cell in cells.items()}
+    full = batch.editor.edit(Cell("resid_post", 1, None, "swapped_last"), span, base, source).values
     before = batch.record.at(4, base, span)
     torch.testing.assert_close(edits["all"], full, atol=1e-5, rtol=0)
     torch.testing.assert_close(edits["part"] + edits["rest"] - before, full, atol=1e-5, rtol=0)
@@ -213,8 +219,8 @@ def test_cost_counts_what_is_run():
     model, pairs = model_of(), some_pairs(n=5)
     cells = grid(model.cfg, ("resid_pre", "k"), check_places(["default", "bos"], "distance", 4))
     done = []
-    sweep(model, pairs, cells, arms=ARMS, advance=done.append)
-    work = cost(model, pairs, cells, arms=ARMS)
+    sweep(model, pairs, cells, conditions=CONDITIONS, advance=done.append)
+    work = cost(model, pairs, cells, conditions=CONDITIONS)
     assert work.rows == sum(done)
     assert work.known > 0
 

@@ -6,14 +6,15 @@ import torch
 from paths import ROOT
 
 from cwr_mech.activations.cities import Site
+from cwr_mech.analysis.patching.interchange import moved, through_origin
+from cwr_mech.analysis.patching.parts import Question, subspace_part
 from cwr_mech.analysis.patching.sites import (
     CausalSites,
     causal_sites,
-    moved,
     reading_site,
     sites_result,
-    through_origin,
 )
+from cwr_mech.analysis.patching.subspaces import SUBSPACES
 from cwr_mech.errors import AnalysisError
 from cwr_mech.training.runs import load_run
 
@@ -94,3 +95,34 @@ def test_reading_is_the_last_site_with_the_whole_effect_and_weak_ones_are_named(
     assert [row["weak"] for row in result.tables["reading"]] == [False, True]
     assert len(result.notes) == 2
     assert "No site carries a city in compass" in result.notes[1]
+
+
+def test_a_subspace_counts_only_beside_strong_controls() -> None:
+    """Numbers of an independent patching of these weights, by the truth within a quarter of the constant's
+    error: PCA .95 beside the manifold's .95, covariance-matched directions .59, the probe's plane .03. Other
+    pairs, so a share near .9 has a standard error of .05 with 32 of them."""
+    run = load_run(ZOO / "small-seed2")
+    rows, n = subspace_part(run.model(), run.world(), Question("distance", 32, seed=0), SUBSPACES)
+    at = {row["subspace"]: row for row in rows if row["layer"] == 1}
+    assert n == 32
+    assert at["pca"]["rank"] == at["manifold"]["rank"] == at["covariance-matched"]["rank"]
+    assert (at["covariance-matched"]["draws"], at["probe"]["rank"]) == (5, 2)
+    for name, share, error in (
+        (None, 1.0, 0.02),
+        ("manifold", 0.95, 0.2),
+        ("pca", 0.95, 0.2),
+        ("covariance-matched", 0.59, 0.25),
+        ("probe", 0.03, 0.1),
+        ("random", 0.0, 0.02),
+        ("null-space", 0.0, 0.02),
+        ("manifold-null-space", 0.0, 0.02),
+    ):
+        assert at[name]["truth"] == pytest.approx(share, abs=error), name
+    assert at["manifold-row-space"]["truth"] >= at["manifold"]["truth"] - 0.15
+    # The strict measure: near the model's own answer to the source question. It tells the manifold from the
+    # whole state, and all of them go the whole way on average.
+    assert at[None]["iia"] - at["manifold"]["iia"] > 0.1
+    assert at["manifold"]["iia"] - at["covariance-matched"]["iia"] > 0.2
+    assert at["manifold"]["slope_lo"] > 0.9 > at["probe"]["slope_hi"]
+    layers = {row["layer"] for row in rows if row["subspace"] == "row-space"}
+    assert layers == {0, 1, 2}  # nothing reads a city after the last block
