@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cwr_mech.analysis.answers.curves import training_result
 from cwr_mech.analysis.sources import Source
 from cwr_mech.analysis.stats.models import Member
-from cwr_mech.data.baselines import gain
+from cwr_mech.data.summary import gain
 from cwr_mech.errors import ArtifactError
 from cwr_mech.experiments.zoo import recorded_gains
 from cwr_mech.training.runs import Run, load_run

@@ -5,7 +5,9 @@ mixed in exact shares, fresh rows every step, other ones for every order seed. F
 pool is the same for all order seeds and reshuffled every epoch, as in the paper.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,8 @@ from cwr_mech.world.cities import World
 
 ROWS_PER_SEED = 1 << 36
 """Rows of an endless part that belong to one order seed: more than any training sees."""
+STEPS_AHEAD = 32
+"""A block of rows for every task takes as long to make as a dozen steps of a small model on a GPU."""
 
 
 def parts_of(data: DataConfig) -> tuple[Part, ...]:
@@ -145,3 +149,22 @@ def _exactly(stream: Stream, n: int) -> Rows:
         taken.append(stream.take(missing))
         missing -= len(taken[-1])
     return concat(taken)
+
+
+class Ahead:
+    """`make(step)` for the steps from `first` to before `last`, one after another, made by a thread."""
+
+    def __init__(self, make: Callable[[int], Rows], first: int, last: int) -> None:
+        self._make, self._steps = make, iter(range(first, last))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
+        self._begun: deque[Future[Rows]] = deque()
+
+    def next(self) -> Rows:
+        """The rows of the next step; raises what making them raised."""
+        while len(self._begun) <= STEPS_AHEAD and (step := next(self._steps, None)) is not None:
+            self._begun.append(self._thread.submit(self._make, step))
+        return self._begun.popleft().result()
+
+    def close(self) -> None:
+        """Let the thread end; rows under way are dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -12,13 +12,21 @@ import numpy as np
 from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
 
 from cwr_mech.config import STRICT, Protocol
-from cwr_mech.data.encoding import encode
-from cwr_mech.data.label_noise import NOISE_KINDS, with_noise
 from cwr_mech.data.sampling import Source, draw_block
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.tasks.registry import BLOCK_ROWS, MAX_CITIES, TASKS, get_task
-from cwr_mech.tasks.tokenizer import Tokenizer
+from cwr_mech.tasks.grammar import spans
+from cwr_mech.tasks.registry import BLOCK_ROWS, MAX_CITIES, TASKS, Task, get_task
+from cwr_mech.tasks.tokenizer import CHAR_ID, Tokenizer
 from cwr_mech.world.cities import World
+
+NOISE_KINDS = ("uniform", "local")
+LOCAL_CHANGE = 0.05
+"""Largest relative change of a number under local noise."""
+
+Tokens = UInt8[np.ndarray, "row pos"]
+Places = Int32[np.ndarray, " row"]
+
+_DIGITS = np.array([CHAR_ID[digit] for digit in "0123456789"], dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,3 +165,88 @@ def generate(world: World, task: str, n: int, **options: Unpack[StreamOptions]) 
 def _all_distinct(cities: Int[np.ndarray, "row k"]) -> np.ndarray:
     ordered = np.sort(cities, axis=1)
     return ~((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+
+
+def with_noise(
+    task: Task, values: Int64[np.ndarray, " row"], share: float, kind: str, rng: np.random.Generator
+) -> Int64[np.ndarray, " row"]:
+    """Answer values of which each was hit with probability `share`; both kinds hit the same rows.
+
+    uniform: a number becomes the answer to another of the given queries, a label any other label.
+    local: a number changes by up to 5 % (at least by 1), a label becomes one of its two neighbours in the
+    circle of the task's labels: compass the next sector on either side, TRUE and FALSE each other.
+    """
+    hit = rng.random(len(values)) < share
+    sign = rng.choice([-1, 1], size=len(values))
+    if task.labels:
+        n = len(task.labels)
+        step = rng.integers(1, n, size=len(values)) if kind == "uniform" else sign
+        wrong = (values + step) % n
+    elif kind == "uniform":
+        wrong = np.roll(values, int(rng.integers(1, len(values))))
+    else:
+        change = np.rint(rng.random(len(values)) * LOCAL_CHANGE * values).astype(np.int64)
+        wrong = np.abs(values + sign * np.maximum(change, 1))
+    return np.where(hit, wrong, values)
+
+
+def encode(
+    task: Task,
+    city_ids: Int64[np.ndarray, "row k"],
+    values: Int64[np.ndarray, " row"],
+    id_digits: int,
+) -> tuple[Tokens, Places, Places]:
+    """Token rows, their lengths and the position of their first answer token.
+
+    Rows read `<bos>prefix(c_dddd,...)=answer<eos>` and are padded on the right to the task's longest row
+    (`Task.max_tokens`), so that the width depends on the task and on `id_digits` only. `city_ids` may end in
+    -1 for unused places; `values` are answer values as `Task.answer_value` gives them.
+    """
+    tokens = np.full((len(city_ids), task.max_tokens(id_digits)), Tokenizer.pad, dtype=np.uint8)
+    start = np.zeros(len(city_ids), dtype=np.int32)
+    sizes = (city_ids >= 0).sum(axis=1)
+    for size in range(task.n_min, task.n_max + 1):
+        rows = slice(None) if task.n_min == task.n_max else np.flatnonzero(sizes == size)
+        prompts = _prompts(task, city_ids[rows, :size], id_digits)
+        start[rows] = prompts.shape[1]
+        tokens[rows, : prompts.shape[1]] = prompts
+    return tokens, _write_answers(task, tokens, start, values), start
+
+
+def _prompts(task: Task, city_ids: np.ndarray, id_digits: int) -> np.ndarray:
+    """`<bos>` to '=' of questions that all use the k cities of `city_ids` [row k]: uint8 [row pos]."""
+    size = city_ids.shape[1]
+    template = task.prompt(np.zeros((1, size), dtype=np.int64), id_digits)[0]
+    tokens = np.tile(np.array(Tokenizer().encode_prompt(template), dtype=np.uint8), (len(city_ids), 1))
+    places = spans(task.name, size, id_digits)
+    for city in range(size):
+        digits = tokens[:, places[f"city{city + 1}_digits"]]
+        left = city_ids[:, city].astype(np.int32)
+        for place in reversed(range(id_digits)):
+            left, digit = np.divmod(left, 10)
+            digits[:, place] = _DIGITS[digit]
+    return tokens
+
+
+def _write_answers(
+    task: Task, tokens: np.ndarray, start: np.ndarray, values: Int[np.ndarray, " row"]
+) -> np.ndarray:
+    """Write answers and `<eos>` from `start` on, in place; returns the lengths of the rows."""
+    if task.labels:
+        size = np.array([len(label) for label in task.labels])[values]
+        table = np.zeros((len(task.labels), task.max_answer_tokens - 1), dtype=np.uint8)
+        for label, row in zip(task.labels, table, strict=True):
+            row[: len(label)] = [CHAR_ID[char] for char in label]
+    else:
+        size = 1 + sum((values >= 10**power).astype(np.int64) for power in range(1, task.max_digits + 1))
+    flat, first = tokens.reshape(-1), np.arange(len(tokens)) * tokens.shape[1] + start
+    left = values
+    for i in range(task.max_answer_tokens - 1):
+        used = size > i
+        if task.labels:
+            flat[(first + i)[used]] = table[values[used], i]
+        else:  # the last digit first
+            left, digit = np.divmod(left, 10)
+            flat[(first + size - 1 - i)[used]] = _DIGITS[digit[used]]
+    flat[first + size] = Tokenizer.eos
+    return (start + size + 1).astype(np.int32)

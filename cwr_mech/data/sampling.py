@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from cwr_mech.config import Protocol
-from cwr_mech.data.integer_hash import permute
-from cwr_mech.data.splits import PERCENT, SPLITS, split_of
+from cwr_mech.data.splits import PERCENT, SPLITS, permute, split_of
 from cwr_mech.errors import UnknownName, WorldError
 from cwr_mech.tasks.registry import BLOCK_ROWS, PAPER_TASKS, Stratum, Task
 from cwr_mech.world.cities import World

@@ -1,4 +1,4 @@
-"""What a task's rows look like: answers, what answers that ignore the cities score, overlap of the splits."""
+"""What a task's rows look like: answers, what the best constant answers score, overlap of the splits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,30 @@ from typing import Unpack
 
 import numpy as np
 
-from cwr_mech.data.baselines import Baseline, baseline
 from cwr_mech.data.rows import Rows, StreamOptions, generate
 from cwr_mech.data.splits import SPLITS, query_hash
-from cwr_mech.tasks.registry import Task, get_task
+from cwr_mech.errors import AnalysisError
+from cwr_mech.tasks.registry import TASKS, Task, get_task
 from cwr_mech.world.cities import World
 
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Scores of the best constant answers to one task: mean absolute error in its unit, or accuracy.
+
+    answer: the best constant, as text: the median for numbers, the most frequent label. score: its score.
+    median_error: its median absolute error (None for labels). score_by_size: the score when the constant may
+    depend on the number of cities in the question, which any model can count.
+    """
+
+    task: str
+    kind: str
+    answer: str
+    score: float
+    median_error: float | None
+    score_by_size: float
 
 
 @dataclass(frozen=True)
@@ -72,3 +89,48 @@ def _answers(task: Task, values: np.ndarray) -> dict[str, float]:
         shares = np.bincount(values, minlength=len(task.labels)) / len(values)
         return dict(zip(task.labels, shares.tolist(), strict=True))
     return dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
+
+
+def baseline(fit: Rows, score: Rows | None = None) -> Baseline:
+    """The best constant answers chosen on the rows `fit` and scored on the rows `score` (`fit` when None).
+
+    Raises AnalysisError when the rows are none or of more than one task.
+    """
+    score = fit if score is None else score
+    found = np.unique(np.concatenate([fit.task, score.task]))
+    if len(found) != 1 or not len(fit) or not len(score):
+        raise AnalysisError(
+            f"a baseline needs rows of one task, got {len(fit)} and {len(score)} rows of {len(found)} tasks"
+        )
+    task = TASKS.at(int(found[0]))
+    constant = _best(task, fit.values)
+    scores = _scores(task, score.values, np.full(len(score), constant))
+    sizes_fit, sizes_score = ((rows.cities >= 0).sum(axis=1) for rows in (fit, score))
+    by_size = np.full(len(score), constant)
+    for size in np.unique(sizes_fit):
+        by_size[sizes_score == size] = _best(task, fit.values[sizes_fit == size])
+    return Baseline(
+        task=task.name,
+        kind=task.kind,
+        answer=task.format(constant),
+        score=float(scores.mean()),
+        median_error=None if task.labels else float(np.median(scores)),
+        score_by_size=float(_scores(task, score.values, by_size).mean()),
+    )
+
+
+def _best(task: Task, values: np.ndarray) -> int:
+    return int(np.bincount(values).argmax() if task.labels else np.rint(np.median(values)))
+
+
+def _scores(task: Task, values: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    return (values == answers).astype(float) if task.labels else np.abs(values - answers).astype(float)
+
+
+def gain(metric: str, value: float, baseline: float) -> float:
+    """Share of the gap between the best constant answer and a perfect one: errors 1 - value / baseline,
+    accuracies (value - baseline) / (1 - baseline). Below 0: worse than the constant.
+    """
+    if metric == "error":
+        return 1 - value / baseline
+    return (value - baseline) / (1 - baseline) if baseline < 1 else 0.0

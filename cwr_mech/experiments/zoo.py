@@ -17,7 +17,7 @@ answers.json.gz holds what the shipped weights answer to these questions, as tex
 from pathlib import Path
 
 from cwr_mech.config import RunConfig
-from cwr_mech.data.baselines import gain
+from cwr_mech.data.summary import gain
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS

@@ -16,7 +16,7 @@ from cwr_mech.analysis.routing.trajectory import (
 )
 from cwr_mech.analysis.selection import choose_hooks
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
-from cwr_mech.data.baselines import gain
+from cwr_mech.data.summary import gain
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from cwr_mech.config import STRICT, Protocol
-from cwr_mech.data.baselines import baseline
 from cwr_mech.data.rows import Rows, generate
+from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.decoding import greedy_decode
 from cwr_mech.model.qwen2 import HookedQwen2

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from cwr_mech.artifacts import disk_errors, folder_lock, sha256_file, sweep_parts
 from cwr_mech.config import RunConfig
-from cwr_mech.data.batches import Batches, parts_of
-from cwr_mech.data.prefetch import Ahead
+from cwr_mech.data.batches import Ahead, Batches, parts_of
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import ConfigError, ProcessLost, TrainingDiverged
 from cwr_mech.model.evaluation import evaluate

@@ -19,7 +19,7 @@ from cwr_mech.analysis.patching.parts import Question, ask
 from cwr_mech.analysis.probing.probe import probe, random_folds
 from cwr_mech.analysis.routing.trajectory import clearest, placed, read
 from cwr_mech.analysis.routing.updates import Reader
-from cwr_mech.data.baselines import gain
+from cwr_mech.data.summary import gain
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import PAPER_TASKS

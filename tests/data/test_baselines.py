@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cwr_mech.config import PAPER
-from cwr_mech.data.baselines import baseline
 from cwr_mech.data.rows import concat, generate
+from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 from cwr_mech.world.cities import load_world

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_mech.data.integer_hash import mix, permute
+from cwr_mech.data.splits import mix, permute
 
 # First outputs of splitmix64 with seed 1234567, as published with its reference code.
 PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]

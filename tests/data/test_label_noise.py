@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from cwr_mech.data.batches import Batches
-from cwr_mech.data.label_noise import LOCAL_CHANGE
-from cwr_mech.data.rows import generate
+from cwr_mech.data.rows import LOCAL_CHANGE, generate
 from cwr_mech.errors import ConfigError
 from cwr_mech.experiments.presets import preset, with_label_noise
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from cwr_mech.config import WorldConfig
-from cwr_mech.data.prefetch import STEPS_AHEAD, Ahead
+from cwr_mech.data.batches import STEPS_AHEAD, Ahead
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.world.cities import load_world
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_mech.config import PAPER, STRICT, ModelConfig
-from cwr_mech.data.baselines import baseline
 from cwr_mech.data.rows import concat, generate
+from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError, UnknownName, WorldError
 from cwr_mech.model.evaluation import (
     Answers,

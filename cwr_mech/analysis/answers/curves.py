@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from cwr_mech.artifacts import sha256_file
-from cwr_mech.data.baselines import baseline
 from cwr_mech.data.rows import StreamOptions, generate
+from cwr_mech.data.summary import baseline
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import TASKS

@@ -24,8 +24,8 @@ from cwr_mech.analysis.manifold.bases import random_basis, random_basis_like
 from cwr_mech.analysis.probing.probe import score
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import fit_linear
-from cwr_mech.data.baselines import baseline
 from cwr_mech.data.rows import Rows, generate
+from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import answer_rows
 from cwr_mech.model.qwen2 import HookedQwen2

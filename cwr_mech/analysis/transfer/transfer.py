@@ -36,7 +36,7 @@ from cwr_mech.analysis.transfer.means import (
     set_row,
     share_learned,
 )
-from cwr_mech.data.baselines import gain
+from cwr_mech.data.summary import gain
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement
 from cwr_mech.results import Result, Row
