@@ -169,6 +169,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert len(shipped) < len(models)  # control: there was something to leave out
     assert wheel.stat().st_size < 2_000_000
     expected |= {"cwr_mech/world/cities.csv", "cwr_mech/world/README.md", "cwr_mech/py.typed"}
+    expected |= {"cwr_mech/analysis/published.json", "cwr_mech/analysis/gradients.json"}
     assert expected <= names
 
 

@@ -27,7 +27,7 @@ _PLACES = {
 @lru_cache
 def content(file: str = "published.json") -> dict[str, Any]:
     """One of the two files of published values: `published.json` or `gradients.json`."""
-    found: dict[str, Any] = json.loads((files("cwr_mech") / "data" / file).read_text("utf-8"))
+    found: dict[str, Any] = json.loads((files("cwr_mech.analysis") / file).read_text("utf-8"))
     return found
 
 
