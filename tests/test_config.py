@@ -135,3 +135,19 @@ def test_the_paper_protocol_switches_every_quirk_on() -> None:
 def test_derived_sizes() -> None:
     assert ModelConfig().d_head == 32
     assert ModelConfig(n_key_value_heads=2).n_kv == 2
+
+
+@pytest.mark.parametrize(
+    "off", ["first_tasks=none", "first_tasks=", "first_tasks=[]", "first_tasks=null", "first_steps=0"]
+)
+def test_the_start_with_compass_is_switched_off_by_one_setting(off: str) -> None:
+    before = preset("quick").data
+    after = preset("quick").with_settings([off]).data
+    assert (before.first_tasks, before.first_steps) == (("compass",), 1000)
+    assert (after.first_tasks, after.first_steps) == ((), 0)
+    assert after == before.model_copy(update={"first_tasks": (), "first_steps": 0})
+    # A start of another length, or with another task, is no end of it; half a start is still refused.
+    assert preset("quick").with_settings(["first_steps=10"]).data.first_tasks == ("compass",)
+    assert preset("quick").with_settings(["first_tasks=angle"]).data.first_steps == 1000
+    with pytest.raises(ConfigError, match="go together"):
+        preset("quick").with_settings(["first_tasks=none", "first_steps=5"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cwr_mech.artifacts import sha256_file
+from cwr_mech.config import RunConfig
 from cwr_mech.data.rows import StreamOptions, generate
 from cwr_mech.data.summary import baseline
 from cwr_mech.errors import MissingArtifact
@@ -43,6 +44,7 @@ def training_result(run: Run, command: str) -> Result:
             "seed": run.config.train.seed,
             "eval_rows": run.config.train.eval_rows,
             "config": run.config.model_dump(mode="json"),
+            "curriculum": [curriculum(run.config)],
         },
         values={
             "state": run.state,
@@ -93,11 +95,20 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
         params={
             "runs": [run.name for run in runs],
             "eval_rows": [run.config.train.eval_rows for run in runs],
+            "curriculum": [curriculum(run.config) for run in runs],
         },
         values={"n_runs": len(runs)},
         tables={"loss": losses, "tasks": scores},
         notes=[f"Constant answers are chosen and scored on {BASELINE_ROWS} other validation questions."],
     )
+
+
+def curriculum(config: RunConfig) -> dict[str, Any] | None:
+    """Which tasks a training begins with, and after how many rows the others join; None without such."""
+    data = config.data
+    if not data.first_tasks:
+        return None
+    return {"tasks": list(data.first_tasks), "rows": data.first_steps * config.train.batch_size}
 
 
 def _inputs(run: Run) -> dict[str, str]:

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from cwr_mech.analysis.answers.lines import (
     MOST_SHOWN,
     SETTLED,
+    mark_switches,
     measure,
     tick,
 )
@@ -56,7 +57,8 @@ def curves_figure(result: Result) -> Figure:
         )
     else:
         text += "; dashed red: the best constant answer or majority label."
-    caption(figure, f"Against thousand examples seen. {text}")
+    switch = mark_switches(figure.axes, result)
+    caption(figure, f"Against thousand examples seen. {text}{switch}")
     return figure
 
 

@@ -1,5 +1,7 @@
 """Figures of numbers against something: learning curves, task scores, probes by layer."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +21,7 @@ from cwr_mech.tasks.registry import ordered
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
 SETTLED = 0.02
+SWITCH = "#777777"
 MOST_SHOWN = 2.2
 """Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
 
@@ -49,14 +52,31 @@ def learning_figure(result: Result) -> Figure:
     for index, task in enumerate(tasks):
         panel = figure.add_subplot(grid[1 + index // columns, index % columns])
         _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
+    switch = mark_switches(figure.axes, result)
     caption(
         figure,
         f"{number(float(result.arrays['rows'][-1]))} rows; losses of the first {SETTLED:.0%} may be cut off. "
         "Small panels, against thousand rows: mean over "
         f"{result.params['eval_rows']} validation questions; dashed: the best constant answer or majority "
-        "label.",
+        f"label.{switch}",
     )
     return figure
+
+
+def mark_switches(axes: Sequence[Axes], result: Result) -> str:
+    """A grey line where the first tasks of a curriculum are joined by the others; returns what to say of it.
+
+    Reads params `curriculum`: for each run None or {tasks, rows} (results from before have none).
+    """
+    begun = [one for one in result.params.get("curriculum", []) if one]
+    for rows in {one["rows"] for one in begun}:
+        for ax in axes:
+            if rows / 1000 < ax.get_xlim()[1]:  # or the training has not come so far
+                ax.axvline(rows / 1000, color=SWITCH, ls=":", lw=1.2, zorder=0)
+    if not begun:
+        return ""
+    tasks = ", ".join(dict.fromkeys(task for one in begun for task in one["tasks"]))
+    return f" Left of the grey dotted line a model of several tasks sees {tasks} alone."
 
 
 def _loss_range(result: Result) -> tuple[float, float]:

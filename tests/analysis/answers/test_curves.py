@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 from cwr_mech_cli import common, plot, report
+from matplotlib.figure import Figure
 
 from cwr_mech.analysis.answers.curves import (
     BASELINE_ROWS,
@@ -15,6 +16,7 @@ from cwr_mech.analysis.answers.curves import (
     training_result,
 )
 from cwr_mech.analysis.answers.figures import curves_figure
+from cwr_mech.analysis.answers.lines import learning_figure
 from cwr_mech.analysis.answers.show import (
     curves as section,
 )
@@ -23,6 +25,7 @@ from cwr_mech.errors import MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
+from cwr_mech.training import folders
 from cwr_mech.training.runs import Run, create_run, load_run
 
 CONFIG = RunConfig(
@@ -96,6 +99,7 @@ def test_plot_writes_one_or_several_runs(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common, "RUNS", tmp_path)
+    monkeypatch.setattr(folders, "RUNS", tmp_path)
     monkeypatch.setattr(common, "REPORTS", tmp_path / "reports")
     plot.command(["a", "b"], report="r")
     plot.command(["b"])
@@ -108,9 +112,38 @@ def test_plot_writes_one_or_several_runs(
     assert not list(results.glob("train-*"))  # two runs are more than few
     monkeypatch.undo()
     monkeypatch.setattr(common, "RUNS", tmp_path)
+    monkeypatch.setattr(folders, "RUNS", tmp_path)
     report.add_learning_curves(results.parent)
     assert sorted(path.name for path in results.glob("train-*.json")) == ["train-a.json", "train-b.json"]
     (tmp_path / "a" / "metrics.jsonl").unlink()
     with pytest.raises(MissingArtifact, match="run a has no metrics"):
         plot.command(["a"])
     assert load_run(tmp_path / "a").state == "stopped"
+
+
+def test_the_figure_marks_where_the_other_tasks_join(tmp_path: Path) -> None:
+    """At the row where they do, in every panel; not in a training without such a start, or before its end."""
+    started = CONFIG.with_settings(["first_tasks=compass", "first_steps=150", "batch_size=128"])
+    runs = [made(tmp_path / "plain", CONFIG, 1.0), made(tmp_path / "started", started, 1.0)]
+    late = made(tmp_path / "late", started.with_settings(["first_steps=400"]), 1.0)
+
+    def lines_at(figure: Figure) -> list[list[float]]:
+        x = 150 * 128 / 1000
+        return [[at for line in ax.lines for at in set(line.get_xdata()) if at == x] for ax in figure.axes]
+
+    def words(figure: Figure) -> str:
+        return " ".join(figure._supxlabel.get_text().split())
+
+    both = curves_figure(curves_result(runs, "c"))
+    alone = learning_figure(training_result(runs[1], "c"))
+    for figure in (both, alone):
+        assert all(len(found) >= 1 for found in lines_at(figure))
+        assert "sees compass alone" in words(figure)
+    for figure in (
+        curves_figure(curves_result(runs[:1], "c")),
+        learning_figure(training_result(runs[0], "c")),
+    ):
+        assert "alone" not in words(figure)
+        assert not any(line.get_linestyle() == ":" for ax in figure.axes for line in ax.lines)
+    unfinished = learning_figure(training_result(late, "c"))
+    assert not any(line.get_linestyle() == ":" for ax in unfinished.axes for line in ax.lines)
