@@ -76,6 +76,33 @@ def small() -> RunConfig:
     return quick().with_settings(settings)
 
 
+def ripe() -> RunConfig:
+    """Trained until the tasks are learned: 512 real cities, ids of 4 digits, all tasks from the first step.
+
+    There is no curriculum. The pilot that fixes this recipe is still under way (reports/LOG.md).
+    """
+    return RunConfig(
+        name="ripe",
+        world=WorldConfig(n_cities=512, new="scattered", n_new=32),
+        data=DataConfig(weights=weights_of(PAPER_TASKS, trianglearea=2.0)),
+        model=ModelConfig(n_layers=4, d_model=64, n_heads=4, d_mlp=256),
+        train=TrainConfig(
+            steps=50_000,
+            batch_size=64,
+            lr=3e-3,
+            optimizer="muon",
+            schedule="hold",
+            decay=0.5,
+            warmup=100,
+            checkpoints=10,
+            save_every=500,
+            eval_every=1000,
+            eval_rows=64,
+            seed=1,
+        ),
+    )
+
+
 def paper() -> RunConfig:
     """The paper's 7-task run: 5,075 cities, 1.6 million parameters, 42 million rows."""
     return RunConfig(
@@ -110,7 +137,7 @@ def large() -> RunConfig:
 
 
 PRESETS: Mapping[str, Callable[[], RunConfig]] = MappingProxyType(
-    {"tiny": tiny, "quick": quick, "small": small, "paper": paper, "large": large}
+    {"tiny": tiny, "quick": quick, "small": small, "ripe": ripe, "paper": paper, "large": large}
 )
 
 
