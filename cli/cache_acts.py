@@ -46,18 +46,19 @@ def command(
         return
 
     import time
+    from functools import partial
 
-    from cwr_mech.activations.extract import extract, model_digest
-    from cwr_mech.model.qwen2 import HookedQwen2
+    from cwr_mech.activations.extract import extract
+    from cwr_mech.analysis.sources import untrained_state
 
     found = load_run(run)
-    at = None if untrained else found.last_step if step is None else step
-    path = out or activations_path(found.name, at, ACTIVATIONS)
-    if at is None:
-        model = HookedQwen2(found.config.model, seed=found.config.train.seed).eval()
-        digest = model_digest(model)
+    at = found.last_step if step is None else step
+    if untrained:
+        path, digest, load, at = untrained_state(found)
     else:
-        model, digest = found.model(at), found.sha256(at)
+        path, digest = activations_path(found.name, at, ACTIVATIONS), found.sha256(at)
+        load = partial(found.model, at)
+    path, model = out or path, load()
     world = found.world()
     wanted = Selection.parse(layers, hooks, tasks, sites, model.cfg.n_layers)
     old = None if force else reusable(path, digest, world.sha256, named=out is not None)
@@ -75,7 +76,7 @@ def command(
             world,
             path,
             **wanted._asdict(),
-            attrs={"run": found.name, "step": at or 0, "model_sha256": digest},
+            attrs={"run": found.name, "step": at, "model_sha256": digest},
             advance=advance,
         )
     seconds = time.monotonic() - began

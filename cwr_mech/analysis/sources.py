@@ -1,15 +1,19 @@
 """The activation files that a study reads: those given, or those of the runs named, made where missing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cwr_mech.activations.reader import ActivationStore, activations_path, digests
 from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, names, stage, uses
-from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
+from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.runs import Run, load_run
+
+if TYPE_CHECKING:
+    from cwr_mech.model.qwen2 import HookedQwen2
 
 FOLDER = Path("activations")
 """Where activation files of runs are kept, below the current folder."""
@@ -53,17 +57,15 @@ class Source:
         return words
 
     def untrained(self) -> ActivationStore | None:
-        """Activations of the same model before training; None where its first checkpoint is not kept."""
-        path = activations_path(self.run, None, self.path.parent)
-        if path.exists():
-            return ActivationStore(path)
+        """Activations of the same architecture before training, made where missing.
+
+        None for a file whose run is not here, and for a fine-tuned run, which never was untrained.
+        """
         try:
             run = load_run(self.run)
         except ArtifactError:
             return None
-        if run.parent is not None or 0 not in run.steps:
-            return None
-        return ActivationStore(activations_of(run, 0))
+        return None if run.parent else ActivationStore(_made(run, *untrained_state(run)))
 
 
 def open_sources(
@@ -90,31 +92,32 @@ def run_of(name: str | Path | None) -> Run:
 
 
 def activations_of(run: Run, step: int | None = None) -> Path:
-    """The activation file of a checkpoint (0: before training), made if missing or of other weights."""
-    path = activations_path(run.name, None if step == 0 else run.last_step if step is None else step, FOLDER)
-    digest, world = run.sha256(step), run.world()
+    """The activation file of a checkpoint, the last one by default; made if missing or of other weights."""
+    at = run.last_step if step is None else step
+    return _made(run, activations_path(run.name, at, FOLDER), run.sha256(at), lambda: run.model(at), at)
+
+
+def untrained_state(run: Run) -> tuple[Path, str, "Callable[[], HookedQwen2]", int]:
+    """File, weights' digest, model and step (0) of a run before training: drawn anew from its seed."""
+    from cwr_mech.activations.extract import model_digest
+    from cwr_mech.model.qwen2 import HookedQwen2
+
+    model = HookedQwen2(run.config.model, seed=run.config.train.seed).eval()
+    return activations_path(run.name, None, FOLDER), model_digest(model), lambda: model, 0
+
+
+def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]", step: int) -> Path:
+    """`path`, with the activations of these weights: made where it is missing, broken or of other weights."""
+    world = run.world()
     try:
-        ActivationStore(path, world=world, model_sha256=digest)
-        return path
-    except ArtifactError as error:
-        if path.exists() and not isinstance(error, MissingArtifact) and _foreign(path):
-            raise
-    from cwr_mech.activations.extract import extract
-
-    with stage(f"activations of {run.name}", world.n * len(TASKS), "prompts") as advance:
-        attrs: dict[str, str | int] = {"run": run.name, "step": step or 0, "model_sha256": digest}
-        attrs["step"] = run.last_step if step is None else step
-        extract(run.model(step), world, path, attrs=attrs, advance=advance)
-    return path
-
-
-def _foreign(path: Path) -> bool:
-    """Whether a file is not an activation file at all, so that it must not be replaced."""
-    try:
-        ActivationStore(path)
+        ActivationStore(path, world=world, model_sha256=sha256)
     except ArtifactError:
-        return True
-    return False
+        from cwr_mech.activations.extract import extract
+
+        with stage(f"activations of {path.stem}", world.n * len(TASKS), "prompts") as advance:
+            attrs: dict[str, str | int] = {"run": run.name, "step": step, "model_sha256": sha256}
+            extract(model(), world, path, attrs=attrs, advance=advance)
+    return path
 
 
 def _of_run(run: Run, step: int | None) -> Source:
