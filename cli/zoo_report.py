@@ -139,6 +139,38 @@ def places(models: "list[Run]") -> None:
         save_result(places_result(chosen, untuned(models), COMMAND, advance), ROUTING, "trajectory")
 
 
+def sites(models: "list[Run]") -> None:
+    """Where the bases read cities, by interchange interventions."""
+    from . import sites as command
+
+    for base in all_tasks(models):
+        command.command(base.name, task=PATCHED, report=ROUTING)
+
+
+def located(models: "list[Run]") -> None:
+    """Where answers of the bases, of unprojected fine-tunings and of models that had all cities put new
+    cities."""
+    from cwr_mech.findings.routing import LOCATED
+
+    from . import analyses
+
+    tuned_on = [
+        model
+        for model in conditioned(models)
+        if model.config.route.condition == "unprojected" and set(model.config.data.tasks) <= set(LOCATED)
+    ]
+    told = [model for model in models if model.parent is None and has_new(model)]
+    named = [model.folder.as_posix() for model in [*all_tasks(models), *tuned_on, *told]]
+    analyses.run("locate", ROUTING, runs=named, tasks=",".join(LOCATED))
+
+
+def has_new(model: "Run") -> bool:
+    """Whether a model was trained on all tasks with the held-out cities from the start."""
+    from cwr_mech.experiments.zoo import family
+
+    return family(model.config, False) == "all seven tasks, new cities in pretraining"
+
+
 def shares(models: "list[Run]") -> None:
     """How much of updates lies in the manifold's span, base by base."""
     from . import subspace
@@ -169,6 +201,8 @@ PARTS = {
     "similarity": Part(ZOO_REPORT, alike),
     "transfer": Part(ZOO_REPORT, taught),
     "conditions": Part(ROUTING, conditions),
+    "sites": Part(ROUTING, sites),
+    "locate": Part(ROUTING, located),
     "places": Part(ROUTING, places),
     "shares": Part(ROUTING, shares),
     "patching": Part(ROUTING, followed),

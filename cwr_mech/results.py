@@ -70,6 +70,9 @@ MOST_UNPACKED = 1100
 SMALL = 1_000_000
 
 Row = dict[str, Any]
+OLD_END = re.compile(r"^(|.+_)(?:ci_)?(lo|hi|low|high)$")
+END_NAMES = {"lo": "lo", "low": "lo", "hi": "hi", "high": "hi"}
+"""Columns of older results that hold the ends of an interval: ci_lo, X_low, X_high, ..."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +225,9 @@ RENAMED_COLUMNS = {f"ci_{end}": end for end in ("lo", "hi")} | {
 
 
 def _renamed(row: Row) -> Row:
-    """A row of an older result in today's words."""
+    """A row of an older result in today's words: names of conditions, and the ends of intervals as lo and
+    hi."""
+    row = {OLD_END.sub(lambda end: end[1] + END_NAMES[end[2]], str(key)): value for key, value in row.items()}
     route = RENAMED_CONDITIONS.get(str(row.get("route")))
     row = row | {"route": route} if route else row
     if not RENAMED_COLUMNS.keys() & row.keys():

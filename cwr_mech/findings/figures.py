@@ -8,6 +8,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from cwr_mech.findings.questions import headline
 from cwr_mech.findings.show import asked
@@ -21,6 +22,7 @@ from cwr_mech.render.style import (
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
+TOO_SMALL, THEIRS = "#e4e4e4", "#8a8a8a"
 FAMILIES = 4
 """Panels that have room; the families come in the order of the models."""
 
@@ -69,7 +71,9 @@ def overview_figure(result: Result) -> Figure:
     figure = new_figure(1.5 + 0.5 * max(1, len(known)))
     ax = figure.subplots()
     forest(ax, known, [f"{row['statement']}" for row in known], scaled=True)
-    ax.set_xlabel("contrast minus its reference, in smallest effects of interest (logarithmic beyond 3)")
+    ax.set_xlabel(
+        "contrast minus its reference, in smallest effects of interest (logarithmic beyond 3)", fontsize=8
+    )
     caption(
         figure,
         "The headline claim of each question. Filled: supported or refuted; hollow: no effect of that size; "
@@ -124,13 +128,16 @@ def forest(ax: Axes, rows: Sequence[Row], names: Sequence[str], *, scaled: bool 
         marker = "x" if row["verdict"] == "inconclusive" else "o"
         ax.plot([value], [place], marker, color="black", fillstyle="full" if sure else "none", zorder=3)
         if row["published"] is not None:
-            ax.plot([(row["published"] - zero) / unit], [place], "D", color=GREYS[2], markersize=4, zorder=2)
+            ax.plot([(row["published"] - zero) / unit], [place], "D", color=THEIRS, markersize=4, zorder=2)
     ax.axvline(0, color="black", linewidth=0.6, zorder=1)
     if scaled:
         ax.set_xscale("symlog", linthresh=3)
+        ax.xaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, 0, 1, 3, 10, 30]))
+        ax.xaxis.set_major_formatter("{x:g}")
     ax.set_yticks(range(len(rows)), [fill(name, 44) for name in names], fontsize=7)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labelsize=7)
 
 
 def stretch_figure(result: Result) -> Figure:

@@ -10,9 +10,9 @@ from cwr_mech.tasks.registry import ordered
 
 ANSWERS: Mapping[str, str] = {
     "supported": "Yes",
-    "refuted": "No, the opposite",
-    "no effect of that size": "No",
-    "inconclusive": "Open",
+    "refuted": "No, the opposite of",
+    "no effect of that size": "No, not by as much as is of interest",
+    "inconclusive": "Open whether",
 }
 """The first word of the answer that a verdict gives to a claim."""
 VERDICT_NOTE = (
@@ -49,19 +49,10 @@ def asked(result: Result) -> list[Question]:
 
 
 def answer(row: Row) -> str:
-    """One sentence: the answer to a claim, with its number, interval and units."""
-    if row["value"] is None:
-        return f"Open: {row['reason']}."
-    unit = row["units"] if row["n"] != 1 else row["units"].removesuffix("s")
-    beyond = ""
-    if row["verdict"] == "no effect of that size":
-        beyond = f", less than {number(row['smallest'])} ({row['why']})"
-    elif row["reason"]:
-        beyond = f", {row['reason']}"
-    return (
-        f"{ANSWERS[row['verdict']]}: {_lower(row['statement'])}? {_lower(row['contrast']).capitalize()}: "
-        f"{here(row)}, n = {row['n']} {unit}{beyond}."
-    )
+    """The answer to a claim in one sentence of the field's words."""
+    statement = row["statement"] if row["verdict"] == "supported" else _lower(row["statement"])
+    joint = " " if row["verdict"] in ("inconclusive", "refuted") else ": "
+    return f"{ANSWERS[row['verdict']]}{joint}{statement}."
 
 
 def here(row: Row) -> str:
@@ -83,18 +74,19 @@ def summary(result: Result) -> str:
         if row is None:
             rows.append({"question": link, "answer": checks(result, question), "limits": question.limits})
             continue
-        paper = "-" if row["published"] is None else f"{number(row['published'])}: {row['agreement']}"
+        stands = "cannot be compared" if row["value"] is None else row["agreement"]
+        paper = "-" if row["published"] is None else f"{number(row['published'])}: {stands}"
         rows.append(
             {
                 "question": link,
-                "answer": row["statement"] + ".",
+                "answer": answer(row),
                 "here": "-" if row["value"] is None else f"{here(row)}, n = {row['n']} {row['units']}",
                 "paper": paper,
                 "verdict": f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else ""),
                 "limits": question.limits,
             }
         )
-    heads = {name: name for name in ("question", "verdict", "here", "paper", "limits")} | {"answer": "claim"}
+    heads = {name: name for name in ("question", "verdict", "here", "paper", "limits")} | {"answer": "answer"}
     order = ("question", "answer", "verdict", "here", "paper", "limits")
     return f"{markdown_table(rows, {name: heads[name] for name in order})}\n\n{VERDICT_NOTE}"
 
@@ -286,20 +278,27 @@ def limits(result: Result) -> str:
     """What the settings of these models leave open; reads values of the result of kind "zoo"."""
     values, models = result.values, result.tables["models"]
     scratch = [row for row in models if row["base"] is None]
-    rows = {
-        n: sorted({row["rows"] for row in scratch if len(row["tasks"].split("+")) == n})
-        for n in sorted({len(row["tasks"].split("+")) for row in scratch})
-    }
+    counts_of_tasks = sorted({_n_tasks(row) for row in scratch})
+    rows = {n: sorted({row["rows"] for row in scratch if _n_tasks(row) == n}) for n in counts_of_tasks}
     seen = "; ".join(
-        f"{n} task(s): {' or '.join(f'{count:,}' for count in counts)}" for n, counts in rows.items()
+        f"{count} task{'s' if count > 1 else ''} {' or '.join(f'{each:,}' for each in counts)}"
+        for count, counts in rows.items()
     )
-    return f"""- **Small worlds can be learned by heart.** These models know {values["n_cities"]} cities and
-  {values["n_new"]} new ones, the paper's 5,075 and 100.
-- **Small models, few rows.** {values["n_layers"]} layers of width {values["d_model"]}
-  ({values["parameters"]:,} parameters) against 6 of width 128 (1.6 million). Rows seen, by number of
-  tasks: {seen}; the paper's 42 million. "Not learned" is a statement about this budget.
-- **Order of learning.** {values["first_tasks"]} of {len(scratch)} pretrained models begin with some of
-  their tasks alone; the paper's begin with all. What depends on the order of learning is not comparable.
-- **Layers do not correspond.** The paper reads after block 5 of 6; models are compared after the last
-block but one. - **Few seeds.** With three models Student's t has two degrees of freedom: "inconclusive" is
-not "absent"."""
+    points = {
+        "Small worlds can be learned by heart": f"These models know {values['n_cities']} cities and "
+        f"{values['n_new']} new ones, the paper's 5,075 and 100.",
+        "Small models, few rows": f"{values['n_layers']} layers of width {values['d_model']} "
+        f"({values['parameters']:,} parameters) against 6 of width 128 (1.6 million). Rows seen, by number "
+        f'of tasks: {seen}; the paper: 42 million. "Not learned" is a statement about this budget.',
+        "Order of learning": f"{values['first_tasks']} of {len(scratch)} pretrained models begin with some "
+        "of their tasks alone, the paper's with all. What depends on the order of learning is not "
+        "comparable.",
+        "Layers do not correspond": "The paper reads after block 5 of 6; here models are compared after the "
+        "last block but one.",
+        "Few seeds": "With three models Student's t has two degrees of freedom: inconclusive is not absent.",
+    }
+    return "\n".join(f"- **{title}.** {text}" for title, text in points.items())
+
+
+def _n_tasks(row: Row) -> int:
+    return len(str(row["tasks"]).split("+"))
