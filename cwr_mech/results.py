@@ -72,7 +72,7 @@ SMALL = 1_000_000
 Row = dict[str, Any]
 OLD_END = re.compile(r"^(|.+_)(?:ci_)?(lo|hi|low|high)$")
 END_NAMES = {"lo": "lo", "low": "lo", "hi": "hi", "high": "hi"}
-"""Columns of older results that hold the ends of an interval: ci_lo, X_low, X_high, ..."""
+"""Columns of older results that hold the ends of an interval, by whichever name."""
 
 
 @dataclass(frozen=True, eq=False)
