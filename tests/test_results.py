@@ -283,6 +283,6 @@ def test_older_results_are_read_in_todays_words(tmp_path: Path) -> None:
     path = Result("other", "test", {}, {}, tables={"rows": [old]}).save(tmp_path, "old")
     (row,) = load_result(path).tables["rows"]
     assert row == {
-        "lo": 0.1, "hi": 0.3, "r2_lo": 0.2, "r2_hi": 0.4, "below": 1, "follow": 2, "route": "unprojected",
+        "lo": 0.1, "hi": 0.3, "r2_lo": 0.2, "r2_hi": 0.4, "below": 1, "shadow": 2, "route": "unprojected",
     }  # fmt: skip
     assert load_result(path) == load_result(load_result(path).save(tmp_path, "new"))
