@@ -277,7 +277,7 @@ def test_older_results_are_read_in_todays_words(tmp_path: Path) -> None:
         "r2_low": 0.2,
         "r2_high": 0.4,
         "below": 1,
-        "follow": 2,
+        "shadow": 2,
         "route": "none",
     }
     path = Result("other", "test", {}, {}, tables={"rows": [old]}).save(tmp_path, "old")
