@@ -14,14 +14,27 @@ def command(
     """Draw loss and answers against the examples seen, beside the best constant answers.
 
     One run is drawn with its loss task by task, several as a line each. Works while a run is being trained.
+    Of several, those that cannot be read are named and left out.
     """
-    from cwr_mech.analysis.answers.curves import curves_result, training_result
+    from cwr_mech.analysis.answers.curves import curves_result, losses_of, training_result
+    from cwr_mech.errors import MissingArtifact, UserError
     from cwr_mech.training.runs import load_run
 
-    from .common import save_result
+    from .common import save_result, say
     from .stores import command_line
 
-    found = [load_run(name) for name in runs or (None,)]
+    found = []
+    for name in runs or (None,):
+        try:
+            run = load_run(name)
+            losses_of(run)
+            found.append(run)
+        except UserError as error:
+            if not runs or len(runs) == 1:
+                raise
+            say(f"left out {name}: {error.message}")
+    if not found:
+        raise MissingArtifact("none of these runs can be drawn", "cwr-mech runs lists what there is")
     if len(found) == 1:
         result, name = training_result(found[0], command_line()), f"train-{found[0].folder.name}"
     else:

@@ -18,26 +18,28 @@ def command() -> None:
     The scores are the last on validation questions, a number a task in the usual order: mean errors, and
     accuracies (which begin with a point); of fine-tuned runs as old/new cities.
     """
+    from cwr_mech.training.folders import newest_first
+
     from .common import RUNS, console, say, table
 
-    found = sorted(RUNS.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = newest_first(RUNS)
     if not found:
         say(f"no runs in {RUNS}/ yet; train one with: cwr-mech train")
         return
-    rows = [row(path.parent) for path in found]
+    rows = [row(folder) for folder in found]
     kept = [name for name in COLUMNS if name != "preset" or console.width >= WIDE]
     console.print(table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows]))
 
 
 def row(folder: Path) -> list[object]:
     """One line of the list; a run that cannot be read says why instead."""
-    from cwr_mech.errors import ArtifactError
+    from cwr_mech.errors import UserError
     from cwr_mech.training.runs import load_run
 
     try:
         return _row(load_run(folder))
-    except ArtifactError as error:
-        return [folder.name, error.message, *[None] * 4]
+    except (UserError, OSError) as error:
+        return [folder.name, " ".join(str(error).split()), *[None] * 4]
 
 
 def _row(run: "Run") -> list[object]:

@@ -145,16 +145,15 @@ def fine_tunings(names: "Sequence[str] | None") -> "list[Run]":
     AnalysisError when there is none.
     """
     from cwr_mech.errors import AnalysisError
-    from cwr_mech.training.runs import load_run
+    from cwr_mech.training.runs import load_run, readable_runs
 
     from .common import RUNS
 
-    here = [load_run(path.parent) for path in sorted(RUNS.glob("*/manifest.json"))]
-    done = [run for run in here if run.parent and run.state == "done"]
+    done = [run for run in readable_runs(RUNS) if run.parent and run.state == "done"]
     found: list[Run] = []
     for run in [load_run(name) for name in names] if names else done:
         weights = set(run.manifest["checkpoints"].values())
-        children = (child for child in done if child.manifest["parent"]["sha256"] in weights)
+        children = (child for child in done if child.manifest["parent"].get("sha256") in weights)
         found += [run] if run.parent else children
     if not found:
         raise AnalysisError("no finished fine-tuning found", "make one with: cwr-mech finetune RUN")

@@ -394,6 +394,12 @@ def _value(text: str, current: Any) -> Any:
 C = TypeVar("C", bound=Config)
 
 
+def _short(value: object) -> str:
+    """What was given, as a line that fits into a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} letters)"
+
+
 def parse(kind: type[C], content: object) -> C:
     """Build a config from plain data. Raises ConfigError with the first fault, its place and its value."""
     try:
@@ -404,7 +410,7 @@ def parse(kind: type[C], content: object) -> C:
         place = ".".join(str(part) for part in first["loc"] if str(part).replace("_", "a").isalnum())
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown setting '{place}'") from error
-        raise ConfigError(f"setting '{place}' cannot be {first['input']!r}: {first['msg']}") from error
+        raise ConfigError(f"setting '{place}' cannot be {_short(first['input'])}: {first['msg']}") from error
 
 
 MEANINGS: Mapping[str, str] = MappingProxyType(

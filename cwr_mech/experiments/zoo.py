@@ -14,10 +14,12 @@ by the name `zoo:NAME`. Its manifest has one more entry, "zoo":
 answers.json.gz holds what the shipped weights answer to these questions, as text.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from cwr_mech.config import RunConfig
 from cwr_mech.data.summary import gain
+from cwr_mech.errors import UserError
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -28,10 +30,14 @@ from cwr_mech.training.runs import Run, load_run
 
 def zoo_models(root: Path | str | None = None) -> list[Run]:
     """All models in the zoo `root`, or on the search path (`cwr_mech.training.folders`): those of all tasks
-    first, then by number of tasks, fine-tuned ones last.
+    first, then by number of tasks, fine-tuned ones last. Folders that cannot be read are left out.
     """
     folders = found_models().values() if root is None else run_folders(root)
-    found = [load_run(folder) for folder in folders]
+    found = []
+    for folder in folders:
+        with suppress(UserError):
+            run = load_run(folder)
+            found += [run] if run.from_zoo else []
     return sorted(found, key=lambda run: (run.parent is not None, -len(run.config.data.tasks), run.name))
 
 

@@ -96,9 +96,9 @@ def _rope_theta(settings: Mapping[str, Any]) -> Any:
         rope = settings.get(key) or {}
         if not isinstance(rope, Mapping):
             raise ConfigError(f"{key} is {rope!r}, which is no table")
-        kinds = {rope.get("rope_type") or "default", rope.get("type") or "default"} - {"default"}
-        if kinds:
-            raise ConfigError(f"rope type is {kinds.pop()!r}; only 'default' is supported")
+        for kind in (rope.get("rope_type") or "default", rope.get("type") or "default"):
+            if kind != "default":
+                raise ConfigError(f"rope type is {kind!r}; only 'default' is supported")
         if any(isinstance(value, Mapping) for value in rope.values()):
             raise ConfigError(f"{key} differs between layers; only one for all layers is supported")
         if rope.get("partial_rotary_factor") not in (None, 1, 1.0):

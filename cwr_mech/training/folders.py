@@ -12,6 +12,7 @@ The first folder that holds the name wins. Nothing here reads more than file nam
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -106,12 +107,21 @@ def holds_run(folder: Path) -> bool:
 
 def latest_run(root: Path | str = RUNS) -> Path:
     """Folder of the run whose manifest changed last. Raises MissingArtifact when there is none."""
-    found = sorted(Path(root).glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    found = newest_first(root)
     if not found:
         raise MissingArtifact(
             f"there is no run in {root}/", "train one with: cwr-mech train, or name a model such as zoo:small"
         )
-    return found[-1].parent
+    return found[0]
+
+
+def newest_first(root: Path | str) -> list[Path]:
+    """Folders below `root` that hold a run, the one whose manifest changed last first."""
+    found = []
+    for folder in run_folders(root):
+        with suppress(OSError):  # a link to nowhere
+            found.append(((folder / "manifest.json").stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def _known(text: str) -> str:

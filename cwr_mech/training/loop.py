@@ -99,7 +99,8 @@ def train(
         if processes.is_main:
             sweep_parts(folder, deep=True)
             if not resume:
-                create_run(folder, config, _first_model(config, base), base)
+                step = base.last_step if base else None  # the base may be trained on meanwhile
+                create_run(folder, config, _first_model(config, base, step), base, step)
         processes.wait()
         run = load_run(folder)
         if not run.has_settings(config):
@@ -117,12 +118,12 @@ def train(
         return Trainer(run, listener, hook, compute, processes).fit()
 
 
-def _first_model(config: RunConfig, base: Run | None) -> HookedQwen2:
+def _first_model(config: RunConfig, base: Run | None, step: int | None) -> HookedQwen2:
     if base is None:
         return HookedQwen2(config.model, seed=config.train.seed)
     if base.config.model != config.model:
         raise ConfigError(f"run {base.name} has a model of another shape than the settings say")
-    return base.model()
+    return base.model(step)
 
 
 class Trainer:

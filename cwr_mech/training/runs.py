@@ -9,20 +9,37 @@ runs/NAME/
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cwr_mech.artifacts import atomic_file, is_locked, provenance, read_json, sha256_file, write_json
+from cwr_mech.artifacts import (
+    atomic_file,
+    is_locked,
+    provenance,
+    read_json,
+    require_file,
+    sha256_file,
+    write_json,
+)
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact
+from cwr_mech.errors import (
+    ArtifactError,
+    ArtifactExists,
+    ConfigError,
+    CorruptArtifact,
+    MissingArtifact,
+    UserError,
+)
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import Tokenizer
-from cwr_mech.training.folders import ZOO, find_run
+from cwr_mech.training.folders import ZOO, find_run, run_folders
 from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
 
@@ -31,7 +48,22 @@ if TYPE_CHECKING:  # torch takes seconds to import; lists of runs do without it
 
 SCHEMA = "cwr-mech/run/1"
 CITIES = "cities.csv"
-_STEP = re.compile(r"step-(\d+)")
+_STEP = re.compile(r"step-([0-9]{1,15})")
+MOST_METRICS_BYTES = 500_000_000
+METRICS = (
+    "step",
+    "steps",
+    "rows",
+    "loss",
+    "lr",
+    "grad_norm",
+    "rows_per_second",
+    "tokens_per_second",
+    "seconds",
+)
+"""Numbers of a metrics line that are read again."""
+FIELDS = {"config": dict, "state": str, "world_sha256": str, "parent": dict, "checkpoints": dict}
+"""Fields of a manifest that are read again -> JSON type."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +115,20 @@ class Run:
         about = self.manifest["parent"]
         if not about:
             raise ConfigError(f"run {self.name} was not fine-tuned from another")
+        if not isinstance(about.get("folder"), str) or not isinstance(about.get("step"), int):
+            raise CorruptArtifact(f"{self.folder / 'manifest.json'} does not say where its base is")
         folder = Path(about["folder"])
         found = load_run(folder if (folder / "manifest.json").is_file() else about["run"])
-        if found.sha256(about["step"]) != about["sha256"]:
+        if found.sha256(about["step"]) != about.get("sha256"):
             raise CorruptArtifact(f"run {found.name} is no longer what {self.name} was fine-tuned from")
         return found
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps with a checkpoint, ascending."""
-        found = (_STEP.fullmatch(path.name) for path in (self.folder / "checkpoints").glob("step-*"))
-        return tuple(sorted(int(match[1]) for match in found if match))
+        found = ((_STEP.fullmatch(path.name), path) for path in (self.folder / "checkpoints").glob("step-*"))
+        steps = sorted(int(match[1]) for match, path in found if match and path.is_dir())
+        return tuple(step for step in steps if checkpoint_path(self.folder, step).is_dir())
 
     @property
     def last_step(self) -> int:
@@ -114,14 +149,40 @@ class Run:
         return path
 
     def model(self, step: int | None = None) -> "cwr_mech.model.qwen2.HookedQwen2":
-        """The model at a step, the last one by default."""
+        """The model at a step, the last one by default.
+
+        Raises MissingArtifact, and CorruptArtifact where the weights are not those whose hash the manifest
+        holds, the settings are not the run's, or the vocabulary is another one.
+        """
         from cwr_mech.model.qwen2 import HookedQwen2
 
-        return HookedQwen2.from_pretrained(self.checkpoint(step))
+        step = self.last_step if step is None else step
+        folder, recorded = self.checkpoint(step), self._recorded(step)
+        anew = f"take another step ({', '.join(map(str, self.steps))}), or train the run anew"
+        if recorded is not None and self.sha256(step) != recorded:
+            raise CorruptArtifact(f"the weights in {folder} are not those that were written", anew)
+        model = HookedQwen2.from_pretrained(folder)
+        if model.config != self.config.model:
+            raise CorruptArtifact(f"{folder} is a model of other settings than its run's", anew)
+        if self.manifest.get("tokenizer_sha256", Tokenizer().sha256) != Tokenizer().sha256:
+            raise CorruptArtifact(f"run {self.name} was trained with another vocabulary", "train it anew")
+        return model
+
+    def _recorded(self, step: int) -> str | None:
+        """Hash of a checkpoint's weights by the manifest, which may have grown since it was read.
+
+        None for a checkpoint whose training was killed before its hash was recorded.
+        """
+        known = self.manifest["checkpoints"].get(str(step))
+        if known is None:
+            known = read_json(self.folder / "manifest.json").get("checkpoints", {}).get(str(step))
+        return None if known is None else str(known)
 
     def sha256(self, step: int | None = None) -> str:
-        """Hash of a checkpoint's weights file."""
-        return sha256_file(self.checkpoint(step) / "model.safetensors")
+        """Hash of a checkpoint's weights file. Raises MissingArtifact."""
+        path = self.checkpoint(step) / "model.safetensors"
+        require_file(path)
+        return sha256_file(path)
 
     @cached_property
     def _world(self) -> World:
@@ -143,14 +204,35 @@ class Run:
         return Tokenizer()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+        """The lines of metrics.jsonl. Lines that a crash cut short or filled with zeros are left out."""
         return [*self.latest_metrics()][::-1]
 
     def latest_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl, the last one first, each parsed when it is asked for."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        yield from map(json.loads, reversed(lines[:-1]))
+        if not path.exists():
+            return
+        require_file(path, most_bytes=MOST_METRICS_BYTES)
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        yield from (record for record in map(_metrics_line, reversed(lines)) if record is not None)
+
+
+def _metrics_line(line: str) -> dict[str, Any] | None:
+    """A line of metrics, None where it is none: an object with a step, numbers, and tables of numbers."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    tables = [record.get(name, {}) for name in ("losses", "scores", "scores_new")]
+    plain = [value for name, value in record.items() if name in METRICS]
+    if not all(isinstance(table, dict) for table in tables):
+        return None
+    values = [*plain, *(value for table in tables for value in table.values() if value is not None)]
+    return (
+        record if all(isinstance(value, int | float) and math.isfinite(value) for value in values) else None
+    )
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -180,18 +262,20 @@ def create_run(
     config: RunConfig,
     model: "cwr_mech.model.qwen2.HookedQwen2",
     parent: Run | None = None,
+    parent_step: int | None = None,
 ) -> Run:
     """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
 
     The manifest comes last, so where there is one there is also a model to start from, whatever it was made
     of. Cities from a user's CSV file are copied, so that the run stands without it. `parent` is the run whose
-    last checkpoint `model` is. Raises ArtifactExists when the folder is taken.
+    checkpoint `model` is, the last one or that of `parent_step`. Raises ArtifactExists when the folder is
+    taken.
     """
     require_free(folder)
     world = load_world(config.world)
     parents: dict[str, Any] = {}
     if parent is not None:
-        step = parent.last_step
+        step = parent.last_step if parent_step is None else parent_step
         parents = {
             "run": parent.name,
             "folder": parent.source,
@@ -230,9 +314,13 @@ def load_run(name: Path | str | None = None) -> Run:
     """
     path = find_run(name)
     manifest = read_json(path / "manifest.json", schema=SCHEMA, rebuild="cwr-mech train")
-    for key in ("config", "state", "world_sha256", "parent", "checkpoints"):
-        if key not in manifest:
-            raise CorruptArtifact(f"{path / 'manifest.json'} lacks '{key}'", "train the run anew")
+    for key, kind in FIELDS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise CorruptArtifact(
+                f"{path / 'manifest.json'} lacks '{key}', or it is no {kind.__name__}", "train the run anew"
+            )
+    if not isinstance(manifest["parent"].get("run", ""), str):
+        raise CorruptArtifact(f"{path / 'manifest.json'} names its parent by no text", "train the run anew")
     try:
         config = parse(RunConfig, manifest["config"])
     except UnknownTask as error:
@@ -242,3 +330,12 @@ def load_run(name: Path | str | None = None) -> Run:
     if (path / CITIES).exists():  # the manifest says what was typed, which may not be there any more
         config = with_source(config, path / CITIES)
     return Run(path, config, manifest)
+
+
+def readable_runs(root: Path | str) -> list[Run]:
+    """The runs in `root` that can be read, by name: a foreign or damaged folder does not hide the others."""
+    runs = []
+    for folder in run_folders(root):
+        with suppress(UserError):
+            runs.append(load_run(folder))
+    return runs

@@ -88,11 +88,14 @@ def _read(path: Path) -> TrainingState | None:
             metadata: dict[str, str] = handle.metadata() or {}
             names: list[str] = list(handle.keys())
             tensors = {name: handle.get_tensor(name) for name in names}
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError, RuntimeError):
         return None
     claimed = metadata.pop("sha256", None)
-    if claimed != _digest(metadata, tensors):
+    try:
+        if claimed != _digest(metadata, tensors):
+            return None
+        return TrainingState(
+            int(metadata["step"]), int(metadata["metrics_length"]), float(metadata["seconds"]), tensors
+        )
+    except (KeyError, ValueError, RuntimeError, TypeError):  # another program's file of this name
         return None
-    return TrainingState(
-        int(metadata["step"]), int(metadata["metrics_length"]), float(metadata["seconds"]), tensors
-    )

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cwr_mech.artifacts import write_json
+from cwr_mech.artifacts import sha256_file, write_json
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
 from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact, SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.folders import latest_run
+from cwr_mech.training.folders import latest_run, newest_first
 from cwr_mech.training.runs import (
     checkpoint_path,
     create_run,
     load_run,
+    readable_runs,
     update_manifest,
 )
 
@@ -114,3 +115,95 @@ def test_broken_manifests_are_named(
     damage(folder / "manifest.json")
     with pytest.raises(error, match=message):
         load_run(folder)
+
+
+def lose_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_weights_and_settings_are_those_of_the_manifest(folder: Path) -> None:
+    run = load_run(folder)
+    run.model()
+    config = checkpoint_path(folder, 0) / "config.json"
+    whole = config.read_text()
+    config.write_text(whole.replace("10000.0", "20000.0"))
+    assert config.read_text() != whole
+    with pytest.raises(CorruptArtifact, match="other settings than its run's"):
+        run.model()
+    config.write_text(whole)
+    lose_a_bit(checkpoint_path(folder, 0) / "model.safetensors")
+    with pytest.raises(CorruptArtifact, match="not those that were written"):
+        run.model()
+    write_json(folder / "manifest.json", {**run.manifest, "checkpoints": {}})
+    assert load_run(folder).model() is not None, "a checkpoint that was never recorded: nothing to check by"
+
+
+def test_a_base_that_is_trained_on_is_recorded_as_it_was_loaded(folder: Path, tmp_path: Path) -> None:
+    """The weights at step 0 are loaded; then step 5 appears. The hash on record is that of step 0."""
+    base = load_run(folder)
+    step = base.last_step
+    model = base.model(step)
+    HookedQwen2(CONFIG.model, seed=5).save_pretrained(checkpoint_path(folder, 5))
+    child = create_run(tmp_path / "child", CONFIG, model, base, step)
+    assert child.manifest["parent"]["step"] == 0
+    assert child.manifest["parent"]["sha256"] == sha256_file(checkpoint_path(folder, 0) / "model.safetensors")
+    assert child.manifest["parent"]["sha256"] == child.sha256(0)
+    assert base.sha256() != child.sha256(0), "control: the last checkpoint is another one"
+
+
+METRICS = [
+    ("\0" * 300 + "\n", 0),
+    ("\0" * 300, 0),
+    ("[1]\n3\nnull\n", 0),
+    ('{"step": "one"}\n', 0),
+    ('{"step": 1, "loss": NaN}\n', 0),
+    ('{"step": 1, "loss": "low"}\n', 0),
+    ('{"step": 1, "losses": [1]}\n', 0),
+    ('{"step": 1, "scores": {"distance": "far"}}\n', 0),
+    ("[" * 100_000 + "\n", 0),
+    ('{"step": 1, "scores": {"distance": null}}\n', 1),
+    ("\xff\xfe\n", 0),
+]
+
+
+@pytest.mark.parametrize(("damage", "more"), METRICS)
+def test_lines_that_are_no_metrics_are_left_out(folder: Path, damage: str, more: int) -> None:
+    good = '{"step": 1, "loss": 2.5}\n'
+    (folder / "metrics.jsonl").write_text(
+        good + damage + ("" if not damage.endswith("\n") else good), "latin-1"
+    )
+    kept = [line for line in load_run(folder).metrics() if line == {"step": 1, "loss": 2.5}]
+    assert len(kept) == 1 + damage.endswith("\n")
+    assert len(load_run(folder).metrics()) == len(kept) + more
+
+
+def test_one_bad_folder_hides_no_run(folder: Path, tmp_path: Path) -> None:
+    for name, content in (("foreign", "[]"), ("cut", '{"sch'), ("zeros", "\0" * 99), ("folder", None)):
+        (tmp_path / name).mkdir()
+        if content is None:
+            (tmp_path / name / "manifest.json").mkdir()
+        else:
+            (tmp_path / name / "manifest.json").write_text(content)
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "manifest.json").symlink_to("missing")
+    (tmp_path / "task").mkdir()
+    manifest = dict(load_run(folder).manifest)
+    manifest["config"] = manifest["config"] | {"data": manifest["config"]["data"] | {"tasks": ["juggling"]}}
+    write_json(tmp_path / "task" / "manifest.json", manifest)
+    assert [run.name for run in readable_runs(tmp_path)] == ["r"]
+    assert {path.name for path in newest_first(tmp_path)} == {
+        "r",
+        "foreign",
+        "cut",
+        "zeros",
+        "folder",
+        "task",
+    }
+    from cwr_mech_cli.runs import row
+
+    said = {path.name: str(row(path)[1]) for path in newest_first(tmp_path)}
+    assert "juggling" in said["task"]
+    assert "not valid JSON" in said["zeros"]
+    assert not any("\n" in line for line in said.values())

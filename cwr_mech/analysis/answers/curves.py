@@ -31,7 +31,7 @@ def training_result(run: Run, command: str) -> Result:
     the score of the best constant answer. Raises MissingArtifact for a run without metrics.
     """
     metrics = run.metrics()
-    losses = _losses(run, metrics)
+    losses = losses_of(run, metrics)
     kept = _thinned(losses, MOST_POINTS)
     tasks = [task for task in TASKS if any(task in line["losses"] for line in losses)]
     scores = _scores(run, metrics, "old")
@@ -84,7 +84,7 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
     scores: list[Row] = []
     for run in runs:
         metrics = run.metrics()
-        kept = _thinned(_losses(run, metrics), MOST_POINTS_BESIDE)
+        kept = _thinned(losses_of(run, metrics), MOST_POINTS_BESIDE)
         losses += [{"run": run.name} | {key: line[key] for key in ("step", "rows", "loss")} for line in kept]
         for group in SCORES:
             scores += [row | {"group": group} for row in _scores(run, metrics, group)]
@@ -116,8 +116,13 @@ def _inputs(run: Run) -> dict[str, str]:
     return {path.as_posix(): sha256_file(path)}
 
 
-def _losses(run: Run, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    losses = [line for line in metrics if "loss" in line]
+LOSSES = {"rows", "loss", "losses", "lr", "rows_per_second", "seconds"}
+"""What a metrics line with losses holds beside its step."""
+
+
+def losses_of(run: Run, metrics: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The metrics lines with losses. Raises MissingArtifact when there is none."""
+    losses = [line for line in (run.metrics() if metrics is None else metrics) if line.keys() >= LOSSES]
     if not losses:
         raise MissingArtifact(f"run {run.name} has no metrics", "its training has not begun, or not here")
     return losses
@@ -134,7 +139,7 @@ SCORES = {"old": "scores", "new": "scores_new"}
 def _scores(run: Run, metrics: list[dict[str, Any]], group: str) -> list[dict[str, Any]]:
     """A row for each validation and task, beside the best constant answer."""
     key = SCORES[group]
-    lines = [line for line in metrics if key in line]
+    lines = [line for line in metrics if line.keys() >= {key, "rows"}]
     tasks = [task for task in TASKS if any(task in line[key] for line in lines)]
     data = run.config.data
     asked: StreamOptions = {"split": "val", "seed": data.seed, "group": group, "protocol": data.protocol}
