@@ -109,6 +109,8 @@ def finer_unit(path: Path, ids: range, most: float) -> float | None:
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and fields of every line of a CSV file that is not blank."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise WorldError(f"cannot read the world file {path}: it is a pipe or device")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
