@@ -38,8 +38,10 @@ def row(folder: Path) -> list[object]:
 
     try:
         return _row(load_run(folder))
-    except (UserError, OSError) as error:
-        return [folder.name, " ".join(str(error).split()), *[None] * 4]
+    except UserError as error:
+        return [folder.name, error.message, *[None] * 4]
+    except OSError as error:
+        return [folder.name, error.strerror, *[None] * 4]
 
 
 def _row(run: "Run") -> list[object]:
