@@ -39,7 +39,7 @@ def row(folder: Path) -> list[object]:
     try:
         return _row(load_run(folder))
     except UserError as error:
-        return [folder.name, error.message, *[None] * 4]
+        return [folder.name, error.message.replace(f"{folder}/", ""), *[None] * 4]
     except OSError as error:
         return [folder.name, error.strerror, *[None] * 4]
 
