@@ -2,14 +2,15 @@
 
 Every stage that writes is first run unbroken, which gives the digests of its files. Then it is run again and
 again from the same start; each time it is killed at some point, looked at (nothing half-written may be
-visible), possibly killed again, and at last run to its end, whose files must be the same to the bit.
+visible), possibly killed again, and at last run to its end, whose files must be the same to the bit, with no
+temporary file left beside them.
 
 Two kinds of points: just before or after the k-th rename or flush (where files become visible), and after a
 random time between the first file and the end. A kill that came before the first file or after the last is
 told apart from those in the middle of the work. A kill takes the whole process group, so that nothing that a
 sweep started lives on. Processes are forked from a server that has imported everything: a kill costs little.
 
-    python tests/survival.py               at least 50 kills over all stages
+    python tests/survival.py --kills 200   200 kills over all stages
     python tests/survival.py --kills 8     a short form; tests/training/test_survival.py runs one like it
 
 The stage "snakemake" is there where the command `snakemake` is; its files must be those of "sweep".
@@ -75,6 +76,11 @@ WRITERS = ("--tasks", "compass", "--set", "steps=400", "--set", "lr=3e-3", "--se
 PATCH = ("patch", "p", "--task", "compass", "--pairs", "8", "--components", "resid_post", "--report", "r")
 SWEEP = ("sweep", "trial", *TINY, "--jobs", "2")
 SNAKE = (*SWEEP, "--engine", "snakemake")
+CACHE = ("cache-acts", "a", "--tasks", "distance")
+CKA = ("cka", "a", "--draws", "1", "--report", "r")
+OTHER = ("train", "--preset", "tiny", *TINY, "--set", "seed=7", "--out", "runs/o")
+ADD = ("zoo", "add", "a", "--name", "m")
+REPLACE = ("zoo", "add", "o", "--name", "m", "--force")
 SWEPT = ("runs/*/checkpoints", "runs/*/metrics.jsonl")
 
 STAGES = (
@@ -86,7 +92,11 @@ STAGES = (
         lambda folder: RESUME if (folder / "runs/a/manifest.json").exists() else TRAIN,
     ),
     Stage("finetune", (TRAIN,), TUNE, ("runs/b/checkpoints", "runs/b/metrics.jsonl"), resumed(TUNE, "b")),
-    Stage("cache-acts", (TRAIN,), ("cache-acts", "a", "--tasks", "distance"), ("activations",)),
+    Stage("cache-acts", (TRAIN,), CACHE, ("activations",)),
+    Stage("cka", (TRAIN, CACHE), CKA, ("reports",)),
+    Stage("cka again", (TRAIN, CACHE, (*CKA, "--tasks", "angle"), CACHE), CKA, ("reports",)),
+    Stage("zoo add", (TRAIN,), ADD, ("zoo",)),
+    Stage("zoo add --force", (TRAIN, OTHER, ADD), REPLACE, ("zoo",)),
     Stage("eval", (TRAIN,), EVAL, ("reports",)),
     Stage("report", (TRAIN, EVAL), ("report", "r"), ("reports",)),
     Stage(
@@ -141,8 +151,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def half_files(folder: Path, expected: dict[str, str]) -> Iterator[str]:
-    """Files that are visible under their final name and are not whole."""
+def left_over(folder: Path) -> list[str]:
+    """Temporary files that are still there."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return sorted(name for name in names if ".part-" in name or name.endswith(".next.npz"))
+
+
+def half_files(folder: Path, expected: dict[str, str], before: dict[str, str]) -> Iterator[str]:
+    """Files that are visible under their final name and are neither as in the end nor as they were before."""
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if ".part-" in name or not path.is_file():
@@ -152,7 +168,8 @@ def half_files(folder: Path, expected: dict[str, str]) -> Iterator[str]:
                 json.loads(path.read_text())
             except ValueError:
                 yield f"{name} is no JSON"
-        if name in expected and path.suffix != ".jsonl" and digest(path) != expected[name]:
+        whole = (expected.get(name), before.get(name))
+        if name in expected and path.suffix != ".jsonl" and digest(path) not in whole:
             yield f"{name} has other content than in the end"
         if path.name == "model.safetensors" and not (path.parent / "config.json").exists():
             yield f"{path.parent} is half a checkpoint"
@@ -265,6 +282,7 @@ class Lab:
         self.expected[stage.name] = expected
         if stage.like in self.expected and self.expected[stage.like] != expected:
             tally.faults.append(f"{stage.name} makes other files than {stage.like}")
+        before = digests(start, stage.made)
         goal, kills_before, amid_before = tally.kills + kills, tally.kills, tally.amid
         while tally.kills < goal:
             folder = self.place / "trial"
@@ -282,11 +300,12 @@ class Lab:
                 tally.late += not killed
                 begun = files(folder, stage.made) != known
                 tally.amid += killed and begun and digests(folder, stage.made) != expected
-                tally.faults += [f"{stage.name}: {fault}" for fault in half_files(folder, expected)]
+                tally.faults += [f"{stage.name}: {fault}" for fault in half_files(folder, expected, before)]
                 command = stage.again(folder) if stage.again else stage.command
             if code := self.run(folder, command):
                 said = (folder / "log.txt").read_text()[-600:]
                 tally.faults.append(f"{stage.name}: exit {code}: {said}")
+            tally.faults += [f"{stage.name}: {name} is left over" for name in left_over(folder)]
             if (found := digests(folder, stage.made)) != expected:
                 differ = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
                 tally.faults.append(f"{stage.name}: {differ} differ")
