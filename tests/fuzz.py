@@ -12,6 +12,7 @@ The last table says which changed inputs were accepted: those that hold nothing 
 """
 
 import argparse
+import faulthandler
 import io
 import json
 import os
@@ -456,7 +457,7 @@ ODD_WORDS = [
 - -- nothing ../x / . .. ~ --help -n nan -1 1e400 0 0x10 ٣ a,b , = x=y lr=nan steps=-1 lr=1e999
 d_model=3 n_heads=0 name=../x new=holdout:x zoo: zoo:../runs/tiny runs/tiny/manifest.json w.csv
 --out --set --report distance,distance all %s $HOME --force --resume --seed tiny@4
-""".split(),
+""".split(),  # noqa: SIM905
 ]
 
 
@@ -586,6 +587,7 @@ def child(kind: str, seed: int, numbers: range, base: Base, pipe: int) -> None:
     used = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()
     devnull = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 2):
         os.dup2(devnull, stream)
