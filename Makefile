@@ -41,10 +41,12 @@ routing: .venv/.ready
 	@$(CWR) report routing
 
 patching: .venv/.ready
-	@$(CWR) patch $(BASES:%=zoo:%) --task distance,angle,compass --spans swapped_last,equals,answer1,answer2 \
-	  --metric logit_diff --subspace manifold,random --report patching
-	@$(CWR) patch $(foreach run,$(BASES),zoo:$(run)-ft-distance zoo:$(run)-ft-angle) --task distance,angle \
-	  --group old,new --only-subspace --report patching
+	@$(CWR) sites zoo:$(firstword $(BASES)) --report patching
+	@for task in distance angle compass; do $(CWR) patch $(BASES:%=zoo:%) --task $$task \
+	  --spans swapped_last,equals,answer1,answer2 --metric logit_diff --subspace all --report patching || exit; done
+	@$(CWR) patch-tasks $(BASES:%=zoo:%) --tasks distance,angle,compass --report patching
+	@$(CWR) patch-parts $(foreach run,$(BASES),zoo:$(run)-ft-distance zoo:$(run)-ft-angle) --tasks distance,angle \
+	  --cities old,new --report patching
 	@$(CWR) report patching
 
 env: .venv/.ready

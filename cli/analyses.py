@@ -5,7 +5,7 @@ and defaults, are those of the study; what it prints and draws is what the analy
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -52,8 +52,14 @@ def run(name: str, report: str | None, **options: Any) -> None:
     with followed_by(progress):
         result = row.function(**options)
     show_result(result)
-    cities = options.get("cities", "old")
-    keep_result(result, report, result.kind if cities == "old" else f"{result.kind}-{cities}")
+    keep_result(result, report, file_name(result.kind, options))
+
+
+def file_name(kind: str, options: Mapping[str, Any]) -> str:
+    """Name of a result's file: its kind, the task if it is about one, the cities unless they are old."""
+    cities = str(options.get("cities", "old"))
+    parts = [kind, str(options.get("task") or ""), "" if "old" in cities else cities]
+    return "-".join(part for part in parts if part).replace("_", "-")
 
 
 def _option(parameter: inspect.Parameter) -> inspect.Parameter:

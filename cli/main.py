@@ -40,8 +40,6 @@ COMMANDS: tuple[Command, ...] = (
     Command("transfer", "transfer", "command", "What fine-tuning on some tasks did to all of them."),
     Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
     *(Command(row.name, "analyses", "", row.help) for row in ANALYSES),
-    Command("sites", "sites", "command", "Where does a task read a city? The site chosen by its effect."),
-    Command("patch", "patch", "command", "Swap a city inside the model and see how far the answer follows."),
     Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),
     Command("subspace", "subspace", "command", "Do updates of cities run along the map, or off it?"),
     Command("trajectory", "trajectory", "command", "Where a fine-tuning puts new cities, step by step."),

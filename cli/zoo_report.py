@@ -181,11 +181,10 @@ def shares(models: "list[Run]") -> None:
 
 def followed(models: "list[Run]") -> None:
     """What answers follow when a part of a city's state is interchanged."""
-    from . import patch
+    from .analyses import run
 
     bases = [base.name for base in all_tasks(models)]
-    parts = "manifold,random"
-    patch.command(bases, task=PATCHED, pairs=PATCH_PAIRS, subspace=parts, only_subspace=True, report=ROUTING)
+    run("patch-parts", ROUTING, runs=bases, tasks=PATCHED, pairs=PATCH_PAIRS)
 
 
 class Part(NamedTuple):

@@ -217,6 +217,7 @@ RENAMED_COLUMNS = {f"ci_{end}": end for end in ("lo", "hi")} | {
     "follow": "iia",
     "stay": "unchanged",
     "donor": "source",
+    "taught": "training_tasks",
     "error_to_donor": "error_to_source",
     "expected_to_donor": "expected_to_source",
     "follow_at_equals": "iia_at_equals",

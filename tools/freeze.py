@@ -82,7 +82,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("trajectory tiny --prompts distance,angle --report r",),
     ("predict tiny --layer 0 --rows 600 --report r",),
     (f"patch zoo:small --task distance --pairs 8 --spans equals,swapped_last {PARTS} --report r",),
-    ("patch zoo:small --task angle --pairs 8 --only-subspace --report r",),
+    (
+        "patch-parts zoo:small --tasks angle --pairs 8 --report r",
+        "patch zoo:small --task angle --pairs 8 --only-subspace --report r",
+    ),
     ("report r --routing",),
     ("report r --check",),
 )

@@ -47,6 +47,16 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("erase", "erasure", "Erase the coordinate subspace (LEACE) and measure each task's loss."),
     Analysis("cka", "similarity", "Representational similarity (CKA) between layers and models."),
     Analysis("similarity", "similarity", "Many similarity measures between models, with nulls and ceilings."),
+    Analysis(
+        "sites", "patching", "Where does a task read a city? Sites chosen by interchange interventions."
+    ),
+    Analysis("patch", "patching", "Activation patching: which states carry a city to the answer?"),
+    Analysis(
+        "patch-tasks", "patching", "Patching, tasks beside each other: where a city is held, layer by layer."
+    ),
+    Analysis(
+        "patch-parts", "patching", "Which subspace of a city's state do answers read, beside strong controls?"
+    ),
     Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
 )
 

@@ -92,8 +92,8 @@ def command_line(name: str, arguments: Mapping[str, Any], signature: inspect.Sig
     words = ["cwr-mech", name]
     for key, value in arguments.items():
         parameter = signature.parameters[key]
-        if value == parameter.default or value is None:
-            continue
+        if value == parameter.default or value is None or key == "resume":
+            continue  # a result does not depend on being resumed
         option = f"--{key.replace('_', '-')}"
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             words += names(value) or []

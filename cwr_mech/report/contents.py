@@ -1,6 +1,5 @@
 """What a report may hold: a row for each kind of result, in the order of the report."""
 
-from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing import show as report_routing
 from cwr_mech.analysis.transfer import show as transfer_show
@@ -20,33 +19,6 @@ _SECTIONS = (
         "A linear probe for the place of a city in each model, at its best layer; new cities are decoded by "
         "a probe fitted on the others.",
         report_zoo.maps,
-    ),
-    Section(
-        "sites",
-        "Where a city is read",
-        "Interchange interventions on the whole residual stream, layer by layer and token by token.",
-        report_patching.sites,
-    ),
-    Section(
-        "patch",
-        "Where a city is carried to the answer",
-        "One city is swapped for another inside the model, one place at a time. Where that moves the answer, "
-        "the place carries the city.",
-        report_patching.patching,
-    ),
-    Section(
-        "patch_tasks",
-        "Patching, task beside task",
-        "Up to which layer the city can be exchanged where it is named, and from which layer the answer does "
-        "not need it any more.",
-        report_patching.tasks,
-    ),
-    Section(
-        "patch_parts",
-        "Through which part of a city's state do answers run?",
-        "The first city's state is replaced by a donor's inside the map's subspace only, or outside of it "
-        "only. New cities are those that a model met in fine-tuning.",
-        report_patching.parts,
     ),
     Section(
         "transfer",

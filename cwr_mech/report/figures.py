@@ -12,19 +12,6 @@ from types import MappingProxyType
 import matplotlib
 from matplotlib.figure import Figure
 
-from cwr_mech.analysis.patching.figures import (
-    digits_figure,
-    parts_figure,
-    sites_figure,
-    subspaces_figure,
-    tasks_figure,
-)
-from cwr_mech.analysis.patching.swaps import (
-    answers_figure,
-    paths_figure,
-    steps_figure,
-    swap_map_figure,
-)
 from cwr_mech.analysis.registry import shows
 from cwr_mech.analysis.routing.figures import (
     conflict_figure,
@@ -35,9 +22,6 @@ from cwr_mech.analysis.transfer.figures import transfer_figure
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
-from cwr_mech.render.grids import (
-    patch_figure,
-)
 from cwr_mech.render.shown import Plot
 from cwr_mech.render.style import RC
 from cwr_mech.results import Result
@@ -52,18 +36,6 @@ CAPTION = "Description"
 FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
     {kind: show.figures for kind, show in shows().items()}
     | {
-        "sites": (Plot("", "Where a city is read", sites_figure),),
-        "patch": (
-            Plot("", "Effect of patching", patch_figure),
-            Plot("answers", "Decoded answers after the swap", answers_figure, "interchange"),
-            Plot("steps", "Donors moved by known steps", steps_figure, "steps"),
-            Plot("map", "Every city in one city's place", swap_map_figure, "steps"),
-            Plot("subspaces", "What a part of the state carries", subspaces_figure, "subspaces"),
-            Plot("digits", "Effect on each answer token", digits_figure, "digits"),
-            Plot("paths", "What heads tell each other", paths_figure, "paths"),
-        ),
-        "patch_tasks": (Plot("", "Tasks beside each other", tasks_figure),),
-        "patch_parts": (Plot("", "What answers follow", parts_figure),),
         "maps": (Plot("", "Maps by prompt and layer", maps_figure),),
         "stretch": (Plot("", "Two trainings of one model", stretch_figure),),
         "transfer": (Plot("", "Transfer between tasks", transfer_figure),),

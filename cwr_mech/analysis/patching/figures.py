@@ -26,8 +26,9 @@ PART_LINES = {
     None: "whole state",
     "manifold": "manifold",
     "not-manifold": "its complement",
+    "pca": "PCA",
+    "covariance-matched": "covariance-matched",
     "random": "random",
-    "not-random": "not random",
 }
 PART_COLUMNS = {
     ("old", "noise"): "old cities",
@@ -190,12 +191,12 @@ def tasks_figure(result: Result) -> Figure:
 def parts_figure(result: Result) -> Figure:
     """Share of decoded answers that follow the source, whole, inside and outside of the manifold, by layer.
 
-    Reads table `pooled` {taught, task, group, direction, states_from, layer, subspace, models, n, iia, lo,
-    hi}. A row of panels for what models were taught and the task they are asked, a column for old cities
-    and for both directions of new ones.
+    Reads table `pooled` {training_tasks, task, group, direction, states_from, layer, subspace, models, n,
+    iia, lo, hi}. A row of panels for training tasks and evaluated task, a column for old cities and for both
+    directions of new ones.
     """
     rows = [row for row in result.tables["pooled"] if row["states_from"] == "own"]
-    lines = list(dict.fromkeys((row["taught"], row["task"]) for row in rows))
+    lines = list(dict.fromkeys((row["training_tasks"], row["task"]) for row in rows))
     columns = [key for key in PART_COLUMNS if any((row["group"], row["direction"]) == key for row in rows)]
     figure = new_figure(0.8 + 1.75 * len(lines))
     axes = figure.subplots(len(lines), len(columns), squeeze=False, sharex=True, sharey=True)
@@ -205,11 +206,12 @@ def parts_figure(result: Result) -> Figure:
             mine = [
                 row
                 for row in rows
-                if (row["taught"], row["task"], row["group"], row["direction"]) == (taught, task, *key)
+                if (row["training_tasks"], row["task"], row["group"], row["direction"])
+                == (taught, task, *key)
             ]
             for number, (subspace, label) in enumerate(PART_LINES.items()):
                 own = [row for row in mine if row["subspace"] == subspace]
-                line(ax, own, label, number, shift=0.06 * (number - 2))
+                line(ax, own, label, number, shift=0.06 * (number - 2.5))
             models = mine[0]["models"] if mine else 0
             n = f"{models} models" if models > 1 else f"{mine[0]['n'] if mine else 0} pairs"
             ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[key]}, {n}", fontsize=7.5)
@@ -222,8 +224,8 @@ def parts_figure(result: Result) -> Figure:
     caption(
         figure,
         "IIA: share of decoded answers that become the source's when only a part of the first city's state, "
-        "at its last digit, is the source's. random: of the manifold's rank; not random: of its "
-        "complement's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
+        "at its last digit, is the source's. PCA, covariance-matched and random directions: as many as the "
+        "manifold's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
     )
     return figure
 

@@ -28,11 +28,13 @@ from cwr_mech.analysis.patching.subspaces import (
 )
 from cwr_mech.analysis.patching.summary import group_of, grouped, verdict
 from cwr_mech.analysis.patching.table import pool_followed
-from cwr_mech.errors import AnalysisError
+from cwr_mech.analysis.study import stage, uses
+from cwr_mech.errors import AnalysisError, ConfigError
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
-from cwr_mech.tasks.registry import get_task
+from cwr_mech.tasks.registry import TASKS, get_task
+from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
 Row = dict[str, Any]
@@ -169,7 +171,7 @@ def parts_study(
     sources: Sequence[tuple[str, HookedQwen2]] = (),
 ) -> tuple[list[Row], Row]:
     """Tables `parts` (rows of `followed` and, for each of `sources`, `from_another`) and `asked` (one row) of
-    one model, task and group; `about` names its `run` and what it was `taught`. A model that does not answer
+    one model, task and group; `about` names its `run` and its `training_tasks`. A model that does not answer
     gives no parts, and the reason."""
     about = {**about, "task": question.task, "group": question.group}
     try:
@@ -186,13 +188,51 @@ def parts_study(
     return [about | row for row in rows], {**about, "pairs": len(pairs), "tried": tried, "left_out": lost}
 
 
+def parts_of_runs(
+    runs: Sequence[Run],
+    step: int | None,
+    questions: Sequence[Question],
+    kinds: Sequence[str],
+    others: Sequence[Run] = (),
+) -> Result:
+    """Ask every run every question; `others` are runs whose states of the sources are put in as well.
+
+    Raises ConfigError when they know other cities, AnalysisError when no model answers anything.
+    """
+    rows, asked = [], []
+    for run, which in [*((run, step) for run in runs), *((run, None) for run in others)]:
+        uses(run.checkpoint(which).as_posix(), run.sha256(which))
+    models = {other.folder: other.model() for other in others}
+    with stage("parts", len(runs) * len(questions), "questions") as advance:
+        for run in runs:
+            model, world = run.model(step), run.world()
+            for other in others:
+                if other.world().sha256 != world.sha256:
+                    raise ConfigError(
+                        f"{other.name} knows other cities than {run.name}", "align runs of one world"
+                    )
+            beside = [(other.name, models[other.folder]) for other in others if other.folder != run.folder]
+            for question in questions:
+                about = {"run": run.name, "training_tasks": training_of(run)}
+                found, row = parts_study(model, world, about, question, kinds, sources=beside)
+                rows += found
+                asked.append(row)
+                advance(1)
+    return parts_result(rows, asked, [run.name for run in runs], questions[0].seed)
+
+
+def training_of(run: Run) -> str:
+    """What a run was trained on, in words: runs trained alike are the units of one comparison."""
+    tasks = run.config.data.tasks
+    words = "all tasks" if len(tasks) == len(TASKS) else ", ".join(tasks)
+    return f"fine-tuned on {words}" if run.parent else f"trained on {words}"
+
+
 def parts_result(
     rows: Sequence[Row],
     asked: Sequence[Row],
     runs: Sequence[str],
     seed: int,
-    inputs: Mapping[str, str],
-    command: str,
 ) -> Result:
     """Kind "patch_parts" of many `parts_study`. Raises AnalysisError when no model answered anything."""
     if not rows:
@@ -203,16 +243,16 @@ def parts_result(
     pooled = pooled_parts(rows)
     notes = []
     for key, mine in grouped(pooled).items():
-        taught, task, group, direction, states_from = key
+        trained, task, group, direction, states_from = key
         question = "a new city, source old" if direction == "noise" else "an old city, source new"
         cities = "old cities" if group == "old" else question
         taken = "" if states_from == "own" else f", states of {states_from}"
         runs_here = dict.fromkeys(row["run"] for row in rows if group_of(row) == key)
-        notes.append(f"{taught} ({', '.join(runs_here)}), {task}, {cities}{taken}: {verdict(mine)}.")
+        notes.append(f"{trained} ({', '.join(runs_here)}), {task}, {cities}{taken}: {verdict(mine)}.")
     return Result(
         kind="patch_parts",
-        command=command,
-        inputs=dict(inputs),
+        command="",
+        inputs={},
         params={"runs": list(runs), "seed": seed},
         tables={"parts": list(rows), "pooled": pooled, "asked": list(asked)},
         notes=notes,

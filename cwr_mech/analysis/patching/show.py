@@ -2,11 +2,22 @@
 
 from cwr_mech.activations.cities import layer_label
 from cwr_mech.analysis.patching.figures import PART_COLUMNS as PART_CITIES
+from cwr_mech.analysis.patching.figures import (
+    digits_figure,
+    parts_figure,
+    sites_figure,
+    subspaces_figure,
+    tasks_figure,
+)
 from cwr_mech.analysis.patching.summary import best_layer, grouped
+from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
+from cwr_mech.render.grids import patch_figure
 from cwr_mech.render.markdown import interval, markdown_table
 from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.shown import Plot, Section, Show, Table
 from cwr_mech.results import Result, Row
 
+MOST_CELLS = 12
 ANSWERS = {
     "place": "layer",
     "span": "span",
@@ -39,7 +50,7 @@ SUBSPACES = {
     "unchanged": "unchanged",
 }
 PARTS = {
-    "taught": "models",
+    "training_tasks": "models",
     "models": "how many",
     "task": "asked",
     "asked": "cities",
@@ -47,16 +58,18 @@ PARTS = {
     "place": "layer",
     "whole": "whole state",
     "inside": "manifold",
-    "random": "random of its rank",
+    "pca": "PCA of its rank",
+    "matched": "covariance-matched",
+    "random": "random",
     "outside": "its complement",
-    "not_random": "random of that rank",
 }
 PART_COLUMNS = {
     "whole": None,
     "inside": "manifold",
+    "pca": "pca",
+    "matched": "covariance-matched",
     "random": "random",
     "outside": "not-manifold",
-    "not_random": "not-random",
 }
 ASKED = {
     "run": "model",
@@ -258,3 +271,89 @@ def _strongest(result: Result) -> str:
         )
     )
     return "\n\n".join(parts)
+
+
+def _largest(result: Result) -> list[Row]:
+    """The cells that recover most of the leading metric."""
+    rows = [row for row in result.tables["cells"] if row["metric"] == result.params["metric"]]
+    return sorted(
+        (row for row in rows if row["recovered"] is not None), key=lambda row: -abs(row["recovered"])
+    )[:MOST_CELLS]
+
+
+def _read_subspaces(result: Result) -> list[Row]:
+    """Subspaces at the layer where the whole state moves most answers."""
+    rows = result.tables.get("subspaces", [])
+    layer = best_layer(rows) if rows else None
+    return [row | {"subspace": row["subspace"] or "whole state"} for row in rows if row["layer"] == layer]
+
+
+FOLLOWED = ("rank", "draws", "variance", "n", "iia", "lo", "hi", "slope", "truth", "unchanged")
+SHOWS = {
+    "sites": Show(
+        Section(
+            "sites",
+            "Where a city is read",
+            "Interchange interventions on the whole residual stream, layer by layer and token by token.",
+            sites,
+        ),
+        (Plot("", "Where a city is read", sites_figure),),
+        (
+            Table(
+                "where a city is read",
+                ("task", "slot", "layer", "position", "n", "iia", "lo", "hi", "slope", "weak"),
+                lambda result: result.tables["reading"],
+            ),
+        ),
+    ),
+    "patch": Show(
+        Section(
+            "patch",
+            "Where a city is carried to the answer",
+            "Activation patching: one city is exchanged, one component and token position at a time.",
+            patching,
+        ),
+        (
+            Plot("", "Effect of patching", patch_figure),
+            Plot("answers", "Decoded answers after the interchange", answers_figure, "interchange"),
+            Plot("steps", "Sources moved by known steps", steps_figure, "steps"),
+            Plot("map", "Every city in one city's place", swap_map_figure, "steps"),
+            Plot("subspaces", "Interchange of a part of the state", subspaces_figure, "subspaces"),
+            Plot("digits", "Effect on each answer token", digits_figure, "digits"),
+            Plot("paths", "Path patching: direct effects", paths_figure, "paths"),
+        ),
+        (
+            Table(
+                "largest shares of the score recovered",
+                (
+                    *("direction", "component", "layer", "head", "span", "n", "effect", "recovered"),
+                    *("lo", "hi", "null", "p_adj"),
+                ),
+                _largest,
+            ),
+            Table("parts of the city's state", ("subspace", "layer", *FOLLOWED), _read_subspaces),
+        ),
+    ),
+    "patch_tasks": Show(
+        Section(
+            "patch_tasks",
+            "Patching, tasks beside each other",
+            "Up to which layer the city can be exchanged where it is named, and from which layer '=' holds "
+            "what the answer needs.",
+            tasks,
+        ),
+        (Plot("", "Tasks beside each other", tasks_figure),),
+        (Table("tasks compared", tuple(TASKS), lambda result: result.tables["tasks"]),),
+    ),
+    "patch_parts": Show(
+        Section(
+            "patch_parts",
+            "Which part of a city's state do answers read?",
+            "Interchange of the first city's state inside the manifold only, or outside of it only. New "
+            "cities are those that a model met in fine-tuning.",
+            parts,
+        ),
+        (Plot("", "Interchange inside and outside of the manifold", parts_figure),),
+        (Table("questions asked", tuple(ASKED), lambda result: result.tables["asked"]),),
+    ),
+}

@@ -1,119 +1,227 @@
-"""Everything `cwr-mech patch` asks of one model and one task after a sweep, in order: decoded answers, known
-steps, attribution, paths, subspaces, a learned subspace. Each part adds its table to one Result.
-"""
+"""Which states carry a city from the question to the answer, and which part of them do answers read?"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-
-from cwr_mech.analysis.patching.cells import Cell, grid
-from cwr_mech.analysis.patching.estimates import attribution_part, paths_part
-from cwr_mech.analysis.patching.interchange import interchange, interchange_rows, swapped_answers
-from cwr_mech.analysis.patching.known_steps import best_cell, map_part, steps_part
-from cwr_mech.analysis.patching.layout import INTERCHANGE
-from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.parts import Question, das_part, subspace_part
-from cwr_mech.analysis.patching.subspaces import SUBSPACES
-from cwr_mech.analysis.patching.summary import best_layer, subspace_notes
-from cwr_mech.analysis.patching.survey import patch_result
-from cwr_mech.analysis.patching.sweep import Sweep
-from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.analysis.study import Names, Opt, RunArg, RunsArg, Seed, Step, names, stage, study, uses
+from cwr_mech.errors import AnalysisError, ConfigError
 from cwr_mech.results import Result
-from cwr_mech.world.cities import World
 
-Row = dict[str, Any]
-DECODED = ("swapped_digits", "swapped_last", "equals")
-"""Spans at which the residual stream is replaced to see which city the decoded answer follows."""
+if TYPE_CHECKING:
+    from cwr_mech.training.runs import Run
 
-
-@dataclass(frozen=True)
-class Extras:
-    """Parts asked for: kinds of subspaces, the rank of manifold and pca, the rank of a learned one."""
-
-    subspaces: tuple[str, ...] = ()
-    rank: int | None = None
-    das: int | None = None
+Pairs = Annotated[int, Opt("Pairs of questions that differ in one city.", min=8)]
+Tolerance = Annotated[
+    float, Opt("A number is right within this share of the constant-prediction baseline's error.", min=0)
+]
+CitiesHere = Annotated[str, Opt("old, or new (training cities are put in new ones' places).")]
 
 
-@dataclass(frozen=True)
-class About:
-    """Where a result comes from: run, step, what was read, and the command."""
+def _runs(runs: Names) -> "list[Run]":
+    """The runs named, the latest by default. Raises MissingArtifact."""
+    from cwr_mech.training.folders import latest_run
+    from cwr_mech.training.runs import load_run
 
-    run: str
-    step: int
-    inputs: Mapping[str, str]
-    command: str
+    return [load_run(name) for name in names(runs) or [latest_run().as_posix()]]
 
 
-def examine(
-    model: HookedQwen2,
-    world: World,
-    question: Question,
-    pairs: Pairs,
-    swept: Sweep,
-    about: About,
-    extras: Extras,
+def _tasks(tasks: Names, run: "Run") -> list[str]:
+    """Tasks by name, or those a run was trained on ("own"). Raises UnknownName."""
+    from cwr_mech.tasks.registry import get_task
+
+    asked = names(tasks) or ["own"]
+    return list(run.config.data.tasks) if asked == ["own"] else [get_task(name).name for name in asked]
+
+
+@study("sites")
+def sites(
+    run: RunArg = None,
+    *,
+    tasks: Annotated[Names, Opt("Tasks, comma-separated; own are those it was trained on.")] = "own",
+    cities: CitiesHere = "old",
+    city: Annotated[str, Opt("Which city of the question, from 1; several by comma.")] = "1",
+    pairs: Pairs = 64,
+    tolerance: Annotated[
+        float, Opt("An answer has moved when it is this near, in shares of the constant's error.", min=0)
+    ] = 0.05,
+    seed: Seed = 0,
+    step: Step = None,
 ) -> Result:
-    """Everything that follows a sweep, as one Result of kind "patch"."""
-    rng = np.random.default_rng(np.random.SeedSequence((question.seed, 9)))
-    tables: dict[str, list[Row]] = {}
-    tables["interchange"], arrays, best = decoded_part(model, pairs, rng)
-    tables["steps"], changes = steps_part(model, world, pairs, best, rng)
-    tables["attribution"], notes = attribution_part(model, pairs, swept)
-    tables["paths"], agreement, missed = paths_part(model, pairs, rng)
-    tables["attribution"] += agreement
-    notes = [*steps_notes(tables["steps"], best), *notes, *missed]
-    if extras.subspaces or extras.das:
-        kinds = extras.subspaces or SUBSPACES
-        tables["subspaces"], n = subspace_part(model, world, question, kinds, rank=extras.rank)
-        notes += subspace_notes(tables["subspaces"], n)
-    if extras.das:
-        layer = best_layer(tables["subspaces"])
-        tables["das"] = das_part(model, world, question, layer, extras.das)
-        told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
-        notes.append(
-            f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace of rank "
-            f"{extras.das} of layer {layer} replaced: {told}."
+    """Where does a task read a city? Interchange interventions on the whole state, at every layer and token.
+
+    A site where fewer than half of the answers become the source's is causally weak: what a probe decodes
+    there is not what the answers use.
+    """
+    found = _runs(None if run is None else [str(run)])[0]
+    asked = _tasks(tasks, found)
+    places = names(city) or []
+    if not places or not all(place.isdigit() and int(place) > 0 for place in places):
+        raise ConfigError(f"'{city}' names no city of a question", "count them from 1, as in --city 1,2")
+    slots = [int(place) - 1 for place in places]
+    from cwr_mech.analysis.patching.sites import causal_sites, sites_result
+
+    model, world, known, lost = found.model(step), found.world(), [], []
+    uses(found.checkpoint(step).as_posix(), found.sha256(step))
+    with stage("sites", len(asked), "tasks") as advance:
+        for name in asked:
+            try:
+                known.append(
+                    causal_sites(
+                        model,
+                        world,
+                        name,
+                        n_pairs=pairs,
+                        seed=seed,
+                        cities=cities,
+                        slots=slots,
+                        tolerance=tolerance,
+                    )
+                )
+            except AnalysisError as error:
+                if len(asked) == 1:
+                    raise
+                lost.append(f"Left out: {name}: {error.message}.")
+            advance(1)
+    if not known:
+        raise AnalysisError("the model answers none of these tasks well enough", "train it longer")
+    settings = {"seed": seed, "cities": cities, "pairs": pairs, "tolerance": tolerance}
+    result = sites_result(known, run=found.name, params=settings)
+    return replace(result, notes=[*result.notes, *lost])
+
+
+@study("patch")
+def patch(
+    runs: RunsArg = None,
+    *,
+    task: Annotated[str, Opt("Task of the questions.")] = "distance",
+    components: Annotated[
+        Names, Opt("What is patched, e.g. resid_post,z,mlp_out; or all.")
+    ] = "resid_post,attn_out,mlp_out,z",
+    spans: Annotated[
+        Names, Opt("Where: default, positions, or spans such as swapped_last,equals.")
+    ] = "default",
+    pairs: Pairs = 64,
+    metric: Annotated[
+        Names, Opt("Scores: logit_diff, logprob_diff, kl, digits; the first leads.")
+    ] = "logit_diff,logprob_diff",
+    subspace: Annotated[
+        Names, Opt("Interchange parts of the state too: manifold, pca, probe, ... or all.")
+    ] = None,
+    das: Annotated[int | None, Opt("Learn a subspace of this rank (DAS).", min=1)] = None,
+    cities: CitiesHere = "old",
+    slot: Annotated[
+        int | None, Opt("The city of the question that differs, from 1; any by default.", min=1)
+    ] = None,
+    tolerance: Tolerance = 0.25,
+    seed: Seed = 42,
+    step: Step = None,
+    resume: Annotated[bool, Opt("Go on with a sweep that was stopped.")] = False,
+) -> Result:
+    """Activation patching of one task, component by component and token by token, in both directions.
+
+    Controls in every cell: an unrelated city, the run itself, a city with the same answer. Then decoded
+    answers, sources at known steps, attribution and path patching, and subspaces beside strong controls.
+    Several runs are pooled: models are the units.
+    """
+    found = _runs(runs)
+    asked = _tasks(task, found[0])
+    if len(asked) > 1:
+        raise ConfigError(
+            f"patch takes one task, not {', '.join(asked)}", "put tasks beside each other with patch-tasks"
         )
-    return patch_result(
-        swept,
-        pairs,
-        seed=question.seed,
-        runs=[about.run],
-        command=about.command,
-        inputs=about.inputs,
-        params={"group": question.group, "tolerance": question.tolerance, "step": about.step},
-        tables=tables,
-        arrays={**arrays, **changes, **map_part(model, world, pairs, best)},
-        notes=notes,
-    )
+    task = asked[0]
+    from cwr_mech.analysis.patching.examine import Extras, Sweeping, patched
+    from cwr_mech.analysis.patching.metrics import check_metrics
+    from cwr_mech.analysis.patching.parts import Question
+    from cwr_mech.analysis.patching.subspaces import SUBSPACES
+    from cwr_mech.analysis.patching.survey import pooled_result
+    from cwr_mech.tasks.registry import get_task
+
+    question = Question(task, pairs, seed, cities, None if slot is None else slot - 1, tolerance)
+    kinds = names(subspace) or []
+    extras = Extras(SUBSPACES if kinds == ["all"] else tuple(kinds), das=das)
+    metrics = check_metrics(names(metric) or [], get_task(task).max_answer_tokens)
+    sweeping = Sweeping(tuple(names(components) or ()), tuple(names(spans) or ()), metrics, resume)
+    results, lost = [], []
+    for run in found:
+        try:
+            results.append(patched(run, step, question, sweeping, extras))
+        except AnalysisError as error:
+            if len(found) == 1:
+                raise
+            lost.append(f"Left out: {run.name}: {error.message}.")
+    if not results:
+        raise AnalysisError(f"no model answers {task}: {lost[0]}", "train longer, or raise --tolerance")
+    result = results[0] if len(results) == 1 else pooled_result(results, seed=seed)
+    return replace(result, notes=[*result.notes, *lost])
 
 
-def decoded_part(
-    model: HookedQwen2, pairs: Pairs, rng: np.random.Generator
-) -> tuple[list[Row], dict[str, np.ndarray], Cell]:
-    """Table `interchange`, per pair the answers where they follow the source best, and which cell that is."""
-    cells = grid(model.cfg, ("resid_post",), DECODED)
-    found = interchange(model, pairs, cells, conditions=INTERCHANGE)
-    rows = interchange_rows(found, pairs, rng)
-    best = best_cell(cells, [row["iia"] for row in rows[len(cells) :]])
-    answers = swapped_answers(found, pairs, best)
-    arrays = {f"swapped_{name}": np.asarray(values, dtype=np.float64) for name, values in answers.items()}
-    arrays["swapped_place"] = np.array([f"layer {cells[best].layer}", cells[best].span])
-    return rows, arrays, cells[best]
+@study("patch-tasks")
+def patch_tasks(
+    runs: RunsArg = None,
+    *,
+    tasks: Annotated[
+        Names, Opt("Tasks, comma-separated; own are those the first run was trained on.")
+    ] = "own",
+    pairs: Pairs = 64,
+    tolerance: Tolerance = 0.25,
+    seed: Seed = 42,
+    step: Step = None,
+) -> Result:
+    """Tasks beside each other: until which layer a city is held where it is named, from where '=' has it.
+
+    Patches the residual stream and single heads at the city's last digit and at '=', by the logit difference.
+    """
+    found = _runs(runs)
+    asked = _tasks(tasks, found[0])
+    from cwr_mech.analysis.patching.examine import Sweeping, swept_result
+    from cwr_mech.analysis.patching.parts import Question
+    from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
+
+    sweeping = Sweeping(("resid_post", "z"), ("swapped_last", "equals"), ("logit_diff",))
+    leading, lost = [], []
+    for name in asked:
+        results = []
+        for run in found:
+            try:
+                results.append(
+                    swept_result(run, step, Question(name, pairs, seed, tolerance=tolerance), sweeping)
+                )
+            except AnalysisError as error:
+                lost.append(f"Left out: {run.name}, {name}: {error.message}.")
+        if results:
+            leading.append(results[0] if len(results) == 1 else pooled_result(results, seed=seed))
+    if not leading:
+        raise AnalysisError(f"no model answers these tasks: {lost[0]}", "train longer, or raise --tolerance")
+    result = tasks_result(leading)
+    return replace(result, notes=[*result.notes, *lost])
 
 
-def steps_notes(rows: Sequence[Row], best: Cell) -> list[str]:
-    """How far answers go when the source is moved by known steps; nothing for labels."""
-    whole = {(row["layer"], row["span"]): row for row in rows if row["step"] is None}
-    patched, own = whole[best.layer, best.span], whole[None, None]
-    if patched["slope"] != patched["slope"]:
-        return []
-    return [
-        f"Sources moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
-        f"after layer {best.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
-        f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} "
-        f"[{own['lo']:.2f}, {own['hi']:.2f}]."
-    ]
+@study("patch-parts")
+def patch_parts(
+    runs: RunsArg = None,
+    *,
+    tasks: Annotated[Names, Opt("Tasks, comma-separated.")] = "distance",
+    cities: Annotated[Names, Opt("Questions about old cities, about new ones, or old,new.")] = "old",
+    subspace: Annotated[
+        Names, Opt("Kinds of subspaces; the manifold always.")
+    ] = "manifold,pca,covariance-matched,random",
+    states_from: Annotated[Names, Opt("Take the sources' states from these runs as well, aligned.")] = None,
+    pairs: Pairs = 64,
+    tolerance: Tolerance = 0.25,
+    seed: Seed = 42,
+    step: Step = None,
+) -> Result:
+    """Which part of the first city's state do answers read? Manifold, its complement, and their controls.
+
+    Run by run and task by task; runs trained alike are pooled, with models as the units.
+    """
+    found, others = _runs(runs), _runs(states_from) if states_from else []
+    asked = _tasks(tasks, found[0])
+    from cwr_mech.analysis.patching.parts import Question, parts_of_runs
+    from cwr_mech.analysis.patching.subspaces import SUBSPACES
+
+    groups = names(cities) or []
+    questions = [Question(task, pairs, seed, group, 0, tolerance) for task in asked for group in groups]
+    kinds = names(subspace) or []
+    return parts_of_runs(found, step, questions, SUBSPACES if kinds == ["all"] else kinds, others)

@@ -12,7 +12,7 @@ from cwr_mech.analysis.patching.pairs import Pairs
 
 Row = dict[str, Any]
 HALF, LEAST, MOST_HEADS = 0.5, 0.1, 4
-GROUPED = ("taught", "task", "group", "direction", "states_from")
+GROUPED = ("training_tasks", "task", "group", "direction", "states_from")
 """Columns of table `parts` that name one comparison of subspaces; models taught the same are its units."""
 
 
@@ -172,31 +172,35 @@ def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One model, task, group, direction and source in words: which part the answer follows.
+    """One model, task, group, direction and origin of the states in words: which part the answers read.
 
-    One part carries more than the other when their intervals do not meet. Where even the whole state moves
-    less than half of the answers, there is nothing to divide.
+    One part carries more than another when their intervals do not meet. Where even the whole state moves
+    less than half of the answers, there is nothing to divide. The manifold's span says something about
+    coordinates only if it carries more than covariance-matched directions do.
     """
     layer = best_layer(rows)
     at = {row["subspace"]: row for row in rows if row["layer"] == layer}
-    inside, outside = at["manifold"], at["not-manifold"]
+    inside, outside, matched = at["manifold"], at["not-manifold"], at.get("covariance-matched")
     told = ", ".join(
         f"{label} {at[key]['iia']:.2f} [{at[key]['lo']:.2f}, {at[key]['hi']:.2f}]"
         for key, label in (
             (None, "whole state"),
             ("manifold", f"manifold ({inside['rank']:.0f} dimensions)"),
             ("not-manifold", f"its complement ({outside['rank']:.0f})"),
-            ("random", "random of the manifold's rank"),
-            ("not-random", "random of the complement's rank"),
+            ("pca", "PCA of the manifold's rank"),
+            ("covariance-matched", "covariance-matched"),
+            ("random", "random"),
         )
         if key in at
     )
     if _number(at[None]["iia"]) < HALF:
-        word = "hardly through this state at all"
+        word = "not mediated by this state (IIA below 0.5)"
     elif inside["lo"] > outside["hi"]:
-        word = "through the manifold"
+        word = "through the manifold's span"
+        if matched is not None and not inside["lo"] > matched["hi"]:
+            word += ", which carries no more than covariance-matched directions"
     elif outside["lo"] > inside["hi"]:
-        word = "through the complement of the manifold"
+        word = "through the complement of the manifold's span"
     else:
         word = "through neither part more than the other"
     return f"{word}: after layer {layer}, {told}"

@@ -111,7 +111,7 @@ def sweep(
     bases: Bases | None = None,
     budget: int = BUDGET,
     store: SweepStore | None = None,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], object] | None = None,
 ) -> Sweep:
     """Patch every cell of every condition in every pair.
 
@@ -175,7 +175,7 @@ class Scorer:
         conditions: Sequence[Condition],
         groups: Sequence[Rows],
         budget: int,
-        advance: Callable[[int], None] | None = None,
+        advance: Callable[[int], object] | None = None,
     ) -> Float64[np.ndarray, "condition cell metric pair"]:
         """Scores of every cell of every condition; rows that are not in `groups` have the unpatched run's."""
         layout = self.batch.layout

@@ -34,7 +34,7 @@ from cwr_mech.tasks.registry import TASKS
 from cwr_mech.world.cities import load_world
 
 RNG = np.random.default_rng
-TINY = {"run": "tiny", "taught": "nothing"}
+TINY = {"run": "tiny", "training_tasks": "nothing"}
 
 
 def test_step_sources_stand_at_the_steps():
@@ -143,7 +143,7 @@ def test_new_cities_are_asked_in_both_directions(monkeypatch):
     pairs = find_pairs(truth_of("distance"), WORLD, "distance", 8)
     assert (flipped(flipped(pairs)).clean == pairs.clean).all()
     assert (flipped(pairs).cluster == pairs.corrupt[np.arange(8), pairs.slot]).all()
-    result = parts_result(rows, [asked], ["tiny"], 0, {}, "")
+    result = parts_result(rows, [asked], ["tiny"], 0)
     assert len(result.notes) == len(directions)
     assert all(row["models"] == 1 for row in result.tables["pooled"])
     twice = pooled_parts([*rows, *({**row, "run": "twin", "iia": 0.0} for row in rows)])
@@ -161,14 +161,14 @@ def test_models_that_answer_nothing_are_told(monkeypatch):
     assert rows == []
     assert "only 0 usable distance pairs" in asked["left_out"]
     with pytest.raises(AnalysisError, match=r"no model answers .* only 0 usable"):
-        parts_result(rows, [asked], ["tiny"], 0, {}, "")
+        parts_result(rows, [asked], ["tiny"], 0)
 
 
 VERDICTS = [
-    (0.9, 0.8, 0.1, "through the manifold"),
-    (0.9, 0.1, 0.8, "through the complement of the manifold"),
+    (0.9, 0.8, 0.1, "through the manifold's span"),
+    (0.9, 0.1, 0.8, "through the complement of the manifold's span"),
     (0.9, 0.3, 0.3, "through neither part more than the other"),
-    (0.3, 0.2, 0.0, "hardly through this state at all"),
+    (0.3, 0.2, 0.0, "not mediated by this state (IIA below 0.5)"),
 ]
 
 
@@ -183,6 +183,19 @@ def test_verdicts(whole, inside, outside, words):
     ]
     assert best_layer(rows) == 1
     assert verdict(rows).startswith(f"{words}: after layer 1, whole state {whole:.2f}")
+
+
+def test_a_manifold_that_carries_no_more_than_matched_directions_is_said_so():
+    def rows(matched):
+        kinds = {None: 0.9, "manifold": 0.8, "not-manifold": 0.1, "covariance-matched": matched}
+        return [
+            {"subspace": kind, "layer": 1, "rank": 4, "iia": share, "lo": share - 0.05, "hi": share + 0.05}
+            for kind, share in kinds.items()
+        ]
+
+    said = "no more than covariance-matched directions"
+    assert said in verdict(rows(0.75))
+    assert said not in verdict(rows(0.4))
 
 
 @torch.no_grad()

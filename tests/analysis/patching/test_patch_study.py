@@ -7,10 +7,10 @@ from patching_cases import WORLD, model_of, some_pairs, truth_of
 from cwr_mech.analysis.patching import parts as patch_parts
 from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.patching.cells import grid
+from cwr_mech.analysis.patching.examine import Extras, examine
 from cwr_mech.analysis.patching.figures import tasks_figure
 from cwr_mech.analysis.patching.layout import CONDITIONS
 from cwr_mech.analysis.patching.parts import Question
-from cwr_mech.analysis.patching.study import About, Extras, examine
 from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 from cwr_mech.analysis.patching.swaps import steps_figure, swap_map_figure
 from cwr_mech.analysis.patching.sweep import sweep
@@ -27,8 +27,8 @@ def studied(task, monkeypatch):
     model, pairs = model_of(), some_pairs(task, 8)
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
     swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), conditions=CONDITIONS)
-    about = About("tiny", 7, {"runs/tiny": "0" * 64}, "cwr-mech patch tiny")
-    return examine(model, WORLD, Question(task, 8), pairs, swept, about, Extras(("manifold", "random")))
+    extras = Extras(("manifold", "random"))
+    return examine(model, WORLD, Question(task, 8), pairs, swept, "tiny", 7, extras)
 
 
 def test_study_figures_and_words(tmp_path, monkeypatch):

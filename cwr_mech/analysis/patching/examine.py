@@ -1,0 +1,174 @@
+"""One model and one task, in order: the sweep, decoded answers, known steps, attribution, paths, subspaces, a
+learned subspace. Each part adds its table to one Result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, check_places, grid
+from cwr_mech.analysis.patching.estimates import attribution_part, paths_part
+from cwr_mech.analysis.patching.interchange import interchange, interchange_rows, swapped_answers
+from cwr_mech.analysis.patching.known_steps import best_cell, map_part, steps_part
+from cwr_mech.analysis.patching.layout import CONDITIONS, INTERCHANGE
+from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.parts import Question, ask, das_part, subspace_part
+from cwr_mech.analysis.patching.store import SweepStore, sweep_key
+from cwr_mech.analysis.patching.subspaces import SUBSPACES
+from cwr_mech.analysis.patching.summary import best_layer, subspace_notes
+from cwr_mech.analysis.patching.survey import patch_result
+from cwr_mech.analysis.patching.sweep import Sweep, cost, sweep
+from cwr_mech.analysis.study import stage, uses
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Result
+from cwr_mech.training.folders import RUNS
+from cwr_mech.training.runs import Run
+from cwr_mech.world.cities import World
+
+Row = dict[str, Any]
+DECODED = ("swapped_digits", "swapped_last", "equals")
+"""Spans at which the residual stream is replaced to see which city the decoded answer follows."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Parts asked for: kinds of subspaces, and the rank of a learned one."""
+
+    subspaces: tuple[str, ...] = ()
+    das: int | None = None
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """What a sweep patches: components (or "all"), spans as `check_places` takes them, and scores."""
+
+    components: tuple[str, ...]
+    spans: tuple[str, ...]
+    metrics: tuple[str, ...]
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep that is done, with what it was about."""
+
+    model: HookedQwen2
+    world: World
+    pairs: Pairs
+    sweep: Sweep
+    store: SweepStore
+
+
+def swept(run: Run, step: int | None, question: Question, sweeping: Sweeping) -> Swept:
+    """Find pairs and patch every cell of every condition, keeping what is done so that it can be resumed.
+
+    Raises UnknownName, or AnalysisError when the model answers too few questions.
+    """
+    model, world = run.model(step), run.world()
+    uses(run.checkpoint(step).as_posix(), run.sha256(step))
+    pairs = ask(model, world, question)
+    places = check_places(sweeping.spans, question.task, world.config.id_digits)
+    chosen = COMPONENTS if sweeping.components == ("all",) else sweeping.components
+    cells = grid(model.cfg, chosen, places)
+    metrics, labels = sweeping.metrics, [str(condition) for condition in CONDITIONS]
+    key = sweep_key(run.sha256(step), pairs, cells, metrics, labels)
+    name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
+    store = SweepStore(RUNS / ".sweeps" / name, key, resume=sweeping.resume)
+    rows = cost(model, pairs, cells, metrics=metrics, conditions=CONDITIONS).rows
+    with stage(f"patch {question.task}", rows, "patches") as advance:
+        found = sweep(
+            model, pairs, cells, metrics=metrics, conditions=CONDITIONS, store=store, advance=advance
+        )
+    return Swept(model, world, pairs, found, store)
+
+
+def patched(run: Run, step: int | None, question: Question, sweeping: Sweeping, extras: Extras) -> Result:
+    """Sweep one model and everything that follows, as one Result of kind "patch"."""
+    done = swept(run, step, question, sweeping)
+    at = run.last_step if step is None else step
+    result = examine(done.model, done.world, question, done.pairs, done.sweep, run.name, at, extras)
+    done.store.remove()
+    return result
+
+
+def swept_result(run: Run, step: int | None, question: Question, sweeping: Sweeping) -> Result:
+    """Sweep one model and decode its answers, as one Result of kind "patch"."""
+    done = swept(run, step, question, sweeping)
+    rng = np.random.default_rng(np.random.SeedSequence((question.seed, 9)))
+    tables = {"interchange": decoded_part(done.model, done.pairs, rng)[0]}
+    result = patch_result(done.sweep, done.pairs, seed=question.seed, runs=[run.name], tables=tables)
+    done.store.remove()
+    return result
+
+
+def examine(
+    model: HookedQwen2,
+    world: World,
+    question: Question,
+    pairs: Pairs,
+    swept: Sweep,
+    run: str,
+    step: int,
+    extras: Extras,
+) -> Result:
+    """Everything that follows a sweep, as one Result of kind "patch"."""
+    rng = np.random.default_rng(np.random.SeedSequence((question.seed, 9)))
+    tables: dict[str, list[Row]] = {}
+    tables["interchange"], arrays, best = decoded_part(model, pairs, rng)
+    tables["steps"], changes = steps_part(model, world, pairs, best, rng)
+    tables["attribution"], notes = attribution_part(model, pairs, swept)
+    tables["paths"], agreement, missed = paths_part(model, pairs, rng)
+    tables["attribution"] += agreement
+    notes = [*steps_notes(tables["steps"], best), *notes, *missed]
+    if extras.subspaces or extras.das:
+        kinds = extras.subspaces or SUBSPACES
+        tables["subspaces"], n = subspace_part(model, world, question, kinds)
+        notes += subspace_notes(tables["subspaces"], n)
+    if extras.das:
+        layer = best_layer(tables["subspaces"])
+        tables["das"] = das_part(model, world, question, layer, extras.das)
+        told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
+        notes.append(
+            f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace of rank "
+            f"{extras.das} of layer {layer} replaced: {told}."
+        )
+    return patch_result(
+        swept,
+        pairs,
+        seed=question.seed,
+        runs=[run],
+        params={"group": question.group, "tolerance": question.tolerance, "step": step},
+        tables=tables,
+        arrays={**arrays, **changes, **map_part(model, world, pairs, best)},
+        notes=notes,
+    )
+
+
+def decoded_part(
+    model: HookedQwen2, pairs: Pairs, rng: np.random.Generator
+) -> tuple[list[Row], dict[str, np.ndarray], Cell]:
+    """Table `interchange`, per pair the answers where they follow the source best, and which cell that is."""
+    cells = grid(model.cfg, ("resid_post",), DECODED)
+    found = interchange(model, pairs, cells, conditions=INTERCHANGE)
+    rows = interchange_rows(found, pairs, rng)
+    best = best_cell(cells, [row["iia"] for row in rows[len(cells) :]])
+    answers = swapped_answers(found, pairs, best)
+    arrays = {f"swapped_{name}": np.asarray(values, dtype=np.float64) for name, values in answers.items()}
+    arrays["swapped_place"] = np.array([f"layer {cells[best].layer}", cells[best].span])
+    return rows, arrays, cells[best]
+
+
+def steps_notes(rows: Sequence[Row], best: Cell) -> list[str]:
+    """How far answers go when the source is moved by known steps; nothing for labels."""
+    whole = {(row["layer"], row["span"]): row for row in rows if row["step"] is None}
+    patched, own = whole[best.layer, best.span], whole[None, None]
+    if patched["slope"] != patched["slope"]:
+        return []
+    return [
+        f"Sources moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
+        f"after layer {best.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
+        f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} "
+        f"[{own['lo']:.2f}, {own['hi']:.2f}]."
+    ]
