@@ -42,8 +42,8 @@ def command_of(row: Analysis) -> Callable[..., None]:
     return command
 
 
-def run(name: str, report: str | None, **options: Any) -> None:
-    """Run the study of a command, print its short tables and save its result in a report."""
+def run(name: str, report: str | None, *, file: str | None = None, **options: Any) -> None:
+    """Run the study of a command, print its short tables and save its result in a report as `file`."""
     from cwr_mech.analysis.study import followed_by
 
     from .common import progress
@@ -52,7 +52,7 @@ def run(name: str, report: str | None, **options: Any) -> None:
     with followed_by(progress):
         result = row.function(**options)
     show_result(result)
-    keep_result(result, report, file_name(result.kind, options))
+    keep_result(result, report, file or file_name(result.kind, options))
 
 
 def file_name(kind: str, options: Mapping[str, Any]) -> str:

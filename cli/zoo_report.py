@@ -141,10 +141,10 @@ def places(models: "list[Run]") -> None:
 
 def sites(models: "list[Run]") -> None:
     """Where the bases read cities, by interchange interventions."""
-    from . import sites as command
+    from .analyses import run
 
     for base in all_tasks(models):
-        command.command(base.name, task=PATCHED, report=ROUTING)
+        run("sites", ROUTING, file=f"sites-{base.name}", run=base.name, tasks=PATCHED)
 
 
 def located(models: "list[Run]") -> None:
