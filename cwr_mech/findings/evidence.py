@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 from cwr_mech.analysis.stats.models import FAILED_BELOW
@@ -67,8 +68,16 @@ class Saved:
 
     @cached_property
     def models(self) -> pd.DataFrame:
-        """Every model: run, base, tasks (joined by +), family, route, seed, rows."""
-        return self.table("zoo", "models")
+        """Every model: run, base, tasks (joined by +), family, route, seed, rows.
+
+        Models of a user's own tasks, and what starts from them, are left out: claims are about the paper's.
+        """
+        models = self.table("zoo", "models")
+        known = np.array([set(tasks.split("+")) <= set(PAPER_TASKS) for tasks in models["tasks"]])
+        models = models[known & ~models["base"].isin(models["run"][~known])]
+        if models.empty:
+            raise NoResults("no model of the paper's tasks in this report")
+        return models
 
     @cached_property
     def gains(self) -> pd.DataFrame:
@@ -119,11 +128,13 @@ class Saved:
     def improvements(self, arm: str = PLAIN) -> pd.DataFrame:
         """Normalised improvement on held-out cities: base, set, task, ni, trained, retention.
 
-        Only tasks that the base had learned: elsewhere improvement divides by next to nothing.
+        Only of the paper's tasks, which claims are about, and only tasks that the base had learned: elsewhere
+        improvement divides by next to nothing.
         """
         rows = self.table("transfer", "scores")
         rows = rows[(rows["arm"] == arm) & rows["ni"].notna() & (rows["base_gain"] >= FAILED_BELOW)]
-        rows = rows[rows["base"].isin(self.bases)]
+        rows = rows[rows["base"].isin(self.bases) & rows["task"].isin(PAPER_TASKS)]
+        rows = rows[[set(tasks.split("+")) <= set(PAPER_TASKS) for tasks in rows["set"]]]
         if rows.empty:
             raise NoResults(f"no fine-tuning of these bases ({arm})")
         return rows

@@ -72,13 +72,10 @@ def _similarities(saved: Saved) -> Iterator[Row]:
 def _improvements(saved: Saved) -> Iterator[Row]:
     cells = matrix("transfer")
     for i, trained in enumerate(PAPER_TASKS):
-        for task, value in saved.by_task(trained).items():
-            yield _cell(
-                "improvement, one task trained",
-                f"{trained} > {task}",
-                cells[i, PAPER_TASKS.index(task)],
-                value,
-            )
+        ours = saved.by_task(trained)
+        for j, task in enumerate(PAPER_TASKS):
+            if task in ours:
+                yield _cell("improvement, one task trained", f"{trained} > {task}", cells[i, j], ours[task])
 
 
 def _pairs(saved: Saved) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import typer
 from cwr_mech_cli.data import command
@@ -80,3 +81,21 @@ def test_mistakes(args, message):
     assert errors[0].startswith("error: ")
     assert message in errors[0]
     assert len(errors) <= 2
+
+
+def test_places_of_a_town_are_told_apart_by_a_finer_unit(tmp_path):
+    """What the command says of a file whose places coincide is an option that mends it."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform((8.45, 47.35), (8.55, 47.45), (60, 2))
+    path = tmp_path / "town.csv"
+    path.write_text("name,lon,lat\n" + "".join(f"P{i},{x:.5f},{y:.5f}\n" for i, (x, y) in enumerate(places)))
+    ask = ["--world", str(path), "-t", "distance", "-n", "2"]
+    coarse = CliRunner().invoke(app, ask, env={"COLUMNS": "200"})
+    assert coarse.exit_code == 0
+    first, *rows = coarse.stdout.splitlines()
+    found = re.search(r"% of the places in .* share .*(--unit \S+) tells", first)
+    assert found is not None, first
+    fine = CliRunner().invoke(app, [*ask, *found[1].split()], env={"COLUMNS": "200"})
+    assert fine.exit_code == 0
+    assert len(fine.stdout.splitlines()) == len(rows) == 2  # and nothing more is said
+    assert load_world(source=str(path), unit=float(found[1].split()[1])).shared <= 0.01

@@ -1,6 +1,7 @@
 """Claims on planted results: each question's truth is found, its opposite too, and silence where nothing
 can be told."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,39 @@ def test_bases_are_in_the_order_of_their_seeds() -> None:
     results["models"] = result("zoo", models=turned, scores=results["models"].tables["scores"])
     assert Saved(results).bases == ["all-1", "all-2", "all-3", "all-0"]
     assert Saved(results).later().bases == ["all-0"]
+
+
+def test_models_of_other_tasks_change_no_claim() -> None:
+    """A zoo may hold models of a user's own task, even of one that is not known where the report is made."""
+    usual = planted()
+    more = {name: one.tables for name, one in usual.items()}
+
+    def added(name: str, table: str, *rows: Row) -> None:
+        more[name] = more[name] | {table: [*more[name][table], *rows]}
+
+    def changed(row: Row, **others: Any) -> Row:
+        return row | others
+
+    first = usual["models"].tables["models"][0]
+    every = "+".join([*PAPER_TASKS, "nearer"])
+    added("models", "models", changed(first, run="zoo:near", tasks="nearer", family="1 task", seed=0))
+    added("models", "models", changed(first, run="zoo:eight", tasks=every, family="8 tasks", seed=0))
+    added("models", "models", changed(first, run="zoo:a-nearer", tasks="nearer", base="zoo:near"))
+    score = usual["models"].tables["scores"][0]
+    for run in ("zoo:near", "zoo:eight"):
+        added("models", "scores", *(changed(score, run=run, task=task) for task in ("nearer", "angle")))
+        added("maps", "layers", changed(usual["maps"].tables["layers"][0], run=run, task="nearer"))
+    pair = usual["similarity"].tables["pairs"][0]
+    added("similarity", "pairs", changed(pair, run_a="zoo:near", value=0.1))
+    taught = usual["transfer"].tables["scores"][0]
+    added("transfer", "scores", changed(taught, set="nearer", task="angle", trained=False, ni=9.0))
+    added("transfer", "scores", changed(taught, task="nearer", trained=False, base="zoo:near", ni=9.0))
+    grown = {name: replace(one, tables=more[name]) for name, one in usual.items()}
+    before, after = (findings(results, {}, "test").tables["claims"] for results in (usual, grown))
+    for one, two in zip(before, after, strict=True):
+        assert {k: (one[k], two[k]) for k in one if one[k] != two[k]} == {}, one["id"]
+    # Control: a model of the paper's tasks is counted.
+    added("models", "models", changed(first, run="zoo:again", seed=9))
+    added("models", "scores", *(changed(score, run="zoo:again", gain=0.1, task=task) for task in PAPER_TASKS))
+    grown = {name: replace(one, tables=more[name]) for name, one in usual.items()}
+    assert findings(grown, {}, "test").tables["claims"] != before
