@@ -132,6 +132,10 @@ def _some(found: list[str]) -> str:
     return found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "")
 
 
+LONGEST_ANSWER = 16
+"""Tokens that plain transformers generates at most: more than any answer of the paper's tasks has."""
+
+
 def write_folder(
     folder: Path | str,
     state: Mapping[str, Tensor],
@@ -145,15 +149,18 @@ def write_folder(
     `tokenizer` None writes this package's.
     """
     # Imported here: writing a checkpoint is the only thing that needs them.
-    from transformers import Qwen2Config
+    from transformers import GenerationConfig, Qwen2Config
 
-    from cwr_mech.tasks.tokenizer import Tokenizer
+    from cwr_mech.tasks.tokenizer import BOS, EOS, PAD, Tokenizer
 
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in to_hf_state(state, config).items()}
     settings = Qwen2Config(**hf_settings(config), dtype=dtype, architectures=["Qwen2ForCausalLM"])
     with atomic_folder(folder, last="config.json") as part:
         (tokenizer or Tokenizer()).save_pretrained(part)
         settings.save_pretrained(part)
+        if tokenizer is None or isinstance(tokenizer, Tokenizer):  # transformers would draw answers at random
+            ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+            GenerationConfig(do_sample=False, max_new_tokens=LONGEST_ANSWER, **ends).save_pretrained(part)
         save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
 
 

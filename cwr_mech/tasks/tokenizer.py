@@ -108,18 +108,23 @@ class Tokenizer:
     def to_hf(self) -> "PreTrainedTokenizerFast":
         """The same tokenizer for Hugging Face: byte-pair encoding without a merge, split on spaces.
 
-        It adds no <bos> or <eos> of its own, reads spaced and plain text alike, and decodes to plain text.
+        It puts <bos> before a text, as the models were trained (text that has its own needs
+        `add_special_tokens=False`), and no <eos> after it, reads spaced and plain text alike, and decodes to
+        plain text.
         Plain, because beside a Qwen2 config `AutoTokenizer` builds transformers' Qwen2Tokenizer from our
         vocabulary, whatever class we declare, and that one decodes without spaces: so both agree.
         """
         from tokenizers import Tokenizer as Backend
-        from tokenizers import decoders, models, pre_tokenizers
+        from tokenizers import decoders, models, pre_tokenizers, processors
         from transformers import PreTrainedTokenizerFast
 
         vocab = {token: number for number, token in enumerate(VOCAB)}
         backend = Backend(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
         backend.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
         backend.decoder = decoders.Fuse()
+        backend.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", BOS)]
+        )
         return PreTrainedTokenizerFast(
             tokenizer_object=backend,
             pad_token="<pad>",

@@ -5,14 +5,18 @@ import shutil
 
 import pytest
 import torch
+from paths import ROOT
 from safetensors.torch import load_file, save_file
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cwr_mech.config import ModelConfig
+from cwr_mech.data.rows import generate
 from cwr_mech.errors import ConfigError, CorruptArtifact, MissingArtifact
 from cwr_mech.model.checkpoint import from_hf_state, model_config, to_hf_state
+from cwr_mech.model.evaluation import answer_rows
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import load_run
 
 SMALL = {"n_layers": 2, "d_model": 32, "d_mlp": 48, "rope_theta": 20000.0, "n_ctx": 128, "init_std": 0.05}
 SHAPES = {
@@ -47,9 +51,33 @@ def test_a_folder_is_read_by_us_by_transformers_and_by_the_bridge(config, tmp_pa
     assert type(theirs).__name__ == "Qwen2ForCausalLM"
     assert theirs.dtype == torch.float32
     assert gap(theirs(ROWS).logits, model(ROWS)) < 1e-5
-    assert tokenizer("<bos> d i s t").input_ids == [2, *tokenizer.convert_tokens_to_ids(["d", "i", "s", "t"])]
+    assert tokenizer("dist").input_ids == [2, *tokenizer.convert_tokens_to_ids(["d", "i", "s", "t"])]
     bridge = TransformerBridge.boot_transformers(str(folder), hf_model=theirs, tokenizer=tokenizer)
     assert gap(bridge(ROWS), model(ROWS)) < 1e-5
+
+
+def test_plain_transformers_scores_the_same(tmp_path):
+    """AutoTokenizer puts <bos> first and generation is greedy, so nothing has to be known about either."""
+    run = load_run(ROOT / "zoo" / "small")
+    run.model().save_pretrained(tmp_path / "small")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    rows = generate(run.world(), "distance", 24, split="test")
+    asked = [text.partition("=")[0] + "=" for text in rows.texts()]
+    answers = []
+    for text in asked:
+        found = theirs.generate(**tokenizer(text, return_tensors="pt"))[0]
+        answers.append(tokenizer.decode(found, skip_special_tokens=True).removeprefix(text))
+    assert answers == list(answer_rows(run.model(), rows).texts)
+    # Control: without <bos> the same model answers otherwise.
+    others = [
+        tokenizer.decode(
+            theirs.generate(**tokenizer(text, return_tensors="pt", add_special_tokens=False))[0],
+            skip_special_tokens=True,
+        ).removeprefix(text)
+        for text in asked
+    ]
+    assert others != answers
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)

@@ -168,7 +168,8 @@ def test_auto_tokenizer_round_trips(
         ids = tokenizer.encode(text)
         plain = text.replace(" ", "")
         for form in (spaced(ids), f"<bos>{plain}<eos>", loaded.decode(ids)):
-            assert loaded(form)["input_ids"] == ids
+            assert loaded(form, add_special_tokens=False)["input_ids"] == ids
+        assert loaded(plain)["input_ids"] == tokenizer.encode_prompt(text)  # <bos> comes by itself
         assert loaded.decode(ids) == f"<bos>{plain}<eos>"
         assert loaded.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == plain
         assert " ".join(loaded.convert_ids_to_tokens(ids)) == spaced(ids)
@@ -186,7 +187,7 @@ def test_hugging_face_gives_the_same_rows(
 ) -> None:
     tokens, lengths = tokenizer.encode_rows(texts)
     rows = [spaced(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
-    batch = hf(rows, padding=True)
+    batch = hf(rows, padding=True, add_special_tokens=False)
     np.testing.assert_array_equal(batch["input_ids"], tokens)
     np.testing.assert_array_equal(batch["attention_mask"], tokens != PAD)
 
