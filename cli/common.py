@@ -133,6 +133,26 @@ def report_folder(name: str) -> Path:
     return REPORTS / name
 
 
+def published_reports() -> list[str]:
+    """Names of the reports that are part of the repository one is in, by its .gitignore; none elsewhere."""
+    path = Path(".gitignore")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = f"!/{REPORTS}/"
+    return [line.removeprefix(kept).rstrip("/") for line in lines if line.startswith(kept)]
+
+
+def say_if_published(folder: Path) -> None:
+    """Say, once for each, that a report of the repository is being changed, and how to have it back."""
+    if folder.name in published_reports() and folder not in _said_published:
+        _said_published.add(folder)
+        say(
+            f"note    {folder} is a published report; git diff shows what changes, git checkout {folder} undoes it"
+        )
+
+
+_said_published: set[Path] = set()
+
+
 def save_result(result: "Result", report: str, name: str) -> Path:
     """Save `result` under reports/REPORT/results, draw its figure, print both paths; returns the JSON's.
 
@@ -141,6 +161,7 @@ def save_result(result: "Result", report: str, name: str) -> Path:
     from cwr_mech.report.figures import draw
 
     folder, name = report_folder(report), name.replace("zoo:", "zoo-")
+    say_if_published(folder)
     path = result.save(folder / "results", name)
     say(f"result  {path}")
     for figure in draw(result, folder / "figures", name):

@@ -18,6 +18,7 @@ PRESET, TASK, STEPS = "quick", "distance", 5000
 """What is trained: one model, on one task, in the cities of the zoo's models."""
 ZOO_MODELS = ("zoo:small", "zoo:small-seed2")
 """Models of all seven tasks that it is compared with: what they have in common is the yardstick."""
+SHORT_STEPS = 150
 STILL_SECONDS = 60.0
 """Without a terminal, a long stage says this often how far it is."""
 
@@ -30,18 +31,20 @@ class Stage(NamedTuple):
     lanes: tuple[tuple[Argv, ...], ...]
 
 
-def stages(name: str) -> tuple[Stage, ...]:
-    """The demo's stages for a run and a report called `name`."""
-    to, runs = ("--report", name), (name, *ZOO_MODELS)
+def stages(name: str, models: Sequence[str] = ZOO_MODELS, *, short: bool = False) -> tuple[Stage, ...]:
+    """The demo's stages for a run and a report called `name`, beside `models`; without patching when short."""
+    to, runs = ("--report", name), (name, *models)
+    steps, rows = (SHORT_STEPS, "40") if short else (STEPS, "200")
+    patch = Stage("patch", "what carries a city to the answer", ((("patch", name, "--task", TASK, *to),),))
     return (
-        Stage("train", f"one model on {TASK} alone", ((train(name, PRESET, TASK, f"steps={STEPS}"),),)),
-        Stage("eval", "answers to fresh questions", ((("eval", name, ZOO_MODELS[0], "-n", "200", *to),),)),
+        Stage("train", f"one model on {TASK} alone", ((train(name, PRESET, TASK, f"steps={steps}"),),)),
+        Stage("eval", "answers to fresh questions", ((("eval", name, models[0], "-n", rows, *to),),)),
         Stage(
             "cache-acts",
             "what the models hold about every city",
             (
                 (("cache-acts", name), ("cache-acts", name, "--untrained")),
-                tuple(("cache-acts", model) for model in ZOO_MODELS),
+                tuple(("cache-acts", model) for model in models),
             ),
         ),
         Stage("cka", "how alike the models arrange the cities", ((("cka", *runs, *to),),)),
@@ -50,7 +53,7 @@ def stages(name: str) -> tuple[Stage, ...]:
             "is there a map",
             ((("probe", name, "--prompts", "own", *to),), (("readout", name, "--prompts", "own", *to),)),
         ),
-        Stage("patch", "what carries a city to the answer", ((("patch", name, "--task", TASK, *to),),)),
+        *(() if short else (patch,)),
         Stage("report", "results, figures and words", ((("report", name),),)),
     )
 
@@ -63,6 +66,10 @@ def train(run: str, preset: str, tasks: str, *settings: str) -> Argv:
 
 def command(
     name: Annotated[str, typer.Option(help="Name of the run and of the report.")] = "demo",
+    short: Annotated[
+        bool,
+        typer.Option("--short", help="About two minutes: a few steps, no patching. The model learns no map."),
+    ] = False,
 ) -> None:
     """Everything this program does, once, on this machine: train a model on one task, score it, keep its
     activations, compare it with models of all seven tasks from the zoo, probe and patch it, and write a
@@ -72,20 +79,21 @@ def command(
     """
     from cwr_mech.errors import CwrError
     from cwr_mech.experiments.presets import preset
+    from cwr_mech.training.folders import PREFIX, zoo_models
     from cwr_mech.world.cities import load_world
 
     from .common import RUNS, duration, find_run, report_folder, say
 
     began = time.monotonic()
     world = load_world(preset(PRESET).world)
-    for model in ZOO_MODELS:
-        find_run(model)
+    find_run(ZOO_MODELS[0])
+    models = [model for model in ZOO_MODELS if model.removeprefix(PREFIX) in zoo_models()]
     folder = report_folder(name)
     logs = RUNS / f"{name}-logs"
     logs.mkdir(parents=True, exist_ok=True)
     line("world", f"{len(world.old()):,} cities and {len(world.new())} new ones", began)
     failed = []
-    for stage in stages(name):
+    for stage in stages(name, models, short=short):
         start = time.monotonic()
         if run_stage(stage, logs):
             line(stage.name, stage.what, start)

@@ -18,7 +18,10 @@ LONG_PATIENCE = 60.0
 """The same for commands that save the state of a training, after the step at hand."""
 TRAINING = ("train", "finetune", "sweep", "demo")
 EXIT_INTERRUPTED = 130
-SAID = b"error: interrupted\nhint: what was finished is kept; nothing half-written is left\n"
+KEPT = (
+    "what was finished is kept, nothing half-written is left; train, finetune and patch go on with --resume"
+)
+SAID = f"error: interrupted\nhint: {KEPT}\n".encode()
 
 _noticed = threading.Event()
 

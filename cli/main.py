@@ -17,7 +17,7 @@ import typer
 
 from cwr_mech.analysis.registry import ANALYSES
 
-from .interrupt import EXIT_INTERRUPTED, answer_signals
+from .interrupt import EXIT_INTERRUPTED, KEPT, answer_signals
 from .quick import check_words
 
 
@@ -50,6 +50,10 @@ COMMANDS: tuple[Command, ...] = (
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+REPORT_IT = (
+    "please tell whoever gave you this copy, as an issue where you cloned it or by mail: the command, the lines "
+    "above and what cwr-mech --version says"
+)
 
 
 def version(show: bool) -> None:
@@ -94,7 +98,7 @@ def explain(error: BaseException) -> int:
         one_line(error.message, error.hint)
         return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
     if isinstance(error, KeyboardInterrupt):
-        one_line("interrupted", "what was finished is kept; nothing half-written is left")
+        one_line("interrupted", KEPT)
         return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
         _silence(1)
@@ -113,7 +117,7 @@ def explain(error: BaseException) -> int:
     from .common import err_console
 
     err_console.print(Traceback.from_exception(type(error), error, error.__traceback__, suppress=[typer]))
-    one_line("this is a bug in cwr-mech", "please report it with the lines above")
+    one_line("this is a bug in cwr-mech", REPORT_IT)
     return EXIT_FAILED
 
 

@@ -23,7 +23,7 @@ def command(
     """
     from cwr_mech.errors import CorruptArtifact, MissingArtifact
 
-    from .common import find_run, report_folder, say
+    from .common import find_run, report_folder, say, say_if_published
 
     folder = report_folder(name or find_run().name)
     if not any((folder / "results").glob("*.json")):
@@ -46,6 +46,7 @@ def command(
             say(line)
         say(f"{folder}/report.md follows from its results")
         return
+    say_if_published(folder)
     add_learning_curves(folder)
     if claims or (folder / "results" / "findings.json").is_file():
         from cwr_mech.findings.questions import write_findings

@@ -247,6 +247,16 @@ def display(config: "RunConfig") -> Iterator[Callable[[Mapping[str, Any]], None]
         yield listener
 
 
+def unread(task: str, value: float | None) -> str:
+    """What is added to a score that only says that no answer could be read: the task's failure value."""
+    from cwr_mech.tasks.registry import TASKS
+
+    failure = TASKS[task].failure_value
+    return (
+        " (none readable)" if failure and value is not None and abs(value - failure) < 1e-6 * failure else ""
+    )
+
+
 class Progress:
     """The last losses, scores and rates of a training."""
 
@@ -286,7 +296,9 @@ class Progress:
         self.update(record)
         now = self.clock()
         if "scores" in record:
-            parts = [f"{task} {number(float(value))}" for task, value in self.scores.items()]
+            parts = [
+                f"{task} {number(float(value))}{unread(task, value)}" for task, value in self.scores.items()
+            ]
             say(f"  step {record['step']:,}  answers: " + ", ".join(parts))
         elif now - self.shown >= PLAIN_SECONDS or record["step"] == self.steps:
             self.shown = now
@@ -315,5 +327,8 @@ class Progress:
             Text(f"{self.left()} left" if rate else "", style="dim"),
         )
         losses = self.record.get("losses", {})
-        rows = [[task, losses.get(task), self.scores.get(task), unit] for task, unit in self.units.items()]
+        rows = [
+            [task, losses.get(task), self.scores.get(task), unit + unread(task, self.scores.get(task))]
+            for task, unit in self.units.items()
+        ]
         return Group(head, table("", ["task", "loss (nats a token)", "error or accuracy", "unit"], rows))

@@ -50,6 +50,14 @@ def test_stages_call_known_commands_on_one_live_run_and_the_zoo() -> None:
     assert cached == compared == {"demo", *demo.ZOO_MODELS}
 
 
+def test_the_short_form_trains_less_and_patches_nothing() -> None:
+    short = demo.stages("demo", demo.ZOO_MODELS[:1], short=True)
+    assert [stage.name for stage in short] == [s.name for s in demo.stages("demo") if s.name != "patch"]
+    argvs = [argv for stage in short for lane in stage.lanes for argv in lane]
+    assert f"steps={demo.SHORT_STEPS}" in argvs[0]
+    assert not any(demo.ZOO_MODELS[1] in argv for argv in argvs)  # a wheel has the first only
+
+
 def test_the_zoo_has_the_demo_s_models_in_its_world() -> None:
     for name in demo.ZOO_MODELS:
         model = load_run(ROOT / "zoo" / name.removeprefix("zoo:"))
