@@ -145,9 +145,7 @@ def say_if_published(folder: Path) -> None:
     """Say, once for each, that a report of the repository is being changed, and how to have it back."""
     if folder.name in published_reports() and folder not in _said_published:
         _said_published.add(folder)
-        say(
-            f"note    {folder} is a published report; git diff shows what changes, git checkout {folder} undoes it"
-        )
+        say(f"note    {folder} is published; git diff shows what changes, git checkout {folder} undoes it")
 
 
 _said_published: set[Path] = set()

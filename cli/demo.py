@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
 
 def stages(name: str, models: Sequence[str] = ZOO_MODELS, *, short: bool = False) -> tuple[Stage, ...]:
-    """The demo's stages for a run and a report called `name`, beside `models`; without patching when short."""
+    """The demo's stages for a run and a report called `name`, beside `models`; no patching when short."""
     to, runs = ("--report", name), (name, *models)
     steps, rows = (SHORT_STEPS, "40") if short else (STEPS, "200")
     patch = Stage("patch", "what carries a city to the answer", ((("patch", name, "--task", TASK, *to),),))

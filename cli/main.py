@@ -51,8 +51,8 @@ COMMANDS: tuple[Command, ...] = (
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 REPORT_IT = (
-    "please tell whoever gave you this copy, as an issue where you cloned it or by mail: the command, the lines "
-    "above and what cwr-mech --version says"
+    "please tell whoever gave you this copy, as an issue where you cloned it or by mail: the command, the "
+    "lines above and what cwr-mech --version says"
 )
 
 
