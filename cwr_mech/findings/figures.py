@@ -2,6 +2,7 @@
 paper's training."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from textwrap import fill
 
@@ -23,8 +24,8 @@ from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
 TOO_SMALL, THEIRS = "#e4e4e4", "#8a8a8a"
-FAMILIES = 4
-"""Panels that have room; the families come in the order of the models."""
+FAMILIES, A_LINE = 8, 4
+"""Panels that have room, and those side by side; the families come in the order of the models."""
 
 
 def maps_figure(result: Result) -> Figure:
@@ -35,10 +36,13 @@ def maps_figure(result: Result) -> Figure:
     rows = result.tables["layers"]
     places = sorted({(row["layer"], row["hook"]) for row in rows})
     families = list(dict.fromkeys(row["family"] for row in rows))[:FAMILIES]
-    figure = new_figure(3.0)
-    axes = figure.subplots(1, len(families), squeeze=False)[0]
+    lines = -(-len(families) // A_LINE)
+    figure = new_figure(0.5 + 2.5 * lines)
+    axes = figure.subplots(lines, min(A_LINE, len(families)), squeeze=False).ravel()
+    for ax in axes[len(families) :]:
+        ax.set_axis_off()
     tasks = ordered(row["task"] for row in rows)
-    for index, (ax, family) in enumerate(zip(axes, families, strict=True)):
+    for index, (ax, family) in enumerate(zip(axes, families, strict=False)):
         mine = [row for row in rows if row["family"] == family]
         grid = np.full((len(tasks), len(places)), np.nan)
         for i, task in enumerate(tasks):
@@ -47,9 +51,10 @@ def maps_figure(result: Result) -> Figure:
                 grid[i, j] = np.mean(found) if found else np.nan
         image = heat(ax, grid, vmin=0.0, vmax=1.0, cmap="Greys")
         write_cells(ax, image, grid, size=6.5, form=hundredths)
-        ax.set_title(f"{family}\n(n = {len({row['run'] for row in mine})})", fontsize=7.5)
+        title = f"{textwrap.fill(family, 24)}\nn = {len({row['run'] for row in mine})}"
+        ax.set_title(title, fontsize=7.5)
         ax.set_xticks(range(len(places)), [layer_name(*place) for place in places], rotation=60, ha="right")
-        ax.set_yticks(range(len(tasks)), tasks if index == 0 else [""] * len(tasks))
+        ax.set_yticks(range(len(tasks)), tasks if index % A_LINE == 0 else [""] * len(tasks))
         ax.tick_params(labelsize=7, length=0)
     control = max(row["control_r2_shuffled"] for row in rows)
     caption(

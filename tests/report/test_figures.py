@@ -28,9 +28,9 @@ from cwr_mech.errors import CorruptArtifact
 from cwr_mech.render.grids import (
     patch_figure,
 )
+from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.style import (
     REGION_LOOKS,
-    layer_name,
     region_looks,
     task_look,
 )

@@ -16,49 +16,53 @@ from cwr_mech.render.style import (
 )
 from cwr_mech.results import Result, Row
 
+R2_FLOOR = -0.5
+
 
 def readout_figure(result: Result) -> Figure:
-    """Left: R2 of a probe fitted in one prompt and read in another. Right: R2 against training cities.
+    """Left, for several prompts: R2 of a probe fitted in one prompt and read in another. Right: R2 against
+    training cities.
 
     Reads arrays `transfer` [fitted read], `prompts`; table `learning`.
     """
     prompts = [str(name) for name in result.arrays["prompts"]]
-    figure = new_figure(3.4)
-    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
-    grid = result.arrays["transfer"]
-    image = heat(left, grid, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
-    write_cells(left, image, grid, size=7.0, form=hundredths)
-    left.set_xticks(range(len(prompts)), prompts, rotation=40, ha="right")
-    left.set_yticks(range(len(prompts)), prompts)
-    left.tick_params(length=0)
-    left.set_xlabel("read in")
-    left.set_ylabel("fitted in")
-    left.set_title("R² across prompts")
+    several = len(prompts) > 1
+    figure = new_figure(3.4) if several else new_figure(2.9, width=5.2)
+    *left, right = figure.subplots(1, 1 + several, squeeze=False, width_ratios=[1.15, 1][1 - several :])[0]
+    words = f"n = {result.values['n']} old cities, always held out. R² below {R2_FLOOR}: drawn there."
+    for ax in left:
+        _across_prompts(ax, result.arrays["transfer"], prompts)
+        words += " A prompt whose column is low codes places in another way, so a probe must be read in the "
+        words += "prompt it was fitted in."
     for task in dict.fromkeys(row["task"] for row in result.tables["learning"]):
         mine = [row for row in result.tables["learning"] if row["task"] == task]
         look = task_look(task)
         right.plot(
             [row["n_train"] for row in mine],
-            np.maximum(floats([row["r2"] for row in mine]), -0.5),
+            np.maximum(floats([row["r2"] for row in mine]), R2_FLOOR),
             look.marker + "-",
             color=look.colour,
             label=task,
         )
     right.set_xscale("log")
-    right.set_ylim(-0.55, 1.05)
+    right.set_ylim(R2_FLOOR - 0.05, 1.05)
     right.set_xlabel("training cities")
     right.set_title("R² on a fifth of the cities")
     right.grid(axis="y")
     right.legend(ncols=2)
-    caption(
-        figure,
-        f"n = {result.values['n']} old cities, always held out. A prompt whose column is low codes places in "
-        "another way, so a probe must be read in the prompt it was fitted in. R² below -0.5: drawn there.",
-    )
+    caption(figure, words)
     return figure
 
 
-R2_FLOOR = -0.5
+def _across_prompts(ax: Axes, grid: np.ndarray, prompts: list[str]) -> None:
+    image = heat(ax, grid, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
+    write_cells(ax, image, grid, size=7.0, form=hundredths)
+    ax.set_xticks(range(len(prompts)), prompts, rotation=40, ha="right")
+    ax.set_yticks(range(len(prompts)), prompts)
+    ax.tick_params(length=0)
+    ax.set_xlabel("read in")
+    ax.set_ylabel("fitted in")
+    ax.set_title("R² across prompts")
 
 
 def probe_layers_figure(result: Result) -> Figure:

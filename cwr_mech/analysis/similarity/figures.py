@@ -1,5 +1,7 @@
 """Figures of similarity between models: matrices, means over groups of pairs, references."""
 
+from itertools import takewhile
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +17,8 @@ from cwr_mech.render.style import BASELINE, GREYS, caption, error_bars, floats, 
 from cwr_mech.results import Result, Row
 
 LINES = ("-", "--", "-.", ":")
+MOST_LINES = 8
+"""More models than this cannot be told apart as lines."""
 SHOWN = ("cka", "rsa", "procrustes", "mutual_knn")
 """Measures whose matrices are drawn, where they are in the result; else its first four."""
 
@@ -29,27 +33,53 @@ def matrices_figure(result: Result) -> Figure:
     pairs = [row for row in result.tables["pairs"] if row["layer"] == layer]
     present = [name for name in SHOWN if name in result.params["measures"]]
     measures = present or result.params["measures"][:4]
-    columns = 3 if len(measures) == 3 else min(2, len(measures))
-    lines = -(-len(measures) // columns)
-    figure = new_figure(0.9 + lines * float(np.clip(0.9 + 0.3 * len(runs), 1.9, 4.2)))
-    axes = figure.subplots(lines, columns, squeeze=False)
-    for ax in axes.flat[len(measures) :]:
-        ax.set_visible(False)
-    for ax, measure in zip(axes.flat, measures, strict=False):
-        _matrix(ax, [row for row in pairs if row["measure"] == measure], runs, measure)
-    for ax in axes[:, 1:].flat:
-        ax.set_yticklabels([])
     many = len(runs) > MOST_NUMBERED
-    for ax in axes.flat if many else axes[:-1].flat:
-        ax.set_xticklabels([])
+    axes = _large_and_small(len(measures)) if many else _equal_panels(len(measures), len(runs))
+    for ax, measure in zip(axes, measures, strict=True):
+        _matrix(ax, [row for row in pairs if row["measure"] == measure], runs, measure)
+    columns = 3 if len(measures) == 3 else min(2, len(measures))
+    for index, ax in enumerate(axes):
+        if index > 0 if many else index % columns:
+            ax.set_yticks([])
+        if index > 0 if many else index < len(axes) - columns:
+            ax.set_xticks([])
+    figure = axes[0].get_figure(root=True)
+    assert isinstance(figure, Figure)
     nulls = [f"{m} {hundredths(_mean_null(pairs, m))}" for m in measures]
     caption(
         figure,
         f"{layer_name(layer)}, n = {result.values['n']} cities; intervals of the cells are in the table. "
         "Light: alike (procrustes is a distance, 0 is alike). Control, mean with cities shuffled: "
-        f"{', '.join(nulls)}." + (" Columns are in the order of the rows." if many else ""),
+        f"{', '.join(nulls)}." + (" The small panels are in the order of the large one." if many else ""),
     )
     return figure
+
+
+def _equal_panels(n: int, models: int) -> list[Axes]:
+    columns = 3 if n == 3 else min(2, n)
+    lines = -(-n // columns)
+    figure = new_figure(0.9 + lines * float(np.clip(0.9 + 0.3 * models, 1.9, 4.2)))
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[n:]:
+        ax.set_visible(False)
+    return list(axes[:n])
+
+
+def _large_and_small(n: int) -> list[Axes]:
+    """One panel in which names of many models can be read on both sides, and small ones for the others."""
+    figure = new_figure(8.6 + (2.6 if n > 1 else 0))
+    if n == 1:
+        return [figure.subplots()]
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.3, 1])[:, 0]
+    return [top.subplots(), *bottom.subplots(1, n - 1, squeeze=False)[0]]
+
+
+def without_common_start(runs: list[str]) -> list[str]:
+    """Names of models without the words, up to a hyphen or colon, with which all of them begin."""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*runs, strict=False))
+    shared = "".join(letters[0] for letters in alike) if len(set(runs)) > 1 else ""
+    start = max(shared.rfind("-"), shared.rfind(":")) + 1
+    return [run[start:] for run in runs]
 
 
 def _mean_null(pairs: list[Row], measure: str) -> float:
@@ -67,8 +97,8 @@ def _matrix(ax: Axes, pairs: list[Row], runs: list[str], measure: str) -> None:
     image = heat(ax, grid, vmin=min(0.0, float(np.nanmin(grid))), vmax=1.0, cmap=cmap)
     if n <= MOST_NUMBERED:
         write_cells(ax, image, grid, size=float(np.clip(75 / n, 4.5, 9)), form=hundredths)
-    size = float(np.clip(85 / n, 4.5, 8))
-    names = [run.removeprefix("zoo:") for run in runs]
+    size = float(np.clip(85 / n, 6, 8))
+    names = without_common_start(runs)
     ax.set_xticks(range(n), names, rotation=90)
     ax.set_yticks(range(n), names)
     ax.tick_params(labelsize=size, length=0)
@@ -134,24 +164,19 @@ def references_figure(result: Result) -> Figure:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     figure = new_figure(2.9)
     axes = figure.subplots(1, len(references), squeeze=False, sharey=True)[0]
+    many = len(runs) > MOST_LINES
     for ax, reference in zip(axes, references, strict=True):
-        for index, run in enumerate(runs):
-            mine = [row for row in rows if (row["run"], row["reference"]) == (run, reference)]
-            layers, values = [row["layer"] for row in mine], floats([row["value"] for row in mine])
-            ax.plot(layers, values, "o" + LINES[index % len(LINES)], color=GREYS[index % 3])
-            ax.set_xticks(layers)
+        mine = [row for row in rows if row["reference"] == reference]
+        if many:
+            _by_number_of_tasks(ax, mine, result)
+        else:
+            _by_layer(ax, mine, runs)
         ax.set_title(reference)
-        ax.set_xlabel("layer")
         ax.grid(axis="y")
     axes[0].set_ylabel(measure)
-    figure.legend(
-        handles=[
-            axes[0].plot([], [], LINES[i % len(LINES)], color=GREYS[i % 3], label=run)[0]
-            for i, run in enumerate(runs[:12])
-        ],
-        loc="outside upper center",
-        ncols=min(4, len(runs)),
-    )
+    if not many:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(2, len(runs)))
     null = max(
         (
             row["null_best"]
@@ -163,9 +188,32 @@ def references_figure(result: Result) -> Figure:
     caption(
         figure,
         f"n = {result.values['n']} cities, {measure}. Largest 95 % quantile with shuffled cities: "
-        f"{hundredths(null)}. The digits of the id are what a model knows without any map.",
+        f"{hundredths(null)}. The digits of the id are what a model knows without any map."
+        + (f" A dot is one of {len(runs)} models, at its last layer in the result." if many else ""),
     )
     return figure
+
+
+def _by_layer(ax: Axes, rows: list[Row], runs: list[str]) -> None:
+    """A line for each model."""
+    for index, run in enumerate(runs):
+        mine = [row for row in rows if row["run"] == run]
+        layers = [row["layer"] for row in mine]
+        style, colour = "o" + LINES[index % len(LINES)], GREYS[index % 3]
+        ax.plot(layers, floats([row["value"] for row in mine]), style, color=colour, label=run)
+        ax.set_xticks(layers)
+    ax.set_xlabel("layer")
+
+
+def _by_number_of_tasks(ax: Axes, rows: list[Row], result: Result) -> None:
+    """A dot for each model over the number of its tasks: many lines could not be told apart."""
+    tasks = {row["run"]: row["tasks"] for row in result.tables["models"]}
+    last = max(row["layer"] for row in rows)
+    shown = [row for row in rows if row["layer"] == last and row["run"] in tasks]
+    counts = [len(str(tasks[row["run"]]).split("+")) for row in shown]
+    ax.plot(counts, floats([row["value"] for row in shown]), "o", color="black", mfc="none")
+    ax.set_xticks(range(1, max(counts, default=1) + 1))
+    ax.set_xlabel("tasks of the model")
 
 
 def cka_figure(result: Result) -> Figure:
@@ -184,9 +232,10 @@ def cka_figure(result: Result) -> Figure:
         write_cells(ax, image, matrix, size=float(np.clip(150 / n, 5, 9)), form=hundredths)
     ax.set_xticks(range(n), labels, rotation=90)
     ax.set_yticks(range(n), labels)
-    ax.tick_params(labelsize=float(np.clip(170 / n, 4.5, 8)), length=0)
+    ax.tick_params(labelsize=float(np.clip(170 / n, 6, 8)), length=0)
     runs = result.arrays["runs"]
-    for edge in np.flatnonzero(runs[1:] != runs[:-1]) + 0.5:
+    edges = np.flatnonzero(runs[1:] != runs[:-1]) + 0.5
+    for edge in edges if len(edges) < n - 1 else ():  # with one item a run, every line would be an edge
         ax.axhline(edge, color="white", lw=1.5)
         ax.axvline(edge, color="white", lw=1.5)
     ax.set_title(str(result.values["measure"]))
@@ -204,8 +253,10 @@ def cka_figure(result: Result) -> Figure:
 def _item_labels(result: Result) -> list[str]:
     runs, layers, tasks = (result.arrays[name] for name in ("runs", "layers", "tasks"))
     hooks = result.arrays.get("hooks", np.full(len(runs), ""))
-    prompts = len(set(tasks.tolist())) > 1
-    return [
-        ", ".join([str(run), *([str(task)] if prompts else []), layer_name(int(layer), str(hook))])
-        for run, layer, task, hook in zip(runs, layers, tasks, hooks, strict=True)
+    names = without_common_start([str(run) for run in runs])
+    prompts, several = len(set(tasks.tolist())) > 1, len(set(layers.tolist())) > 1
+    labels = [
+        [name, str(task) if prompts else "", layer_name(int(layer), str(hook)) if several else ""]
+        for name, layer, task, hook in zip(names, layers, tasks, hooks, strict=True)
     ]
+    return [", ".join(filter(None, parts)) for parts in labels]
