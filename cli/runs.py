@@ -49,7 +49,7 @@ def _row(run: "Run") -> list[object]:
     config = run.config
     others = [task for task in config.data.tasks if task not in PAPER_TASKS]
     every = len(config.data.tasks) == len(PAPER_TASKS) + len(others)
-    tasks = "+".join(["all", *others] if every else config.data.tasks)
+    tasks = ", ".join(["all", *others] if every else config.data.tasks)
     done = max(run.steps, default=0)
     last: Mapping[str, Any] = {}
     for line in run.latest_metrics():

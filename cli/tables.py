@@ -20,7 +20,7 @@ GAP = 2
 """Blanks between two columns."""
 LEAST_LABEL = 12
 """A label is not wrapped into less than this many characters; below that a row becomes a paragraph."""
-LEAST_TEXT = 16
+LEAST_TEXT = 12
 """The same for other columns of words."""
 
 
