@@ -1,6 +1,7 @@
 """`cwr-mech runs`: what has been trained here."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ def command() -> None:
     The scores are the last on validation questions, a number a task in the usual order: mean errors, and
     accuracies (which begin with a point); of fine-tuned runs as old/new cities.
     """
-    from cwr_mech.errors import UserError
     from cwr_mech.training.folders import newest_first
-    from cwr_mech.training.runs import load_run
 
     from .common import RUNS, console, say, table
 
@@ -27,19 +26,26 @@ def command() -> None:
     if not found:
         say(f"no runs in {RUNS}/ yet; train one with: cwr-mech train")
         return
-    rows, unread = [], []
-    for folder in found:
-        try:
-            rows.append(_row(load_run(folder)))
-        except UserError as error:
-            unread.append(f"{folder}: {error.message.replace(f'{folder}/', '')}")
-        except OSError as error:
-            unread.append(f"{folder}: {error.strerror}")
+    lines = [row(folder) for folder in found]
+    rows = [line for line in lines if len(line) == len(COLUMNS)]
     kept = [name for name in COLUMNS if name != "preset" or console.width >= WIDE]
     if rows:
         console.print(table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows]))
-    for line in unread:
-        say(line)
+    for folder, why in (line for line in lines if len(line) < len(COLUMNS)):
+        say(f"{folder}: {why}")
+
+
+def row(folder: Path) -> list[object]:
+    """One line of the list; of a run that cannot be read its name and why."""
+    from cwr_mech.errors import UserError
+    from cwr_mech.training.runs import load_run
+
+    try:
+        return _row(load_run(folder))
+    except UserError as error:
+        return [folder.name, error.message.replace(f"{folder}/", "")]
+    except OSError as error:
+        return [folder.name, error.strerror]
 
 
 def _row(run: "Run") -> list[object]:
