@@ -35,7 +35,7 @@ def command_of(row: Analysis) -> Callable[..., None]:
         run(row.name, report, **options)
 
     command.__doc__ = study.__doc__
-    parameters = [_option(parameter) for parameter in given.values()]
+    parameters = [_option(parameter, set(given)) for parameter in given.values()]
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("report", kind, default=None, annotation=Report))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -62,13 +62,24 @@ def file_name(kind: str, options: Mapping[str, Any]) -> str:
     return "-".join(part for part in parts if part).replace("_", "-")
 
 
-def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+SAME = (("tasks", "task"), ("prompts", "tasks", "task"), ("layers", "layer"), ("sites", "site"))
+"""Options that are one idea: whichever of them a study has, the others are understood."""
+
+
+def _flags(name: str, taken: set[str], short: str | None) -> list[str]:
+    """How an option may be written, its own name first."""
+    alike = next((group for group in SAME if name in group), ())
+    others = [f"--{other}" for other in alike if other != name and other not in taken]
+    return [f"--{name.replace('_', '-')}", *others, *([short] if short else [])]
+
+
+def _option(parameter: inspect.Parameter, taken: set[str]) -> inspect.Parameter:
     """A parameter of a study as typer reads it: runs are arguments, keyword-only parameters are options."""
     base, *extras = get_args(parameter.annotation)
     about = next(extra for extra in extras if isinstance(extra, Opt))
     several = parameter.name in ("runs", "activations")
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-        flags = [f"--{parameter.name.replace('_', '-')}", about.short] if about.short else []
+        flags = _flags(parameter.name, taken, about.short)
         info = typer.Option(*flags, help=about.help, min=about.min)
     else:
         info = typer.Argument(help=about.help)

@@ -17,7 +17,9 @@ MOST_SHARED = 0.01
 
 
 def command(
-    task: Annotated[str, typer.Option("--task", "-t", help="A task, several as a,b, or all.")] = "all",
+    task: Annotated[
+        str, typer.Option("--tasks", "--task", "-t", help="A task, several as a,b, or all.")
+    ] = "all",
     n: Annotated[
         int | None, typer.Option("-n", help="Rows a task; 5, or 10000 for --stats.", show_default=False)
     ] = None,

@@ -6,6 +6,7 @@ command, so `--help` answers at once.
 
 import errno
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -146,6 +147,12 @@ def _load(row: Command) -> Callable[..., Any]:
     return getattr(import_module(f"{__package__}.{row.module}"), row.function)
 
 
+def unwrapped(text: str | None) -> str:
+    """A docstring with a line for each paragraph, so that help is wrapped once, at the terminal's width."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 def _listed_only() -> None:
     """Stands for a command that is listed in the help text but not asked for."""
 
@@ -164,7 +171,7 @@ def build_app(args: Sequence[str]) -> typer.Typer:
     asked = next((arg for arg in args if not arg.startswith("-")), None)
     for row in COMMANDS:
         function = guarded(_load(row)) if row.name == asked else _listed_only
-        app.command(row.name, short_help=row.help)(function)
+        app.command(row.name, short_help=row.help, help=unwrapped(function.__doc__))(function)
     return app
 
 

@@ -94,6 +94,21 @@ def test_help_loads_nothing_heavy() -> None:
     assert [line for line in lines if not line.endswith("[]")] == []
 
 
+def test_one_idea_has_one_name() -> None:
+    """--tasks is understood wherever tasks are taken, and so are --layers and --sites."""
+    for command, options in {"patch": ("--tasks", "--task"), "data": ("--tasks", "--task"),
+                             "probe": ("--prompts", "--tasks", "--layers", "--sites")}.items():  # fmt: skip
+        shown = (
+            CliRunner().invoke(cli.build_app([command]), [command, "--help"], env={"COLUMNS": "200"}).output
+        )
+        assert [option for option in options if option not in shown] == [], command
+
+
+def test_help_is_wrapped_once() -> None:
+    text = "One line,\nwrapped in the source.\n\n    Another paragraph.\n    "
+    assert cli.unwrapped(text) == "One line, wrapped in the source.\n\nAnother paragraph."
+
+
 def test_help_lists_every_command_with_its_line() -> None:
     done = CliRunner().invoke(cli.build_app(["--help"]), ["--help"], env={"COLUMNS": "160"})
     for row in cli.COMMANDS:
