@@ -95,12 +95,12 @@ class Selection(NamedTuple):
     def parse(cls, layers: str | None, hooks: str | None, tasks: str, sites: str, n_layers: int) -> Self:
         """The selection that the options name."""
         from cwr_mech.activations.extract import default_hooks
-        from cwr_mech.activations.reader import hook_of
+        from cwr_mech.activations.site import Site
         from cwr_mech.tasks.registry import TASKS
 
         from .stores import split
 
-        named = [*map(hook_of, split(layers) or []), *(split(hooks) or [])]
+        named = [*(Site.parse(layer).hook for layer in split(layers) or []), *(split(hooks) or [])]
         chosen = list(TASKS) if tasks == "all" else split(tasks) or []
         return cls(named or list(default_hooks(n_layers)), chosen, split(sites) or [])
 

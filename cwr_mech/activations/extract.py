@@ -16,7 +16,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from cwr_mech.activations.reader import EMBED, FINAL, hook_of
+from cwr_mech.activations.reader import EMBED, FINAL
+from cwr_mech.activations.site import Site
 from cwr_mech.activations.writer import store_writer
 from cwr_mech.artifacts import sha256_bytes
 from cwr_mech.errors import AnalysisError, UnknownName
@@ -34,7 +35,7 @@ NO_POSITION = ("hook_attn_scores", "hook_pattern")
 
 def default_hooks(n_layers: int) -> tuple[str, ...]:
     """The embedding, the residual stream after every block, and the output of the final norm."""
-    return (EMBED, *(hook_of(layer) for layer in range(n_layers)), FINAL)
+    return (EMBED, *(Site(layer).hook for layer in range(n_layers)), FINAL)
 
 
 def model_digest(model: HookedQwen2) -> str:
@@ -79,14 +80,18 @@ def extract(
 ) -> None:
     """Write the activations of every city of `world` to `path`, whole or not at all.
 
-    hooks: hook names or layers as `activations.hook_of` takes them; by default `default_hooks`. Hooks with
+    hooks: hook names or layers as `Site.parse` takes them; by default `default_hooks`. Hooks with
     more axes than `[batch pos d_model]` are flattened. tasks: all by default.
     sites: `last_digit`, `delimiter`, or any span of
     `prompts.spans` within the question; the mean over its positions is stored. attrs: `run`, `step`,
     `model_sha256` (by default of the parameters). `advance(n)` is called after every n prompts.
     Raises UnknownName, or AnalysisError for hooks without positions, answer sites and broken models.
     """
-    hooks = tuple(map(hook_of, hooks)) if hooks is not None else default_hooks(model.cfg.n_layers)
+    hooks = (
+        tuple(Site.parse(hook).hook for hook in hooks)
+        if hooks is not None
+        else default_hooks(model.cfg.n_layers)
+    )
     tasks = tuple(TASKS) if tasks is None else tasks
     digits = world.config.id_digits
     places = {task: _places(task, sites, digits) for task in tasks}

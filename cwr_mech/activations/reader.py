@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
 from cwr_mech.activations import h5
+from cwr_mech.activations.site import HOOKS, Site
 from cwr_mech.artifacts import require_file, sha256_bytes, sha256_file
 from cwr_mech.errors import (
     AnalysisError,
@@ -30,7 +31,7 @@ from cwr_mech.errors import (
 from cwr_mech.world.cities import World, cities_digest
 
 SCHEMA = "cwr-mech/activations/1"
-EMBED, FINAL = "hook_embed", "unembed.hook_in"
+EMBED, FINAL = HOOKS["embed"], HOOKS["final"]
 IDENTITY = "#model+world"
 AXES = ("hooks", "tasks", "sites")
 MOST_COORDINATE = 2**31
@@ -39,20 +40,6 @@ OPTIONAL: dict[str, str | int] = {"run": "", "step": -1, "tokenizer_sha256": ""}
 
 Key = tuple[str, str, str]
 """(hook, task, site)."""
-
-
-def hook_of(layer: str | int) -> str:
-    """Hook name of a layer: "embed", 0, 1, ... (after that block), "final" (after the final norm).
-
-    Layers count from 0 as in TransformerLens; the paper's layer L is our L - 1, its last is "final".
-    A full hook name is returned as it is.
-    """
-    text = str(layer)
-    if text == "embed":
-        return EMBED
-    if text == "final":
-        return FINAL
-    return f"blocks.{text}.hook_resid_post" if text.isdigit() else text
 
 
 def activations_path(run: str, step: int | None, root: Path | str = "activations") -> Path:
@@ -223,7 +210,7 @@ class ActivationStore:
 
     def width(self, hook: str | int) -> int:
         """Numbers a city at a hook. Raises UnknownName."""
-        return self._widths[self._known("hook", hook_of(hook), self.hooks)]
+        return self._widths[self._known("hook", Site.parse(hook).hook, self.hooks)]
 
     def _known(self, kind: str, name: str, choices: Sequence[str]) -> str:
         if name not in choices:
@@ -249,11 +236,12 @@ class ActivationStore:
     ) -> Float[np.ndarray, "city width"]:
         """Activations in float64, a row for each city (or each of `ids`, in that order).
 
-        `hook`: a hook name or a layer as `hook_of` takes it. `site`: one of `sites`, or several joined by
+        `hook`: a hook name or a layer as `Site.parse` takes it. `site`: one of `sites`, or several joined by
         "+", whose vectors are put side by side ("last_digit+delimiter" is the paper's choice).
         Raises UnknownName, AnalysisError for an id that is not there, CorruptArtifact for NaN.
         """
-        place = f"{self._known('hook', hook_of(hook), self.hooks)}/{self._known('task', task, self.tasks)}"
+        found = self._known("hook", Site.parse(hook).hook, self.hooks)
+        place = f"{found}/{self._known('task', task, self.tasks)}"
         parts = []
         with self._file() as file:
             for single in site.split("+"):

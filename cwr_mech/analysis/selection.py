@@ -1,6 +1,5 @@
 """What analyses compare: arrays of activations picked out of files and joined on city id."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -12,9 +11,9 @@ from cwr_mech.activations.reader import (
     EMBED,
     FINAL,
     ActivationStore,
-    hook_of,
     join,
 )
+from cwr_mech.activations.site import Site
 from cwr_mech.errors import AnalysisError, UnknownName
 
 CITIES = ("old", "new", "all")
@@ -55,15 +54,9 @@ def run_label(store: ActivationStore) -> str:
 
 
 def layer_number(hook: str, hooks: Sequence[str] = ()) -> int:
-    """Layer of a hook as a number for tables and axes."""
-    if hook == EMBED:
-        return -1
-    blocks = [int(found[1]) for name in (*hooks, hook) if (found := re.match(r"blocks\.(\d+)\.", name))]
-    if hook == FINAL:
-        return max(blocks, default=-1) + 1
-    if not blocks or not hook.startswith("blocks."):
-        raise AnalysisError(f"'{hook}' belongs to no layer")
-    return blocks[-1]
+    """Layer of a hook as a number for tables and axes. Raises AnalysisError for a hook without a layer."""
+    blocks = [site.layer for name in (*hooks, hook) if (site := Site.parse(name)).layer is not None]
+    return Site.parse(hook).number(max(blocks, default=-1) + 1)
 
 
 def choose_hooks(store: ActivationStore, layers: Sequence[str] | None) -> list[str]:
@@ -73,7 +66,7 @@ def choose_hooks(store: ActivationStore, layers: Sequence[str] | None) -> list[s
     """
     if not layers:
         return [hook for hook in store.hooks if hook in (EMBED, FINAL) or hook.endswith("hook_resid_post")]
-    chosen = [hook_of(layer) for layer in layers]
+    chosen = [Site.parse(layer).hook for layer in layers]
     for layer, hook in zip(layers, chosen, strict=True):
         if hook not in store.hooks:
             known = [str(name) for name in store.hooks]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from patching_cases import WORLD, model_of
 
-from cwr_mech.activations.cities import Site, city_prompts, residual_at, residual_stream
+from cwr_mech.activations.cities import city_prompts, residual_at, residual_stream
+from cwr_mech.activations.site import Site
 from cwr_mech.data.mentions import mentions
 from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError, UnknownName

@@ -16,10 +16,10 @@ from paths import ROOT
 from cwr_mech.activations.reader import (
     ActivationStore,
     activations_path,
-    hook_of,
     join,
     rebuild_command,
 )
+from cwr_mech.activations.site import Site
 from cwr_mech.activations.writer import StoreWriter, store_writer, write_store
 from cwr_mech.errors import (
     AnalysisError,
@@ -81,7 +81,7 @@ def test_places_side_by_side_and_layers_by_number(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         store.get(10, "angle"), given_["blocks.10.hook_resid_post", "angle", "last_digit"]
     )
-    assert [hook_of(layer) for layer in ("embed", 3, "3", "final", "ln_final.hook_scale")] == [
+    assert [Site.parse(layer).hook for layer in ("embed", 3, "3", "final", "ln_final.hook_scale")] == [
         "hook_embed",
         "blocks.3.hook_resid_post",
         "blocks.3.hook_resid_post",

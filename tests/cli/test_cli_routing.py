@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cwr_mech.activations.extract import extract
-from cwr_mech.activations.reader import hook_of
+from cwr_mech.activations.site import Site
 from cwr_mech.config import RouteConfig, RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -161,8 +161,10 @@ def test_bad_input_gives_one_line_and_exit_code_2(
         other = HookedQwen2(run.config.model, seed=2)
         about = {"model_sha256": run.sha256()}
         sites = ("last_digit",)
-        extract(other, run.world(), "other.h5", hooks=[hook_of(0)], tasks=TASKS, sites=sites)
-        extract(run.model(), run.world(), "own.h5", hooks=[hook_of(0)], tasks=TASKS, sites=sites, attrs=about)
+        extract(other, run.world(), "other.h5", hooks=[Site(0).hook], tasks=TASKS, sites=sites)
+        extract(
+            run.model(), run.world(), "own.h5", hooks=[Site(0).hook], tasks=TASKS, sites=sites, attrs=about
+        )
     code, _, err = cli(*command)
     assert code == 2, err
     assert re.search(message, " ".join(err.split())), err

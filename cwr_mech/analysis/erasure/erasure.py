@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cwr_mech.activations.cities import residual_stream
-from cwr_mech.activations.reader import hook_of
+from cwr_mech.activations.site import Site as Place
 from cwr_mech.analysis.manifold.bases import random_basis, random_basis_like
 from cwr_mech.analysis.probing.probe import score
 from cwr_mech.analysis.stats.intervals import bootstrap
@@ -157,7 +157,7 @@ def erased(
             changed[:, site.position] -= (resid[:, site.position] - mean) @ right @ left
         return changed
 
-    with model.hooks(fwd_hooks=[(hook_of(layer), erase)]):
+    with model.hooks(fwd_hooks=[(Place(layer).hook, erase)]):
         yield
 
 

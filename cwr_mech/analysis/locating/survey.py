@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cwr_mech.activations.cities import city_prompts, layer_label, residual_stream
+from cwr_mech.activations.cities import city_prompts, residual_stream
 from cwr_mech.analysis.locating.asking import Asked, Cities, ask, choose_cities, draw_questions, place
 from cwr_mech.analysis.locating.implied import Implied
 from cwr_mech.analysis.locating.tables import (
@@ -32,6 +32,7 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN, condition_of, in_order
 from cwr_mech.experiments.zoo import family
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.render.numbers import layer_name
 from cwr_mech.results import Result, Row
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
@@ -143,7 +144,7 @@ class Survey:
             found = fit_linear(x[:n], xy[:n]).predict(x[n:])
             error = np.linalg.norm(found - xy[n:], axis=1)[~self.cities.is_new].mean()
             if error < best:
-                best, label, decoded = error, layer_label(layer), found
+                best, label, decoded = error, layer_name(layer), found
         return label, decoded
 
 

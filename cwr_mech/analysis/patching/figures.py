@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cwr_mech.activations.cities import layer_label
 from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.style import (
     BASELINE,
     caption,
@@ -66,7 +66,7 @@ def sites_figure(result: Result) -> Figure:
         ax.set_xticks(
             range(len(positions)), [name.replace("_", " ") for name in positions], rotation=40, ha="right"
         )
-        ax.set_yticks(range(len(layers)), [layer_label(layer) for layer in layers])
+        ax.set_yticks(range(len(layers)), [layer_name(layer) for layer in layers])
         ax.tick_params(labelsize=7, length=0)
         ax.set_title(f"{read['task']}, city {read['slot'] + 1}")
     if image is not None:

@@ -1,6 +1,5 @@
 """What a report says about patching: the sweep, decoded answers, known steps, estimates, parts of states."""
 
-from cwr_mech.activations.cities import layer_label
 from cwr_mech.analysis.patching.figures import PART_COLUMNS as PART_CITIES
 from cwr_mech.analysis.patching.figures import (
     digits_figure,
@@ -124,7 +123,7 @@ def sites(result: Result) -> str:
         row
         | {
             "city": row["slot"] + 1,
-            "where": layer_label(row["layer"]),
+            "where": layer_name(row["layer"]),
             "at": row["position"].replace("_", " "),
         }
         | {"interval": f"{number(row['lo'])} to {number(row['hi'])}", "weak": "yes" if row["weak"] else "no"}
@@ -135,7 +134,7 @@ def sites(result: Result) -> str:
     lines: dict[tuple[str, int, int], Row] = {}
     for row in rows:
         key = row["task"], row["slot"], row["layer"]
-        line = {"task": row["task"], "city": row["slot"] + 1, "where": layer_label(row["layer"])}
+        line = {"task": row["task"], "city": row["slot"] + 1, "where": layer_name(row["layer"])}
         lines.setdefault(key, line)[row["position"]] = row["iia"]
     heads = {"task": "task", "city": "city", "where": "layer"}
     heads |= {position: position.replace("_", " ") for position in positions}

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from cwr_mech.activations.cities import EMBED, Site
 from cwr_mech.activations.extract import model_digest
+from cwr_mech.activations.site import EMBED, Site
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE

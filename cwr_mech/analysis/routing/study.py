@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import threadpool_limits
 
-from cwr_mech.activations.reader import EMBED, ActivationStore, hook_of
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.fields import (
     UPDATES,
     Field,
@@ -101,7 +102,7 @@ def subspace_result(
             continue  # nothing below the embedding answers to a city: its last digit is every city's
         rng = np.random.default_rng(np.random.SeedSequence([seed, 1, index]))
         place = {"run": run, "task": task, "update": kind, "group": group, "site": site, "layer": layer}
-        place["hook"] = EMBED if layer < 0 else hook_of(layer)
+        place["hook"] = Site.parse(layer).hook
         ground = grounds[task, site, layer]
         others = _others(fields, key, tasks)
         share_rows += [place | row for row in shares(field, ground, halves[key], others, rng)]
@@ -155,7 +156,7 @@ def _read(
 def _stored(
     store: ActivationStore, reader: Reader, layers: Sequence[int]
 ) -> dict[int, Float[np.ndarray, "city d_model"]]:
-    hooks = {layer: EMBED if layer < 0 else hook_of(layer) for layer in layers}
+    hooks = {layer: Site.parse(layer).hook for layer in layers}
     return {layer: store.get(hook, reader.task, reader.site, reader.ids) for layer, hook in hooks.items()}
 
 

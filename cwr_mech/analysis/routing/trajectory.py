@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from cwr_mech.activations.reader import hook_of
+from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.manifold.placement import place_all
 from cwr_mech.analysis.probing.probe import place_errors, random_folds
@@ -41,7 +41,7 @@ class Spot:
     @property
     def hook(self) -> str:
         """TransformerLens name of the place."""
-        return hook_of(self.layer)
+        return Site.parse(self.layer).hook
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")

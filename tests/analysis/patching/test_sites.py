@@ -5,7 +5,7 @@ import pytest
 import torch
 from paths import ROOT
 
-from cwr_mech.activations.cities import Site
+from cwr_mech.activations.site import Site
 from cwr_mech.analysis.patching.interchange import moved, through_origin
 from cwr_mech.analysis.patching.parts import Question, subspace_part
 from cwr_mech.analysis.patching.sites import (
