@@ -88,7 +88,7 @@ def command(
     from cwr_mech.experiments.presets import with_label_noise
     from cwr_mech.training.runs import load_run, require_free
 
-    from .common import RUNS, say
+    from .common import RUNS
 
     base = load_run(run)
     names = tuple(name.strip() for name in tasks.split(","))
@@ -134,30 +134,16 @@ def command(
     import torch
 
     from cwr_mech.analysis.routing.interventions import condition_hook
-    from cwr_mech.training.loop import train
-    from cwr_mech.training.trackers import tracked
     from cwr_mech.world.cities import load_world
 
-    from .train import announce, display, placed
+    from .train import carry_out, placed
 
-    compute, processes = placed(device, precision, compile)
-    torch.set_num_threads(threads)
+    place = placed(device, precision, compile)
+    torch.set_num_threads(threads)  # the hook's directions depend on it in their last bits
     hook = condition_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
     )
-    with display(config) as shown, tracked(log, config, folder, shown) as listener:
-        tuned = train(
-            config,
-            folder,
-            resume=resume,
-            base=base,
-            begun=announce,
-            listener=listener,
-            hook=hook,
-            compute=compute,
-            processes=processes,
-        )
-    say(f"run     {tuned.folder}")
+    carry_out(config, folder, log, threads, place, resume=resume, base=base, hook=hook)
 
 
 def trained(text: str, base: "Run", tasks: tuple[str, ...]) -> tuple[str, ...]:

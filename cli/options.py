@@ -27,16 +27,7 @@ Report = Annotated[
     typer.Option(help="Report that gets the result; the first run's by default.", callback=report_name),
 ]
 
-ActivationFile = Annotated[Path | None, typer.Option(help="Activation file instead of a run.")]
-ActivationFiles = Annotated[
-    list[Path] | None, typer.Option(help="Activation files instead of runs; may be repeated.")
-]
 Layers = Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")]
-BlockLayers = Annotated[str | None, typer.Option(help="Layers, e.g. 0,2,final; all blocks by default.")]
-Site = Annotated[str, typer.Option(help="Where a city is read; a+b puts two side by side.")]
-Cities = Annotated[str, typer.Option(help="old, new or all cities.")]
-Folds = Annotated[int, typer.Option(min=2, help="Folds of the cities.")]
-ProbeSeed = Annotated[int, typer.Option(min=0, help="Seed of folds and controls.")]
 
 World = Annotated[
     str | None,

@@ -127,22 +127,30 @@ def command(
     if dry_run:
         say(f"would train {folder}: {describe(config, cities)}")
         return
+    carry_out(config, folder, log, threads, placed(device, precision, compile), resume=resume)
+
+
+def carry_out(
+    config: "RunConfig",
+    folder: Path,
+    log: str | None,
+    threads: int,
+    place: "tuple[Compute, Processes]",
+    **more: Any,
+) -> None:
+    """Train on the device and processes of `place`, show how it goes, and say where the run is."""
     import torch
 
     from cwr_mech.training.loop import train
     from cwr_mech.training.trackers import tracked
 
-    compute, processes = placed(device, precision, compile)
+    from .common import say
+
     torch.set_num_threads(threads)
+    compute, processes = place
     with display(config) as shown, tracked(log, config, folder, shown) as listener:
         run = train(
-            config,
-            folder,
-            resume=resume,
-            begun=announce,
-            listener=listener,
-            compute=compute,
-            processes=processes,
+            config, folder, begun=announce, listener=listener, compute=compute, processes=processes, **more
         )
     say(f"run     {run.folder}")
 

@@ -1,6 +1,8 @@
 """Settings every test runs under: no network, no trackers, one thread (two workers share two cores)."""
 
 import os
+import sys
+from pathlib import Path
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -10,7 +12,9 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+import pytest
 import torch
+from command_line import Cli
 from hypothesis import settings
 
 torch.set_num_threads(1)
@@ -18,3 +22,21 @@ torch.set_num_threads(1)
 # A busy machine is slow, not wrong: no time limit a property.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Call the program as its script does, in an empty folder; returns exit code, output and errors."""
+    from cwr_mech_cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)  # the test run has its own answer
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call

@@ -1,13 +1,12 @@
 """Similarity, manifold, read-out and timeline results and their commands, on planted activation files."""
 
-import sys
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from command_line import Cli
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.writer import write_store
@@ -40,7 +39,6 @@ from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
 from cwr_mech.world.cities import World, load_world
 
-Cli = Callable[..., tuple[int, str, str]]
 HOOKS = ("hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "unembed.hook_in")
 MAP = {
     "hook_embed": 0.0,
@@ -301,23 +299,11 @@ def test_timeline_compares_with_the_last_step(stores: dict[str, ActivationStore]
         timeline_result("one", {0: stores["one"]}, LAST, "distance", "last_digit", rows_a_step=8)
 
 
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    from cwr_mech_cli.main import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)
+@pytest.fixture(name="cli")
+def cli_beside_two_files(cli: Cli, tmp_path: Path) -> Cli:
     for name, seed in (("one", 0), ("two", 1)):
         plant(tmp_path / f"{name}.h5", name, a_world(), seed=seed)
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+    return cli
 
 
 BOTH = ("--activations", "one.h5", "--activations", "two.h5")

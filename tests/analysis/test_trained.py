@@ -2,23 +2,23 @@
 
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from cwr_mech_cli.stores import Source, member_of
 from paths import ROOT
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.members import member_of
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.interchange import interchange, interchange_rows
 from cwr_mech.analysis.patching.parts import Question, ask
 from cwr_mech.analysis.probing.probe import probe, random_folds
 from cwr_mech.analysis.routing.trajectory import clearest, placed, read
 from cwr_mech.analysis.routing.updates import Reader
+from cwr_mech.analysis.sources import Source
 from cwr_mech.data.summary import gain
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -91,12 +91,12 @@ def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str)
 
 def test_a_model_of_the_zoo_has_failed_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ZOO.parent)
-    held = SimpleNamespace(attrs={"step": run("small-inside").last_step})
-    source = Source(cast(ActivationStore, held), Path("x.h5"), "zoo:small-inside", ("inside",))
+    held = Mock(spec=ActivationStore, attrs={"step": run("small-inside").last_step})
+    source = Source(held, Path("x.h5"), "zoo:small-inside", ("inside",))
     recorded = next(
         score for score in run("small-inside").manifest["zoo"]["scores"] if score["group"] == "old"
     )
-    found = member_of(source, "zoo:small-inside")
+    found = member_of(source)
     assert recorded["n"] == 200
     expected = gain("accuracy", recorded["value_mean"], recorded["baseline"])
     assert found.gain == {"inside": pytest.approx(expected)}

@@ -5,12 +5,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import typer
-from click.testing import Result as Outcome
+from command_line import caller, failed, said
 from cwr_mech_cli import cache_acts
 from cwr_mech_cli.analyses import command_of, commands
-from cwr_mech_cli.main import guarded
-from typer.testing import CliRunner
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.config import RunConfig, parse
@@ -25,24 +22,7 @@ from cwr_mech.training.runs import (
 
 FILE = Path("activations/demo-step3.h5")
 
-app = typer.Typer()
-app.command("cache-acts")(guarded(cache_acts.command))
-app.command("eval")(guarded(command_of(commands()["eval"])))
-
-
-def call(*arguments: object) -> Outcome:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
-
-
-def said(outcome: Outcome) -> str:
-    """What a command that succeeded printed, on one line."""
-    assert outcome.exit_code == 0, outcome.output
-    return " ".join(outcome.stdout.split())
-
-
-def failed(outcome: Outcome) -> str:
-    assert outcome.exit_code == 2, outcome.output
-    return " ".join(outcome.stderr.split())
+call = caller({"cache-acts": cache_acts.command, "eval": command_of(commands()["eval"])})
 
 
 def save(run: Run, step: int, seed: int) -> None:

@@ -1,14 +1,14 @@
 """The routing commands on made-up runs: from updates to a checked report, and what they refuse."""
 
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 import torch
+from command_line import Cli
 
 from cwr_mech.activations.extract import extract
 from cwr_mech.activations.site import Site
@@ -25,7 +25,6 @@ from cwr_mech.training.runs import (
     update_manifest,
 )
 
-Cli = Callable[..., tuple[int, str, str]]
 TASKS = ("distance", "angle")
 
 
@@ -57,23 +56,6 @@ def tuned(parent: Run, task: str, condition: str = "unprojected") -> Run:
         )
     model.save_pretrained(checkpoint_path(run.folder, 5))
     return update_manifest(run, state="done")
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    from cwr_mech_cli.main import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 UPDATES = ("subspace", "base", "--rows", "128", "--rank", "3", "--layers", "0", "--sites", "last_digit")

@@ -2,36 +2,15 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
+from command_line import Cli
 from paths import ROOT
 
-from cwr_mech.report.write import SECTIONS
+from cwr_mech.report.contents import SECTIONS
 from cwr_mech.results import load_result
 
 README = ROOT / "README.md"
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Call the program as its script does; returns exit code, output and errors."""
-    from cwr_mech_cli.main import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cwr_mech_cli.main.answer_signals", lambda _: None)  # the test run has its own answer
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cwr-mech", *args])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_from_nothing_to_a_checked_report(cli: Cli, tmp_path: Path) -> None:

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
-from click.testing import Result as Outcome
+from command_line import caller, said
 from cwr_mech_cli import cache_acts, finetune
 from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli.analyses import command_of, commands
-from cwr_mech_cli.main import guarded
 from cwr_mech_cli.transfer import fine_tunings
 from paths import ROOT
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError
@@ -51,20 +48,15 @@ from cwr_mech.training.runs import (
 N = 20
 SHIPPED = ROOT / "zoo"
 
-app = typer.Typer()
-app.command("zoo")(guarded(zoo_command.command))
-app.command("cache-acts")(guarded(cache_acts.command))
-app.command("eval")(guarded(command_of(commands()["eval"])))
-app.command("finetune")(guarded(finetune.command))
-
-
-def call(*arguments: object) -> Outcome:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
-
-
-def said(outcome: Outcome) -> str:
-    assert outcome.exit_code == 0, outcome.output
-    return " ".join(outcome.stdout.split())
+call = caller(
+    {
+        "zoo": zoo_command.command,
+        "cache-acts": cache_acts.command,
+        "eval": command_of(commands()["eval"]),
+        "finetune": finetune.command,
+    },
+    columns=160,
+)
 
 
 def made(name: str, *, shrink: float = 1.0, tasks: tuple[str, ...] = ("distance", "compass")) -> Run:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import two_processes
 
 from cwr_mech.artifacts import folder_lock
-from cwr_mech.config import DataConfig, ModelConfig, RunConfig, TrainConfig, WorldConfig
 from cwr_mech.errors import (
     ArtifactExists,
     ArtifactLocked,
@@ -32,15 +32,7 @@ from cwr_mech.training.runs import Run, load_run
 from cwr_mech.training.state import recover_state
 
 STEPS = 20
-CONFIG = RunConfig(
-    name="t",
-    world=WorldConfig(n_cities=24, new="atlantis", n_new=4),
-    data=DataConfig(tasks=("distance", "compass")),
-    model=ModelConfig(n_layers=1, d_model=16, n_heads=2, d_mlp=16),
-    train=TrainConfig(
-        steps=STEPS, batch_size=8, lr=1e-2, warmup=3, save_every=4, eval_every=10, eval_rows=2, checkpoints=2
-    ),
-)
+CONFIG = two_processes.CONFIG.with_settings([f"steps={STEPS}", "batch_size=8", "eval_every=10"])
 
 
 def weights(run: Run) -> dict[str, str]:

@@ -5,43 +5,22 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from routing_cases import TASKS, D, model, rows, world
 
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.interventions import (
-    CONDITIONS,
     condition_hook,
     fit_frames,
     random_directions,
     read_mentions,
 )
 from cwr_mech.analysis.routing.projection import Place, keep_part
-from cwr_mech.config import ModelConfig, RouteConfig, WorldConfig
-from cwr_mech.data.rows import Rows, concat, generate
+from cwr_mech.config import CONDITIONS, RouteConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.world.cities import World, load_world
-
-TASKS = ("distance", "inside")
-D = 16
-
-
-@lru_cache
-def world() -> World:
-    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=5))
-
-
-@lru_cache
-def model(n_layers: int = 2) -> HookedQwen2:
-    config = ModelConfig(n_layers=n_layers, d_model=D, n_heads=2, d_mlp=24, init_std=0.3)
-    return HookedQwen2(config, seed=3).eval()
-
-
-@lru_cache
-def rows() -> Rows:
-    return concat([generate(world(), task, 8, group="new", seed=1) for task in TASKS])
+from cwr_mech.world.cities import load_world
 
 
 def test_the_placebos_frames_stand_to_each_other_as_the_maps_do() -> None:

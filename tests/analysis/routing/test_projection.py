@@ -1,10 +1,9 @@
 """The hooks do to the gradient what they say: against autograd, and by projecting what comes out."""
 
-from functools import lru_cache
-
 import numpy as np
 import pytest
 import torch
+from routing_cases import TASKS, D, model, rows, world
 
 from cwr_mech.analysis.manifold.bases import random_basis
 from cwr_mech.analysis.routing.gradients import engine_of
@@ -16,30 +15,9 @@ from cwr_mech.analysis.routing.projection import (
     penalise,
     project,
 )
-from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.data.mentions import mentions_of
-from cwr_mech.data.rows import Rows, concat, generate
+from cwr_mech.data.rows import Rows
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.world.cities import World, load_world
-
-TASKS = ("distance", "inside")
-D = 16
-
-
-@lru_cache
-def world() -> World:
-    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=5))
-
-
-@lru_cache
-def model() -> HookedQwen2:
-    return HookedQwen2(ModelConfig(n_layers=2, d_model=D, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
-
-
-@lru_cache
-def rows() -> Rows:
-    return concat([generate(world(), task, 8, group="new", seed=1) for task in TASKS])
 
 
 def frames(layer: int, rank: int = 3) -> dict[Place, Frame]:

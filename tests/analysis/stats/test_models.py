@@ -9,11 +9,11 @@ from cwr_mech.analysis.stats.models import (
     ceilings,
     consistency,
     disjoint_tasks,
-    gain,
     pair_mean,
     same_tasks,
     trend,
 )
+from cwr_mech.data.summary import gain
 from cwr_mech.errors import AnalysisError
 
 TASKS = ("distance", "angle", "compass", "perimeter", "inside", "crossing")
