@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from cwr_mech.analysis.registry import ANALYSES
 
@@ -153,6 +154,15 @@ def unwrapped(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
+def _as_flags(function: Callable[..., Any]) -> None:
+    """Let typer show options that are on or off as such, not as if they took a value."""
+    for parameter in inspect.signature(function).parameters.values():
+        kind, *extras = get_args(parameter.annotation) or (None,)
+        for extra in extras if kind is bool else ():
+            if isinstance(extra, OptionInfo) and extra.metavar is None:
+                extra.metavar = ""
+
+
 def _listed_only() -> None:
     """Stands for a command that is listed in the help text but not asked for."""
 
@@ -171,6 +181,7 @@ def build_app(args: Sequence[str]) -> typer.Typer:
     asked = next((arg for arg in args if not arg.startswith("-")), None)
     for row in COMMANDS:
         function = guarded(_load(row)) if row.name == asked else _listed_only
+        _as_flags(function)
         app.command(row.name, short_help=row.help, help=unwrapped(function.__doc__))(function)
     return app
 

@@ -35,6 +35,11 @@ TaskName = Annotated[str, AfterValidator(_known_task)]
 """The name of a task in the table, which knows the user's own as well."""
 
 
+NONE_IS_EMPTY = BeforeValidator(lambda given: given or ())
+"""For lists: none and an empty word are the empty list."""
+Words = Annotated[tuple[str, ...], NONE_IS_EMPTY]
+
+
 class Config(BaseModel):
     """Base of all settings: immutable, strict about names, lenient about nothing."""
 
@@ -142,7 +147,7 @@ class DataConfig(Config):
     parts: tuple[Part, ...] = ()
     rows_per_task: int | None = Field(None, ge=1)
     weights: tuple[float, ...] | None = None
-    first_tasks: Annotated[tuple[str, ...], BeforeValidator(lambda given: given or ())] = ()
+    first_tasks: Words = ()
     first_steps: int = Field(0, ge=0)
     label_noise: float = Field(0.0, ge=0.0, le=1.0)
     label_noise_kind: Literal["uniform", "local"] = "uniform"
@@ -231,7 +236,7 @@ class TrainConfig(Config):
     save_every: int = Field(500, ge=1)
     eval_every: int = Field(500, ge=1)
     eval_rows: int = Field(64, ge=1)
-    train_only: tuple[str, ...] = ()
+    train_only: Words = ()
     seed: int = Field(42, ge=0)
 
 
@@ -260,7 +265,7 @@ class RouteConfig(Config):
         "covariance-matched",
         "penalty",
     ] = "unprojected"
-    layers: tuple[int, ...] = ()
+    layers: Annotated[tuple[int, ...], NONE_IS_EMPTY] = ()
     cities: Literal["new", "all"] = "new"
     rank: int = Field(4, ge=1)
     weight: float = Field(1.0, gt=0)

@@ -104,6 +104,13 @@ def test_one_idea_has_one_name() -> None:
         assert [option for option in options if option not in shown] == [], command
 
 
+def test_flags_are_shown_as_flags() -> None:
+    shown = CliRunner().invoke(cli.build_app(["train"]), ["train", "--help"], env={"COLUMNS": "200"}).output
+    lines = {line.split()[1]: line for line in shown.splitlines() if len(line.split()) > 1}
+    assert "<" not in lines["--resume"]
+    assert "<int" in lines["--seed"]  # control: what takes a value says so
+
+
 def test_help_is_wrapped_once() -> None:
     text = "One line,\nwrapped in the source.\n\n    Another paragraph.\n    "
     assert cli.unwrapped(text) == "One line, wrapped in the source.\n\nAnother paragraph."
