@@ -153,10 +153,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _grown(least: list[int], wanted: list[int], width: int) -> list[int]:
-    """Widths between `least` and `wanted`: what is free goes to the columns in turn, labels first."""
-    widths, free = list(least), width - _total(least)
-    for index, most in enumerate(wanted):
-        more = min(free, max(0, most - widths[index]))
-        widths[index] += more
-        free -= more
-    return widths
+    """Widths between `least` and `wanted`: what is free goes to the columns in shares of what they lack."""
+    lack = [max(0, most - size) for size, most in zip(least, wanted, strict=True)]
+    share = min(1.0, (width - _total(least)) / max(1, sum(lack)))
+    return [size + int(more * share) for size, more in zip(least, lack, strict=True)]
