@@ -144,7 +144,7 @@ def sites(models: "list[Run]") -> None:
     from .analyses import run
 
     for base in all_tasks(models):
-        run("sites", ROUTING, file=f"sites-{base.name}", run=base.name, tasks=PATCHED)
+        run("sites", ROUTING, file=f"sites-{base.name.replace(':', '-')}", run=base.name, tasks=PATCHED)
 
 
 def located(models: "list[Run]") -> None:

@@ -97,7 +97,7 @@ QUESTIONS = (
     Question(
         "conditions",
         "Are new cities learned when gradients are kept on or off the manifold?",
-        ("zoo", "transfer", "trajectory"),
+        ("zoo", "transfer", "locate"),
         ("transfer", "trajectory", "patch_parts"),
         "off-manifold-own-distance",
         "Gradients are projected at the tokens of new cities after the first three blocks; all other "
