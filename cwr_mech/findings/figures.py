@@ -125,7 +125,7 @@ def forest(ax: Axes, rows: Sequence[Row], names: Sequence[str], *, scaled: bool 
             2 * reach,
             left=(row["against"] - zero) / unit - reach,
             height=0.72,
-            color=GREYS[0],
+            color=TOO_SMALL,
             zorder=0,
         )
         ax.plot([lo, hi], [place, place], color="black", linewidth=1.2, zorder=2)

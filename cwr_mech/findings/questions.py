@@ -109,7 +109,7 @@ QUESTIONS = (
         "Do updates on distance leave the manifold where cities are read?",
         ("zoo", "subspace"),
         ("subspace", "conflict"),
-        "share-whole",
+        "share-step",
         "The manifold's span is that of five to seven directions; a point in the span may lie off the curved "
         "manifold. A share says where an update points, not what answers use.",
     ),

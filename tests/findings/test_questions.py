@@ -217,7 +217,7 @@ def test_later_bases_are_judged_apart_and_lead_the_summary() -> None:
     assert (rows["share-whole"]["n"], rows["share-whole-confirmed"]["n"]) == (EXPLORED, EXPLORED)
     assert rows["share-whole-confirmed"]["role"] == "confirmatory"
     question = next(question for question in QUESTIONS if question.id == "shares")
-    assert headline(many.tables["claims"], question) == rows["share-whole-confirmed"]
+    assert headline(many.tables["claims"], question) == rows["share-step-confirmed"]
     assert headline(few.tables["claims"], question)["role"] == "exploratory"  # type: ignore[index]
 
 
