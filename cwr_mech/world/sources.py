@@ -37,7 +37,9 @@ def read_source(config: WorldConfig, ids: range, rng: np.random.Generator) -> Ci
     if is_file(source):
         return read_csv(Path(source), ids, config.unit)
     if source not in WORLDS:
-        raise UnknownName("world", source, ("cities", *WORLDS, "FILE.csv"))
+        unknown = UnknownName("world", source, ("cities", *WORLDS, "FILE.csv"))
+        unknown.hint = f"{unknown.hint}; a world of your own needs its package installed, or register_world"
+        raise unknown
     if config.n_cities == "all":
         raise ConfigError(f"a world '{source}' has any number of cities", "say how many: n_cities=512")
     return synthetic(source, config.n_cities, rng)
