@@ -29,7 +29,7 @@ from cwr_mech.tasks.registry import COMPASS, PAPER_TASKS, TASKS
 from cwr_mech.training.runs import load_run
 from cwr_mech.world.cities import load_world
 
-WORLD = load_world(n_cities=256, new="atlantis", n_new=8)
+WORLD = load_world(n_cities=256, new="atlantis", n_new=4)
 RESOLUTION = {"distance": 1, "trianglearea": 1, "angle": 8, "compass": 60, "perimeter": 1}
 """Mean error allowed to exact answers to 64 questions. Distances, perimeters and roots of areas are rounded
 by half a unit at most. Angles are rounded by half a degree, 4 units at 500 units. A compass answer leaves a
@@ -181,7 +181,7 @@ def test_questions_name_the_city_at_every_position_and_partners_once() -> None:
                 assert len(set(named)) == len(named)
                 assert set(named) - {city} <= set(one.cities.partners)
     assert not set(one.cities.rows) & set(one.cities.partners)
-    assert WORLD.is_new[one.cities.rows].sum() == 8 == (~WORLD.is_new[one.cities.rows]).sum()
+    assert WORLD.is_new[one.cities.rows].sum() == 4 == (~WORLD.is_new[one.cities.rows]).sum()
 
 
 def test_what_cannot_be_asked() -> None:
