@@ -96,7 +96,7 @@ def ask(
     return values.reshape(asked.rows.shape[:2])
 
 
-def place(
+def implied_by(
     world: World,
     cities: Cities,
     asked: Asked,

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from cwr_mech.activations.cities import city_prompts, residual_stream
-from cwr_mech.analysis.locating.asking import Asked, Cities, ask, choose_cities, draw_questions, place
+from cwr_mech.analysis.locating.asking import Asked, Cities, ask, choose_cities, draw_questions, implied_by
 from cwr_mech.analysis.locating.implied import Implied
 from cwr_mech.analysis.locating.tables import (
     DEALT,
@@ -97,7 +97,7 @@ class Survey:
         for task, asked in self.asked.items():
             given = answer(asked)
             try:
-                implied[task] = place(self.world, self.cities, asked, given, self.seed, self.draws)
+                implied[task] = implied_by(self.world, self.cities, asked, given, self.seed, self.draws)
             except AnalysisError:
                 continue
             read[task] = np.isfinite(given).mean(axis=1)
@@ -166,10 +166,10 @@ def implied_places(
     import pandas as pd
 
     survey = Survey(run.world(), tasks, questions, seed, draws)
-    return pd.DataFrame(place_rows(run.name, survey, survey.model(run.model(step))))
+    return pd.DataFrame(coordinate_rows(run.name, survey, survey.model(run.model(step))))
 
 
-def place_rows(run: str, survey: Survey, located: Located) -> list[Row]:
+def coordinate_rows(run: str, survey: Survey, located: Located) -> list[Row]:
     """The rows of `implied_places`."""
     cities, world = survey.cities, survey.world
     about = [
