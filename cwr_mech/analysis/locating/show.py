@@ -141,6 +141,7 @@ def errors_figure(result: Result) -> Figure:
     for edge in range(1, len(labels)):
         ax.axhline(edge - 0.5, color="#dddddd", linewidth=0.6)
     ax.set_xscale("log")
+    ax.set_xlim(left=min(row["error"] for row in rows if row["error"] is not None) / 2)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.grid(True, axis="x")
     ax.set_ylim(len(labels) - 0.5, -0.5)
@@ -214,6 +215,13 @@ INDEX: Mapping[str, str] = {
     "excess_interval": "95 %",
 }
 GROUPS: Mapping[str, str] = {"models": "models", "n": "n"}
+INDEX_GROUPS: Mapping[str, str] = {
+    "models": "models",
+    "n": "n",
+    "index": "index",
+    "control": "control",
+    "excess": "excess",
+}
 MOST_RUNS = 6
 """Tables of single runs are shown for no more than these; kinds of models stand for more."""
 
@@ -244,14 +252,24 @@ def _range(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
-def index_lines(result: Result, *, summary: bool = False) -> list[Row]:
-    """Divergence index of each fine-tuned run; `summary`: against all other tasks together only."""
+def index_lines(result: Result) -> list[Row]:
+    """Divergence index of each fine-tuned run against each other task, and all of them."""
     return [
         row
         | {f"{name}_interval": _range(row[f"{name}_lo"], row[f"{name}_hi"]) for name in ("index", "excess")}
         for row in result.tables["divergence"]
-        if not summary or row["task"] == ALL_OTHERS
     ]
+
+
+def index_groups(result: Result) -> list[Row]:
+    """Divergence index against all other tasks for each kind of model."""
+    lines: dict[str, Row] = {}
+    for row in result.tables["divergence_groups"]:
+        if row["task"] == ALL_OTHERS:
+            line = lines.setdefault(row["models"], {"models": row["models"], "n": row["n"]})
+            ends = "" if row["lo"] is None else f" ({_range(row['lo'], row['hi'])})"
+            line[row["measure"]] = number(row["value"]) + ends
+    return list(lines.values())
 
 
 def group_lines(result: Result) -> list[Row]:
@@ -281,8 +299,13 @@ def locating(result: Result) -> str:
         for kind in (NEW, TRAINING):
             heads = dict(GROUPS) | {f"{task} {kind}": task for task in tasks}
             parts += [f"Means over models, {kind} cities:", markdown_table(group_lines(result), heads)]
-    if index := index_lines(result, summary=not few):
+    if few and (index := index_lines(result)):
         parts += ["Divergence index of fine-tuned models:", markdown_table(index, INDEX)]
+    elif index := index_groups(result):
+        parts += [
+            "Divergence index against all other tasks, means over models (95 % over models):",
+            markdown_table(index, INDEX_GROUPS),
+        ]
     heads = {"task": "task", "answers": "answers"} | {str(size): f"error {size}" for size in RESOLUTIONS}
     parts += [
         "Questions needed for a mean error on training cities (a dash: more than were asked):",
