@@ -4,6 +4,7 @@ Options that HookedQwen2 does not have are refused, never ignored: they would ch
 """
 
 from collections.abc import Mapping
+from reprlib import repr as short
 from typing import Any
 
 from cwr_mech.config import ModelConfig, parse
@@ -62,10 +63,10 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
     Raises ConfigError when it is not a Qwen2 model or uses an option that HookedQwen2 does not have.
     """
     if settings.get("model_type") != "qwen2":
-        raise ConfigError(f"model type is {settings.get('model_type')!r}, not 'qwen2'")
+        raise ConfigError(f"model type is {short(settings.get('model_type'))}, not 'qwen2'")
     for option, supported in (("hidden_act", "silu"), ("attention_dropout", 0.0)):
         if settings.get(option, supported) != supported:
-            raise ConfigError(f"{option} is {settings[option]!r}; only {supported!r} is supported")
+            raise ConfigError(f"{option} is {short(settings[option])}; only {supported!r} is supported")
     for option in ("quantization_config", "compression_config"):
         if settings.get(option):
             raise ConfigError(
@@ -81,7 +82,7 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
             f"max_position_embeddings is {config.n_ctx:,}; at most {MOST_POSITIONS:,} are supported"
         )
     if settings.get("head_dim") not in (None, config.d_head):
-        raise ConfigError(f"head_dim is {settings['head_dim']!r}; only hidden_size / heads is supported")
+        raise ConfigError(f"head_dim is {short(settings['head_dim'])}; only hidden_size / heads is supported")
     _refuse_sliding(settings, config.n_layers)
     return config
 
@@ -95,10 +96,10 @@ def _rope_theta(settings: Mapping[str, Any]) -> Any:
     for key in ("rope_scaling", "rope_parameters"):
         rope = settings.get(key) or {}
         if not isinstance(rope, Mapping):
-            raise ConfigError(f"{key} is {rope!r}, which is no table")
+            raise ConfigError(f"{key} is {short(rope)}, which is no table")
         for kind in (rope.get("rope_type") or "default", rope.get("type") or "default"):
             if kind != "default":
-                raise ConfigError(f"rope type is {kind!r}; only 'default' is supported")
+                raise ConfigError(f"rope type is {short(kind)}; only 'default' is supported")
         if any(isinstance(value, Mapping) for value in rope.values()):
             raise ConfigError(f"{key} differs between layers; only one for all layers is supported")
         if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
@@ -116,6 +117,5 @@ def _refuse_sliding(settings: Mapping[str, Any], n_layers: int) -> None:
     else:
         full = not slides or (isinstance(first, int) and first >= n_layers)
     if not full:
-        raise ConfigError(
-            f"use_sliding_window is {settings.get('use_sliding_window')!r}; only full attention is supported"
-        )
+        given = short(settings.get("use_sliding_window"))
+        raise ConfigError(f"use_sliding_window is {given}; only full attention is supported")

@@ -164,8 +164,8 @@ def test_complement_of_a_subspace_and_the_subspace_move_what_the_whole_moves():
     edits = {name: batch.editor.edit(cell, span, base, source).values for name, cell in cells.items()}
     full = batch.editor.edit(Cell("resid_post", 1, None, "swapped_last"), span, base, source).values
     before = batch.record.at(4, base, span)
-    # h + B B'(s - h): two sums of d_model products of float32 each, so an error of up to d_model eps for each,
-    # times the largest value; in which order a processor adds is left to it.
+    # h + B B'(s - h): two sums of d_model products of float32, each with an error of up to d_model eps
+    # times the largest value, in whichever order a processor adds.
     width, eps = model.cfg.d_model, torch.finfo(torch.float32).eps
     tolerance = 2 * width * eps * float(max(full.abs().max(), before.abs().max()))
     torch.testing.assert_close(edits["all"], full, atol=tolerance, rtol=0)
