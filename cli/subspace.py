@@ -33,7 +33,7 @@ def command(
     """
     from cwr_mech.activations.reader import ActivationStore
     from cwr_mech.analysis.routing.conflict import conflict_result
-    from cwr_mech.analysis.routing.study import choose_layers, subspace_result
+    from cwr_mech.analysis.routing.tables import choose_layers, subspace_result
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.training.runs import load_run
 

@@ -58,6 +58,8 @@ ANALYSES: tuple[Analysis, ...] = (
         "patch-parts", "patching", "Which subspace of a city's state do answers read, beside strong controls?"
     ),
     Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
+    Analysis("anatomy", "anatomy", "Which part of an update carries what? Norms, ranks, grafts."),
+    Analysis("routing-power", "routing", "Would the routing test see a hidden route? Planted codes."),
 )
 
 

@@ -9,19 +9,21 @@ from cwr_mech.activations.reader import ActivationStore, activations_path, diges
 from cwr_mech.analysis.probing.tables import probe_result
 from cwr_mech.analysis.routing.displacement import Origin
 from cwr_mech.analysis.routing.trajectory import (
+    SITES_NOTE,
     Spot,
-    clearest,
     read,
+    spots_of,
     trajectory,
 )
 from cwr_mech.analysis.selection import choose_hooks
-from cwr_mech.analysis.transfer.transfer import Base, Tuned, transfer
+from cwr_mech.analysis.transfer.answers import evaluations, tuned_of
+from cwr_mech.analysis.transfer.transfer import Base, transfer
 from cwr_mech.data.summary import gain
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.experiments.zoo import family
-from cwr_mech.experiments.zoo_files import QUESTIONS, SEED, recorded
+from cwr_mech.experiments.zoo_files import QUESTIONS, SEED
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -129,22 +131,10 @@ def transfer_result(
         again = evaluate(
             base.model(), base.world(), n=QUESTIONS, group="new", seed=SEED + 1, protocol=protocol
         )
-        asked.append(Base(name, recorded(base, "old"), recorded(base, "new"), again))
+        scores = evaluations(base)
+        asked.append(Base(name, scores["old"], scores["new"], again))
         advance(1)
-    tuned = [
-        Tuned(
-            run=model.name,
-            base=str(model.parent),
-            seed=model.config.train.seed,
-            trained=model.config.data.tasks,
-            arm=condition_of(model.config),
-            steps=model.config.train.steps,
-            lr=model.config.train.lr,
-            old=recorded(model, "old"),
-            new=recorded(model, "new"),
-        )
-        for model in models
-    ]
+    tuned = [tuned_of(model, evaluations(model)) for model in models]
     return transfer(tuned, asked).to_result(
         command,
         {model.checkpoint().as_posix(): model.sha256() for model in [*bases.values(), *models]},
@@ -159,19 +149,20 @@ def places_result(
     advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """The result of kind "trajectory" of fine-tuned models, of which the zoo keeps the end alone: step 0 is
-    the base. All seven prompts, each read where the base's map is clearest.
+    the base. All seven prompts, each read at the sites of `trajectory.spots_of`.
     """
     spots: dict[str, list[Spot]] = {}
-    before: dict[str, dict[str, Origin]] = {}
+    before: dict[str, dict[Spot, Origin]] = {}
     starts: dict[str, list[Row]] = {}
     rows: list[Row] = []
     for model in models:
         base, world = bases[str(model.parent)], model.world()
         if base.name not in spots:
             start = base.model()
-            spots[base.name] = [clearest(start, world, task) for task in PAPER_TASKS]
+            own = base.config.data.tasks
+            spots[base.name] = [spot for task in PAPER_TASKS for spot in spots_of(start, world, task, own)]
             before[base.name] = {
-                spot.task: Origin.fit(read(start, world, spot), world) for spot in spots[base.name]
+                spot: Origin.fit(read(start, world, spot), world) for spot in spots[base.name]
             }
             starts[base.name] = trajectory({0: base.model}, world, spots[base.name])
         about: dict[str, Any] = {
@@ -195,6 +186,6 @@ def places_result(
             "Along: distance of the nearest point of the map from the true place, tenths of a degree. Off: "
             "distance from the map, in units of the median ordinary city. The map is fitted on ordinary "
             "cities of the same model; ordinary cities on maps they took no part in.",
-            "Each prompt is read at the layer and site where the base's map is clearest.",
+            SITES_NOTE,
         ],
     )

@@ -95,25 +95,6 @@ def test_the_chain_ends_in_a_report_that_checks_itself(cli: Cli) -> None:
     assert text.index("## Summary") < text.index("## Contents") < text.index("### trajectory")
 
 
-def test_models_that_the_report_has_are_not_read_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = base()
-    first = tuned(parent, "distance")
-    ask = ("trajectory", "base", "--prompts", "distance", "--report", "r")
-    assert cli(*ask)[0] == 0
-    saved = load_result(Path("reports/r/results/trajectory.json"))
-    tuned(parent, "angle")
-    read: list[str] = []
-    model = Run.model
-    monkeypatch.setattr(Run, "model", lambda run, step=None: read.append(run.name) or model(run, step))
-    assert cli(*ask)[0] == 0
-    assert first.name not in read
-    again = load_result(Path("reports/r/results/trajectory.json"))
-    assert again.tables["trajectory"][-len(saved.tables["trajectory"]) :] == saved.tables["trajectory"]
-    assert len(again.params["runs"]) == 2
-    assert cli(*ask, "--seed", "1")[0] == 0  # with other options everything is
-    assert first.name in read
-
-
 BAD = [
     # the run's world, command, what the one line says
     ({"new": "none"}, UPDATES, "no new cities"),

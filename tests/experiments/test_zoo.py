@@ -11,10 +11,10 @@ from command_line import caller, said
 from cwr_mech_cli import cache_acts, finetune
 from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli.analyses import command_of, commands
-from cwr_mech_cli.transfer import fine_tunings
 from paths import ROOT
 from safetensors.torch import load_file
 
+from cwr_mech.analysis.transfer.runs import fine_tunings
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError
 from cwr_mech.experiments import zoo_files as zoo

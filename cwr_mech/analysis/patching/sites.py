@@ -28,7 +28,7 @@ from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
-from cwr_mech.errors import UnknownName
+from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
@@ -173,6 +173,22 @@ def reading_site(
 ) -> Site:
     """Where a task reads the first city of its questions in this model: see `CausalSites.reading`."""
     return known_sites(model, world, task, n_pairs=n_pairs, seed=seed, cities=cities).primary
+
+
+def first_read(model: HookedQwen2, world: World, tasks: Sequence[str]) -> CausalSites:
+    """The sites of the first of `tasks` in which the model reads a city at one site, by moving at least half
+    of its answers. Raises AnalysisError where there is none.
+    """
+    for task in tasks:
+        try:
+            found = known_sites(model, world, task)
+        except AnalysisError:  # it answers too few questions of this task
+            continue
+        if not found.flag(found.primary):
+            return found
+    raise AnalysisError(
+        f"no site of this model moves half of its answers about {', '.join(tasks)}: it reads a city nowhere"
+    )
 
 
 def sites_result(

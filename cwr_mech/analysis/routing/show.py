@@ -1,64 +1,93 @@
 """What a report says about updates, conditions and predictions."""
 
+from cwr_mech.analysis.patching.sites import HALF
 from cwr_mech.analysis.transfer.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.render.markdown import markdown_table
+from cwr_mech.render.markdown import best_rows, markdown_table
 from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.shown import Section, Show, Table
 from cwr_mech.results import Result, Row
 
 
 def subspace(result: Result) -> str:
-    """Shares of new cities' steps at the layer with the clearest map, beside their nulls."""
-    spaces = result.tables["spaces"]
-    site = result.params["sites"][0]
-    best = max(
-        (row for row in spaces if row["site"] == site), key=lambda row: row["map_variance"], default=None
-    )
-    if best is None:
-        return ""
-    layer = best["layer"]
-    chosen = [
-        row | {"range": f"{number(row['lo'])} to {number(row['hi'])}"}
-        for row in result.tables["shares"]
-        if row["site"] == site and row["layer"] == layer and row["group"] == "new"
-        if row["basis"] in ("manifold", "tangent") and row["update"] in ("gradient", "adam")
-    ]
+    """Shares and movement of new cities' steps at the site at which each task reads a city, and beside it at
+    the site with the clearest map.
+    """
+    parts = []
+    for column, words in (
+        ("cause", "where interchange says that the task's answers read a city"),
+        ("decodable", "at the best-decodable site, whether answers read it or not"),
+    ):
+        spots = {row["task"]: row for row in result.tables["spaces"] if row.get(column)}
+        if not spots and column == "decodable":  # results without sites by cause
+            spots = {row["task"]: row for row in best_rows(result.tables["spaces"], "task", "map_variance")}
+        if spots:
+            parts.append(f"Updates of {result.values['n_new']} new cities {words}:")
+            parts += [_shares_at(result, spots), _weak(spots), _ways_at(result, spots)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _shares_at(result: Result, spots: dict[str, Row]) -> str:
     columns = {
         "task": "task",
+        "where": "site",
         "update": "update",
         "basis": "basis",
         "rank": "rank",
         "share": "share",
         "range": "95 % over cities",
-        "null": "random",
+        "null": "random directions",
         "null_hi": "97.5 % of random",
-        "like": "random, like activations",
-        "like_hi": "97.5 %",
+        "like": "covariance-matched (a level, no null: it moves with the share)",
     }
-    ways: list[Row] = [
-        row
-        for row in result.tables["directions"]
-        if row["site"] == site and row["layer"] == layer and row["group"] == "new" and row["update"] == "adam"
+    rows = [
+        row | {"range": f"{number(row['lo'])} to {number(row['hi'])}", "where": _where(row)}
+        for row in _rows_at(result, "shares", spots)
+        if row["basis"] in ("manifold", "tangent") and row["update"] in ("gradient", "adam")
     ]
-    way_columns = {
+    return markdown_table(rows, columns)
+
+
+def _ways_at(result: Result, spots: dict[str, Row]) -> str:
+    columns = {
         "task": "task",
-        "cosine": "cosine with the way",
-        "cosine_shuffled": "ways exchanged",
-        "gain": "gained a step",
-        "gain_on": "on the map",
-        "gain_off": "off the map",
-        "target": "cosine with the way in the whole space",
+        "where": "site",
+        "cosine": "cosine with the target displacement",
+        "cosine_shuffled": "shuffled targets",
+        "gain": "error reduction per step",
+        "gain_on": "on-manifold",
+        "gain_off": "off-manifold",
+        "target": "cosine with the target in the whole space",
     }
-    return "\n\n".join(
-        [
-            f"At {layer_name(layer)}, {site.replace('_', ' ')}, where place explains most of the activations "
-            f"({number(best['map_variance'])} of their variance, held out), for {result.values['n_new']} new "
-            f"cities in {result.values['d_model']} dimensions:",
-            markdown_table(chosen, columns),
-            "Movement of the decoded place by one Adam step. Where the ways exchanged between cities give as "
-            "much, the step moves all new cities together and does not tell them apart:",
-            markdown_table(ways, way_columns),
-        ]
+    rows = [row for row in _rows_at(result, "directions", spots) if row["update"] == "adam"]
+    return (
+        "Movement of the decoded coordinates by one Adam step. Where shuffled targets give as much, the step "
+        "moves all new cities together and does not tell them apart:\n\n"
+    ) + markdown_table([row | {"where": _where(row)} for row in rows], columns)
+
+
+def _rows_at(result: Result, table: str, spots: dict[str, Row]) -> list[Row]:
+    """Rows about new cities at each task's own site."""
+    return [
+        row
+        for row in result.tables[table]
+        if row["group"] == "new" and (spot := spots.get(row["task"]))
+        if (row["site"], row["layer"]) == (spot["site"], spot["layer"])
+    ]
+
+
+def _where(row: Row) -> str:
+    return f"{layer_name(row['layer'])}, {row['site'].replace('_', ' ')}"
+
+
+def _weak(spots: dict[str, Row]) -> str:
+    """Which of the sites are causally weak."""
+    weak = [task for task, row in spots.items() if "iia" in row and (row["iia"] is None or row["iia"] < HALF)]
+    return (
+        f"Causally weak (interchange there moves less than half of the answers): {', '.join(weak)}. These "
+        "rows are no outcome."
+        if weak
+        else ""
     )
 
 
@@ -182,3 +211,49 @@ def prediction(result: Result) -> str:
     }
     best = sorted(tests, key=lambda row: row["p"])[:12]
     return "\n\n".join(part for part in (f"{said} {verdict}".strip(), markdown_table(best, columns)) if part)
+
+
+def routing_power(result: Result) -> str:
+    """The share of each base and task, and how often each planted code is found."""
+    value, lo, hi = (result.values[key] for key in ("contrast", "contrast_lo", "contrast_hi"))
+    columns = {
+        "code": "planted",
+        "off_manifold": "off-manifold",
+        "found": "found",
+        "lo": "95 % from",
+        "hi": "to",
+        "share_before": "mean share before",
+        "share_after": "after",
+        "least": "least",
+        "most": "most",
+    }
+    shares = {"base": "base", "task": "fine-tuned on", "layer": "block", "position": "position"}
+    return "\n\n".join(
+        [
+            markdown_table(result.tables["power"], columns),
+            f"In the models as they are, {result.params['task']} differs from the other tasks by "
+            f"{number(value)} (90 %: {number(lo)} to {number(hi)}):",
+            markdown_table(result.tables["shares"], shares | {"share": "share in the manifold's directions"}),
+        ]
+    )
+
+
+SHOWS = {
+    "routing_power": Show(
+        Section(
+            "routing_power",
+            "Would the routing test see a hidden route?",
+            "Codes written off the manifold into the displacements of real fine-tunings, at the site at "
+            "which the base reads a city.",
+            routing_power,
+        ),
+        (),
+        (
+            Table(
+                "planted codes, share of draws in which the test finds them",
+                ("code", "off_manifold", "draws", "found", "lo", "hi", "share_before", "share_after"),
+                lambda result: result.tables["power"],
+            ),
+        ),
+    ),
+}

@@ -1,14 +1,17 @@
 """Where new cities are put during a fine-tuning: along the map (misplaced) and off it, against steps.
 
-At every checkpoint the map is fitted anew on the ordinary cities as the model then holds them, and ordinary
-cities are placed on maps they took no part in, so that a map that moves as a whole is no displacement. One
-place in the model is read for each prompt: where the map of the base is clearest.
+At every checkpoint the map is fitted anew on the training cities as the model then holds them, and training
+cities are placed on maps they took no part in, so that a map that moves as a whole is no displacement. Each
+prompt is read at two sites of the base: `cause`, where interchange interventions say that its answers read a
+city (`analysis/patching/sites.py`), and `decodability`, where the map is clearest, whether answers read it or
+not. A site whose interchange moves less than half of the answers is marked weak.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.manifold.placement import place_all
+from cwr_mech.analysis.patching.sites import HALF, CausalSites, first_read, known_sites
 from cwr_mech.analysis.probing.probe import place_errors, random_folds
 from cwr_mech.analysis.routing.displacement import Origin, displaced
 from cwr_mech.analysis.routing.updates import Reader
@@ -27,16 +31,33 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.world.cities import World
 
 SITES = ("last_digit", "delimiter")
+Chosen = Literal["cause", "decodability"]
+SITES_NOTE = (
+    "Each prompt is read at two sites: by cause, where interchanging the base's state moves the answers, and "
+    "by decodability, where its map is clearest. Weak: interchange moves less than half of the answers, or "
+    "the base answers too few; no measure of the task is taken from there."
+)
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a prompt's cities are read: after block `layer`, at a site; `variance`: of the map there."""
+    """Where a prompt's cities are read: after block `layer`, at a token position (`site`), and why there.
+
+    `variance`: share of the activations' variance that the map explains; `iia`: share of answers that follow
+    when the state there is interchanged, None where the base answers too few questions of the task for that.
+    """
 
     task: str
     layer: int
     site: str
     variance: float
+    chosen: Chosen = "decodability"
+    iia: float | None = None
+
+    @property
+    def weak(self) -> bool:
+        """Whether interchanging the site moves less than half of the answers, or was not possible."""
+        return self.iia is None or self.iia < HALF
 
     @property
     def hook(self) -> str:
@@ -66,6 +87,32 @@ def clearest(
     if not found:
         raise AnalysisError(f"cities cannot be told apart anywhere in a {task} prompt")
     return max(found, key=lambda spot: spot.variance)
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def spots_of(model: HookedQwen2, world: World, task: str, known: Sequence[str]) -> tuple[Spot, ...]:
+    """The sites of a task's prompt in a base: chosen by cause, then by decodability.
+
+    A task that the base answers too seldom to be interchanged is read where the first of the tasks `known`
+    that it does answer is; a base that reads a city at one site in none of them has no site by cause.
+    """
+    found, site = None, None
+    with suppress(AnalysisError):
+        found = known_sites(model, world, task)
+    with suppress(AnalysisError):
+        site = (found or first_read(model, world, known)).primary
+    best = clearest(model, world, task)
+    best = replace(best, iia=_iia(found, Site.parse(best.layer, position=best.site)))
+    if site is None:
+        return (best,)
+    old, layer = world.old(), site.number()
+    x = Reader(task, world.ids[old], site.position, world.config.id_digits).read(model)[layer + 1]
+    variance = fit_manifold(x, world.xy[old].astype(np.float64)).variance if np.ptp(x, axis=0).max() else 0.0
+    return Spot(task, layer, site.position, variance, "cause", _iia(found, site)), best
+
+
+def _iia(found: CausalSites | None, site: Site) -> float | None:
+    return None if found is None else float(found.row(site)["iia"])
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -120,18 +167,18 @@ def trajectory(
     world: World,
     spots: Sequence[Spot],
     *,
-    origins: Mapping[str, Origin] = MappingProxyType({}),
+    origins: Mapping[Spot, Origin] = MappingProxyType({}),
     followed: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows of `placed` for checkpoints (step -> loader) and spots.
 
-    `origins`: prompt -> where cities stood before, for the columns of `displaced`. `followed`: the prompts
+    `origins`: where cities stood before at a spot, for the columns of `displaced`. `followed`: the prompts
     that are read at every checkpoint (all by default), the others are read at the last one only.
     Raises AnalysisError for a world without new cities.
     """
     if not len(world.new()):
-        raise AnalysisError("this world has no new cities: there is no way of theirs to follow")
+        raise AnalysisError("this world has no new cities: no trajectory can be computed")
     rows = []
     for step, load in models.items():
         here = [
@@ -146,6 +193,7 @@ def trajectory(
             x = read(model, world, spot)
             rng = np.random.default_rng(np.random.SeedSequence([seed, step, index]))
             place = {"step": step, "prompt": spot.task, "layer": spot.layer, "site": spot.site}
+            place |= {"chosen": spot.chosen, "iia": spot.iia, "weak": spot.weak}
             place |= placed(x, world, rng)
-            rows.append(place | displaced(origins.get(spot.task), x, world, rng))
+            rows.append(place | displaced(origins.get(spot), x, world, rng))
     return rows

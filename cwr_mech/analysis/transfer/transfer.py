@@ -24,6 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,12 +66,12 @@ class Tuned:
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A model before fine-tuning. `again`: new cities, other questions; what a change of luck looks like."""
+    """A model before fine-tuning. `again`: new cities, other questions: how much scores vary by chance."""
 
     run: str
     old: Evaluation
     new: Evaluation
-    again: Evaluation
+    again: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def score_rows(model: Tuned, base: Base) -> Iterator[Row]:
             "n_questions": score.n,
             "new": score.value_mean,
             "new_read": score.parse_rate,
+            "new_constant": score.baseline,
             "old": model.old.score(task).value_mean,
             "old_read": model.old.score(task).parse_rate,
             "base_new": new.value_mean,
@@ -234,9 +236,16 @@ def score_rows(model: Tuned, base: Base) -> Iterator[Row]:
             "learned": known >= FAILED_BELOW,
             "ni": finite(normalised_improvement(score.value_mean, *ends)),
             "ni_paper": normalised_improvement(score.value_mean, *ends, clip="paper"),
-            "ni_control": finite(normalised_improvement(base.again.score(task).value_mean, *ends)),
+            "ni_control": again(base, task, *ends),
             "retention": finite(retention(old, model.old.score(task))),
         }
+
+
+def again(base: Base, task: str, *ends: Any) -> float | None:
+    """Improvement of the base itself on its other questions: 0 but for chance; None where it had none."""
+    if base.again is None:
+        return None
+    return finite(normalised_improvement(base.again.score(task).value_mean, *ends))
 
 
 DEVIATION_KEYS = ("run", "base", "seed", "arm", "set", "task", "trained", "learned", "ni")

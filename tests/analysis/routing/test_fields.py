@@ -14,7 +14,7 @@ from cwr_mech.analysis.routing.fields import (
     shares,
     unit_fields,
 )
-from cwr_mech.analysis.routing.study import choose_layers, subspace_result
+from cwr_mech.analysis.routing.tables import choose_layers, subspace_result
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2

@@ -12,11 +12,13 @@ from cwr_mech.analysis.routing.trajectory import (
     clearest,
     placed,
     read,
+    spots_of,
     trajectory,
 )
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.runs import load_run
 from cwr_mech.world.cities import World, load_world
 
 P = 16
@@ -96,6 +98,22 @@ def test_the_clearest_place_is_where_place_explains_most() -> None:
         clearest(model(), world(), "distance", sites=["delimiter"], layers=[-1])
 
 
+def test_a_base_is_read_where_its_answers_read_and_where_its_map_is_clearest() -> None:
+    run = load_run("zoo:small-seed2")
+    cause, decodable = spots_of(run.model(), run.world(), "distance", run.config.data.tasks)
+    assert (cause.chosen, cause.layer, cause.site) == ("cause", 1, "last_digit")
+    assert cause.iia > 0.8
+    assert not cause.weak
+    assert (decodable.chosen, decodable.site) == ("decodability", "delimiter")
+    assert decodable.variance > cause.variance  # the map is clearer there,
+    assert decodable.iia < 0.1  # and nothing of it is read
+    assert decodable.weak
+    row = trajectory({8000: run.model}, run.world(), [cause, decodable])
+    assert [(r["chosen"], r["weak"]) for r in row] == [("cause", False), ("decodability", True)]
+    untrained = spots_of(model(), world(), "distance", ("distance", "angle"))  # reads no city anywhere
+    assert [(spot.chosen, spot.weak) for spot in untrained] == [("decodability", True)]
+
+
 def test_followed_prompts_are_read_everywhere_and_others_at_the_end() -> None:
     spots = [Spot("distance", 1, "last_digit", 0.5), Spot("angle", 0, "delimiter", 0.5)]
     loads: list[int] = []
@@ -144,7 +162,7 @@ def test_a_planted_share_of_the_displacement_is_recovered(share: float) -> None:
 
 def test_displacements_are_told_from_the_origin_and_only_where_there_is_one() -> None:
     spots = [Spot("distance", 1, "last_digit", 0.5), Spot("angle", 0, "delimiter", 0.5)]
-    origin = {"distance": Origin.fit(read(model(0), world(), spots[0]), world())}
+    origin = {spots[0]: Origin.fit(read(model(0), world(), spots[0]), world())}
     (plain, other), (first, second) = (
         trajectory({9: lambda: model(1)}, world(), spots, origins=given) for given in ({}, origin)
     )

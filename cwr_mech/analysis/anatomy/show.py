@@ -1,0 +1,199 @@
+"""Figure and report section of an anatomy: where updates lie in the weights, and what their parts carry."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cwr_mech.render.markdown import markdown_table
+from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
+from cwr_mech.results import Result, Row
+
+PARTS = ("whole", "parameters", "state", "condition")
+"""Kinds of part that have a line of their own; scaled updates are a curve."""
+
+
+def anatomy_figure(result: Result) -> Figure:
+    """Norm shares by module, improvement against the scale of the update, and improvement by part.
+
+    Reads tables `modules` {run, set, module, share}, `carried` {run, set, kind, graft, alpha, own, others}.
+    """
+    rows = result.tables["carried"]
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    parts = list(dict.fromkeys(row["graft"] for row in rows if row["kind"] in PARTS))
+    figure = new_figure(3.0 + 0.2 * len(parts))
+    grid = figure.add_gridspec(2, 2, height_ratios=(2.2, 0.4 + 0.2 * len(parts)))
+    _norms(figure.add_subplot(grid[0, 0]), result.tables["modules"], sets)
+    _scales(figure.add_subplot(grid[0, 1]), rows, sets)
+    left = figure.add_subplot(grid[1, 0])
+    _parts(left, rows, sets, parts, "own", "trained tasks")
+    left.set_yticks(range(len(parts)), parts)
+    right = figure.add_subplot(grid[1, 1], sharey=left)
+    _parts(right, rows, sets, parts, "others", "other tasks that the base had learned")
+    right.tick_params(labelleft=False)
+    caption(
+        figure,
+        f"{result.values['n_models']} fine-tuned models from {result.values['n_bases']} bases; small "
+        "markers: one model, large: mean. Improvement on new cities: 0 as in the base, 1 as good as on "
+        "training cities.",
+    )
+    return figure
+
+
+def _norms(ax: Axes, rows: Sequence[Row], sets: Sequence[str]) -> None:
+    """Share of the squared norm of the update by module."""
+    rows = [row for row in rows if row["share"] > 0]
+    modules = sorted({row["module"] for row in rows}, key=lambda name: ("ELU".index(name[0]), name))
+    for trained in sets:
+        mine = [row for row in rows if row["set"] == trained]
+        means = [
+            np.mean([row["share"] for row in mine if row["module"] == name] or [np.nan]) for name in modules
+        ]
+        look = task_look(trained)
+        ax.plot(modules, means, color=look.colour, marker=look.marker, label=trained)
+    edge = sum(row["side"] == "city" for row in rows if row["run"] == rows[0]["run"]) - 0.5
+    ax.axvline(edge, color=BASELINE, linestyle="--", linewidth=0.9)
+    ax.text(edge, 1.0, " answer side", transform=ax.get_xaxis_transform(), fontsize=7, va="top")
+    ax.set_title("share of the update's squared norm")
+    ax.set_ylim(0)
+    ax.legend(loc="upper left")
+
+
+def _scales(ax: Axes, rows: Sequence[Row], sets: Sequence[str]) -> None:
+    """Improvement of trained tasks (full) and of the others (dashed) against the factor of the update."""
+    for trained in sets:
+        look = task_look(trained)
+        mine = [r for r in rows if r["set"] == trained and r["kind"] in ("base", "scaled", "whole")]
+        alphas = sorted({row["alpha"] for row in mine})
+        for key, line in (("own", "-"), ("others", "--")):
+            values = [np.nanmean(floats([r[key] for r in mine if r["alpha"] == alpha])) for alpha in alphas]
+            ax.plot(alphas, values, line, color=look.colour, marker=look.marker)
+    ax.axhline(0, color="#bbbbbb", linewidth=0.6)
+    ax.set_title("improvement against the update's scale")
+    ax.set_xlabel("factor (full: trained tasks, dashed: others)")
+
+
+def _parts(
+    ax: Axes, rows: Sequence[Row], sets: Sequence[str], parts: Sequence[str], key: str, title: str
+) -> None:
+    """One line a part: small markers for models, a large one for their mean."""
+    for index, trained in enumerate(sets):
+        look = task_look(trained)
+        offset = 0.5 * (index / max(1, len(sets) - 1) - 0.5) if len(sets) > 1 else 0.0
+        for y, part in enumerate(parts):
+            values = floats([row[key] for row in rows if (row["set"], row["graft"]) == (trained, part)])
+            values = values[np.isfinite(values)]
+            place = np.full(len(values), y + offset)
+            ax.plot(values, place, look.marker, color=look.colour, markersize=2.5, alpha=0.5)
+            if len(values):
+                ax.plot(values.mean(), y + offset, look.marker, color=look.colour, markersize=5)
+    for x in (0, 1):
+        ax.axvline(x, color="#bbbbbb", linewidth=0.6)
+    ax.set_ylim(len(parts) - 0.5, -0.5)
+    ax.set_title(title)
+    ax.set_xlabel("improvement on new cities")
+
+
+def anatomy(result: Result) -> str:
+    """The section of a report: sides and sites, norms, parts, and scores of the trained task."""
+    weak = [row["base"] for row in result.tables["sites"] if row["weak"]]
+    sites = {"base": "base", "task": "task", "layer": "block", "position": "position", "iia": "IIA"}
+    modules = [_mean_share(result.tables["modules"], name) for name in _modules(result)]
+    ranks = _ranks(result.tables["matrices"])
+    parts = [
+        row | {key: _with_interval(row, key) for key in ("own", "others")} for row in result.tables["summary"]
+    ]
+    return "\n\n".join(
+        [
+            "Where cities are read, by interchange interventions:",
+            markdown_table(result.tables["sites"], sites),
+            *([f"Below half of the answers follow that site in: {', '.join(weak)}."] if weak else []),
+            "Squared norm of the update, and ranks of its matrices (medians):",
+            markdown_table(modules, {"module": "module", "side": "side", "share": "share, mean over models"}),
+            markdown_table(
+                ranks,
+                {
+                    "parameter": "matrices",
+                    "effective_rank": "effective rank",
+                    "rank90": "directions with 90 % of the norm",
+                    "numerical_rank": "numerical rank",
+                    "full_rank": "of",
+                },
+            ),
+            "What each part carries, put into the base alone:",
+            markdown_table(
+                parts,
+                {
+                    "set": "trained on",
+                    "graft": "part of the update",
+                    "models": "models",
+                    "own": "improvement, trained tasks",
+                    "own_share": "share of the whole's",
+                    "others": "improvement, others",
+                    "others_share": "share of the whole's",
+                    "retention": "retention on training cities",
+                },
+            ),
+        ]
+    )
+
+
+def _modules(result: Result) -> list[str]:
+    return list(dict.fromkeys(row["module"] for row in result.tables["modules"]))
+
+
+def _mean_share(rows: Sequence[Row], module: str) -> Row:
+    mine = [row for row in rows if row["module"] == module]
+    return {
+        "module": module,
+        "side": mine[0]["side"],
+        "share": float(np.mean([row["share"] for row in mine])),
+    }
+
+
+def _ranks(rows: Sequence[Row]) -> list[Row]:
+    """Medians over models and blocks for each kind of matrix."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["effective_rank"] is not None and row["share"] > 0:
+            kinds.setdefault(row["parameter"].split(".")[-1], []).append(row)
+    keys = ("effective_rank", "rank90", "numerical_rank", "full_rank")
+    return [
+        {"parameter": name} | {key: float(np.median([row[key] for row in mine])) for key in keys}
+        for name, mine in kinds.items()
+    ]
+
+
+def _with_interval(row: Row, key: str) -> str:
+    if row[f"{key}_lo"] is None:
+        return number(row[key])
+    return f"{number(row[key])} ({number(row[f'{key}_lo'])} to {number(row[f'{key}_hi'])})"
+
+
+SHOWS = {
+    "anatomy": Show(
+        Section(
+            "anatomy",
+            "What an update consists of, and what its parts carry",
+            "The city side (embedding and blocks up to where the base reads a city), the answer side, every "
+            "module and the state of new cities, each put into the base alone and scored by answers.",
+            anatomy,
+        ),
+        (Plot("", "What the parts of an update carry", anatomy_figure),),
+        (
+            Table(
+                "squared norm of the update",
+                ("run", "module", "side", "share"),
+                lambda result: result.tables["modules"],
+            ),
+            Table(
+                "what each part carries (share: of the whole update's), mean over models",
+                ("set", "graft", "models", "own", "others", "own_share", "others_share", "retention"),
+                lambda result: result.tables["summary"],
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,36 @@
+"""Which part of an update carries what?"""
+
+from typing import Annotated
+
+from cwr_mech.analysis.study import Names, Opt, names, stage, study, uses
+from cwr_mech.results import Result
+
+
+@study("anatomy")
+def anatomy(
+    runs: Annotated[
+        Names, Opt("Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/.")
+    ] = None,
+    *,
+    tasks: Annotated[Names, Opt("Tasks to ask; the paper's seven by default.")] = None,
+    rows: Annotated[int, Opt("Questions a task and group of cities.", min=1)] = 200,
+    seed: Annotated[int, Opt("Seed of the questions.", min=0)] = 42,
+) -> Result:
+    """Norm and rank of an update by module, and answers of its parts grafted into the base.
+
+    Parts: the city side (up to where the base reads a city), the answer side, every module, the update
+    scaled, and the state of new cities exchanged between the two models. Fine-tunings under a condition
+    (frozen modules, projected gradients) are scored as they are.
+    """
+    from cwr_mech.analysis.anatomy.tables import anatomy_result, n_answers
+    from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.experiments.finetuning import in_order
+    from cwr_mech.tasks.registry import PAPER_TASKS
+
+    asked = in_order(names(tasks) or PAPER_TASKS)
+    pairs = [(run, run.base()) for run in fine_tunings(names(runs))]
+    for one in dict.fromkeys(run.folder for pair in pairs for run in pair):
+        run = next(run for pair in pairs for run in pair if run.folder == one)
+        uses(run.source, run.sha256())
+    with stage("answering", n_answers(pairs, asked, rows), "questions") as advance:
+        return anatomy_result(pairs, tasks=asked, n=rows, seed=seed, advance=advance)
