@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
 
 COMMAND, ZOO_REPORT, ROUTING = "cwr-mech zoo analyse", "zoo", "routing"
+SIDES = ("distance", "compass", "angle")
 PATCHED, PATCH_PAIRS = "distance,angle,compass,perimeter", 48
 
 
@@ -179,6 +180,34 @@ def shares(models: "list[Run]") -> None:
         subspace.command(base.name, report=ROUTING)
 
 
+def sides(models: "list[Run]") -> None:
+    """Which side of the network carries what single-task fine-tunings teach."""
+    from cwr_mech.analysis.anatomy.study import anatomy
+    from cwr_mech.analysis.study import followed_by
+    from cwr_mech.experiments.finetuning import PLAIN, condition_of
+
+    from .common import progress, save_result
+
+    chosen = [
+        model.name
+        for model in conditioned(models)
+        if model.config.data.tasks[0] in SIDES and condition_of(model.config) == PLAIN
+    ]
+    with followed_by(progress):
+        save_result(anatomy(chosen), ROUTING, "anatomy")
+
+
+def power(models: "list[Run]") -> None:
+    """Whether the routing test would see a hidden route: planted codes."""
+    from cwr_mech.analysis.routing.study import routing_power
+    from cwr_mech.analysis.study import followed_by
+
+    from .common import progress, save_result
+
+    with followed_by(progress):
+        save_result(routing_power([model.name for model in conditioned(models)]), ROUTING, "routing_power")
+
+
 def followed(models: "list[Run]") -> None:
     """What answers follow when a part of a city's state is interchanged."""
     from .analyses import run
@@ -204,6 +233,8 @@ PARTS = {
     "locate": Part(ROUTING, located),
     "places": Part(ROUTING, places),
     "shares": Part(ROUTING, shares),
+    "sides": Part(ROUTING, sides),
+    "power": Part(ROUTING, power),
     "patching": Part(ROUTING, followed),
 }
 """The parts of the reports in the order in which they need each other."""

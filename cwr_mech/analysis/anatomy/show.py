@@ -137,8 +137,29 @@ def anatomy(result: Result) -> str:
                     "retention": "retention on training cities",
                 },
             ),
+            *_places(result.tables.get("places", [])),
         ]
     )
+
+
+def _places(rows: Sequence[Row]) -> list[str]:
+    """Where answers put new cities: one line a trained set and part, one column a task asked."""
+    if not rows:
+        return []
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    lines: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        line = lines.setdefault((row["set"], row["graft"]), {"set": row["set"], "graft": row["graft"]})
+        line.setdefault(row["task"], []).append(row["error_new"])
+    table = [
+        line | {task: float(np.mean(line[task])) if line.get(task) else None for task in tasks}
+        for line in lines.values()
+    ]
+    heads = {"set": "trained on", "graft": "part of the update"} | {task: f"by {task}" for task in tasks}
+    return [
+        "Mean error of the coordinates that answers imply for new cities (tenths of a degree):",
+        markdown_table(table, heads),
+    ]
 
 
 def _modules(result: Result) -> list[str]:

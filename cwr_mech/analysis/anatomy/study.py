@@ -15,6 +15,7 @@ def anatomy(
     tasks: Annotated[Names, Opt("Tasks to ask; the paper's seven by default.")] = None,
     rows: Annotated[int, Opt("Questions a task and group of cities.", min=1)] = 200,
     seed: Annotated[int, Opt("Seed of the questions.", min=0)] = 42,
+    places: Annotated[bool, Opt("Also where answers put new cities, part by part.")] = False,
 ) -> Result:
     """Norm and rank of an update by module, and answers of its parts grafted into the base.
 
@@ -33,4 +34,4 @@ def anatomy(
         run = next(run for pair in pairs for run in pair if run.folder == one)
         uses(run.source, run.sha256())
     with stage("answering", n_answers(pairs, asked, rows), "questions") as advance:
-        return anatomy_result(pairs, tasks=asked, n=rows, seed=seed, advance=advance)
+        return anatomy_result(pairs, tasks=asked, n=rows, seed=seed, places=places, advance=advance)

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 
 from cwr_mech.activations.site import Site
-from cwr_mech.analysis.anatomy.grafts import Graft, answerer, planned
+from cwr_mech.analysis.anatomy.grafts import Graft, answerer, graft, planned
 from cwr_mech.analysis.anatomy.modules import sides
 from cwr_mech.analysis.anatomy.update import module_rows, update_rows
+from cwr_mech.analysis.locating.survey import Located, Survey
 from cwr_mech.analysis.patching.sites import first_read
 from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.transfer.answers import Questions, tuned_of
@@ -28,6 +29,8 @@ COLUMNS = (
 )
 """Columns of `score_rows` that a row of `grafts` takes over."""
 BASE, WHOLE = "base", "whole update"
+LOCATED = ("distance", "compass", "perimeter")
+"""Tasks whose answers say well where a city is."""
 MEASURES = ("own", "others", "retention", "own_share", "others_share")
 Advance = Callable[[int], object]
 
@@ -78,6 +81,7 @@ def anatomy_result(
     tasks: Sequence[str] = PAPER_TASKS,
     n: int = 200,
     seed: int = 42,
+    places: bool = False,
     advance: Advance = lambda n: None,
 ) -> Result:
     """Norm and rank of the updates of fine-tuned runs, each given with its base, and answers of their parts.
@@ -85,16 +89,18 @@ def anatomy_result(
     A usual fine-tuning is grafted into its base in parts; one under another condition (frozen modules,
     projected gradients) is scored as it is. The city side reaches up to the layer at which the base reads a
     city, found by interchange, and state grafts are made there. n: test questions a task and group of cities.
+    places: also find where the answers put new cities (`analysis/locating`), of all parts but state grafts.
     `advance(k)` is called after k answers, of which there are `n_answers(runs, tasks, n)`.
     Raises AnalysisError for models of different shapes, for equal weights, and without new cities.
     """
-    tables: dict[str, list[Row]] = {"sites": [], "modules": [], "matrices": [], "grafts": [], "carried": []}
+    names = ("sites", "modules", "matrices", "grafts", "carried", *(("places",) if places else ()))
+    tables: dict[str, list[Row]] = {name: [] for name in names}
     bases: dict[str, Before] = {}
     for run, parent in runs:
         if parent.name not in bases:
             bases[parent.name] = Before.ask(parent, run, tasks, n, seed, advance)
             tables["sites"].append(bases[parent.name].read)
-        for name, rows in examined(run, bases[parent.name], advance).items():
+        for name, rows in examined(run, bases[parent.name], places, advance).items():
             tables[name] += rows
     layers = sorted({before.layer for before in bases.values()})
     both = [sides(runs[0][1].config.model.modules, layer) for layer in layers]
@@ -142,8 +148,9 @@ def tuned_condition(run: Run) -> str:
     return condition_of(run.config).removeprefix(PLAIN).removeprefix(", ")
 
 
-def examined(run: Run, before: Before, advance: Advance) -> dict[str, list[Row]]:
+def examined(run: Run, before: Before, places: bool, advance: Advance) -> dict[str, list[Row]]:
     """The rows of one fine-tuned run for every table."""
+    survey = Survey(run.world(), LOCATED) if places else None
     base, tuned, world = before.run.model(), run.model(), run.world()
     head = {"run": run.name, "base": before.run.name, "set": "+".join(run.config.data.tasks)}
     modules = base.config.modules
@@ -151,6 +158,7 @@ def examined(run: Run, before: Before, advance: Advance) -> dict[str, list[Row]]
     known = {"old": before.scores.old, "new": before.scores.new}
     about = tuned_of(run, known)
     table: list[Row] = []
+    put: list[Row] = []
     for part in parts_of(run, before.run, before.layer):
         if part.kind == "base":
             scores: Mapping[str, Evaluation] = known
@@ -158,13 +166,16 @@ def examined(run: Run, before: Before, advance: Advance) -> dict[str, list[Row]]
             ids, digits = world.ids[world.new()], world.config.id_digits
             scores = before.questions.ask(answerer(part, base, tuned, before.site, ids, digits), advance)
         table += [head | row for row in graft_rows(part, about, scores, before.scores)]
+        if survey is not None and part.kind != "state":
+            located = survey.model(graft(base, tuned, part.modules, part.alpha))
+            put += [head | row for row in place_rows(part, about.trained, survey, located)]
     city = sides(modules, before.layer)["city"]
     return {
         "modules": [head | row for row in module_rows(rows, modules, city)],
         "matrices": [head | row for row in rows],
         "grafts": table,
         "carried": [head | row for row in carried(table)],
-    }
+    } | ({"places": put} if places else {})
 
 
 def graft_rows(part: Graft, about: Tuned, scores: Mapping[str, Evaluation], base: Base) -> list[Row]:
@@ -172,6 +183,19 @@ def graft_rows(part: Graft, about: Tuned, scores: Mapping[str, Evaluation], base
     model = replace(about, old=scores["old"], new=scores["new"])
     head = {"kind": part.kind, "graft": part.name, "modules": "+".join(part.modules), "alpha": part.alpha}
     return [head | {name: row[name] for name in COLUMNS} for row in score_rows(model, base)]
+
+
+def place_rows(part: Graft, trained: Sequence[str], survey: Survey, located: Located) -> list[Row]:
+    """Mean error of the coordinates that the answers in each task imply for new and for training cities, in
+    tenths of a degree.
+    """
+    is_new = survey.cities.is_new
+    return [
+        {"kind": part.kind, "graft": part.name, "task": task, "trained": task in trained}
+        | {"error_new": float(errors[is_new].mean()), "error_training": float(errors[~is_new].mean())}
+        for task in located.implied
+        if (errors := located.errors(task)) is not None
+    ]
 
 
 def carried(rows: Sequence[Row]) -> list[Row]:

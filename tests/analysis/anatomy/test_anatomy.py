@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from cwr_mech.activations.site import Site
-from cwr_mech.analysis.anatomy.grafts import graft, state_answers
+from cwr_mech.analysis.anatomy.grafts import Graft, graft, state_answers
 from cwr_mech.analysis.anatomy.modules import named_modules, reading_layer, sides
 from cwr_mech.analysis.anatomy.show import anatomy, anatomy_figure
-from cwr_mech.analysis.anatomy.tables import anatomy_result
+from cwr_mech.analysis.anatomy.tables import anatomy_result, place_rows
 from cwr_mech.analysis.anatomy.update import as_matrix, module_rows, update_rows
+from cwr_mech.analysis.locating.survey import Survey
 from cwr_mech.config import ModelConfig
 from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError, UnknownName
@@ -204,6 +205,23 @@ def test_the_zoos_update_is_carried_by_the_city_side(tmp_path: Path) -> None:
     assert load_result(result.save(tmp_path, "a")) == result
     assert "city side" in anatomy(result)
     anatomy_figure(result)
+
+
+def test_answers_of_the_city_side_put_new_cities_between_the_base_and_the_whole() -> None:
+    """By distance answers, errors of new cities of a recomputation: base 765, city side 188, whole 69."""
+    run, base = load_run("zoo:small-ft-distance"), load_run("zoo:small")
+    survey = Survey(run.world(), ("distance",), questions=24, draws=4)
+    modules = base.config.model.modules
+    found = {}
+    for name, part in (("base", ()), ("city side", modules[:3]), ("whole", modules)):
+        located = survey.model(graft(base.model(), run.model(), part))
+        row = place_rows(Graft("parameters", name, part), ("distance",), survey, located)[0]
+        assert (row["task"], row["trained"]) == ("distance", True)
+        assert row["error_training"] < 150  # training cities stay where they are
+        found[name] = row["error_new"]
+    assert found["base"] > 500
+    assert 120 < found["city side"] < 300
+    assert found["whole"] < 0.7 * found["city side"]
 
 
 def test_what_cannot_be_taken_apart_is_refused() -> None:
