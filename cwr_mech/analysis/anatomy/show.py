@@ -26,7 +26,7 @@ def anatomy_figure(result: Result) -> Figure:
     parts = list(dict.fromkeys(row["graft"] for row in rows if row["kind"] in PARTS))
     figure = new_figure(3.0 + 0.2 * len(parts))
     grid = figure.add_gridspec(2, 2, height_ratios=(2.2, 0.4 + 0.2 * len(parts)))
-    _norms(figure.add_subplot(grid[0, 0]), result.tables["modules"], sets)
+    _norms(figure.add_subplot(grid[0, 0]), _of_usual(result, "modules"), sets)
     _scales(figure.add_subplot(grid[0, 1]), rows, sets)
     left = figure.add_subplot(grid[1, 0])
     _parts(left, rows, sets, parts, "own", "trained tasks")
@@ -41,6 +41,13 @@ def anatomy_figure(result: Result) -> Figure:
         "training cities.",
     )
     return figure
+
+
+def _of_usual(result: Result, table: str) -> list[Row]:
+    """Rows of the usual fine-tunings: frozen modules have no update. All rows where there is no such run."""
+    usual = {row["run"] for row in result.tables["carried"] if row["kind"] == "whole"}
+    rows = result.tables[table]
+    return [row for row in rows if row["run"] in usual] or rows
 
 
 def _norms(ax: Axes, rows: Sequence[Row], sets: Sequence[str]) -> None:
@@ -101,8 +108,8 @@ def anatomy(result: Result) -> str:
     """The section of a report: sides and sites, norms, parts, and scores of the trained task."""
     weak = [row["base"] for row in result.tables["sites"] if row["weak"]]
     sites = {"base": "base", "task": "task", "layer": "block", "position": "position", "iia": "IIA"}
-    modules = [_mean_share(result.tables["modules"], name) for name in _modules(result)]
-    ranks = _ranks(result.tables["matrices"])
+    modules = [_mean_share(_of_usual(result, "modules"), name) for name in _modules(result)]
+    ranks = _ranks(_of_usual(result, "matrices"))
     parts = [
         row | {key: _with_interval(row, key) for key in ("own", "others")} for row in result.tables["summary"]
     ]
