@@ -111,15 +111,19 @@ def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], source: Int[Te
     span = list(batch.layout.spans[path.span])
     layer, head = path.sender
     change = record.heads_at("z", layer, source, span) - record.heads_at("z", layer, base, span)
+    # What the sender writes more in the source run: d = (z_source - z_base) W_O[head].
     written = change[:, head] @ forward.blocks[layer].attn.W_O[head]
     if path.receiver is None:
         at = [p for p in span if p in answers.reads]
         there = [span.index(p) for p in at]
+        # Direct to the logits: the final residual stream is x + d, all between stays as in the base run.
         return Edit(forward.last, tuple(at), record.at(forward.last, base, at) + written[:, there])
     to, other = path.receiver
     if other is None:
+        # To an MLP: x' = x + MLP(mid + d) - MLP(mid); d itself does not stay in the stream.
         mid, after = (record.at(boundary, base, span) for boundary in (2 * to + 1, 2 * to + 2))
         return Edit(2 * to + 2, tuple(span), after + forward.mlp(to, mid + written) - forward.mlp(to, mid))
+    # To a head: q, k or v of RMSNorm(x + d), for that head alone; the other two as in the base run.
     read = record.at(2 * to, base, span) + written
     q, k, v = forward.qkv(to, read, answers.tree.depth().to(forward.device)[span])
     visible = answers.tree.visible()
@@ -143,6 +147,7 @@ def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], source: Int[Te
             :, other
         ]
     z = forward.attend(asked, keys, values, visible[queries].to(forward.device))
+    # mid' = mid + sum over reading heads of (z' - z) W_O; k and v serve all `group` query heads.
     moved = z - record.heads_at("z", to, base, queries)
     weight = forward.blocks[to].attn.W_O
     extra = torch.stack([moved[:, h] @ weight[h] for h in heads]).sum(0)
@@ -231,6 +236,7 @@ def _edges(
             place = 2 * cfg.n_layers if kind == "resid_post" else 2 * layer + (kind == "mlp_in")
             receivers.append((label, place))
             takes.append(each)
+    # effect[s, r] = sum over pairs and positions of <write_s(source) - write_s(base), d score / d read_r>.
     effect = torch.einsum("sbpd,rbpd->sr", torch.stack(sends), torch.stack(takes)).double().cpu().numpy()
     for s, (_, sent) in enumerate(senders):
         for r, (_, read) in enumerate(receivers):
