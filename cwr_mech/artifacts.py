@@ -182,8 +182,7 @@ def _part(place: Path, name: str, *, folder: bool) -> Iterator[Path]:
             handle = os.open(part, os.O_RDONLY)
         else:
             handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        _lock(handle)
-        if part.exists():  # nobody swept it away before it was locked
+        if _lock(handle) is not False and part.exists():  # nobody sweeps it away before it is locked
             break
         os.close(handle)
     _own_parts.add(part)
@@ -295,27 +294,31 @@ def sweep_parts(folder: Path, *, deep: bool = False) -> None:
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         found = folder.rglob(f"*{PART}*") if deep else folder.iterdir()
         for left in sorted((path for path in found if PART in path.name), reverse=True):
-            if _abandoned(left):
-                remove(left)
+            if left not in _own_parts:
+                _sweep(left)
 
 
-def _abandoned(path: Path) -> bool:
-    """Whether `path` has a name that `_part` gave and its writer has ended."""
+def _sweep(path: Path) -> None:
+    """Remove `path` if `_part` gave its name and its writer has ended.
+
+    It is removed while its lock is held, so a writer that has made it but not locked it yet notices: either
+    it does not get the lock, or the file is gone when it does.
+    """
     named = _PART_NAME.search(path.name)
     if named is None or path.is_symlink():
-        return False
-    try:
+        return
+    with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             free = _lock(handle)
+            if free is None:  # no locks here: by the name, or by age
+                old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+                own = int(named[2]) == os.getpid()
+                free = old if named[1] != HOST or own else not _alive(int(named[2]))
+            if free:
+                remove(path)
         finally:
             os.close(handle)
-        if free is None:  # no locks here: by the name, or by age
-            old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-            return old if named[1] != HOST or int(named[2]) == os.getpid() else not _alive(int(named[2]))
-    except OSError:
-        return False
-    return free
 
 
 def write_json(path: Path | str, content: Any) -> None:

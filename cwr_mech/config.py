@@ -517,3 +517,10 @@ def setting_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def __getattr__(name: str) -> Any:
+    """TASK_NAMES, which scripts outside import from here: the paper's tasks in their order."""
+    if name == "TASK_NAMES":
+        return _paper_tasks()
+    raise AttributeError(f"module 'cwr_mech.config' has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """What is installed and exported, and the direction of imports that the architecture lays down."""
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -223,3 +224,13 @@ def test_contributing_names_every_package() -> None:
     assert [name for name in packages if f"| `cwr_mech/{name}` |" not in text] == []
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("old", "new"), cwr_mech._MOVED.items())
+def test_a_moved_module_is_the_one_that_is_there(old: str, new: str) -> None:
+    module = importlib.import_module(new)
+    assert importlib.import_module(old) is module
+    assert module.__spec__ is not None
+    assert module.__spec__.name == new
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"{old}_nothing")
