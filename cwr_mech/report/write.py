@@ -160,8 +160,13 @@ def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[tuple[str
             file = weights if weights.is_file() else path
             if file.is_file() and sha256_file(file) != digest:
                 of_same = result.inputs.get(source + IDENTITY)
-                same = of_same is not None and of_same == _identity(file)
-                told = "holds other floating point of the same model and world than" if same else "is not"
+                mine = _identity(file)
+                if of_same is None and mine is not None:  # results older than the recording of identities
+                    told, same = "was made anew, and which model is not recorded with", True
+                elif of_same == mine is not None:
+                    told, same = "holds other floating point of the same model and world than", True
+                else:
+                    told, same = "is not", False
                 found.append((f"{source} {told} what results/{name}.json was computed from", same))
     return found
 
