@@ -172,7 +172,8 @@ class HookedQwen2(HookedBase):
             )
         rows = tokens[None] if tokens.ndim == 1 else tokens
         rows = rows if rows.dtype in (torch.int64, torch.int32) else rows.long()
-        if first and self.pad_token is not None and _padded_on_the_left(rows, self.pad_token):
+        checked = first and self.pad_token is not None and not torch.compiler.is_compiling()
+        if checked and _padded_on_the_left(rows, cast(int, self.pad_token)):
             raise ConfigError(
                 "rows of tokens are padded on the left, which shifts their positions", "pad on the right"
             )

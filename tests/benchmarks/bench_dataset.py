@@ -76,7 +76,7 @@ def reference_tokens(
         question = TASKS[task].prompt(np.array([[int(city["city_id"]) for city in chosen]]))[0]
         texts.append("<bos> " + " ".join(question + answer) + " <eos>")
         masks.append("0" * (len(question) + 1) + "1" * (len(answer) + 1))
-    tokens: list[list[int]] = tokenizer(texts)["input_ids"]
+    tokens: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     if [len(row) for row in tokens] != [len(mask) for mask in masks]:
         raise RuntimeError("the reference's tokens and masks differ in length")
     return tokens

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,8 +14,7 @@ from cwr_mech.activations.site import Site
 from cwr_mech.config import RouteConfig, RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result, Row, load_result
-from cwr_mech.tasks.registry import PAPER_TASKS
+from cwr_mech.results import load_result
 from cwr_mech.training.runs import (
     Run,
     checkpoint_path,
@@ -108,7 +106,7 @@ BAD = [
     ({}, ("trajectory", "base"), "no finished fine-tuning found"),
     ({}, ("predict", "base", "--layer", "1"), "no gradient reaches a city after block 1"),
     ({}, ("predict", "base", "--layer", "0", "--rows", "64"), "named first by all tasks"),
-    ({}, ("report", "base", "--claims"), "no question can be asked of these results"),
+    ({}, ("report", "base", "--claims"), "there are no results in reports/base/results"),
     ({}, ("finetune", "base", "--route", "sideways"), "unknown route 'sideways'"),
     ({}, ("finetune", "base", "--route", "manifold", "--route-layers", "1"), "layer with a gradient '1'"),
     ({"new": "none"}, ("finetune", "base", "--route", "manifold"), "holds no new cities"),
@@ -133,29 +131,3 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     assert re.search(message, " ".join(err.split())), err
     assert "Traceback" not in err
     assert load_run(run.folder).state == "done"
-
-
-def test_similarity_of_single_task_models_is_an_outcome(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cwr_mech_cli.predict import own_outcomes
-
-    monkeypatch.chdir(tmp_path)
-    bases = {task: base(task, data={"tasks": (task,)}) for task in PAPER_TASKS}
-    other = tuned(bases["angle"], "angle")  # fine-tuned: also of one task, and must not count
-    names = [*PAPER_TASKS, other.name]
-    models: list[Row] = [{"run": name, "tasks": "angle" if name == other.name else name} for name in names]
-    pairs: list[Row] = [
-        {"run_a": a, "run_b": b, "measure": "cka", "value": 0.1 * (names.index(a) + names.index(b))}
-        for a, b in combinations(names, 2)
-    ]
-    result = Result("similarity", "made", {}, {}, tables={"models": models, "pairs": pairs})
-    folder = tmp_path / "r"
-    result.save(folder / "results", "similarity")
-    found = own_outcomes(folder)
-    assert list(found) == ["own CKA"]
-    i, j = PAPER_TASKS.index("angle"), PAPER_TASKS.index("crossing")
-    assert found["own CKA"][i, j] == found["own CKA"][j, i] == pytest.approx(0.8)
-    result = Result("similarity", "made", {}, {}, tables={"models": models[1:], "pairs": pairs})
-    result.save(folder / "results", "similarity")
-    assert own_outcomes(folder) == {}

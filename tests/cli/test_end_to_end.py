@@ -69,8 +69,9 @@ def test_from_nothing_to_a_checked_report(cli: Cli, tmp_path: Path) -> None:
     # The library example of the README runs as it stands.
     example = README.read_text().split("```python\n")[1].split("```")[0]
     scope: dict[str, object] = {}
-    exec(example.replace('"demo"', '"tiny"'), scope)
-    assert "blocks.1.hook_resid_post" in scope["cache"]  # type: ignore[operator]
+    exec(example.replace('"zoo:small"', '"tiny"'), scope)
+    assert scope["result"].kind == "probe"  # type: ignore[attr-defined]
+    assert scope["model"].cfg.n_layers == 2  # type: ignore[attr-defined]
 
 
 def test_readme_names_every_command() -> None:

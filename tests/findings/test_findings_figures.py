@@ -42,8 +42,8 @@ def stretch() -> Result:
 
 def test_maps_are_means_over_models() -> None:
     shown = words(maps_figure(maps()))
-    assert "all seven tasks (n = 2)" in shown
-    assert "1 task (n = 1)" in shown
+    assert "all seven tasks n = 2" in shown
+    assert "1 task n = 1" in shown
     assert ".65" in shown  # 0.6 and 0.7 at the last layer
     text = report_zoo.maps(maps())
     assert "| all seven tasks | angle | 2 | final | 0.650 | -0.020 | 0.010 | 80.0 | 700 |" in text

@@ -61,6 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setattr("cwr_mech.training.folders.PACKAGE", place / "elsewhere")
 
 
 def analysed(*parts: str) -> dict[str, Result]:

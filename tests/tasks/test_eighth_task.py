@@ -153,7 +153,7 @@ def test_reports_plans_and_lists_name_it(folder: Path, said: dict[str, str]) -> 
     plan = next(words for line, words in said.items() if line.startswith("sweep tune"))
     assert "tiny-ft-distance+nearer" in plan
     listed = said["runs"]
-    assert "all+nearer" in listed
+    assert "all, nearer" in listed
     assert "near-ft-nearer" in listed
     stats = said[COMMANDS[0]]
     assert "FIRST 50.0%" in stats
