@@ -72,8 +72,8 @@ Log = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    typer.Option(help="auto takes a GPU where there is one."),
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(help="auto takes a GPU where there is one; mps is refused, and told why."),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
