@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cwr_mech.config import RunConfig
-    from cwr_mech.experiments.plans import Planned
+    from cwr_mech.experiments.planned import Planned
     from cwr_mech.experiments.sweep import Outcome
 
 

@@ -252,8 +252,9 @@ class RouteConfig(Config):
 
     `condition` "unprojected" leaves them alone; "penalty" adds a penalty of `weight` nats; the others project
     the gradient at mentions of cities onto a subspace of `rank` directions, or onto its complement, after the
-    blocks `layers` (-1: the embedding). `cities` says whose mentions: "new" cities' or "all". `rescale`: give
-    the projected gradient the norm it had. `draw`: which of the random subspaces or rotations.
+    blocks `layers` (-1: the embedding). `cities` says whose mentions: "new" cities' or "all"; `positions` at
+    which of their token positions. `rescale`: give the projected gradient the norm it had. `draw`: which of
+    the random subspaces or rotations.
     """
 
     condition: Literal[
@@ -267,6 +268,7 @@ class RouteConfig(Config):
     ] = "unprojected"
     layers: Annotated[tuple[int, ...], NONE_IS_EMPTY] = ()
     cities: Literal["new", "all"] = "new"
+    positions: tuple[Literal["last_digit", "delimiter"], ...] = ("last_digit", "delimiter")
     rank: int = Field(4, ge=1)
     weight: float = Field(1.0, gt=0)
     rescale: bool = True
@@ -291,6 +293,7 @@ class RouteConfig(Config):
         """The condition in one word, with what is unusual about it: what a run's name says of it."""
         unusual = {
             "-all": self.cities == "all",
+            f"-{'+'.join(self.positions)}": len(self.positions) == 1,
             "-unscaled": self.projects and not self.rescale,
             f"-draw{self.draw}": self.draw > 0,
         }
@@ -475,6 +478,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "route.condition": "what is done to the gradients at cities in a fine-tuning; unprojected: nothing",
         "route.layers": "layers after which the gradient is projected (-1: the embedding)",
         "route.cities": "at whose mentions: new cities' or all",
+        "route.positions": "at which token positions of a mention: last_digit, delimiter",
         "route.rank": "directions of the subspace",
         "route.weight": "weight of the penalty",
         "route.rescale": "give the projected gradient the norm it had",

@@ -34,7 +34,8 @@ from cwr_mech.artifacts import require_file
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ConfigError, CorruptArtifact
 from cwr_mech.experiments.finetuning import finetuning_config
-from cwr_mech.experiments.plans import Planned, checked, pretraining
+from cwr_mech.experiments.planned import Planned, pretraining
+from cwr_mech.experiments.plans import checked
 from cwr_mech.experiments.presets import preset as find_preset
 from cwr_mech.tasks.registry import PAPER_TASKS
 

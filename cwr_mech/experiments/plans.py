@@ -5,21 +5,24 @@ trains them; a run is known by its name and its settings alone, so a plan may be
 and what is there already is not trained again.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from types import MappingProxyType
 
-from cwr_mech.config import PAPER, Part, RouteConfig, RunConfig, parse
+from cwr_mech.config import PAPER, RunConfig
 from cwr_mech.errors import ConfigError, UnknownName
-from cwr_mech.experiments.finetuning import (
-    PAIRS,
-    TRIPLES,
-    Elicitation,
-    finetuning_config,
-    paper_config,
+from cwr_mech.experiments.finetuning import PAIRS, TRIPLES, paper_config
+from cwr_mech.experiments.planned import (
+    Planned,
+    conditions,
+    finetunings,
+    frozen,
+    in_pretraining,
+    pretraining,
+    routed,
+    seeds_only,
 )
-from cwr_mech.experiments.presets import for_tasks
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
@@ -37,76 +40,26 @@ ROUTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 EVERY_CONDITION = {
     task: (*PROJECTIONS, *(["penalty"] if task in ("distance", "angle") else [])) for task in ROUTED
 }
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One model to train; `base` is the name of the run it starts from, None for fresh weights."""
-
-    config: RunConfig
-    base: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The run's name, which is also its folder's."""
-        return self.config.name
-
-
-def pretraining(preset: RunConfig, sets: Iterable[Sequence[str]], seeds: Iterable[int]) -> list[Planned]:
-    """A model for each set of tasks and each seed. The preset's own seed is left out of the names."""
-    planned = []
-    for tasks in sets:
-        config = for_tasks(preset, tuple(tasks))
-        for seed in seeds:
-            name = config.name if seed == preset.train.seed else f"{config.name}-seed{seed}"
-            planned.append(Planned(config.with_settings([f"train.seed={seed}", f"name={name}"])))
-    return planned
-
-
-def finetunings(
-    bases: Iterable[Planned], sets: Iterable[Sequence[str]], elicitation: Elicitation = "none"
-) -> list[Planned]:
-    """A fine-tuning of each base for each set of tasks."""
-    wanted = [tuple(tasks) for tasks in sets]
-    return [
-        Planned(finetuning_config(base.config, tasks, elicitation=elicitation), base.name)
-        for base in bases
-        for tasks in wanted
-    ]
-
-
-def in_pretraining(preset: RunConfig, seeds: Iterable[int]) -> list[Planned]:
-    """Models of all tasks that see the new cities from the start: what full integration looks like."""
-    planned = []
-    for base in seeds_only(preset, list(seeds)):
-        rows = preset.data.rows_per_task
-        weights = preset.data.weights or (1.0,) * len(preset.data.tasks)
-        parts = tuple(
-            Part(task=task, group="all", rows=rows, weight=weight)
-            for task, weight in zip(preset.data.tasks, weights, strict=True)
-        )
-        data = base.config.data.model_copy(update={"parts": parts})
-        name = base.name.replace(preset.name, f"{preset.name}-all-cities", 1)
-        planned.append(Planned(base.config.model_copy(update={"data": data, "name": name})))
-    return planned
-
-
-def routed(tuned: Iterable[Planned], names: Iterable[str]) -> list[Planned]:
-    """Each fine-tuning once more under each condition, at every layer whose output at a city is read."""
-    planned = []
-    for run in tuned:
-        for name in names:
-            layers = tuple(range(run.config.model.n_layers - 1))
-            route = parse(RouteConfig, {"condition": name, "layers": layers})
-            changes = {"route": route, "name": run.name + route.suffix}
-            planned.append(Planned(run.config.model_copy(update=changes), run.base))
-    return planned
-
-
-def conditions(tuned: Sequence[Planned], wanted: Mapping[str, Sequence[str]]) -> list[Planned]:
-    """The conditions of single-task fine-tunings: task -> names of its conditions."""
-    by_task = {task: [run for run in tuned if run.config.data.tasks == (task,)] for task in wanted}
-    return [run for task, names in wanted.items() for run in routed(by_task[task], names)]
+ALONE_STEPS: Mapping[str, int] = MappingProxyType(
+    {
+        "distance": 16_000,
+        "compass": 16_000,
+        "perimeter": 24_000,
+        "trianglearea": 32_000,
+        "angle": 32_000,
+        "inside": 40_000,
+        "crossing": 128_000,
+    }
+)
+"""Task -> steps of a model of it alone in the plan `ripe`: caps, stated before the first was trained.
+Crossing gets four times what angle does, as nothing here or in the paper says that it is learned alone."""
+AT_READING_SITE = {"positions": ("last_digit",), "rescale": False}
+RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
+    {"condition": "on-manifold", **AT_READING_SITE},
+    {"condition": "off-manifold", **AT_READING_SITE},
+    *({"condition": "covariance-matched", "draw": draw, **AT_READING_SITE} for draw in range(3)),
+)
+"""Projections of the plan `ripe`: where answers read a city, with the gradient's length left as it comes."""
 
 
 def _singles(preset: RunConfig) -> list[tuple[str, ...]]:
@@ -131,11 +84,6 @@ def singles(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
 def pairs(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """All two-task models; 21 of seven tasks."""
     return pretraining(preset, _pairs(preset), seeds)
-
-
-def seeds_only(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
-    """The model of all tasks."""
-    return pretraining(preset, [preset.data.tasks], seeds)
 
 
 def tune(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
@@ -191,6 +139,74 @@ def zoo(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     ]
 
 
+def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """Models trained until they have learned, exploratory bases before sealed ones; what is asked of them
+    stands in reports/PREREGISTRATION.md.
+
+    Half of the seeds are exploratory. Their bases and the fine-tunings of these on every task come first,
+    then the same of the sealed seeds; models of one task; fine-tunings of four bases on the six pairs with
+    distance and six without, and on distance, angle and compass under every condition; models of two tasks,
+    each with the steps of its tasks alone together, and of one task with as many.
+    """
+    half = (len(seeds) + 1) // 2
+    explored, sealed = (seeds_only(preset, few) for few in (seeds[:half], seeds[half:]))
+    four = [*explored, *sealed][:4]
+    studied = finetunings(four, [(task,) for task in ("distance", "angle", "compass")])
+    reading = preset.model.n_layers // 2  # modules up to the block after which a city is read
+    city = ("E", *(f"L{layer}" for layer in range(reading)))
+    sides = {"city": city, "answer": [name for name in preset.model.modules if name not in city]}
+    routes = [{"layers": (reading - 1,), **route} for route in RIPE_ROUTES]
+    return [
+        *explored,
+        *finetunings(explored, _singles(preset)),
+        *alone(preset, seeds[:half]),
+        *routed(studied[:9], routes),
+        *frozen(studied[:9], sides),
+        *finetunings(explored, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
+        *sealed,
+        *finetunings(sealed, _singles(preset)),
+        *routed(studied[9:], routes),
+        *frozen(studied[9:], sides),
+        *finetunings(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
+        *two_together(preset, seeds[:2]),
+    ]
+
+
+def alone(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """A model of each task alone with the steps of ALONE_STEPS; of crossing, one seed only."""
+    return [
+        run
+        for task in preset.data.tasks
+        for run in pretraining(
+            preset.with_settings([f"steps={ALONE_STEPS.get(task, preset.train.steps)}"]),
+            [(task,)],
+            seeds[:1] if task == "crossing" else seeds,
+        )
+    ]
+
+
+def two_together(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """The paper's seven models of two tasks, each with the steps of its tasks alone together (crossing: as
+    many as angle), so that each task is seen as often as alone. Then models of one task with twice the steps
+    of `alone`, which see as many rows in all as models of two: the control for rows.
+    """
+    steps = {**ALONE_STEPS, "crossing": ALONE_STEPS["angle"]}
+    longer = {task: [f"steps={2 * steps[task]}"] for task in preset.data.tasks if task != "crossing"}
+    pairs = {pair: [f"steps={sum(steps[task] for task in pair)}"] for pair in PAIRS[:7]}
+    return [
+        *(
+            run
+            for pair, more in pairs.items()
+            for run in pretraining(preset.with_settings(more), [pair], seeds)
+        ),
+        *(
+            Planned(run.config.with_settings([f"name={run.name}-longer"]))
+            for task, more in longer.items()
+            for run in pretraining(preset.with_settings(more), [(task,)], seeds)
+        ),
+    ]
+
+
 def paper(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The paper's 179 models under its own protocol. Its seven sets of one, two and three tasks have one seed
     fewer than the models of all tasks and their fine-tunings.
@@ -242,6 +258,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         "trial": Plan(trial, "tiny", 1),
         "routing": Plan(routing, "small", 6),
         "zoo": Plan(zoo, "small", 3),
+        "ripe": Plan(ripe, "ripe", 6),
         "paper": Plan(paper, "paper", 4),
     }
 )

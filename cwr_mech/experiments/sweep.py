@@ -15,7 +15,7 @@ from typing import Literal
 
 from cwr_mech.artifacts import is_locked
 from cwr_mech.errors import ConfigError, CwrError, MissingArtifact
-from cwr_mech.experiments.plans import Planned
+from cwr_mech.experiments.planned import Planned
 from cwr_mech.training.runs import load_run
 
 State = Literal["todo", "begun", "done", "busy", "failed", "waiting"]

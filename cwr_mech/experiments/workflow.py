@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cwr_mech.experiments.plans import Planned
+from cwr_mech.experiments.planned import Planned
 
 SNAKEFILE = '''"""Written by: {command}"""
 

@@ -13,20 +13,15 @@ from cwr_mech.experiments.costs import (
     tokens_per_second,
 )
 from cwr_mech.experiments.finetuning import total_rows
-from cwr_mech.experiments.plans import (
-    PLANS,
-    PROJECTIONS,
-    ROUTED,
-    Planned,
-    checked,
-    find_plan,
-)
+from cwr_mech.experiments.planned import Planned
+from cwr_mech.experiments.plans import PLANS, PROJECTIONS, ROUTED, checked, find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
+SIZES += [("ripe", 6 * 8 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
 
 
 def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:
@@ -93,6 +88,31 @@ def test_the_zoo_has_its_conditions_for_every_seed() -> None:
     everywhere = [run for run in planned if run.name.startswith("small-all-cities")]
     assert len({run.config.train.seed for run in everywhere}) == 3
     assert {part.group for part in everywhere[0].config.data.parts} == {"all"}
+
+
+def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() -> None:
+    planned = made("ripe")
+    by_name = {run.name: run.config for run in planned}
+    seeds = [run.config.train.seed for run in planned if run.base and len(run.config.data.tasks) == 1]
+    assert set(seeds[: seeds.index(4)]) == {1, 2, 3}
+    projected = [run for run in planned if run.config.route.condition != "unprojected"]
+    assert Counter(run.config.route.draw for run in projected if "matched" in run.name) == dict.fromkeys(
+        range(3), 12
+    )
+    for run in projected:
+        route = run.config.route
+        assert (route.layers, route.positions, route.rescale) == ((1,), ("last_digit",), False)
+        plain = by_name[run.name.removesuffix(route.suffix)]
+        assert run.config.model_copy(update={"name": plain.name, "route": plain.route}) == plain
+    frozen = [run.config for run in planned if run.config.train.train_only]
+    sides = {config.train.train_only for config in frozen}
+    assert sides == {("E", "L0", "L1"), ("L2", "L3", "U")}
+    for config in frozen:
+        plain = by_name[config.name.partition("-only-")[0]]
+        assert config.with_settings(["train.train_only=none", f"name={plain.name}"]) == plain
+    alone = {run.name: run.config.train.steps for run in planned if len(run.config.data.tasks) == 1}
+    assert alone["ripe-distance"] * 2 == alone["ripe-distance-longer"]
+    assert by_name["ripe-angle+compass"].train.steps == alone["ripe-angle"] + alone["ripe-compass"]
 
 
 def test_seeds_are_named_unless_they_are_the_presets_own() -> None:

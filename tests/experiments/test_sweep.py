@@ -10,7 +10,8 @@ import pytest
 
 from cwr_mech.artifacts import folder_lock
 from cwr_mech.errors import MissingArtifact
-from cwr_mech.experiments.plans import Planned, find_plan
+from cwr_mech.experiments.planned import Planned
+from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.experiments.sweep import (
     Outcome,

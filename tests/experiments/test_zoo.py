@@ -19,7 +19,7 @@ from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError
 from cwr_mech.experiments import zoo_files as zoo
 from cwr_mech.experiments.finetuning import finetuning_config
-from cwr_mech.experiments.plans import in_pretraining
+from cwr_mech.experiments.planned import in_pretraining
 from cwr_mech.experiments.presets import for_tasks, preset
 from cwr_mech.experiments.zoo import family, folder_bytes, zoo_models
 from cwr_mech.experiments.zoo_files import (

@@ -153,7 +153,9 @@ def condition_hook(
     if ids is not None and not len(ids):
         raise AnalysisError("this world has no new cities whose gradients could be projected")
     choose = random_directions(settings.condition, model.cfg.d_model, world, settings.draw)
-    frames = fit_frames(model, world, tasks, settings.layers, rank=settings.rank, choose=choose)
+    frames = fit_frames(
+        model, world, tasks, settings.layers, sites=settings.positions, rank=settings.rank, choose=choose
+    )
     digits = world.config.id_digits
     if settings.condition == "penalty":
         return penalise(frames, settings.weight, ids, id_digits=digits)

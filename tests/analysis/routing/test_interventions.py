@@ -76,6 +76,10 @@ def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
     assert set(found) == {Place(0, site, "distance", slot) for site, slot in places}
     for frame in found.values():
         assert frame.columns.T @ frame.columns == pytest.approx(np.eye(2), abs=1e-9)
+    only = fit_frames(
+        model(), world(), ["distance"], [0], sites=("last_digit",), rank=2, n_rows=200, least_map=-1.0
+    )
+    assert set(only) == {place for place in found if place.site == "last_digit"}
     assert condition_hook(RouteConfig(), model(), world(), TASKS) is None
     with pytest.raises(AnalysisError, match="no layer"):
         condition_hook(RouteConfig(condition="on-manifold"), model(), world(), TASKS)
