@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
 import typer
 
-from .options import Layers, Run
+from .options import Device, Layers, Run
 
 if TYPE_CHECKING:
     from cwr_mech.activations.reader import ActivationStore
@@ -23,18 +23,48 @@ def command(
     ] = None,
     tasks: Annotated[str, typer.Option(help="Prompts: tasks by name, or all.")] = "all",
     sites: Annotated[
-        str, typer.Option(help="Places: last_digit, delimiter, equals, or a span such as city1_digits.")
-    ] = "last_digit,delimiter",
+        str | None,
+        typer.Option(
+            help="Token positions: last_digit, delimiter, equals, or a span such as city1_digits; in texts "
+            "last_token, first_token, span_mean, text_end.",
+            show_default="last_digit,delimiter, or last_token",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Texts for a model with a tokenizer of its own: columns entity, lon,lat or x,y, and text; "
+            "span (characters that are read), group and prompt may be there.",
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A text about every entity, as 'The city of {name} is in'; may be repeated. Without "
+            "--prompts the entities are real cities.",
+            show_default=False,
+        ),
+    ] = None,
+    n_cities: Annotated[
+        int | None, typer.Option(help="The most populous real cities; all by default.", show_default=False)
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts run at once.")] = 4096,
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="File; activations/RUN-stepN.h5 by default.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write anew even when up to date.")] = False,
     show: Annotated[
         Path | None, typer.Option("--show", metavar="FILE", help="Only print what is in a file.")
     ] = None,
 ) -> None:
-    """Run every city through every task's prompt and keep the chosen layers at the chosen places.
+    """Run every city through every task's prompt and keep the chosen layers at the chosen token positions.
 
     A file that holds all this for the same weights is left as it is; one that holds other things for the
     same weights keeps them. After more training it is made anew.
+
+    With --prompts or --template the run is a Hugging Face folder of any Qwen2 model and reads texts with its
+    own tokenizer. A command that was killed goes on from where it was when it is called again.
     """
     from cwr_mech.activations.reader import ActivationStore, activations_path
     from cwr_mech.training.runs import load_run
@@ -48,19 +78,26 @@ def command(
     import time
     from functools import partial
 
-    from cwr_mech.activations.extract import extract
+    from cwr_mech.activations.extract import DEFAULT_SITES, extract
     from cwr_mech.analysis.sources import untrained_state
 
     found = load_run(run)
+    if prompts is not None or template:
+        from .cache_texts import TextOptions, cache_texts
+
+        options = TextOptions(prompts, template or [], n_cities, batch_tokens, device)
+        places = Places(layers, hooks, sites)
+        cache_texts(found, options, places, step=step, untrained=untrained, out=out, force=force)
+        return
     at = found.last_step if step is None else step
     if untrained:
         path, digest, load, at = untrained_state(found)
     else:
         path, digest = activations_path(found.name, at, ACTIVATIONS), found.sha256(at)
         load = partial(found.model, at)
-    path, model = out or path, load()
     world = found.world()
-    wanted = Selection.parse(layers, hooks, tasks, sites, model.cfg.n_layers)
+    path, model = out or path, load()
+    wanted = Selection.parse(layers, hooks, tasks, sites or ",".join(DEFAULT_SITES), model.cfg.n_layers)
     old = None if force else reusable(path, digest, world.sha256, named=out is not None)
     if old is not None:
         kept = Selection(list(old.hooks), list(old.tasks), list(old.sites))
@@ -69,8 +106,8 @@ def command(
             say(f"{path} is up to date; --force writes it anew, --show {path} prints what is inside")
             return
     began = time.monotonic()
-    prompts = world.n * len(wanted.tasks)
-    with progress(f"caching {path.name}", prompts, "prompts") as advance:
+    total = world.n * len(wanted.tasks)
+    with progress(f"caching {path.name}", total, "prompts") as advance:
         extract(
             model,
             world,
@@ -80,8 +117,16 @@ def command(
             advance=advance,
         )
     seconds = time.monotonic() - began
-    say(f"{path}  {size(path)}, {duration(seconds)}, {number(prompts / seconds)} prompts/s")
+    say(f"{path}  {size(path)}, {duration(seconds)}, {number(total / seconds)} prompts/s")
     say(f"{world.n} cities x {wanted}; --show {path} prints what is inside")
+
+
+class Places(NamedTuple):
+    """Where a model is read, as the options say it."""
+
+    layers: str | None
+    hooks: str | None
+    sites: str | None
 
 
 class Selection(NamedTuple):

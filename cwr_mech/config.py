@@ -172,8 +172,8 @@ class ModelConfig(Config):
     n_heads: int = Field(4, ge=1)
     n_key_value_heads: int | None = Field(None, ge=1)
     d_mlp: int = Field(512, ge=1)
-    d_vocab: int = Field(98, ge=98)
-    n_ctx: int = Field(256, ge=64)
+    d_vocab: int = Field(98, ge=2)
+    n_ctx: int = Field(256, ge=2)
     rope_theta: float = Field(10000.0, gt=0)
     rms_eps: float = Field(1e-6, gt=0)
     tied: bool = False

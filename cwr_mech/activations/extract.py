@@ -146,6 +146,11 @@ def _check(model: HookedQwen2, hooks: Sequence[str], tasks: Sequence[str], sites
     for kind, names in (("hook", hooks), ("task", tasks), ("site", sites)):
         if not names or len(set(names)) != len(names):
             raise AnalysisError(f"each {kind} must be given once, got {', '.join(names) or 'none'}")
+    check_hooks(model, hooks)
+
+
+def check_hooks(model: HookedQwen2, hooks: Iterable[str]) -> None:
+    """Raise UnknownName for a hook that is not there, AnalysisError for one without a vector a position."""
     for hook in hooks:
         if hook not in model.hook_dict:
             raise UnknownName("hook", hook, model.hook_dict)
@@ -161,7 +166,7 @@ def _questions(world: World, task: str, partners: Int64[np.ndarray, "city k"] | 
     return get_task(task).prompt(np.column_stack([world.ids, partners]), digits)
 
 
-def _stop(hooks: Iterable[str]) -> int | None:
+def stop_layer(hooks: Iterable[str]) -> int | None:
     """Number of blocks that must run for these hooks; None where the final norm is needed, too."""
     deepest = 0
     for hook in hooks:
@@ -188,7 +193,7 @@ def _run(
             vectors = reduce(activation[:, at].float(), "batch pos ... -> batch (...)", "mean")
             found[hook.name or "", site] = vectors.cpu().numpy()
 
-    stop = _stop(hooks)
+    stop = stop_layer(hooks)
     tokens = tokens.to(model.W_E.device)
     past = None
     if shared:

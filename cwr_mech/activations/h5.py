@@ -37,7 +37,12 @@ class Damaged(Exception):
 
 def sealed(content: memoryview | bytes) -> bytes:
     """The last line of a file with this content."""
-    return b"\ncwr-mech sha256 " + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    return seal_line(hashlib.sha256(content).hexdigest())
+
+
+def seal_line(digest: str) -> bytes:
+    """The last line of a file whose content has this sha256."""
+    return f"\ncwr-mech sha256 {digest}\n".encode()
 
 
 def check_seal(path: Path) -> None:

@@ -19,7 +19,9 @@ from jaxtyping import Bool, Float, Int, Int64
 
 from cwr_mech.activations import h5
 from cwr_mech.activations.site import HOOKS, Site
+from cwr_mech.activations.texts import TokenRows
 from cwr_mech.artifacts import require_file, sha256_bytes, sha256_file
+from cwr_mech.config import WorldConfig, parse
 from cwr_mech.errors import (
     AnalysisError,
     ArtifactLocked,
@@ -35,7 +37,7 @@ EMBED, FINAL = HOOKS["embed"], HOOKS["final"]
 IDENTITY = "#model+world"
 AXES = ("hooks", "tasks", "sites")
 MOST_COORDINATE = 2**31
-OPTIONAL: dict[str, str | int] = {"run": "", "step": -1, "tokenizer_sha256": ""}
+OPTIONAL: dict[str, str | int] = {"run": "", "step": -1, "tokenizer_sha256": "", "folder": ""}
 """Attributes that a file may do without, and what stands for them then."""
 
 Key = tuple[str, str, str]
@@ -77,8 +79,9 @@ def identity(path: Path | str) -> str:
 class ActivationStore:
     """An activation file, open for reading. Arrays are read when asked for.
 
-    attrs: root attributes. city_ids int64 [city], xy float64 [city 2] in tenths of a degree, region and names
-    [city] texts, is_new bool [city]. hooks, tasks, sites: what there is, in the order it was asked for.
+    attrs: root attributes. reads_text: whether the prompts are texts about entities (see `token_rows`), not
+    our questions about cities. city_ids int64 [city], xy float64 [city 2] in tenths of a degree, region and
+    names [city] texts, is_new bool [city]. hooks, tasks, sites: what there is, in the order asked for.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class ActivationStore:
             self.hooks, self.tasks, self.sites = (self._list(axis) for axis in AXES)
             self._read_cities(file)
             self.partners = self._read_partners(file)
+            self.reads_text = file.get("texts", getlink=True) is not None
             self._widths = self._read_widths(file)
         if world is not None and world.sha256 != self.attrs["world_sha256"]:
             raise AnalysisError(f"{self.path} was made with another world", self._hint)
@@ -207,6 +211,28 @@ class ActivationStore:
             if found.shape[1] != widths.setdefault(hook, found.shape[1]) or not found.shape[1]:
                 raise self._corrupt(f"holds arrays of different widths at {hook}")
         return widths
+
+    def world(self) -> World:
+        """The cities, or the entities of texts, as a world."""
+        settings = parse(WorldConfig, json.loads(str(self.attrs.get("world") or "{}")))
+        xy = self.xy.astype(np.int64)
+        return World(self.city_ids, tuple(self.names.tolist()), xy, self.region, self.is_new, settings)
+
+    def token_rows(self, task: str) -> TokenRows:
+        """What was read in a prompt of texts.
+
+        Raises UnknownName, CorruptArtifact, or AnalysisError for a file of our questions.
+        """
+        if not self.reads_text:
+            raise AnalysisError(f"{self.path} holds questions about cities, not texts")
+        group = f"texts/{self._known('task', task, self.tasks)}"
+        with self._file() as file:
+            texts = h5.texts(file, f"{group}/text")
+            tokens, span = (h5.numbers(file, f"{group}/{name}", "iu", 2) for name in ("tokens", "span"))
+        found = TokenRows(tuple(texts.tolist()), tokens.astype(np.int32), span.astype(np.int32))
+        if not found.fits(len(self)):
+            raise self._corrupt(f"holds broken tokens in {group}")
+        return found
 
     def width(self, hook: str | int) -> int:
         """Numbers a city at a hook. Raises UnknownName."""

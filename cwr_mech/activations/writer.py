@@ -2,11 +2,15 @@
 
 The schema is `activations/README.md`; `cwr_mech.activations.reader` reads the files. A file is put together
 in memory and then written in one go: HDF5 ends the process with a segmentation fault when a disk is full,
-and loses data without a word when Ctrl-C falls into one of its writes.
+and loses data without a word when Ctrl-C falls into one of its writes through Python. Files too large for
+that are written on the disk, after the space for them has been reserved.
 """
 
+import errno
+import hashlib
 import io
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +21,15 @@ from jaxtyping import Float, Int64
 
 from cwr_mech.activations import h5
 from cwr_mech.activations.reader import SCHEMA, Key
+from cwr_mech.activations.texts import TokenRows
 from cwr_mech.artifacts import atomic_file, provenance
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.world.cities import World
 
 CHUNK_ROWS = 1024
+MOST_IN_MEMORY = 500_000_000
+"""Bytes of arrays that are put together in memory."""
 TEXT = h5py.string_dtype("utf-8")
 
 
@@ -46,6 +53,13 @@ class StoreWriter:
         self._file[name][start : start + len(values)] = values
         self._missing[key] -= len(values)
 
+    def put_texts(self, task: str, rows: TokenRows) -> None:
+        """Write what was read in a prompt of texts, row by row as the activations."""
+        group = f"texts/{task}"
+        self._file.create_dataset(f"{group}/text", data=list(rows.texts), dtype=TEXT)
+        self._file.create_dataset(f"{group}/tokens", data=rows.tokens.astype("<i4"))
+        self._file.create_dataset(f"{group}/span", data=rows.span.astype("<i4"))
+
     def finish(self) -> None:
         """Raise AnalysisError when an array is missing or incomplete."""
         for key, missing in self._missing.items():
@@ -63,11 +77,13 @@ def store_writer(
     *,
     attrs: Mapping[str, str | int] | None = None,
     partners: Mapping[str, Int64[np.ndarray, "city k"]] | None = None,
+    n_bytes: int = 0,
 ) -> Iterator[StoreWriter]:
     """Yield a StoreWriter for all `hooks` x `tasks` x `sites`; the file appears at `path` when all is there.
 
     `attrs` are added to the root attributes (texts and whole numbers): `run`, `step`, `model_sha256`, ...
-    `partners`: task -> city ids of the other cities in each city's question.
+    `partners`: task -> city ids of the other cities in each city's question. `n_bytes`: how large the arrays
+    will be together; a large file is written on the disk, in space that is reserved first.
     """
     root: dict[str, str | int] = {
         "schema": SCHEMA,
@@ -82,8 +98,7 @@ def store_writer(
         "sites": json.dumps(list(sites)),
         "versions": json.dumps(provenance()),
     }
-    memory = io.BytesIO()
-    with h5py.File(memory, "w") as file:
+    with _new_file(Path(path), n_bytes) as file:
         file.attrs.update({**root, **(attrs or {})})
         for name, values in (("id", world.ids), ("x", world.xy[:, 0]), ("y", world.xy[:, 1])):
             file.create_dataset(f"cities/{name}", data=values.astype("<i8"))
@@ -96,9 +111,37 @@ def store_writer(
         writer = StoreWriter(file, world.n, keys)
         yield writer
         writer.finish()
-    with atomic_file(path) as part, part.open("wb") as written:
-        written.write(memory.getbuffer())
-        written.write(h5.sealed(memory.getbuffer()))
+
+
+@contextmanager
+def _new_file(path: Path, n_bytes: int) -> Iterator[h5py.File]:
+    """An HDF5 file to fill, sealed and put at `path` when all went well."""
+    if n_bytes <= MOST_IN_MEMORY:
+        memory = io.BytesIO()
+        with h5py.File(memory, "w") as file:
+            yield file
+        with atomic_file(path) as part, part.open("wb") as written:
+            written.write(memory.getbuffer())
+            written.write(h5.sealed(memory.getbuffer()))
+        return
+    with atomic_file(path) as part:
+        _reserve(part, n_bytes)
+        with h5py.File(part, "w", locking=False) as file:  # by its path: no write of HDF5 runs Python
+            yield file
+        with part.open("r+b") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+            written.seek(0, os.SEEK_END)
+            written.write(h5.seal_line(digest))
+
+
+def _reserve(file: Path, n_bytes: int) -> None:
+    """Ask the disk for space, so that a full one is found here and not inside HDF5. Raises OSError."""
+    with file.open("r+b") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, n_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # a disk that cannot
+                raise
 
 
 def write_store(

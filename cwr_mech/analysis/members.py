@@ -8,7 +8,7 @@ from cwr_mech.analysis.stats.models import Member
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import ArtifactError
 from cwr_mech.experiments.zoo import recorded_gains
-from cwr_mech.training.runs import Run, load_run
+from cwr_mech.training.runs import Run
 
 
 def gains(model: Run) -> dict[str, float]:
@@ -32,10 +32,12 @@ def member_of(source: Source) -> Member:
 
     A file without a run, and a state that is not the run's last, is a model on its own.
     """
+    run = source.trained()
     try:
-        run = load_run(source.run)
-        learned = gains(run)
+        learned = None if run is None else gains(run)
     except ArtifactError:
+        run = None
+    if run is None:
         return Member(source.label, source.tasks or (source.label,), 0, 0, 0)
     if source.store.attrs["step"] != run.last_step:
         return Member(source.label, (source.label,), 0, 0, 0)

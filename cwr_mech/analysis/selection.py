@@ -14,6 +14,7 @@ from cwr_mech.activations.reader import (
     join,
 )
 from cwr_mech.activations.site import Site
+from cwr_mech.activations.texts import name_features
 from cwr_mech.errors import AnalysisError, UnknownName
 
 CITIES = ("old", "new", "all")
@@ -90,6 +91,16 @@ def shared_ids(stores: Sequence[ActivationStore], cities: str = "old") -> Int[np
     if not len(kept):
         raise AnalysisError(f"no {cities} city is in all {len(stores)} activation files")
     return kept
+
+
+def token_features(store: ActivationStore, ids: Int[np.ndarray, "city"]) -> dict[str, np.ndarray]:
+    """What an entity's tokens say without a model, as arrays [city feature], the strictest last: the digits
+    of a city's id, or the tokens of a name in a text (those of the file's first prompt).
+    """
+    if store.reads_text:
+        rows = store.rows(ids)
+        return {name: x[rows] for name, x in name_features(store.token_rows(store.tasks[0])).items()}
+    return {"bag of id digits": bag_of_digits(ids), "id digits in place": digits_in_place(ids)}
 
 
 def id_width(ids: Int[np.ndarray, "city"]) -> int:

@@ -1,15 +1,19 @@
 """The activation files that a study reads: those given, or those of the runs named, made where missing."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cwr_mech.activations.reader import ActivationStore, activations_path, digests
+from cwr_mech.activations.site import POSITIONS as DEFAULT_SITES
 from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, names, stage, uses
-from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
+from cwr_mech.config import ModelConfig, parse
+from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
+from cwr_mech.training.model_folder import ModelFolder
 from cwr_mech.training.runs import Run, load_run
 
 if TYPE_CHECKING:
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("activations")
 """Where activation files of runs are kept, below the current folder."""
+UNTRAINED = "-untrained"
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,36 @@ class Source:
                 raise UnknownName(f"prompt in {self.path}", word, ("own", "all", *self.store.tasks))
         return words
 
+    def site(self, wanted: str | None) -> str:
+        """The site asked for, as one name; by default where entities of this file are read."""
+        return (
+            wanted
+            or "+".join(site for site in DEFAULT_SITES if site in self.store.sites)
+            or self.store.sites[0]
+        )
+
+    def sites(self, wanted: Names) -> list[str]:
+        """The sites asked for, by default the one of `site`."""
+        return names(wanted) or [self.site(None)]
+
+    def trained(self) -> Run | None:
+        """The run a file was made from; None when it is not here, and for a model that reads text."""
+        if self.store.reads_text:
+            return None
+        try:
+            return load_run(self.run)
+        except ArtifactError:
+            return None
+
     def untrained(self) -> ActivationStore | None:
         """Activations of the same architecture before training, made where missing.
 
         None for a file whose run is not here, and for a fine-tuned run, which never was untrained.
         """
-        try:
-            run = load_run(self.run)
-        except ArtifactError:
-            return None
-        return None if run.parent else ActivationStore(_made(run, *untrained_state(run)))
+        if self.store.reads_text:
+            return ActivationStore(_untrained_texts(self.store))
+        run = self.trained()
+        return None if run is None or run.parent else ActivationStore(_made(run, *untrained_state(run)))
 
 
 def open_sources(
@@ -97,6 +122,41 @@ def activations_of(run: Run, step: int | None = None) -> Path:
     return _made(run, activations_path(run.name, at, FOLDER), run.sha256(at), lambda: run.model(at), at)
 
 
+def texts_path(run: Run, prompts: str, *, untrained: bool = False) -> Path:
+    """Where `cwr-mech cache-acts --prompts` puts a file: activations/MODEL-PROMPTS.h5."""
+    return FOLDER / f"{run.name.replace(':', '-')}-{prompts}{UNTRAINED if untrained else ''}.h5"
+
+
+def untrained_model(config: ModelConfig) -> "tuple[HookedQwen2, str]":
+    """A model of these settings with weights drawn by seed 0, and the digest of its parameters."""
+    from cwr_mech.activations.extract import model_digest
+    from cwr_mech.model.qwen2 import HookedQwen2
+
+    model = HookedQwen2(config, seed=0).eval()
+    return model, model_digest(model)
+
+
+def _untrained_texts(store: ActivationStore) -> Path:
+    """The file of the untrained model beside a file of texts; made where it is missing or of other texts."""
+    from cwr_mech.activations.extract_texts import extract_again, holds
+
+    path = store.path.with_name(f"{store.path.stem}{UNTRAINED}.h5")
+    if store.path.stem.endswith(UNTRAINED):
+        return store.path
+    model, digest = untrained_model(parse(ModelConfig, json.loads(str(store.attrs["model"]))))
+    try:
+        old = ActivationStore(path, model_sha256=digest)
+        if holds(old, {task: store.token_rows(task) for task in store.tasks}, store.hooks, store.sites):
+            return path
+    except (ArtifactError, AnalysisError):
+        pass
+    total = len(store) * len(store.tasks)
+    with stage(f"activations of {path.stem}", total, "texts") as advance:
+        about = {"run": str(store.attrs["run"]), "folder": "", "model_sha256": digest}
+        extract_again(model, store, path, attrs=about, advance=advance)
+    return path
+
+
 def untrained_state(run: Run) -> tuple[Path, str, "Callable[[], HookedQwen2]", int]:
     """File, weights' digest, model and step (0) of a run before training: drawn anew from its seed."""
     from cwr_mech.activations.extract import model_digest
@@ -121,19 +181,42 @@ def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]",
 
 
 def _of_run(run: Run, step: int | None) -> Source:
+    if isinstance(run, ModelFolder) and run.reads_text:
+        return _of_texts(run)
     path = activations_of(run, step)
     store = ActivationStore(path, world=run.world(), model_sha256=run.sha256(step))
     return Source(store, path, run.name, tuple(run.config.data.tasks))
 
 
+def _of_texts(folder: ModelFolder) -> Source:
+    """The one file in activations/ that holds what this model holds about texts.
+
+    Raises MissingArtifact for none, AnalysisError for several.
+    """
+    found = [
+        store
+        for path in sorted(FOLDER.glob(f"{texts_path(folder, '*').stem}.h5"))
+        if (store := ActivationStore(path)).attrs["model_sha256"] == folder.sha256()
+    ]
+    if not found:
+        raise MissingArtifact(
+            f"no activation file of {folder.folder} in {FOLDER}/",
+            f"make one with: cwr-mech cache-acts {folder.folder} --prompts FILE.csv, or "
+            "--template 'The city of {name} is in'",
+        )
+    if len(found) > 1:
+        several = ", ".join(store.path.name for store in found)
+        raise AnalysisError(
+            f"{len(found)} files are of {folder.folder}: {several}", "name one with --activations"
+        )
+    return _known(found[0], found[0].path)
+
+
 def _known(store: ActivationStore, path: Path) -> Source:
     """A file given by its path, with the tasks of its run when the run is here."""
-    name = str(store.attrs.get("run") or path.stem)
-    try:
-        tasks: tuple[str, ...] | None = tuple(load_run(name).config.data.tasks)
-    except ArtifactError:
-        tasks = None
-    return Source(store, path, name, tasks)
+    source = Source(store, path, str(store.attrs.get("run") or path.stem), None)
+    run = source.trained()
+    return source if run is None else replace(source, tasks=tuple(run.config.data.tasks))
 
 
 def _labelled(sources: Sequence[Source]) -> list[Source]:

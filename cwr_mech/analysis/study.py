@@ -37,8 +37,14 @@ RunArg = Annotated[str | Path | None, Opt("The run; the latest by default.")]
 RunsArg = Annotated[Names, Opt("Runs to compare; the latest by default.")]
 Layers = Annotated[Names, Opt("Layers, e.g. embed,0,2,final; all by default.")]
 Prompts = Annotated[Names, Opt("Prompts: own (the run's first task), all, or tasks by name.")]
-Sites = Annotated[Names, Opt("Token positions of a city, comma-separated; a+b puts two side by side.")]
-Site = Annotated[str, Opt("Token position of a city; a+b puts two side by side.")]
+Sites = Annotated[
+    Names,
+    Opt("Token positions, comma-separated, a+b side by side; last_digit+delimiter, or a text's last_token."),
+]
+Site = Annotated[
+    str | None,
+    Opt("Token position, a+b side by side; by default last_digit+delimiter, or a text's last_token."),
+]
 Cities = Annotated[str, Opt("old, new or all cities.")]
 Folds = Annotated[int, Opt("Folds of the cities.", min=2)]
 Seed = Annotated[int, Opt("Seed of folds, controls and resampling.", min=0)]

@@ -15,8 +15,8 @@ from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.utilities import Slice
 
 from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.model.language import ReadsText
 from cwr_mech.model.layers import HookedConfig
-from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
 
 GATES = {
     "attn.hook_result": "use_attn_result",
@@ -39,7 +39,7 @@ def _sliced(save: Any, cut: Slice, axis: int) -> Any:
     return lambda tensor, hook: save(cut.apply(tensor, dim=axis), hook=hook)
 
 
-class HookedBase(HookedRootModule):
+class HookedBase(ReadsText, HookedRootModule):
     """HookedRootModule whose mistakes are errors: an unknown hook, or one that would never fire."""
 
     cfg: HookedConfig
@@ -153,20 +153,6 @@ class HookedBase(HookedRootModule):
     ) -> Float[Tensor, "d_model"]:
         """Zeros: nothing in Qwen2 adds a constant to the residual stream."""
         return torch.zeros(self.cfg.d_model, device=self.W_E.device, dtype=self.W_E.dtype)
-
-    def to_single_token(self, text: str) -> int:
-        """Id of one character or special token. Raises UnknownName."""
-        if text not in VOCAB:
-            raise UnknownName("token", text, VOCAB)
-        return VOCAB.index(text)
-
-    def to_tokens(self, text: str | Iterable[str]) -> Int[Tensor, "batch pos"]:
-        """Prompts as tokens, `<bos>` first. Raises ConfigError when their lengths differ."""
-        tokenizer = Tokenizer()
-        rows = [tokenizer.encode_prompt(prompt) for prompt in ([text] if isinstance(text, str) else text)]
-        if len({len(row) for row in rows}) > 1:
-            raise ConfigError("prompts of different lengths cannot share a batch", "group them by length")
-        return torch.tensor(rows, dtype=torch.int64, device=self.W_E.device)
 
     def tokens_to_residual_directions(
         self, tokens: str | int | Int[Tensor, "*batch"]

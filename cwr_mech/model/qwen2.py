@@ -191,8 +191,8 @@ class HookedQwen2(HookedBase):
         return [LayerCache() for _ in self.blocks]
 
     @classmethod
-    def from_hf(cls, model: Any) -> "HookedQwen2":
-        """Copy a transformers Qwen2ForCausalLM into float32, in evaluation mode.
+    def from_hf(cls, model: Any, tokenizer: Any = None) -> "HookedQwen2":
+        """Copy a transformers Qwen2ForCausalLM into float32, in evaluation mode; `tokenizer` reads its texts.
 
         Raises ConfigError for another kind of model or an option Qwen2 here does not have.
         """
@@ -202,7 +202,7 @@ class HookedQwen2(HookedBase):
         config = config if embed is None else untied(config, embed, head)
         ours = cls(config, seed=None)
         ours.load_state_dict(from_hf_state(state, config))
-        ours.pad_token = pad_token(settings)
+        ours.pad_token, ours.tokenizer = pad_token(settings), tokenizer
         return ours.to(model.device).eval()
 
     def to_hf(self) -> Any:
@@ -227,6 +227,7 @@ class HookedQwen2(HookedBase):
         model = cls(found.config, seed=None)
         model.load_state_dict(found.state)
         model.pad_token = found.pad
+        model._reads_from(Path(folder))
         return model.to(device).eval()
 
     def save_pretrained(

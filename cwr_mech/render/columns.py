@@ -55,6 +55,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "control_r2_shuffled_max": Column("R², shuffled cities, highest"),
         "control_r2_random": Column("R², random coordinates"),
         "control_r2_digits": Column("R², digits of the id"),
+        "control_r2_tokens": Column("R², tokens of the name"),
         "control_r2_untrained": Column("R², untrained model"),
         "bits": Column("code length", "bits"),
         "bits_shuffled": Column("code length, shuffled cities", "bits"),

@@ -1,6 +1,7 @@
 """Where runs and the models of the zoo are found: the one place that turns a name into a folder.
 
-A run is given as a path, as NAME for runs/NAME, or as `zoo:NAME`. A model of the zoo is looked for in
+A run is given as a path, as NAME for runs/NAME, or as `zoo:NAME`; the path of a Hugging Face folder stands
+for one, too. A model of the zoo is looked for in
 
 1. the package itself: a wheel carries the models of SHIPPED (pyproject.toml, package-data),
 2. $CWR_MECH_HOME/zoo, the one environment variable that this library reads,
@@ -79,7 +80,8 @@ def run_folders(root: Path | str) -> list[Path]:
 
 
 def find_run(name: Path | str | None = None) -> Path:
-    """The folder of the run `name`; the latest run in runs/ when it is None.
+    """The folder of the run `name`, or the checkpoint folder at that path; the latest run in runs/ when it is
+    None.
 
     Raises MissingArtifact, with the nearest name or the names there are in the hint.
     """
@@ -91,9 +93,10 @@ def find_run(name: Path | str | None = None) -> Path:
         candidates = [root / short for root in zoo_folders()] if short else []
     else:
         candidates = [Path(text), RUNS / text]
-    for folder in candidates:
-        if holds_run(folder):
-            return folder
+    for holds in (holds_run, holds_model):
+        for folder in candidates:
+            if holds(folder):
+                return folder
     raise MissingArtifact(f"no such run: '{text}'", _known(text))
 
 
@@ -101,6 +104,15 @@ def holds_run(folder: Path) -> bool:
     """Whether there is a manifest; a name that no file system takes holds none."""
     try:
         return (folder / "manifest.json").is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether there are settings and weights as transformers saves them."""
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    try:
+        return (folder / "config.json").is_file() and any((folder / name).exists() for name in weights)
     except (OSError, ValueError):
         return False
 

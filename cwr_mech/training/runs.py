@@ -38,8 +38,8 @@ from cwr_mech.errors import (
     UserError,
 )
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
-from cwr_mech.tasks.tokenizer import Tokenizer
-from cwr_mech.training.folders import ZOO, find_run, run_folders
+from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
+from cwr_mech.training.folders import ZOO, find_run, holds_run, run_folders
 from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
 
@@ -50,6 +50,8 @@ SCHEMA = "cwr-mech/run/1"
 CITIES = "cities.csv"
 _STEP = re.compile(r"step-([0-9]{1,15})")
 MOST_METRICS_BYTES = 500_000_000
+LONGEST_QUESTION = 64
+"""Positions that a question with its answer may take."""
 METRICS = (
     "step",
     "steps",
@@ -269,9 +271,14 @@ def create_run(
     The manifest comes last, so where there is one there is also a model to start from, whatever it was made
     of. Cities from a user's CSV file are copied, so that the run stands without it. `parent` is the run whose
     checkpoint `model` is, the last one or that of `parent_step`. Raises ArtifactExists when the folder is
-    taken.
+    taken, ConfigError for a model too small for questions.
     """
     require_free(folder)
+    if config.model.d_vocab < len(VOCAB) or config.model.n_ctx < LONGEST_QUESTION:
+        raise ConfigError(
+            f"d_vocab {config.model.d_vocab} and n_ctx {config.model.n_ctx} are too few for our questions",
+            f"they need {len(VOCAB)} tokens and {LONGEST_QUESTION} positions at least",
+        )
     world = load_world(config.world)
     parents: dict[str, Any] = {}
     if parent is not None:
@@ -307,12 +314,17 @@ def update_manifest(run: Run, **changes: Any) -> Run:
 
 
 def load_run(name: Path | str | None = None) -> Run:
-    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`; the latest run by default.
+    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`; the latest run by default. A Hugging
+    Face folder of a Qwen2 model stands for a run of one step (`cwr_mech.training.model_folder`).
 
     Raises MissingArtifact, CorruptArtifact or SchemaMismatch, or ArtifactError for a task that a plug-in
     which is not installed has brought.
     """
     path = find_run(name)
+    if not holds_run(path):
+        from cwr_mech.training.model_folder import read_model_folder
+
+        return read_model_folder(path)
     manifest = read_json(path / "manifest.json", schema=SCHEMA, rebuild="cwr-mech train")
     for key, kind in FIELDS.items():
         if not isinstance(manifest.get(key), kind):

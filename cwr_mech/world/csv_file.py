@@ -33,7 +33,7 @@ def read_csv(path: Path, ids: range, unit: float = EARTH_UNIT) -> Cities:
     Degrees become whole units of `unit` degrees (`to_units`). Raises MissingArtifact, or WorldError naming
     the file, the line and the fault.
     """
-    lines = _lines(path)
+    lines = read_table(path)
     if not lines:
         raise WorldError(f"{path} is empty", COLUMNS_HINT)
     header = [name.strip().lower() for name in lines[0][1]]
@@ -94,7 +94,7 @@ def finer_unit(path: Path, ids: range, most: float) -> float | None:
     """The coarsest unit at which at most the share `most` of a file's cities share their coordinates; None
     when there is none, or the file gives units itself. Raises what `read_csv` raises.
     """
-    header = [name.strip().lower() for name in _lines(path)[0][1]]
+    header = [name.strip().lower() for name in read_table(path)[0][1]]
     if _coordinate_columns(path, header) != ("lon", "lat"):
         return None
     for unit in _nice():
@@ -107,16 +107,19 @@ def finer_unit(path: Path, ids: range, most: float) -> float | None:
     return None
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and fields of every line of a CSV file that is not blank."""
+def read_table(path: Path, kind: str = "world file") -> list[tuple[int, list[str]]]:
+    """Line number and fields of every line of a CSV file that is not blank.
+
+    Raises MissingArtifact, or WorldError, which call the file by its `kind`.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise WorldError(f"cannot read the world file {path}: it is a pipe or device")
+        raise WorldError(f"cannot read the {kind} {path}: it is a pipe or device")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise MissingArtifact(f"no such world file: {path}") from error
+        raise MissingArtifact(f"no such {kind}: {path}") from error
     except OSError as error:
-        raise WorldError(f"cannot read the world file {path}: {error.strerror}") from error
+        raise WorldError(f"cannot read the {kind} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise WorldError(
             f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV in UTF-8"

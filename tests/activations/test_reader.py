@@ -20,6 +20,7 @@ from cwr_mech.activations.reader import (
     rebuild_command,
 )
 from cwr_mech.activations.site import Site
+from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.writer import StoreWriter, store_writer, write_store
 from cwr_mech.errors import (
     AnalysisError,
@@ -116,6 +117,8 @@ def test_the_schema_page_is_true(tmp_path: Path) -> None:
         path, WORLD, *([axis[0]] for axis in zip(*KEYS[:1], strict=True)), partners=partners
     ) as writer:
         writer.put(KEYS[0], 0, arrays()[KEYS[0]])
+        ones = np.ones((WORLD.n, 2), dtype=np.int32)
+        writer.put_texts("angle", TokenRows(WORLD.names, ones, np.cumsum(ones, axis=1, dtype=np.int32) - 1))
     found = {}
     with h5py.File(path) as file:
         file.visititems(
@@ -419,6 +422,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
+from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.writer import write_store
 from cwr_mech.errors import NoSpace
 from cwr_mech.world.cities import load_world

@@ -25,7 +25,7 @@ def manifold(
     *,
     layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
     prompts: Prompts = "own",
-    site: Site = "last_digit+delimiter",
+    site: Site = None,
     metric: Annotated[
         Literal["euclidean", "residual"],
         Opt("Distances as they are, or whitened by the residuals of training cities."),
@@ -44,10 +44,10 @@ def manifold(
     from cwr_mech.analysis.sources import open_sources
 
     source = open_sources(run, activations, step)[0]
-    hooks, tasks = source.block_hooks(layers), source.prompts(prompts)
+    hooks, tasks, place = source.block_hooks(layers), source.prompts(prompts), source.site(site)
     with stage("manifolds", len(hooks) * len(tasks), "fits") as advance:
         return manifold_result(
-            source.store, hooks, tasks, site, metric=metric, folds=folds, seed=seed, advance=advance
+            source.store, hooks, tasks, place, metric=metric, folds=folds, seed=seed, advance=advance
         )
 
 
@@ -57,7 +57,7 @@ def timeline(
     *,
     layers: Annotated[Names, Opt("One layer; the last block by default.")] = None,
     prompts: Annotated[str, Opt("One prompt: own (the run's first task) or a task.")] = "own",
-    site: Site = "last_digit+delimiter",
+    site: Site = None,
     draws: Annotated[int, Opt("Shuffled-label controls for each checkpoint.", min=1)] = 5,
     seed: Seed = 0,
 ) -> Result:
@@ -78,7 +78,7 @@ def timeline(
         {step: source.store for step, source in sources.items()},
         last.block_hooks(layers)[-1],
         last.prompts(prompts)[0],
-        site,
+        last.site(site),
         rows_a_step=found.config.train.batch_size,
         draws=draws,
         seed=seed,

@@ -112,6 +112,7 @@ CONTROLS = {
     "control_r2_shuffled": ("shuffled places", ":"),
     "control_r2_untrained": ("untrained model", "--"),
     "control_r2_digits": ("digits of the id", "-."),
+    "control_r2_tokens": ("tokens of the name", "-."),
 }
 
 

@@ -24,9 +24,9 @@ from cwr_mech.analysis.probing.probe import (
 )
 from cwr_mech.analysis.selection import (
     Item,
-    digits_in_place,
     run_label,
     shared_ids,
+    token_features,
 )
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
@@ -77,7 +77,7 @@ def readout_result(
     fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
     rng = np.random.default_rng([seed, 2])
     shuffled = rng.permutation(xy)
-    digits, _ = code_length(digits_in_place(ids), xy, rng)
+    digits, _ = code_length([*token_features(store, ids).values()][-1], xy, rng)
     prompts: list[Row] = []
     regions: list[Row] = []
     learning: list[Row] = []

@@ -28,6 +28,7 @@ def probes(result: Result) -> str:
         "control_r2_shuffled": "R², shuffled places",
         "selectivity": "above random but fixed places",
         "control_r2_digits": "R², digits of the id",
+        "control_r2_tokens": "R², tokens of the name",
         "control_r2_untrained": "R², untrained model",
     }
     parts = []
@@ -182,7 +183,12 @@ SHOWS = {
                 "best layer for each prompt, held-out cities",
                 (
                     *("task", "layer", "r2", "lo", "hi", "error_mean", "error_median"),
-                    *("control_r2_shuffled", "control_r2_digits", "control_r2_untrained"),
+                    *(
+                        "control_r2_shuffled",
+                        "control_r2_digits",
+                        "control_r2_tokens",
+                        "control_r2_untrained",
+                    ),
                 ),
                 _best,
             ),

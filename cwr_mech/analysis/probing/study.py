@@ -15,7 +15,6 @@ from cwr_mech.analysis.study import (
     Site,
     Sites,
     Step,
-    names,
     stage,
     study,
 )
@@ -30,7 +29,7 @@ def probe(
     *,
     layers: Layers = None,
     prompts: Prompts = "all",
-    sites: Sites = "last_digit+delimiter",
+    sites: Sites = None,
     method: Annotated[Method, Opt("ridge, or ols as in the paper.")] = "ridge",
     folds: Folds = 5,
     draws: Annotated[int, Opt("Shuffled-label controls for each probe.", min=1)] = 10,
@@ -47,7 +46,7 @@ def probe(
     from cwr_mech.analysis.sources import open_sources
 
     source = open_sources(run, activations, step)[0]
-    hooks, tasks, spans = source.hooks(layers), source.prompts(prompts), names(sites) or []
+    hooks, tasks, spans = source.hooks(layers), source.prompts(prompts), source.sites(sites)
     with stage("probes", len(hooks) * len(tasks) * len(spans), "probes") as advance:
         return probe_result(
             source.store,
@@ -69,7 +68,7 @@ def readout(
     *,
     layers: Layers = None,
     prompts: Prompts = "all",
-    sites: Sites = "last_digit+delimiter",
+    sites: Sites = None,
     folds: Folds = 5,
     seed: Seed = 0,
     step: Step = None,
@@ -84,7 +83,7 @@ def readout(
     from cwr_mech.analysis.sources import open_sources
 
     source = open_sources(run, activations, step)[0]
-    chosen = source.hooks(layers), source.prompts(prompts), names(sites) or []
+    chosen = source.hooks(layers), source.prompts(prompts), source.sites(sites)
     best = best_sites(source.store, *chosen, folds=folds, seed=seed)
     return readout_result(source.store, best, folds=folds, seed=seed)
 
@@ -95,7 +94,7 @@ def surfacing(
     *,
     layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
     prompts: Annotated[str, Opt("Prompt: own (each run's first task) or a task.")] = "own",
-    site: Site = "last_digit+delimiter",
+    site: Site = None,
     folds: Folds = 5,
     seed: Seed = 0,
     step: Step = None,
@@ -112,7 +111,7 @@ def surfacing(
 
     sources = open_sources(runs, activations, step)
     items = [
-        Item(source.store, hook, source.prompts(prompts)[0], site, source.label)
+        Item(source.store, hook, source.prompts(prompts)[0], source.site(site), source.label)
         for source in sources
         for hook in source.block_hooks(layers)
     ]

@@ -19,9 +19,9 @@ from cwr_mech.analysis.probing.probe import (
 )
 from cwr_mech.analysis.selection import (
     Item,
-    digits_in_place,
     run_label,
     shared_ids,
+    token_features,
 )
 from cwr_mech.analysis.stats.ridge import Method, fit_linear
 from cwr_mech.results import Result
@@ -49,7 +49,8 @@ def probe_result(
     rows_of = store.rows(ids)
     xy = store.xy[rows_of]
     fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
-    digits = score(cross_decode(digits_in_place(ids), xy[None], fold, method=method)[0], xy)
+    tokens = [*token_features(store, ids).values()][-1]
+    by_tokens = score(cross_decode(tokens, xy[None], fold, method=method)[0], xy)
     layers: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
     best: tuple[float, Item, Probe] | None = None
@@ -79,7 +80,7 @@ def probe_result(
                 "control_r2_shuffled_max": float(found.shuffled.max()),
                 "control_r2_random": found.random_held_out,
                 "control_r2_random_fitted": found.random_fitted,
-                "control_r2_digits": digits.r2,
+                f"control_r2_{'tokens' if store.reads_text else 'digits'}": by_tokens.r2,
                 "selectivity": found.selectivity,
                 "control_r2_untrained": _untrained(untrained, item, ids, xy, fold, method),
                 "n_train": found.n_train,
@@ -116,7 +117,7 @@ def probe_result(
             f"Each of {len(ids)} old cities is decoded by a {method} probe fitted on the other "
             f"{folds - 1} of {folds} folds; errors in tenths of a degree.",
             f"Controls on the same folds: {draws} shuffles of the places, random but fixed places, and a "
-            "probe on the digits of the id.",
+            + ("probe on the tokens of the name." if store.reads_text else "probe on the digits of the id."),
             "Intervals: 95 %, bootstrap over cities; they say nothing about other seeds.",
             *([] if untrained else ["No activation file of the untrained model: its control is left out."]),
         ],

@@ -9,9 +9,8 @@ from jaxtyping import Float
 from cwr_mech.analysis.paper_values import published_pair
 from cwr_mech.analysis.selection import (
     Item,
-    bag_of_digits,
-    digits_in_place,
     shared_ids,
+    token_features,
 )
 from cwr_mech.analysis.similarity.cka import CkaMatrix, linear_cka, linear_cka_matrix
 from cwr_mech.analysis.similarity.model_groups import group_rows
@@ -66,7 +65,7 @@ def cka_result(
     matrix = linear_cka_matrix(arrays, debiased=debiased)
     null = shuffled_cities(arrays, np.random.default_rng(seed), draws=draws, debiased=debiased)
     off = ~np.eye(len(items), dtype=bool)
-    tokens = {"bag of id digits": bag_of_digits(ids), "id digits in place": digits_in_place(ids)}
+    tokens = token_features(items[0].store, ids)
     control = [_spread("shuffled cities", null[:, off], ids.size)]
     for name, features in tokens.items():
         against = linear_cka_matrix([features, *arrays], debiased=debiased, errors=False).values[0, 1:]

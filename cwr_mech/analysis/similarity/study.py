@@ -26,7 +26,7 @@ def cka(
     *,
     layers: Layers = None,
     prompts: Prompts = "own",
-    site: Site = "last_digit+delimiter",
+    site: Site = None,
     cities: Cities = "old",
     biased: Annotated[bool, Opt("The paper's estimator instead of the debiased one.")] = False,
     draws: Annotated[int, Opt("Shuffles of the cities for the null.", min=1)] = 20,
@@ -48,12 +48,12 @@ def cka(
     items: list[Item] = []
     untrained: list[tuple[Item, Item]] = []
     for source in sources:
-        start = source.untrained()
+        start, place = source.untrained(), source.site(site)
         for prompt in source.prompts(prompts):
             for hook in source.hooks(layers):
-                items.append(Item(source.store, hook, prompt, site, source.label))
+                items.append(Item(source.store, hook, prompt, place, source.label))
                 if start is not None:
-                    untrained.append((items[-1], Item(start, hook, prompt, site)))
+                    untrained.append((items[-1], Item(start, hook, prompt, place)))
     return cka_result(
         items, members(sources), untrained, debiased=not biased, cities=cities, draws=draws, seed=seed
     )
@@ -66,7 +66,7 @@ def similarity(
     measures: Annotated[Names, Opt("Measures, e.g. cka,rsa,mutual_knn; all by default.")] = None,
     layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
     prompts: Annotated[str, Opt("Prompt: own (each run's first task) or a task.")] = "own",
-    site: Site = "last_digit+delimiter",
+    site: Site = None,
     cities: Cities = "old",
     draws: Annotated[int, Opt("Half samples of the cities for an interval.", min=20)] = 50,
     seed: Seed = 0,
@@ -90,11 +90,12 @@ def similarity(
     untrained: dict[str, Item] = {}
     for source in sources:
         prompt, start = source.prompts(prompts)[0], source.untrained()
+        place = source.site(site)
         for hook in source.block_hooks(layers):
-            item = Item(source.store, hook, prompt, site, source.label)
+            item = Item(source.store, hook, prompt, place, source.label)
             by_layer.setdefault(item.layer, []).append(item)
             if start is not None:
-                untrained[f"{item.run} {item.layer}"] = Item(start, hook, prompt, site)
+                untrained[f"{item.run} {item.layer}"] = Item(start, hook, prompt, place)
     shared = {layer: items for layer, items in by_layer.items() if len(items) == len(sources)}
     with stage("comparing", len(shared) * len(chosen), "measures") as advance:
         return similarity_result(

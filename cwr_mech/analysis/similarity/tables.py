@@ -10,9 +10,8 @@ from cwr_mech.analysis.paper_values import RANKS, published_pair
 from cwr_mech.analysis.probing.dimension import spectrum
 from cwr_mech.analysis.selection import (
     Item,
-    bag_of_digits,
-    digits_in_place,
     shared_ids,
+    token_features,
 )
 from cwr_mech.analysis.similarity.measures import (
     Comparison,
@@ -55,11 +54,7 @@ def similarity_result(
     ids = ids[sample_cities(len(ids), MOST, np.random.default_rng([seed, 0]))]
     first = everything[0].store
     xy = first.xy[first.rows(ids)]
-    fixed = {
-        "true map": xy,
-        "bag of id digits": bag_of_digits(ids),
-        "id digits in place": digits_in_place(ids),
-    }
+    fixed = {"true map": xy, **token_features(first, ids)}
     pairs: list[Row] = []
     references: list[Row] = []
     groups: list[Row] = []

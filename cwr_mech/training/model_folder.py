@@ -1,0 +1,118 @@
+"""A checkpoint folder of anybody's in the place of a run: what commands can ask of weights alone.
+
+It has one step, 0, and no history. A folder whose tokenizer is ours is asked about cities: those of its run
+where it is a run's checkpoint, else those of the default world. A folder with a tokenizer of its own reads
+text (`cwr_mech.activations.prompts`); it has no world of ours, and says so when it is asked for one.
+"""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cwr_mech.artifacts import read_json, sha256_bytes, sha256_file
+from cwr_mech.config import RunConfig, WorldConfig, parse
+from cwr_mech.errors import AnalysisError, ConfigError, CorruptArtifact, MissingArtifact
+from cwr_mech.model.settings import model_config
+from cwr_mech.model.text import is_ours
+from cwr_mech.training.runs import CITIES, Run, with_source
+from cwr_mech.world.cities import World, load_world
+
+if TYPE_CHECKING:
+    from cwr_mech.model.qwen2 import HookedQwen2
+
+
+def read_model_folder(folder: Path) -> "ModelFolder":
+    """The folder as a run of one step. Raises CorruptArtifact when its settings are not those of a Qwen2."""
+    try:
+        settings = model_config(read_json(folder / "config.json"))
+    except ConfigError as error:
+        raise CorruptArtifact(f"{folder} cannot be read as a model: {error.message}", error.hint) from error
+    name = re.sub(r"[^A-Za-z0-9._+-]", "-", _name(folder)).lstrip("._+-") or "model"
+    config = RunConfig(name=name, world=_world_of_run(folder), model=settings)
+    return ModelFolder(folder, config, {"parent": {}, "checkpoints": {}, "state": "done"})
+
+
+def _name(folder: Path) -> str:
+    """A folder's own name; of a run's checkpoint RUN-step-N."""
+    place = folder.resolve()
+    return f"{place.parents[1].name}-{place.name}" if place.parent.name == "checkpoints" else place.name
+
+
+def _world_of_run(folder: Path) -> WorldConfig:
+    """The world of the run whose checkpoint a folder is, else the default one."""
+    run = folder.resolve().parents[1]
+    if not (run / "manifest.json").is_file() or folder.resolve().parent.name != "checkpoints":
+        return WorldConfig()
+    config = parse(RunConfig, read_json(run / "manifest.json")["config"])
+    return with_source(config, run / CITIES).world if (run / CITIES).exists() else config.world
+
+
+class ModelFolder(Run):
+    """A Qwen2 checkpoint folder that no run of ours stands behind."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, in letters that a file's name may have."""
+        return self.config.name
+
+    @property
+    def source(self) -> str:
+        """The folder."""
+        return self.folder.as_posix()
+
+    @property
+    def state(self) -> str:
+        """ "done": nothing trains it here."""
+        return "done"
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Its one step."""
+        return (0,)
+
+    @cached_property
+    def reads_text(self) -> bool:
+        """Whether it has a tokenizer of its own, or none, and is therefore never fed with our characters."""
+        return not is_ours(self.folder)
+
+    def checkpoint(self, step: int | None = None) -> Path:
+        """The folder. Raises MissingArtifact for another step than 0."""
+        if step not in (None, 0):
+            raise MissingArtifact(
+                f"{self.folder} is one checkpoint; it has no step {step}", "leave out --step"
+            )
+        return self.folder
+
+    def model(self, step: int | None = None) -> "HookedQwen2":
+        """The model, in float32. Raises CorruptArtifact."""
+        from cwr_mech.model.qwen2 import HookedQwen2
+
+        return HookedQwen2.from_pretrained(self.checkpoint(step))
+
+    @cached_property
+    def _digest(self) -> str:
+        single = self.folder / "model.safetensors"
+        if single.is_file():
+            return sha256_file(single)
+        shards = sorted(self.folder.glob("*.safetensors"))
+        return sha256_bytes(*(f"{shard.name} {sha256_file(shard)}".encode() for shard in shards))
+
+    def sha256(self, step: int | None = None) -> str:
+        """Hash of the weights' file; of the names and hashes of its shards where there are several."""
+        self.checkpoint(step)
+        return self._digest
+
+    def world(self) -> World:
+        """The world that questions are about. Raises AnalysisError for a model that reads text."""
+        if self.reads_text:
+            raise AnalysisError(
+                f"{self.folder} has a tokenizer of its own, so our questions about cities do not fit it",
+                f"keep what it holds about texts: cwr-mech cache-acts {self.folder} --prompts FILE.csv, or "
+                "--template 'The city of {name} is in'",
+            )
+        return load_world(self.config.world)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Nothing: a folder has no history."""
+        return []

@@ -1,0 +1,112 @@
+"""Is there a map in a language model: three commands on checkpoints whose answer is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import caller, failed, said
+from cwr_mech_cli import cache_acts
+from cwr_mech_cli.analyses import command_of, commands
+from qwen_cases import NAMES, TEMPLATE, XY, bpe, csv_of, plant, qwen2, saved
+from transformers import Qwen2ForCausalLM
+
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.results import load_result
+
+ANALYSES = ("probe", "cka", "similarity", "surfacing", "manifold", "eval")
+call = caller({"cache-acts": cache_acts.command} | {name: command_of(commands()[name]) for name in ANALYSES})
+TOKENIZER = bpe()
+TEXTS = ("--prompts", "towns.csv", "--template", TEMPLATE)
+
+
+def taught(xy: np.ndarray, steps: int = 150) -> Qwen2ForCausalLM:
+    """A model trained on sentences that say in which column and row of a grid each town lies."""
+    model = qwen2(TOKENIZER, initializer_range=0.05)
+    cells = np.stack([np.digitize(xy[:, k], np.quantile(xy[:, k], np.arange(1, 6) / 6)) for k in (0, 1)], 1)
+    texts = [f"{TEMPLATE.replace('{name}', name)} {x} {y}" for name, (x, y) in zip(NAMES, cells, strict=True)]
+    tokens = torch.tensor(TOKENIZER(texts)["input_ids"])
+    labels = tokens.clone()
+    labels[:, :-4] = -100  # the two numbers, each a space and a digit or one token
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(tokens, labels=labels).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a map planted into one model, and none in another."""
+    monkeypatch.chdir(tmp_path)
+    planted = qwen2(TOKENIZER, tie_word_embeddings=True)
+    plant(planted, TOKENIZER)
+    saved(Path("planted"), planted.to(torch.bfloat16), TOKENIZER, max_shard_size="20KB")
+    saved(Path("plain"), qwen2(TOKENIZER, tie_word_embeddings=True), TOKENIZER)
+    csv_of(Path("towns.csv"))
+    return tmp_path
+
+
+def best(name: str) -> dict[str, float]:
+    rows = load_result(Path(f"reports/{name}/results/probe.json")).tables["layers"]
+    return max(rows, key=lambda row: row["r2"])
+
+
+def test_a_planted_map_is_found_and_an_absent_one_is_not(folder: Path) -> None:
+    for model in ("planted", "plain"):
+        assert "120 entities x 1 prompts" in said(call("cache-acts", model, *TEXTS))
+        said(call("probe", model, "--draws", 3))
+    found, absent = best("planted"), best("plain")
+    assert found["r2"] > 0.9
+    for control in ("control_r2_shuffled", "control_r2_untrained", "control_r2_tokens"):
+        assert found[control] < 0.1, control
+    assert absent["r2"] < 0.1
+    assert found["error_mean"] < 200 < absent["error_mean"]
+    assert "is up to date" in said(call("cache-acts", "planted", *TEXTS))
+    store = ActivationStore("activations/planted-towns.h5")
+    assert "template1 The town of" in said(call("cache-acts", "--show", store.path))
+    for command in (
+        ("cka", "planted"),
+        ("surfacing", "planted"),
+        ("manifold", "planted", "--layers", 0),
+        ("similarity", "planted", "plain", "--layers", "1", "--measures", "cka,mutual_knn", "--draws", 20),
+    ):
+        said(call(*command))
+    cka = load_result(Path("reports/planted/results/cka.json"))
+    assert [row["control"] for row in cka.tables["control"]] == [
+        "shuffled cities", "bag of name tokens", "name tokens with the last one", "the model untrained",
+    ]  # fmt: skip
+
+
+def test_a_map_that_is_learned_is_found_where_its_places_are_true(folder: Path) -> None:
+    shuffled = np.random.default_rng(1).permutation(XY)
+    for name, xy in (("true", XY), ("false", shuffled)):
+        saved(Path(name), taught(xy), TOKENIZER)
+        said(call("cache-acts", name, *TEXTS))
+        said(call("probe", name, "--draws", 2))
+    assert best("true")["r2"] > 0.5
+    assert best("true")["control_r2_untrained"] < 0.1
+    assert best("false")["r2"] < 0.1, "the same training on places of other towns"
+
+
+def test_mistakes_are_one_line(folder: Path) -> None:
+    for arguments, words in (
+        (("cache-acts", "planted"), "planted has a tokenizer of its own"),
+        (
+            ("eval", "planted"),
+            "our questions about cities do not fit it hint: keep what it holds about texts",
+        ),
+        (("probe", "planted"), "no activation file of planted in activations/ hint: make one with"),
+        (("cache-acts", "planted", "--prompts", "no.csv"), "no such file of prompts: no.csv"),
+        (("cache-acts", "planted", "--template", "x"), "must hold {name} once"),
+        (("cache-acts", "planted", "--template", "{name}", "--n-cities", 1), "1 cities were asked for"),
+        (("cache-acts", "planted", *TEXTS, "--sites", "last_digit"), "unknown site of a text 'last_digit'"),
+        (("cache-acts", "planted", *TEXTS, "--layers", "7"), "unknown hook 'blocks.7.hook_resid_post'"),
+    ):
+        assert words in failed(call(*arguments))
+    assert not list(Path("activations").glob("*.h5"))
+    said(call("cache-acts", "planted", "--template", "{name}", "--n-cities", 30))
+    said(call("cache-acts", "planted", *TEXTS))
+    assert "2 files are of planted: planted-cities.h5, planted-towns.h5" in failed(call("probe", "planted"))
