@@ -44,7 +44,7 @@ ANALYSIS_LEVELS = (
     ("erasure",),
     ("transfer", "locating"),
     ("patching",),
-    ("anatomy", "routing", "prediction"),
+    ("anatomy", "course", "routing", "prediction"),
 )
 """The same inside `cwr_mech/analysis/`."""
 

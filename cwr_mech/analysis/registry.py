@@ -59,6 +59,7 @@ ANALYSES: tuple[Analysis, ...] = (
     ),
     Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
     Analysis("anatomy", "anatomy", "Which part of an update carries what? Norms, ranks, grafts."),
+    Analysis("course", "course", "What fine-tuning teaches, step by step and at matched competence."),
     Analysis("routing-power", "routing", "Would the routing test see a hidden route? Planted codes."),
 )
 

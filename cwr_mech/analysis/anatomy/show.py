@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.render.markdown import markdown_table
-from cwr_mech.render.numbers import number
+from cwr_mech.render.markdown import markdown_table, with_ends
 from cwr_mech.render.shown import Plot, Section, Show, Table
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
@@ -111,7 +110,7 @@ def anatomy(result: Result) -> str:
     modules = [_mean_share(_of_usual(result, "modules"), name) for name in _modules(result)]
     ranks = _ranks(_of_usual(result, "matrices"))
     parts = [
-        row | {key: _with_interval(row, key) for key in ("own", "others")} for row in result.tables["summary"]
+        row | {key: with_ends(row, key) for key in ("own", "others")} for row in result.tables["summary"]
     ]
     return "\n\n".join(
         [
@@ -193,12 +192,6 @@ def _ranks(rows: Sequence[Row]) -> list[Row]:
         {"parameter": name} | {key: float(np.median([row[key] for row in mine])) for key in keys}
         for name, mine in kinds.items()
     ]
-
-
-def _with_interval(row: Row, key: str) -> str:
-    if row[f"{key}_lo"] is None:
-        return number(row[key])
-    return f"{number(row[key])} ({number(row[f'{key}_lo'])} to {number(row[f'{key}_hi'])})"
 
 
 SHOWS = {

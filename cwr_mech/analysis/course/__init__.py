@@ -1,0 +1,1 @@
+"""How what a fine-tuning teaches develops, and what it has taught others when its own task is learned."""

@@ -1,0 +1,115 @@
+"""Tables of a course: scores at every checkpoint of fine-tunings, and at matched competence."""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import mean
+
+import numpy as np
+
+from cwr_mech.analysis.course.matched import LEVELS, at_level
+from cwr_mech.analysis.locating.survey import Survey
+from cwr_mech.analysis.stats.intervals import mean_interval
+from cwr_mech.analysis.transfer.answers import evaluations, tuned_of
+from cwr_mech.analysis.transfer.means import finite
+from cwr_mech.analysis.transfer.transfer import Base, score_rows
+from cwr_mech.experiments.finetuning import condition_of
+from cwr_mech.results import Row
+from cwr_mech.tasks.registry import PAPER_TASKS, ordered
+from cwr_mech.training.runs import Run
+
+OUTCOMES = ("own", "others", "index")
+ABOUT = ("run", "base", "set", "arm")
+
+
+def tasks_of(run: Run) -> tuple[str, ...]:
+    """All tasks that are asked: the paper's, and those of the run and its base."""
+    return ordered((*PAPER_TASKS, *run.base().config.data.tasks, *run.config.data.tasks))
+
+
+def course_rows(
+    run: Run,
+    *,
+    n: int,
+    seed: int,
+    survey: Survey | None = None,
+    advance: Callable[[int], object] = lambda n: None,
+) -> list[Row]:
+    """A row for the base (step 0) and for each checkpoint of a fine-tuning after the first.
+
+    own, others: improvement on new cities (share of the gap closed) of the trained tasks, and mean of the
+    other tasks that the base had learned; old: the trained tasks' change on training cities. With a `survey`,
+    place_own, place_others: mean error of the coordinates that the answers of trained and of other tasks
+    imply for new cities; index: ln(place_others / place_own).
+    """
+    base, tasks, world = run.base(), tasks_of(run), run.world()
+    before = evaluations(base, tasks=tasks, world=world, n=n, seed=seed, advance=advance)
+    start = Base(str(run.parent), before["old"], before["new"])
+    about: Row = {
+        "run": run.name,
+        "base": str(run.parent),
+        "set": "+".join(run.config.data.tasks),
+        "arm": condition_of(run.config),
+    }
+    found = []
+    for step in (0, *[step for step in run.steps if step > 0]):
+        scores = (
+            before if step == 0 else evaluations(run, tasks=tasks, step=step, n=n, seed=seed, advance=advance)
+        )
+        rows = list(score_rows(tuned_of(run, scores), start))
+        own = [row["ni"] for row in rows if row["trained"]]
+        others = [row["ni"] for row in rows if not row["trained"] and row["learned"]]
+        kept = [row["retention"] for row in rows if row["trained"]]
+        line = about | {"step": step, "own": _mean(own), "others": _mean(others), "old": _mean(kept)}
+        if survey is not None:
+            line |= places(run if step else base, step or base.last_step, run.config.data.tasks, survey)
+        found.append(line)
+    return found
+
+
+def places(run: Run, step: int, trained: Sequence[str], survey: Survey) -> Row:
+    """Where answers of the trained and of the other tasks put new cities at a checkpoint, and their ratio."""
+    located = survey.model(run.model(step))
+    new = survey.cities.is_new
+    errors = {task: float(located.errors(task)[new].mean()) for task in located.implied}
+    own = [error for task, error in errors.items() if task in trained]
+    others = [error for task, error in errors.items() if task not in trained]
+    row: Row = {"place_own": _mean(own), "place_others": _mean(others)}
+    known = math.isfinite(row["place_own"] + row["place_others"]) and min(*own, *others) > 0
+    return row | {"index": math.log(row["place_others"] / row["place_own"]) if known else math.nan}
+
+
+def matched_rows(course: Sequence[Row]) -> list[Row]:
+    """What stands at LEVELS of the trained task, run by run; None for what a run never reached."""
+    found = []
+    for run in dict.fromkeys(row["run"] for row in course):
+        mine = [row for row in course if row["run"] == run]
+        keys = [key for key in OUTCOMES if key in mine[0]]
+        columns = {key: [row[key] for row in mine] for key in keys}
+        about = {key: mine[0][key] for key in ABOUT}
+        found += [about | at_level([row["step"] for row in mine], columns, level) for level in LEVELS]
+    return found
+
+
+def summary_rows(matched: Sequence[Row]) -> list[Row]:
+    """Means over bases at each level, with 95 % over bases: a row for each set of tasks and condition."""
+    found = []
+    groups = dict.fromkeys((row["arm"], row["set"], row["level"]) for row in matched)
+    for arm, trained, level in groups:
+        mine = [row for row in matched if (row["arm"], row["set"], row["level"]) == (arm, trained, level)]
+        reached = [row for row in mine if row["step"] is not None]
+        row: Row = {"arm": arm, "set": trained, "level": level, "models": len(mine), "reached": len(reached)}
+        for key in [key for key in ("step", *OUTCOMES[1:]) if key in mine[0]]:
+            values = np.array([one[key] for one in reached if one[key] is not None], dtype=np.float64)
+            interval = mean_interval(values, unit="model") if len(values) else None
+            row |= {
+                key: interval and interval.value,
+                f"{key}_lo": interval and finite(interval.lo),
+                f"{key}_hi": interval and finite(interval.hi),
+            }
+        found.append(row)
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    given = [value for value in values if value is not None and math.isfinite(value)]
+    return mean(given) if given else math.nan
