@@ -88,6 +88,21 @@ def taught(models: "list[Run]") -> None:
     _taught(models, [m for m in tuned(models) if m.config.route.condition == "unprojected"], ZOO_REPORT)
 
 
+def courses(models: "list[Run]") -> None:
+    """Unprojected single-task fine-tunings at matched competence, where their checkpoints are kept."""
+    from cwr_mech.errors import AnalysisError
+    from cwr_mech.experiments.finetuning import PLAIN, condition_of
+
+    from . import analyses
+
+    chosen = [
+        model for model in conditioned(models) if condition_of(model.config) == PLAIN and len(model.steps) > 3
+    ]
+    if not chosen:
+        raise AnalysisError("models of the zoo keep their last checkpoint alone")
+    analyses.run("course", ZOO_REPORT, runs=[model.name for model in chosen], places=True)
+
+
 def conditions(models: "list[Run]") -> None:
     """What single-task fine-tunings teach under every condition of the gradient, by recorded answers."""
     from cwr_mech.findings.zoo import models_result
@@ -228,6 +243,7 @@ PARTS = {
     "maps": Part(ZOO_REPORT, maps),
     "similarity": Part(ZOO_REPORT, alike),
     "transfer": Part(ZOO_REPORT, taught),
+    "course": Part(ZOO_REPORT, courses),
     "conditions": Part(ROUTING, conditions),
     "sites": Part(ROUTING, sites),
     "locate": Part(ROUTING, located),

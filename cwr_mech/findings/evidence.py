@@ -151,6 +151,15 @@ class Saved:
         mine = rows[(rows["set"] == task) & ~rows["trained"]]
         return {str(base): float(value) for base, value in mine.groupby("base")["ni"].mean().items()}
 
+    def matched(self, task: str, outcome: str, arm: str = PLAIN) -> dict[str, float]:
+        """Base -> `outcome` ("others", "index") of its fine-tuning on `task` alone where that task's own
+        improvement reaches AT_CEILING; bases whose fine-tuning never gets there are left out.
+        """
+        rows = self.table("course", "matched")
+        rows = rows[(rows["arm"] == arm) & (rows["set"] == task) & (rows["level"] == AT_CEILING)]
+        rows = rows[rows["base"].isin(self.bases) & rows[outcome].notna()]
+        return {str(base): float(value) for base, value in zip(rows["base"], rows[outcome], strict=True)}
+
     def by_task(self, task: str) -> dict[str, float]:
         """Task -> mean improvement over bases, by fine-tunings on `task`."""
         rows = self.improvements()

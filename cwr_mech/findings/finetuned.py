@@ -11,7 +11,7 @@ from cwr_mech.analysis.published import content, matrix
 from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_statistic, of_units, withheld
-from cwr_mech.findings.evidence import Saved, across, by_bases, mean_over, minus
+from cwr_mech.findings.evidence import AT_CEILING, Saved, across, by_bases, mean_over, minus
 from cwr_mech.findings.pretrained import CKA, LEAST_TASKS
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -71,6 +71,24 @@ def transfer_claims() -> Iterator[Claim]:
         why="half of the published difference",
         published=theirs["distance"] - rest,
         incomparable=lambda saved: saved.transient(_trained(saved)),
+    )
+    yield Claim(
+        id="matched-distance-teaches-less",
+        question="transfer",
+        statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
+        "does, where both have learned their own task equally well",
+        contrast=f"others' improvement where the trained task reaches {AT_CEILING}: trained on distance, "
+        "minus trained on another task",
+        evidence=lambda saved: of_units(
+            minus(
+                saved.matched("distance", "others"),
+                mean_over([saved.matched(task, "others") for task in _trained(saved) if task != "distance"]),
+            )
+        ),
+        predicted="below",
+        smallest=round((rest - theirs["distance"]) / 2, 2),
+        why="half of the published difference",
+        published=theirs["distance"] - rest,
     )
     with_it, without = _published_deviation()
     yield Claim(

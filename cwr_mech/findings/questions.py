@@ -64,7 +64,7 @@ QUESTIONS = (
         "transfer",
         "What does fine-tuning on one task teach about new cities in others?",
         ("zoo", "maps", "transfer"),
-        ("transfer",),
+        ("transfer", "course"),
         "distance-teaches-less",
         "Fine-tunings of 8.7 % of the base's steps stop before their own task is learned, and new cities "
         "stand in "
