@@ -5,7 +5,8 @@ core. Where the time is won (measured shares are in reports/LOG.md):
 
 - what rows have in common at their beginning is computed once, the last token of a row not at all, and there
   is no padding outside attention (`cwr_mech.training.packing`);
-- packs of some hundred tokens keep every activation in the processor's cache;
+- a batch is one pack of a few thousand tokens, or several: many small calls cost more than they save in
+  the cache, as long as freed memory is kept;
 - before the first attention a token's activations depend on nothing but the token: a table of 98 rows;
 - RMSNorm gains, the attention scale and the order of the rotary pairs are folded into the weights once a
   step, which leaves no element-wise work for them on activations (and rotary becomes one complex product);
@@ -16,7 +17,8 @@ core. Where the time is won (measured shares are in reports/LOG.md):
 Shapes below: N tokens of a pack, h query and kv key/value heads of width k, d = d_model, m = d_mlp.
 """
 
-from collections.abc import Callable
+import ctypes
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -24,15 +26,12 @@ import torch
 from jaxtyping import Float, Int32, Int64, UInt8
 from torch import Tensor
 
-from cwr_mech.training.packing import (
-    PACK_TOKENS,
-    Block,
-    Heads,
-    Pack,
-    packs,
-)
+from cwr_mech.training.blocks import Block, Heads
+from cwr_mech.training.packing import PACK_TOKENS, Pack, packs
 from cwr_mech.training.parameters import FlatParameters
 
+KEPT_NUMBERS = 1 << 26
+"""Activations of a pack that are kept for the backward pass: a quarter of a gigabyte."""
 GradientHook = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, gradient [b t d], the layer's input [b t d], rows [b]) -> gradient that flows on into the input."""
 
@@ -40,9 +39,13 @@ GradientHook = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class Engine:
     """Loss and gradient of a batch, added up over packs, for parameters in a flat vector."""
 
-    def __init__(self, parameters: FlatParameters, *, pack_tokens: int = PACK_TOKENS) -> None:
-        self.flat, self.pack_tokens = parameters, pack_tokens
+    def __init__(self, parameters: FlatParameters, *, pack_tokens: int | None = None) -> None:
+        """pack_tokens: at most so many tokens at once; by default as many as keep activations small."""
+        _keep_memory()
+        self.flat = parameters
         self.cfg = cfg = parameters.cfg
+        kept = cfg.n_layers * (8 * cfg.d_model + 4 * cfg.d_mlp)  # numbers a token, about
+        self.pack_tokens = pack_tokens or min(PACK_TOKENS, max(512, KEPT_NUMBERS // kept))
         self.heads = Heads(cfg.n_heads, cfg.n_kv)
         k, d = cfg.d_head, cfg.d_model
         half = torch.arange(k).view(2, k // 2).T.flatten()  # (i, i + k/2) become neighbours
@@ -178,13 +181,12 @@ class Engine:
         unit, rstd = _normalise(x, self.cfg.rms_eps)
         logp = torch.mm(unit, self.unembed).log_softmax(1)
         spot = pack.hit * self.cfg.d_vocab + pack.target
-        # loss = -sum_m weight_m logp[hit_m, target_m] / total. A shared token u is in several predictions m:
-        # dlogits[u] = sum over its m of weight_m (softmax[u] - onehot(target_m)) / total.
-        losses = -logp.view(-1)[spot] * pack.weight
-        by_row = torch.bincount(pack.owner, losses, minlength=len(pack.rows)).float()
-        times = torch.bincount(pack.hit, pack.weight, minlength=len(x)).float()
-        dlogits = logp.exp_().mul_((times / total_weight)[:, None])
-        dlogits.view(-1).scatter_add_(0, spot, pack.weight / -total_weight)
+        # loss = -sum_m logp[hit_m, target_m] / total. A shared token u is in several predictions m:
+        # dlogits[u] = sum over its m of (softmax[u] - onehot(target_m)) / total.
+        losses = logp.view(-1)[spot].neg_()
+        by_row = torch.zeros(len(pack.rows)).index_add_(0, pack.owner, losses)
+        dlogits = logp.exp_().mul_((pack.times / total_weight)[:, None])
+        dlogits.view(-1).index_add_(0, spot, torch.full_like(losses, -1 / total_weight))
         # logits = n diag(gain) U:  dU = diag(gain) n^T dlogits,  dgain = row sums of (n^T dlogits * U).
         dw = torch.mm(unit.T, dlogits)
         tied = self.cfg.tied
@@ -199,16 +201,18 @@ class Attention:
     def __init__(self, pack: Pack, heads: Heads, turn: Tensor) -> None:
         self.pack, self.heads, self.turn = pack, heads, turn
 
-    def _parts(self, flat: Tensor, block: Block, at: int) -> tuple[Tensor, Tensor, Tensor, int]:
-        """q [R*kv group*S k], k and v [R*kv T k] of a block, from `at` on; and where the next one begins."""
-        heads, width = self.heads, flat.shape[1]
-        n = block.rows * heads.kv
-        keys_at = at + n * heads.group * block.queries
-        values_at = keys_at + n * block.keys
-        end = values_at + n * block.keys
-        q = flat[at:keys_at].view(n, heads.group * block.queries, width)
-        keys = flat[keys_at:values_at].view(n, block.keys, width)
-        return q, keys, flat[values_at:end].view(n, block.keys, width), end
+    def _parts(self, flat: Float[Tensor, "G k"]) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
+        """Each block with its q [R*kv group*S k], k and v [R*kv T k]."""
+        kv, group, width = self.heads.kv, self.heads.group, flat.shape[1]
+        parts = iter(flat.split(self.pack.sizes[: 3 * len(self.pack.blocks)]))
+        for block in self.pack.blocks:
+            n = block.lines * kv
+            yield (
+                block,
+                next(parts).view(n, group * block.queries, width),
+                next(parts).view(n, block.keys, width),
+                next(parts).view(n, block.keys, width),
+            )
 
     def forward(
         self, qkv: Float[Tensor, "N qkv"]
@@ -219,12 +223,12 @@ class Attention:
         _rotate(rows[:, : heads.h + heads.kv], self.turn)
         flat = rows.view(n * heads.rows, -1).index_select(0, self.pack.gather)
         out = torch.empty(len(self.pack.z_gather), flat.shape[1])
-        patterns, at, done = [], 0, 0
-        for block in self.pack.blocks:
-            q, keys, values, at = self._parts(flat, block, at)
+        patterns, done = [], 0
+        for block, q, keys, values in self._parts(flat):
             # P = softmax(q k^T + mask), z = P v. k^-1/2 is in q; `group` query heads share a key head.
-            mask = _causal(block.queries, block.offset, heads.group).expand(len(q), -1, -1)
-            pattern = torch.baddbmm(mask, q, keys.transpose(1, 2)).softmax(-1)
+            scores = torch.bmm(q, keys.transpose(1, 2))
+            scores.view(block.lines, heads.h, block.queries, block.keys).add_(block.mask)
+            pattern = scores.softmax(-1)
             size = q.shape[0] * q.shape[1]
             torch.bmm(pattern, values, out=out[done : done + size].view_as(q))
             patterns.append(pattern)
@@ -239,12 +243,10 @@ class Attention:
         flat, patterns = kept
         width = flat.shape[1]
         dout = dz.view((n + 1) * heads.h, width).index_select(0, self.pack.z_gather)
-        dflat = torch.empty_like(flat)
-        shared: list[tuple[Block, Tensor, Tensor]] = []
-        at = done = 0
-        for block, pattern in zip(self.pack.blocks, patterns, strict=True):
-            q, keys, values, _ = self._parts(flat, block, at)
-            dq, dkeys, dvalues, at = self._parts(dflat, block, at)
+        dflat = torch.empty(sum(self.pack.sizes), width)
+        done, sums = 0, len(flat)
+        parts = zip(self._parts(flat), self._parts(dflat[: len(flat)]), patterns, strict=True)
+        for (block, q, keys, values), (_, dq, dkeys, dvalues), pattern in parts:
             size = q.shape[0] * q.shape[1]
             d = dout[done : done + size].view_as(q)
             done += size
@@ -255,18 +257,30 @@ class Attention:
             dscores = torch.ops.aten._softmax_backward_data(dpattern, pattern, -1, torch.float32)
             torch.bmm(dscores, keys, out=dq)
             torch.bmm(dscores.transpose(1, 2), q, out=dkeys)
-            if block.offset:
-                shared.append((block, dkeys, dvalues))
+            if block.common is not None:
+                # A family's lines attend to one copy of their beginning: its gradient is the sum over them.
+                shape = (block.lines, heads.kv, block.keys, width)
+                for grads in (dkeys, dvalues):
+                    begun = grads.view(shape)[:, :, : block.begin].reshape(block.lines, -1)
+                    size = len(block.common) * heads.kv * block.begin
+                    torch.mm(block.common, begun, out=dflat[sums : sums + size].view(len(block.common), -1))
+                    sums += size
         rows = dflat.index_select(0, self.pack.back).view(n, heads.rows, width)
-        for block, dkeys, dvalues in shared:
-            for first, grads in ((heads.h, dkeys), (heads.h + heads.kv, dvalues)):
-                # A family's rows attend to one copy of their beginning: its gradient is the sum over them.
-                common = grads.view(block.rows, heads.kv, block.keys, width)[:, :, : block.offset].sum(0)
-                begin = slice(block.shared, block.shared + block.offset)
-                rows[begin, first : first + heads.kv] += common.transpose(0, 1)
         # Rotation is orthogonal: its transpose turns back by the same angle.
         _rotate(rows[:, : heads.h + heads.kv], self.turn.conj())
         return rows.view(n, -1)
+
+
+@lru_cache(maxsize=1)
+def _keep_memory() -> None:
+    """Let glibc keep what a step frees: else every step gets its larger buffers from the system anew, which
+    clears them page by page (measured: 10,000 page faults and a fifth of a step of the zoo's model)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library, which has other habits
+        return
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that it takes
+    mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD: so much may stay unused
 
 
 def _hooked(hook: GradientHook, layer: int, dx: Tensor, x: Tensor, pack: Pack) -> Tensor:
@@ -276,11 +290,9 @@ def _hooked(hook: GradientHook, layer: int, dx: Tensor, x: Tensor, pack: Pack) -
     wide_x = x[pack.where.clamp_min(0)].masked_fill(pack.where[:, :, None] < 0, 0.0)
     changed = hook(layer, wide_dx, wide_x, pack.rows)
     dx = changed[pack.row, pack.position]
-    for block in pack.blocks:  # what the hook may have added at shared tokens of the other rows
-        if block.offset:
-            others = (pack.where[:, 0] == block.shared).nonzero().flatten()[1:]
-            shared = slice(block.shared, block.shared + block.offset)
-            dx[shared] += changed[others, : block.offset].sum(0)
+    # What the hook may have added at shared tokens of the other rows.
+    others = (pack.where >= 0) & (pack.row[pack.where] != torch.arange(len(pack.where))[:, None])
+    dx.index_add_(0, pack.where[others], changed[:, : others.shape[1]][others])
     return dx
 
 
@@ -289,13 +301,6 @@ def _rotary(t: int, k: int, theta: float) -> Tensor:
     """Unit complex numbers [t 1 k/2] whose angles are `pos * theta^(-2i/k)`."""
     angle = torch.outer(torch.arange(t).double(), theta ** (-torch.arange(0, k, 2).double() / k))
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
-
-
-@lru_cache(maxsize=1024)
-def _causal(queries: int, offset: int, group: int) -> Tensor:
-    """[group*S T], added to attention scores: minus infinity where query `offset + i` would look ahead."""
-    mask = torch.full((queries, offset + queries), float("-inf")).triu(offset + 1)
-    return mask.repeat(group, 1)
 
 
 def _rotate(x: Float[Tensor, "N head k"], turn: Tensor) -> None:

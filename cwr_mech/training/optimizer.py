@@ -1,8 +1,10 @@
 """AdamW or Muon on the flat parameter vector, the learning-rate schedule, and clipping."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cwr_mech.config import TrainConfig
@@ -43,12 +45,7 @@ class Optimizer:
         self.by_name: dict[str, torch.optim.Optimizer] = {}
         if train.optimizer == "muon":
             decay.append(_part(flat.values[: flat.n_embed], flat.grads[: flat.n_embed]))
-            self.by_name["muon"] = torch.optim.Muon(
-                [_part(value, grad) for value, grad in flat.hidden()],
-                lr=train.lr,
-                weight_decay=train.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
+            self.by_name["muon"] = Muon([_part(value, grad) for value, grad in flat.hidden()], train)
         else:
             decay.append(_part(flat.values[: flat.n_decay], flat.grads[: flat.n_decay]))
         groups = [
@@ -113,6 +110,49 @@ class Optimizer:
             for name, optimizer in self.by_name.items()
             for i, part in enumerate(p for group in optimizer.param_groups for p in group["params"])
         ]
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`, for all matrices of one shape at once.
+
+    Thirty small matrices one by one cost more than a quarter of a step: torch's takes them so.
+    """
+
+    MOMENTUM = 0.95
+    STEPS = 5
+    A, B, C = 3.4445, -4.7750, 2.0315
+
+    def __init__(self, parts: Sequence[torch.nn.Parameter], train: TrainConfig) -> None:
+        super().__init__(parts, {"lr": train.lr, "weight_decay": train.weight_decay})
+        self.alike: dict[tuple[int, int], list[Tensor]] = {}
+        for part in parts:
+            self.state[part]["momentum_buffer"] = torch.zeros_like(part)
+            self.alike.setdefault((min(part.shape), max(part.shape)), []).append(part)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every matrix from its gradient."""
+        group = self.param_groups[0]
+        for (_, longer), parts in self.alike.items():
+            grads = [part.grad for part in parts if part.grad is not None]
+            momenta = [self.state[part]["momentum_buffer"] for part in parts]
+            # m = 0.95 m + 0.05 g;  Nesterov's direction is 0.95 m + 0.05 g again.
+            torch._foreach_lerp_(momenta, grads, 1 - self.MOMENTUM)
+            ahead = torch._foreach_lerp(grads, momenta, self.MOMENTUM)
+            wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
+            update = self._orthogonal(torch.stack(wide).bfloat16()).to(parts[0].dtype)
+            torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+            turned = [u if p.shape[0] <= p.shape[1] else u.T for u, p in zip(update, parts, strict=True)]
+            torch._foreach_add_(parts, turned, alpha=-0.2 * math.sqrt(longer) * group["lr"])
+
+    def _orthogonal(self, x: Float[Tensor, "n a b"]) -> Float[Tensor, "n a b"]:
+        """Singular values near one in place of those of `x` (a <= b), by the Newton-Schulz iteration
+        X <- A X + (B G + C G^2) X with G = X X^T."""
+        x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        for _ in range(self.STEPS):
+            gram = torch.bmm(x, x.mT)
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=self.B, alpha=self.C), x, beta=self.A)
+        return x
 
 
 def _part(value: Tensor, grad: Tensor) -> torch.nn.Parameter:

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwr_mech.config import WorldConfig
 from cwr_mech.data.rows import concat, generate
 from cwr_mech.tasks.registry import PAPER_TASKS
-from cwr_mech.training.packing import Heads, Pack, packs
+from cwr_mech.training.blocks import Heads
+from cwr_mech.training.packing import Pack, packs
 from cwr_mech.world.cities import load_world
 
 WORLD = load_world(WorldConfig(n_cities=60))
@@ -47,11 +49,19 @@ def test_every_row_is_predicted_once(picked: list[int], budget: int, answers: bo
 @pytest.mark.parametrize(("h", "kv"), [(2, 2), (4, 2), (4, 1)])
 def test_tables_are_inverse_to_each_other(h: int, kv: int) -> None:
     for pack in packs(ROWS.tokens, ROWS.lengths, ONES, Heads(h, kv)):
-        n = len(pack.tokens)
-        assert np.array_equal(pack.gather[pack.back], np.arange(n * (h + 2 * kv)))
+        n, g = len(pack.tokens), len(pack.gather)
+        assert sum(pack.sizes[: 3 * len(pack.blocks)]) == g
+        own = pack.back < g
+        assert np.array_equal(pack.gather[pack.back[own]], np.arange(n * (h + 2 * kv))[own])
+        # Keys and values that rows share get the sum over a family, each one of its own.
+        sums = pack.back[~own]
+        assert len(sums.unique()) == len(sums)
+        assert sums.max() < sum(pack.sizes)
+        shared = sum(int((pack.position[pack.row == row] < 8).any()) for row in pack.row.unique())
+        assert len(sums) > 2 * kv * shared > 0
         assert np.array_equal(pack.z_gather[pack.z_back], np.arange(n * h))
-        queries = sum(block.rows * block.queries for block in pack.blocks)
-        keys = sum(block.rows * block.keys for block in pack.blocks)
+        queries = sum(block.lines * block.queries for block in pack.blocks)
+        keys = sum(block.lines * block.keys for block in pack.blocks)
         assert len(pack.gather) == queries * h + 2 * keys * kv
         assert len(pack.z_gather) == queries * h
 
@@ -59,31 +69,47 @@ def test_tables_are_inverse_to_each_other(h: int, kv: int) -> None:
 def test_what_rows_share_is_laid_out_once() -> None:
     (pack,) = packs(ROWS.tokens, ROWS.lengths, ONES, Heads(1, 1), budget=10**6)
     plain = int((ROWS.lengths - 1).sum())
-    beginnings = {
-        task: len(f"{ROWS.texts()[12 * i].split('c_')[0]}c_") + 1 for i, task in enumerate(PAPER_TASKS)
-    }
-    assert len(pack.tokens) == plain - 11 * sum(beginnings.values())
-    assert [block.offset for block in pack.blocks] == [
-        0,
-        *(beginnings[task] for task in _by_token(beginnings)),
-    ]
+    beginnings = [len(f"{ROWS.texts()[12 * i].split('c_')[0]}c_") + 1 for i in range(len(PAPER_TASKS))]
+    assert len(pack.tokens) == plain - 11 * sum(beginnings)
+    assert int((pack.back >= len(pack.gather)).sum()) == 2 * sum(beginnings)
+
+
+def test_a_query_sees_its_own_position_and_those_before() -> None:
+    for pack in packs(ROWS.tokens, ROWS.lengths, ONES, Heads(1, 1)):
+        index, done = pack.gather // 3, 0
+        for block in pack.blocks:
+            queries, keys = block.lines * block.queries, block.lines * block.keys
+            asked = pack.position[index[done : done + queries]].view(block.lines, block.queries, 1)
+            there = pack.position[index[done + queries : done + queries + keys]].view(block.lines, 1, -1)
+            done += queries + 2 * keys
+            # Places behind a line's end, where queries and keys hold any token, are left out.
+            own = (asked[:, 1:] > asked[:, :-1]).cumprod(1).bool()
+            ahead = there[:, :, 1:] > there[:, :, :-1]
+            real = own & ahead.cumprod(2).bool()
+            seen = block.mask[:, 0, 1:, 1:] == 0
+            assert torch.equal(seen[real], (there[:, :, 1:] <= asked[:, 1:])[real])
+            assert real.any()
+
+
+def test_few_blocks_hold_rows_of_like_length() -> None:
+    """A block has its price: fewer blocks than families, and not one for long and short rows alike."""
+    (pack,) = packs(ROWS.tokens, ROWS.lengths, ONES, Heads(1, 1), budget=10**6)
+    assert 1 < len(pack.blocks) < len(PAPER_TASKS)
+    widths = [block.queries for block in pack.blocks]
+    assert widths == sorted(set(widths))
 
 
 def test_a_few_rows_never_share_an_id() -> None:
     twice = ROWS.take(np.array([0, 0]))
     (pack,) = packs(twice.tokens, twice.lengths, ONES[:2], Heads(1, 1))
-    assert pack.blocks[1].offset == len("<dist(c_")
-
-
-def _by_token(names: dict[str, int]) -> list[str]:
-    """Task names in the order of the tokens of their prefixes."""
-    prefix = {task: ROWS.tokens[12 * i, :4].tolist() for i, task in enumerate(PAPER_TASKS)}
-    return sorted(names, key=lambda task: prefix[task])
+    assert pack.blocks[0].begin == len("<dist(c_")
 
 
 def test_packs_keep_to_their_budget() -> None:
     made = list(packs(ROWS.tokens, ROWS.lengths, ONES, Heads(1, 1), budget=200))
     assert len(made) > 5
+    sizes = [len(pack.tokens) for pack in made]
+    assert max(sizes) < 2 * min(sizes)
     assert all(len(pack.tokens) <= 200 for pack in made)
     single = list(packs(ROWS.tokens[:1], ROWS.lengths[:1], ONES[:1], Heads(1, 1), budget=5))
     assert len(single) == 1
