@@ -8,7 +8,7 @@ on city ids.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from cwr_mech.activations import h5
 from cwr_mech.activations.site import HOOKS, Site
 from cwr_mech.activations.texts import TokenRows
+from cwr_mech.activations.views import Views
 from cwr_mech.artifacts import require_file, sha256_bytes, sha256_file
 from cwr_mech.config import WorldConfig, parse
 from cwr_mech.errors import (
@@ -76,7 +77,7 @@ def identity(path: Path | str) -> str:
     return sha256_bytes(f"{attrs['model_sha256']} {attrs['world_sha256']}".encode())
 
 
-class ActivationStore:
+class ActivationStore(Views):
     """An activation file, open for reading. Arrays are read when asked for.
 
     attrs: root attributes. reads_text: whether the prompts are texts about entities (see `token_rows`), not
@@ -94,6 +95,8 @@ class ActivationStore:
         names the command that makes the file anew.
         """
         self.path = Path(path)
+        self._held, self._depth = ExitStack(), 0
+        self._open: h5py.File | None = None
         self._hint = f"make it with: {rebuild_command(path)}"
         self._check_file()
         with self._file() as file:
@@ -108,8 +111,18 @@ class ActivationStore:
         if model_sha256 is not None and model_sha256 != self.attrs["model_sha256"]:
             raise AnalysisError(f"{self.path} was made from another state of the model", self._hint)
 
-    def __len__(self) -> int:
-        return len(self.city_ids)
+    def __enter__(self) -> "ActivationStore":
+        """Keep the file open until the end of the outermost block, instead of opening it for each array."""
+        self._depth += 1
+        if self._depth == 1:
+            self._open = self._held.enter_context(self._file())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._open = None
+            self._held.close()
 
     def _check_file(self) -> None:
         """A file to read, that nobody writes, with the bytes it was written with."""
@@ -127,6 +140,9 @@ class ActivationStore:
 
     @contextmanager
     def _file(self) -> Iterator[h5py.File]:
+        if self._open is not None:
+            yield self._open
+            return
         if not self.path.is_file():
             raise MissingArtifact(f"no such activation file: {self.path}", self._hint)
         try:
@@ -264,7 +280,9 @@ class ActivationStore:
 
         `hook`: a hook name or a layer as `Site.parse` takes it. `site`: one of `sites`, or several joined by
         "+", whose vectors are put side by side ("last_digit+delimiter" is the paper's choice).
-        Raises UnknownName, AnalysisError for an id that is not there, CorruptArtifact for NaN.
+        Rows of all cities, new ones included, unless `ids` says which: `store[hook, task, site]` takes the
+        training cities alone. Raises UnknownName, AnalysisError for an id that is not there, CorruptArtifact
+        for NaN.
         """
         found = self._known("hook", Site.parse(hook).hook, self.hooks)
         place = f"{found}/{self._known('task', task, self.tasks)}"

@@ -15,9 +15,8 @@ from cwr_mech.activations.reader import (
 )
 from cwr_mech.activations.site import Site
 from cwr_mech.activations.texts import name_features
+from cwr_mech.activations.views import CITY_GROUPS
 from cwr_mech.errors import AnalysisError, UnknownName
-
-CITIES = ("old", "new", "all")
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ def shared_ids(stores: Sequence[ActivationStore], cities: str = "old") -> Int[np
     A city counts as new when it is new in any of the files. Raises AnalysisError when none is left or the
     files are about different worlds, UnknownName for another group.
     """
-    if cities not in CITIES:
-        raise UnknownName("group of cities", cities, CITIES)
+    if cities not in CITY_GROUPS:
+        raise UnknownName("group of cities", cities, CITY_GROUPS)
     first = stores[0]
     ids = reduce(np.intersect1d, [join(first, other) for other in stores[1:]], first.city_ids)
     ids = first.city_ids[np.isin(first.city_ids, ids)]

@@ -4,9 +4,9 @@ Nothing is stored. Rows are made in blocks (`cwr_mech.data.sampling`), so `gener
 equals the last 100 rows of `generate(..., n=150)`, and a stream can be entered at any row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
@@ -18,6 +18,11 @@ from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import BLOCK_ROWS, MAX_CITIES, TASKS, Task, get_task
 from cwr_mech.tasks.tokenizer import CHAR_ID, Tokenizer
 from cwr_mech.world.cities import World
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+    from torch.utils.data import Dataset
 
 NOISE_KINDS = ("uniform", "local")
 LOCAL_CHANGE = 0.05
@@ -47,6 +52,38 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(TASKS.at(number).name for number in np.unique(self.task).tolist())
+        return f"Rows({len(self)} of {tasks or 'no task'}, {self.tokens.shape[1]} tokens wide)"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts())
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a question: task, question, answer, value, city1, city2, ... (ids; none where not used)."""
+        import pandas as pd
+
+        parts = [text.partition("=") for text in self.texts()]
+        columns = {
+            "task": [TASKS.at(number).name for number in self.task.tolist()],
+            "question": [question + equals for question, equals, _ in parts],
+            "answer": [answer for _, _, answer in parts],
+            "value": self.values,
+        }
+        ids = pd.DataFrame(self.cities, columns=[f"city{k + 1}" for k in range(self.cities.shape[1])])
+        used = ids.loc[:, (ids >= 0).any()].astype("Int64")
+        return pd.concat([pd.DataFrame(columns), used.where(used >= 0)], axis=1)
+
+    def to_dataset(self) -> "Dataset[dict[str, Tensor]]":
+        """A torch Dataset whose items a DataLoader, or transformers' Trainer, takes as they are.
+
+        input_ids int64 [pos]; attention_mask int64 [pos], 0 at padding; labels int64 [pos], the tokens of the
+        answer and its end, -100 elsewhere.
+        """
+        from cwr_mech.data.torch_rows import TorchRows
+
+        return TorchRows(self)
 
     def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> "Rows":
         """The rows of an index array, a mask or a slice."""

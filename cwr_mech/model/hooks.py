@@ -17,6 +17,7 @@ from transformer_lens.utilities import Slice
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.model.language import ReadsText
 from cwr_mech.model.layers import HookedConfig
+from cwr_mech.model.weights import StackedWeights
 
 GATES = {
     "attn.hook_result": "use_attn_result",
@@ -39,7 +40,7 @@ def _sliced(save: Any, cut: Slice, axis: int) -> Any:
     return lambda tensor, hook: save(cut.apply(tensor, dim=axis), hook=hook)
 
 
-class HookedBase(ReadsText, HookedRootModule):
+class HookedBase(ReadsText, StackedWeights, HookedRootModule):
     """HookedRootModule whose mistakes are errors: an unknown hook, or one that would never fire."""
 
     cfg: HookedConfig

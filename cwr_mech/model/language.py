@@ -5,7 +5,7 @@ folder's tokenizer reads; one converted from transformers' reads what it is give
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 Texts = str | Iterable[str]
 
 
+@cache
+def _characters() -> "PreTrainedTokenizerBase":
+    return Tokenizer().to_hf()
+
+
 class ReadsText:
     """A model that knows its tokenizer; HookedQwen2 brings `cfg` and `W_E`."""
 
@@ -40,9 +45,9 @@ class ReadsText:
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":
         """The tokenizer as transformers has it; None where none is known, and texts are refused then."""
-        if self._tokenizer is None and self.reads_characters:
-            self._tokenizer = Tokenizer().to_hf()
-        elif isinstance(self._tokenizer, partial):  # a folder's, read when it is first asked for
+        if self.reads_characters:
+            return _characters()
+        if isinstance(self._tokenizer, partial):  # a folder's, read when it is first asked for
             self._tokenizer = self._tokenizer()
         return self._tokenizer
 
@@ -126,3 +131,59 @@ class ReadsText:
     def to_single_str_token(self, token: int) -> str:
         """The text of one token."""
         return str(self.to_string([token]))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input: Texts | Int[Tensor, "batch pos"],
+        max_new_tokens: int = 10,
+        stop_at_eos: bool = True,
+        eos_token_id: int | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        prepend_bos: bool | None = None,
+        verbose: bool = False,
+    ) -> str | list[str] | Int[Tensor, "batch longer"]:
+        """Prompts of one length and what the model goes on with, as texts for texts and tokens for tokens.
+
+        Options are TransformerLens' (`sample_logits` draws, by torch's global generator; nothing is printed).
+        A row that has ended is filled with the ending token, and texts leave it out. Raises ConfigError where
+        texts are not of one length, or no token ends a text and `stop_at_eos` asks for one.
+        """
+        from transformer_lens.utilities import sample_logits
+
+        texts = [input] if isinstance(input, str) else None if isinstance(input, Tensor) else list(input)
+        rows = self.to_tokens(texts, prepend_bos) if texts is not None else torch.as_tensor(input)
+        rows = rows if rows.ndim == 2 else rows[None]
+        start, end = rows.shape[1], self._ends_at(eos_token_id) if stop_at_eos else None
+        model: Any = self
+        past, step = model.new_past(), rows
+        done = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        while rows.shape[1] < start + max_new_tokens and not bool(done.all()):
+            logits = model(
+                step, positions=torch.full((len(step), 1), step.shape[1] - 1).to(rows.device), past=past
+            )
+            draw = {"top_k": top_k, "top_p": top_p, "temperature": temperature if do_sample else 0.0}
+            best = sample_logits(logits[:, -1], **draw)
+            if end is not None:
+                best = best.masked_fill(done, end)
+                done = done | (best == end)
+            step = best[:, None]
+            rows = torch.cat([rows, step], 1)
+        if texts is None:
+            return rows
+        found = [
+            text + str(self.to_string(row if end is None or end not in row else row[: row.index(end)]))
+            for text, row in zip(texts, rows[:, start:].tolist(), strict=True)
+        ]
+        return found[0] if isinstance(input, str) else found
+
+    def _ends_at(self, given: int | None) -> int:
+        """The token that ends a text. Raises ConfigError where none is known."""
+        tokenizer = None if given is not None else self.tokenizer
+        found = given if tokenizer is None else tokenizer.eos_token_id
+        if found is None:
+            raise ConfigError("no token is known to end a text", "give eos_token_id, or stop_at_eos=False")
+        return int(found)

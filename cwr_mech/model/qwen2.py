@@ -52,15 +52,22 @@ def next_token_loss(
     logits: Float[Tensor, "batch pos d_vocab"],
     tokens: Int[Tensor, "batch pos"],
     loss_mask: Bool[Tensor, "batch pos"] | None = None,
-) -> Float[Tensor, ""]:
+    *,
+    per_token: bool = False,
+) -> Float[Tensor, "*batch"]:
     """Mean cross-entropy, in nats, of every token but the first given those before it.
 
     `loss_mask[b, p]` says whether predicting `tokens[b, p]` counts; None counts all, padding included.
+    `per_token`: all of them instead of the mean, `[batch pos-1]`, 0 where one does not count.
     """
     targets = tokens[:, 1:]
     if loss_mask is not None:
         targets = targets.masked_fill(~loss_mask[:, 1:], -100)
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
+    reduction = "none" if per_token else "mean"
+    found = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100, reduction=reduction
+    )
+    return found.view(targets.shape) if per_token else found
 
 
 class HookedQwen2(HookedBase):
@@ -117,15 +124,17 @@ class HookedQwen2(HookedBase):
         loss_mask: Bool[Tensor, "batch pos"] | None = None,
         positions: Int[Tensor, "batch read"] | None = None,
         past: list[LayerCache] | None = None,
+        loss_per_token: bool = False,
     ) -> Any:
         """Run the layers from `start_at_layer` (inclusive) to `stop_at_layer` (exclusive), no others.
 
         With `start_at_layer`, `tokens` is the residual stream before that layer. With `stop_at_layer` the
         residual stream `[batch pos d_model]` is returned (0: the embeddings), or with `return_type` "loss" or
         "both" what the final norm and the unembedding make of it. Negative layers count from the end.
-        `return_type`: "logits" `[batch pos d_vocab]`, "loss" (see `next_token_loss`), "both" (Output) or
-        None, which skips the unembedding. `positions` computes logits at these positions only, `[batch read
-        d_vocab]`. `past` (from `new_past`) holds earlier positions, and these are appended to it.
+        `return_type`: "logits" `[batch pos d_vocab]`, "loss" (see `next_token_loss`; `loss_per_token` gives
+        each token's `[batch pos-1]`), "both" (Output) or None, which skips the unembedding. `positions`
+        computes logits at these positions only, `[batch read d_vocab]`. `past` (from `new_past`) holds
+        earlier positions, and these are appended to it.
 
         Texts are read by `to_tokens`, a row of tokens without its batch axis is a batch of one. Padding needs
         no mask when it is on the right: no real position looks at it.
@@ -159,7 +168,7 @@ class HookedQwen2(HookedBase):
         logits = self.unembed(self.ln_final(resid))
         if return_type == "logits":
             return logits
-        loss = next_token_loss(logits, given, loss_mask)
+        loss = next_token_loss(logits, given, loss_mask, per_token=loss_per_token)
         return Output(logits, loss) if return_type == "both" else loss
 
     def _as_rows(self, tokens: Any, *, first: bool) -> Int[Tensor, "batch pos"]:

@@ -7,10 +7,10 @@ of real cities is a part of every larger one of the same seed; new entities take
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Num, Shaped
@@ -21,6 +21,9 @@ from cwr_mech.errors import UnknownName, WorldError
 from cwr_mech.world.new_cities import NEW_PLACES, Invented, kinds_of
 from cwr_mech.world.places import shared
 from cwr_mech.world.sources import is_file, read_source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REGIONS = (
     "Africa",
@@ -44,7 +47,19 @@ REGIONS = (
 _ORDER, _IDS, _PLACES, _NEW_PLACES = range(4)
 
 
-@dataclass(frozen=True, eq=False)
+class City(NamedTuple):
+    """One city: its row in the world's arrays, its id in texts, and what is known of it."""
+
+    row: int
+    id: int
+    name: str
+    x: int
+    y: int
+    region: str
+    is_new: bool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class World:
     """Cities, old ones first. Arrays are read-only; two worlds are the same when their `sha256` is.
 
@@ -68,6 +83,45 @@ class World:
     def n(self) -> int:
         """Number of cities, new ones included."""
         return len(self.ids)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        new = f", {int(self.is_new.sum())} of them new" if self.is_new.any() else ""
+        return f"World({self.n} cities{new}, from {self.config.source})"
+
+    def __getitem__(self, name: str | int) -> City:
+        """The city of a name, whatever its case, or of an id.
+
+        Raises UnknownName, or WorldError for an id that no city has and a name that several have.
+        """
+        if isinstance(name, str):
+            found = [row for row, own in enumerate(self.names) if own.casefold() == name.casefold()]
+            if not found:
+                raise UnknownName("city", name, self.names)
+            if len(found) > 1:
+                ids = ", ".join(str(self.ids[row]) for row in found)
+                raise WorldError(f"{len(found)} cities are called {name}", f"name one by its id: {ids}")
+            row = found[0]
+        else:
+            row = int(self.rows(np.array([name]))[0])
+        return self._city(row)
+
+    def __iter__(self) -> Iterator[City]:
+        return map(self._city, range(self.n))
+
+    def _city(self, row: int) -> City:
+        x, y = self.xy[row].tolist()
+        place = str(self.region[row]), bool(self.is_new[row])
+        return City(row, int(self.ids[row]), self.names[row], x, y, *place)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a city: id, name, x, y, region, is_new."""
+        import pandas as pd
+
+        columns = {"id": self.ids, "name": self.names, "x": self.xy[:, 0], "y": self.xy[:, 1]}
+        return pd.DataFrame(columns | {"region": self.region, "is_new": self.is_new})
 
     def old(self) -> Int64[np.ndarray, " old"]:
         """Rows of the cities that pretraining may show."""

@@ -422,7 +422,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
-from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.writer import write_store
 from cwr_mech.errors import NoSpace
 from cwr_mech.world.cities import load_world
@@ -456,3 +455,49 @@ def test_names_of_files_tell_the_command() -> None:
     assert rebuild_command(activations_path("a-step3-b", 7)) == "cwr-mech cache-acts a-step3-b --step 7"
     assert rebuild_command(activations_path("a", None)) == "cwr-mech cache-acts a --untrained"
     assert rebuild_command("mine.h5") == "cwr-mech cache-acts RUN"
+
+
+def test_three_names_take_training_cities_unless_another_group_is_said(tmp_path: Path) -> None:
+    store = ActivationStore(written(tmp_path / NAME))
+    hook, task, site = KEYS[0]
+    both = store.get(hook, task, site)
+    assert store.is_new.any()
+    assert (store[hook, task, site] == both[~store.is_new]).all()
+    assert (store[hook, task, site, "new"] == both[store.is_new]).all()
+    assert (store[hook, task, site, "all"] == both).all()
+    assert store.select("new").tolist() == store.city_ids[store.is_new].tolist()
+    with pytest.raises(UnknownName, match="group of cities 'fresh'"):
+        store[hook, task, site, "fresh"]
+    table = store.to_pandas(hook, task, site)
+    assert table.index.tolist() == store.select().tolist()
+    assert not table["is_new"].any()
+    assert (table[list(range(both.shape[1]))].to_numpy() == both[~store.is_new]).all()
+    axes = f"{len(store.hooks)} hooks x {len(store.tasks)} prompts x {len(store.sites)} sites"
+    assert repr(store) == (
+        f"ActivationStore({str(store.path)!r}: {len(store)} cities ({store.is_new.sum()} new), {axes})"
+    )
+
+
+def test_a_block_keeps_the_file_open_and_reads_the_same(tmp_path: Path) -> None:
+    store = ActivationStore(written(tmp_path / NAME))
+    before = store[KEYS[0]]
+    with store as opened:
+        store.path.rename(tmp_path / "moved.h5")
+        with store:
+            assert (opened[KEYS[0]] == before).all()
+        assert (opened[KEYS[0]] == before).all(), "the inner block does not close it"
+    with pytest.raises(MissingArtifact):
+        store[KEYS[0]]
+
+
+def test_an_array_with_named_axes(tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    store = ActivationStore(written(tmp_path / NAME))
+    hook, task, site = KEYS[0]
+    array = store.to_xarray([hook])
+    assert array.dims == ("hook", "prompt", "site", "city", "width")
+    assert array.sizes["city"] == (~store.is_new).sum()
+    assert (array.sel(hook=hook, prompt=task, site=site).values == store[hook, task, site]).all()
+    city = int(store.select()[3])
+    assert array.sel(city=city)["name"].item() == store.names[store.rows([city])[0]]
+    assert store.to_xarray([hook], "all")["is_new"].sum() == store.is_new.sum()

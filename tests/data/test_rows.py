@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from cwr_mech.config import PAPER, STRICT, WorldConfig
 from cwr_mech.data.rows import (
@@ -205,3 +206,21 @@ def test_rows_take_and_concat():
     assert rows.take(rows.task == 4).texts() == rows.texts()[4:]
     with pytest.raises(ConfigError):
         concat([])
+
+
+def test_rows_as_a_table_and_as_a_torch_dataset() -> None:
+    rows = concat([generate(load_world(n_cities=50), task, 20) for task in ("distance", "perimeter")])
+    table = rows.to_pandas()
+    assert (table["question"] + table["answer"]).tolist() == rows.texts() == list(rows)
+    assert table["task"].value_counts().to_dict() == {"distance": 20, "perimeter": 20}
+    assert table.loc[0, "question"] == f"dist(c_{table.loc[0, 'city1']},c_{table.loc[0, 'city2']})="
+    assert table["city3"].isna().sum() >= 20, "distance has two cities"
+    assert repr(rows) == f"Rows(40 of distance, perimeter, {rows.tokens.shape[1]} tokens wide)"
+    batch = next(iter(DataLoader(rows.to_dataset(), batch_size=40)))
+    assert (batch["input_ids"].numpy() == rows.tokens).all()
+    assert (batch["attention_mask"].sum(1).numpy() == rows.lengths).all()
+    for row, labels in enumerate(batch["labels"].numpy()):
+        kept = labels[labels != -100].tolist()
+        assert Tokenizer().decode(kept) == table.loc[row, "answer"]
+        assert kept[-1] == Tokenizer.eos
+    assert (batch["labels"] == -100).any(1).all(), "control: questions do not count"

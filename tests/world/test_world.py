@@ -524,3 +524,23 @@ def test_a_world_function_that_gives_no_cities(function: Any, message: str) -> N
     register_world("own", function)
     with pytest.raises(WorldError, match=message):
         load_world(source="own", n_cities=9)
+
+
+def test_a_city_is_found_by_its_name_and_by_its_id() -> None:
+    world = load_world(n_cities="all", new="scattered", n_new=5)
+    city = world["shanghai"]
+    assert world[city.id] == city
+    assert city == next(other for other in world if other.name == "Shanghai")
+    assert (city.x, city.y) == tuple(world.xy[city.row])
+    assert not city.is_new
+    assert [*world][-1].is_new
+    row = world.to_pandas().loc[city.row].to_dict()
+    assert {"row": city.row, **row} == city._asdict()
+    assert len(world) == len(world.to_pandas()) == 5080
+    assert repr(world) == "World(5080 cities, 5 of them new, from cities)"
+    with pytest.raises(UnknownName, match="did you mean 'Shanghai'"):
+        world["Shangai"]
+    with pytest.raises(WorldError, match=r"3 cities are called San Jose .*name one by its id"):
+        world["San Jose"]
+    with pytest.raises(WorldError, match="no city has the id 7"):
+        world[7]
