@@ -26,7 +26,7 @@ test: .venv/.ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 bench: .venv/.ready
 	@$(PY) tests/benchmarks/run.py

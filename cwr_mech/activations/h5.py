@@ -11,11 +11,13 @@ line off; such a file is read like one of another program.
 
 import fcntl
 import hashlib
+import mmap
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -23,6 +25,8 @@ import numpy as np
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SEAL = re.compile(rb"\ncwr-mech sha256 ([0-9a-f]{64})\n")
 SEAL_BYTES = len(b"\ncwr-mech sha256 ") + 64 + 1
+HEAP = re.compile(rb"GCOL\x01\0\0\0(.{8})", re.DOTALL)
+OBJECT_HEAD = 16
 MOST_UNPACKED = 1100
 """No filter of HDF5 packs more than about 1,032 bytes into one (deflate)."""
 SMALL = 1_000_000
@@ -57,6 +61,7 @@ def check_seal(path: Path) -> None:
         if seal is None and size > _end_by_header(head):
             raise Damaged("is a truncated or damaged HDF5 file (a part of its last line is gone)")
         if seal is None:
+            _check_heaps(file)
             return
         file.seek(0)
         digest, left = hashlib.sha256(), size - SEAL_BYTES
@@ -65,6 +70,25 @@ def check_seal(path: Path) -> None:
             left -= len(piece)
     if digest.hexdigest() != seal[1].decode():
         raise Damaged("was changed or damaged after it was written")
+
+
+def _check_heaps(file: BinaryIO) -> None:
+    """Raise Damaged where a global heap, which holds texts, has an object of no bytes.
+
+    HDF5 walks a heap from object to object by their sizes; free space that says to be 0 bytes long keeps it
+    in place forever (HDF5 file format, III.E: index u16, references u16, 4 reserved, size u64, content).
+    """
+    if not file.seek(0, 2):
+        return
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for heap in HEAP.finditer(content):
+            size = int.from_bytes(heap[1], "little")
+            at, end = heap.end(), min(heap.start() + size, len(content))
+            while at + OBJECT_HEAD <= end:
+                index, length = struct.unpack_from("<H6xQ", content, at)
+                if not index and not length:
+                    raise Damaged("is a damaged HDF5 file (an object of 0 bytes among its texts)")
+                at += OBJECT_HEAD + -(-length // 8) * 8 if index else length
 
 
 def _end_by_header(head: bytes) -> int:

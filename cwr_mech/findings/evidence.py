@@ -1,6 +1,7 @@
 """What claims are made of: the saved results of a report as tables, by model, and what its models have
 learned."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -32,8 +33,9 @@ class Saved:
         tables: dict[tuple[str, str], pd.DataFrame] | None = None,
     ) -> None:
         self.results = results
-        self._bases = bases
+        self._chosen = bases
         self._tables = {} if tables is None else tables
+        self._improvements: dict[str, pd.DataFrame] = {}
 
     def table(self, kind: str, name: str) -> pd.DataFrame:
         """A table of all results of one kind, one under the other. Raises NoResults without a row."""
@@ -47,11 +49,11 @@ class Saved:
             raise NoResults(f"no results of kind {kind} in this report")
         return self._tables[kind, name]
 
-    @property
+    @cached_property
     def bases(self) -> list[str]:
         """Bases of the fine-tunings, by seed. Raises NoResults without any."""
-        if self._bases is not None:
-            return list(self._bases)
+        if self._chosen is not None:
+            return list(self._chosen)
         models = self.models
         found = set(models["base"].dropna())
         return list(models[models["run"].isin(found)].sort_values("seed", kind="stable")["run"])
@@ -96,9 +98,20 @@ class Saved:
 
     def learned(self, runs: Sequence[str]) -> list[str]:
         """Those that close at least half of the gap on every task they were trained on."""
-        tasks = self.models.set_index("run")["tasks"].str.split("+")
-        return [run for run in runs if (self.gains.loc[run, tasks[run]] >= FAILED_BELOW).all()]
+        return [run for run in runs if self._has_learned[run]]
 
+    @cached_property
+    def _has_learned(self) -> dict[str, bool]:
+        """Model -> whether it closes at least half of the gap on every task it was trained on."""
+        gains = self.gains.to_dict("index")
+        tasks = zip(self.models["run"], self.models["tasks"].str.split("+"), strict=True)
+        return {
+            run: all(gains[run].get(task, math.nan) >= FAILED_BELOW for task in own)
+            for run, own in tasks
+            if run in gains
+        }
+
+    @cached_property
     def singles(self) -> dict[str, list[str]]:
         """Task -> the models of this task alone that have learned it; tasks without one are left out."""
         found = {task: self.learned(self.trained_on(task)) for task in PAPER_TASKS}
@@ -131,12 +144,15 @@ class Saved:
         Only of the paper's tasks, which claims are about, and only tasks that the base had learned: elsewhere
         improvement divides by next to nothing.
         """
+        if arm in self._improvements:
+            return self._improvements[arm]
         rows = self.table("transfer", "scores")
         rows = rows[(rows["arm"] == arm) & rows["ni"].notna() & (rows["base_gain"] >= FAILED_BELOW)]
         rows = rows[rows["base"].isin(self.bases) & rows["task"].isin(PAPER_TASKS)]
         rows = rows[[set(tasks.split("+")) <= set(PAPER_TASKS) for tasks in rows["set"]]]
         if rows.empty:
             raise NoResults(f"no fine-tuning of these bases ({arm})")
+        self._improvements[arm] = rows
         return rows
 
     def own(self, task: str, arm: str = PLAIN) -> dict[str, float]:

@@ -230,7 +230,7 @@ def relation_claims() -> Iterator[Claim]:
 
 def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
     """Correlation over pairs of learned tasks: jackknife over tasks, p by relabelling tasks (Mantel)."""
-    singles = saved.singles()
+    singles = saved.singles
     taught = {task: saved.by_task(task) for task in _trained(saved)}
     tasks = [task for task in singles if task in taught and task not in left_out]
     if len(tasks) < LEAST_TASKS:

@@ -166,7 +166,7 @@ def _level(saved: Saved) -> Evidence:
     """Mean over pairs of tasks of similarity minus its null; models are the units."""
     values, null = saved.similarity(CKA), saved.similarity(CKA, "null_mean")
     above = {pair: value - null.get(pair, 0.0) for pair, value in values.items()}
-    singles = saved.singles()
+    singles = saved.singles
     if len(singles) < 3:
         return withheld(saved.unlearned())
     runs = [run for mine in singles.values() for run in mine]
@@ -175,7 +175,7 @@ def _level(saved: Saved) -> Evidence:
 
 
 def _between(saved: Saved, statistic: Callable[[Pairs], float]) -> Evidence:
-    values, singles = saved.similarity(CKA), saved.singles()
+    values, singles = saved.similarity(CKA), saved.singles
     if len(singles) < 3:
         return withheld(saved.unlearned())
     runs = [run for mine in singles.values() for run in mine]
@@ -183,7 +183,7 @@ def _between(saved: Saved, statistic: Callable[[Pairs], float]) -> Evidence:
 
 
 def _outlier(saved: Saved, measure: str) -> Evidence:
-    values, singles = saved.similarity(measure), saved.singles()
+    values, singles = saved.similarity(measure), saved.singles
     if len(singles) < LEAST_TASKS or "distance" not in singles:
         return withheld(
             f"only {len(singles)} of {len(PAPER_TASKS)} tasks are learned alone ({', '.join(singles)}); "

@@ -57,7 +57,7 @@ def agreement_rows(values: Sequence[Row]) -> list[Row]:
 
 def _similarities(saved: Saved) -> Iterator[Row]:
     """Single-task models that have learned their task; a task with itself is other seeds."""
-    singles = saved.singles()
+    singles = saved.singles
     runs = [run for mine in singles.values() for run in mine]
     for measure in MEASURES:
         cells, ours = matrix(measure), across(saved.similarity(measure), singles, runs)

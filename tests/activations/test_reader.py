@@ -257,6 +257,16 @@ def not_a_number(path: Path) -> None:
         file["acts/hook_embed/distance/last_digit"][2, 3] = np.nan
 
 
+def zeros_among_texts(path: Path) -> None:
+    """An object of 0 bytes in a heap of texts, over which HDF5 itself never gets; no digest tells of it."""
+    with h5py.File(path, "a"):
+        pass
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 48 : heap + 112] = bytes(64)
+    path.write_bytes(content)
+
+
 FAULTS = [
     (Path.unlink, MissingArtifact, "no such activation file"),
     (cut, CorruptArtifact, "is a truncated or damaged HDF5 file"),
@@ -279,6 +289,7 @@ FAULTS = [
     (declared_huge, CorruptArtifact, "declares"),
     (texts_for_numbers, CorruptArtifact, "at cities/x"),
     (list_of_attributes, CorruptArtifact, "no attribute 'hooks'"),
+    (zeros_among_texts, CorruptArtifact, "an object of 0 bytes among its texts"),
     (not_a_number, CorruptArtifact, "not finite in acts/hook_embed/distance/last_digit"),
 ]
 

@@ -2,6 +2,7 @@
 can be told."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,14 @@ def mechanism(names: list[str], apart: float, city: float, share: float) -> dict
     }
 
 
+@cache
+def claims(**changes: Any) -> dict[str, Row]:
+    """Claim -> its row, in a world planted so."""
+    return {row["id"]: row for row in findings(planted(**changes), {}, "test").tables["claims"]}
+
+
 def row_of(name: str, **changes: Any) -> Row:
-    rows = findings(planted(**changes), {}, "test").tables["claims"]
-    (found,) = [row for row in rows if row["id"] == name]
-    return found
+    return claims(**changes)[name]
 
 
 # claim, what is planted otherwise, verdict with the usual world, verdict then
@@ -185,7 +190,7 @@ def test_planted_truths_are_found(name: str, changes: dict[str, Any], usual: str
 
 
 def test_values_are_those_planted() -> None:
-    rows = {row["id"]: row for row in findings(planted(), {}, "test").tables["claims"]}
+    rows = claims()
     expected = {
         "interference": -0.4, "distance-teaches-less": -0.45, "outlier-svcca": None, "outlier-cka": 0.3,
         "off-manifold-own-distance": 0.61, "divergence-distance": 1.41, "divergence-distance-more": 0.7,
