@@ -94,7 +94,7 @@ STAGES = (
     Stage("finetune", (TRAIN,), TUNE, ("runs/b/checkpoints", "runs/b/metrics.jsonl"), resumed(TUNE, "b")),
     Stage("cache-acts", (TRAIN,), CACHE, ("activations",)),
     Stage("cka", (TRAIN, CACHE), CKA, ("reports",)),
-    Stage("cka again", (TRAIN, CACHE, (*CKA, "--tasks", "angle"), CACHE), CKA, ("reports",)),
+    Stage("cka again", (TRAIN, CACHE, (*CKA, "--draws", "2")), CKA, ("reports",)),
     Stage("zoo add", (TRAIN,), ADD, ("zoo",)),
     Stage("zoo add --force", (TRAIN, OTHER, ADD), REPLACE, ("zoo",)),
     Stage("eval", (TRAIN,), EVAL, ("reports",)),
@@ -225,6 +225,7 @@ class Lab:
         self.context.set_forkserver_preload(PRELOAD)
         self.expected: dict[str, dict[str, str]] = {}
         """Stage -> digests of what it makes when nobody kills it."""
+        self.starts: dict[tuple[tuple[str, ...], ...], Path] = {}
 
     def start(
         self, folder: Path, command: tuple[str, ...], kill_at: int | None = None
@@ -266,18 +267,23 @@ class Lab:
             raise RuntimeError(f"{stage.name}: exit {process.exitcode}\n{(folder / 'log.txt').read_text()}")
         return found, first, end, int((self.place / "seen.txt").read_text())
 
-    def prepared(self, stage: Stage) -> Path:
-        """A folder in which the commands before `stage` have been run."""
-        folder = self.place / f"{stage.name}-start"
-        folder.mkdir()
-        for command in stage.before:
-            if code := self.run(folder, command):
-                raise RuntimeError(f"{' '.join(command)}: exit {code}\n{(folder / 'log.txt').read_text()}")
-        return folder
+    def prepared(self, commands: tuple[tuple[str, ...], ...]) -> Path:
+        """A folder in which these commands have been run, each beginning of them once; to be copied."""
+        if commands not in self.starts:
+            folder = self.place / f"start-{len(self.starts)}"
+            self.starts[commands] = folder
+            if not commands:
+                folder.mkdir()
+                return folder
+            shutil.copytree(self.prepared(commands[:-1]), folder)
+            if code := self.run(folder, commands[-1]):
+                said = (folder / "log.txt").read_text()
+                raise RuntimeError(f"{' '.join(commands[-1])}: exit {code}\n{said}")
+        return self.starts[commands]
 
     def trials(self, stage: Stage, kills: int, tally: Tally) -> None:
         """Kill `stage` until `kills` more have hit, some at a point, some after a time."""
-        start = self.prepared(stage)
+        start = self.prepared(stage.before)
         expected, first, end, points = self.whole(stage, start)
         self.expected[stage.name] = expected
         if stage.like in self.expected and self.expected[stage.like] != expected:

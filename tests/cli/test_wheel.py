@@ -5,10 +5,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import session
 from paths import ROOT
 
 from cwr_mech.training.folders import HOME, SHIPPED
@@ -47,28 +47,38 @@ def dependencies() -> list[str]:
 
 
 @pytest.fixture
-def call(program: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function that runs the installed command in an empty folder and returns what it printed."""
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Variables of a user in an empty folder, who has no checkout."""
     monkeypatch.chdir(tmp_path)
-    environment = {key: value for key, value in os.environ.items() if key not in (HOME, "PYTHONPATH")}
-
-    def run(line: str) -> str:
-        done = subprocess.run([*program, *line.split()], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    return run
+    return {key: value for key, value in os.environ.items() if key not in (HOME, "PYTHONPATH")}
 
 
-def test_every_stage_in_an_empty_folder(call: Callable[[str], str], tmp_path: Path) -> None:
-    listed = call("zoo list")
+def call(program: list[str], line: str, environment: dict[str, str]) -> str:
+    """What the installed command prints."""
+    done = subprocess.run([*program, *line.split()], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+STAGES = (
+    "zoo check small --quick",
+    "train --preset tiny --set steps=20",
+    "cache-acts tiny --tasks distance,compass",
+    "probe tiny --prompts distance --draws 2",
+    "report tiny",
+)
+
+
+def test_every_stage_in_an_empty_folder(
+    program: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    listed = call(program, "zoo list", environment)
     assert {word for word in listed.split() if word.startswith("zoo:")} == {f"zoo:{name}" for name in SHIPPED}
     assert HOME in listed  # how to get the others
-    assert "as added" in call("zoo check small --quick")
-    call("train --preset tiny --set steps=20")
-    call("cache-acts tiny --tasks distance,compass")
-    call("probe tiny --prompts distance --draws 2")
-    call("report tiny")
+    python = Path(program[0]).with_name("python")
+    said = session(str(python), tmp_path, STAGES, environment)
+    assert {line: words for line, (code, words) in said.items() if code} == {}
+    assert "as added" in said[STAGES[0]][1]
     report = (tmp_path / "reports" / "tiny" / "report.md").read_text(encoding="utf-8")
     assert "results/probe.json" in report
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activations", "reports", "runs"]
@@ -83,6 +93,8 @@ def test_the_installed_package_is_the_wheel_s(program: list[str], tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_short_demo_in_an_empty_folder(call: Callable[[str], str], tmp_path: Path) -> None:
-    assert "all done in" in call("demo --short")
+def test_the_short_demo_in_an_empty_folder(
+    program: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert "all done in" in call(program, "demo --short", environment)
     assert (tmp_path / "reports" / "demo" / "report.md").is_file()

@@ -1,6 +1,9 @@
 """Sweeps: order, failures, going on. The trainer here is a script that only writes manifests."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -131,6 +134,47 @@ def test_ctrl_c_stops_the_processes(tmp_path: Path) -> None:
         going.run()
     assert all(process.poll() is not None for process, _ in going._running.values())
     assert all(outcome.state == "done" for outcome in sweep(tmp_path).run())
+
+
+HUNG_UP = """
+import sys
+from pathlib import Path
+from cwr_mech_cli.interrupt import answer_signals
+from cwr_mech.experiments.plans import find_plan
+from cwr_mech.experiments.presets import preset
+from cwr_mech.experiments.sweep import Sweep
+answer_signals("sweep")
+Sweep(
+    find_plan("trial").runs(preset("tiny"))[:2],
+    Path(sys.argv[1]),
+    lambda name: [sys.executable, "-S", "-c", sys.argv[2]],
+    2,
+).run()
+"""
+TRAINED = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("saved"))
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_hang_up_of_the_sweep_ends_what_it_started(tmp_path: Path) -> None:
+    """The signal goes to the sweep alone, as when the shell that started it over a network goes away."""
+    logs = [log_path(run.name, tmp_path) for run in PLAN[:2]]
+    with subprocess.Popen([sys.executable, "-c", HUNG_UP, str(tmp_path), TRAINED]) as going:
+        while not all(log.exists() and log.read_text().endswith("\n") for log in logs):
+            assert going.poll() is None
+            time.sleep(0.05)
+        pids = [int(log.read_text()) for log in logs]
+        for pid in pids:
+            os.kill(pid, 0)  # control: both are there
+        going.send_signal(signal.SIGHUP)
+    assert going.returncode not in (0, -signal.SIGHUP)
+    assert [log.read_text().split() for log in logs] == [[str(pid), "saved"] for pid in pids]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 # state in the manifest, whether the folder is locked -> state of the planned run

@@ -6,12 +6,12 @@ runs the commands, then one that does not have the package reads what they left.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import session
 
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -54,46 +54,19 @@ COMMANDS = (
     "patch near --task nearer --pairs 8 --report own",
     "finetune near --tasks nearer --steps 4 --rows 100 --replay-rows 50",
     "transfer near -n 8 --report own",
-    "sweep singles --preset tiny --set tasks=distance,nearer --set steps=4 --set batch_size=16 --out sweep",
+    "sweep singles --preset tiny --set tasks=distance,nearer --set steps=4 --set batch_size=16 --out sweep "
+    "--only tiny-nearer",
     "sweep tune --preset tiny --set tasks=distance,nearer --dry-run",
     "report own",
     "report own --check",
     "runs",
 )
 
-RUN = """
-import shlex, sys
-import cwr_mech_cli.main as program
-program.answer_signals = lambda _: None
-for line in sys.stdin.read().splitlines():
-    sys.argv = ["cwr-mech", *shlex.split(line)]
-    print("$", line, flush=True)
-    try:
-        program.main()
-    except SystemExit as ended:
-        print("exit", ended.code or 0, flush=True)
-"""
-
 
 def commands(folder: Path, lines: tuple[str, ...], *path: Path) -> dict[str, tuple[int, str]]:
     """Command -> exit code and all it printed, in one fresh process with these folders on its path."""
     others = {"COLUMNS": "120", "PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input="\n".join(lines),
-        cwd=folder,
-        env=os.environ | others,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    parts = done.stdout.split("$ ")[1:]
-    assert len(parts) == len(lines), done.stdout[-3000:]
-    found = {}
-    for line, part in zip(lines, parts, strict=True):
-        said, _, code = part.removeprefix(line).rpartition("exit ")
-        found[line] = (int(code), said)
-    return found
+    return session(sys.executable, folder, lines, os.environ | others)
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +119,7 @@ def test_reports_plans_and_lists_name_it(folder: Path, said: dict[str, str]) -> 
     report = (folder / "work" / "reports" / "own" / "report.md").read_text()
     assert report.count("nearer") >= 5
     assert (folder / "work" / "reports" / "own" / "figures" / "patch-nearer.png").is_file()
-    assert {path.name for path in (folder / "work" / "sweep").glob("tiny*")} == {
-        "tiny-distance",
-        "tiny-nearer",
-    }
+    assert [path.name for path in (folder / "work" / "sweep").glob("tiny*")] == ["tiny-nearer"]
     plan = next(words for line, words in said.items() if line.startswith("sweep tune"))
     assert "tiny-ft-distance+nearer" in plan
     listed = said["runs"]
