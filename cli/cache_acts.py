@@ -93,7 +93,7 @@ def command(
     if untrained:
         path, digest, load, at = untrained_state(found)
     else:
-        path, digest = activations_path(found.name, at, ACTIVATIONS), found.sha256(at)
+        path, digest = activations_path(found.reference, at, ACTIVATIONS), found.sha256(at)
         load = partial(found.model, at)
     world = found.world()
     path, model = out or path, load()
@@ -113,7 +113,7 @@ def command(
             world,
             path,
             **wanted._asdict(),
-            attrs={"run": found.name, "step": at, "model_sha256": digest},
+            attrs={"run": found.reference, "step": at, "model_sha256": digest},
             advance=advance,
         )
     seconds = time.monotonic() - began

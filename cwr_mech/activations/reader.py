@@ -7,11 +7,13 @@ on city ids.
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import h5py
 import numpy as np
@@ -48,9 +50,11 @@ Key = tuple[str, str, str]
 def activations_path(run: str, step: int | None, root: Path | str = "activations") -> Path:
     """Where `cwr-mech cache-acts` puts the file of a run's step; step None is the untrained model.
 
-    A model of the zoo, zoo:NAME, has the file zoo-NAME-stepN.h5.
+    `run` is its `Run.reference`. A model of the zoo, zoo:NAME, has the file zoo-NAME-stepN.h5; a run that
+    lies elsewhere than in runs/ has its path in the name, FOLDER%2FNAME-stepN.h5, so that runs of one name
+    have files of their own.
     """
-    run = run.replace(":", "-")
+    run = f"zoo-{run.removeprefix('zoo:')}" if run.startswith("zoo:") else quote(run, safe="+")
     return Path(root) / (f"{run}-untrained.h5" if step is None else f"{run}-step{step}.h5")
 
 
@@ -59,7 +63,7 @@ def rebuild_command(path: Path | str) -> str:
     named = re.fullmatch(r"(.+)-(untrained|step(\d+))\.h5", Path(path).name)
     if not named:
         return "cwr-mech cache-acts RUN"
-    run = re.sub("^zoo-", "zoo:", named[1])
+    run = shlex.quote(unquote(re.sub("^zoo-", "zoo:", named[1])))
     return f"cwr-mech cache-acts {run} {f'--step {named[3]}' if named[3] else '--untrained'}"
 
 

@@ -119,7 +119,7 @@ def run_of(name: str | Path | None) -> Run:
 def activations_of(run: Run, step: int | None = None) -> Path:
     """The activation file of a checkpoint, the last one by default; made if missing or of other weights."""
     at = run.last_step if step is None else step
-    return _made(run, activations_path(run.name, at, FOLDER), run.sha256(at), lambda: run.model(at), at)
+    return _made(run, activations_path(run.reference, at, FOLDER), run.sha256(at), lambda: run.model(at), at)
 
 
 def texts_path(run: Run, prompts: str, *, untrained: bool = False) -> Path:
@@ -163,7 +163,7 @@ def untrained_state(run: Run) -> tuple[Path, str, "Callable[[], HookedQwen2]", i
     from cwr_mech.model.qwen2 import HookedQwen2
 
     model = HookedQwen2(run.config.model, seed=run.config.train.seed).eval()
-    return activations_path(run.name, None, FOLDER), model_digest(model), lambda: model, 0
+    return activations_path(run.reference, None, FOLDER), model_digest(model), lambda: model, 0
 
 
 def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]", step: int) -> Path:
@@ -175,7 +175,7 @@ def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]",
         from cwr_mech.activations.extract import extract
 
         with stage(f"activations of {path.stem}", world.n * len(TASKS), "prompts") as advance:
-            attrs: dict[str, str | int] = {"run": run.name, "step": step, "model_sha256": sha256}
+            attrs: dict[str, str | int] = {"run": run.reference, "step": step, "model_sha256": sha256}
             extract(model(), world, path, attrs=attrs, advance=advance)
     return path
 
@@ -185,7 +185,7 @@ def _of_run(run: Run, step: int | None) -> Source:
         return _of_texts(run)
     path = activations_of(run, step)
     store = ActivationStore(path, world=run.world(), model_sha256=run.sha256(step))
-    return Source(store, path, run.name, tuple(run.config.data.tasks))
+    return Source(store, path, run.reference, tuple(run.config.data.tasks))
 
 
 def _of_texts(folder: ModelFolder) -> Source:

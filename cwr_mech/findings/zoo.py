@@ -100,7 +100,7 @@ def maps_result(
     inputs: dict[str, str] = {}
     notes: list[str] = []
     for model in models:
-        path = activations_path(model.name, model.last_step, folder)
+        path = activations_path(model.reference, model.last_step, folder)
         store = ActivationStore(path, world=model.world(), model_sha256=model.sha256())
         found = probe_result(store, choose_hooks(store, None), list(model.config.data.tasks), [SITE])
         kind = {"family": family(model.config, model.parent is not None)}

@@ -39,7 +39,7 @@ from cwr_mech.errors import (
 )
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
-from cwr_mech.training.folders import ZOO, find_run, holds_run, run_folders
+from cwr_mech.training.folders import RUNS, ZOO, find_run, holds_run, run_folders
 from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
 
@@ -80,6 +80,17 @@ class Run:
     def name(self) -> str:
         """The folder's name, `zoo:` before it for a model of the zoo: what commands know it by."""
         return f"zoo:{self.folder.name}" if self.from_zoo else self.folder.name
+
+    @property
+    def reference(self) -> str:
+        """What commands here find it by: its name for runs/NAME and for a model of the zoo, else its path."""
+        folder, here = self.folder.resolve(), Path.cwd()
+        if self.from_zoo or folder == (RUNS / self.folder.name).resolve():
+            return self.name
+        if not folder.is_relative_to(here):
+            return folder.as_posix()
+        path = folder.relative_to(here).as_posix()
+        return path if "/" in path else f"./{path}"
 
     @property
     def from_zoo(self) -> bool:

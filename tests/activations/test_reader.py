@@ -1,6 +1,7 @@
 """Activation files: what is read is what was written, and every broken file says so."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -465,6 +466,10 @@ def test_names_of_files_tell_the_command() -> None:
     assert activations_path("a-step3-b", 7) == Path("activations/a-step3-b-step7.h5")
     assert rebuild_command(activations_path("a-step3-b", 7)) == "cwr-mech cache-acts a-step3-b --step 7"
     assert rebuild_command(activations_path("a", None)) == "cwr-mech cache-acts a --untrained"
+    for run in ("runs of mine/a", "/tmp/a", "./a", "zoo:small", "tiny-ft-angle+inside"):
+        path = activations_path(run, 7)
+        assert path.parent == Path("activations")
+        assert shlex.split(rebuild_command(path))[2:] == [run, "--step", "7"]
     assert rebuild_command("mine.h5") == "cwr-mech cache-acts RUN"
 
 

@@ -1,5 +1,6 @@
 """Similarity, manifold, read-out and timeline results and their commands, on planted activation files."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -345,8 +346,10 @@ def broken(path: str, how: str) -> None:
         with h5py.File(path, "r+") as file:
             file[f"acts/{LAST}/distance/last_digit"][:] = 0.7
             file[f"acts/{LAST}/distance/delimiter"][:] = 0.2
-    elif how == "world":
-        plant(Path(path), "two", a_world(seed=7), seed=1)
+    elif how == "no common city":
+        plant(Path(path), "two", replace(a_world(), ids=a_world().ids + 5000), seed=1)
+    elif how == "moved":
+        plant(Path(path), "two", replace(a_world(), xy=a_world().xy + 3), seed=1)
     elif how == "few":
         plant(Path(path), "two", load_world(n_cities=3, new="none"), seed=1)
     elif how == "one city":
@@ -371,7 +374,8 @@ BAD = [
     ("nan", ("manifold", "--activations", "two.h5", "--layers", "1"), "not finite"),
     ("constant", ("manifold", "--activations", "two.h5", "--layers", "1"), "the same for every city"),
     ("constant", ("surfacing", "--activations", "two.h5", "--layers", "1"), "same features for every city"),
-    ("world", ("cka", *BOTH), "no city in common|different worlds"),
+    ("no common city", ("cka", *BOTH), "one.h5 and two.h5 have no city in common"),
+    ("moved", ("cka", *BOTH), "one.h5 and two.h5 are about different worlds: city [0-9]+ lies elsewhere"),
     ("one city", ("cka", *BOTH), "holds other cities than its world_sha256 says"),
     ("few", ("cka", "--activations", "two.h5"), "3 cities are too few for CKA"),
     ("few", ("probe", "--activations", "two.h5"), "3 cities are too few for 5 folds"),

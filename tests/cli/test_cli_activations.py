@@ -10,6 +10,7 @@ from cwr_mech_cli import cache_acts
 from cwr_mech_cli.analyses import command_of, commands
 
 from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.sources import open_sources
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import load_result
@@ -53,6 +54,22 @@ def test_cache_acts_needs_no_argument_and_does_nothing_twice(run: Run) -> None:
     assert FILE.stat().st_mtime_ns == before
     said(call("cache-acts", "demo", "--force"))
     assert FILE.stat().st_mtime_ns > before
+
+
+def test_runs_of_one_name_in_two_folders_have_files_of_their_own(run: Run) -> None:
+    save(create_run(Path("others/demo"), run.config, HookedQwen2(run.config.model, seed=2)), 3, 4)
+    for name in ("demo", "others/demo"):
+        said(call("cache-acts", name, "--tasks", "angle"))
+    other = load_run("others/demo")
+    own, theirs = ActivationStore(FILE), ActivationStore("activations/others%2Fdemo-step3.h5")
+    assert (own.attrs["model_sha256"], theirs.attrs["model_sha256"]) == (run.sha256(), other.sha256())
+    assert "is up to date" in said(call("cache-acts", "demo", "--tasks", "angle"))
+    # Both in one analysis: each is read from its own file, under a name that tells them apart.
+    sources = open_sources(["demo", "others/demo"])
+    assert [source.label for source in sources] == ["demo", "others/demo"]
+    assert load_run(sources[1].run).sha256() == other.sha256()
+    values = [source.store.get(0, "angle") for source in sources]
+    assert not np.allclose(values[0], values[1])
 
 
 def test_other_weights_make_it_anew_and_more_places_are_added(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -101,6 +102,7 @@ BAD = [
     ({}, (*UPDATES[:6], "--layers", "9"), "unknown layer '9'"),
     ({}, (*UPDATES, "--tasks", "walking"), "unknown task 'walking'"),
     ({}, (*UPDATES, "--activations", "other.h5"), "made from another state of the model"),
+    ({}, (*UPDATES, "--activations", "moved.h5"), "moved.h5 was made with another world"),
     ({}, (*UPDATES[:6], "--layers", "1", "--activations", "own.h5"), "blocks.1.hook_resid_post"),
     ({}, (*UPDATES, "--step", "7"), "no checkpoint at step 7"),
     ({}, ("trajectory", "base"), "no finished fine-tuning found"),
@@ -113,19 +115,19 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("world", "command", "message"), BAD)
+@pytest.mark.parametrize(("settings", "command", "message"), BAD)
 def test_bad_input_gives_one_line_and_exit_code_2(
-    cli: Cli, world: dict[str, object], command: tuple[str, ...], message: str
+    cli: Cli, settings: dict[str, object], command: tuple[str, ...], message: str
 ) -> None:
-    run = base(**world)
+    run = base(**settings)
     if "--activations" in command:
         other = HookedQwen2(run.config.model, seed=2)
         about = {"model_sha256": run.sha256()}
         sites = ("last_digit",)
         extract(other, run.world(), "other.h5", hooks=[Site(0).hook], tasks=TASKS, sites=sites)
-        extract(
-            run.model(), run.world(), "own.h5", hooks=[Site(0).hook], tasks=TASKS, sites=sites, attrs=about
-        )
+        moved = replace(run.world(), xy=run.world().xy + 3)
+        for world, path in ((run.world(), "own.h5"), (moved, "moved.h5")):
+            extract(run.model(), world, path, hooks=[Site(0).hook], tasks=TASKS, sites=sites, attrs=about)
     code, _, err = cli(*command)
     assert code == 2, err
     assert re.search(message, " ".join(err.split())), err
