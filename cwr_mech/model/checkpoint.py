@@ -146,7 +146,8 @@ def write_folder(
     """Write a checkpoint folder: whole or not at all where there was none, else file by file.
 
     In a folder that is there already, other files stay as they are. `state` has TransformerLens names;
-    `tokenizer` None writes this package's.
+    `tokenizer` None writes this package's. `dtype` is that of the file; config.json names float32, so that
+    transformers computes as this package does, whatever the file holds.
     """
     # Imported here: writing a checkpoint is the only thing that needs them.
     from transformers import GenerationConfig, Qwen2Config
@@ -154,7 +155,7 @@ def write_folder(
     from cwr_mech.tasks.tokenizer import BOS, EOS, PAD, Tokenizer
 
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in to_hf_state(state, config).items()}
-    settings = Qwen2Config(**hf_settings(config), dtype=dtype, architectures=["Qwen2ForCausalLM"])
+    settings = Qwen2Config(**hf_settings(config), dtype=torch.float32, architectures=["Qwen2ForCausalLM"])
     with atomic_folder(folder, last="config.json") as part:
         (tokenizer or Tokenizer()).save_pretrained(part)
         settings.save_pretrained(part)

@@ -268,6 +268,27 @@ def test_the_zoo_in_the_repository() -> None:
             assert base.sha256() == model.manifest["parent"]["sha256"]
 
 
+TEXTS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""Files of a checkpoint that are the same for every model."""
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """TEXTS and the type in which transformers computes, without the version that wrote them."""
+    texts = {name: json.loads((folder / name).read_text()) for name in (*TEXTS, "config.json")}
+    dtype = texts.pop("config.json")["dtype"]
+    return {name: text | {"transformers_version": None} for name, text in texts.items()} | {"dtype": dtype}
+
+
+def test_the_zoo_s_checkpoints_are_as_they_are_written_today(tmp_path: Path) -> None:
+    """So that what plain transformers does with a checkpoint written today, it does with the zoo's."""
+    config = preset("tiny").model
+    HookedQwen2(config, seed=0).save_pretrained(tmp_path / "today")
+    today = contents(tmp_path / "today")
+    for model in zoo_models(SHIPPED):
+        for step in model.steps:
+            assert contents(model.checkpoint(step)) == today, model.name
+
+
 def answered(model: Run) -> list[str]:
     """Tasks of which a model of the zoo has recorded answers."""
     return [key.split("/")[0] for key in recorded_answers(model.folder)]

@@ -56,13 +56,17 @@ def test_a_folder_is_read_by_us_by_transformers_and_by_the_bridge(config, tmp_pa
     assert gap(bridge(ROWS), model(ROWS)) < 1e-5
 
 
-def test_plain_transformers_scores_the_same(tmp_path):
-    """AutoTokenizer puts <bos> first and generation is greedy, so nothing has to be known about either."""
+@pytest.mark.parametrize("saved", ["in the zoo", "again, as float32", "again, as float16"])
+def test_plain_transformers_scores_the_same(tmp_path, saved):
+    """AutoTokenizer puts <bos> first, generation is greedy and in float32: nothing of it has to be known."""
     run = load_run(ROOT / "zoo" / "small")
-    run.model().save_pretrained(tmp_path / "small")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
-    rows = generate(run.world(), "distance", 24, split="test")
+    folder = run.checkpoint(run.last_step)
+    if saved.startswith("again"):
+        run.model().save_pretrained(tmp_path / "small", dtype=getattr(torch, saved.split()[-1]))
+        folder = tmp_path / "small"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    rows = generate(run.world(), "distance", 40, split="test")
     asked = [text.partition("=")[0] + "=" for text in rows.texts()]
     answers = []
     for text in asked:
@@ -104,7 +108,8 @@ def test_half_precision_on_disk_comes_back_in_float32(tmp_path):
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter.half().float(), again.get_parameter(name))
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.float16
+    # transformers computes in float32 too: in float16 it would answer some questions otherwise.
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.float32
 
 
 def test_another_tokenizer_can_go_along(tmp_path):
