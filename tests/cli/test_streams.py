@@ -101,8 +101,7 @@ def test_a_signal_does_not_wait_for_native_code(
 
 NOHUP = """
 import os, signal, sys
-if sys.argv[1] == "nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 from cwr_mech_cli.interrupt import answer_signals
 answer_signals(None)
 try:

@@ -137,12 +137,13 @@ def test_ctrl_c_stops_the_processes(tmp_path: Path) -> None:
 
 
 HUNG_UP = """
-import sys
+import signal, sys
 from pathlib import Path
 from cwr_mech_cli.interrupt import answer_signals
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.experiments.sweep import Sweep
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 answer_signals("sweep")
 Sweep(
     find_plan("trial").runs(preset("tiny"))[:2],
