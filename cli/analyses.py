@@ -52,6 +52,8 @@ def run(name: str, report: str | None, *, file: str | None = None, **options: An
     with followed_by(progress):
         result = row.function(**options)
     show_result(result)
+    if "task" in options and options["task"] is None:
+        options = options | {"task": result.params.get("task")}
     keep_result(result, report, file or file_name(result.kind, options))
 
 

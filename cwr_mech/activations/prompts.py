@@ -8,7 +8,7 @@ numbers, counted from 0, and no text shows them.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from cwr_mech.world.sources import shipped
 NAME = "{name}"
 COLUMNS_HINT = (
     "the first line must name the columns entity and lon,lat (degrees) or x,y (whole numbers), and text "
-    "unless a template makes it; span, group and prompt may be there, too"
+    "unless a template makes it; span, group, prompt and answer may be there, too"
 )
 RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 MOST_ENTITIES = 10**6
@@ -36,11 +36,14 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Prompts:
-    """For each prompt a text about each entity, and the characters that are read there."""
+    """For each prompt a text about each entity, the characters that are read there, and how the text goes on
+    where that is known.
+    """
 
     entities: World
     texts: Mapping[str, tuple[str, ...]]
     spans: Mapping[str, tuple[Span, ...]]
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_templates(cls, entities: World, templates: Sequence[str]) -> "Prompts":
@@ -89,6 +92,7 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
                       counted from 0; the entity's name by default
     group             a word for colouring, and for holding out whole groups
     prompt            which of several texts of an entity this is; each entity has each prompt then
+    answer            how the text goes on, its first space included; the score of `cwr-mech patch`
 
     Raises MissingArtifact, or WorldError naming the file, the line and the fault.
     """
@@ -103,7 +107,7 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
             fault = "twice" if column in header else "not at all"
             raise WorldError(f"{path} names the column '{column}' {fault}", COLUMNS_HINT)
     places: dict[str, tuple[float, float, str]] = {}
-    found: dict[str, dict[str, tuple[str, Span]]] = {}
+    found: dict[str, dict[str, tuple[str, Span, str]]] = {}
     for line, fields in lines[1:]:
         where = f"{path}, line {line}"
         if len(fields) != len(header):
@@ -127,7 +131,11 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
                 "a column 'prompt' tells the texts of an entity apart",
             )
         text = row["text"]
-        found[prompt][entity] = text, _span(where, text, row.get("span", "").strip(), entity)
+        found[prompt][entity] = (
+            text,
+            _span(where, text, row.get("span", "").strip(), entity),
+            row.get("answer", ""),
+        )
     for prompt, texts in found.items():
         missing = next((entity for entity in places if entity not in texts), None)
         if missing is not None:
@@ -141,6 +149,9 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
         entities,
         {prompt: tuple(texts[entity][0] for entity in places) for prompt, texts in found.items()},
         {prompt: tuple(texts[entity][1] for entity in places) for prompt, texts in found.items()},
+        {prompt: tuple(texts[entity][2] for entity in places) for prompt, texts in found.items()}
+        if "answer" in header
+        else {},
     )
 
 

@@ -249,7 +249,9 @@ class ActivationStore(Views):
         with self._file() as file:
             texts = h5.texts(file, f"{group}/text")
             tokens, span = (h5.numbers(file, f"{group}/{name}", "iu", 2) for name in ("tokens", "span"))
-        found = TokenRows(tuple(texts.tolist()), tokens.astype(np.int32), span.astype(np.int32))
+            known = file.get(f"{group}/answer", getlink=True) is not None
+            answer = h5.numbers(file, f"{group}/answer", "iu", 1).astype(np.int32) if known else None
+        found = TokenRows(tuple(texts.tolist()), tokens.astype(np.int32), span.astype(np.int32), answer)
         if not found.fits(len(self)):
             raise self._corrupt(f"holds broken tokens in {group}")
         return found

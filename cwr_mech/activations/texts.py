@@ -1,6 +1,6 @@
 """Texts about entities as a model reads them: tokens, and where in them each entity is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ class TokenRows:
     texts: tuple[str, ...]
     tokens: Int32[np.ndarray, "entity pos"]
     span: Int32[np.ndarray, "entity 2"]
+    answer: Int32[np.ndarray, " entity"] | None = None
+    """The token each text goes on with, where that is known."""
 
     @property
     def lengths(self) -> Int64[np.ndarray, " entity"]:
@@ -41,6 +43,8 @@ class TokenRows:
     def fits(self, n: int) -> bool:
         """Whether there are `n` texts whose spans lie in them."""
         if not len(self.texts) == len(self.tokens) == len(self.span) == n:
+            return False
+        if self.answer is not None and (len(self.answer) != n or (self.answer < 0).any()):
             return False
         start, stop = self.span.T
         return bool(((start >= 0) & (start < stop) & (stop <= self.lengths)).all())
@@ -93,8 +97,29 @@ def encode_prompts(
                     f"no token holds {quoted(texts[index][first:after])} in {quoted(texts[index])}"
                 )
             span[index] = inside[0], inside[-1] + 1
-        found[prompt] = TokenRows(tuple(texts), tokens, span)
+        answers = prompts.answers.get(prompt)
+        answer = None if answers is None else _answers(tokenizer, texts, answers, rows, d_vocab, n_ctx)
+        found[prompt] = TokenRows(tuple(texts), tokens, span, answer)
     return found
+
+
+def _answers(
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    answers: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    d_vocab: int,
+    n_ctx: int,
+) -> Int32[np.ndarray, " entity"]:
+    """The token after each text when its answer follows. Raises AnalysisError where the two melt into one."""
+    whole, _ = encode(tokenizer, [a + b for a, b in zip(texts, answers, strict=True)], d_vocab, n_ctx)
+    for text, answer, row, longer in zip(texts, answers, rows, whole, strict=True):
+        if len(longer) <= len(row) or longer[: len(row)] != list(row):
+            raise AnalysisError(
+                f"the answer {quoted(answer)} is no token of its own after {quoted(text)}",
+                "begin it with a space, or end the text where a token ends",
+            )
+    return np.array([longer[len(row)] for row, longer in zip(rows, whole, strict=True)], dtype=np.int32)
 
 
 def name_features(rows: TokenRows, most: int = 1000) -> Mapping[str, Float[np.ndarray, "entity feature"]]:

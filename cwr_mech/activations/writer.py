@@ -59,6 +59,8 @@ class StoreWriter:
         self._file.create_dataset(f"{group}/text", data=list(rows.texts), dtype=TEXT)
         self._file.create_dataset(f"{group}/tokens", data=rows.tokens.astype("<i4"))
         self._file.create_dataset(f"{group}/span", data=rows.span.astype("<i4"))
+        if rows.answer is not None:
+            self._file.create_dataset(f"{group}/answer", data=rows.answer.astype("<i4"))
 
     def finish(self) -> None:
         """Raise AnalysisError when an array is missing or incomplete."""

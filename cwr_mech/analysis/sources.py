@@ -13,7 +13,6 @@ from cwr_mech.analysis.study import Names, names, stage, uses
 from cwr_mech.config import ModelConfig, parse
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
-from cwr_mech.training.model_folder import ModelFolder
 from cwr_mech.training.runs import Run, load_run
 
 if TYPE_CHECKING:
@@ -181,14 +180,14 @@ def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]",
 
 
 def _of_run(run: Run, step: int | None) -> Source:
-    if isinstance(run, ModelFolder) and run.reads_text:
+    if run.reads_text:
         return _of_texts(run)
     path = activations_of(run, step)
     store = ActivationStore(path, world=run.world(), model_sha256=run.sha256(step))
     return Source(store, path, run.reference, tuple(run.config.data.tasks))
 
 
-def _of_texts(folder: ModelFolder) -> Source:
+def _of_texts(folder: Run) -> Source:
     """The one file in activations/ that holds what this model holds about texts.
 
     Raises MissingArtifact for none, AnalysisError for several.

@@ -71,7 +71,7 @@ class ModelFolder(Run):
         """Its one step."""
         return (0,)
 
-    @cached_property
+    @property
     def reads_text(self) -> bool:
         """Whether it has a tokenizer of its own, or none, and is therefore never fed with our characters."""
         return not is_ours(self.folder)

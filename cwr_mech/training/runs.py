@@ -98,6 +98,11 @@ class Run:
         return "zoo" in self.manifest
 
     @property
+    def reads_text(self) -> bool:
+        """Whether it reads texts by a tokenizer of its own; no run of ours does."""
+        return False
+
+    @property
     def source(self) -> str:
         """What results call their input: its folder, zoo/NAME for a model of the zoo wherever it lies."""
         return f"{ZOO}/{self.folder.name}" if self.from_zoo else self.folder.as_posix()

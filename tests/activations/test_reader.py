@@ -119,7 +119,9 @@ def test_the_schema_page_is_true(tmp_path: Path) -> None:
     ) as writer:
         writer.put(KEYS[0], 0, arrays()[KEYS[0]])
         ones = np.ones((WORLD.n, 2), dtype=np.int32)
-        writer.put_texts("angle", TokenRows(WORLD.names, ones, np.cumsum(ones, axis=1, dtype=np.int32) - 1))
+        writer.put_texts(
+            "angle", TokenRows(WORLD.names, ones, np.cumsum(ones, axis=1, dtype=np.int32) - 1, ones[:, 0])
+        )
     found = {}
     with h5py.File(path) as file:
         file.visititems(

@@ -14,7 +14,7 @@ from transformers import Qwen2ForCausalLM
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.results import load_result
 
-ANALYSES = ("probe", "cka", "similarity", "surfacing", "manifold", "eval")
+ANALYSES = ("probe", "cka", "similarity", "surfacing", "manifold", "eval", "patch")
 call = caller({"cache-acts": cache_acts.command} | {name: command_of(commands()[name]) for name in ANALYSES})
 TOKENIZER = bpe()
 TEXTS = ("--prompts", "towns.csv", "--template", TEMPLATE)
@@ -71,9 +71,12 @@ def test_a_planted_map_is_found_and_an_absent_one_is_not(folder: Path) -> None:
         ("cka", "planted"),
         ("surfacing", "planted"),
         ("manifold", "planted", "--layers", 0),
+        ("patch", "planted", "--pairs", 8),
         ("similarity", "planted", "plain", "--layers", "1", "--measures", "cka,mutual_knn", "--draws", 20),
     ):
         said(call(*command))
+    swapped = load_result(Path("reports/planted/results/patch-texts-template1.json"))
+    assert {row["component"] for row in swapped.tables["cells"]} == {"resid_post", "attn_out", "mlp_out"}
     cka = load_result(Path("reports/planted/results/cka.json"))
     assert [row["control"] for row in cka.tables["control"]] == [
         "shuffled cities", "bag of name tokens", "name tokens with the last one", "the model untrained",

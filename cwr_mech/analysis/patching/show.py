@@ -1,5 +1,6 @@
 """What a report says about patching: the sweep, decoded answers, known steps, estimates, parts of states."""
 
+from cwr_mech.analysis.patching import text_study
 from cwr_mech.analysis.patching.figures import PART_COLUMNS as PART_CITIES
 from cwr_mech.analysis.patching.figures import (
     digits_figure,
@@ -331,6 +332,26 @@ SHOWS = {
                 _largest,
             ),
             Table("parts of the city's state", ("subspace", "layer", *FOLLOWED), _read_subspaces),
+        ),
+    ),
+    "patch_texts": Show(
+        Section(
+            "patch_texts",
+            "Where an entity is carried to the next token",
+            "One entity of a text is exchanged for another with equally many tokens, one component, layer "
+            "and token position at a time.",
+            text_study.text,
+        ),
+        (Plot("", "Effect of swapping an entity", text_study.figure),),
+        (
+            Table(
+                "cells that recover most",
+                (
+                    *("component", "layer", "position", "metric", "n", "recovered", "lo", "hi"),
+                    *("null", "flipped", "null_flipped"),
+                ),
+                text_study.largest,
+            ),
         ),
     ),
     "patch_tasks": Show(

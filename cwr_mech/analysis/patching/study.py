@@ -1,5 +1,6 @@
 """Which states carry a city from the question to the answer, and which part of them do answers read?"""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ Pairs = Annotated[int, Opt("Pairs of questions that differ in one city.", min=8)
 Tolerance = Annotated[
     float, Opt("A number is right within this share of the constant-prediction baseline's error.", min=0)
 ]
+PATCHED = "resid_post,attn_out,mlp_out,z"
 CitiesHere = Annotated[str, Opt("old, or new (training cities are put in new ones' places).")]
 
 
@@ -31,6 +33,24 @@ def _tasks(tasks: Names, run: "Run") -> list[str]:
 
     asked = names(tasks) or ["own"]
     return list(run.config.data.tasks) if asked == ["own"] else [get_task(name).name for name in asked]
+
+
+def _patched_texts(
+    runs: "Sequence[Run]", prompt: str | None, components: Sequence[str], pairs: int, seed: int
+) -> Result:
+    """Entities swapped in the texts of a folder's activation file. Raises ConfigError for several folders."""
+    from cwr_mech.analysis.patching.text_study import swaps_result
+    from cwr_mech.analysis.sources import open_sources
+    from cwr_mech.training.compute import choose
+
+    if len(runs) > 1:
+        raise ConfigError("patch takes one model that reads text", "patch each by itself")
+    source = open_sources(runs[0].source)[0]
+    model = runs[0].model().to(choose("auto", "float32", "off").device)
+    prompt = prompt or source.store.tasks[0]
+    return swaps_result(
+        model, source.store, prompt, run=source.label, components=components, pairs=pairs, seed=seed
+    )
 
 
 @study("sites")
@@ -93,10 +113,11 @@ def sites(
 def patch(
     runs: RunsArg = None,
     *,
-    task: Annotated[str, Opt("Task of the questions.")] = "distance",
-    components: Annotated[
-        Names, Opt("What is patched, e.g. resid_post,z,mlp_out; or all.")
-    ] = "resid_post,attn_out,mlp_out,z",
+    task: Annotated[
+        str | None,
+        Opt("Task of the questions, distance by default; or a prompt of texts, the first by default."),
+    ] = None,
+    components: Annotated[Names, Opt("What is patched, e.g. resid_post,z,mlp_out; or all.")] = PATCHED,
     spans: Annotated[
         Names, Opt("Where: default, positions, or spans such as swapped_last,equals.")
     ] = "default",
@@ -122,9 +143,15 @@ def patch(
     Controls in every cell: an unrelated city, the run itself, a city with the same answer. Then decoded
     answers, sources at known steps, attribution and path patching, and subspaces beside strong controls.
     Several runs are pooled: models are the units.
+
+    In a model with a tokenizer of its own one entity is swapped for another of equal length, in the texts
+    that cache-acts has read: how far does the next token follow? There --task is a prompt.
     """
     found = _runs(runs)
-    asked = _tasks(task, found[0])
+    if found[0].reads_text:
+        kept = [name for name in names(components) or () if name != "z" or components != PATCHED]
+        return _patched_texts(found, task, kept, pairs, seed)
+    asked = _tasks(task or "distance", found[0])
     if len(asked) > 1:
         raise ConfigError(
             f"patch takes one task, not {', '.join(asked)}", "put tasks beside each other with patch-tasks"

@@ -1,0 +1,125 @@
+"""Swapped entities as a Result, and how it is shown."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.patching.text_swaps import (
+    COMPONENTS,
+    LEAST_PAIRS,
+    POSITIONS,
+    cells_of,
+    draw_swaps,
+    swap_rows,
+    swap_scores,
+)
+from cwr_mech.analysis.study import stage
+from cwr_mech.errors import AnalysisError
+from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.render.markdown import interval, markdown_table
+from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.style import caption, new_figure
+from cwr_mech.results import Result, Row
+
+MOST_ROWS = 12
+LOOKS = (("#1f4e9e", "s", 8), ("#e69f00", "o", 4), ("#0b6e4f", "^", 5))
+"""Colour, marker and its size of each token position; the span's is open, since a name may be one token."""
+
+
+def swaps_result(
+    model: HookedQwen2,
+    store: ActivationStore,
+    prompt: str,
+    *,
+    run: str,
+    components: Sequence[str] = COMPONENTS,
+    pairs: int = 64,
+    seed: int = 42,
+) -> Result:
+    """Kind "patch_texts": table `cells` (`swap_rows`), over the texts of a prompt of an activation file.
+
+    Raises UnknownName, or AnalysisError for too few pairs or names of different lengths.
+    """
+    if pairs < LEAST_PAIRS:
+        raise AnalysisError(f"{pairs} pairs are too few", f"take {LEAST_PAIRS} at least")
+    rows = store.token_rows(prompt)
+    rng = np.random.default_rng([seed, 0])
+    swaps = draw_swaps(rows, pairs, rng)
+    cells = cells_of(model.cfg.n_layers, components)
+    with stage(f"swaps in {prompt}", swaps.n, "pairs") as advance:
+        scores = swap_scores(model, rows, swaps, cells, advance)
+    a, b = swaps.groups[0][0, :2]
+    return Result(
+        kind="patch_texts",
+        params={"runs": [run], "task": prompt, "components": list(components), "pairs": swaps.n, "seed": seed}
+        | {"n_layers": model.cfg.n_layers},
+        values={
+            "n": swaps.n,
+            "kl": float(scores["kl_base"].mean()),
+            "changed": float(scores["moved_base"].mean()),
+        },
+        tables={"cells": swap_rows(scores, cells, np.random.default_rng([seed, 1]))},
+        notes=[
+            f"{swaps.n} pairs of texts that differ in the entity alone, such as {rows.texts[a]!r} and "
+            f"{rows.texts[b]!r}. Between their runs the next token's distribution differs by "
+            f"{scores['kl_base'].mean():.3g} nats, and its most probable token in "
+            f"{scores['moved_base'].mean():.0%} of them.",
+            "Recovered: 1 - KL(source's run || patched) / KL(source's run || base), 0 as the base, 1 as the "
+            "source; null: the state of a third entity. 95 %, bootstrap over pairs.",
+        ],
+    )
+
+
+def largest(result: Result) -> list[Row]:
+    """The cells that recover most, beyond the unrelated entity."""
+    rows = result.tables["cells"]
+    return sorted(rows, key=lambda row: row["null"] - row["recovered"])[:MOST_ROWS]
+
+
+def text(result: Result) -> str:
+    """The cells that recover most as a table."""
+    columns = {"component": "component", "place": "layer", "position": "token position", "metric": "metric"}
+    columns |= {"recovered": "recovered", "interval": "95 % over pairs", "null": "third entity"}
+    columns |= {"flipped": "most probable token becomes the source's"}
+    rows = [
+        row | {"place": layer_name(row["layer"], None), "interval": interval(row)} for row in largest(result)
+    ]
+    return "\n\n".join([*result.notes, markdown_table(rows, columns)])
+
+
+def figure(result: Result) -> Figure:
+    """Recovered by layer, a panel a component, a line a token position; the third entity dashed.
+
+    Reads table `cells`, metric kl.
+    """
+    rows = [row for row in result.tables["cells"] if row["metric"] == "kl"]
+    components = list(dict.fromkeys(row["component"] for row in rows))
+    drawn = new_figure(3.2)
+    axes = drawn.subplots(1, len(components), sharey=True, squeeze=False)[0]
+    for ax, component in zip(axes, components, strict=True):
+        for position, (colour, marker, size) in zip(POSITIONS, LOOKS, strict=True):
+            line = [row for row in rows if (row["component"], row["position"]) == (component, position)]
+            x = [row["layer"] for row in line]
+            style = {"marker": marker, "markersize": size, "fillstyle": "none" if size > 6 else "full"}
+            ax.plot(x, [row["recovered"] for row in line], color=colour, label=position, **style)
+            ax.vlines(x, [row["lo"] for row in line], [row["hi"] for row in line], color=colour, lw=0.8)
+            ax.plot(x, [row["null"] for row in line], color=colour, ls="--", lw=0.8)
+        for level in (0.0, 1.0):
+            ax.axhline(level, color="#cccccc", lw=0.6, zorder=0)
+        ax.set_title(component)
+        ax.set_xlabel("layer")
+        layers = sorted({row["layer"] for row in rows})
+        shown = layers[:: -(-len(layers) // 8)]
+        ax.set_xticks(shown, [layer_name(layer, None) for layer in shown])
+    axes[0].set_ylabel("recovered")
+    handles, labels = axes[0].get_legend_handles_labels()
+    drawn.legend(handles, [label.replace("_", " ") for label in labels], loc="outside right center")
+    caption(
+        drawn,
+        f"{result.params['runs'][0]}, prompt {result.params['task']}. n = {result.values['n']} pairs of "
+        "entities with equally many tokens; bars: 95 % over pairs. 0: the next token as before, 1: as after "
+        "the other entity. Dashed: the state of a third entity.",
+    )
+    return drawn
