@@ -268,7 +268,10 @@ class RouteConfig(Config):
     ] = "unprojected"
     layers: Annotated[tuple[int, ...], NONE_IS_EMPTY] = ()
     cities: Literal["new", "all"] = "new"
-    positions: tuple[Literal["last_digit", "delimiter"], ...] = ("last_digit", "delimiter")
+    positions: tuple[Annotated[str, Field(pattern=r"^(last_digit|delimiter|digit[1-9])$")], ...] = (
+        "last_digit",
+        "delimiter",
+    )
     rank: int = Field(4, ge=1)
     weight: float = Field(1.0, gt=0)
     rescale: bool = True
@@ -293,7 +296,7 @@ class RouteConfig(Config):
         """The condition in one word, with what is unusual about it: what a run's name says of it."""
         unusual = {
             "-all": self.cities == "all",
-            f"-{'+'.join(self.positions)}": len(self.positions) == 1,
+            f"-{'+'.join(self.positions)}": self.positions != ("last_digit", "delimiter"),
             "-unscaled": self.projects and not self.rescale,
             f"-draw{self.draw}": self.draw > 0,
         }
@@ -478,7 +481,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "route.condition": "what is done to the gradients at cities in a fine-tuning; unprojected: nothing",
         "route.layers": "layers after which the gradient is projected (-1: the embedding)",
         "route.cities": "at whose mentions: new cities' or all",
-        "route.positions": "at which token positions of a mention: last_digit, delimiter",
+        "route.positions": "at which token positions of a mention: last_digit, delimiter, digit1, ...",
         "route.rank": "directions of the subspace",
         "route.weight": "weight of the penalty",
         "route.rescale": "give the projected gradient the norm it had",

@@ -32,12 +32,14 @@ class Mentions:
 
 
 def mentions(rows: Rows, site: str, id_digits: int = 4) -> Mentions:
-    """All mentions of cities in `rows`, row by row, at `site` ("last_digit" or "delimiter").
+    """All mentions of cities in `rows`, row by row, at `site` ("last_digit", "delimiter", "digit1", ...).
 
     Raises UnknownName for another site.
     """
-    if site not in PLACES:
-        raise UnknownName("site", site, PLACES)
+    digits = {f"digit{n}": n - 1 for n in range(1, id_digits + 1)}
+    if site not in PLACES and site not in digits:
+        raise UnknownName("site", site, [*PLACES, *digits])
+    template, ahead = (PLACES[site], 0) if site in PLACES else ("city{}_digits", digits[site])
     used = rows.cities >= 0
     sizes = used.sum(axis=1)
     positions = np.full(rows.cities.shape, -1, dtype=np.int64)
@@ -45,8 +47,8 @@ def mentions(rows: Rows, site: str, id_digits: int = 4) -> Mentions:
     for task, size in kinds.tolist():
         name, chosen = TASKS.at(task).name, (rows.task == task) & (sizes == size)
         for slot in range(size):
-            span = find_span(name, PLACES[site].format(slot + 1), size, id_digits)
-            positions[chosen, slot] = span.start
+            span = find_span(name, template.format(slot + 1), size, id_digits)
+            positions[chosen, slot] = span.start + ahead
     row, place = np.nonzero(used)
     return Mentions(row, place, rows.cities[row, place].astype(np.int64), positions[row, place])
 

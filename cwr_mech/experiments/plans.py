@@ -53,7 +53,7 @@ ALONE_STEPS: Mapping[str, int] = MappingProxyType(
 )
 """Task -> steps of a model of it alone in the plan `ripe`: caps, stated before the first was trained.
 Crossing gets four times what angle does, as nothing here or in the paper says that it is learned alone."""
-AT_READING_SITE = {"positions": ("last_digit",), "rescale": False}
+AT_READING_SITE = {"positions": ("digit3", "last_digit"), "rescale": False}
 RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     {"condition": "on-manifold", **AT_READING_SITE},
     {"condition": "off-manifold", **AT_READING_SITE},

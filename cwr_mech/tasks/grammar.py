@@ -53,9 +53,14 @@ def spans(task: str, n_cities: int, id_digits: int = 4) -> dict[str, slice]:
 
 
 def find_span(task: str, name: str, n_cities: int, id_digits: int = 4) -> slice:
-    """The positions of one span, or of one of the short names in SITES. Raises UnknownName."""
+    """The positions of one span, or of one of the short names: those in SITES, and `digitN`, the N-th digit
+    of the first city's id. Raises UnknownName.
+    """
     found = spans(task, n_cities, id_digits)
     full = SITES.get(name, name)
+    if name.startswith("digit") and name[5:].isdecimal() and 1 <= int(name[5:]) <= id_digits:
+        start = found["city1_digits"].start + int(name[5:]) - 1
+        return slice(start, start + 1)
     if full not in found:
         raise UnknownName(f"place in a {task} question of {n_cities} cities", name, [*SITES, *found])
     return found[full]

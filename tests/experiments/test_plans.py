@@ -101,7 +101,7 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
     )
     for run in projected:
         route = run.config.route
-        assert (route.layers, route.positions, route.rescale) == ((1,), ("last_digit",), False)
+        assert (route.layers, route.positions, route.rescale) == ((1,), ("digit3", "last_digit"), False)
         plain = by_name[run.name.removesuffix(route.suffix)]
         assert run.config.model_copy(update={"name": plain.name, "route": plain.route}) == plain
     frozen = [run.config for run in planned if run.config.train.train_only]

@@ -110,8 +110,8 @@ def span_positions(
 
     Absolute names are those of `prompts.spans` and `posN` for the single position N of the prompt; names
     that begin with `swapped` and `later` follow the swapped city and the cities after it, `swapped_digitN` is
-    the N-th digit of the swapped city's id. `answerN` is the
-    N-th answer token, in every branch that has one; `everywhere` is the whole run.
+    the N-th digit of the swapped city's id, `swapped_digitN+...+last_digit` that digit and all after it.
+    `answerN` is the N-th answer token, in every branch that has one; `everywhere` is the whole run.
     """
     absolute = spans(task, n_cities, id_digits)
     found: dict[str, tuple[int, ...]] = {f"pos{p}": (p,) for p in range(tree.prompt)}
@@ -128,7 +128,15 @@ def span_positions(
         found[f"swapped{end}"] = found[template.format(slot + 1)]
         later = [found[template.format(city + 1)] for city in range(slot + 1, n_cities)]
         found[f"later{end}"] = tuple(p for place in later for p in place)
-    return found | {f"swapped_digit{n}": (p,) for n, p in enumerate(found["swapped_digits"], start=1)}
+    digits = found["swapped_digits"]
+    found |= {f"swapped_digit{n}": (p,) for n, p in enumerate(digits, start=1)}
+    return found | {f"swapped_{name}": digits[n:] for n, name in enumerate(ends_of_id(id_digits))}
+
+
+def ends_of_id(id_digits: int) -> list[str]:
+    """Names of the ends of an id of several digits: all digits, all but the first, ..., the last two."""
+    names = [*(f"digit{n}" for n in range(1, id_digits)), "last_digit"]
+    return ["+".join(names[start:]) for start in range(id_digits - 1)]
 
 
 def check_places(places: Iterable[str], task: str, id_digits: int) -> list[str]:

@@ -24,7 +24,7 @@ from scipy.stats import binomtest
 
 from cwr_mech.activations.extract import model_digest
 from cwr_mech.activations.site import EMBED, Site
-from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.cells import Cell, ends_of_id
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
@@ -80,13 +80,17 @@ class CausalSites:
     def reading(self, slot: int = 0) -> Site:
         """Where city `slot` is read: the last site that carries the whole effect.
 
-        Up to there the answer takes what it needs of the city from this one state; above it, other positions
-        have read it. "Whole" is FULL of the strongest site's iia; the last is the highest layer, then the
-        last position. A model that reads the city nowhere gets a site that `flag` calls weak.
+        Up to there the answer takes what it needs of the city from this state, or from these states side by
+        side; above it, other positions have read it. "Whole" is FULL of the strongest site's iia; the last is
+        the highest layer, there the fewest positions, then the last position. A model that reads the city
+        nowhere gets a site that `flag` calls weak.
         """
         rows = [row for row in self.rows if row["slot"] == slot]
         most = max(row["iia"] for row in rows)
-        return _site([row for row in rows if row["iia"] >= FULL * most][-1])
+        whole = [row for row in rows if row["iia"] >= FULL * most]
+        top = [row for row in whole if row["layer"] == whole[-1]["layer"]]
+        fewest = min(row["position"].count("+") for row in top)
+        return _site([row for row in top if row["position"].count("+") == fewest][-1])
 
     @property
     def primary(self) -> Site:
@@ -112,8 +116,10 @@ def causal_sites(
     """Interchange every layer and token position of the cities `slots` (from 0) of a task's questions.
 
     `cities`: "old" swaps one training city for another, "new" puts a training city in a new one's place.
-    Layers are the embedding and the residual stream after every block; positions each digit of the id and
-    the delimiter after it. Pairs are test questions that the model answers well (see `find_pairs`).
+    Layers are the embedding and the residual stream after every block; positions each digit of the id, the
+    delimiter after it, and the last two digits, three, ... together: a model may hold apart what the first
+    and the second half of an id say, and put them together only where it answers. Pairs are test questions
+    that the model answers well (see `find_pairs`).
     Raises UnknownName, or AnalysisError when the model answers too few of them.
     """
     definition = get_task(task)
@@ -133,7 +139,7 @@ def _interchanged(
     sites = [
         Site(layer, EMBED if layer < 0 else "resid_post", position)
         for layer in range(-1, model.cfg.n_layers)
-        for position in (*digits, "last_digit", "delimiter")
+        for position in (*ends_of_id(pairs.id_digits), *digits, "last_digit", "delimiter")
     ]
     found = interchange(model, pairs, [_cell(site) for site in sites], conditions=INTERCHANGE[1:])
     measured = interchange_rows(found, pairs, rng, near=near)

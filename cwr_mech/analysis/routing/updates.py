@@ -27,8 +27,9 @@ STEPS: tuple[Step, ...] = ("plain", "adam")
 class Reader:
     """Reads cities off a model: the beginning of a question about each, run up to the last layer.
 
-    `task` names the prompt. Activations come back as float64 [layer city d_model]; index L + 1 is after
-    block L, index 0 the embedding.
+    `task` names the prompt, `site` a token position, or several joined by "+", whose states are put side by
+    side. Activations come back as float64 [layer city d_model] (d_model times the number of positions); index
+    L + 1 is after block L, index 0 the embedding.
     """
 
     task: str
@@ -39,12 +40,14 @@ class Reader:
     @property
     def tokens(self) -> Int[Tensor, "city pos"]:
         """The prompts."""
-        return torch.from_numpy(city_prompts(self.task, self.ids, self.site, self.id_digits)[0])
+        return torch.from_numpy(city_prompts(self.task, self.ids, id_digits=self.id_digits)[0])
 
     @property
-    def position(self) -> int:
+    def positions(self) -> list[int]:
         """Where in the prompts the city is read."""
-        return city_prompts(self.task, self.ids[:1], self.site, self.id_digits)[1]
+        return [
+            city_prompts(self.task, self.ids[:1], site, self.id_digits)[1] for site in self.site.split("+")
+        ]
 
     def read(self, model: HookedQwen2) -> Float64[np.ndarray, "layer city d_model"]:
         """Activations of all cities in `model`."""
@@ -52,7 +55,8 @@ class Reader:
             return self._stack(model).double().numpy()
 
     def _stack(self, model: HookedQwen2) -> Float[Tensor, "layer city d_model"]:
-        return torch.stack([resid[:, self.position] for _, resid in residual_stream(model, self.tokens)])
+        read = self.positions
+        return torch.stack([resid[:, read].flatten(1) for _, resid in residual_stream(model, self.tokens)])
 
     def change(
         self, model: HookedQwen2, direction: dict[str, Tensor], size: float

@@ -6,6 +6,7 @@ import torch
 from paths import ROOT
 
 from cwr_mech.activations.site import Site
+from cwr_mech.analysis.patching.cells import ends_of_id
 from cwr_mech.analysis.patching.interchange import moved, through_origin
 from cwr_mech.analysis.patching.parts import Question, subspace_part
 from cwr_mech.analysis.patching.sites import (
@@ -95,6 +96,38 @@ def test_reading_is_the_last_site_with_the_whole_effect_and_weak_ones_are_named(
     assert [row["weak"] for row in result.tables["reading"]] == [False, True]
     assert len(result.notes) == 2
     assert "No site carries a city in compass" in result.notes[1]
+
+
+def test_the_fewest_positions_that_carry_the_whole_effect_are_the_site() -> None:
+    def sites(**share: float) -> CausalSites:
+        rows = tuple(
+            {"slot": 0, "layer": 1, "component": "resid_post", "position": name, "n": 64}
+            | {"iia": value, "lo": value, "hi": value, "truth": value, "weak": value < 0.5}
+            for name, value in share.items()
+        )
+        return CausalSites("compass", "old", 4, 0.0, rows)
+
+    both = {"digit1+digit2+last_digit": 0.97, "digit2+last_digit": 0.95, "digit2": 0.3, "last_digit": 0.4}
+    assert sites(**both).primary.position == "digit2+last_digit"
+    assert not sites(**both).flag(sites(**both).primary)
+    assert sites(**both).flag("L1", "last_digit")
+    assert sites(**(both | {"last_digit": 0.96})).primary.position == "last_digit"
+    assert sites(**(both | {"digit2+last_digit": 0.6})).primary.position == "digit1+digit2+last_digit"
+
+
+def test_positions_are_interchanged_together(found: dict[str, CausalSites]) -> None:
+    """All digits of an id at the embedding are the whole city; each alone is another city."""
+    for sites in found.values():
+        together = sites.row("embed", "digit1+digit2+last_digit")["iia"]
+        alone = [sites.row("embed", name)["iia"] for name in ("digit1", "digit2", "last_digit")]
+        assert together == 1.0 > max(alone) + 0.3
+        assert sites.row("L1", "digit2+last_digit")["iia"] >= sites.row("L1")["iia"] - 0.05
+    assert ends_of_id(4) == [
+        "digit1+digit2+digit3+last_digit",
+        "digit2+digit3+last_digit",
+        "digit3+last_digit",
+    ]
+    assert ends_of_id(1) == []
 
 
 def test_a_subspace_counts_only_beside_strong_controls() -> None:

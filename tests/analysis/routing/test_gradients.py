@@ -160,7 +160,26 @@ def test_a_reader_reads_what_the_hooks_hold() -> None:
     reader = Reader("inside", world().ids[:9], "delimiter")
     _, cache = model().run_with_cache(reader.tokens)
     found = reader.read(model())
-    assert found[0] == pytest.approx(cache["hook_embed"][:, reader.position].numpy())
+    assert found[0] == pytest.approx(cache["hook_embed"][:, reader.positions[0]].numpy())
     for layer in range(2):
         hook = f"blocks.{layer}.hook_resid_post"
-        assert found[layer + 1] == pytest.approx(cache[hook][:, reader.position].numpy(), abs=1e-5)
+        assert found[layer + 1] == pytest.approx(cache[hook][:, reader.positions[0]].numpy(), abs=1e-5)
+
+
+def test_several_positions_are_read_side_by_side() -> None:
+    ids = world().ids[:9]
+    digits, both = (Reader("inside", ids, site) for site in ("digit3", "digit3+last_digit"))
+    apart = [Reader("inside", ids, site).read(model()) for site in ("digit3", "last_digit")]
+    assert both.read(model()) == pytest.approx(np.concatenate(apart, axis=-1), abs=0)
+    assert not np.allclose(apart[0], apart[1])
+    assert [digits.positions[0] + 1] == both.positions[1:]
+
+
+def test_mentions_at_a_digit_stand_before_the_last() -> None:
+    last = mentions(rows(), "last_digit")
+    for n in range(1, 5):
+        found = mentions(rows(), f"digit{n}")
+        assert (last.position - found.position == 4 - n).all()
+        assert (found.city == last.city).all()
+    with pytest.raises(UnknownName, match="digit5"):
+        mentions(rows(), "digit5")
