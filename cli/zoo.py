@@ -27,6 +27,12 @@ def command(
     part: Annotated[
         str | None, typer.Option(help="Analyse: only these parts, by comma; models, maps, ... in turn.")
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Analyse: the models of this preset, by default that of most; into reports/PRESET."
+        ),
+    ] = None,
 ) -> None:
     """Trained models that ship with the repository. Every command takes zoo:NAME where it takes a run."""
     from cwr_mech.errors import ConfigError, UnknownName
@@ -45,7 +51,7 @@ def command(
         from .stores import split
         from .zoo_report import analyse
 
-        analyse(split(part))
+        analyse(split(part), preset)
     else:
         show()
 

@@ -33,12 +33,15 @@ def pretraining(preset: RunConfig, sets: Iterable[Sequence[str]], seeds: Iterabl
 
 
 def finetunings(
-    bases: Iterable[Planned], sets: Iterable[Sequence[str]], elicitation: Elicitation = "none"
+    bases: Iterable[Planned],
+    sets: Iterable[Sequence[str]],
+    elicitation: Elicitation = "none",
+    lr: float | None = None,
 ) -> list[Planned]:
     """A fine-tuning of each base for each set of tasks."""
     wanted = [tuple(tasks) for tasks in sets]
     return [
-        Planned(finetuning_config(base.config, tasks, elicitation=elicitation), base.name)
+        Planned(finetuning_config(base.config, tasks, elicitation=elicitation, lr=lr), base.name)
         for base in bases
         for tasks in wanted
     ]
