@@ -17,9 +17,13 @@ def command(
     claims: Annotated[
         bool, typer.Option("--claims", help="Judge the claims of the paper on the report's results.")
     ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html instead: one file to explore in a browser.")
+    ] = False,
 ) -> None:
     """Write reports/NAME/report.md with its figures from the results saved there, and the learning curves of
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
+    With --html: one page without a network, with sortable tables and figures that answer to the mouse.
     """
     from cwr_mech.errors import CorruptArtifact, MissingArtifact
 
@@ -45,6 +49,11 @@ def command(
         for line in other_floats(folder):
             say(line)
         say(f"{folder}/report.md follows from its results")
+        return
+    if html:
+        from cwr_mech.report.html import write_html
+
+        say(f"report  {write_html(folder)}")
         return
     say_if_published(folder)
     add_learning_curves(folder)

@@ -195,7 +195,56 @@ def patch(task: str = "distance") -> Result:
     )
 
 
+def places(runs: tuple[str, ...] = ("quick", "other"), steps: tuple[int, ...] = (0, 100, 8000)) -> Result:
+    """Cities that move from the middle of the world to their places, layer by layer and step by step."""
+    world = load_world(WorldConfig(n_cities=40, new="atlantis", n_new=6))
+    rows, tasks = np.concatenate([world.old(), world.new()]), ("distance", "compass")
+    ids = world.ids[rows]
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
+    states = [(run, step) for run in runs for step in steps]
+    true = world.xy_of(ids).astype(float)
+    shape = len(states), len(tasks), len(hooks)
+    share = np.arange(1, 1 + np.prod(shape)).reshape(*shape, 1, 1) / np.prod(shape)
+    decoded = true * share + rng().normal(0, 20, (*shape, len(ids), 2))
+    scores = [
+        {
+            "run": run,
+            "step": step,
+            "task": task,
+            "layer": layer,
+            "hook": hook,
+            "r2": float(share[s, t, layer, 0, 0]),
+        }
+        | {
+            "r2_shuffled": -0.02,
+            "error_mean": 400.0 * (1 - float(share[s, t, layer, 0, 0])),
+            "error_new": 500.0,
+        }
+        for s, (run, step) in enumerate(states)
+        for t, task in enumerate(tasks)
+        for layer, hook in enumerate(hooks)
+    ]
+    return Result(
+        kind="places",
+        command="cwr-mech places quick other --steps all",
+        params={"runs": list(runs), "site": "last_digit", "folds": 5, "draws": 5, "seed": 0},
+        values={"n": len(world.old()), "n_new": len(world.new()), "r2_best": 1.0},
+        tables={"scores": scores, "states": [{"run": run, "step": step} for run, step in states]},
+        arrays={
+            "decoded": decoded.astype(np.float32),
+            "true": true,
+            "is_new": world.is_new[rows],
+            "ids": ids,
+            "tasks": np.array(tasks),
+            "hooks": np.array(hooks),
+            "region": world.region[rows].astype(str),
+            "names": np.array([world.names[row] for row in rows]),
+        },
+    )
+
+
 ALL = {
+    "places": places,
     "train-quick": train,
     "eval": evaluation,
     "probe": probe,

@@ -171,6 +171,9 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert wheel.stat().st_size < 2_000_000
     expected |= {"cwr_mech/world/cities.csv", "cwr_mech/world/README.md", "cwr_mech/py.typed"}
     expected |= {"cwr_mech/analysis/published.json", "cwr_mech/analysis/gradients.json"}
+    expected |= {
+        f"cwr_mech/report/templates/{name}" for name in ("page.html", "page.css", "page.js", "map.js")
+    }
     assert expected <= names
 
 

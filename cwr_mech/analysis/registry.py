@@ -37,6 +37,7 @@ class Analysis(NamedTuple):
 
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("probe", "probing", "Linear probes for coordinates, with controls; do held-out cities decode?"),
+    Analysis("places", "probing", "Decoded places of every city, by layer, prompt and checkpoint."),
     Analysis("readout", "probing", "Probe generalisation: other prompts, regions, few cities, nonlinearity."),
     Analysis("timeline", "manifold", "When the map forms, checkpoint by checkpoint."),
     Analysis("manifold", "manifold", "Is a city's error on-manifold or off-manifold?"),

@@ -46,6 +46,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "fitted_r2": Column("R² on the training cities"),
         "error_mean": Column("mean error", TENTHS),
         "error_median": Column("median error", TENTHS),
+        "error_new": Column("mean error, new cities", TENTHS),
         "error_old": Column("mean error, training cities", TENTHS),
         "error_ols": Column("mean error, least squares", TENTHS),
         "error_shuffled": Column("mean error, shuffled cities", TENTHS),

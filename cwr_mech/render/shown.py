@@ -3,8 +3,8 @@
 Each package of `analysis/` lists these in its `show.py`; terminal, notebook and report read the same lists.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,12 +41,26 @@ class Table(NamedTuple):
     rows: "Callable[[Result], list[Row]]"
 
 
+class Explorer(NamedTuple):
+    """A figure whose content a reader of the page chooses.
+
+    `controls`: label -> options; `panels`: a figure of plotly (data, layout) for the numbers of the options
+    chosen, in the order of the controls. `note` says how to read it.
+    """
+
+    title: str
+    controls: Mapping[str, Sequence[str]]
+    panels: "Mapping[tuple[int, ...], Mapping[str, Any]]"
+    note: str = ""
+
+
 class Show(NamedTuple):
-    """All of it for one kind of result."""
+    """All of it for one kind of result. `explore` makes a figure to explore, for the page only."""
 
     section: Section
     figures: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
+    explore: "Callable[[Result], Explorer | None] | None" = None
 
 
 Shows = Mapping[str, Show]

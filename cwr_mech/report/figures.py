@@ -5,7 +5,7 @@ reads. The PNG carries the digest of its result and matplotlib's version, so tha
 figure still belongs to the numbers beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -62,14 +62,12 @@ def figure_names(result: Result, name: str) -> list[tuple[Plot, str]]:
     ]
 
 
-def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
-    """Draw all figures of `result` as PNG files in `folder`; returns their paths (none for kinds without).
+def drawn(result: Result, name: str) -> Iterator[tuple[str, Figure]]:
+    """File name and figure of each figure of a result saved as `name`.
 
     Raises CorruptArtifact when the result lacks a table or array that its figure needs.
     """
-    paths = []
     for plot, file in figure_names(result, name):
-        path = Path(folder) / file
         with matplotlib.rc_context(RC):
             try:
                 figure = plot.function(result)
@@ -78,9 +76,25 @@ def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
                     f"the {result.kind} result '{name}' lacks {error}, which its figure needs",
                     f"make it anew with: {result.command}",
                 ) from error
-            about = {SOURCE: result.sha256, CAPTION: " ".join(figure.get_supxlabel().split())}
-            with atomic_file(path) as part:
-                figure.savefig(part, format="png", dpi=DPI, metadata=about)
+            yield file, figure
+
+
+def caption_of(figure: Figure) -> str:
+    """The small print under a figure, as one line."""
+    return " ".join(figure.get_supxlabel().split())
+
+
+def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
+    """Draw all figures of `result` as PNG files in `folder`; returns their paths (none for kinds without).
+
+    Raises what `drawn` raises.
+    """
+    paths = []
+    for file, figure in drawn(result, name):
+        path = Path(folder) / file
+        about = {SOURCE: result.sha256, CAPTION: caption_of(figure)}
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png", dpi=DPI, metadata=about)
         paths.append(path)
     return paths
 

@@ -25,14 +25,19 @@ _ORDER = {kind: index for index, kind in enumerate(_BY_KIND)}
 
 
 def report_text(
-    name: str, results: Mapping[str, Result], captions: Mapping[str, str] | None = None
+    name: str,
+    results: Mapping[str, Result],
+    captions: Mapping[str, str] | None = None,
+    *,
+    most_rows: int | None = MOST_ROWS,
 ) -> tuple[str, dict[str, str]]:
     """The Markdown of a report called `name`, and the CSV of its long tables by file name.
 
-    captions: figure file -> caption, as text beside the figure.
+    captions: figure file -> caption, as text beside the figure. `most_rows`: rows of a table that are shown,
+    all when None.
     """
     ranked = dict(sorted(results.items(), key=lambda item: (_ORDER.get(item[1].kind, len(_ORDER)), item[0])))
-    page = _Page(captions or {})
+    page = _Page(captions or {}, most_rows)
     found = next((result for result in results.values() if result.kind == "findings"), None)
     chapters = page.sections(ranked, "##") if found is None else page.questions(ranked, found)
     summary = page.overview(ranked) if found is None else page.answers(ranked, found)
@@ -53,8 +58,9 @@ def report_text(
 class _Page:
     """Parts of a page; long tables are set aside in `tables`."""
 
-    def __init__(self, captions: Mapping[str, str]) -> None:
+    def __init__(self, captions: Mapping[str, str], most_rows: int | None) -> None:
         self.captions = captions
+        self.most_rows = most_rows
         self.tables: dict[str, str] = {}
 
     def overview(self, results: Mapping[str, Result]) -> list[str]:
@@ -125,17 +131,20 @@ class _Page:
         return found
 
     def short(self, text: str, name: str) -> str:
-        """`text` with its long tables cut to MOST_ROWS rows; the whole tables are set aside as CSV."""
+        """`text` with its long tables cut to `most_rows` rows; the whole tables are set aside as CSV."""
+        most = self.most_rows
+        if most is None:
+            return text
         kept: list[str] = []
         for block in re.split(r"\n\n", text):
             lines = block.split("\n")
-            if not block.startswith("| ") or len(lines) - 2 <= MOST_ROWS:
+            if not block.startswith("| ") or len(lines) - 2 <= most:
                 kept.append(block)
                 continue
             file = f"{name}-{1 + sum(one.startswith(f'{name}-') for one in self.tables)}.csv"
             self.tables[file] = _csv([lines[0], *lines[2:]])
-            whole = f"{MOST_ROWS} of {len(lines) - 2:,} rows; all: [tables/{file}](tables/{file})"
-            kept += ["\n".join(lines[: MOST_ROWS + 2]), whole]
+            whole = f"{most} of {len(lines) - 2:,} rows; all: [tables/{file}](tables/{file})"
+            kept += ["\n".join(lines[: most + 2]), whole]
         return "\n\n".join(kept)
 
 

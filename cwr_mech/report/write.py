@@ -33,7 +33,7 @@ def write_report(folder: Path | str) -> Path:
     when there are no results, and what `load_result` raises for broken ones.
     """
     folder = Path(folder)
-    results = _results(folder)
+    results = saved_results(folder)
     drawn = _draw_all(results, folder / "figures")
     text, tables = report_text(folder.name, results, captions(drawn))
     for file, content in {
@@ -57,7 +57,7 @@ def check_report(folder: Path | str) -> list[str]:
     Raises MissingArtifact without results or report.md, CorruptArtifact for results that were changed.
     """
     folder = Path(folder)
-    results = _results(folder)
+    results = saved_results(folder)
     path = folder / "report.md"
     if not path.is_file():
         raise MissingArtifact(f"no such file: {path}", f"write it with: cwr-mech report {folder.name}")
@@ -79,7 +79,7 @@ def other_floats(folder: Path | str) -> list[str]:
     another processor adds in another order. No reason to doubt the report.
     """
     folder = Path(folder)
-    changed = _changed_inputs(_results(folder), folder.resolve().parents[1])
+    changed = _changed_inputs(saved_results(folder), folder.resolve().parents[1])
     return [line for line, same in changed if same]
 
 
@@ -96,7 +96,8 @@ def _draw_all(results: Mapping[str, Result], folder: Path) -> list[Path]:
     return [path for name, result in results.items() for path in draw(result, folder, name)]
 
 
-def _results(folder: Path) -> dict[str, Result]:
+def saved_results(folder: Path) -> dict[str, Result]:
+    """The results of a report. Raises MissingArtifact when there are none, and what `load_result` raises."""
     results = load_results(folder / "results")
     if not results:
         raise MissingArtifact(

@@ -9,6 +9,7 @@ from cwr_mech.analysis.patching.figures import (
     subspaces_figure,
     tasks_figure,
 )
+from cwr_mech.analysis.patching.grid import grid_explorer
 from cwr_mech.analysis.patching.summary import best_layer, grouped
 from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
 from cwr_mech.render.grids import patch_figure
@@ -333,6 +334,7 @@ SHOWS = {
             ),
             Table("parts of the city's state", ("subspace", "layer", *FOLLOWED), _read_subspaces),
         ),
+        grid_explorer,
     ),
     "patch_texts": Show(
         Section(

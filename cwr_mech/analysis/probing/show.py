@@ -2,6 +2,8 @@
 
 from cwr_mech.analysis.probing.figures import probe_layers_figure, readout_figure, surfacing_tasks_figure
 from cwr_mech.analysis.probing.maps import map_figure, pca_figure
+from cwr_mech.analysis.probing.places import states_figure
+from cwr_mech.analysis.probing.places import text as places
 from cwr_mech.render.markdown import best_rows, interval, markdown_table, used, with_ends
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Plot, Section, Show, Table
@@ -164,6 +166,12 @@ def _deepest(result: Result) -> list[Row]:
     return [row for row in rows if row["layer"] == last and row["k"] in SHOWN_KS]
 
 
+def _best_of_states(result: Result) -> list[Row]:
+    """The best-decodable layer of each prompt, model by model."""
+    rows = [row | {"place": (row["run"], row["step"], row["task"])} for row in result.tables["scores"]]
+    return best_rows(rows, "place", "r2")
+
+
 SHOWS = {
     "probe": Show(
         Section(
@@ -196,6 +204,23 @@ SHOWS = {
                 "new cities, by a probe fitted on training cities",
                 ("task", "layer", "n_new", "error_mean", "error_median", "error_old"),
                 _new,
+            ),
+        ),
+    ),
+    "places": Show(
+        Section(
+            "places",
+            "The map by layer and checkpoint",
+            "The same probe at every layer, prompt and checkpoint. `cwr-mech report NAME --html` shows the "
+            "decoded places themselves.",
+            places,
+        ),
+        (Plot("", "The map by layer and checkpoint", states_figure),),
+        (
+            Table(
+                "places decoded from each model, best layer for each prompt",
+                ("run", "step", "task", "layer", "r2", "r2_shuffled", "error_mean", "error_new"),
+                _best_of_states,
             ),
         ),
     ),

@@ -15,6 +15,7 @@ from cwr_mech.analysis.study import (
     Site,
     Sites,
     Step,
+    names,
     stage,
     study,
 )
@@ -117,3 +118,35 @@ def surfacing(
     ]
     with stage("components", len(items), "layers") as advance:
         return surfacing_result(items, members(sources), folds=folds, seed=seed, advance=advance)
+
+
+@study("places")
+def places(
+    runs: RunsArg = None,
+    *,
+    steps: Annotated[
+        Literal["last", "all"], Opt("The last checkpoint of each run, or all of them.")
+    ] = "last",
+    layers: Layers = None,
+    prompts: Prompts = "own",
+    site: Site = None,
+    folds: Folds = 5,
+    draws: Annotated[int, Opt("Shuffled-label controls for each probe.", min=1)] = 5,
+    seed: Seed = 0,
+) -> Result:
+    """Decoded places of every city, by layer, prompt and checkpoint: the map in motion of `report --html`."""
+    from cwr_mech.analysis.probing.places import State, places_result
+    from cwr_mech.analysis.sources import Source, open_sources, run_of
+
+    wanted: list[str | None] = [*(names(runs) or (None,))]
+    sources: list[Source] = []
+    for name in wanted:
+        at = run_of(name).steps if steps == "all" else (None,)
+        sources += [open_sources(name, None, step)[0] for step in at]
+    first = sources[0]
+    hooks, tasks = first.hooks(layers), first.prompts(prompts)
+    states = [State(source.run, int(source.store.attrs["step"]), source.store) for source in sources]
+    with stage("probes", len(states) * len(hooks) * len(tasks), "probes") as advance:
+        return places_result(
+            states, hooks, tasks, first.site(site), folds=folds, draws=draws, seed=seed, advance=advance
+        )
