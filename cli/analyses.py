@@ -13,7 +13,7 @@ import typer
 from cwr_mech.analysis.registry import ANALYSES, Analysis
 from cwr_mech.analysis.study import Opt
 
-from .options import Report
+from .options import LogResult, Report
 
 if TYPE_CHECKING:
     from cwr_mech.results import Result
@@ -31,30 +31,37 @@ def command_of(row: Analysis) -> Callable[..., None]:
     study = row.function
     given = inspect.signature(study).parameters
 
-    def command(report: str | None = None, **options: Any) -> None:
-        run(row.name, report, **options)
+    def command(report: str | None = None, log: str | None = None, **options: Any) -> None:
+        run(row.name, report, log=log, **options)
 
     command.__doc__ = study.__doc__
     parameters = [_option(parameter, set(given)) for parameter in given.values()]
     kind = inspect.Parameter.KEYWORD_ONLY
-    parameters.append(inspect.Parameter("report", kind, default=None, annotation=Report))
+    for name, annotation in (("report", Report), ("log", LogResult)):
+        parameters.append(inspect.Parameter(name, kind, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
 
 
-def run(name: str, report: str | None, *, file: str | None = None, **options: Any) -> None:
+def run(
+    name: str, report: str | None, *, file: str | None = None, log: str | None = None, **options: Any
+) -> None:
     """Run the study of a command, print its short tables and save its result in a report as `file`."""
     from cwr_mech.analysis.study import followed_by
 
     from .common import progress
 
     row = commands()[name]
+    if log:
+        from cwr_mech.training.trackers import check_tracker
+
+        check_tracker(log)
     with followed_by(progress):
         result = row.function(**options)
     show_result(result)
     if "task" in options and options["task"] is None:
         options = options | {"task": result.params.get("task")}
-    keep_result(result, report, file or file_name(result.kind, options))
+    keep_result(result, report, file or file_name(result.kind, options), log)
 
 
 def file_name(kind: str, options: Mapping[str, Any]) -> str:
@@ -111,9 +118,9 @@ def show_result(result: "Result") -> None:
         say(note)
 
 
-def keep_result(result: "Result", report: str | None, name: str) -> None:
+def keep_result(result: "Result", report: str | None, name: str, log: str | None = None) -> None:
     """Save a result in the report named, its first run's by default."""
     from .common import save_result
 
     runs = result.params.get("runs") or [result.kind]
-    save_result(result, report or str(runs[0]), name)
+    save_result(result, report or str(runs[0]), name, log)

@@ -151,10 +151,10 @@ def say_if_published(folder: Path) -> None:
 _said_published: set[Path] = set()
 
 
-def save_result(result: "Result", report: str, name: str) -> Path:
+def save_result(result: "Result", report: str, name: str, log: str | None = None) -> Path:
     """Save `result` under reports/REPORT/results, draw its figure, print both paths; returns the JSON's.
 
-    A zoo:MODEL in the name becomes zoo-MODEL, as in names of reports.
+    A zoo:MODEL in the name becomes zoo-MODEL, as in names of reports. `log` names a tracker that gets both.
     """
     from cwr_mech.report.figures import draw
 
@@ -162,8 +162,14 @@ def save_result(result: "Result", report: str, name: str) -> Path:
     say_if_published(folder)
     path = result.save(folder / "results", name)
     say(f"result  {path}")
-    for figure in draw(result, folder / "figures", name):
+    figures = draw(result, folder / "figures", name)
+    for figure in figures:
         say(f"figure  {figure}")
+    if log:
+        from cwr_mech.training.trackers import log_result
+
+        log_result(log, result, figures, folder)
+        say(f"logged to {log}")
     return path
 
 

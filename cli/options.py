@@ -70,6 +70,9 @@ LabelNoiseKind = Annotated[
 Log = Annotated[
     str | None, typer.Option(help="Send metrics to tensorboard or wandb, too, where it is installed.")
 ]
+LogResult = Annotated[
+    str | None, typer.Option("--log", help="Send numbers and figures to tensorboard or wandb, too.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],

@@ -1,9 +1,9 @@
-"""Metrics sent to TensorBoard or Weights & Biases besides, through Accelerate's trackers.
+"""Metrics, results and figures sent to TensorBoard or Weights & Biases besides, by Accelerate's trackers.
 
-Neither is needed: metrics.jsonl holds the same numbers. The package comes from the user.
+Neither is needed: metrics.jsonl and reports/ hold the same. The package comes from the user.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwr_mech.config import RunConfig
 from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName
+from cwr_mech.results import Result
 from cwr_mech.training.loop import Listener
 
 if TYPE_CHECKING:
@@ -31,16 +32,14 @@ def tracked(name: str | None, config: RunConfig, folder: Path, listener: Listene
     if name is None:
         yield listener
         return
-    if name not in TRACKERS:
-        raise UnknownName("tracker", name, TRACKERS)
-    if find_spec(name) is None:
-        raise MissingArtifact(f"--log {name} needs the package {name}", f"install it: pip install {name}")
+    check_tracker(name)
     tracker: GeneralTracker | None = None
 
     def both(record: Mapping[str, Any]) -> None:
         nonlocal tracker
         listener(record)
-        tracker = tracker or _started(name, config, folder, record["step"])
+        settings = config.model_dump(mode="json")
+        tracker = tracker or _started(name, config.name, settings, folder, record["step"])
         tracker.log(numbers(record), step=record["step"])
 
     try:
@@ -61,7 +60,36 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def _started(name: str, config: RunConfig, folder: Path, step: int) -> "GeneralTracker":
+def check_tracker(name: str) -> None:
+    """Raise UnknownName, or MissingArtifact when the package of a tracker is not installed."""
+    if name not in TRACKERS:
+        raise UnknownName("tracker", name, TRACKERS)
+    if find_spec(name) is None:
+        raise MissingArtifact(f"--log {name} needs the package {name}", f"install it: pip install {name}")
+
+
+def log_result(name: str, result: Result, figures: Sequence[Path], folder: Path) -> None:
+    """Send the numbers (KIND/VALUE) and the figures (KIND/FILE) of a result to a tracker, as one run.
+
+    TensorBoard's files go to `folder`/tensorboard. Raises what `tracked` raises.
+    """
+    from matplotlib.image import imread
+
+    check_tracker(name)
+    settings = {"command": result.command, "inputs": result.inputs, "params": result.params}
+    tracker = _started(name, f"{folder.name} {result.kind}", settings, folder, 0)
+    try:
+        plain = {key: value for key, value in result.values.items() if type(value) in (int, float)}
+        tracker.log({f"{result.kind}/{key}": float(value) for key, value in plain.items()}, step=0)
+        kind = {"dataformats": "NHWC"} if name == "tensorboard" else {}
+        for path in figures:
+            picture = imread(path)[None, ..., :3]  # [1 height width 3], in 0..1
+            tracker.log_images({f"{result.kind}/{path.stem}": picture}, step=0, **kind)
+    finally:
+        tracker.finish()
+
+
+def _started(name: str, run: str, settings: Mapping[str, Any], folder: Path, step: int) -> "GeneralTracker":
     from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
@@ -72,8 +100,7 @@ def _started(name: str, config: RunConfig, folder: Path, step: int) -> "GeneralT
         return tracker
     import wandb
 
-    settings = config.model_dump(mode="json")
-    tracker = WandBTracker(PROJECT, name=config.name, dir=folder.as_posix(), config=settings)
+    tracker = WandBTracker(PROJECT, name=run, dir=folder.as_posix(), config=dict(settings))
     try:
         tracker.start()
     except wandb.Error as error:

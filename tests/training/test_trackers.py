@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
+from matplotlib.image import imread
 
 from cwr_mech.config import RunConfig
 from cwr_mech.errors import MissingArtifact, UnknownName
+from cwr_mech.report.figures import draw
 from cwr_mech.training import trackers
-from cwr_mech.training.trackers import numbers, tracked
+from cwr_mech.training.trackers import log_result, numbers, tracked
 
 LOSS = {"step": 7, "steps": 9, "rows": 14, "loss": 0.5, "losses": {"angle": 0.5}, "lr": 1e-3}
 SCORES = {"step": 9, "steps": 9, "scores": {"angle": 12.0}, "scores_new": {"angle": 40}}
@@ -48,10 +51,42 @@ def test_both_listeners_hear_everything(monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise KeyboardInterrupt
     assert heard == [LOSS, SCORES]
     assert recorder.logged == [(7, FLAT), (9, numbers(SCORES))]
-    assert started == [("wandb", RunConfig(), tmp_path, 7)]
+    assert started == [("wandb", "run", RunConfig().model_dump(mode="json"), tmp_path, 7)]
     assert recorder.finished
     with tracked(None, RunConfig(), tmp_path, heard.append) as listener:
         assert listener == heard.append
+
+
+def test_a_result_is_sent_with_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recorder, images = Recorder(), {}
+    recorder.log_images = lambda values, step, **kind: images.update(values)  # type: ignore[attr-defined]
+    monkeypatch.setattr(trackers, "find_spec", lambda name: name)
+    monkeypatch.setattr(trackers, "_started", lambda *given: recorder)
+    result = synthetic.probe()
+    figures = draw(result, tmp_path, "probe")
+    log_result("wandb", result, figures, tmp_path)
+    numbers = {f"probe/{key}": value for key, value in result.values.items()}
+    assert recorder.logged == [(0, numbers)]
+    assert set(images) == {f"probe/{path.stem}" for path in figures}
+    assert len(figures) == 3
+    for path in figures:
+        picture = images[f"probe/{path.stem}"]
+        assert picture.shape == (1, *imread(path).shape[:2], 3)
+        assert 0 <= picture.min() < picture.max() <= 1
+    assert recorder.finished
+
+
+def test_wandb_takes_a_result_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = synthetic.probe()
+    log_result("wandb", result, draw(result, tmp_path, "probe"), tmp_path)
+    kept = {
+        path.name.split("_")[0]
+        for path in tmp_path.glob("wandb/offline-run-*/files/media/images/probe/*.png")
+    }
+    assert kept == {"probe-map", "probe-pca", "probe-layers"}
 
 
 def test_unknown_and_missing_trackers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
