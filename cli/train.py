@@ -177,11 +177,13 @@ def placed(device: str, precision: str, compiled: str) -> "tuple[Compute, Proces
     from cwr_mech.training.compute import choose
     from cwr_mech.training.distributed import launched
 
-    from .common import console
+    from .common import console, say
 
     compute = choose(device, precision, compiled)
     processes = launched(os.environ, compute.device)
     console.quiet = not processes.is_main
+    if compute.slower:
+        say("this processor has no instructions for bfloat16: --precision float32 is faster here")
     return compute.on(processes.device), processes
 
 

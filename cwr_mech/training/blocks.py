@@ -134,19 +134,22 @@ class Layout:
             yield index.ravel(), np.broadcast_to(real[:, None, :], index.shape).ravel()
 
     def tables(
-        self, n: int
+        self, n: int, filled: int
     ) -> tuple[
         tuple[int, ...], Int64[Tensor, " G"], Int64[Tensor, " B"], Int64[Tensor, " Z"], Int64[Tensor, " Q"]
     ]:
-        """sizes, gather, back, z_back, z_gather for a pack of `n` tokens."""
+        """sizes, gather, back, z_back, z_gather for a pack of `n` tokens filled up to `filled`."""
         gather, _, back = _inverse([*self._places, *self._sums], n * self.heads.rows)
         outputs, real, z_back = _inverse(self._outputs, n * self.heads.h)
-        z_gather = np.where(real, outputs, n * self.heads.h)
+        z_gather = np.where(real, outputs, filled * self.heads.h)
         blocks = sum(len(index) for index, _ in self._places)
         # k and v of a block's sums are one part.
         pairs = zip(self._sums[::2], self._sums[1::2], strict=True)
         sums = [len(k) + len(v) for (k, _), (v, _) in pairs]
-        sizes = (*(len(index) for index, _ in self._places), *sums)
+        sizes = (*(len(index) for index, _ in self._places), *sums, 1)
+        # What fills up has no gradient: its q, k and v come back from the row of zeros.
+        back = np.pad(back, (0, (filled - n) * self.heads.rows), constant_values=len(gather))
+        z_back = np.pad(z_back, (0, (filled - n) * self.heads.h))
         gather = gather[:blocks]
         return (
             sizes,

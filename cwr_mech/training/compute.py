@@ -18,10 +18,10 @@ COMPILED = ("auto", "off", "default", "reduce-overhead")
 class Compute:
     """How steps are computed. No setting of the model: a run may be resumed with another.
 
-    device: as torch names it. precision "bfloat16": matrix products under autocast; parameters, moments and
-    losses stay float32. compiled: torch.compile's mode ("reduce-overhead" records CUDA graphs) or "off".
-    by_hand: the gradient of `cwr_mech.training.engine`, which is for float32 on a processor, uncompiled, and
-    the same to the bit in every run; else autograd's.
+    device: as torch names it. precision "bfloat16": matrix products in bfloat16 (with autograd: under
+    autocast); parameters, moments and losses stay float32. compiled: torch.compile's mode ("reduce-overhead"
+    records CUDA graphs) or "off". by_hand: the gradient of `cwr_mech.training.engine`, which is for a
+    processor, uncompiled, and the same to the bit in every run on one machine; else autograd's.
     """
 
     device: str = "cpu"
@@ -32,8 +32,15 @@ class Compute:
     def engine(self, flat: FlatParameters) -> Engine | AutogradEngine:
         """What computes loss and gradient for these parameters, which are on `device`."""
         if self.by_hand:
-            return Engine(flat)
+            return Engine(flat, bfloat16=self.precision == "bfloat16")
         return AutogradEngine(flat, bfloat16=self.precision == "bfloat16", compiled=self.compiled)
+
+    @property
+    def slower(self) -> bool:
+        """Whether bfloat16 costs time here: the processor has no instructions for it."""
+        known = torch.cpu.get_capabilities()
+        has = any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+        return self.device == "cpu" and self.precision == "bfloat16" and not has
 
     def on(self, device: str) -> "Compute":
         """The same on another device of the kind."""
@@ -74,7 +81,7 @@ def choose(device: str = "auto", precision: str = "auto", compiled: str = "auto"
         precision = "bfloat16" if cuda else "float32"
     if compiled == "auto":
         compiled = "default" if cuda else "off"
-    by_hand = (cuda, precision, compiled) == (False, "float32", "off")
+    by_hand = not cuda and compiled == "off"
     return Compute("cuda" if cuda else "cpu", precision, compiled, by_hand)
 
 

@@ -14,6 +14,10 @@ core. Where the time is won (measured shares are in reports/LOG.md):
 - after the last attention only positions whose prediction counts are computed;
 - all parameters live in one flat vector, so that clipping and AdamW are a handful of calls.
 
+With `bfloat16` the blocks' products, and what stands between those of the MLP, are in bfloat16 (sums within a
+product are float32's, as the processor makes them); residual stream, norms, attention, unembedding, loss, and
+the sums of gradients stay float32, and so do products too small to gain.
+
 Shapes below: N tokens of a pack, h query and kv key/value heads of width k, d = d_model, m = d_mlp.
 """
 
@@ -32,6 +36,10 @@ from cwr_mech.training.parameters import FlatParameters
 
 KEPT_NUMBERS = 1 << 26
 """Activations of a pack that are kept for the backward pass: a quarter of a gigabyte."""
+BFLOAT16_PAYS = 8192
+"""Numbers of the smallest weight whose products are faster in bfloat16, casts included (measured, AMX)."""
+BFLOAT16_TOKENS = 64
+"""Packs in bfloat16 are multiples of this: oneDNN makes code anew for every shape it has not met."""
 GradientHook = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, gradient [b t d], the layer's input [b t d], rows [b]) -> gradient that flows on into the input."""
 
@@ -39,10 +47,13 @@ GradientHook = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class Engine:
     """Loss and gradient of a batch, added up over packs, for parameters in a flat vector."""
 
-    def __init__(self, parameters: FlatParameters, *, pack_tokens: int | None = None) -> None:
-        """pack_tokens: at most so many tokens at once; by default as many as keep activations small."""
+    def __init__(
+        self, parameters: FlatParameters, *, bfloat16: bool = False, pack_tokens: int | None = None
+    ) -> None:
+        """bfloat16: see the module. pack_tokens: at most so many tokens at once; by default as many as keep
+        activations small."""
         _keep_memory()
-        self.flat = parameters
+        self.flat, self.bfloat16 = parameters, bfloat16
         self.cfg = cfg = parameters.cfg
         kept = cfg.n_layers * (8 * cfg.d_model + 4 * cfg.d_mlp)  # numbers a token, about
         self.pack_tokens = pack_tokens or min(PACK_TOKENS, max(512, KEPT_NUMBERS // kept))
@@ -77,7 +88,9 @@ class Engine:
         """
         losses = torch.zeros(len(lengths))
         self._fold()
-        for pack in packs(tokens, lengths, first, self.heads, budget=self.pack_tokens):
+        multiple = BFLOAT16_TOKENS if self.bfloat16 else 1
+        made = packs(tokens, lengths, first, self.heads, budget=self.pack_tokens, multiple=multiple)
+        for pack in made:
             losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook)
         self._unfold()
         return losses
@@ -89,11 +102,19 @@ class Engine:
         # RMSNorm(x) W + b = (x / rms) (diag(gain) W) + b; queries also carry the k^-1/2 of the scores.
         self.qkv = [(p[f"{i}.qkv"] * p[f"{i}.ln1"][:, None])[:, self.order] * self.scale for i in layers]
         self.bias = [p[f"{i}.qkv_bias"][self.order] * self.scale for i in layers]
-        self.gate_up = [p[f"{i}.gate_up"] * p[f"{i}.ln2"][:, None] for i in layers]
+        gate_up = [self._operand(p[f"{i}.gate_up"] * p[f"{i}.ln2"][:, None]) for i in layers]
+        self.gate, self.up = zip(*(weight.chunk(2, 1) for weight in gate_up), strict=True)
+        self.down = [self._operand(p[f"{i}.down"]) for i in layers]
+        self.o = [self._operand(p[f"{i}.o"]) for i in layers]
         self.unembed = (p["embed"].T if self.cfg.tied else p["unembed"]) * p["ln_final"][:, None]
         self.unit, self.rstd = _normalise(p["embed"], self.cfg.rms_eps)
         # q, k, v of the first layer, one row a token of the vocabulary: its residual stream is the embedding.
         self.table = torch.addmm(self.bias[0], self.unit, self.qkv[0])
+        self.qkv = [self._operand(weight) for weight in self.qkv]
+
+    def _operand(self, weight: Tensor) -> Tensor:
+        """A weight of this step as its products take it."""
+        return weight.bfloat16() if self.bfloat16 and weight.numel() >= BFLOAT16_PAYS else weight
 
     def _unfold(self) -> None:
         """Turn the gradients of the folded weights into those of the parameters, and clear the former."""
@@ -125,48 +146,54 @@ class Engine:
         for i in range(cfg.n_layers):
             if i == 0:
                 unit1, rstd1 = self.unit[pack.tokens], self.rstd[pack.tokens]
-                qkv = self.table[pack.tokens]
+                qkv, n1 = self.table[pack.tokens], unit1.to(self.qkv[i].dtype)
             else:
                 unit1, rstd1 = _normalise(x, cfg.rms_eps)
-                qkv = torch.addmm(self.bias[i], unit1, self.qkv[i])
+                n1 = unit1.to(self.qkv[i].dtype)
+                qkv = _plus_product(self.bias[i], n1, self.qkv[i])
             z, kept = attention.forward(qkv)
             if i == cfg.n_layers - 1 and pack.read is not None:
                 # After the last attention tokens no longer meet: only the predicted ones go on.
                 z, x = z[pack.read], x[pack.read]
-            x = torch.addmm(x, z, p[f"{i}.o"])
+            z = z.to(self.o[i].dtype)
+            x = _plus_product(x, z, self.o[i])
             unit2, rstd2 = _normalise(x, cfg.rms_eps)
-            gate_up = torch.mm(unit2, self.gate_up[i])
-            silu = torch.nn.functional.silu(gate_up[:, :m])
-            act = silu * gate_up[:, m:]
-            x = torch.addmm(x, act, p[f"{i}.down"])
-            saved.append((unit1, rstd1, kept, z, unit2, rstd2, gate_up, silu, act))
+            n2 = unit2.to(self.gate[i].dtype)
+            gate, up = torch.mm(n2, self.gate[i]), torch.mm(n2, self.up[i])
+            silu = torch.nn.functional.silu(gate)
+            act = (silu * up).to(self.down[i].dtype)
+            x = _plus_product(x, act, self.down[i])
+            saved.append((unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act))
         by_row, dx = self._predict(pack, x, total_weight)
         for i in reversed(range(cfg.n_layers)):
-            unit1, rstd1, kept, z, unit2, rstd2, gate_up, silu, act = saved.pop()
+            unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act = saved.pop()
             # out = mid + act W_down:  dW_down = act^T dout,  dact = dout W_down^T.
-            g[f"{i}.down"].addmm_(act.T, dx)
-            dact = torch.mm(dx, p[f"{i}.down"].T)
-            dgate_up = torch.empty_like(gate_up)
-            # act = silu(a) * u:  du = dact * silu(a),  da = dact * u * silu'(a).
-            torch.mul(dact, silu, out=dgate_up[:, m:])
-            dact *= gate_up[:, m:]
-            torch.ops.aten.silu_backward.grad_input(dact, gate_up[:, :m], grad_input=dgate_up[:, :m])
-            # [a u] = n F:  dF = n^T [da du],  dn = [da du] F^T; the skip adds dout itself.
-            self.gate_up_grad[i].addmm_(unit2.T, dgate_up)
-            dx += _normalise_backward(torch.mm(dgate_up, self.gate_up[i].T), unit2, rstd2)
+            dout = dx.to(act.dtype)
+            _add_product(g[f"{i}.down"], act, dout)
+            dact = torch.mm(dout, self.down[i].T).to(gate.dtype)
+            # act = silu(a) * u:  du = dact * silu(a),  da = dact * u * silu'(a), in place.
+            dup, dact = silu.mul_(dact), dact.mul_(up)
+            dgate = torch.ops.aten.silu_backward.grad_input(dact, gate, grad_input=dact)
+            # a = n F_a, u = n F_u:  dF = n^T da and n^T du,  dn = da F_a^T + du F_u^T; the skip adds dout.
+            _add_product(self.gate_up_grad[i][:, :m], n2, dgate)
+            _add_product(self.gate_up_grad[i][:, m:], n2, dup)
+            dn = torch.addmm(torch.mm(dgate, self.gate[i].T), dup, self.up[i].T).float()
+            dx += _normalise_backward(dn, unit2, rstd2)
             # mid = x + z W_O:  dW_O = z^T dmid,  dz = dmid W_O^T.
-            g[f"{i}.o"].addmm_(z.T, dx)
+            dmid = dx.to(z.dtype)
+            _add_product(g[f"{i}.o"], z, dmid)
             dz = torch.zeros(n + 1, h * k)  # one row more, for places of a block that hold no token
             if i == cfg.n_layers - 1 and pack.read is not None:  # back to all positions
-                dz.index_copy_(0, pack.read, torch.mm(dx, p[f"{i}.o"].T))
+                dz.index_copy_(0, pack.read, torch.mm(dmid, self.o[i].T).float())
                 dx = torch.zeros(n, cfg.d_model).index_copy_(0, pack.read, dx)
             else:
-                torch.mm(dx, p[f"{i}.o"].T, out=dz[:n])
+                dz[:n] = torch.mm(dmid, self.o[i].T)
             dqkv = attention.backward(dz, kept)
-            # [q k v] = n F + b:  dF = n^T d[q k v],  db = its column sums,  dx += dn through RMSNorm.
-            self.qkv_grad[i].addmm_(unit1.T, dqkv)
             self.bias_grad[i] += dqkv.sum(0)
-            dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T), unit1, rstd1)
+            # [q k v] = n F + b:  dF = n^T d[q k v],  db = its column sums,  dx += dn through RMSNorm.
+            dqkv = dqkv.to(n1.dtype)
+            _add_product(self.qkv_grad[i], n1, dqkv)
+            dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T).float(), unit1, rstd1)
             if hook is not None:
                 dx = _hooked(hook, i, dx, unit1 / rstd1, pack)
         # x = E[token]:  dE[t] = sum of dx over the places of token t.
@@ -244,6 +271,7 @@ class Attention:
         width = flat.shape[1]
         dout = dz.view((n + 1) * heads.h, width).index_select(0, self.pack.z_gather)
         dflat = torch.empty(sum(self.pack.sizes), width)
+        dflat[-1] = 0.0
         done, sums = 0, len(flat)
         parts = zip(self._parts(flat), self._parts(dflat[: len(flat)]), patterns, strict=True)
         for (block, q, keys, values), (_, dq, dkeys, dvalues), pattern in parts:
@@ -285,14 +313,16 @@ def _keep_memory() -> None:
 
 def _hooked(hook: GradientHook, layer: int, dx: Tensor, x: Tensor, pack: Pack) -> Tensor:
     """Show a hook the rows of a pack, padded with zeros, and take its gradient back."""
+    n = len(pack.row)
+    own = pack.row, pack.position[:n]
     wide_dx = torch.zeros(*pack.where.shape, dx.shape[1])
-    wide_dx[pack.row, pack.position] = dx
+    wide_dx[own] = dx[:n]
     wide_x = x[pack.where.clamp_min(0)].masked_fill(pack.where[:, :, None] < 0, 0.0)
     changed = hook(layer, wide_dx, wide_x, pack.rows)
-    dx = changed[pack.row, pack.position]
+    dx[:n] = changed[own]
     # What the hook may have added at shared tokens of the other rows.
     others = (pack.where >= 0) & (pack.row[pack.where] != torch.arange(len(pack.where))[:, None])
-    dx.index_add_(0, pack.where[others], changed[:, : others.shape[1]][others])
+    dx.index_add_(0, pack.where[others], changed[others])
     return dx
 
 
@@ -306,6 +336,21 @@ def _rotary(t: int, k: int, theta: float) -> Tensor:
 def _rotate(x: Float[Tensor, "N head k"], turn: Tensor) -> None:
     """Rotate neighbouring pairs of the last axis, in place."""
     torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn)
+
+
+def _plus_product(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """base + x weight, in float32; `x` has the weight's type."""
+    if weight.dtype == torch.float32:
+        return torch.addmm(base, x, weight)
+    return torch.mm(x, weight).float().add_(base)
+
+
+def _add_product(grad: Float[Tensor, "a b"], x: Float[Tensor, "N a"], d: Float[Tensor, "N b"]) -> None:
+    """grad += x^T d, where x and d are of one type."""
+    if x.dtype == torch.float32:
+        grad.addmm_(x.T, d)
+    else:
+        grad += torch.mm(x.T, d)
 
 
 def _sum_by_token(x: Float[Tensor, "N c"], tokens: Int64[Tensor, " N"], d_vocab: int) -> Float[Tensor, "v c"]:

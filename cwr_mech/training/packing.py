@@ -29,15 +29,16 @@ _BEFORE_ID = CHAR_ID["_"]
 class Pack:
     """Some rows of a batch, laid out.
 
-    rows: their numbers in the batch. tokens, position: of each laid-out token. read: tokens whose prediction
-    counts, None for all. hit, target, owner: one entry for each prediction of each row: index into `read`,
-    the token that follows, and the row's place in `rows`; times: how many predictions each read token makes.
-    where: the laid-out token at each place of each row, -1 behind its end; row: whose token each is, the
-    first of those that share it. gather: rows of q, k, v ([N * heads.rows]) in the order of the blocks (q, k,
-    v of the first, then of the second, ...). back: for each of the N * heads.rows its place in that order;
-    behind the blocks stand, block by block, sums over families: [k and v, F, kv, begin]. sizes: how many rows
-    each of these parts has. z_back: for each token and query head its place among the blocks' outputs;
-    z_gather: its inverse, N * h where there is no token.
+    rows: their numbers in the batch. tokens, position: of each laid-out token. read: tokens whose
+    prediction counts, None for all. hit, target, owner: one entry for each prediction of each row: index
+    into `read`, the token that follows, and the row's place in `rows`; times: how many predictions each
+    read token makes. where: the laid-out token at each place of each row, -1 behind its end; row: whose
+    token each of the first n is, the first of those that share it; the others fill up and are nobody's.
+    gather: rows of q, k, v ([N * heads.rows]) in the order of the blocks (q, k, v of the first, then of
+    the second, ...). back: for each of the N * heads.rows its place in that order; behind the blocks
+    stand, block by block, sums over families ([k and v, F, kv, begin]), and one row of zeros. sizes: how
+    many rows each of these parts has. z_back: for each token and query head its place among the blocks'
+    outputs; z_gather: its inverse, N * h where there is no token.
     """
 
     rows: Int64[Tensor, " b"]
@@ -49,7 +50,7 @@ class Pack:
     owner: Int64[Tensor, " M"]
     times: Float[Tensor, " U"]
     where: Int64[Tensor, "b T"]
-    row: Int64[Tensor, " N"]
+    row: Int64[Tensor, " n"]
     blocks: tuple[Block, ...]
     sizes: tuple[int, ...]
     gather: Int64[Tensor, " G"]
@@ -65,10 +66,12 @@ def packs(
     heads: Heads,
     *,
     budget: int = PACK_TOKENS,
+    multiple: int = 1,
 ) -> Iterator[Pack]:
     """Lay out a batch in packs of about equal size and at most `budget` tokens (a row is never cut).
 
     tokens are right-padded; first [row]: the first position that is predicted (1 for a loss on every token).
+    multiple: above 1, packs are filled up to multiples of it with tokens that are nobody's.
     """
     family, beginning = _families(tokens, lengths)
     order = np.lexsort((lengths, family))
@@ -82,11 +85,11 @@ def packs(
         begin = 0 if place > start and kinds[place] == kinds[place - 1] else begins[place]
         over = done + (tokens_of + begin) / 2 > even * (cut + 1)
         if place > start and (over or used + tokens_of + begin > budget):
-            yield _pack(tokens, lengths, first, family, beginning, order[start:place], heads)
+            yield _pack(tokens, lengths, first, family, beginning, order[start:place], heads, multiple)
             start, used, cut, begin = place, 0, cut + 1, begins[place]
         used += tokens_of + begin
         done += tokens_of + begin
-    yield _pack(tokens, lengths, first, family, beginning, order[start:], heads)
+    yield _pack(tokens, lengths, first, family, beginning, order[start:], heads, multiple)
 
 
 def _families(
@@ -126,6 +129,7 @@ def _pack(
     beginning: np.ndarray,
     rows: Int[np.ndarray, " b"],
     heads: Heads,
+    multiple: int,
 ) -> Pack:
     # Lines: the beginnings that are shared, then the rows, each from behind its beginning on.
     present, leaders, members = np.unique(family[rows], return_index=True, return_inverse=True)
@@ -149,15 +153,16 @@ def _pack(
         layout.add(np.flatnonzero(np.isin(line_family, families)), line_family)
     texts = tokens[:, : len(place) + 1]
     n = int(valid.sum())
+    more = _missing(n, multiple)
     return Pack(
         torch.from_numpy(rows.astype(np.int64)),
-        torch.from_numpy(texts[source][:, :-1][valid].astype(np.int64)),
-        torch.from_numpy(np.broadcast_to(place, valid.shape)[valid]),
-        *_predictions(texts, lengths, first, rows, own, n),
+        torch.from_numpy(np.pad(texts[source][:, :-1][valid].astype(np.int64), (0, more))),
+        torch.from_numpy(np.pad(np.broadcast_to(place, valid.shape)[valid], (0, more))),
+        *_predictions(texts, lengths, first, rows, own, n, multiple),
         torch.from_numpy(own),
         torch.from_numpy(np.repeat(owner, (end - offset))),
         tuple(layout.blocks),
-        *layout.tables(n),
+        *layout.tables(n, n + more),
     )
 
 
@@ -168,6 +173,7 @@ def _predictions(
     rows: np.ndarray,
     where: Int[np.ndarray, "b T"],
     n: int,
+    multiple: int,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
     """read, hit, target, owner, times of a pack."""
     place = np.arange(1, tokens.shape[1])
@@ -177,10 +183,16 @@ def _predictions(
     times = np.bincount(source, minlength=n)
     read = np.flatnonzero(times)
     hit = source if len(read) == n else np.searchsorted(read, source)
+    more = _missing(len(read), multiple)
     return (
-        None if len(read) == n else torch.from_numpy(read),
+        None if len(read) == n else torch.from_numpy(np.pad(read, (0, more), constant_values=n)),
         torch.from_numpy(hit),
         torch.from_numpy(tokens[rows][:, 1:][counts].astype(np.int64)),
         torch.from_numpy(np.broadcast_to(np.arange(len(rows))[:, None], counts.shape)[counts]),
-        torch.from_numpy(times[read].astype(np.float32)),
+        torch.from_numpy(np.pad(times[read].astype(np.float32), (0, more))),
     )
+
+
+def _missing(n: int, multiple: int) -> int:
+    """How many tokens fill up `n`: at least one, which stands for all in `read`, if any multiple is asked."""
+    return multiple - n % multiple if multiple > 1 else 0

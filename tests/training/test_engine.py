@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import cwr_mech.training.engine as engine_module
 from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.data.rows import concat, generate
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -108,14 +109,57 @@ def test_loss_and_every_gradient_equal_the_plain_model(
 
 
 @pytest.mark.parametrize("made", [rows, families])
-def test_a_hook_that_changes_nothing_changes_no_bit(made: Callable) -> None:
+@pytest.mark.parametrize("answers_only", [False, True])
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_products_in_bfloat16_change_the_gradient_by_their_rounding(
+    monkeypatch: pytest.MonkeyPatch, shape: dict, answers_only: bool, made: Callable
+) -> None:
+    monkeypatch.setattr(engine_module, "BFLOAT16_PAYS", 0)  # these models are too small to gain
+    config = ModelConfig(**shape)
+    tokens, lengths, answer = made(1)
+    first = answer if answers_only else np.ones_like(answer)
+    found = []
+    for low in (False, True, True):
+        flat = FlatParameters(config)
+        flat.load(randomised(config))
+        losses = Engine(flat, bfloat16=low, pack_tokens=150).batch(tokens, lengths, first, 5.0)
+        found.append((losses, flat.grads.clone(), {name: grad.clone() for name, grad in flat.g.items()}))
+    (loss, grads, by_name), (low_loss, low_grads, low_by_name), again = found
+    torch.testing.assert_close(low_loss, loss, rtol=0.02, atol=0.02)
+    for name, grad in by_name.items():
+        # A rounding is 2^-9 at most; a gradient has passed some ten products.
+        assert (low_by_name[name] - grad).norm() < 10 * 2**-9 * grad.norm(), name
+    assert (low_grads - grads).norm() > 2**-12 * grads.norm()
+    assert torch.equal(low_loss, again[0])
+    assert torch.equal(low_grads, again[1])
+
+
+def test_small_products_stay_in_float32() -> None:
+    config = ModelConfig(**SHAPES[0])
+    tokens, lengths, first = families(4)
+    found = []
+    for low in (False, True):
+        flat = FlatParameters(config)
+        flat.load(randomised(config))
+        Engine(flat, bfloat16=low).batch(tokens, lengths, first, 5.0)
+        found.append(flat.grads)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("made", [rows, families])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_hook_that_changes_nothing_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch, made: Callable, bfloat16: bool
+) -> None:
+    monkeypatch.setattr(engine_module, "BFLOAT16_PAYS", 0)
     config = ModelConfig(**SHAPES[1])
     tokens, lengths, first = made(4)
     found = []
     for hook in (None, no_change):
         flat = FlatParameters(config)
         flat.load(randomised(config))
-        losses = Engine(flat, pack_tokens=120).batch(tokens, lengths, first, 5.0, hook)
+        engine = Engine(flat, bfloat16=bfloat16, pack_tokens=120)
+        losses = engine.batch(tokens, lengths, first, 5.0, hook)
         found.append((losses, flat.grads))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])

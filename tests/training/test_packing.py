@@ -105,6 +105,23 @@ def test_a_few_rows_never_share_an_id() -> None:
     assert pack.blocks[0].begin == len("<dist(c_")
 
 
+@pytest.mark.parametrize("first", [ONES, ROWS.answer_start])
+def test_packs_filled_up_have_few_shapes_and_nothing_to_learn_from_the_filling(first: np.ndarray) -> None:
+    plain = list(packs(ROWS.tokens, ROWS.lengths, first, Heads(2, 1), budget=500))
+    filled = list(packs(ROWS.tokens, ROWS.lengths, first, Heads(2, 1), budget=500, multiple=64))
+    assert len({len(pack.tokens) for pack in filled}) < len({len(pack.tokens) for pack in plain})
+    for pack, whole in zip(plain, filled, strict=True):
+        n, zeros = len(pack.tokens), sum(whole.sizes) - 1
+        assert 0 < len(whole.tokens) - n <= 64
+        assert len(whole.tokens) % 64 == len(whole.times) % 64 == 0
+        assert torch.equal(whole.tokens[:n], pack.tokens)
+        assert torch.equal(whole.times[: len(pack.times)], pack.times)
+        assert not whole.times[len(pack.times) :].any()
+        assert (whole.back[4 * n :] == zeros).all()
+        assert (whole.back[: 4 * n] < zeros).all()
+        assert whole.read is None or (whole.read[len(pack.times) :] == n).all()
+
+
 def test_packs_keep_to_their_budget() -> None:
     made = list(packs(ROWS.tokens, ROWS.lengths, ONES, Heads(1, 1), budget=200))
     assert len(made) > 5
