@@ -18,7 +18,9 @@ def command(
     tasks: Annotated[str, typer.Option(help="Tasks to train, separated by commas.")] = "distance",
     new_cities: Annotated[
         str | None,
-        typer.Option(help="atlantis, scattered or holdout:REGION; by default what the base held back."),
+        typer.Option(
+            "--new", help="atlantis, scattered or holdout:REGION; by default what the base held back."
+        ),
     ] = None,
     replay: Annotated[
         str, typer.Option(help="Tasks whose old rows are kept: none, trained, all.")

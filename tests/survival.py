@@ -71,14 +71,14 @@ def resumed(command: tuple[str, ...], run: str) -> Callable[[Path], tuple[str, .
 TRAIN = ("train", "--preset", "tiny", *TINY, "--out", "runs/a")
 RESUME = ("train", "--resume", "--out", "runs/a")
 TUNE = ("finetune", "a", "--tasks", "distance,compass", *TINY_SET, "--out", "runs/b")
-EVAL = ("eval", "a", "-n", "8", "--groups", "old", "--tasks", "distance", "--report", "r")
+EVAL = ("eval", "a", "-n", "8", "--cities", "old", "--tasks", "distance", "--report", "r")
 WRITERS = ("--tasks", "compass", "--set", "steps=400", "--set", "lr=3e-3", "--set", "n_cities=16")
 PATCH = ("patch", "p", "--task", "compass", "--pairs", "8", "--components", "resid_post", "--report", "r")
 SWEEP = ("sweep", "trial", *TINY, "--jobs", "2")
 SNAKE = (*SWEEP, "--engine", "snakemake")
 CACHE = ("cache-acts", "a", "--tasks", "distance")
 CKA = ("cka", "a", "--draws", "1", "--report", "r")
-OTHER = ("train", "--preset", "tiny", *TINY, "--set", "seed=7", "--out", "runs/o")
+OTHER = ("train", "--preset", "tiny", *TINY, "--set", "train.seed=7", "--out", "runs/o")
 ADD = ("zoo", "add", "a", "--name", "m")
 REPLACE = ("zoo", "add", "o", "--name", "m", "--force")
 SWEPT = ("runs/*/checkpoints", "runs/*/metrics.jsonl")
@@ -95,7 +95,13 @@ STAGES = (
     Stage("cache-acts", (TRAIN,), CACHE, ("activations",)),
     Stage("cka", (TRAIN, CACHE), CKA, ("reports",)),
     Stage("cka again", (TRAIN, CACHE, (*CKA, "--draws", "2")), CKA, ("reports",)),
-    Stage("zoo add", (TRAIN,), ADD, ("zoo",)),
+    Stage(
+        "zoo add",
+        (TRAIN,),
+        ADD,
+        ("zoo",),
+        lambda folder: (*ADD, "--force") if (folder / "zoo/m/manifest.json").exists() else ADD,
+    ),
     Stage("zoo add --force", (TRAIN, OTHER, ADD), REPLACE, ("zoo",)),
     Stage("eval", (TRAIN,), EVAL, ("reports",)),
     Stage("report", (TRAIN, EVAL), ("report", "r"), ("reports",)),

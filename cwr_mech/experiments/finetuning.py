@@ -121,7 +121,7 @@ def world_with_new(base: RunConfig, new_cities: str | None) -> WorldConfig:
     config = parse(WorldConfig, settings)
     if config.new == "none":
         raise ConfigError(
-            f"the world of run {base.name} holds no new cities", "say which, as in --new-cities atlantis"
+            f"the world of run {base.name} holds no new cities", "say which, as in --new atlantis"
         )
     if config == base.world:
         return config

@@ -226,7 +226,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_an_impossible_report_name_is_refused_before_any_work() -> None:
     """The group is unknown, too: had the command begun, that would be the complaint."""
-    done = run("eval", "zoo:small", "--groups", "nothing", "--report", "../elsewhere")
+    done = run("eval", "zoo:small", "--cities", "nothing", "--report", "../elsewhere")
     assert done.returncode == 2
     assert "'../elsewhere' cannot name a report" in done.stderr
     assert "nothing" not in done.stderr

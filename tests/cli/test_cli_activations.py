@@ -125,7 +125,7 @@ def test_mistakes_are_one_line_and_change_nothing(run: Run) -> None:
         ),
         (("eval", "--tasks", "area"), "unknown task 'area'"),
         (("eval", "--protocol", "lax"), "unknown protocol 'lax'"),
-        (("eval", "--groups", "fresh"), "unknown group 'fresh'"),
+        (("eval", "--cities", "fresh"), "unknown group 'fresh'"),
     ):
         assert words in failed(call(*arguments))
     assert not FILE.exists()
@@ -161,7 +161,7 @@ def test_eval_scores_a_run_on_its_own_tasks(run: Run) -> None:
     assert {"run", "metric", "unit", "value_mean", "value_median", "value_mean_parsed", "baseline"} <= set(
         records[0]
     )
-    said(call("eval", "-n", 5, "--tasks", "all", "--groups", "old", "--step", 0))
+    said(call("eval", "-n", 5, "--tasks", "all", "--cities", "old", "--step", 0))
     again = load_result(Path("reports/demo/results/eval.json"))
     assert len(again.tables["tasks"]) == 7
     assert again.inputs == {"runs/demo": run.sha256(0)} != result.inputs

@@ -29,7 +29,7 @@ def test_from_nothing_to_a_checked_report(cli: Cli, tmp_path: Path) -> None:
     assert "tiny" in cli("runs")[1]
 
     for command in (
-        ("eval", "-n", "8", "--groups", "old"),
+        ("eval", "-n", "8", "--cities", "old"),
         ("cache-acts",),
         ("cka", "--draws", "2"),
         ("probe", "--layers", "1", "--prompts", "distance,angle", "--draws", "2"),

@@ -35,7 +35,7 @@ ANSWERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("finetune zoo:small --tasks dist", 2, ("unknown task 'dist'",)),
     ("finetune zoo:small --replay some", 2, ("unknown replay 'some'",)),
     ("finetune zoo:small --route no", 2, ("unknown route 'no'",)),
-    ("finetune zoo:small --new-cities mars", 2, ("mars",)),
+    ("finetune zoo:small --new mars", 2, ("mars",)),
     ("finetune zoo:small --out taken", 2, ("taken holds a run already",)),
     ("finetune zoo:small --dry-run", 0, ("set of small-ft-distance", "120,000 rows")),
     ("sweep nope", 2, ("unknown plan 'nope'", "zoo")),

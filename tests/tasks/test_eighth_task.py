@@ -46,7 +46,7 @@ COMMANDS = (
     f"train {WORLD} --tasks all --set batch_size=32 --set steps=20 --out runs/eight",
     f"train {WORLD} --tasks nearer --set steps=150 --set lr=3e-3 --set optimizer=muon --set batch_size=64 "
     "--set eval_rows=64 --out runs/near",
-    "eval eight near -n 16 --tasks nearer,distance --groups old,new --report own",
+    "eval eight near -n 16 --tasks nearer,distance --cities old,new --report own",
     "cache-acts eight",
     "cache-acts near",
     "probe near --layers 0,1 --prompts nearer --draws 2 --report own",

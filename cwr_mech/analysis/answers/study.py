@@ -11,7 +11,7 @@ def answers(
     runs: RunsArg = None,
     *,
     tasks: Annotated[Names, Opt("Tasks by name, or all; by default each run's own.")] = None,
-    groups: Annotated[
+    cities: Annotated[
         Names, Opt("Questions: old (no new city), new (at least one), all; by default what there is.")
     ] = None,
     rows: Annotated[int, Opt("Questions a task and kind of question.", min=1, short="-n")] = 1000,
@@ -40,7 +40,7 @@ def answers(
     plan = [
         (run, task, group)
         for run in loaded
-        for group in names(groups) or (["old", "new", "all"] if len(run.world().new()) else ["old"])
+        for group in names(cities) or (["old", "new", "all"] if len(run.world().new()) else ["old"])
         for task in asked or run.config.data.tasks
     ]
     with stage("answering", rows * len(plan), "questions") as advance:
