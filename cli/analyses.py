@@ -66,12 +66,18 @@ def run(
 
 def file_name(kind: str, options: Mapping[str, Any]) -> str:
     """Name of a result's file: its kind, the task if it is about one, the cities unless they are old."""
-    cities = str(options.get("cities", "old"))
+    cities = str(options.get("cities") or "old")
     parts = [kind, str(options.get("task") or ""), "" if "old" in cities else cities]
     return "-".join(part for part in parts if part).replace("_", "-")
 
 
-SAME = (("tasks", "task"), ("prompts", "tasks", "task"), ("layers", "layer"), ("sites", "site"))
+SAME = (
+    ("tasks", "task"),
+    ("prompts", "tasks", "task"),
+    ("layers", "layer"),
+    ("sites", "site"),
+    ("cities", "groups"),
+)
 """Options that are one idea: whichever of them a study has, the others are understood."""
 
 

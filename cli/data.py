@@ -26,7 +26,7 @@ def command(
     stats: Annotated[bool, typer.Option("--stats", help="Answers, baselines and overlap of splits.")] = False,
     split: Split = "train",
     group: Annotated[
-        str, typer.Option("--cities", help="old: no new city; new: at least one; all: any city.")
+        str, typer.Option("--cities", "--group", help="old: no new city; new: at least one; all: any city.")
     ] = "old",
     protocol: Annotated[
         str, typer.Option(help="strict, or paper: the reference's choices, its defects included.")

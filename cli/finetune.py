@@ -19,7 +19,9 @@ def command(
     new_cities: Annotated[
         str | None,
         typer.Option(
-            "--new", help="atlantis, scattered or holdout:REGION; by default what the base held back."
+            "--new",
+            "--new-cities",
+            help="atlantis, scattered or holdout:REGION; by default what the base held back.",
         ),
     ] = None,
     replay: Annotated[
