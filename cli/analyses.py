@@ -114,14 +114,15 @@ def _plain_type(annotation: Any) -> Any:
 
 def show_result(result: "Result") -> None:
     """Print the short tables of a result and its notes."""
+    from cwr_mech.render.units import in_unit, unit_of
     from cwr_mech.report.short import short_tables
 
     from .common import console, rows_of, say, table
 
     for title, columns, rows in short_tables(result):
-        console.print(table(title, columns, rows_of(rows, columns)))
+        console.print(table(title, columns, rows_of(rows, columns), unit_of(result)))
     for note in result.notes:
-        say(note)
+        say(in_unit(note, unit_of(result)))
 
 
 def keep_result(result: "Result", report: str | None, name: str, log: str | None = None) -> None:

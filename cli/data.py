@@ -75,7 +75,9 @@ def command(
     }
     if stats:
         found = [task_stats(cities, name, 10_000 if n is None else n, **kind) for name in names]
-        show_stats(found, f"{split} rows, group {group}, protocol {protocol}, {cities.n} cities")
+        show_stats(
+            found, f"{split} rows, group {group}, protocol {protocol}, {cities.n} cities", cities.config.unit
+        )
         return
     from .common import say
 
@@ -104,8 +106,10 @@ def say_if_crowded(world: "Cities") -> None:
     )
 
 
-def show_stats(found: Sequence["TaskStats"], about: str) -> None:
-    """Print answers, baselines and overlap of each task as tables."""
+def show_stats(found: Sequence["TaskStats"], about: str, unit: float) -> None:
+    """Print answers, baselines and overlap of each task as tables; `unit` in degrees."""
+    from cwr_mech.render.units import in_unit
+
     from .common import console, table
 
     answers = [[s.task.name, s.rows, s.distinct, s.mean_tokens, in_words(s, s.answers)] for s in found]
@@ -124,7 +128,7 @@ def show_stats(found: Sequence["TaskStats"], about: str) -> None:
             s.baseline.answer,
             s.baseline.score,
             s.baseline.score_by_size,
-            "accuracy" if s.task.labels else f"mean error, {s.task.unit}",
+            "accuracy" if s.task.labels else f"mean error, {in_unit(s.task.unit, unit)}",
         ]
         for s in found
     ]

@@ -13,8 +13,10 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from cwr_mech.config import EARTH_UNIT
 from cwr_mech.render.columns import column
 from cwr_mech.render.numbers import number
+from cwr_mech.render.units import in_unit
 
 GAP = 2
 """Blanks between two columns."""
@@ -31,6 +33,8 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
+    unit: float = EARTH_UNIT
+    """Degrees a unit of the coordinates."""
     cells: list[list[str]] = field(init=False)
     """Texts, row by row."""
 
@@ -128,7 +132,8 @@ class Table:
             about = column(name)
             if about.unit:
                 named.setdefault(about.unit, []).append(about.heading)
-        return "; ".join(f"{', '.join(heads)}: {unit}" for unit, heads in named.items())
+        said = "; ".join(f"{', '.join(heads)}: {unit}" for unit, heads in named.items())
+        return in_unit(said, self.unit)
 
 
 def _split(widths: list[int], labels: int, width: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cwr_mech.activations.reader import ActivationStore, activations_path, digests
 from cwr_mech.activations.site import POSITIONS as DEFAULT_SITES
 from cwr_mech.analysis.selection import choose_hooks, run_label
-from cwr_mech.analysis.study import Names, names, stage, uses
+from cwr_mech.analysis.study import Names, measured_in, names, stage, uses
 from cwr_mech.config import ModelConfig, parse
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
@@ -111,8 +111,10 @@ def open_sources(
 
 
 def run_of(name: str | Path | None) -> Run:
-    """The run named, the latest by default. Raises MissingArtifact."""
-    return load_run(name)
+    """The run named, the latest by default, in whose unit the study measures. Raises MissingArtifact."""
+    run = load_run(name)
+    measured_in(run.config.world.unit)
+    return run
 
 
 def activations_of(run: Run, step: int | None = None) -> Path:
@@ -215,7 +217,10 @@ def _known(store: ActivationStore, path: Path) -> Source:
     """A file given by its path, with the tasks of its run when the run is here."""
     source = Source(store, path, str(store.attrs.get("run") or path.stem), None)
     run = source.trained()
-    return source if run is None else replace(source, tasks=tuple(run.config.data.tasks))
+    if run is None:
+        return source
+    measured_in(run.config.world.unit)
+    return replace(source, tasks=tuple(run.config.data.tasks))
 
 
 def _labelled(sources: Sequence[Source]) -> list[Source]:

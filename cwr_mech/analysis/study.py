@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, ParamSpec
 
+from cwr_mech.config import EARTH_UNIT
 from cwr_mech.results import Result
 
 P = ParamSpec("P")
@@ -61,6 +62,7 @@ def _silent(_title: str, _total: int, _unit: str) -> Iterator[Advance]:
 
 _reporter: ContextVar[Reporter] = ContextVar("reporter", default=_silent)
 _inputs: ContextVar[dict[str, str] | None] = ContextVar("inputs", default=None)
+_units: ContextVar[set[float] | None] = ContextVar("units", default=None)
 
 
 def stage(title: str, total: int, unit: str = "steps") -> AbstractContextManager[Advance]:
@@ -83,6 +85,13 @@ def uses(name: str, sha256: str) -> None:
     found = _inputs.get()
     if found is not None:
         found[name] = sha256
+
+
+def measured_in(unit: float) -> None:
+    """Record in what unit (degrees) the world is measured that the study that is running is about."""
+    found = _units.get()
+    if found is not None:
+        found.add(unit)
 
 
 def names(value: Names | Path | Sequence[str | Path]) -> list[str] | None:
@@ -127,15 +136,20 @@ def study(name: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
             from threadpoolctl import threadpool_limits
 
             call = signature.bind(*args, **kwargs)
-            token = _inputs.set({})
+            inputs: dict[str, str] = {}
+            units: set[float] = set()
+            tokens = _inputs.set(inputs), _units.set(units)
             try:
                 with threadpool_limits(limits=1, user_api="blas"):
                     result = function(*args, **kwargs)
-                inputs = _inputs.get() or {}
             finally:
-                _inputs.reset(token)
+                _inputs.reset(tokens[0])
+                _units.reset(tokens[1])
             command = command_line(name, call.arguments, signature)
-            return replace(result, command=command, inputs={**inputs, **result.inputs})
+            other = {"unit": units.pop()} if len(units) == 1 and EARTH_UNIT not in units else {}
+            return replace(
+                result, command=command, inputs={**inputs, **result.inputs}, params={**result.params, **other}
+            )
 
         return run
 

@@ -24,6 +24,7 @@ from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.render.shown import Plot
 from cwr_mech.render.style import RC
+from cwr_mech.render.units import figure_in_unit, unit_of
 from cwr_mech.results import Result
 
 DPI = 150
@@ -70,7 +71,7 @@ def drawn(result: Result, name: str) -> Iterator[tuple[str, Figure]]:
     for plot, file in figure_names(result, name):
         with matplotlib.rc_context(RC):
             try:
-                figure = plot.function(result)
+                figure = figure_in_unit(plot.function(result), unit_of(result))
             except KeyError as error:
                 raise CorruptArtifact(
                     f"the {result.kind} result '{name}' lacks {error}, which its figure needs",
@@ -111,4 +112,4 @@ def one_figure(result: Result, suffix: str | None = None) -> Figure:
     if name not in plots:
         raise UnknownName(f"figure of the {result.kind} result", name, plots)
     with matplotlib.rc_context(RC):
-        return plots[name].function(result)
+        return figure_in_unit(plots[name].function(result), unit_of(result))

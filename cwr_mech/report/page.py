@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from cwr_mech.activations.reader import IDENTITY
+from cwr_mech.config import EARTH_UNIT
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.findings import show
 from cwr_mech.findings.questions import Question
 from cwr_mech.render.markdown import escaped, markdown_table, notes, source_line
 from cwr_mech.render.shown import Section
+from cwr_mech.render.units import in_unit, unit_of
 from cwr_mech.report import sections as report_sections
 from cwr_mech.report.contents import SECTIONS
 from cwr_mech.report.figures import figure_names
@@ -41,14 +43,15 @@ def report_text(
     found = next((result for result in results.values() if result.kind == "findings"), None)
     chapters = page.sections(ranked, "##") if found is None else page.questions(ranked, found)
     summary = page.overview(ranked) if found is None else page.answers(ranked, found)
+    units = {unit_of(result) for result in results.values()}
+    unit = units.pop() if len(units) == 1 else EARTH_UNIT
     head = [
         f"# Report: {name}",
         f"Written by `cwr-mech report {name}` from the files in [results](results); `cwr-mech report --check "
         f"{name}` rebuilds it and compares. Layers are counted from 0: L3 is the residual stream after "
         f"block 3 "
-        "(`blocks.3.hook_resid_post`), embed before the first block, final after the last norm. Coordinates "
-        "and "
-        "distances are in tenths of a degree on a plane.",
+        "(`blocks.3.hook_resid_post`), embed before the first block, final after the last norm. "
+        + in_unit("Coordinates and distances are in tenths of a degree on a plane.", unit),
     ]
     tail = _origin(results, page)
     parts = [*head, "## Summary", *summary, "## Contents", _contents([*chapters, *tail]), *chapters, *tail]
@@ -114,7 +117,8 @@ class _Page:
                 parts += [section.opening] if section else []
                 last = result.kind
             text = self.short(_body(name, result, section.text if section else report_sections.plain), name)
-            parts += [f"{level}# {name}", *self.figures({name: result}), text, notes(result)]
+            parts += [f"{level}# {name}", *self.figures({name: result}), text]
+            parts.append(in_unit(notes(result), unit_of(result)))
             parts.append(source_line(name, result))
         return parts
 
@@ -154,7 +158,7 @@ def _of(question: Question, results: Mapping[str, Result]) -> dict[str, Result]:
 
 def _body(name: str, result: Result, text: Callable[[Result], str]) -> str:
     try:
-        return text(result)
+        return in_unit(text(result), unit_of(result))
     except KeyError as error:
         raise CorruptArtifact(
             f"the {result.kind} result '{name}' lacks {error}, which its section needs",

@@ -148,6 +148,18 @@ def test_a_file_of_somebody_else_is_not_overwritten(run: Run) -> None:
     assert ActivationStore(FILE).tasks == ("angle",)
 
 
+def test_scores_of_a_world_of_another_unit_are_in_that_unit(run: Run) -> None:
+    assert " tenths of a degree" in said(call("eval", "-n", 5))  # control
+    config = run.config.model_copy(
+        update={"name": "town", "world": run.config.world.model_copy(update={"unit": 0.01})}
+    )
+    save(create_run(Path("runs/town"), config, HookedQwen2(config.model, seed=0)), 3, 1)
+    shown = said(call("eval", "town", "-n", 5))
+    assert "hundredths of a degree" in shown
+    assert " tenths of a degree" not in shown
+    assert load_result(Path("reports/town/results/eval.json")).params["unit"] == 0.01
+
+
 def test_eval_scores_a_run_on_its_own_tasks(run: Run) -> None:
     shown = said(call("eval", "-n", 12))
     assert "answers to fresh questions" in shown

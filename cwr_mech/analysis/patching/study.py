@@ -21,10 +21,10 @@ CitiesHere = Annotated[str, Opt("old, or new (training cities are put in new one
 
 def _runs(runs: Names) -> "list[Run]":
     """The runs named, the latest by default. Raises MissingArtifact."""
+    from cwr_mech.analysis.sources import run_of
     from cwr_mech.training.folders import latest_run
-    from cwr_mech.training.runs import load_run
 
-    return [load_run(name) for name in names(runs) or [latest_run().as_posix()]]
+    return [run_of(name) for name in names(runs) or [latest_run().as_posix()]]
 
 
 def _tasks(tasks: Names, run: "Run") -> list[str]:
