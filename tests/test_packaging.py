@@ -139,6 +139,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_every_package_is_named_for_the_build() -> None:
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = (path.parent.relative_to(ROOT) for path in (ROOT / "cwr_mech").rglob("__init__.py"))
+    found = {".".join(folder.parts) for folder in folders}
+    assert set(content["tool"]["setuptools"]["packages"]) == found | {"cwr_mech.zoo", "cwr_mech_cli"}
+
+
 def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns("__pycache__")
