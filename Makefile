@@ -33,11 +33,13 @@ bench: .venv/.ready
 
 routing: .venv/.ready
 	@for run in $(ROUTING); do \
-	  $(CWR) subspace $$run --tasks distance,angle,compass,perimeter --report routing || exit; done
+	  $(CWR) subspace $$run --tasks distance,angle,compass,perimeter --report routing && \
+	  $(CWR) conflict $$run --tasks distance,angle,compass,perimeter --report routing || exit; done
 	@$(CWR) trajectory $(ROUTING) --prompts all --report routing
 	@for run in $(ALONE); do $(CWR) cache-acts $$run || exit; done
 	@$(CWR) similarity $(ALONE) --measures cka --layers 2 --report routing
-	@$(CWR) predict $(firstword $(ROUTING)) --rows 1024 --report routing
+	@$(CWR) predict $(firstword $(ROUTING)) --rows 1024 --report routing \
+	  $(addprefix --outcomes ,$(firstword $(wildcard reports/routing/results/transfer.json)))
 	@$(CWR) report routing
 
 patching: .venv/.ready

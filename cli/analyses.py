@@ -44,9 +44,14 @@ def command_of(row: Analysis) -> Callable[..., None]:
 
 
 def run(
-    name: str, report: str | None, *, file: str | None = None, log: str | None = None, **options: Any
+    name: str, report: str | None, *, said: str | None = None, log: str | None = None, **options: Any
 ) -> None:
-    """Run the study of a command, print its short tables and save its result in a report as `file`."""
+    """Run the study of a command, print its short tables and save its result in a report.
+
+    `said`: the command that the result is to name instead of this one.
+    """
+    from dataclasses import replace
+
     from cwr_mech.analysis.study import followed_by
 
     from .common import progress
@@ -58,17 +63,20 @@ def run(
         check_tracker(log)
     with followed_by(progress):
         result = row.function(**options)
+    result = replace(result, command=said or result.command)
     show_result(result)
     if "task" in options and options["task"] is None:
         options = options | {"task": result.params.get("task")}
-    keep_result(result, report, file or file_name(result.kind, options), log)
+    keep_result(result, report, file_name(row, result, options), log)
 
 
-def file_name(kind: str, options: Mapping[str, Any]) -> str:
-    """Name of a result's file: its kind, the task if it is about one, the cities unless they are old."""
+def file_name(row: Analysis, result: "Result", options: Mapping[str, Any]) -> str:
+    """Name of a result's file: its kind, the task if it is about one, the cities unless they are old, and the
+    run where a report may hold one for each.
+    """
     cities = str(options.get("cities") or "old")
-    parts = [kind, str(options.get("task") or ""), "" if "old" in cities else cities]
-    return "-".join(part for part in parts if part).replace("_", "-")
+    parts = [result.kind.replace("_", "-"), str(options.get("task") or ""), "" if "old" in cities else cities]
+    return "-".join(part for part in [*parts, *(result.params["runs"] if row.by_run else ())] if part)
 
 
 SAME = (
@@ -126,8 +134,8 @@ def show_result(result: "Result") -> None:
 
 
 def keep_result(result: "Result", report: str | None, name: str, log: str | None = None) -> None:
-    """Save a result in the report named, its first run's by default."""
+    """Save a result in the report named, by default that of its first run, of a fine-tuning its base's."""
     from .common import save_result
 
-    runs = result.params.get("runs") or [result.kind]
+    runs = result.params.get("bases") or result.params.get("runs") or [result.kind]
     save_result(result, report or str(runs[0]), name, log)

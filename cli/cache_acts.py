@@ -141,13 +141,12 @@ class Selection(NamedTuple):
         """The selection that the options name."""
         from cwr_mech.activations.extract import default_hooks
         from cwr_mech.activations.site import Site
+        from cwr_mech.analysis.study import names
         from cwr_mech.tasks.registry import TASKS
 
-        from .stores import split
-
-        named = [*(Site.parse(layer).hook for layer in split(layers) or []), *(split(hooks) or [])]
-        chosen = list(TASKS) if tasks == "all" else split(tasks) or []
-        return cls(named or list(default_hooks(n_layers)), chosen, split(sites) or [])
+        named = [*(Site.parse(layer).hook for layer in names(layers) or []), *(names(hooks) or [])]
+        chosen = list(TASKS) if tasks == "all" else names(tasks) or []
+        return cls(named or list(default_hooks(n_layers)), chosen, names(sites) or [])
 
     def joined(self, other: Self) -> Self:
         """What this or `other` asks for."""

@@ -41,12 +41,12 @@ def cache_texts(
     from cwr_mech.activations.site import Site
     from cwr_mech.activations.texts import TEXT_SITES, encode_prompts
     from cwr_mech.analysis.sources import texts_path, untrained_model
+    from cwr_mech.analysis.study import names
     from cwr_mech.model.text import read_tokenizer
     from cwr_mech.training.compute import choose
 
     from .cache_acts import reusable, size
     from .common import duration, number, progress, say
-    from .stores import split
 
     device = choose(options.device, "float32", "off").device
     if options.prompts is not None:
@@ -61,9 +61,9 @@ def cache_texts(
         model, digest = untrained_model(run.config.model)
     else:
         model, digest = run.model(step), run.sha256(step)
-    named = [*(split(places.layers) or []), *(split(places.hooks) or [])]
+    named = [*(names(places.layers) or []), *(names(places.hooks) or [])]
     hooks = [Site.parse(name).hook for name in named] or list(default_hooks(model.cfg.n_layers))
-    sites = split(places.sites) or [*TEXT_SITES[:1]]
+    sites = names(places.sites) or [*TEXT_SITES[:1]]
     old = None if force else reusable(path, digest, prompts.entities.sha256, named=out is not None)
     if old is not None and holds(old, rows, hooks, sites):
         say(f"{path} is up to date; --force writes it anew, --show {path} prints what is inside")

@@ -118,6 +118,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def command_line() -> str:
+    """What the user typed, for a result's `command`; a result does not depend on being resumed."""
+    import shlex
+
+    return shlex.join(["cwr-mech", *(word for word in sys.argv[1:] if word != "--resume")])
+
+
 def report_folder(name: str) -> Path:
     """Folder of the report `name`, zoo-NAME for a model zoo:NAME.
 

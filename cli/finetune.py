@@ -28,7 +28,7 @@ def command(
         str, typer.Option(help="Tasks whose old rows are kept: none, trained, all.")
     ] = "trained",
     elicitation: Annotated[
-        str, typer.Option(help="A few rows of all tasks: none, world (old cities) or new (cities).")
+        str, typer.Option(help="A few rows of all tasks: none, world (training cities) or new (cities).")
     ] = "none",
     recipe: Annotated[
         str | None, typer.Option(help="A set of the paper with its steps and rate: ft1..ft3, ftwb1..ftwb3.")

@@ -39,13 +39,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("sweep", "sweep", "command", "Train a named plan of models, resumable."),
     Command("plot", "plot", "command", "Draw learning curves, one or several runs in a figure."),
     Command("runs", "runs", "command", "List the models trained here."),
-    Command("transfer", "transfer", "command", "What fine-tuning on some tasks did to all of them."),
-    Command("cache-acts", "cache_acts", "command", "What a model holds about every city, as HDF5."),
+    Command(
+        "cache-acts", "cache_acts", "command", "Cache residual-stream activations at city tokens, as HDF5."
+    ),
     *(Command(row.name, "analyses", "", row.help) for row in ANALYSES),
     Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),
-    Command("subspace", "subspace", "command", "Do updates of cities run along the map, or off it?"),
-    Command("trajectory", "trajectory", "command", "Where a fine-tuning puts new cities, step by step."),
-    Command("predict", "predict", "command", "Can divergence be told before training?"),
     Command("report", "report", "command", "Write a report from saved results, or check one."),
     Command("demo", "demo", "command", "Everything once: train, look inside, write the report."),
 )

@@ -16,10 +16,6 @@ def report_name(name: str | None) -> str | None:
 
 
 Run = Annotated[str | None, typer.Argument(help="The run; the latest by default.")]
-Finetuned = Annotated[
-    list[str] | None,
-    typer.Argument(help="Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/."),
-]
 RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")]
 Report = Annotated[
@@ -41,7 +37,9 @@ World = Annotated[
 CityCount = Annotated[
     str | None,
     typer.Option(
-        "--n-cities", help="Number of old cities, or all; all of a file's by default.", show_default=False
+        "--n-cities",
+        help="Number of training cities, or all; all of a file's by default.",
+        show_default=False,
     ),
 ]
 Unit = Annotated[
@@ -58,7 +56,6 @@ NewCities = Annotated[
 ]
 
 Split = Annotated[str, typer.Option(help="train, val or test.")]
-QuestionCount = Annotated[int, typer.Option("--rows", "-n", min=1, help="Questions a task and group.")]
 QuestionSeed = Annotated[int, typer.Option(min=0, help="Seed of the questions.")]
 
 LabelNoise = Annotated[

@@ -20,8 +20,7 @@ def command(
     from cwr_mech.errors import MissingArtifact, UserError
     from cwr_mech.training.runs import load_run
 
-    from .common import save_result, say
-    from .stores import command_line
+    from .common import command_line, save_result, say
 
     found = []
     for name in runs or (None,):

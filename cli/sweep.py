@@ -181,7 +181,7 @@ def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str
     from cwr_mech.artifacts import atomic_file
     from cwr_mech.experiments.workflow import snakefile
 
-    from .stores import command_line
+    from .common import command_line
 
     with atomic_file(path) as part:
         part.write_text(snakefile(planned, root, argv, command_line()), encoding="utf-8")

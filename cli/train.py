@@ -214,8 +214,8 @@ def describe(config: "RunConfig", world: "Cities") -> str:
     new = f" and {len(world.new()):,} new ones ({config.world.new})" if len(world.new()) else ""
     where = "" if config.world.source == "cities" else f" of {config.world.source}"
     return (
-        f"{tasks}; {len(world.old()):,} cities{where}{new}; "
-        f"{model.n_layers} layers of width {model.d_model}; {train.steps:,} steps of {train.batch_size} rows"
+        f"{tasks}; {len(world.old()):,} cities{where}{new}; {model.n_layers} layers of width "
+        f"{model.d_model}; {train.steps:,} steps of {train.batch_size} rows"
     )
 
 

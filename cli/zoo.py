@@ -48,10 +48,11 @@ def command(
     elif action == "check":
         check(names, ask=not quick)
     elif action == "analyse":
-        from .stores import split
+        from cwr_mech.analysis.study import names as parts
+
         from .zoo_report import analyse
 
-        analyse(split(part), preset)
+        analyse(parts(part), preset)
     else:
         show()
 

@@ -1,7 +1,7 @@
 """The parts of the zoo's reports, for whatever models there are: `cwr-mech zoo analyse`."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 COMMAND = "cwr-mech zoo analyse"
 SIDES = ("distance", "compass", "angle")
 PATCHED, PATCH_PAIRS = "distance,angle,compass,perimeter", 48
+QUESTIONS = 200
+"""Questions a task and group that were asked when a model was added to the zoo: they need no asking again."""
 
 
 class Family(NamedTuple):
@@ -66,7 +68,7 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None) -> No
     for name in names or PARTS:
         start = time.monotonic()
         try:
-            PARTS[name].make(family)
+            PARTS[name].make(family.models, getattr(family, PARTS[name].report))
         except AnalysisError as error:
             say(f"{name} left out: {error.message}")
         say(f"{name:<12} {duration(time.monotonic() - start):>8}")
@@ -76,19 +78,32 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None) -> No
         say(f"report  {write_report(folder)}, {duration(time.monotonic() - began)} in all")
 
 
-def overview(family: Family) -> None:
+def study(name: str, report: str, models: "Sequence[Run]", **options: Any) -> None:
+    """Run the study of a command on these models and save its result, made by `zoo analyse`, in a report."""
+    from . import analyses
+
+    analyses.run(name, report, said=COMMAND, runs=[model.folder.as_posix() for model in models], **options)
+
+
+def each(name: str, report: str, models: "Sequence[Run]", **options: Any) -> None:
+    """Run a study of single models on each of these."""
+    from . import analyses
+
+    for model in models:
+        analyses.run(name, report, said=COMMAND, run=model.folder.as_posix(), **options)
+
+
+def overview(models: "Sequence[Run]", report: str) -> None:
     """All models: tasks, conditions, recorded scores."""
-    models = family.models
     from cwr_mech.findings.zoo import models_result
 
     from .common import save_result
 
-    save_result(models_result(models, COMMAND), family.maps, "models")
+    save_result(models_result(models, COMMAND), report, "models")
 
 
-def maps(family: Family) -> None:
+def maps(models: "list[Run]", report: str) -> None:
     """Activation files, and a linear probe in each model."""
-    models = family.models
     from cwr_mech.findings.zoo import maps_result
 
     from . import cache_acts
@@ -97,66 +112,98 @@ def maps(family: Family) -> None:
     for model in models:
         cache_acts.command(model.name)
     with progress("probes", len(models), "models") as advance:
-        save_result(maps_result(models, ACTIVATIONS, COMMAND, advance), family.maps, "maps")
+        save_result(maps_result(models, ACTIVATIONS, COMMAND, advance), report, "maps")
 
 
-def alike(family: Family) -> None:
+def alike(models: "list[Run]", report: str) -> None:
     """Representational similarity at the layer that corresponds to the paper's: the last block but one."""
-    models = family.models
     from cwr_mech.errors import AnalysisError
     from cwr_mech.findings.tables import MEASURES
 
-    from . import analyses
-
-    trained = [model.name for model in models if model.parent is None]
+    trained = [model for model in models if model.parent is None]
     if len(trained) < 2:
         raise AnalysisError("similarity needs two models that were trained from fresh weights")
     layer = str(max(0, models[0].config.model.n_layers - 2))
-    analyses.run("similarity", family.maps, runs=trained, measures=",".join(MEASURES), layers=layer)
+    study("similarity", report, trained, measures=",".join(MEASURES), layers=layer)
 
 
-def taught(family: Family) -> None:
+def taught(models: "list[Run]", report: str) -> None:
     """What unprojected fine-tunings teach, by recorded answers."""
-    models = family.models
-    _taught(models, [m for m in tuned(models) if m.config.route.condition == "unprojected"], family.maps)
+    study("transfer", report, [model for model in tuned(models) if unprojected(model)], rows=QUESTIONS)
 
 
-def courses(family: Family) -> None:
+def courses(models: "list[Run]", report: str) -> None:
     """Unprojected single-task fine-tunings at matched competence, where their checkpoints are kept."""
-    models = family.models
     from cwr_mech.errors import AnalysisError
-    from cwr_mech.experiments.finetuning import PLAIN, condition_of
 
-    from . import analyses
-
-    chosen = [
-        model for model in conditioned(models) if condition_of(model.config) == PLAIN and len(model.steps) > 3
-    ]
+    chosen = [model for model in conditioned(models) if plain(model) and len(model.steps) > 3]
     if not chosen:
         raise AnalysisError("models of the zoo keep their last checkpoint alone")
-    analyses.run("course", family.maps, runs=[model.name for model in chosen], places=True)
+    study("course", report, chosen, places=True)
 
 
-def conditions(family: Family) -> None:
+def conditions(models: "list[Run]", report: str) -> None:
     """What single-task fine-tunings teach under every condition of the gradient, by recorded answers."""
-    models = family.models
-    from cwr_mech.findings.zoo import models_result
-
-    from .common import save_result
-
     chosen = conditioned(models)
     bases = [model for model in models if model.parent is None and len(model.config.data.tasks) > 2]
-    save_result(models_result([*bases, *chosen], COMMAND), family.routing, "models")
-    _taught(models, chosen, family.routing)
+    overview([*bases, *chosen], report)
+    study("transfer", report, chosen, rows=QUESTIONS)
 
 
-def _taught(models: "list[Run]", chosen: "list[Run]", report: str) -> None:
-    from cwr_mech.findings.zoo import transfer_result
+def located(models: "list[Run]", report: str) -> None:
+    """Where answers of the bases, of unprojected fine-tunings and of models that had all cities put new
+    cities."""
+    from cwr_mech.findings.routing import LOCATED
 
-    from .common import progress, save_result
+    tuned_on = [
+        model
+        for model in conditioned(models)
+        if unprojected(model) and set(model.config.data.tasks) <= set(LOCATED)
+    ]
+    told = [model for model in models if model.parent is None and has_new(model)]
+    study("locate", report, [*all_tasks(models), *tuned_on, *told], tasks=",".join(LOCATED))
 
-    with progress("answering", len({model.parent for model in chosen}), "bases") as advance:
-        save_result(transfer_result(chosen, untuned(models), COMMAND, advance), report, "transfer")
+
+def sides(models: "list[Run]", report: str) -> None:
+    """Which side of the network carries what single-task fine-tunings teach."""
+    chosen = [model for model in conditioned(models) if model.config.data.tasks[0] in SIDES and plain(model)]
+    study("anatomy", report, chosen)
+
+
+def power(models: "list[Run]", report: str) -> None:
+    """Whether the routing test would see a hidden route: planted codes."""
+    study("routing-power", report, conditioned(models), task="distance")
+
+
+def parts(models: "list[Run]", report: str) -> None:
+    """What answers follow when a part of a city's state is interchanged."""
+    study("patch-parts", report, all_tasks(models), tasks=PATCHED, pairs=PATCH_PAIRS)
+
+
+class Part(NamedTuple):
+    """A part of a report (a field of Family), and what makes it of models, for a report."""
+
+    report: str
+    make: "Callable[[list[Run], str], None]"
+
+
+PARTS = {
+    "models": Part("maps", overview),
+    "maps": Part("maps", maps),
+    "similarity": Part("maps", alike),
+    "transfer": Part("maps", taught),
+    "course": Part("maps", courses),
+    "conditions": Part("routing", conditions),
+    "sites": Part("routing", lambda models, to: each("sites", to, all_tasks(models), tasks=PATCHED)),
+    "locate": Part("routing", located),
+    "places": Part("routing", lambda models, to: study("trajectory", to, conditioned(models), prompts="all")),
+    "shares": Part("routing", lambda models, to: each("subspace", to, all_tasks(models))),
+    "gradients": Part("routing", lambda models, to: each("conflict", to, all_tasks(models))),
+    "sides": Part("routing", sides),
+    "power": Part("routing", power),
+    "patching": Part("routing", parts),
+}
+"""The parts of the reports in the order in which they need each other."""
 
 
 def conditioned(models: "list[Run]") -> "list[Run]":
@@ -172,6 +219,18 @@ def conditioned(models: "list[Run]") -> "list[Run]":
     ]
 
 
+def plain(model: "Run") -> bool:
+    """Whether a model was fine-tuned as usual: its own rows and replay, nothing frozen or projected."""
+    from cwr_mech.experiments.finetuning import PLAIN, condition_of
+
+    return condition_of(model.config) == PLAIN
+
+
+def unprojected(model: "Run") -> bool:
+    """Whether a model was fine-tuned without anything done to its gradient."""
+    return bool(model.config.route.condition == "unprojected")
+
+
 def elicited(model: "Run") -> bool:
     """Whether a fine-tuning set holds elicitation rows."""
     from cwr_mech.experiments.finetuning import condition_of
@@ -179,127 +238,11 @@ def elicited(model: "Run") -> bool:
     return "elicitation none" not in condition_of(model.config)
 
 
-def places(family: Family) -> None:
-    """Where a probe finds new cities after fine-tunings under every condition."""
-    models = family.models
-    from cwr_mech.findings.zoo import places_result
-
-    from .common import progress, save_result
-
-    chosen = conditioned(models)
-    with progress("placing", len(chosen), "models") as advance:
-        save_result(places_result(chosen, untuned(models), COMMAND, advance), family.routing, "trajectory")
-
-
-def sites(family: Family) -> None:
-    """Where the bases read cities, by interchange interventions."""
-    models = family.models
-    from .analyses import run
-
-    for base in all_tasks(models):
-        run(
-            "sites", family.routing, file=f"sites-{base.name.replace(':', '-')}", run=base.name, tasks=PATCHED
-        )
-
-
-def located(family: Family) -> None:
-    """Where answers of the bases, of unprojected fine-tunings and of models that had all cities put new
-    cities."""
-    models = family.models
-    from cwr_mech.findings.routing import LOCATED
-
-    from . import analyses
-
-    tuned_on = [
-        model
-        for model in conditioned(models)
-        if model.config.route.condition == "unprojected" and set(model.config.data.tasks) <= set(LOCATED)
-    ]
-    told = [model for model in models if model.parent is None and has_new(model)]
-    named = [model.folder.as_posix() for model in [*all_tasks(models), *tuned_on, *told]]
-    analyses.run("locate", family.routing, runs=named, tasks=",".join(LOCATED))
-
-
 def has_new(model: "Run") -> bool:
     """Whether a model was trained on all tasks with the held-out cities from the start."""
     from cwr_mech.experiments.zoo import family
 
     return family(model.config, False) == "all seven tasks, new cities in pretraining"
-
-
-def shares(family: Family) -> None:
-    """How much of updates lies in the manifold's span, base by base."""
-    models = family.models
-    from . import subspace
-
-    for base in all_tasks(models):
-        subspace.command(base.name, report=family.routing)
-
-
-def sides(family: Family) -> None:
-    """Which side of the network carries what single-task fine-tunings teach."""
-    models = family.models
-    from cwr_mech.analysis.anatomy.study import anatomy
-    from cwr_mech.analysis.study import followed_by
-    from cwr_mech.experiments.finetuning import PLAIN, condition_of
-
-    from .common import progress, save_result
-
-    chosen = [
-        model.name
-        for model in conditioned(models)
-        if model.config.data.tasks[0] in SIDES and condition_of(model.config) == PLAIN
-    ]
-    with followed_by(progress):
-        save_result(anatomy(chosen), family.routing, "anatomy")
-
-
-def power(family: Family) -> None:
-    """Whether the routing test would see a hidden route: planted codes."""
-    models = family.models
-    from cwr_mech.analysis.routing.study import routing_power
-    from cwr_mech.analysis.study import followed_by
-
-    from .common import progress, save_result
-
-    with followed_by(progress):
-        save_result(
-            routing_power([model.name for model in conditioned(models)]), family.routing, "routing_power"
-        )
-
-
-def followed(family: Family) -> None:
-    """What answers follow when a part of a city's state is interchanged."""
-    models = family.models
-    from .analyses import run
-
-    bases = [base.name for base in all_tasks(models)]
-    run("patch-parts", family.routing, runs=bases, tasks=PATCHED, pairs=PATCH_PAIRS)
-
-
-class Part(NamedTuple):
-    """A part of a report (a field of Family), and what makes it."""
-
-    report: str
-    make: "Callable[[Family], None]"
-
-
-PARTS = {
-    "models": Part("maps", overview),
-    "maps": Part("maps", maps),
-    "similarity": Part("maps", alike),
-    "transfer": Part("maps", taught),
-    "course": Part("maps", courses),
-    "conditions": Part("routing", conditions),
-    "sites": Part("routing", sites),
-    "locate": Part("routing", located),
-    "places": Part("routing", places),
-    "shares": Part("routing", shares),
-    "sides": Part("routing", sides),
-    "power": Part("routing", power),
-    "patching": Part("routing", followed),
-}
-"""The parts of the reports in the order in which they need each other."""
 
 
 def tuned(models: "list[Run]") -> "list[Run]":
@@ -310,11 +253,6 @@ def tuned(models: "list[Run]") -> "list[Run]":
     if not found:
         raise AnalysisError("there is no fine-tuned model")
     return found
-
-
-def untuned(models: "list[Run]") -> "dict[str, Run]":
-    """The models trained from fresh weights, by name."""
-    return {model.name: model for model in models if model.parent is None}
 
 
 def all_tasks(models: "list[Run]") -> "list[Run]":

@@ -193,8 +193,13 @@ def load_result(path: Path | str) -> Result:
     found = _arrays(path, content["arrays"], hint)
     arrays = {name.replace("_donor", "_source"): array for name, array in found.items()}
     try:
-        tables = {name: [_renamed(row) for row in rows] for name, rows in content["tables"].items()}
-        return Result(arrays=arrays, **{name: content[name] for name in FIELDS} | {"tables": tables})
+        tables = {
+            RENAMED_TABLES.get(name, name): [_renamed(row) for row in rows]
+            for name, rows in content["tables"].items()
+        }
+        values = {RENAMED_COLUMNS.get(name, name): value for name, value in content["values"].items()}
+        fields = {name: content[name] for name in FIELDS} | {"tables": tables, "values": values}
+        return Result(arrays=arrays, **fields)
     except (AnalysisError, TypeError, AttributeError, ValueError) as error:
         raise CorruptArtifact(f"{path} holds no result: {one_line(error)}", hint) from error
 
@@ -221,8 +226,11 @@ RENAMED_COLUMNS = {f"ci_{end}": end for end in ("lo", "hi")} | {
     "error_to_donor": "error_to_source",
     "expected_to_donor": "expected_to_source",
     "follow_at_equals": "iia_at_equals",
+    "arm": "condition",
 }
-"""Columns by the names that older results have for them."""
+"""Columns and values by the names that older results have for them."""
+RENAMED_TABLES = {"arms": "conditions"}
+"""Tables likewise."""
 
 
 def _renamed(row: Row) -> Row:

@@ -51,6 +51,8 @@ RENAMED: dict[str, str] = {
     "interchange/donor": "source",
     "subspaces/donor": "source",
     "controls/donor": "source",
+    "arm": "condition",
+    "arms": "conditions",
     "route=none": "unprojected",
     "route=manifold": "on-manifold",
     "route=complement": "off-manifold",
@@ -65,6 +67,7 @@ TIMES = {"seconds", "rows_per_second", "per_second"}
 TINY = "--set n_cities=64 --set n_new=8"
 PARTS = "--subspace manifold,random --das 1"
 OTHER = "--set train.seed=2 --set optimizer=muon"
+ANATOMY = "small-ft-distance-on-manifold"
 STEPS: tuple[tuple[str, ...], ...] = (
     (f"train --preset tiny {TINY}",),
     (f"train --preset tiny {TINY} --tasks distance,compass {OTHER} --out runs/two",),
@@ -73,7 +76,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("cache-acts two",),
     ("cka tiny two --draws 4 --report r",),
     ("probe tiny --layers 0,1 --prompts distance,angle --draws 2 --report r",),
-    ("readout tiny --prompts distance,angle --report r", "runs"),  # once a part of probe
+    ("readout tiny --layers 0,1 --prompts distance,angle --report r", "runs"),  # once a part of probe
     ("similarity tiny two --draws 20 --report r",),
     ("surfacing tiny two --report r",),
     ("manifold tiny --report r",),
@@ -83,6 +86,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("timeline tiny --draws 2 --report r",),
     ("subspace tiny --tasks distance,angle --rows 128 --rank 3 --layers 0 --report r",),
+    ("conflict tiny --tasks distance,angle --batch 5 --report r", "runs"),  # once a part of subspace
     ("finetune tiny --tasks angle --steps 8 --rows 200 --replay-rows 100",),
     ("finetune tiny --tasks distance --steps 8 --rows 200 --replay-rows 100",),
     ("finetune zoo:small --tasks distance --steps 3 --rows 200 --replay-rows 100 --route manifold",),
@@ -95,6 +99,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "patch-parts zoo:small --tasks angle --pairs 8 --report r",
         "patch zoo:small --task angle --pairs 8 --only-subspace --report r",
     ),
+    ("sites zoo:small --tasks distance,compass --pairs 16 --report r",),
+    ("patch-tasks zoo:small --tasks distance,compass --pairs 8 --report r",),
+    ("locate tiny --tasks distance,angle --questions 8 --draws 20 --report r",),
+    (f"anatomy {ANATOMY} --tasks distance,angle --rows 8 --report r",),
     ("report r --claims", "report r --routing", "report r"),
     ("report r --check",),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Integer
+from jaxtyping import Float, Float32, Float64, Int, Integer
 from torch import Tensor
 
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -63,3 +63,18 @@ def city_prompts(
     """
     tokens = Tokenizer().encode_rows(get_task(task).city_prompt(ids, id_digits), end=False)[0]
     return tokens.astype(np.int64), find_span(task, position, get_task(task).n_min, id_digits).start
+
+
+def city_states(
+    model: HookedQwen2,
+    task: str,
+    ids: Integer[np.ndarray, " city"],
+    position: str = "last_digit",
+    id_digits: int = 4,
+    layers: Iterable[int] | None = None,
+) -> Float64[np.ndarray, "layer city d_model"]:
+    """The residual stream after each of some layers (see `residual_stream`) in bare prompts about cities."""
+    tokens, at = city_prompts(task, ids, position, id_digits)
+    row = np.arange(len(ids))
+    values = residual_at(model, tokens, row, np.full_like(row, at), layers)
+    return np.stack(list(values.values())).astype(np.float64)

@@ -49,12 +49,14 @@ def model_digest(model: HookedQwen2) -> str:
 def draw_partners(world: World, task: str, seed: int) -> Int64[np.ndarray, "city k"]:
     """Ids of the other cities of the smallest question of `task`, for each city: old, distinct, not itself.
 
-    Raises AnalysisError when the world has too few old cities.
+    Raises AnalysisError when the world has too few training cities.
     """
     k = get_task(task).n_min - 1
     old = world.old()
     if len(old) < k + 1:
-        raise AnalysisError(f"{task} needs {k} other old cities, and this world has {len(old)} old cities")
+        raise AnalysisError(
+            f"{task} needs {k} other training cities, and this world has {len(old)} training cities"
+        )
     rng = np.random.default_rng(np.random.SeedSequence([seed, get_task(task).key]))
     rows = np.column_stack([np.arange(world.n), old[rng.integers(len(old), size=(world.n, k))]])
     while True:

@@ -37,12 +37,6 @@ def published_correlation() -> dict[str, float]:
     return {key: float(value) for key, value in found.items() if key != "what"}
 
 
-def published_trend() -> dict[str, list[float]]:
-    """CKA of models by number of tasks, 1 to 3: of "disjoint" sets of tasks, and of the "same" set."""
-    trend = content("published.json")["trend"]
-    return {key: [float(value) for value in trend[key]] for key in ("disjoint", "same")}
-
-
 def matrix(name: str) -> Float[np.ndarray, "task task"]:
     """A published matrix over the seven tasks: "cka", "rsa", "mutual_knn" and "svcca" of single-task models
     (diagonal: other seeds), "transfer" (row: trained) or "parameter_cosine".

@@ -12,11 +12,15 @@ from cwr_mech.render.shown import Shows
 
 
 class Analysis(NamedTuple):
-    """A question that is asked of trained models."""
+    """A question that is asked of trained models.
+
+    `by_run`: a report may hold one result for each run, so that their files are told apart by its name.
+    """
 
     name: str
     package: str
     help: str
+    by_run: bool = False
 
     @property
     def module(self) -> str:
@@ -49,7 +53,7 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("cka", "similarity", "Representational similarity (CKA) between layers and models."),
     Analysis("similarity", "similarity", "Many similarity measures between models, with nulls and ceilings."),
     Analysis(
-        "sites", "patching", "Where does a task read a city? Sites chosen by interchange interventions."
+        "sites", "patching", "Where does a task read a city? Sites chosen by interchange interventions.", True
     ),
     Analysis("patch", "patching", "Activation patching: which states carry a city to the answer?"),
     Analysis(
@@ -61,7 +65,12 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
     Analysis("anatomy", "anatomy", "Which part of an update carries what? Norms, ranks, grafts."),
     Analysis("course", "course", "What fine-tuning teaches, step by step and at matched competence."),
+    Analysis("transfer", "transfer", "What fine-tuning on some tasks did to all of them."),
+    Analysis("subspace", "routing", "Do updates of cities run on the manifold, or off it?", True),
+    Analysis("conflict", "routing", "Do tasks pull the weights the same way?", True),
+    Analysis("trajectory", "routing", "Where a fine-tuning puts new cities, step by step."),
     Analysis("routing-power", "routing", "Would the routing test see a hidden route? Planted codes."),
+    Analysis("predict", "prediction", "Can divergence be told before training?"),
 )
 
 

@@ -42,6 +42,12 @@ class Item:
         """-1 for the embedding, L after block L, and one more than the last block after the final norm."""
         return layer_number(self.hook, self.store.hooks)
 
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """Where it was read, as columns of a table."""
+        where: dict[str, str | int] = {"run": self.run, "layer": self.layer, "hook": self.hook}
+        return where | {"task": self.task, "site": self.site}
+
     def get(self, ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city p"]:
         """Activations of these cities, in this order."""
         return self.store.get(self.hook, self.task, self.site, ids)

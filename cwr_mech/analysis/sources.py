@@ -102,8 +102,7 @@ def open_sources(
     if given := names(files):
         found = [_known(ActivationStore(path), Path(path)) for path in given]
     else:
-        wanted: Sequence[str | None] = names(runs) or (None,)
-        found = [_of_run(run_of(name), step) for name in wanted]
+        found = [_of_run(run, step) for run in runs_of(runs)]
     for source in found:
         for name, digest in digests(source.path).items():
             uses(name, digest)
@@ -115,6 +114,11 @@ def run_of(name: str | Path | None) -> Run:
     run = load_run(name)
     measured_in(run.config.world.unit)
     return run
+
+
+def runs_of(runs: Names | Path) -> list[Run]:
+    """The runs named, the latest without names. Raises MissingArtifact."""
+    return [run_of(name) for name in names(runs) or (None,)]
 
 
 def activations_of(run: Run, step: int | None = None) -> Path:

@@ -35,6 +35,9 @@ class Opt(NamedTuple):
 Names = str | Sequence[str] | None
 """Several names: "a,b", ["a", "b"], or None for the default."""
 RunArg = Annotated[str | Path | None, Opt("The run; the latest by default.")]
+FineTunedArg = Annotated[
+    Names, Opt("Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/.")
+]
 RunsArg = Annotated[Names, Opt("Runs to compare; the latest by default.")]
 Layers = Annotated[Names, Opt("Layers, e.g. embed,0,2,final; all by default.")]
 Prompts = Annotated[Names, Opt("Prompts: own (the run's first task), all, or tasks by name.")]
@@ -49,6 +52,8 @@ Site = Annotated[
 Cities = Annotated[str, Opt("old, new or all cities.")]
 Folds = Annotated[int, Opt("Folds of the cities.", min=2)]
 Seed = Annotated[int, Opt("Seed of folds, controls and resampling.", min=0)]
+Questions = Annotated[int, Opt("Questions a task and group of cities.", min=1, short="-n")]
+QuestionSeed = Annotated[int, Opt("Seed of the questions.", min=0)]
 Step = Annotated[int | None, Opt("Checkpoint; the last by default.", min=0)]
 ActivationFiles = Annotated[
     str | Path | Sequence[str | Path] | None, Opt("Activation files instead of runs; may be repeated.")

@@ -52,7 +52,7 @@ class Source:
             )
         n = len(self.pool)
         if n < self.task.n_max:
-            which = "old cities" if self.group == "old" else "cities"
+            which = "training cities" if self.group == "old" else "cities"
             raise WorldError(
                 f"task '{self.task.name}' needs {self.task.n_max} cities and this world has {n} {which}",
                 "take a larger n_cities",
@@ -85,7 +85,7 @@ class Source:
     def drops_repeats(self) -> bool:
         """Whether rows that name a city twice are drawn, then dropped and not replaced.
 
-        As in the reference this concerns triples of old cities only.
+        As in the reference this concerns triples of training cities only.
         """
         return not self.protocol.refill_repeats and self.task.n_min == 3 and self.group == "old"
 

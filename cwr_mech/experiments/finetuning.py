@@ -1,9 +1,10 @@
 """Fine-tuning sets: what a trained model is shown so that it learns new cities.
 
-A set holds, for every trained task, rows that name at least one new city, and replay: rows of old cities. It
-may hold elicitation rows: a few rows of all seven tasks. In the paper these keep the model from forgetting
-how the other tasks are asked; it says that they hold no new city, its settings say that every one does, so
-untrained tasks were taught about new cities directly. Here they are a choice, and the default is none.
+A set holds, for every trained task, rows that name at least one new city, and replay: rows of training
+cities. It may hold elicitation rows: a few rows of all seven tasks. In the paper these keep the model from
+forgetting how the other tasks are asked; it says that they hold no new city, its settings say that every one
+does, so untrained tasks were taught about new cities directly. Here they are a choice, and the default is
+none.
 
 Replay covers the trained tasks or all tasks with the same number of rows in total, and the number of steps
 does not depend on the set, so that the conditions of a comparison differ in one thing only. The paper's own
@@ -115,7 +116,8 @@ def in_order(tasks: Sequence[str]) -> tuple[str, ...]:
 def world_with_new(base: RunConfig, new_cities: str | None) -> WorldConfig:
     """The base's world with these new cities (None: those it held back).
 
-    Raises ConfigError when there are none, or when the old cities would not be those the base was trained on.
+    Raises ConfigError when there are none, or when the training cities would not be those the base was
+    trained on.
     """
     settings = base.world.model_dump() | ({} if new_cities is None else {"new": new_cities})
     config = parse(WorldConfig, settings)

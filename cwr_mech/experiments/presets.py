@@ -81,26 +81,12 @@ def ripe() -> RunConfig:
 
     There is no curriculum. The pilot that fixes this recipe is still under way (reports/LOG.md).
     """
-    return RunConfig(
-        name="ripe",
-        world=WorldConfig(n_cities=512, new="scattered", n_new=32),
-        data=DataConfig(weights=weights_of(PAPER_TASKS, trianglearea=2.0)),
-        model=ModelConfig(n_layers=4, d_model=64, n_heads=4, d_mlp=256),
-        train=TrainConfig(
-            steps=50_000,
-            batch_size=64,
-            lr=3e-3,
-            optimizer="muon",
-            schedule="hold",
-            decay=0.5,
-            warmup=100,
-            checkpoints=10,
-            save_every=500,
-            eval_every=1000,
-            eval_rows=64,
-            seed=1,
-        ),
-    )
+    own = {
+        "world": WorldConfig(n_cities=512, new="scattered", n_new=32),
+        "data": DataConfig(weights=weights_of(PAPER_TASKS, trianglearea=2.0)),
+    }
+    settings = ["name=ripe", "d_mlp=256", "steps=50000", "batch_size=64", "decay=0.5", "checkpoints=10"]
+    return quick().model_copy(update=own).with_settings(settings)
 
 
 def paper() -> RunConfig:

@@ -53,8 +53,8 @@ def answers(
 ) -> tuple[Texts, list[TaskScore]]:
     """Answers of `model` to the fixed test questions of a run, and their scores.
 
-    Asked are the tasks it was trained on, of a fine-tuned run all tasks; about old cities, and about new ones
-    where the world has any.
+    Asked are the tasks it was trained on, of a fine-tuned run all tasks; about training cities, and about
+    new ones where the world has any.
     """
     texts: Texts = {}
     scores: list[TaskScore] = []

@@ -176,8 +176,7 @@ def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Ro
     verdict = verdict_of(claim, found.value, p_differs, p_equivalent)
     return row | {
         "value": found.value,
-        "lo": found.lo,
-        "hi": found.hi,
+        **found.ends,
         "n": found.n,
         "p_differs": p_differs,
         "p_equivalent": p_equivalent,

@@ -138,41 +138,43 @@ class Saved:
         pairs = zip(rows["run_a"], rows["run_b"], rows[column], strict=True)
         return {key: value for a, b, value in pairs for key in ((a, b), (b, a))}
 
-    def improvements(self, arm: str = PLAIN) -> pd.DataFrame:
+    def improvements(self, condition: str = PLAIN) -> pd.DataFrame:
         """Normalised improvement on held-out cities: base, set, task, ni, trained, retention.
 
         Only of the paper's tasks, which claims are about, and only tasks that the base had learned: elsewhere
         improvement divides by next to nothing.
         """
-        if arm in self._improvements:
-            return self._improvements[arm]
+        if condition in self._improvements:
+            return self._improvements[condition]
         rows = self.table("transfer", "scores")
-        rows = rows[(rows["arm"] == arm) & rows["ni"].notna() & (rows["base_gain"] >= FAILED_BELOW)]
+        rows = rows[
+            (rows["condition"] == condition) & rows["ni"].notna() & (rows["base_gain"] >= FAILED_BELOW)
+        ]
         rows = rows[rows["base"].isin(self.bases) & rows["task"].isin(PAPER_TASKS)]
         rows = rows[[set(tasks.split("+")) <= set(PAPER_TASKS) for tasks in rows["set"]]]
         if rows.empty:
-            raise NoResults(f"no fine-tuning of these bases ({arm})")
-        self._improvements[arm] = rows
+            raise NoResults(f"no fine-tuning of these bases ({condition})")
+        self._improvements[condition] = rows
         return rows
 
-    def own(self, task: str, arm: str = PLAIN) -> dict[str, float]:
+    def own(self, task: str, condition: str = PLAIN) -> dict[str, float]:
         """Base -> improvement in `task` of its fine-tuning on that task alone."""
-        rows = self.improvements(arm)
+        rows = self.improvements(condition)
         mine = rows[(rows["set"] == task) & (rows["task"] == task)]
         return dict(zip(mine["base"], mine["ni"], strict=True))
 
-    def others(self, task: str, arm: str = PLAIN) -> dict[str, float]:
+    def others(self, task: str, condition: str = PLAIN) -> dict[str, float]:
         """Base -> mean improvement in the tasks that its fine-tuning on `task` did not train."""
-        rows = self.improvements(arm)
+        rows = self.improvements(condition)
         mine = rows[(rows["set"] == task) & ~rows["trained"]]
         return {str(base): float(value) for base, value in mine.groupby("base")["ni"].mean().items()}
 
-    def matched(self, task: str, outcome: str, arm: str = PLAIN) -> dict[str, float]:
+    def matched(self, task: str, outcome: str, condition: str = PLAIN) -> dict[str, float]:
         """Base -> `outcome` ("others", "index") of its fine-tuning on `task` alone where that task's own
         improvement reaches AT_CEILING; bases whose fine-tuning never gets there are left out.
         """
         rows = self.table("course", "matched")
-        rows = rows[(rows["arm"] == arm) & (rows["set"] == task) & (rows["level"] == AT_CEILING)]
+        rows = rows[(rows["condition"] == condition) & (rows["set"] == task) & (rows["level"] == AT_CEILING)]
         rows = rows[rows["base"].isin(self.bases) & rows[outcome].notna()]
         return {str(base): float(value) for base, value in zip(rows["base"], rows[outcome], strict=True)}
 
@@ -191,9 +193,8 @@ class Saved:
         if not below:
             return ""
         return (
-            f"{below} of {len(own)} fine-tunings stop before they close {AT_CEILING:.0%} of the gap in "
-            f"their own "
-            "task, and the order of tasks changes with more training"
+            f"{below} of {len(own)} fine-tunings stop before they close {AT_CEILING:.0%} of the gap in their "
+            "own task, and the order of tasks changes with more training"
         )
 
 

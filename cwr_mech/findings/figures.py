@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from cwr_mech.findings.questions import headline
-from cwr_mech.findings.show import asked
+from cwr_mech.findings.questions import asked, headline
 from cwr_mech.render.grids import heat, hundredths, write_cells
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.style import (
@@ -60,8 +59,8 @@ def maps_figure(result: Result) -> Figure:
     caption(
         figure,
         "R² of places decoded by a linear probe on held-out cities, by prompt and layer; means over n "
-        "models, of single-task models each in its own prompt. A dot: no such model. Control, shuffled: "
-        f"at most {number(control)}.",
+        "models, of single-task models each in its own prompt. A dot: no such model. Control, shuffled: at "
+        f"most {number(control)}.",
     )
     return figure
 
@@ -82,8 +81,8 @@ def overview_figure(result: Result) -> Figure:
     caption(
         figure,
         "The headline claim of each question. Filled: supported or refuted; hollow: no effect of that size; "
-        "crosses: "
-        "inconclusive. Bars: 95 % over models. Grey: smaller than is of interest. Diamonds: the paper.",
+        "crosses: inconclusive. Bars: 95 % over models. Grey: smaller than is of interest. Diamonds: the "
+        "paper.",
     )
     return figure
 

@@ -27,8 +27,8 @@ def published_transfer() -> dict[str, float]:
     return {task: float(np.delete(cells[i], i).mean()) for i, task in enumerate(PAPER_TASKS)}
 
 
-def transfer_claims() -> Iterator[Claim]:
-    """What fine-tuning on one task teaches about held-out cities in that task and in others."""
+def own_claims() -> Iterator[Claim]:
+    """What fine-tuning on one task teaches about held-out cities in that task."""
     for task in PAPER_TASKS:
         yield Claim(
             id=f"own-{task}",
@@ -41,11 +41,15 @@ def transfer_claims() -> Iterator[Claim]:
             published=float(matrix("transfer")[PAPER_TASKS.index(task), PAPER_TASKS.index(task)]),
             kind="manipulation check",
         )
+
+
+def transfer_claims() -> Iterator[Claim]:
+    """What fine-tuning on one task teaches about held-out cities in other tasks."""
+    claim = partial(Claim, question="transfer")
     theirs = published_transfer()
     rest = mean(value for task, value in theirs.items() if task != "distance")
-    yield Claim(
+    yield claim(
         id="transfer",
-        question="transfer",
         statement="Fine-tuning on one task teaches the other tasks about held-out cities",
         contrast="mean normalised improvement in tasks that were not trained",
         evidence=lambda saved: of_units(mean_over([saved.others(task) for task in _trained(saved)])),
@@ -54,9 +58,8 @@ def transfer_claims() -> Iterator[Claim]:
         published=float(content()["ft1_no_elicitation"]["transfer"]),
         incomparable=lambda saved: saved.transient(_trained(saved)),
     )
-    yield Claim(
+    yield claim(
         id="distance-teaches-less",
-        question="transfer",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
         "does",
         contrast="mean improvement in untrained tasks: trained on distance, minus trained on another task",
@@ -72,9 +75,8 @@ def transfer_claims() -> Iterator[Claim]:
         published=theirs["distance"] - rest,
         incomparable=lambda saved: saved.transient(_trained(saved)),
     )
-    yield Claim(
+    yield claim(
         id="matched-distance-teaches-less",
-        question="transfer",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
         "does, where both have learned their own task equally well",
         contrast=f"others' improvement where the trained task reaches {AT_CEILING}: trained on distance, "
@@ -90,10 +92,14 @@ def transfer_claims() -> Iterator[Claim]:
         why="half of the published difference",
         published=theirs["distance"] - rest,
     )
+
+
+def further_claims() -> Iterator[Claim]:
+    """Two tasks at once, elicitation rows, what is kept, and where a probe finds the new cities."""
+    claim = partial(Claim, question="transfer")
     with_it, without = _published_deviation()
-    yield Claim(
+    yield claim(
         id="interference",
-        question="transfer",
         statement="Distance as one of two fine-tuning tasks harms the untrained tasks",
         contrast="improvement beyond the better single teacher: pairs with distance, minus other pairs",
         evidence=_interference,
@@ -103,9 +109,8 @@ def transfer_claims() -> Iterator[Claim]:
         published=with_it - without,
         incomparable=lambda saved: saved.transient(_trained(saved)),
     )
-    yield Claim(
+    yield claim(
         id="elicitation",
-        question="transfer",
         statement="With elicitation rows the untrained tasks gain more than without",
         contrast="mean improvement in untrained tasks: with elicitation rows, minus without",
         evidence=lambda saved: of_units(
@@ -119,9 +124,8 @@ def transfer_claims() -> Iterator[Claim]:
         published=0.474 - 0.359,
         incomparable=lambda saved: saved.transient(_trained(saved)),
     )
-    yield Claim(
+    yield claim(
         id="retention",
-        question="transfer",
         statement="Fine-tuning keeps what the model knew about training cities in untrained tasks",
         contrast="change on training cities in untrained tasks, as a share of the gap (0: kept)",
         evidence=_retention,
@@ -131,9 +135,8 @@ def transfer_claims() -> Iterator[Claim]:
         kind="control",
     )
     places = content()["new_cities"]
-    yield Claim(
+    yield claim(
         id="probe-error",
-        question="transfer",
         statement="A probe places held-out cities farther off when distance is among the fine-tuning tasks",
         contrast="log ratio of the probe's error on held-out cities: sets with distance, over sets without",
         evidence=_probe_error,
@@ -154,9 +157,9 @@ def others(saved: Saved, task: str, condition: str = PLAIN) -> Evidence:
     return of_units(saved.others(task, condition))
 
 
-def _trained(saved: Saved, arm: str = PLAIN) -> list[str]:
+def _trained(saved: Saved, condition: str = PLAIN) -> list[str]:
     """Single tasks on which bases were fine-tuned, in the order of the tasks."""
-    sets = set(saved.improvements(arm)["set"])
+    sets = set(saved.improvements(condition)["set"])
     return [task for task in PAPER_TASKS if task in sets]
 
 
@@ -176,7 +179,7 @@ def _published_deviation() -> tuple[float, float]:
 
 def _interference(saved: Saved) -> Evidence:
     rows = saved.table("transfer", "deviation")
-    rows = rows[(rows["arm"] == PLAIN) & ~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
+    rows = rows[(rows["condition"] == PLAIN) & ~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
     rows = rows[rows["base"].isin(saved.bases)]
     inside = rows["set"].str.split("+").map(lambda tasks: "distance" in tasks)
     with_it, without = (
@@ -210,13 +213,13 @@ def _probe_error(saved: Saved) -> Evidence:
 
 def relation_claims() -> Iterator[Claim]:
     """Does representational similarity of single-task models predict transfer? Tasks are the units."""
+    claim = partial(Claim, question="relation")
     for name, left_out, key in (
         ("", ("crossing",), "r"),
         (" once distance is left out", ("crossing", "distance"), "r_without_distance"),
     ):
-        yield Claim(
+        yield claim(
             id=f"similarity-predicts-transfer{'-without-distance' if 'distance' in left_out else ''}",
-            question="relation",
             statement=f"Tasks whose single-task models are more similar teach each other more{name}",
             contrast="r over pairs of tasks: CKA of single-task models with improvement, both ways averaged",
             evidence=partial(_relation, left_out=left_out),
@@ -261,7 +264,7 @@ def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
 CLAIMS = (
     *(
         row
-        for claim in transfer_claims()
+        for claim in (*own_claims(), *transfer_claims(), *further_claims())
         for row in (by_bases(claim) if claim.kind == "finding" else (claim,))
     ),
     *relation_claims(),

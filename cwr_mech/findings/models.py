@@ -36,7 +36,7 @@ thinned. Weights are in float16 where that changes not one of these answers, in 
 The models know the cities of the shipped table (`cwr_mech/world/README.md` says where it is from); the
 weights are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or
 `cwr-mech finetune`) and `cwr-mech zoo add`, which also writes this file. Scores below are mean errors or
-accuracies over 200 test questions about ordinary cities, for the tasks a model was trained on.
+accuracies over 200 test questions about training cities, for the tasks a model was trained on.
 """
 
 

@@ -28,11 +28,11 @@ HALF = "half of the variance of the coordinates"
 
 def learned_claims() -> Iterator[Claim]:
     """Manipulation checks: a model that has not learned its task says nothing about its representation."""
+    claim = partial(Claim, question="tasks")
     for task in PAPER_TASKS:
         for word, tasks in (("together", PAPER_TASKS), ("alone", (task,))):
-            yield Claim(
+            yield claim(
                 id=f"learned-{word}-{task}",
-                question="tasks",
                 statement=f"Models learn {task} {'with all other tasks' if len(tasks) > 1 else word}",
                 contrast=f"share of the gap closed on test questions, against {FAILED_BELOW}",
                 evidence=partial(_gain, tasks=tasks, task=task),
@@ -49,36 +49,28 @@ def _gain(saved: Saved, tasks: Sequence[str], task: str) -> Evidence:
 
 def map_claims() -> Iterator[Claim]:
     """Is there a linear map of the cities in the residual stream?"""
-    yield Claim(
+    claim = partial(Claim, question="maps", smallest=0.5, why=HALF)
+    yield claim(
         id="map-all-tasks",
-        question="maps",
         statement="Models of all tasks hold a linear map of the cities",
         contrast="R² of coordinates on held-out cities; shuffled coordinates give about 0",
         evidence=lambda saved: of_units(_r2(saved, saved.trained_on(*PAPER_TASKS))),
-        smallest=0.5,
-        why=HALF,
     )
-    yield Claim(
+    yield claim(
         id="map-held-out-placed",
-        question="maps",
         statement="Cities that were held out of training are decoded as well as others once they are "
         "trained on",
         contrast="R² with held-out cities in pretraining; shuffled coordinates give about 0",
         evidence=lambda saved: of_units(_r2(saved, _with_new(saved))),
-        smallest=0.5,
-        why=HALF,
         kind="control",
     )
     published = content()["probe_r2"]["values"]
     for task in PAPER_TASKS:
-        yield Claim(
+        yield claim(
             id=f"map-{task}",
-            question="maps",
             statement=f"Models of {task} alone hold a linear map of the cities",
             contrast="R² of coordinates on held-out cities, models that learned; shuffled: about 0",
             evidence=partial(_of_learned, task=task),
-            smallest=0.5,
-            why=HALF,
             published=published.get(task),
         )
 
@@ -106,41 +98,32 @@ def _of_learned(saved: Saved, task: str) -> Evidence:
 
 def similarity_claims() -> Iterator[Claim]:
     """Do models of different tasks arrive at similar representations?"""
+    claim = partial(Claim, question="similarity", smallest=NOISE, why=NOISE_WHY)
     theirs = published_pairs("cka")
-    yield Claim(
+    yield claim(
         id="convergence",
-        question="similarity",
         statement="Models of different single tasks arrange the cities more similarly than chance",
         contrast="CKA between models of different tasks, minus CKA with one side's cities shuffled",
         evidence=_level,
-        smallest=NOISE,
-        why=NOISE_WHY,
         published=mean(value for (a, b), value in theirs.items() if a != b),
     )
-    yield Claim(
+    yield claim(
         id="below-ceiling",
-        question="similarity",
         statement="Models of different tasks are less similar than models of one task and other seeds",
         contrast="CKA with other seeds of the same task (noise ceiling), minus CKA between tasks",
         evidence=lambda saved: _between(saved, _gap_to_ceiling),
-        smallest=NOISE,
-        why=NOISE_WHY,
         published=_gap_to_ceiling(theirs),
     )
     for measure in ("cka", "rsa", "mutual_knn"):
-        yield Claim(
+        yield claim(
             id=f"outlier-{measure}",
-            question="similarity",
             statement=f"Distance is the task whose models differ from all others, by {measure}",
             contrast=f"{measure} of other tasks among themselves, minus theirs with distance",
             evidence=partial(_outlier, measure=measure),
-            smallest=NOISE,
-            why=NOISE_WHY,
             published=_outlier_gap(published_pairs(measure)),
         )
-    yield Claim(
+    yield claim(
         id="trend",
-        question="similarity",
         statement="The more tasks a model learns, the more similar models of disjoint tasks are",
         contrast="change of CKA with one more task, models of disjoint tasks that have learned them",
         evidence=_trend,

@@ -38,8 +38,8 @@ QUESTIONS = (
         ("zoo", "eval", "train", "curves"),
         "",
         "Learned: half of the gap between constant prediction and perfect answers is closed. Not learned "
-        "within "
-        "this budget does not mean not learnable: angle alone is learned with six times as many rows.",
+        "within this budget does not mean not learnable: angle alone is learned with six times as many "
+        "rows.",
     ),
     Question(
         "maps",
@@ -57,8 +57,7 @@ QUESTIONS = (
         ("similarity", "cka"),
         "convergence",
         "Only over models that have learned their task, so over few tasks; numbers of tasks, rows and the "
-        "order of "
-        "learning are confounded.",
+        "order of learning are confounded.",
     ),
     Question(
         "transfer",
@@ -67,8 +66,7 @@ QUESTIONS = (
         ("transfer", "course"),
         "distance-teaches-less",
         "Fine-tunings of 8.7 % of the base's steps stop before their own task is learned, and new cities "
-        "stand in "
-        "one cluster that is smaller than the bases' error.",
+        "stand in one cluster that is smaller than the bases' error.",
     ),
     Question(
         "relation",
@@ -101,8 +99,7 @@ QUESTIONS = (
         ("transfer", "trajectory", "patch_parts"),
         "off-manifold-own-distance",
         "Gradients are projected at the tokens of new cities after the first three blocks; all other "
-        "gradients are "
-        "free. Projected gradients keep their norm.",
+        "gradients are free. Projected gradients keep their norm.",
     ),
     Question(
         "shares",
@@ -163,6 +160,12 @@ def sources(folder: Path, kinds: Sequence[str] = READ) -> tuple[dict[str, Result
 def write_findings(folder: Path, command: str) -> Path:
     """Compute the findings from `folder`/results and save them there; returns the path."""
     return findings(*sources(folder), command).save(folder / "results", "findings")
+
+
+def asked(result: Result) -> list[Question]:
+    """The questions that a result of kind "findings" answers."""
+    here = {row["question"] for row in result.tables["claims"]}
+    return [question for question in QUESTIONS if question.id in here]
 
 
 def headline(rows: Sequence[Row], question: Question) -> Row | None:

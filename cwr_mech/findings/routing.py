@@ -28,22 +28,18 @@ OFF, ON, RANDOM, OFF_RANDOM = (
 
 def place_claims() -> Iterator[Claim]:
     """Do answers in different tasks imply different coordinates for the same city?"""
+    claim = partial(Claim, question="places", smallest=FURTHER, why=FURTHER_WHY)
     for task in LOCATED:
-        yield Claim(
+        yield claim(
             id=f"divergence-{task}",
-            question="places",
             statement=f"After fine-tuning on {task}, other tasks' answers put new cities elsewhere than "
             f"{task}'s do",
             contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, new "
-            "minus "
-            "training cities",
+            "minus training cities",
             evidence=partial(_place, task=task),
-            smallest=FURTHER,
-            why=FURTHER_WHY,
         )
-    yield Claim(
+    yield claim(
         id="divergence-distance-more",
-        question="places",
         statement="Fine-tuning on distance makes tasks disagree about new cities more than compass or "
         "perimeter do",
         contrast="divergence index: trained on distance, minus mean of trained on compass and on perimeter",
@@ -53,17 +49,12 @@ def place_claims() -> Iterator[Claim]:
                 mean_over([_divergence(saved, task) for task in LOCATED if task != DIVERGENT]),
             )
         ),
-        smallest=FURTHER,
-        why=FURTHER_WHY,
     )
-    yield Claim(
+    yield claim(
         id="places-in-pretraining",
-        question="places",
         statement="Answers of models that had the cities in pretraining put them as near as training cities",
         contrast="log ratio of errors of implied coordinates: new over training cities, mean over tasks",
         evidence=_in_pretraining,
-        smallest=FURTHER,
-        why=FURTHER_WHY,
         kind="control",
     )
 
@@ -97,16 +88,15 @@ def _in_pretraining(saved: Saved) -> Evidence:
 
 def side_claims() -> Iterator[Claim]:
     """Which side of the network carries what fine-tuning teaches?"""
+    claim = partial(Claim, question="sides")
     for task in ("distance", "compass", "angle"):
         for outcome, words in (("own", f"{task} itself"), ("others", "the untrained tasks")):
-            yield Claim(
+            yield claim(
                 id=f"city-side-{task}-{outcome}",
-                question="sides",
                 statement=f"What fine-tuning on {task} teaches in {words} is carried by the city side of "
                 f"the network",
                 contrast="normalised improvement with only the city side's update grafted, minus only the "
-                "answer "
-                "side's",
+                "answer side's",
                 evidence=partial(_city_side, task=task, outcome=outcome),
                 smallest=TENTH,
                 why=TENTH_WHY,
@@ -127,44 +117,35 @@ def _graft(saved: Saved, task: str, graft: str, outcome: str) -> dict[str, float
 
 def condition_claims() -> Iterator[Claim]:
     """What answers say when gradients at city tokens are projected on or off the manifold."""
+    claim = partial(Claim, question="conditions", smallest=TENTH, why=TENTH_WHY)
     for task in (DIVERGENT, *CONVERGENT):
-        yield Claim(
+        yield claim(
             id=f"off-manifold-own-{task}",
-            question="conditions",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches {task}",
             contrast="normalised improvement in the trained task, gradients off-manifold",
             evidence=partial(own, task=task, condition=OFF),
-            smallest=TENTH,
-            why=TENTH_WHY,
         )
-        yield Claim(
+        yield claim(
             id=f"off-manifold-others-{task}",
-            question="conditions",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches the "
             f"other tasks",
             contrast="mean normalised improvement in untrained tasks, gradients off-manifold",
             evidence=partial(others, task=task, condition=OFF),
-            smallest=TENTH,
-            why=TENTH_WHY,
         )
     for name, words, against in (
         ("on-manifold", "projected onto the manifold", PLAIN),
         ("on-manifold-random", "projected onto the manifold rather than random directions", RANDOM),
         ("penalty", "penalised for leaving the manifold", PLAIN),
     ):
-        yield Claim(
+        yield claim(
             id=f"repair-{name}",
-            question="conditions",
             statement=f"With updates {words}, fine-tuning on distance teaches the other tasks more",
             contrast=f"mean improvement in untrained tasks: {words}, minus "
             f"{'random directions of equal rank' if against != PLAIN else 'unprojected'}",
             evidence=partial(_repair, condition=f"{PLAIN}, {name.removesuffix('-random')}", against=against),
-            smallest=TENTH,
-            why=TENTH_WHY,
         )
-    yield Claim(
+    yield claim(
         id="on-manifold-keeps",
-        question="conditions",
         statement="Projecting gradients onto the manifold costs the other tasks' own learning",
         contrast="improvement in the trained task: on-manifold, minus unprojected; mean of angle, compass, "
         "perimeter",
@@ -172,13 +153,10 @@ def condition_claims() -> Iterator[Claim]:
             mean_over([minus(saved.own(t, ON), saved.own(t)) for t in CONVERGENT])
         ),
         predicted="below",
-        smallest=TENTH,
-        why=TENTH_WHY,
         kind="control",
     )
-    yield Claim(
+    yield claim(
         id="random-off-keeps",
-        question="conditions",
         statement="Projecting gradients off random directions of equal rank costs the trained task",
         contrast="improvement in the trained task: off random directions, minus unprojected; mean of four "
         "tasks",
@@ -186,8 +164,6 @@ def condition_claims() -> Iterator[Claim]:
             mean_over([minus(saved.own(t, OFF_RANDOM), saved.own(t)) for t in (DIVERGENT, *CONVERGENT)])
         ),
         predicted="below",
-        smallest=TENTH,
-        why=TENTH_WHY,
         kind="control",
     )
 
@@ -198,33 +174,21 @@ def _repair(saved: Saved, condition: str, against: str) -> Evidence:
 
 def share_claims() -> Iterator[Claim]:
     """How much of an update lies in the manifold's directions where cities are read?"""
-    yield Claim(
-        id="share-step",
-        question="shares",
-        statement="A step on distance moves new cities less within the manifold's directions than other "
-        "tasks do",
-        contrast="share of the update's squared norm in the manifold's span, at the reading site: distance, "
-        "minus "
-        "mean of angle, compass and perimeter",
-        evidence=lambda saved: _less_than_others(saved, _step_share),
-        predicted="below",
-        smallest=0.1,
-        why="a tenth of the update",
-    )
-    yield Claim(
-        id="share-whole",
-        question="shares",
-        statement="All of fine-tuning on distance moves new cities less within the manifold's directions "
-        "than "
-        "other tasks do",
-        contrast="share of the whole displacement in the manifold's span, at the reading site: distance, "
-        "minus mean "
-        "of angle, compass and perimeter",
-        evidence=lambda saved: _less_than_others(saved, _whole_share),
-        predicted="below",
-        smallest=0.1,
-        why="a tenth of the displacement",
-    )
+    for id_, update, whole, share in (
+        ("share-step", "A step on distance", "the update's squared norm", _step_share),
+        ("share-whole", "All of fine-tuning on distance", "the whole displacement", _whole_share),
+    ):
+        yield Claim(
+            id=id_,
+            question="shares",
+            statement=f"{update} moves new cities less within the manifold's directions than other tasks do",
+            contrast=f"share of {whole} in the manifold's span, at the reading site: distance, minus mean of "
+            "angle, compass and perimeter",
+            evidence=partial(_less_than_others, share=share),
+            predicted="below",
+            smallest=0.1,
+            why=f"a tenth of the {'update' if share is _step_share else 'displacement'}",
+        )
 
 
 def _less_than_others(saved: Saved, share: Callable[[Saved, str], Mapping[str, float]]) -> Evidence:
@@ -258,7 +222,7 @@ def _step_share(saved: Saved, task: str) -> dict[str, float]:
 def _whole_share(saved: Saved, task: str) -> dict[str, float]:
     """Base -> raw share of the displacement of new cities over a whole fine-tuning, in the trained prompt."""
     sites, rows = _read_at(saved), saved.table("trajectory", "trajectory")
-    rows = rows[(rows["set"] == task) & (rows["prompt"] == task) & (rows["arm"] == PLAIN)]
+    rows = rows[(rows["set"] == task) & (rows["prompt"] == task) & (rows["condition"] == PLAIN)]
     rows = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
     return {
         str(row["base"]): float(row["moved_new"])

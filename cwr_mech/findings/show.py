@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from cwr_mech.findings.questions import QUESTIONS, Question, headline
-from cwr_mech.render.markdown import interval, markdown_table
+from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
+from cwr_mech.findings.questions import Question, asked, headline
+from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.shown import Plot, Show, by_kind
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
@@ -16,36 +18,18 @@ ANSWERS: Mapping[str, str] = {
 }
 """The first word of the answer that a verdict gives to a claim."""
 VERDICT_NOTE = (
-    "Verdicts: *supported* or *refuted*, the contrast differs from its reference on the predicted side or "
-    "on the "
-    "other; *no effect of that size*, it is smaller than the smallest effect of interest (two one-sided "
-    "tests); "
-    "*inconclusive*, none of these, or fewer than three models. Tests are Student's t over models, p values "
-    "adjusted "
-    "over the findings of this report (Benjamini-Hochberg); intervals are 95 %, each by itself. Controls and "
-    "manipulation checks are listed apart and support nothing."
+    "Verdicts: *supported* or *refuted*, the contrast differs from its reference on the predicted side or on "
+    "the other; *no effect of that size*, it is smaller than the smallest effect of interest (two one-sided "
+    "tests); *inconclusive*, none of these, or fewer than three models. Tests are Student's t over models, p "
+    "values adjusted over the findings of this report (Benjamini-Hochberg); intervals are 95 %, each by "
+    "itself. Controls and manipulation checks are listed apart and support nothing."
 )
-CLAIM_COLUMNS = {
-    "statement": "claim",
-    "here": "here (95 %)",
-    "n": "n",
-    "smallest": "smallest effect of interest",
-    "published": "paper",
-    "agreement": "ours and the paper's",
-    "verdict": "verdict",
-}
 
 
 def anchor(title: str) -> str:
     """The link that Markdown makes of a heading."""
     kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
     return "#" + kept.replace(" ", "-")
-
-
-def asked(result: Result) -> list[Question]:
-    """The questions that a result of kind "findings" answers."""
-    here = {row["question"] for row in result.tables["claims"]}
-    return [question for question in QUESTIONS if question.id in here]
 
 
 def answer(row: Row) -> str:
@@ -57,7 +41,7 @@ def answer(row: Row) -> str:
 
 def here(row: Row) -> str:
     """Our value with its interval."""
-    found = interval(row)
+    found = ends(row)
     return number(row["value"]) if found == "-" else f"{number(row['value'])} ({found})"
 
 
@@ -86,9 +70,7 @@ def summary(result: Result) -> str:
                 "limits": question.limits,
             }
         )
-    heads = {name: name for name in ("question", "verdict", "here", "paper", "limits")} | {"answer": "answer"}
-    order = ("question", "answer", "verdict", "here", "paper", "limits")
-    return f"{markdown_table(rows, {name: heads[name] for name in order})}\n\n{VERDICT_NOTE}"
+    return f"{table_of(rows, 'question answer verdict here paper limits')}\n\n{VERDICT_NOTE}"
 
 
 def checks(result: Result, question: Question) -> str:
@@ -113,7 +95,8 @@ def claims(result: Result, question: str) -> str:
         mine = [row for row in rows if row["kind"] in kinds]
         if mine:
             shown = [_shown(row) for row in mine]
-            parts.append(f"**{title}**\n\n{markdown_table(shown, CLAIM_COLUMNS)}")
+            told = table_of(shown, "statement here n smallest published agreement verdict")
+            parts.append(f"**{title}**\n\n{told}")
     return "\n\n".join(parts)
 
 
@@ -133,17 +116,10 @@ def agreement(result: Result) -> str:
     """How far our tables agree with the published ones, cell by cell."""
     if not result.tables["agreement"]:
         return ""
-    columns = {
-        "table": "published table",
-        "cells": "cells with a counterpart",
-        "r": "r",
-        "same": "same side of their mean",
-        "chance": "expected by chance",
-    }
-    return (
+    return paragraphs(
         "Levels differ with scale and budget, so patterns are compared. Cells share models and tasks: no p "
-        "value is "
-        f"valid for them, and none is given.\n\n{markdown_table(result.tables['agreement'], columns)}"
+        "value is valid for them, and none is given.",
+        table_of(result.tables["agreement"], "table cells r same chance"),
     )
 
 
@@ -157,28 +133,13 @@ def readme_rows(reports: Mapping[str, Result]) -> str:
                 here_ = "-" if row["value"] is None else f"{here(row)}, n = {row['n']}"
                 paper = "not published" if row["published"] is None else number(row["published"])
                 link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
-                rows.append(
-                    {
-                        "q": link,
-                        "claim": row["statement"],
-                        "paper": paper,
-                        "here": here_,
-                        "verdict": row["verdict"],
-                    }
-                )
-    heads = {
-        "q": "question",
-        "claim": "claim",
-        "paper": "paper",
-        "here": "here (95 %), n models",
-        "verdict": "verdict",
-    }
-    return markdown_table(rows, heads)
+                told = {"question": link, "statement": row["statement"], "paper": paper, "here": here_}
+                rows.append(told | {"verdict": row["verdict"]})
+    return table_of(rows, "question statement paper here verdict", here="here (95 %), n models")
 
 
 def models(result: Result) -> str:
     """What there is of the plan, and how far each task is learned by which models."""
-    plan = {"family": "models", "planned": "planned", "here": "here"}
     scores = [row for row in result.tables["scores"] if row["trained"] and row["group"] == "old"]
     family = {row["run"]: row["family"] for row in result.tables["models"]}
     rows = []
@@ -192,23 +153,14 @@ def models(result: Result) -> str:
                     | {"value": _mean(mine, "value"), "baseline": _mean(mine, "baseline")}
                     | {"gain": _mean(mine, "gain"), "least": min(gains), "most": max(gains)}
                 )
-    heads = {
-        "family": "models",
-        "task": "task",
-        "models": "n",
-        "metric": "metric",
-        "value": "mean score",
-        "baseline": "best constant answer",
-        "gain": "share of the gap closed",
-        "least": "least",
-        "most": "most",
-    }
-    return (
-        f"What the plan (`cwr-mech sweep zoo`) asks for, and what is here:\n\n"
-        f"{markdown_table(result.tables['plan'], plan)}\n\nScores on ordinary cities in the tasks a model "
-        "was trained on; the share of the gap is 0 for the best constant answer and 1 for perfect ones. "
-        "Every model's own scores are in the result file and in [zoo/README.md](../../zoo/README.md).\n\n"
-        f"{markdown_table(rows, heads)}"
+    heads = {"models": "n", "value": "mean score", "gain": "share of the gap closed"}
+    return paragraphs(
+        "What the plan (`cwr-mech sweep zoo`) asks for, and what is here:",
+        table_of(result.tables["plan"], "family planned here", here="here"),
+        "Scores on training cities in the tasks a model was trained on; the share of the gap is 0 for the "
+        "best constant answer and 1 for perfect ones. Every model's own scores are in the result file and in "
+        "[zoo/README.md](../../zoo/README.md).",
+        table_of(rows, "family task models metric value baseline gain least most", **heads),
     )
 
 
@@ -238,28 +190,20 @@ def maps(result: Result) -> str:
             placed = [new[key] for row in chosen if (key := (row["run"], task, top)) in new]
             best.append(
                 head
-                | {"where": names[list(means).index(top)], "r2": means[top]}
+                | {"layer": names[list(means).index(top)], "r2": means[top]}
                 | {"shuffled": max(row["control_r2_shuffled"] for row in chosen)}
                 | {"digits": max(row["control_r2_digits"] for row in chosen)}
                 | {"error": _mean(chosen, "error_mean")}
                 | {"new": _mean(placed, "error_mean") if placed else None}
             )
-    heads = {"family": "models", "task": "prompt", "models": "n"}
-    controls = {
-        "where": "best layer",
-        "r2": "R²",
-        "shuffled": "R², shuffled places",
-        "digits": "R², digits of the id",
-        "error": "mean error",
-        "new": "of new cities",
-    }
-    return "\n\n".join(
-        [
-            "R² on held-out cities, means over models:",
-            markdown_table(by_layer, heads | {name: name for name in names}),
-            "The best layer, with the largest control of any model:",
-            markdown_table(best, heads | controls),
-        ]
+    heads = {name: name for name in names} | {"models": "n"}
+    controls = {"models": "n", "layer": "best layer", "new": "mean error, new cities"}
+    controls |= {"shuffled": "R², shuffled cities", "digits": "R², digits of the id"}
+    return paragraphs(
+        "R² on held-out cities, means over models:",
+        table_of(by_layer, f"family task models {' '.join(names)}", **heads),
+        "The best layer, with the largest control of any model:",
+        table_of(best, "family task models layer r2 shuffled digits error new", **controls),
     )
 
 
@@ -302,3 +246,35 @@ def limits(result: Result) -> str:
 
 def _n_tasks(row: Row) -> int:
     return len(str(row["tasks"]).split("+"))
+
+
+SHOWS = by_kind(
+    Show(
+        "zoo", "The models", "Everything below is about these models; each can be loaded as zoo:NAME.", models
+    ),
+    Show(
+        "maps",
+        "Maps, model by model",
+        "A linear probe for the place of a city in each model, at its best layer; new cities are decoded "
+        "by a probe fitted on the others.",
+        maps,
+        (Plot("", "Maps by prompt and layer", maps_figure),),
+    ),
+    Show(
+        "stretch",
+        "A stretch of the paper's training",
+        "The same weights, batches and rates here and under transformers' Trainer.",
+        stretch,
+        (Plot("", "Two trainings of one model", stretch_figure),),
+    ),
+    Show(
+        "findings",
+        "All findings",
+        "",
+        summary,
+        (
+            Plot("overview", "The answers at a glance", overview_figure),
+            Plot("", "All findings", claims_figure),
+        ),
+    ),
+)

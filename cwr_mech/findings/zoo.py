@@ -1,32 +1,18 @@
 """What the report of the zoo is computed from: results about all its models together."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cwr_mech.activations.reader import ActivationStore, activations_path, digests
 from cwr_mech.analysis.probing.tables import probe_result
-from cwr_mech.analysis.routing.displacement import Origin
-from cwr_mech.analysis.routing.trajectory import (
-    SITES_NOTE,
-    Spot,
-    read,
-    spots_of,
-    trajectory,
-)
 from cwr_mech.analysis.selection import choose_hooks
-from cwr_mech.analysis.transfer.answers import evaluations, tuned_of
-from cwr_mech.analysis.transfer.transfer import Base, transfer
 from cwr_mech.data.summary import gain
-from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.experiments.zoo import family
 from cwr_mech.experiments.zoo_files import QUESTIONS, SEED
-from cwr_mech.model.evaluation import evaluate
 from cwr_mech.results import Result, Row
-from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.parameters import FlatParameters
 from cwr_mech.training.runs import Run
 
@@ -111,81 +97,3 @@ def maps_result(
         advance(1)
     runs = [model.name for model in models]
     return Result("maps", command, inputs, {"runs": runs, "seed": 0}, tables=tables, notes=notes)
-
-
-def transfer_result(
-    models: Sequence[Run],
-    bases: Mapping[str, Run],
-    command: str,
-    advance: Callable[[int], object] = lambda n: None,
-) -> Result:
-    """The result of kind "transfer" of fine-tuned models, from the answers recorded when they were added.
-
-    Only the control is asked anew: the bases on other questions about new cities. `advance(1)` is called
-    after every base.
-    """
-    asked = []
-    for name in dict.fromkeys(str(model.parent) for model in models):
-        base = bases[name]
-        protocol = base.config.data.protocol
-        again = evaluate(
-            base.model(), base.world(), n=QUESTIONS, group="new", seed=SEED + 1, protocol=protocol
-        )
-        scores = evaluations(base)
-        asked.append(Base(name, scores["old"], scores["new"], again))
-        advance(1)
-    tuned = [tuned_of(model, evaluations(model)) for model in models]
-    return transfer(tuned, asked).to_result(
-        command,
-        {model.checkpoint().as_posix(): model.sha256() for model in [*bases.values(), *models]},
-        {"runs": [model.name for model in models], "rows": QUESTIONS, "seed": SEED, "steps_matched": True},
-    )
-
-
-def places_result(
-    models: Sequence[Run],
-    bases: Mapping[str, Run],
-    command: str,
-    advance: Callable[[int], object] = lambda n: None,
-) -> Result:
-    """The result of kind "trajectory" of fine-tuned models, of which the zoo keeps the end alone: step 0 is
-    the base. All seven prompts, each read at the sites of `trajectory.spots_of`.
-    """
-    spots: dict[str, list[Spot]] = {}
-    before: dict[str, dict[Spot, Origin]] = {}
-    starts: dict[str, list[Row]] = {}
-    rows: list[Row] = []
-    for model in models:
-        base, world = bases[str(model.parent)], model.world()
-        if base.name not in spots:
-            start = base.model()
-            own = base.config.data.tasks
-            spots[base.name] = [spot for task in PAPER_TASKS for spot in spots_of(start, world, task, own)]
-            before[base.name] = {
-                spot: Origin.fit(read(start, world, spot), world) for spot in spots[base.name]
-            }
-            starts[base.name] = trajectory({0: base.model}, world, spots[base.name])
-        about: dict[str, Any] = {
-            "run": model.name,
-            "base": base.name,
-            "set": "+".join(model.config.data.tasks),
-            "arm": condition_of(model.config),
-            "route": model.config.route.name,
-        }
-        ends = trajectory({model.last_step: model.model}, world, spots[base.name], origins=before[base.name])
-        rows += [about | row for row in [*starts[base.name], *ends]]
-        advance(1)
-    return Result(
-        kind="trajectory",
-        command=command,
-        inputs={model.checkpoint().as_posix(): model.sha256() for model in [*bases.values(), *models]},
-        params={"runs": [model.name for model in models], "prompts": "all", "seed": 0},
-        values={"n_models": len(models), "n_bases": len(spots)},
-        tables={"trajectory": rows},
-        notes=[
-            "Along: distance of the nearest point of the map from the true place, tenths of a degree. Off: "
-            "distance from the map, in units of the median ordinary city. The map is fitted on ordinary "
-            "cities of the same model; ordinary cities on maps they took no part in.",
-            SITES_NOTE,
-        ],
-    )

@@ -205,14 +205,14 @@ def _mean(errors: Float[np.ndarray, " row"], read: Bool[np.ndarray, " row"]) -> 
 def normalised_improvement(
     v: float, b_new: float, b_old: float, metric: str, *, clip: Literal["paper"] | None = None
 ) -> float:
-    """How far an update closed the gap between new and old cities: 0 not at all, 1 all of it.
+    """How far an update closed the gap between new and training cities: 0 not at all, 1 all of it.
 
     v: score of the updated model on new cities; b_new, b_old: of the model before the update on new and on
-    old cities. metric "error": ln(b_new / v) / ln(b_new / b_old); "accuracy": (v - b_new) / (b_old - b_new).
-    Without `clip` the formula is taken at its word: below 0 is harm, infinity a vanished error, and NaN means
-    that the scale has no ends: old cities were not better than new ones, or had no error at all. With
-    clip="paper" the reference's rules hold: 0 without a gap, a linear formula where a logarithm has no value,
-    the result cut to [0, 1.5], which hides harm.
+    training cities. metric "error": ln(b_new / v) / ln(b_new / b_old); "accuracy": (v - b_new) / (b_old -
+    b_new). Without `clip` the formula is taken at its word: below 0 is harm, infinity a vanished error, and
+    NaN means that the scale has no ends: training cities were not better than new ones, or had no error at
+    all. With clip="paper" the reference's rules hold: 0 without a gap, a linear formula where a logarithm
+    has no value, the result cut to [0, 1.5], which hides harm.
     Raises AnalysisError for another metric or an error below 0.
     """
     if metric not in ("error", "accuracy"):

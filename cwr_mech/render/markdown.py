@@ -3,8 +3,49 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cwr_mech.render.numbers import number
+from cwr_mech.render.columns import column
+from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row
+
+LAYERS = ("layer", "layer_a", "layer_b")
+"""Columns that hold the number of a layer; readers see its name."""
+POSITIONS = ("position", "site", "span")
+"""Columns that hold the name of a token position."""
+
+
+def table_of(rows: Sequence[Row], columns: str, /, **headings: str) -> str:
+    """A table of tidy rows under the headings of the glossary (`render.columns`) or those given here.
+
+    `columns`: names with spaces between. NAME~ stands for a value with its interval, from columns NAME,
+    NAME_lo and NAME_hi; `interval` for the ends lo and hi alone. Columns that no row fills are left out, and
+    so is a table without rows.
+    """
+    if not rows:
+        return ""
+    names = [name for name in columns.split() if any(_given(row, name) for row in rows)]
+    told = {name: headings.get(name.rstrip("~"), column(name.rstrip("~")).heading) for name in names}
+    return markdown_table([{name: shown(row, name) for name in names} for row in rows], told)
+
+
+def paragraphs(*parts: str) -> str:
+    """Parts of a text with an empty line between; empty ones are left out."""
+    return "\n\n".join(part for part in parts if part)
+
+
+def _given(row: Row, name: str) -> bool:
+    return row.get("lo" if name == "interval" else name.rstrip("~")) is not None
+
+
+def shown(row: Row, name: str) -> object:
+    """The cell of a column of `table_of` as a reader sees it."""
+    value = row.get(name.rstrip("~"))
+    if name == "interval":
+        return ends(row)
+    if name.endswith("~"):
+        return with_ends(row, name[:-1])
+    if name in LAYERS and isinstance(value, int):
+        return layer_name(value, row.get(name.replace("layer", "hook")))
+    return value.replace("_", " ") if name in POSITIONS and isinstance(value, str) else value
 
 
 def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
@@ -48,19 +89,13 @@ def best_rows(rows: Iterable[Row], by: str, value: str) -> list[Row]:
     return list(best.values())
 
 
-def interval(row: Row) -> str:
-    """The row's 95 % interval, a dash when it has none."""
-    if row.get("lo") is None or row.get("hi") is None:
-        return "-"
-    return f"{number(row['lo'])} to {number(row['hi'])}"
-
-
-def used(rows: list[Row], heads: dict[str, str]) -> dict[str, str]:
-    return {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
+def ends(row: Row, name: str = "") -> str:
+    """The 95 % interval lo to hi of a row, or that of a column; a dash when it has none."""
+    low, high = (row.get(f"{name}_{end}" if name else end) for end in ("lo", "hi"))
+    return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def with_ends(row: Row, name: str) -> str:
-    """A value with its interval."""
-    if row[f"{name}_lo"] is None:
-        return number(row[name])
-    return f"{number(row[name])} ({number(row[f'{name}_lo'])} to {number(row[f'{name}_hi'])})"
+    """A value with its interval where it has one."""
+    told = ends(row, name)
+    return number(row[name]) + ("" if row[name] is None or told == "-" else f" ({told})")

@@ -12,15 +12,6 @@ if TYPE_CHECKING:
     from cwr_mech.results import Result, Row
 
 
-class Section(NamedTuple):
-    """A part of a report: the kind of result it shows, its heading, opening line and text (Markdown)."""
-
-    kind: str
-    title: str
-    opening: str
-    text: "Callable[[Result], str]"
-
-
 class Plot(NamedTuple):
     """One figure of a kind of result: the file is NAME[-suffix].png, `title` says what it shows.
 
@@ -34,11 +25,17 @@ class Plot(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A short table for the terminal and notebooks: `columns` of rows chosen from a result by `rows`."""
+    """A short table for the terminal and notebooks: `columns` (names with spaces between) of the rows of the
+    result's table `rows`, or of those that a function `rows` chooses from the result.
+    """
 
     title: str
-    columns: tuple[str, ...]
-    rows: "Callable[[Result], list[Row]]"
+    columns: str
+    rows: "str | Callable[[Result], list[Row]]"
+
+    def of(self, result: "Result") -> "list[Row]":
+        """The rows of a result."""
+        return result.tables[self.rows] if isinstance(self.rows, str) else self.rows(result)
 
 
 class Explorer(NamedTuple):
@@ -55,9 +52,14 @@ class Explorer(NamedTuple):
 
 
 class Show(NamedTuple):
-    """All of it for one kind of result. `explore` makes a figure to explore, for the page only."""
+    """All of it for one kind of result: a part of a report with its heading, opening line and text in
+    Markdown, figures, and short tables. `explore` makes a figure to explore, for the page only.
+    """
 
-    section: Section
+    kind: str
+    title: str
+    opening: str
+    text: "Callable[[Result], str]"
     figures: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     explore: "Callable[[Result], Explorer | None] | None" = None
@@ -65,3 +67,8 @@ class Show(NamedTuple):
 
 Shows = Mapping[str, Show]
 """Kind of result -> how it is shown."""
+
+
+def by_kind(*shows: Show) -> Shows:
+    """How some kinds of results are shown, in the order of a report."""
+    return {show.kind: show for show in shows}

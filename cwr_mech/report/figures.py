@@ -1,30 +1,22 @@
-"""Figures of results: FIGURES names, for each kind of result, the functions that draw it.
+"""Figures of results, drawn by the functions that SHOWS lists for each kind.
 
 A figure is drawn from a Result and nothing else; each function's docstring says which tables and arrays it
 reads. The PNG carries the digest of its result and matplotlib's version, so that a reader can tell whether a
 figure still belongs to the numbers beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from cwr_mech.analysis.registry import shows
-from cwr_mech.analysis.routing.figures import (
-    conflict_figure,
-    directions_figure,
-    subspace_figure,
-)
-from cwr_mech.analysis.transfer.figures import transfer_figure
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
-from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.render.shown import Plot
 from cwr_mech.render.style import RC
 from cwr_mech.render.units import figure_in_unit, unit_of
+from cwr_mech.report.contents import SHOWS
 from cwr_mech.results import Result
 
 DPI = 150
@@ -34,31 +26,11 @@ CAPTION = "Description"
 """Name of the PNG text field that holds the caption."""
 
 
-FIGURES: Mapping[str, tuple[Plot, ...]] = MappingProxyType(
-    {kind: show.figures for kind, show in shows().items()}
-    | {
-        "maps": (Plot("", "Maps by prompt and layer", maps_figure),),
-        "stretch": (Plot("", "Two trainings of one model", stretch_figure),),
-        "transfer": (Plot("", "Transfer between tasks", transfer_figure),),
-        "subspace": (
-            Plot("shares", "Updates inside the map", subspace_figure),
-            Plot("ways", "Movement towards the true place", directions_figure),
-        ),
-        "conflict": (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
-        "findings": (
-            Plot("overview", "The answers at a glance", overview_figure),
-            Plot("", "All findings", claims_figure),
-        ),
-    }
-)
-"""Kind of result -> its figures, in the order of the report."""
-
-
 def figure_names(result: Result, name: str) -> list[tuple[Plot, str]]:
     """The figures of a result saved as `name`, with their file names."""
     return [
         (plot, f"{name}{'-' if plot.suffix else ''}{plot.suffix}.png")
-        for plot in FIGURES.get(result.kind, ())
+        for plot in (SHOWS[result.kind].figures if result.kind in SHOWS else ())
         if not plot.needs or plot.needs in result.tables
     ]
 

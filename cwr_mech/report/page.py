@@ -4,26 +4,23 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 from cwr_mech.activations.reader import IDENTITY
 from cwr_mech.config import EARTH_UNIT
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.findings import show
-from cwr_mech.findings.questions import Question
+from cwr_mech.findings.questions import Question, asked
 from cwr_mech.render.markdown import escaped, markdown_table, notes, source_line
-from cwr_mech.render.shown import Section
 from cwr_mech.render.units import in_unit, unit_of
 from cwr_mech.report import sections as report_sections
-from cwr_mech.report.contents import SECTIONS
+from cwr_mech.report.contents import SHOWS
 from cwr_mech.report.figures import figure_names
 from cwr_mech.results import Result, Row
 
 MOST_ROWS = 30
 """Rows of a table that are shown; the whole of a longer one lies in tables/ as CSV."""
 
-_BY_KIND: Mapping[str, Section] = MappingProxyType({section.kind: section for section in SECTIONS})
-_ORDER = {kind: index for index, kind in enumerate(_BY_KIND)}
+_ORDER = {kind: index for index, kind in enumerate(SHOWS)}
 
 
 def report_text(
@@ -48,9 +45,8 @@ def report_text(
     head = [
         f"# Report: {name}",
         f"Written by `cwr-mech report {name}` from the files in [results](results); `cwr-mech report --check "
-        f"{name}` rebuilds it and compares. Layers are counted from 0: L3 is the residual stream after "
-        f"block 3 "
-        "(`blocks.3.hook_resid_post`), embed before the first block, final after the last norm. "
+        f"{name}` rebuilds it and compares. Layers are counted from 0: L3 is the residual stream after block "
+        "3 (`blocks.3.hook_resid_post`), embed before the first block, final after the last norm. "
         + in_unit("Coordinates and distances are in tenths of a degree on a plane.", unit),
     ]
     tail = _origin(results, page)
@@ -70,7 +66,7 @@ class _Page:
         """The summary of a report without claims: each section with what it found, in its own first words."""
         lines = []
         for name, result in results.items():
-            section = _BY_KIND.get(result.kind)
+            section = SHOWS.get(result.kind)
             title = section.title if section else result.kind
             text = _body(name, result, section.text if section else report_sections.plain)
             first = next((part for part in text.split("\n\n") if part and part[0] not in "|*#-!"), "")
@@ -93,7 +89,7 @@ class _Page:
         """A chapter for each question: its claims, then the results they rest on; other results come last."""
         parts: list[str] = []
         left = {name: result for name, result in results.items() if result is not found}
-        for question in show.asked(found):
+        for question in asked(found):
             parts += [
                 f"## {question.title}",
                 self.short(show.claims(found, question.id), f"claims-{question.id}"),
@@ -111,7 +107,7 @@ class _Page:
         """Results in the order of the report, each kind under one heading."""
         parts, last = [], ""
         for name, result in results.items():
-            section = _BY_KIND.get(result.kind)
+            section = SHOWS.get(result.kind)
             if result.kind != last:
                 parts.append(f"{level} {section.title if section else result.kind}")
                 parts += [section.opening] if section else []

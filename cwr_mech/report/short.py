@@ -1,9 +1,7 @@
 """The short tables of a result: what a command prints and a notebook shows."""
 
-from collections.abc import Sequence
-
-from cwr_mech.analysis.registry import shows
 from cwr_mech.render.units import in_unit, unit_of
+from cwr_mech.report.contents import SHOWS
 from cwr_mech.results import Result, Row
 
 MOST_ROWS = 40
@@ -20,12 +18,12 @@ def short_tables(result: Result) -> list[tuple[str, list[str], list[Row]]]:
     return found
 
 
-def _short_tables(result: Result) -> list[tuple[str, Sequence[str], list[Row]]]:
+def _short_tables(result: Result) -> list[tuple[str, list[str], list[Row]]]:
     """The same as they are written, about the earth."""
-    show = shows().get(result.kind)
+    show = SHOWS.get(result.kind)
     if show is None or not show.tables:
         return [(name, list(rows[0]), rows[:MOST_ROWS]) for name, rows in result.tables.items() if rows]
-    return [(table.title, table.columns, table.rows(result)) for table in show.tables]
+    return [(table.title, table.columns.split(), table.of(result)) for table in show.tables]
 
 
 def _said(row: Row, unit: float) -> Row:

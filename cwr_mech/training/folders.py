@@ -28,8 +28,8 @@ a task whose answers are numbers and through one whose answers are labels."""
 PACKAGE = Path(__file__).parents[1]
 PREFIX = "zoo:"
 OTHER_MODELS = (
-    "the other models come with the repository: work inside a clone of it, or set "
-    f"{HOME} to the clone's folder"
+    f"the other models come with the repository: work inside a clone of it, or set {HOME} to the clone's "
+    "folder"
 )
 MOST_NAMED = 12
 

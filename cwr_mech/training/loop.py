@@ -305,7 +305,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Write a line with the score of every trained task on validation questions.
 
-        "scores" are on old cities; fine-tuned runs have "scores_new" besides, on those they are taught.
+        "scores" are on training cities; fine-tuned runs have "scores_new" besides, on those they are taught.
         """
         record = {
             "step": self.step,

@@ -1,7 +1,7 @@
 """The world: cities with sparse random ids and integer positions, old ones and new ones.
 
 Every random choice has its own stream of the world's seed, so that one choice never moves another: new
-entities change neither the ids nor the positions of the old cities, and therefore no answer about them.
+entities change neither the ids nor the positions of the training cities, and therefore no answer about them.
 The i-th city of the seeded order carries the i-th id of the seeded permutation of all ids, so a smaller world
 of real cities is a part of every larger one of the same seed; new entities take their ids from the far end.
 """

@@ -14,8 +14,8 @@ from cwr_mech.errors import MissingArtifact, WorldError
 from cwr_mech.world.places import X_MAX, Y_MAX, Cities, shared, tenths
 
 COLUMNS_HINT = (
-    "the first line must name the columns name,lon,lat (degrees) or name,x,y (whole units); "
-    "id and region may be there, too"
+    "the first line must name the columns name,lon,lat (degrees) or name,x,y (whole units); id and region "
+    "may be there, too"
 )
 # int() and float() take more than this: underscores, digits of other scripts, "nan".
 WHOLE = re.compile(r"[+-]?[0-9]{1,300}")

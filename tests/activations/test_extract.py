@@ -103,7 +103,7 @@ def test_partners_are_old_distinct_and_fixed() -> None:
         assert all(len(set(row)) == definition.n_min for row in together.tolist())
         np.testing.assert_array_equal(partners, draw_partners(world, task, 3))
         assert (partners != draw_partners(world, task, 4)).any()
-    with pytest.raises(AnalysisError, match="crossing needs 3 other old cities, and this world has 3 old"):
+    with pytest.raises(AnalysisError, match="crossing needs 3 other training cities, and this world has 3"):
         draw_partners(load_world(source="uniform", n_cities=3), "crossing", 0)
 
 

@@ -93,6 +93,6 @@ def test_every_analysis_is_in_the_readme() -> None:
 
 def test_kinds_of_results_are_shown_once() -> None:
     for kind, show in shows().items():
-        assert show.section.kind == kind
+        assert show.kind == kind
         suffixes = [plot.suffix for plot in show.figures]
         assert len(set(suffixes)) == len(suffixes)

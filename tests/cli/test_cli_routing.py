@@ -97,7 +97,7 @@ def test_the_chain_ends_in_a_report_that_checks_itself(cli: Cli) -> None:
 BAD = [
     # the run's world, command, what the one line says
     ({"new": "none"}, UPDATES, "no new cities"),
-    ({"n_cities": 30}, UPDATES, "30 old cities are too few to split in two"),
+    ({"n_cities": 30}, UPDATES, "30 training cities are too few to split in two"),
     ({}, (*UPDATES[:4], "--rank", "17", *UPDATES[6:]), "rank 17 was asked for"),
     ({}, (*UPDATES[:6], "--layers", "9"), "unknown layer '9'"),
     ({}, (*UPDATES, "--tasks", "walking"), "unknown task 'walking'"),

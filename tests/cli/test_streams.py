@@ -40,8 +40,8 @@ def test_streams_that_are_closed_or_full(rest: str, code: int, said: str, tmp_pa
 def test_a_file_never_becomes_a_closed_standard_stream(tmp_path: Path) -> None:
     """With stdout closed the next file opened would be number 1, and every print would land in it."""
     code = (
-        "from cwr_mech_cli import main as cli; cli._open_streams(); f = open('x', 'w'); "
-        "print('print'); import os; os.write(1, b'low'); f.close(); assert f.name == 'x'"
+        "from cwr_mech_cli import main as cli; cli._open_streams(); f = open('x', 'w'); print('print'); "
+        "import os; os.write(1, b'low'); f.close(); assert f.name == 'x'"
     )
     done = shell(f'{sys.executable} -c "{code}" >&- 2>&- <&-', tmp_path)
     assert done.returncode == 0

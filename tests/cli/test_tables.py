@@ -134,7 +134,7 @@ HEADINGS = (
     ("r2_lo", "R², 95% low"),
     ("r_hi", "correlation, 95% high"),
     ("never_heard_of", "never heard of"),
-    ("follow", "IIA"),
+    ("iia", "IIA"),
 )
 
 

@@ -164,7 +164,7 @@ REFUSED = [
         {"n_cities": 5},
         {"name": "inside"},
         WorldError,
-        "task 'inside' needs 6 cities and this world has 5 old cities",
+        "task 'inside' needs 6 cities and this world has 5 training cities",
     ),
     (
         {"source": "uniform", "n_cities": 2, "new": "none"},

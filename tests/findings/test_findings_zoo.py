@@ -8,17 +8,13 @@ from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
+from cwr_mech import trajectory, transfer
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.experiments.zoo import zoo_models
 from cwr_mech.experiments.zoo_files import add, recorded
 from cwr_mech.findings.questions import QUESTIONS
-from cwr_mech.findings.zoo import (
-    models_result,
-    places_result,
-    plan_rows,
-    transfer_result,
-)
+from cwr_mech.findings.zoo import models_result, plan_rows
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.page import MOST_ROWS
 from cwr_mech.report.write import check_report
@@ -90,7 +86,7 @@ def test_transfer_is_that_of_the_recorded_answers() -> None:
     models = zoo_models()
     tuned = [model for model in models if model.parent]
     bases = {model.name: model for model in models if not model.parent}
-    result = transfer_result(tuned, bases, "test")
+    result = transfer([model.name for model in tuned], rows=N)
     row = next(r for r in result.tables["scores"] if r["run"] == tuned[0].name and r["task"] == "angle")
     assert row["new"] == recorded(tuned[0], "new").score("angle").value_mean
     assert row["base_old"] == recorded(bases["zoo:base0"], "old").score("angle").value_mean
@@ -98,10 +94,8 @@ def test_transfer_is_that_of_the_recorded_answers() -> None:
 
 
 def test_places_start_at_the_base() -> None:
-    models = zoo_models()
-    tuned = [model for model in models if model.parent]
-    bases = {model.name: model for model in models if not model.parent}
-    rows = places_result(tuned, bases, "test").tables["trajectory"]
+    tuned = [model.name for model in zoo_models() if model.parent]
+    rows = trajectory(tuned, prompts="all").tables["trajectory"]
     assert {(row["base"], row["step"]) for row in rows} == {
         (f"zoo:base{seed}", step) for seed in (0, 1) for step in (0, 2)
     }

@@ -98,12 +98,18 @@ def planted(
                 others = 0.0 if "off-" in condition else 0.05 if trained == "distance" else 0.5
                 taught += [
                     {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
-                    | {"arm": condition, "retention": 0.0, "base_gain": 0.9}
+                    | {"condition": condition, "retention": 0.0, "base_gain": 0.9}
                     | {"ni": (mine if trained == task else others) + 0.01 * k}
                     for task in PAPER_TASKS
                 ]
         for tasks, value in (("distance+angle", -harm), ("angle+perimeter", 0.0)):
-            head = {"base": f"zoo:{base}", "set": tasks, "task": "compass", "arm": PLAIN, "trained": False}
+            head = {
+                "base": f"zoo:{base}",
+                "set": tasks,
+                "task": "compass",
+                "condition": PLAIN,
+                "trained": False,
+            }
             deviation.append(head | {"learned": True, "deviation": value + 0.01 * k})
     return {
         "models": result("zoo", models=models, scores=scores),
@@ -132,7 +138,13 @@ def mechanism(names: list[str], apart: float, city: float, share: float) -> dict
                 head = {"base": f"zoo:{base}", "set": task, "graft": side}
                 carried.append(head | {"own": value + 0.01 * k, "others": value})
             inside = 0.8 + (share if task == "distance" else 0.0) + 0.01 * k
-            head = {"run": f"{base}-{task}", "base": f"zoo:{base}", "set": task, "prompt": task, "arm": PLAIN}
+            head = {
+                "run": f"{base}-{task}",
+                "base": f"zoo:{base}",
+                "set": task,
+                "prompt": task,
+                "condition": PLAIN,
+            }
             for site, layer, value in (("last_digit", 1, inside), ("delimiter", 2, 0.1)):
                 moved += [
                     head | {"step": s, "layer": layer, "site": site, "moved_new": value * s} for s in (0, 1)

@@ -96,38 +96,29 @@ def state_answers(
     """
     parts = []
     order = np.argsort(rows.answer_start, kind="stable")
-    lengths = rows.answer_start[order]
-    cuts = [0, *(np.flatnonzero(np.diff(lengths)) + 1), len(order)]
-    for start, stop in pairwise(cuts):
+    cuts = [0, *(np.flatnonzero(np.diff(rows.answer_start[order])) + 1), len(order)]
+    for start, stop in pairwise(cuts):  # questions of one length at a time
         for at in range(start, stop, BATCH):
             picked = order[at : min(at + BATCH, stop)]
             some = rows.take(picked)
-            parts.append((picked, _one_length(lower, upper, site, some, ids, id_digits)))
+            length = int(some.answer_start[0])
+            prompts = torch.from_numpy(some.tokens[:, :length].astype(np.int64))
+            found = mentions_of(some, site.position, ids, id_digits)
+            spot = torch.from_numpy(found.row), torch.from_numpy(found.position)
+            stream = lower(prompts, stop_at_layer=site.number() + 1)[spot]
+            with upper.hooks(fwd_hooks=[(site.hook, partial(_put, stream, spot, length))]):
+                parts.append((picked, answer_rows(upper, some, batch=len(some))))
     return _joined(parts, len(rows))
 
 
-def _one_length(
-    lower: HookedQwen2,
-    upper: HookedQwen2,
-    site: Site,
-    rows: Rows,
-    ids: Int[np.ndarray, " city"],
-    id_digits: int,
-) -> Answers:
-    length = int(rows.answer_start[0])
-    prompts = torch.from_numpy(rows.tokens[:, :length].astype(np.int64))
-    found = mentions_of(rows, site.position, ids, id_digits)
-    spot = torch.from_numpy(found.row), torch.from_numpy(found.position)
-    stream = lower(prompts, stop_at_layer=site.number() + 1)[spot]
-
-    def put(resid: Tensor, hook: object) -> Tensor:
-        if resid.shape[1] == length:  # the prompt; later calls bring one new token of the answer
-            resid = resid.clone()
-            resid[spot] = stream
-        return resid
-
-    with upper.hooks(fwd_hooks=[(site.hook, put)]):
-        return answer_rows(upper, rows, batch=len(rows))
+def _put(
+    stream: Tensor, spot: tuple[Tensor, Tensor], length: int, resid: Tensor, hook: object = None
+) -> Tensor:
+    """The residual stream of whole prompts with `stream` in the place of what stands at `spot`."""
+    if resid.shape[1] == length:  # the prompt; later calls bring one new token of the answer
+        resid = resid.clone()
+        resid[spot] = stream
+    return resid
 
 
 def _joined(parts: list[tuple[Int[np.ndarray, " some"], Answers]], n: int) -> Answers:

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.render.markdown import markdown_table, with_ends
-from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.markdown import paragraphs, table_of
+from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
@@ -106,45 +106,19 @@ def _parts(
 def anatomy(result: Result) -> str:
     """The section of a report: sides and sites, norms, parts, and scores of the trained task."""
     weak = [row["base"] for row in result.tables["sites"] if row["weak"]]
-    sites = {"base": "base", "task": "task", "layer": "block", "position": "position", "iia": "IIA"}
     modules = [_mean_share(_of_usual(result, "modules"), name) for name in _modules(result)]
     ranks = _ranks(_of_usual(result, "matrices"))
-    parts = [
-        row | {key: with_ends(row, key) for key in ("own", "others")} for row in result.tables["summary"]
-    ]
-    return "\n\n".join(
-        [
-            "Where cities are read, by interchange interventions:",
-            markdown_table(result.tables["sites"], sites),
-            *([f"Below half of the answers follow that site in: {', '.join(weak)}."] if weak else []),
-            "Squared norm of the update, and ranks of its matrices (medians):",
-            markdown_table(modules, {"module": "module", "side": "side", "share": "share, mean over models"}),
-            markdown_table(
-                ranks,
-                {
-                    "parameter": "matrices",
-                    "effective_rank": "effective rank",
-                    "rank90": "directions with 90 % of the norm",
-                    "numerical_rank": "numerical rank",
-                    "full_rank": "of",
-                },
-            ),
-            "What each part carries, put into the base alone:",
-            markdown_table(
-                parts,
-                {
-                    "set": "trained on",
-                    "graft": "part of the update",
-                    "models": "models",
-                    "own": "improvement, trained tasks",
-                    "own_share": "share of the whole's",
-                    "others": "improvement, others",
-                    "others_share": "share of the whole's",
-                    "retention": "retention on training cities",
-                },
-            ),
-            *_places(result.tables.get("places", [])),
-        ]
+    columns = "set graft models own~ own_share others~ others_share retention"
+    return paragraphs(
+        "Where cities are read, by interchange interventions:",
+        table_of(result.tables["sites"], "base task layer position iia"),
+        f"Below half of the answers follow that site in: {', '.join(weak)}." if weak else "",
+        "Squared norm of the update, and ranks of its matrices (medians):",
+        table_of(modules, "module side share", share="share, mean over models"),
+        table_of(ranks, "parameter effective_rank rank90 numerical_rank full_rank"),
+        "What each part carries, put into the base alone:",
+        table_of(result.tables["summary"], columns),
+        *_places(result.tables.get("places", [])),
     )
 
 
@@ -161,10 +135,9 @@ def _places(rows: Sequence[Row]) -> list[str]:
         line | {task: float(np.mean(line[task])) if line.get(task) else None for task in tasks}
         for line in lines.values()
     ]
-    heads = {"set": "trained on", "graft": "part of the update"} | {task: f"by {task}" for task in tasks}
     return [
         "Mean error of the coordinates that answers imply for new cities (tenths of a degree):",
-        markdown_table(table, heads),
+        table_of(table, f"set graft {' '.join(tasks)}", **{task: f"by {task}" for task in tasks}),
     ]
 
 
@@ -194,27 +167,21 @@ def _ranks(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-SHOWS = {
-    "anatomy": Show(
-        Section(
-            "anatomy",
-            "What an update consists of, and what its parts carry",
-            "The city side (embedding and blocks up to where the base reads a city), the answer side, every "
-            "module and the state of new cities, each put into the base alone and scored by answers.",
-            anatomy,
-        ),
+SHOWS = by_kind(
+    Show(
+        "anatomy",
+        "What an update consists of, and what its parts carry",
+        "The city side (embedding and blocks up to where the base reads a city), the answer side, every "
+        "module and the state of new cities, each put into the base alone and scored by answers.",
+        anatomy,
         (Plot("", "What the parts of an update carry", anatomy_figure),),
         (
-            Table(
-                "squared norm of the update",
-                ("run", "module", "side", "share"),
-                lambda result: result.tables["modules"],
-            ),
+            Table("squared norm of the update", "run module side share", "modules"),
             Table(
                 "what each part carries (share: of the whole update's), mean over models",
-                ("set", "graft", "models", "own", "others", "own_share", "others_share", "retention"),
-                lambda result: result.tables["summary"],
+                "set graft models own others own_share others_share retention",
+                "summary",
             ),
         ),
     ),
-}
+)

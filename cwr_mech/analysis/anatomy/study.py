@@ -2,19 +2,27 @@
 
 from typing import Annotated
 
-from cwr_mech.analysis.study import Names, Opt, names, stage, study, uses
+from cwr_mech.analysis.study import (
+    FineTunedArg,
+    Names,
+    Opt,
+    Questions,
+    QuestionSeed,
+    names,
+    stage,
+    study,
+    uses,
+)
 from cwr_mech.results import Result
 
 
 @study("anatomy")
 def anatomy(
-    runs: Annotated[
-        Names, Opt("Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/.")
-    ] = None,
+    runs: FineTunedArg = None,
     *,
     tasks: Annotated[Names, Opt("Tasks to ask; the paper's seven by default.")] = None,
-    rows: Annotated[int, Opt("Questions a task and group of cities.", min=1)] = 200,
-    seed: Annotated[int, Opt("Seed of the questions.", min=0)] = 42,
+    rows: Questions = 200,
+    seed: QuestionSeed = 42,
     places: Annotated[bool, Opt("Also where answers put new cities, part by part.")] = False,
 ) -> Result:
     """Norm and rank of an update by module, and answers of its parts grafted into the base.

@@ -10,7 +10,6 @@ numerical rank  number of singular values above what storing the two weight matr
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Row
 from cwr_mech.training.parameters import module_of
 
-Row = dict[str, Any]
 CARRIED = 0.9
 """`rank90`: directions that carry this share of a matrix' squared update norm."""
 

@@ -77,8 +77,8 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
     """Learning curves of several runs side by side; `command` is what writes them anew.
 
     Table `loss` {run, step, rows, loss}: nats a predicted token, averaged since the metrics line before.
-    Table `tasks`: validation scores on old cities and, for fine-tuned runs, on new ones (`group`), with the
-    score of the best constant answer. Raises MissingArtifact for a run without metrics.
+    Table `tasks`: validation scores on training cities and, for fine-tuned runs, on new ones (`group`), with
+    the score of the best constant answer. Raises MissingArtifact for a run without metrics.
     """
     losses: list[Row] = []
     scores: list[Row] = []

@@ -56,9 +56,8 @@ def learning_figure(result: Result) -> Figure:
     caption(
         figure,
         f"{number(float(result.arrays['rows'][-1]))} rows; losses of the first {SETTLED:.0%} may be cut off. "
-        "Small panels, against thousand rows: mean over "
-        f"{result.params['eval_rows']} validation questions; dashed: the best constant answer or majority "
-        f"label.{switch}",
+        f"Small panels, against thousand rows: mean over {result.params['eval_rows']} validation questions; "
+        f"dashed: the best constant answer or majority label.{switch}",
     )
     return figure
 

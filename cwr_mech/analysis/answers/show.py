@@ -2,9 +2,9 @@
 
 from cwr_mech.analysis.answers.figures import curves_figure
 from cwr_mech.analysis.answers.lines import eval_figure, learning_figure
-from cwr_mech.render.markdown import markdown_table
+from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.results import Result
 
 
@@ -22,74 +22,49 @@ def training(result: Result) -> str:
     if not rows:
         return text
     last = [row for row in rows if row["step"] == rows[-1]["step"]]
-    columns = {"task": "task", "metric": "metric", "unit": "unit", "value": "last score"}
-    return f"{text}\n\n{markdown_table(last, columns | {'baseline': 'best constant answer'})}"
+    return f"{text}\n\n{table_of(last, 'task metric unit value baseline', value='last score')}"
 
 
 def curves(result: Result) -> str:
     """Where the answers of several runs ended, beside the best constant answers."""
     last = {(row["run"], row["group"], row["task"]): row for row in result.tables["tasks"]}
-    columns = {
-        "run": "model",
-        "task": "task",
-        "group": "cities",
-        "rows": "examples seen",
-        "metric": "metric",
-        "value": "last score",
-        "baseline": "best constant answer",
-        "unit": "unit",
-    }
-    return markdown_table(list(last.values()), columns)
+    columns = "run task group rows metric value baseline unit"
+    return table_of(list(last.values()), columns, group="cities", rows="examples seen", value="last score")
 
 
 def evaluation(result: Result) -> str:
     """Scores by model, task and kind of question."""
-    columns = {
-        "run": "model",
-        "task": "task",
-        "group": "questions",
-        "n": "n",
-        "parse_rate": "read",
-        "metric": "metric",
-        "value_mean": "mean",
-        "value_median": "median",
-        "baseline": "best constant answer",
-        "unit": "unit",
-    }
-    return markdown_table(result.tables["tasks"], columns)
+    columns = "run task group n parse_rate metric value_mean value_median baseline unit"
+    return table_of(result.tables["tasks"], columns, group="questions")
 
 
-SHOWS = {
-    "eval": Show(
-        Section(
-            "eval",
-            "Answers by task",
-            "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
-            evaluation,
-        ),
+SHOWS = by_kind(
+    Show(
+        "eval",
+        "Answers by task",
+        "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
+        evaluation,
         (Plot("", "Scores by task", eval_figure),),
         (
             Table(
                 "answers to fresh questions",
-                (
-                    *("run", "task", "group", "n", "parse_rate", "value_mean", "value_median", "baseline"),
-                    *("metric", "unit"),
-                ),
-                lambda result: result.tables["tasks"],
+                "run task group n parse_rate value_mean value_median baseline metric unit",
+                "tasks",
             ),
         ),
     ),
-    "train": Show(
-        Section("train", "Learning curves", "Loss and validation scores on the way.", training),
+    Show(
+        "train",
+        "Learning curves",
+        "Loss and validation scores on the way.",
+        training,
         (Plot("", "Learning curves", learning_figure),),
     ),
-    "curves": Show(
-        Section(
-            "curves",
-            "Learning curves side by side",
-            "Loss and validation scores of several runs against the examples they have seen.",
-            curves,
-        ),
+    Show(
+        "curves",
+        "Learning curves side by side",
+        "Loss and validation scores of several runs against the examples they have seen.",
+        curves,
         (Plot("", "Learning curves", curves_figure),),
     ),
-}
+)

@@ -28,7 +28,7 @@ def answers(
     frequent label for comparison.
     """
     from cwr_mech.analysis.answers.scores import answers_result
-    from cwr_mech.analysis.sources import run_of
+    from cwr_mech.analysis.sources import runs_of
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.errors import UnknownName
     from cwr_mech.tasks.registry import TASKS
@@ -36,7 +36,7 @@ def answers(
     if protocol is not None and protocol not in PROTOCOLS:
         raise UnknownName("protocol", protocol, PROTOCOLS)
     asked = list(TASKS) if names(tasks) == ["all"] else names(tasks)
-    loaded = [run_of(name) for name in names(runs) or (None,)]
+    loaded = runs_of(runs)
     plan = [
         (run, task, group)
         for run in loaded

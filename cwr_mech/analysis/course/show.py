@@ -5,30 +5,19 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.render.markdown import markdown_table, with_ends
-from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.markdown import table_of
+from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.render.style import caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
-
-COLUMNS = {
-    "arm": "condition",
-    "set": "trained on",
-    "level": "trained task's improvement",
-    "models": "models",
-    "reached": "that reached it",
-    "step": "after steps",
-    "others": "others' improvement",
-    "index": "divergence index",
-}
 
 
 def course_figure(result: Result) -> Figure:
     """Improvement of trained and of other tasks against steps; other tasks' against the trained one's.
 
-    Reads table `course` {run, set, arm, step, own, others}. One line a run of the first condition.
+    Reads table `course` {run, set, condition, step, own, others}. One line a run of the first condition.
     """
     rows = result.tables["course"]
-    rows = [row for row in rows if row["arm"] == rows[0]["arm"]]
+    rows = [row for row in rows if row["condition"] == rows[0]["condition"]]
     figure = new_figure(3.2)
     left, middle, right = figure.subplots(1, 3)
     _lines(left, rows, lambda row: row["step"], "own")
@@ -45,7 +34,7 @@ def course_figure(result: Result) -> Figure:
     caption(
         figure,
         f"{result.values['n_models']} fine-tuned models from {result.values['n_bases']} bases, one line a "
-        f"model; {rows[0]['arm']}. Improvement: 0 as in the base, 1 as good as on training cities.",
+        f"model; {rows[0]['condition']}. Improvement: 0 as in the base, 1 as good as on training cities.",
     )
     return figure
 
@@ -68,27 +57,24 @@ def _lines(ax: Axes, rows: Sequence[Row], x: Callable[[Row], float], key: str) -
 
 def course(result: Result) -> str:
     """The section of a report: what other tasks have gained when the trained one is learned so far."""
-    keys = [key for key in ("others", "index") if key in result.tables["summary"][0]]
-    rows = [row | {key: with_ends(row, key) for key in keys} for row in result.tables["summary"]]
-    return markdown_table(rows, {key: title for key, title in COLUMNS.items() if key in rows[0]})
+    columns = "condition set level models reached step others~ index~"
+    return table_of(result.tables["summary"], columns, step="after steps", index="divergence index")
 
 
-SHOWS = {
-    "course": Show(
-        Section(
-            "course",
-            "What fine-tuning has taught when its own task is learned",
-            "Other tasks' improvement on new cities where the trained task has closed the same share of its "
-            "gap: a comparison that does not depend on when training stopped.",
-            course,
-        ),
+SHOWS = by_kind(
+    Show(
+        "course",
+        "What fine-tuning has taught when its own task is learned",
+        "Other tasks' improvement on new cities where the trained task has closed the same share of its gap: "
+        "a comparison that does not depend on when training stopped.",
+        course,
         (Plot("", "Improvement along fine-tunings", course_figure),),
         (
             Table(
                 "where the trained task reaches a level (means over bases)",
-                ("arm", "set", "level", "models", "reached", "step", "others", "index"),
-                lambda result: result.tables["summary"],
+                "condition set level models reached step others index",
+                "summary",
             ),
         ),
     ),
-}
+)

@@ -18,7 +18,7 @@ from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 from cwr_mech.training.runs import Run
 
 OUTCOMES = ("own", "others", "index")
-ABOUT = ("run", "base", "set", "arm")
+ABOUT = ("run", "base", "set", "condition")
 
 
 def tasks_of(run: Run) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def course_rows(
         "run": run.name,
         "base": str(run.parent),
         "set": "+".join(run.config.data.tasks),
-        "arm": condition_of(run.config),
+        "condition": condition_of(run.config),
     }
     found = []
     for step in (0, *[step for step in run.steps if step > 0]):
@@ -93,11 +93,21 @@ def matched_rows(course: Sequence[Row]) -> list[Row]:
 def summary_rows(matched: Sequence[Row]) -> list[Row]:
     """Means over bases at each level, with 95 % over bases: a row for each set of tasks and condition."""
     found = []
-    groups = dict.fromkeys((row["arm"], row["set"], row["level"]) for row in matched)
-    for arm, trained, level in groups:
-        mine = [row for row in matched if (row["arm"], row["set"], row["level"]) == (arm, trained, level)]
+    groups = dict.fromkeys((row["condition"], row["set"], row["level"]) for row in matched)
+    for condition, trained, level in groups:
+        mine = [
+            row
+            for row in matched
+            if (row["condition"], row["set"], row["level"]) == (condition, trained, level)
+        ]
         reached = [row for row in mine if row["step"] is not None]
-        row: Row = {"arm": arm, "set": trained, "level": level, "models": len(mine), "reached": len(reached)}
+        row: Row = {
+            "condition": condition,
+            "set": trained,
+            "level": level,
+            "models": len(mine),
+            "reached": len(reached),
+        }
         for key in [key for key in ("step", *OUTCOMES[1:]) if key in mine[0]]:
             values = np.array([one[key] for one in reached if one[key] is not None], dtype=np.float64)
             interval = mean_interval(values, unit="model") if len(values) else None

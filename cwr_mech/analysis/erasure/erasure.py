@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cwr_mech.activations.cities import residual_stream
-from cwr_mech.activations.site import Site as Place
+from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.bases import random_basis, random_basis_like
 from cwr_mech.analysis.probing.probe import score
 from cwr_mech.analysis.stats.intervals import bootstrap
@@ -34,7 +34,7 @@ from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.world.cities import World
 
-ARMS = ("leace", "random", "random-like")
+CONDITIONS = ("leace", "random", "random-like")
 RANK = 2
 
 
@@ -64,19 +64,22 @@ def fit_leace(x: Float[np.ndarray, "row p"], places: Float[np.ndarray, "row k"])
     return Eraser(fitter.mean_x.numpy(), found.proj_right.mH.numpy(), found.proj_left.mH.numpy())
 
 
-def fit_arm(
-    arm: str, x: Float[np.ndarray, "row p"], places: Float[np.ndarray, "row k"], rng: np.random.Generator
+def fit_condition(
+    condition: str,
+    x: Float[np.ndarray, "row p"],
+    places: Float[np.ndarray, "row k"],
+    rng: np.random.Generator,
 ) -> Eraser:
-    """The eraser of one arm; the random ones have the rank of the erased places."""
-    if arm == "leace":
+    """The eraser of one condition; the random ones have the rank of the erased places."""
+    if condition == "leace":
         return fit_leace(x, places)
     rank = places.shape[1]
-    basis = random_basis(x.shape[1], rank, rng) if arm == "random" else random_basis_like(x, rank, rng)
+    basis = random_basis(x.shape[1], rank, rng) if condition == "random" else random_basis_like(x, rank, rng)
     return Eraser(x.mean(axis=0), basis.columns, basis.columns.T)
 
 
 @dataclass(frozen=True)
-class Site:
+class Mention:
     """One position in questions of one shape, and which of their cities stands there."""
 
     name: str
@@ -84,7 +87,7 @@ class Site:
     city: int
 
 
-def city_sites(task: str, n_cities: int, id_digits: int) -> list[Site]:
+def city_sites(task: str, n_cities: int, id_digits: int) -> list[Mention]:
     """Last digit and delimiter of every city. The last delimiter of a question has a name of its own, because
     it is another character.
     """
@@ -93,8 +96,8 @@ def city_sites(task: str, n_cities: int, id_digits: int) -> list[Site]:
     for city in range(1, n_cities + 1):
         closing = "closing" if city == n_cities else f"delimiter{city}"
         sites += [
-            Site(f"city{city}_last", found[f"city{city}_last"].start, city - 1),
-            Site(closing, found[f"delimiter{city}"].start, city - 1),
+            Mention(f"city{city}_last", found[f"city{city}_last"].start, city - 1),
+            Mention(closing, found[f"delimiter{city}"].start, city - 1),
         ]
     return sites
 
@@ -157,7 +160,7 @@ def erased(
             changed[:, site.position] -= (resid[:, site.position] - mean) @ right @ left
         return changed
 
-    with model.hooks(fwd_hooks=[(Place(layer).hook, erase)]):
+    with model.hooks(fwd_hooks=[(Site(layer).hook, erase)]):
         yield
 
 
@@ -182,9 +185,9 @@ def erase_task(
     n_test: int = 400,
     seed: int = 0,
     draws: int = 400,
-    arms: Sequence[str] = ARMS,
+    conditions: Sequence[str] = CONDITIONS,
 ) -> list[dict[str, Any]]:
-    """Rows (one an arm) of what `task` loses when the map is erased after block `layer`.
+    """Rows (one a condition) of what `task` loses when the map is erased after block `layer`.
 
     `loss_clean`, `loss_erased`: mean error or share of wrong labels on `n_test` test questions about old
     cities; `loss_constant`: of the best constant answer. `lost`: (erased - clean) / (constant - clean), 0
@@ -200,8 +203,8 @@ def erase_task(
     clean, constant = losses(model, rows), baseline(rows)
     worst = 1 - constant.score if TASKS[task].labels else constant.score
     found = []
-    for arm in arms:
-        erasers = {name: fit_arm(arm, x, places, rng) for name, (x, places) in fitted.items()}
+    for condition in conditions:
+        erasers = {name: fit_condition(condition, x, places, rng) for name, (x, places) in fitted.items()}
         with erased(model, layer, task, world.config.id_digits, erasers):
             after = losses(model, rows)
 
@@ -214,7 +217,7 @@ def erase_task(
             {
                 "task": task,
                 "layer": layer,
-                "arm": arm,
+                "condition": condition,
                 "loss_clean": float(clean.mean()),
                 "loss_erased": float(after.mean()),
                 "loss_constant": worst,
@@ -248,16 +251,20 @@ def _decodable(
 
 
 def erasure_result(run: str, rows: list[dict[str, Any]], *, fit: int, seed: int) -> Result:
-    """Rows of `erase_task` as a result. Table `arms`; values: for each arm the mean share lost."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    """Rows of `erase_task` as a result. Table `conditions`; values: the mean share lost under each."""
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
     lost = {
-        arm: [row["lost"] for row in rows if row["arm"] == arm and np.isfinite(row["lost"])] for arm in arms
+        condition: [row["lost"] for row in rows if row["condition"] == condition and np.isfinite(row["lost"])]
+        for condition in conditions
     }
     return Result(
         kind="erasure",
         params={"runs": [run], "fit": fit, "seed": seed, "rank": RANK},
-        values={f"lost_{arm}": float(np.mean(values)) if values else None for arm, values in lost.items()},
-        tables={"arms": rows},
+        values={
+            f"lost_{condition}": float(np.mean(values)) if values else None
+            for condition, values in lost.items()
+        },
+        tables={"conditions": rows},
         notes=[
             "Lost: share of what the model gains over the best constant answer; 0 nothing, 1 everything, "
             "more than 1: worse than the constant. Intervals: 95 %, bootstrap over questions.",

@@ -15,11 +15,11 @@ from cwr_mech.results import Result
 def erasure_figure(result: Result) -> Figure:
     """Share of each task's gain that is lost when a subspace is erased, by block, with intervals.
 
-    Reads table `arms` {task, layer, arm, lost, lost_lo, lost_hi}.
+    Reads table `conditions` {task, layer, condition, lost, lost_lo, lost_hi}.
     """
-    rows = result.tables["arms"]
+    rows = result.tables["conditions"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
     columns = min(4, len(tasks))
     lines = -(-len(tasks) // columns)
     figure = new_figure(0.9 + 1.9 * lines)
@@ -28,9 +28,9 @@ def erasure_figure(result: Result) -> Figure:
         ax.set_visible(False)
     styles = (("black", "o", "-"), ("#7a7a7a", "s", "--"), ("#aaaaaa", "^", ":"))
     for ax, task in zip(axes.flat, tasks, strict=False):
-        for arm, (colour, marker, line) in zip(arms, styles, strict=False):
-            mine = [row for row in rows if (row["task"], row["arm"]) == (task, arm)]
-            with_bars(ax, mine, colour, marker, line, {"leace": "places (LEACE)"}.get(arm, arm))
+        for condition, (colour, marker, line) in zip(conditions, styles, strict=False):
+            mine = [row for row in rows if (row["task"], row["condition"]) == (task, condition)]
+            with_bars(ax, mine, colour, marker, line, {"leace": "places (LEACE)"}.get(condition, condition))
         ax.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         ax.axhline(1, color=BASELINE, lw=0.8, ls=":", zorder=0)
         ax.set_ylim(-0.25, 1.6)

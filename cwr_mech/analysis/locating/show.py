@@ -1,6 +1,6 @@
 """How a result of kind "locate" is shown: a map of implied coordinates, errors by task, a report section."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
-from cwr_mech.render.markdown import markdown_table
+from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.render.style import BASELINE, caption, error_bars, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
@@ -196,32 +196,6 @@ def questions_needed(result: Result) -> list[Row]:
     return found
 
 
-ERRORS: Mapping[str, str] = {
-    "run": "run",
-    "task": "by answers to",
-    "error": "new cities",
-    "interval": "95 % over cities",
-    "radius": "radius",
-    "training": "training cities",
-}
-INDEX: Mapping[str, str] = {
-    "run": "run",
-    "trained": "trained",
-    "task": "other task",
-    "index": "index",
-    "index_interval": "95 %",
-    "control": "control",
-    "excess": "excess",
-    "excess_interval": "95 %",
-}
-GROUPS: Mapping[str, str] = {"models": "models", "n": "n"}
-INDEX_GROUPS: Mapping[str, str] = {
-    "models": "models",
-    "n": "n",
-    "index": "index",
-    "control": "control",
-    "excess": "excess",
-}
 MOST_RUNS = 6
 """Tables of single runs are shown for no more than these; kinds of models stand for more."""
 
@@ -239,7 +213,7 @@ def error_lines(result: Result) -> list[Row]:
             if row["layer"]:
                 line["task"] += f", {row['layer']}"
             line |= {"error": mine.get("error"), "radius": mine.get("radius", row["radius"])}
-            line["interval"] = _range(mine.get("lo"), mine.get("hi")) if row["run"] else "-"
+            line |= {end: mine.get(end) if row["run"] else None for end in ("lo", "hi")}
             lines.append(line | {"training": row["error"]})
     return lines
 
@@ -248,27 +222,14 @@ def _key(row: Row) -> tuple[str | None, str, str]:
     return row["run"], row["answers"], row["task"]
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
-
-
-def index_lines(result: Result) -> list[Row]:
-    """Divergence index of each fine-tuned run against each other task, and all of them."""
-    return [
-        row
-        | {f"{name}_interval": _range(row[f"{name}_lo"], row[f"{name}_hi"]) for name in ("index", "excess")}
-        for row in result.tables["divergence"]
-    ]
-
-
 def index_groups(result: Result) -> list[Row]:
     """Divergence index against all other tasks for each kind of model."""
     lines: dict[str, Row] = {}
     for row in result.tables["divergence_groups"]:
         if row["task"] == ALL_OTHERS:
             line = lines.setdefault(row["models"], {"models": row["models"], "n": row["n"]})
-            ends = "" if row["lo"] is None else f" ({_range(row['lo'], row['hi'])})"
-            line[row["measure"]] = number(row["value"]) + ends
+            line |= {row["measure"]: row["value"]}
+            line |= {f"{row['measure']}_{end}": row[end] for end in ("lo", "hi")}
     return list(lines.values())
 
 
@@ -277,10 +238,9 @@ def group_lines(result: Result) -> list[Row]:
     lines: dict[str, Row] = {}
     for row in result.tables["groups"]:
         line = lines.setdefault(row["models"], {"models": row["models"], "n": row["n"]})
-        text = number(row["error"]) + (
-            f" ({_range(row['lo'], row['hi'])})" if row["lo"] is not None and row["cities"] == NEW else ""
-        )
-        line[f"{row['task']} {row['cities']}"] = text
+        line[f"{row['task']}_{row['cities']}"] = row["error"]
+        if row["cities"] == NEW:
+            line |= {f"{row['task']}_{NEW}_{end}": row[end] for end in ("lo", "hi")}
     return list(lines.values())
 
 
@@ -294,47 +254,58 @@ def locating(result: Result) -> str:
         "implied from true coordinates, in tenths of a degree.",
     ]
     if few:
-        parts.append(markdown_table(error_lines(result), ERRORS))
+        heads = {"error": "new cities", "interval": "95 % over cities", "task": "by answers to"}
+        parts.append(table_of(error_lines(result), "run task error interval radius training", **heads))
     else:
         for kind in (NEW, TRAINING):
-            heads = dict(GROUPS) | {f"{task} {kind}": task for task in tasks}
-            parts += [f"Means over models, {kind} cities:", markdown_table(group_lines(result), heads)]
-    if few and (index := index_lines(result)):
-        parts += ["Divergence index of fine-tuned models:", markdown_table(index, INDEX)]
+            heads = {f"{task}_{kind}": task for task in tasks}
+            told = table_of(
+                group_lines(result), f"models n {' '.join(f'{name}~' for name in heads)}", **heads
+            )
+            parts += [f"Means over models, {kind} cities:", told]
+    if few and (index := result.tables["divergence"]):
+        told = table_of(index, "run trained task index~ control excess~", task="other task")
+        parts += ["Divergence index of fine-tuned models:", told]
     elif index := index_groups(result):
         parts += [
             "Divergence index against all other tasks, means over models (95 % over models):",
-            markdown_table(index, INDEX_GROUPS),
+            table_of(index, "models n index~ control~ excess~"),
         ]
-    heads = {"task": "task", "answers": "answers"} | {str(size): f"error {size}" for size in RESOLUTIONS}
+    heads = {str(size): f"error {size}" for size in RESOLUTIONS}
     parts += [
         "Questions needed for a mean error on training cities (a dash: more than were asked):",
-        markdown_table(questions_needed(result), heads),
+        table_of(questions_needed(result), f"task answers {' '.join(heads)}", **heads),
     ]
-    return "\n\n".join(parts)
+    return paragraphs(*parts)
 
 
-SHOWS = {
-    "locate": Show(
-        Section(
-            "locate",
-            "Where answers put a city",
-            "Coordinates implied by a model's own answers, each task by itself, beside training cities and "
-            "controls without a model.",
-            locating,
-        ),
+SHOWS = by_kind(
+    Show(
+        "locate",
+        "Where answers put a city",
+        "Coordinates implied by a model's own answers, each task by itself, beside training cities and "
+        "controls without a model.",
+        locating,
         (
             Plot("map", "Where answers put cities", map_figure),
             Plot("errors", "Error of implied coordinates by task", errors_figure),
         ),
         (
-            Table("distance of implied from true coordinates, 0.1 degree", tuple(ERRORS), error_lines),
-            Table("divergence index", tuple(INDEX), index_lines),
+            Table(
+                "distance of implied from true coordinates, 0.1 degree",
+                "run task error lo hi radius training",
+                error_lines,
+            ),
+            Table(
+                "divergence index",
+                "run trained task index index_lo index_hi control excess excess_lo excess_hi",
+                "divergence",
+            ),
             Table(
                 "questions needed for a mean error on training cities",
-                ("task", "answers", *map(str, RESOLUTIONS)),
+                f"task answers {' '.join(map(str, RESOLUTIONS))}",
                 questions_needed,
             ),
         ),
-    )
-}
+    ),
+)

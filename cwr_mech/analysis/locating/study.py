@@ -24,10 +24,9 @@ def locate(
     index says how much farther from the truth other tasks put new cities than the trained task does.
     """
     from cwr_mech.analysis.locating.survey import LOCATING, Survey, locate_result
-    from cwr_mech.analysis.sources import run_of
-    from cwr_mech.training.folders import latest_run
+    from cwr_mech.analysis.sources import runs_of
 
-    named = [run_of(name) for name in names(runs) or [latest_run().as_posix()]]
+    named = runs_of(runs)
     found = list({run.name: run for run in [*named, *(run.base() for run in named if run.parent)]}.values())
     asked = names(tasks) or LOCATING
     survey = Survey(found[0].world(), asked, questions, seed, draws)

@@ -32,7 +32,7 @@ def mean_columns(values: Sequence[float], unit: str, name: str = "value") -> Row
     if not finite.size:
         return {name: None, "lo": None, "hi": None}
     found = mean_interval(finite, unit=unit)
-    return {name: found.value, "lo": found.lo, "hi": found.hi}
+    return {name: found.value, **found.ends}
 
 
 def error_rows(

@@ -11,13 +11,13 @@ from cwr_mech.results import Result
 
 OFF_UNITS = {
     "euclidean": "units of the activation",
-    "residual": "deviations of ordinary cities",
+    "residual": "deviations of training cities",
 }
 
 
 def manifold_figure(result: Result) -> Figure:
     """Left: share of variance that is a function of place, by layer. Middle and right: every city's distance
-    along the map and off it, at the layer with the largest share.
+    along the manifold and off it, at the layer with the largest share.
 
     Reads table `layers`, arrays `along`, `off`, `is_new`; values `n`, `n_new`.
     """
@@ -56,14 +56,14 @@ def manifold_figure(result: Result) -> Figure:
                 lw=1.6,
                 label="new",
             )
-        ax.set_title(f"distance {name} the map" if name == "off" else "error along the map")
+        ax.set_title(f"distance {name} the map" if name == "off" else "error along the manifold")
         ax.set_xlabel(unit)
         ax.set_yticks([])
     middle.legend()
     best = result.params["best"]
     caption(
         figure,
-        f"n = {result.values['n']} ordinary cities, each on a map fitted without its fold, and "
+        f"n = {result.values['n']} training cities, each on a map fitted without its fold, and "
         f"{result.values['n_new']} new ones; {layer_name(best['layer'], best['hook'])}, prompt "
         f"{best['task']}. Bars: 95 % over cities. Dotted: map fitted on shuffled places.",
     )
@@ -71,7 +71,7 @@ def manifold_figure(result: Result) -> Figure:
 
 
 def timeline_figure(result: Result) -> Figure:
-    """Map, likeness to the last checkpoint and dimension against rows seen. Reads table `steps`."""
+    """Map, similarity to the last checkpoint and dimension against rows seen. Reads table `steps`."""
     rows = result.tables["steps"]
     seen = floats([row["rows"] for row in rows])
     figure = new_figure(2.8)
@@ -107,9 +107,9 @@ def timeline_figure(result: Result) -> Figure:
         ax.grid(axis="y")
     caption(
         figure,
-        f"n = {result.values['n']} old cities, {layer_name(result.params['layer'], result.params['hook'])}, "
-        f"prompt {result.params['task']}. R² on held-out cities, control: shuffled places "
-        "(dotted); bars: 95 % over cities. "
-        "Effective rank: participation ratio of singular values, as in the paper.",
+        f"n = {result.values['n']} training cities, "
+        f"{layer_name(result.params['layer'], result.params['hook'])}, prompt {result.params['task']}. R² on "
+        "held-out cities, control: shuffled places (dotted); bars: 95 % over cities. Effective rank: "
+        "participation ratio of singular values, as in the paper.",
     )
     return figure

@@ -6,9 +6,9 @@ themselves, so that it goes on straight where cities are rare, and Gaussian bump
 penalty are the pair with the least exact leave-one-out error over the cities given; nothing is set by eye.
 
 For an activation h the nearest point f(z) of the map splits what a probe's error mixes:
-  along   |z - true place|   how far off the city is on the map, in tenths of a degree
+  along   |z - true coordinates|   how far off the city is on the map, in tenths of a degree
   off     |h - f(z)|         how far it is from any place of the map, in units of the activation
-Both are read beside ordinary cities that the map was not fitted on (`placement.py`).
+Both are read beside training cities that the map was not fitted on (`placement.py`).
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Manifold:
     holds the error of the map itself. `share` is the share that is a function of place, without that error,
     and `noise` the deviation of what is not, a number of the activation; 95 % intervals over cities.
     With metric "residual" distances are taken after whitening by the (shrunk) covariance of what is left of
-    ordinary cities: a step counts for more in a direction where ordinary cities do not vary.
+    training cities: a step counts for more in a direction where training cities do not vary.
     """
 
     centre: Float[np.ndarray, "2"]

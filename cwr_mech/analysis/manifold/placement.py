@@ -1,9 +1,9 @@
-"""Misplaced on the map, or off the map: two numbers for a city, read beside ordinary cities.
+"""On-manifold and off-manifold error: two numbers for a city, read beside training cities.
 
-`place_all` puts every ordinary city on a map fitted on the other folds (what error along the map and what
-distance off it a city shows that is where it should be) and every new city on the same maps, so that both
-groups meet maps of equal quality. `excess` compares them: noise adds to squared distances, so the difference
-of mean squares is what displacement added, and its root is the typical displacement.
+`place_all` puts every training city on a map fitted on the other folds (what error along the manifold and
+what distance off it a city shows that is where it should be) and every new city on the same maps, so that
+both groups meet maps of equal quality. `excess` compares them: noise adds to squared distances, so the
+difference of mean squares is what displacement added, and its root is the typical displacement.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from cwr_mech.errors import AnalysisError
 class Placement:
     """Where cities stand with respect to a map they took no part in.
 
-    `place` [city 2] nearest point of the map, `along` [city] its distance from the true place in tenths of a
-    degree, `off` [city] distance of the activation from the map, in units of the activation (with metric
-    "residual": in standard deviations of what is left of ordinary cities).
+    `place` [city 2] nearest point of the map, `along` [city] its distance from the true coordinates in
+    tenths of a degree, `off` [city] distance of the activation from the map, in units of the activation
+    (with metric "residual": in standard deviations of what is left of training cities).
     """
 
     place: Float[np.ndarray, "city 2"]
@@ -46,9 +46,9 @@ def place_cities(
 
 @dataclass(frozen=True)
 class Displacement:
-    """New cities beside ordinary ones.
+    """New cities beside training ones.
 
-    `ordinary`: each ordinary city on the map of the other folds. `new`: one Placement of all new cities for
+    `ordinary`: each training city on the map of the other folds. `new`: one Placement of all new cities for
     each of those maps (none without new cities).
     """
 
@@ -56,23 +56,23 @@ class Displacement:
     new: tuple[Placement, ...]
 
     def along(self) -> Float[np.ndarray, "new"]:
-        """Error along the map of each new city, root mean square over the maps, in tenths of a degree."""
+        """On-manifold error of each new city, root mean square over the maps, in tenths of a degree."""
         return np.sqrt(np.mean([found.along**2 for found in self.new], axis=0))
 
     def off(self) -> Float[np.ndarray, "new"]:
-        """Distance off the map of each new city, root mean square over the maps."""
+        """Distance off the manifold of each new city, root mean square over the maps."""
         return np.sqrt(np.mean([found.off**2 for found in self.new], axis=0))
 
     def off_ratio(self) -> Float[np.ndarray, "new"]:
-        """Distance off the map in units of the median ordinary city."""
+        """Distance off the manifold in units of the median training city."""
         return self.off() / float(np.median(self.ordinary.off))
 
     def excess_along(self, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
-        """Typical displacement along the map, in tenths of a degree, beyond what ordinary cities show."""
+        """Typical on-manifold displacement, in tenths of a degree, beyond that of training cities."""
         return excess([found.along for found in self.new], self.ordinary.along, rng, level=level)
 
     def excess_off(self, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
-        """Typical displacement off the map, in units of the activation, beyond what ordinary cities show."""
+        """Typical off-manifold displacement, in units of the activation, beyond that of training cities."""
         return excess([found.off for found in self.new], self.ordinary.off, rng, level=level)
 
 
@@ -87,8 +87,8 @@ def place_all(
 ) -> Displacement:
     """Place ordinary and new cities. `fold` deals the ordinary (old) cities, in their order in `x`.
 
-    Folds of whole regions are the stricter reference for new cities that stand where no old city is near.
-    Raises AnalysisError as `fit_manifold` does.
+    Folds of whole regions are the stricter reference for new cities that stand where no training city is
+    near. Raises AnalysisError as `fit_manifold` does.
     """
     old = ~np.asarray(is_new, dtype=bool)
     x_old, xy_old = x[old], xy[old]
@@ -111,16 +111,16 @@ def excess(
     draws: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """Typical displacement of a group beyond ordinary cities, with an interval.
+    """Typical displacement of a group beyond training cities, with an interval.
 
     `groups`: the distances of the same cities by each fold's map. The value is the signed root of
-    mean(group^2) - mean(ordinary^2), negative when the group is closer than ordinary cities. Its variance is
+    mean(group^2) - mean(ordinary^2), negative when the group is closer than training cities. Its variance is
     that of both samples of cities plus that of the map itself, which all cities share: the delete-one-fold
     jackknife of the group's mean. The shape is that of the studentised bootstrap (Efron and Tibshirani 1993,
     ch. 12), because squared distances are skewed. Raises AnalysisError for fewer than 2 cities or maps.
     """
     if len(groups) < 2 or min(groups[0].size, ordinary.size) < 2:
-        raise AnalysisError("an excess needs at least 2 maps, 2 new cities and 2 ordinary ones")
+        raise AnalysisError("an excess needs at least 2 maps, 2 new cities and 2 training ones")
 
     def root(difference: np.ndarray | float) -> np.ndarray:
         return np.asarray(np.sign(difference) * np.sqrt(np.abs(difference)))

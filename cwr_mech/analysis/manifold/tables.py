@@ -3,7 +3,6 @@ Result.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,12 +10,10 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
 from cwr_mech.analysis.manifold.placement import Displacement, place_all
 from cwr_mech.analysis.probing.dimension import spectrum, surfacing
-from cwr_mech.analysis.probing.probe import random_folds, region_folds
-from cwr_mech.analysis.selection import Item, run_label, shared_ids
+from cwr_mech.analysis.probing.probe import TrainingCities, region_folds
+from cwr_mech.analysis.selection import Item, run_label
 from cwr_mech.analysis.similarity.neighbours import twonn
-from cwr_mech.results import Result
-
-Row = dict[str, Any]
+from cwr_mech.results import Result, Row
 
 
 def manifold_result(
@@ -35,9 +32,8 @@ def manifold_result(
     place.
     """
     old = ~store.is_new
-    ids = shared_ids([store], "old")
-    xy = store.xy
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    known, xy = TrainingCities.of([store], folds=folds, seed=seed), store.xy
+    ids, fold = known.ids, known.fold
     regions = np.asarray(store.region)[old]
     by_region = region_folds(regions) if np.unique(regions).size > 1 else None
     layers: list[Row] = []
@@ -46,7 +42,7 @@ def manifold_result(
     best: tuple[float, Item, Displacement] | None = None
     for index, item in enumerate(Item(store, hook, task, site) for hook in hooks for task in tasks):
         x = store.get(item.hook, item.task, site)
-        place = {"run": item.run, "layer": item.layer, "hook": item.hook, "task": item.task, "site": site}
+        place = item.columns
         rng = np.random.default_rng([seed, 1, index])
         found = place_all(x, xy, store.is_new, fold, seed=seed, metric=metric)
         whole = fit_manifold(x[old], xy[old], seed=seed)
@@ -81,14 +77,14 @@ def manifold_result(
         tables={"layers": layers, "surfacing": surfaced, "spectrum": spectra},
         arrays=_arrays(best[2], store),
         notes=[
-            f"{len(ids)} old cities, each placed on a map fitted on the other {folds - 1} of {folds} folds; "
-            "new cities on the same maps. Along: tenths of a degree. Off: units of the activation"
-            + (", whitened by what is left of ordinary cities." if metric == "residual" else "."),
-            "Excess: typical displacement beyond ordinary cities, with a 95 % interval over cities that "
-            "holds the map's own error; negative means closer than ordinary cities.",
+            f"{len(ids)} training cities, each placed on a map fitted on the other {folds - 1} of {folds} "
+            "folds; new cities on the same maps. Along: tenths of a degree. Off: units of the activation"
+            + (", whitened by what is left of training cities." if metric == "residual" else "."),
+            "Excess: typical displacement beyond training cities, with a 95 % interval over cities that "
+            "holds the map's own error; negative means closer than training cities.",
             "Share of place: of the variance, without the error of the fitted map; noise: the deviation of "
             "what is not a function of place, a number of the activation. 95 % over cities.",
-            "Controls: the map fitted on shuffled places (share of variance); ordinary cities of regions "
+            "Controls: the map fitted on shuffled places (share of variance); training cities of regions "
             "that are held out as a whole (the stricter reference for new cities far from old ones).",
         ],
     )
@@ -97,7 +93,7 @@ def manifold_result(
 def _map(whole: Manifold, control: Manifold) -> Row:
     row: Row = {"variance": whole.variance, "variance_shuffled": control.variance, "width": whole.width}
     for name, one in (("share", whole.share), ("share_shuffled", control.share), ("noise", whole.noise)):
-        row |= {name: one.value, f"{name}_lo": one.lo, f"{name}_hi": one.hi}
+        row |= one.columns(name)
     return row
 
 
@@ -116,7 +112,7 @@ def _layer(found: Displacement, strict: Displacement | None, rng: np.random.Gene
         values = (found.along(), found.off(), found.off_ratio())
         row |= {name: float(np.median(value)) for name, value in zip(names, values, strict=True)}
         for way, one in (("along", found.excess_along(rng)), ("off", found.excess_off(rng))):
-            row |= {f"excess_{way}": one.value, f"excess_{way}_lo": one.lo, f"excess_{way}_hi": one.hi}
+            row |= one.columns(f"excess_{way}")
     return row
 
 

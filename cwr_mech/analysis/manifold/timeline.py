@@ -1,21 +1,18 @@
-"""When the map forms: probe, likeness to the final model and dimension at every checkpoint, as a Result."""
+"""When the map forms: probe, similarity to the final model and dimension at every checkpoint, as a Result."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.probing.dimension import spectrum
-from cwr_mech.analysis.probing.probe import probe, r2_interval, random_folds
-from cwr_mech.analysis.selection import layer_number, shared_ids
+from cwr_mech.analysis.probing.probe import TrainingCities, probe, r2_interval
+from cwr_mech.analysis.selection import layer_number
 from cwr_mech.analysis.similarity.cka import linear_cka_interval
 from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result
-
-Row = dict[str, Any]
+from cwr_mech.results import Result, Row
 
 
 def timeline_result(
@@ -36,10 +33,8 @@ def timeline_result(
     if len(stores) < 2:
         raise AnalysisError(f"run {run} has {len(stores)} checkpoint(s)", "a timeline needs two")
     steps = sorted(stores)
-    ids = shared_ids(list(stores.values()), "old")
-    first = stores[steps[0]]
-    xy = first.xy[first.rows(ids)]
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]))
+    known = TrainingCities.of([stores[step] for step in steps], seed=seed)
+    ids, xy, fold = known.ids, known.xy, known.fold
     final = stores[steps[-1]].get(hook, task, site, ids)
     rows: list[Row] = []
     for step in steps:
@@ -48,7 +43,7 @@ def timeline_result(
         found = probe(x, xy, fold, rng, draws=draws)
         precision = r2_interval(found.decoded, xy, rng)
         share = fit_manifold(x, xy, seed=seed).share
-        likeness = linear_cka_interval(x, final)
+        similarity = linear_cka_interval(x, final)
         counted = spectrum(x)
         last = step == steps[-1]
         rows.append(
@@ -61,12 +56,10 @@ def timeline_result(
                 "r2_hi": precision.hi,
                 "r2_shuffled": float(found.shuffled.mean()),
                 "error_median": found.score.error_median,
-                "share": share.value,
-                "share_lo": share.lo,
-                "share_hi": share.hi,
-                "cka_final": likeness.value,
-                "cka_final_lo": None if last else likeness.lo,
-                "cka_final_hi": None if last else likeness.hi,
+                **share.columns("share"),
+                "cka_final": similarity.value,
+                "cka_final_lo": None if last else similarity.lo,
+                "cka_final_hi": None if last else similarity.hi,
                 "participation_singular": counted.participation_singular,
                 "twonn": twonn(x),
             }
@@ -77,7 +70,7 @@ def timeline_result(
         params={
             "runs": [run],
             "hook": hook,
-            "layer": layer_number(hook, first.hooks),
+            "layer": layer_number(hook, stores[steps[0]].hooks),
             "task": task,
             "site": site,
             "draws": draws,
@@ -86,7 +79,7 @@ def timeline_result(
         values={"n": len(ids), "r2_final": rows[-1]["r2"]},
         tables={"steps": rows},
         notes=[
-            f"{len(ids)} old cities, prompt {task}; held-out R2 of a ridge probe, control: shuffled places.",
+            f"{len(ids)} training cities, prompt {task}; held-out R2 of a ridge probe; control: shuffled.",
             "CKA with the last checkpoint is debiased, its interval over cities; at the last step it is 1.",
         ],
     )

@@ -1,7 +1,6 @@
 """Estimates of a patching sweep held against exact patching: of cells by attribution, of paths by edges."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,8 @@ from cwr_mech.analysis.patching.table import (
     resample,
 )
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Row
 
-Row = dict[str, Any]
 ESTIMATES: Mapping[str, tuple[Mode, int]] = {
     "linear": ("linear", 1),
     "softmax recomputed": ("exact", 1),

@@ -4,7 +4,6 @@ learned subspace. Each part adds its table to one Result.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -22,12 +21,11 @@ from cwr_mech.analysis.patching.survey import patch_result
 from cwr_mech.analysis.patching.sweep import Sweep, cost, sweep
 from cwr_mech.analysis.study import stage, uses
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.training.folders import RUNS
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
-Row = dict[str, Any]
 DECODED = ("swapped_digits", "swapped_last", "equals")
 """Spans at which the residual stream is replaced to see which city the decoded answer follows."""
 
@@ -169,6 +167,6 @@ def steps_notes(rows: Sequence[Row], best: Cell) -> list[str]:
     return [
         f"Sources moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
         f"after layer {best.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
-        f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} "
-        f"[{own['lo']:.2f}, {own['hi']:.2f}]."
+        f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} [{own['lo']:.2f}, "
+        f"{own['hi']:.2f}]."
     ]

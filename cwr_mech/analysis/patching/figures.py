@@ -111,8 +111,8 @@ def subspaces_figure(result: Result) -> Figure:
     unit = "models" if "n_models" in result.values else "pairs"
     caption(
         figure,
-        f"{result.params['task']}: {n} {unit}, the first city's last digit; dimensions in brackets. "
-        "IIA: share of answers that become the model's answer to the source question. covariance-matched: "
+        f"{result.params['task']}: {n} {unit}, the first city's last digit; dimensions in brackets. IIA: "
+        "share of answers that become the model's answer to the source question. covariance-matched: "
         "directions in which cities vary at all; random: drawn evenly; both of the manifold's rank, mean "
         f"over draws. Bars: 95 % over {'models' if unit == 'models' else 'cities'}.",
     )

@@ -8,7 +8,6 @@ best. With all cities in the place of one city of one question, the answers can 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
@@ -27,13 +26,13 @@ from cwr_mech.analysis.patching.pairs import Pairs, correct, true_answers
 from cwr_mech.analysis.patching.table import resample
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Row
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
 
-Row = dict[str, Any]
 QUESTIONS = 32
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.8)
-"""Steps are these quantiles of the distances between old cities."""
+"""Steps are these quantiles of the distances between training cities."""
 
 
 def with_sources(
@@ -126,7 +125,7 @@ def _followed(pairs: Pairs, words: Shaped[np.ndarray, " pair"], rng: np.random.G
 
 
 def map_part(model: HookedQwen2, world: World, pairs: Pairs, cell: Cell) -> dict[str, np.ndarray]:
-    """One question with every old city put in the place of its swapped city, at `cell`.
+    """One question with every training city put in the place of its swapped city, at `cell`.
 
     Arrays map_{xy,true,given,own}: a city's place, the true answer with it, the answer given after the swap,
     and the answer when asked outright; map_others and map_swapped: places of the question's own cities.

@@ -103,7 +103,7 @@ def find_pairs(
 ) -> Pairs:
     """Up to `n` pairs from test questions, spread evenly over the numbers of digits that differ.
 
-    `group` "old" swaps an old city for an old one; "new" asks about at least one new city and swaps a new
+    `group` "old" swaps one training city for another; "new" asks about at least one new city and swaps a new
     city for an old one (new cities lie so close together that one for another changes hardly an answer).
     `slot` fixes the place that is swapped (from 0; by default any). `tolerance`: an answer in numbers is
     right within this share of the best constant answer's mean error, and the two true answers must be more

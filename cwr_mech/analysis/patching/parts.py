@@ -1,14 +1,13 @@
 """Through which part of a city's state do answers run? Interchange inside and outside of the manifold.
 
 Model by model and task by task the first city's state is replaced in part, from a source city or from what
-another model holds about the source, aligned; and the answer decoded. Old cities are swapped for old ones,
-new cities for old ones and the other way round.
+another model holds about the source, aligned; and the answer decoded. Training cities are swapped for other
+training cities, new cities for training cities and the other way round.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
 from cwr_mech.analysis.patching.subspaces import (
     Fitted,
     aligned_states,
-    city_states,
     describe,
     fit_subspaces,
     graft,
+    states_at,
 )
 from cwr_mech.analysis.patching.summary import group_of, grouped, verdict
 from cwr_mech.analysis.patching.table import pool_followed
@@ -32,12 +31,11 @@ from cwr_mech.analysis.study import stage, uses
 from cwr_mech.errors import AnalysisError, ConfigError
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
-Row = dict[str, Any]
 SPAN = "swapped_last"
 """Where states are replaced: by then the whole id has been read."""
 
@@ -84,7 +82,7 @@ def subspace_part(
 
 def followed(model: HookedQwen2, pairs: Pairs, fitted: Fitted, seed: int) -> list[Row]:
     """Rows of decoded answers for every fitted subspace. For new cities in both directions: "noise" puts an
-    old city into the new one's question, "denoise" the new city into the old one's."""
+    training city into the new one's question, "denoise" the new city into the old one's."""
     conditions = INTERCHANGE if pairs.group == "new" else INTERCHANGE[1:]
     found = interchange(model, pairs, fitted.cells, conditions=conditions, bases=fitted.bases)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 10)))
@@ -112,9 +110,9 @@ def from_another(
 ) -> list[Row]:
     """Rows as of `followed`, where the source's state is what model `other` (called `name`) holds about it.
 
-    Its states after the same layer (or its last) are mapped by ridge regression on old cities that are not
-    the one mapped; the control is fitted on cities paired at random. For new cities the question is about
-    the old city and the source is the new one, which no alignment has seen ("denoise").
+    Its states after the same layer (or its last) are mapped by ridge regression on training cities that are
+    not the one mapped; the control is fitted on cities paired at random. For new cities the question is about
+    the training city and the source is the new one, which no alignment has seen ("denoise").
     """
     direction = "denoise" if pairs.group == "new" else "noise"
     if pairs.group == "new":
@@ -123,7 +121,7 @@ def from_another(
     asked, source = (world.rows(ids[here, pairs.slot]) for ids in (pairs.clean, pairs.corrupt))
     rng = np.random.default_rng(np.random.SeedSequence((seed, 12)))
     folds = np.where(world.is_new, -1, rng.integers(FOLDS, size=world.n))
-    own, theirs = (city_states(each, world, pairs.task, world.ids, SPAN) for each in (model, other))
+    own, theirs = (states_at(each, world, pairs.task, world.ids, SPAN) for each in (model, other))
     whole = torch.eye(own.shape[-1])
     rows: list[Row] = []
     for layer, states in enumerate(own):
@@ -244,8 +242,8 @@ def parts_result(
     notes = []
     for key, mine in grouped(pooled).items():
         trained, task, group, direction, states_from = key
-        question = "a new city, source old" if direction == "noise" else "an old city, source new"
-        cities = "old cities" if group == "old" else question
+        question = "a new city, source old" if direction == "noise" else "a training city, source new"
+        cities = "training cities" if group == "old" else question
         taken = "" if states_from == "own" else f", states of {states_from}"
         runs_here = dict.fromkeys(row["run"] for row in rows if group_of(row) == key)
         notes.append(f"{trained} ({', '.join(runs_here)}), {task}, {cities}{taken}: {verdict(mine)}.")

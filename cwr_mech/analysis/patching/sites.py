@@ -31,11 +31,9 @@ from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
-
-Row = dict[str, Any]
 
 HALF = 0.5
 """A site whose interchange moves a smaller share of the answers is causally weak."""
@@ -216,8 +214,8 @@ def sites_result(
             reading.append({"task": each.task, "slot": slot} | where | {name: row[name] for name in kept})
     weak = [row["task"] for row in reading if row["weak"]]
     notes = [
-        f"A city is read at {Site(row['layer'], row['component'], row['position'])} in {row['task']} "
-        f"(city {row['slot'] + 1}): interchanging that state gives the source's answer in {row['iia']:.2f} "
+        f"A city is read at {Site(row['layer'], row['component'], row['position'])} in {row['task']} (city "
+        f"{row['slot'] + 1}): interchanging that state gives the source's answer in {row['iia']:.2f} "
         f"[{row['lo']:.2f}, {row['hi']:.2f}] of {row['n']} pairs."
         for row in reading
         if not row["weak"]
@@ -231,7 +229,7 @@ def sites_result(
         kind="sites",
         command=command,
         inputs=dict(inputs or {}),
-        params={"run": run, "n_layers": found[0].n_layers, **(params or {})},
+        params={"run": run, "runs": [run], "n_layers": found[0].n_layers, **(params or {})},
         tables={
             "sites": [
                 {"task": each.task, "cities": each.cities, **row} for each in found for row in each.rows

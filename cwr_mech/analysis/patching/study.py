@@ -19,14 +19,6 @@ PATCHED = "resid_post,attn_out,mlp_out,z"
 CitiesHere = Annotated[str, Opt("old, or new (training cities are put in new ones' places).")]
 
 
-def _runs(runs: Names) -> "list[Run]":
-    """The runs named, the latest by default. Raises MissingArtifact."""
-    from cwr_mech.analysis.sources import run_of
-    from cwr_mech.training.folders import latest_run
-
-    return [run_of(name) for name in names(runs) or [latest_run().as_posix()]]
-
-
 def _tasks(tasks: Names, run: "Run") -> list[str]:
     """Tasks by name, or those a run was trained on ("own"). Raises UnknownName."""
     from cwr_mech.tasks.registry import get_task
@@ -72,7 +64,9 @@ def sites(
     A site where fewer than half of the answers become the source's is causally weak: what a probe decodes
     there is not what the answers use.
     """
-    found = _runs(None if run is None else [str(run)])[0]
+    from cwr_mech.analysis.sources import run_of
+
+    found = run_of(run)
     asked = _tasks(tasks, found)
     places = names(city) or []
     if not places or not all(place.isdigit() and int(place) > 0 for place in places):
@@ -147,7 +141,9 @@ def patch(
     In a model with a tokenizer of its own one entity is swapped for another of equal length, in the texts
     that cache-acts has read: how far does the next token follow? There --task is a prompt.
     """
-    found = _runs(runs)
+    from cwr_mech.analysis.sources import runs_of
+
+    found = runs_of(runs)
     if found[0].reads_text:
         kept = [name for name in names(components) or () if name != "z" or components != PATCHED]
         return _patched_texts(found, task, kept, pairs, seed)
@@ -199,7 +195,9 @@ def patch_tasks(
 
     Patches the residual stream and single heads at the city's last digit and at '=', by the logit difference.
     """
-    found = _runs(runs)
+    from cwr_mech.analysis.sources import runs_of
+
+    found = runs_of(runs)
     asked = _tasks(tasks, found[0])
     from cwr_mech.analysis.patching.examine import Sweeping, swept_result
     from cwr_mech.analysis.patching.parts import Question
@@ -229,7 +227,7 @@ def patch_parts(
     runs: RunsArg = None,
     *,
     tasks: Annotated[Names, Opt("Tasks, comma-separated.")] = "distance",
-    cities: Annotated[Names, Opt("Questions about old cities, about new ones, or old,new.")] = "old",
+    cities: Annotated[Names, Opt("Questions about training cities, about new ones, or old,new.")] = "old",
     subspace: Annotated[
         Names, Opt("Kinds of subspaces; the manifold always.")
     ] = "manifold,pca,covariance-matched,random",
@@ -243,7 +241,9 @@ def patch_parts(
 
     Run by run and task by task; runs trained alike are pooled, with models as the units.
     """
-    found, others = _runs(runs), _runs(states_from) if states_from else []
+    from cwr_mech.analysis.sources import runs_of
+
+    found, others = runs_of(runs), runs_of(states_from) if states_from else []
     asked = _tasks(tasks, found[0])
     from cwr_mech.analysis.patching.parts import Question, parts_of_runs
     from cwr_mech.analysis.patching.subspaces import SUBSPACES

@@ -2,7 +2,7 @@
 
 For questions whose first city is exchanged, the residual stream at that city's last digit (and at the
 delimiter after it) equals what a bare city prompt gives there, because nothing before it differs. Subspaces
-are fitted on such states of old cities, after every block:
+are fitted on such states of training cities, after every block:
 
 manifold            directions in which cities differ because of their coordinates (`manifold.bases`)
 pca                 as many leading principal components: where cities differ most, for any reason
@@ -26,7 +26,7 @@ from einops import rearrange
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from cwr_mech.activations.cities import city_prompts, residual_at
+from cwr_mech.activations.cities import city_states
 from cwr_mech.analysis.manifold.bases import (
     Basis,
     fit_basis,
@@ -70,17 +70,14 @@ class Fitted:
     cells: tuple[Cell, ...]
 
 
-def city_states(
+def states_at(
     model: HookedQwen2, world: World, task: str, ids: Int64[np.ndarray, " city"], span: str
 ) -> Float64[np.ndarray, "layer city d_model"]:
-    """Residual stream after every layer at a place of SITES in bare prompts about these cities."""
+    """Residual stream after every block at a place of SITES in bare prompts about these cities."""
     if span not in SITES:
         raise UnknownName("place of a single city", span, SITES)
-    tokens, position = city_prompts(task, ids, SITES[span], world.config.id_digits)
-    row = np.arange(len(ids))
-    layers = range(model.cfg.n_layers)
-    values = residual_at(model, tokens, row, np.full_like(row, position), layers)
-    return np.stack([values[layer] for layer in layers]).astype(np.float64)
+    at = SITES[span], world.config.id_digits
+    return city_states(model, task, ids, *at, layers=range(model.cfg.n_layers))
 
 
 def fit_subspaces(
@@ -95,7 +92,7 @@ def fit_subspaces(
     most: int = 2000,
     draws: int = DRAWS,
 ) -> Fitted:
-    """Fit subspaces on (at most `most`) old cities, for every layer and span, each with its complement.
+    """Fit subspaces on (at most `most`) training cities, for every layer and span, each with its complement.
 
     Kinds are those of SUBSPACES; the random ones are drawn `draws` times. All but the probe's plane have the
     manifold's rank, or `rank`. "readers" adds the row space and the null space of what later blocks read, by
@@ -111,7 +108,7 @@ def fit_subspaces(
     variance: dict[BasisName, float] = {}
     cells: list[Cell] = []
     for span in spans:
-        states = city_states(model, world, task, world.ids[rows], span)
+        states = states_at(model, world, task, world.ids[rows], span)
         for layer, x in enumerate(states):
             cells.append(Cell("resid_post", layer, None, span))
             equal = rank or fit_basis("manifold", x, xy, seed=seed).rank

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.results import Row
 
-Row = dict[str, Any]
 HALF, LEAST, MOST_HEADS = 0.5, 0.1, 4
 GROUPED = ("training_tasks", "task", "group", "direction", "states_from")
 """Columns of table `parts` that name one comparison of subspaces; models taught the same are its units."""
@@ -135,8 +135,8 @@ def _heads(rows: Sequence[Row], span: str, begin: str) -> str:
 def _share(row: Row) -> str:
     """A row's share with its interval and its null."""
     return (
-        f"{row['recovered']:.2f} [{_number(row['lo']):.2f}, {_number(row['hi']):.2f}] "
-        f"(an unrelated city {_number(row['null']):.2f})"
+        f"{row['recovered']:.2f} [{_number(row['lo']):.2f}, {_number(row['hi']):.2f}] (an unrelated city "
+        f"{_number(row['null']):.2f})"
     )
 
 
@@ -166,8 +166,8 @@ def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
     told = [f"whole state {at[None]['iia']:.2f}"]
     told += [f"{name} ({row['rank']} dimensions) {row['iia']:.2f}" for name, row in at.items() if name]
     return [
-        f"IIA over {n} pairs when only a part of the first city's state after layer "
-        f"{layer} is replaced, at its last digit: {', '.join(told)}."
+        f"IIA over {n} pairs when only a part of the first city's state after layer {layer} is replaced, at "
+        f"its last digit: {', '.join(told)}."
     ]
 
 

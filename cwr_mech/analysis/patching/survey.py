@@ -19,9 +19,7 @@ from cwr_mech.analysis.patching.table import (
     pool_followed,
     tabulate,
 )
-from cwr_mech.results import Result
-
-Row = dict[str, Any]
+from cwr_mech.results import Result, Row
 
 
 def patch_result(

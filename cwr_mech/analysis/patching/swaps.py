@@ -37,8 +37,7 @@ def answers_figure(result: Result) -> Figure:
         figure,
         f"{result.params['task']}: {n} {unit}. The residual stream after a layer is replaced by that of a "
         "question about another city, and the answer decoded. On the dashed line the answer is the true one; "
-        "labels are numbered and shaken a little. Bars: 95 % over "
-        f"{unit.replace('pairs', 'cities')}.",
+        f"labels are numbered and shaken a little. Bars: 95 % over {unit.replace('pairs', 'cities')}.",
     )
     return figure
 

@@ -6,12 +6,8 @@ nothing, 1 when it does all. Intervals resample swapped cities; p values flip th
 swapped city together, and are adjusted over the grid of one condition and metric (Benjamini & Hochberg 1995).
 """
 
-import csv
-import io
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +16,6 @@ from jaxtyping import Bool, Float64, Shaped
 from cwr_mech.analysis.patching.sweep import Sweep
 from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.stats.testing import benjamini_hochberg, sign_flip_test
-from cwr_mech.artifacts import atomic_file
 from cwr_mech.errors import AnalysisError
 
 COLUMNS = (
@@ -121,21 +116,15 @@ def ratios(
     level: float,
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
     """Columns effect, recovered, lo, hi, p of effects whose whole is `gap` [pair]."""
-    parts = [_block(effect[rows], gap, draws, level) for rows in _blocks(len(effect))]
+    starts = range(0, max(len(effect), 1), BLOCK)
+    parts = [_ratios(effect[start : start + BLOCK], gap, draws, level) for start in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _blocks(n: int) -> Iterator[slice]:
-    for start in range(0, max(n, 1), BLOCK):
-        yield slice(start, start + BLOCK)
-
-
-def _block(
-    effect: Float64[np.ndarray, "cell pair"],
-    gap: Float64[np.ndarray, " pair"],
-    draws: Resamples,
-    level: float,
+def _ratios(
+    effect: np.ndarray, gap: np.ndarray, draws: Resamples, level: float
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
+    """`ratios` of as many cells as fit into memory with all their resamples."""
     has = np.isfinite(effect)
     filled, gaps, n = np.where(has, effect, 0.0), np.where(has, gap, 0.0), has.sum(1)
     total, span = filled.sum(1), gaps.sum(1)
@@ -251,15 +240,3 @@ def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, 
 
 def _nan(value: int | float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Write tidy rows as CSV, atomically; None and NaN are empty cells."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
-    with atomic_file(path) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
-    return path

@@ -18,7 +18,7 @@ from cwr_mech.analysis.patching.text_swaps import (
 from cwr_mech.analysis.study import stage
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.render.markdown import interval, markdown_table
+from cwr_mech.render.markdown import ends, markdown_table
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.style import caption, new_figure
 from cwr_mech.results import Result, Row
@@ -83,9 +83,7 @@ def text(result: Result) -> str:
     columns = {"component": "component", "place": "layer", "position": "token position", "metric": "metric"}
     columns |= {"recovered": "recovered", "interval": "95 % over pairs", "null": "third entity"}
     columns |= {"flipped": "most probable token becomes the source's"}
-    rows = [
-        row | {"place": layer_name(row["layer"], None), "interval": interval(row)} for row in largest(result)
-    ]
+    rows = [row | {"place": layer_name(row["layer"], None), "interval": ends(row)} for row in largest(result)]
     return "\n\n".join([*result.notes, markdown_table(rows, columns)])
 
 

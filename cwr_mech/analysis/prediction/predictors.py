@@ -50,7 +50,8 @@ def gradient_fields(
     n_rows: int = 2048,
     seed: int = 0,
 ) -> dict[str, FieldPair]:
-    """Each task's mean gradient at every old city named first, for cities that all halves have in common.
+    """Each task's mean gradient at every training city named first, for cities that all halves have in
+    common.
 
     Raises AnalysisError when fewer than 8 cities are named in all of them.
     """

@@ -1,117 +1,48 @@
-"""`cwr-mech predict`: what gradients and tasks say before training, against published and own outcomes."""
+"""Can divergence be told before training?"""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated
 
-import numpy as np
-from jaxtyping import Float
-
-from cwr_mech.analysis.prediction.predictors import (
-    gradient_fields,
-    property_similarities,
-    similarities,
-    task_properties,
-    try_prediction,
-)
-from cwr_mech.analysis.published import correlate, matrix, published_correlation
-from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.analysis.study import Names, Opt, QuestionSeed, RunArg, names, stage, study, uses
 from cwr_mech.results import Result
-from cwr_mech.tasks.registry import PAPER_TASKS
-from cwr_mech.world.cities import World
-
-VARIANTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("without crossing (as published)", ("crossing",), ()),
-    ("without crossing and distance", ("crossing", "distance"), ()),
-    ("without crossing, distance not as trainer", ("crossing",), ("distance",)),
-    ("all seven tasks", (), ()),
-)
-"""Which pairs of tasks enter the published correlation: name, tasks left out, trainers left out."""
 
 
-def prediction_result(
-    models: Mapping[str, Callable[[], HookedQwen2]],
-    world: World,
-    outcomes: Mapping[str, Float[np.ndarray, "task task"]],
+@study("predict")
+def predict(
+    run: RunArg = None,
     *,
-    run: str,
-    layer: int,
-    site: str = "last_digit",
-    n_rows: int = 2048,
-    seed: int = 0,
-    command: str = "",
-    inputs: Mapping[str, str] | None = None,
-    advance: Callable[[int], object] = lambda n: None,
+    layer: Annotated[int, Opt("Layer of the gradients.", min=0)] = 1,
+    site: Annotated[str, Opt("Token position of a city.")] = "last_digit",
+    rows: Annotated[int, Opt("Questions for each task.", min=64)] = 2048,
+    outcomes: Annotated[
+        Names, Opt("Saved transfer results (JSON files) whose own transfer is an outcome, too.")
+    ] = None,
+    seed: QuestionSeed = 0,
 ) -> Result:
-    """Test every predictor against every outcome.
+    """Can divergence be told before training? From the tasks' gradients, early, and the tasks themselves.
 
-    models: name of a moment ("untrained", "step 70") -> loader of the model there. outcomes: matrices over
-    the seven tasks besides the published ones; a task whose row holds NaN is left out of that outcome.
-    Raises what `gradient_fields` raises.
+    Their similarity is held against published similarity and transfer and against own transfer, by
+    permutation over tasks. The run is one of all seven tasks, with its checkpoints.
     """
-    tasks = PAPER_TASKS
-    predictors: dict[tuple[str, str], np.ndarray] = {}
-    for moment, load in models.items():
-        fields = gradient_fields(load(), world, tasks, layer=layer, site=site, n_rows=n_rows, seed=seed)
-        for name, values in similarities(fields).items():
-            predictors[moment, name] = values
-        advance(1)
-    properties = task_properties(world, tasks)
-    for name, values in property_similarities(properties).items():
-        predictors["the tasks", name] = values
-    predictors["published, after pretraining", "parameter cosine"] = matrix("parameter_cosine")
-    known = {"published CKA": matrix("cka"), "published transfer": matrix("transfer"), **outcomes}
-    rows: list[dict[str, Any]] = []
-    for index, ((moment, name), values) in enumerate(predictors.items()):
-        for number, (outcome, target) in enumerate(known.items()):
-            unknown = {task for task, row in zip(tasks, target, strict=True) if np.isnan(row).any()}
-            for out in (unknown, unknown | {"crossing"}) if "crossing" not in unknown else (unknown,):
-                leave_out = tuple(task for task in tasks if task in out)
-                rng = np.random.default_rng(np.random.SeedSequence([seed, index, number]))
-                found = try_prediction(values, target, tasks, rng, leave_out=leave_out)
-                left = ", ".join(leave_out) or "none"
-                rows.append({"from": moment, "predictor": name, "outcome": outcome, "left_out": left} | found)
-    return Result(
-        kind="prediction",
-        command=command,
-        inputs=dict(inputs or {}),
-        params={"runs": [run], "layer": layer, "site": site, "n_rows": n_rows, "seed": seed},
-        values={"n_tests": len(rows), "published_r2": published_correlation()["r2"]},
-        tables={
-            "tests": rows,
-            "published": published_rows(),
-            "tasks": [{"task": task} | values for task, values in properties.items()],
-        },
-        arrays={
-            "tasks": np.array(tasks),
-            "predictors": np.stack(list(predictors.values())),
-            "from": np.array([moment for moment, _ in predictors]),
-            "names": np.array([name for _, name in predictors]),
-        },
-        notes=[
-            "r: correlation over pairs of tasks; p: one-sided, over all relabellings of the tasks (Mantel; "
-            "with 4 tasks it cannot be below 0.04). "
-            "r_lo and r_hi: range when each task in turn is left out, the lowest without `without`.",
-            f"{len(rows)} tests: about {len(rows) / 20:.0f} are expected to have p below 0.05 by chance.",
-        ],
-    )
+    from functools import partial
+    from pathlib import Path
 
+    from cwr_mech.analysis.prediction.tables import moments, own_outcomes, prediction_result
+    from cwr_mech.analysis.sources import run_of, untrained_state
 
-def published_rows() -> list[dict[str, Any]]:
-    """The published correlation of CKA with transfer, and what is left of it without distance."""
-    rows = []
-    for name, leave_out, trainers in VARIANTS:
-        found = correlate(matrix("cka"), matrix("transfer"), leave_out=leave_out, leave_out_trainers=trainers)
-        rows.append(
-            {"pairs": name, "n": found.n, "r": found.r, "r2": found.r2, "slope": found.slope}
-            | {"intercept": found.intercept, "p": found.p, "r_adjusted": found.r_adjusted}
+    found = run_of(run)
+    uses(found.source, found.sha256())
+    known = own_outcomes([Path(name) for name in names(outcomes) or ()])
+    models = {"untrained": untrained_state(found)[2]}
+    models |= {f"step {step}": partial(found.model, step) for step in moments(found.steps) if step}
+    with stage("gradients", len(models), "models") as advance:
+        return prediction_result(
+            models,
+            found.world(),
+            known,
+            run=found.name,
+            layer=layer,
+            site=site,
+            n_rows=rows,
+            seed=seed,
+            advance=advance,
         )
-    return rows
-
-
-def moments(steps: Sequence[int]) -> list[int]:
-    """The untrained model, the first checkpoint, one at about a tenth of the way, and the last."""
-    later = [step for step in steps if step]
-    if not later:
-        return [0]
-    tenth = min(later, key=lambda step: abs(step - later[-1] / 10))
-    return sorted({0, later[0], tenth, later[-1]})

@@ -219,8 +219,8 @@ def new_city_errors(
     """Errors of new cities, in tenths of a degree, decoded by a probe fitted on the old ones only.
 
     `error_mean` with a bootstrap interval over new cities (`lo`, `hi`), `error_median`; controls:
-    `error_shuffled`, a probe fitted on shuffled places, and `error_constant`, the mean place of old cities.
-    Raises AnalysisError without new cities.
+    `error_shuffled`, a probe fitted on shuffled places, and `error_constant`, the mean place of training
+    cities. Raises AnalysisError without new cities.
     """
     errors = place_errors(decode_new(x, xy, is_new, method=method), xy[is_new])
     shuffled = xy.copy()
@@ -230,7 +230,7 @@ def new_city_errors(
     row: dict[str, float | int] = {"n_new": int(errors.size), "error_mean": float(errors.mean())}
     if errors.size > 1:
         found = bootstrap(lambda rows: float(errors[rows].mean()), errors.size, rng, draws=400)
-        row |= {"lo": found.lo, "hi": found.hi}
+        row |= found.ends
     return row | {
         "error_median": float(np.median(errors)),
         "error_shuffled": float(by_chance.mean()),

@@ -1,7 +1,6 @@
 """What one probe score hides, at the best layer of each prompt, as a Result."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,22 +15,19 @@ from cwr_mech.analysis.probing.controls import (
     region_scores,
 )
 from cwr_mech.analysis.probing.probe import (
+    TrainingCities,
     cross_decode,
     decode_new,
     place_errors,
-    random_folds,
     score,
 )
 from cwr_mech.analysis.selection import (
     Item,
     run_label,
-    shared_ids,
     token_features,
 )
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result
-
-Row = dict[str, Any]
+from cwr_mech.results import Result, Row
 
 
 def best_sites(
@@ -47,12 +43,11 @@ def best_sites(
 
     The folds are those of `probe_result` for the same seed.
     """
-    ids = shared_ids([store], "old")
-    xy = store.xy[store.rows(ids)]
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    known = TrainingCities.of([store], folds=folds, seed=seed)
 
     def r2(hook: str, task: str, site: str) -> float:
-        return score(cross_decode(store.get(hook, task, site, ids), xy[None], fold)[0], xy).r2
+        x = store.get(hook, task, site, known.ids)
+        return score(cross_decode(x, known.xy[None], known.fold)[0], known.xy).r2
 
     pairs = [(hook, site) for hook in hooks for site in sites]
     return {task: max(pairs, key=lambda pair: r2(pair[0], task, pair[1])) for task in tasks}
@@ -71,10 +66,9 @@ def readout_result(
     beside shuffled places and digits), `regions`, `learning`, `new` (spread over prompts), `published`.
     Arrays: `transfer` [fitted read] at the place of the first prompt, `prompts`.
     """
-    ids = shared_ids([store], "old")
-    rows_of = store.rows(ids)
-    xy, region = store.xy[rows_of], np.asarray(store.region)[rows_of]
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    known = TrainingCities.of([store], folds=folds, seed=seed)
+    ids, xy, fold = known.ids, known.xy, known.fold
+    region = np.asarray(store.region)[store.rows(ids)]
     rng = np.random.default_rng([seed, 2])
     shuffled = rng.permutation(xy)
     digits, _ = code_length([*token_features(store, ids).values()][-1], xy, rng)
@@ -89,23 +83,10 @@ def readout_result(
         bits, uniform = code_length(x, xy, rng)
         held_out, r2_regions = _regions(x, xy, region, decoded)
         prompts.append(
-            {
-                "run": item.run,
-                "layer": item.layer,
-                "hook": hook,
-                "task": task,
-                "site": site,
-                "r2": score(decoded, xy).r2,
-                "r2_ols": score(cross_decode(x, xy[None], fold, method="ols")[0], xy).r2,
-                "r2_nonlinear": score(nonlinear_decode(x, xy, fold, seed=seed), xy).r2,
-                "r2_nonlinear_shuffled": score(nonlinear_decode(x, shuffled, fold, seed=seed), shuffled).r2,
-                "r2_regions_held_out": r2_regions,
-                "bits": bits,
-                "bits_uniform": uniform,
-                "bits_shuffled": code_length(x, shuffled, rng)[0],
-                "bits_digits": digits,
-                "n": len(ids),
-            }
+            item.columns
+            | _kinds(x, xy, fold, decoded, shuffled, seed)
+            | {"r2_regions_held_out": r2_regions, "bits": bits, "bits_uniform": uniform}
+            | {"bits_shuffled": code_length(x, shuffled, rng)[0], "bits_digits": digits, "n": len(ids)}
         )
         regions += [{"task": task, **row} for row in held_out]
         learning += [{"task": task, **row} for row in learning_curve(x, xy, rng)]
@@ -152,6 +133,18 @@ def readout_result(
             "Nonlinear: RBF kernel ridge regression, its width and penalty chosen inside the training folds.",
         ],
     )
+
+
+def _kinds(
+    x: np.ndarray, xy: np.ndarray, fold: np.ndarray, decoded: np.ndarray, shuffled: np.ndarray, seed: int
+) -> Row:
+    """Held-out R2 of a ridge probe, of least squares, and of a nonlinear one beside its control."""
+    return {
+        "r2": score(decoded, xy).r2,
+        "r2_ols": score(cross_decode(x, xy[None], fold, method="ols")[0], xy).r2,
+        "r2_nonlinear": score(nonlinear_decode(x, xy, fold, seed=seed), xy).r2,
+        "r2_nonlinear_shuffled": score(nonlinear_decode(x, shuffled, fold, seed=seed), shuffled).r2,
+    }
 
 
 def _regions(

@@ -7,11 +7,14 @@ degree. Controls: places shuffled among cities, and random but fixed places (Hew
 Reference for the design: Gurnee and Tegmark 2023 (arXiv 2310.02207); the paper's probe is `method="ols"`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.selection import shared_ids
 from cwr_mech.analysis.stats.intervals import Interval, bootstrap
 from cwr_mech.analysis.stats.ridge import (
     PENALTIES,
@@ -41,7 +44,7 @@ class ProbeScore:
 
 
 def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> ProbeScore:
-    """Score decoded places. R2 is NaN where all true places are the same."""
+    """Score decoded places. R2 is NaN where all true coordinates are the same."""
     r2, r2_x, r2_y = (
         r_squared(decoded, xy),
         r_squared(decoded[:, :1], xy[:, :1]),
@@ -74,8 +77,27 @@ def r_squared(decoded: Float[np.ndarray, "city axis"], xy: Float[np.ndarray, "ci
 def place_errors(
     decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]
 ) -> Float[np.ndarray, "city"]:
-    """Distance from each decoded to each true place, in tenths of a degree."""
+    """Distance of each city from decoded to true coordinates, in tenths of a degree."""
     return np.linalg.norm(decoded - xy, axis=1)
+
+
+@dataclass(frozen=True)
+class TrainingCities:
+    """The training cities that some files share, their coordinates, and the fold in which each is held out.
+
+    Probes of one seed have the same folds.
+    """
+
+    ids: Int[np.ndarray, " city"]
+    xy: Float[np.ndarray, "city 2"]
+    fold: Int[np.ndarray, " city"]
+
+    @classmethod
+    def of(cls, stores: Sequence[ActivationStore], *, folds: int = 5, seed: int = 0) -> "TrainingCities":
+        """Raises what `shared_ids` and `random_folds` raise."""
+        ids = shared_ids(stores, "old")
+        fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+        return cls(ids, stores[0].xy[stores[0].rows(ids)], fold)
 
 
 def random_folds(n: int, rng: np.random.Generator, *, k: int = 5) -> Int[np.ndarray, "city"]:
@@ -148,6 +170,20 @@ class Probe:
     def selectivity(self) -> float:
         """R2 on the map minus R2 on random but fixed places, both on held-out cities."""
         return self.score.r2 - self.random_held_out
+
+    @property
+    def columns(self) -> dict[str, float | int]:
+        """Score and controls as columns of a tidy table."""
+        score = {name: value for name, value in asdict(self.score).items() if name != "n"}
+        return score | {
+            "fitted_r2": self.fitted,
+            "control_r2_shuffled": float(self.shuffled.mean()),
+            "control_r2_shuffled_max": float(self.shuffled.max()),
+            "control_r2_random": self.random_held_out,
+            "control_r2_random_fitted": self.random_fitted,
+            "selectivity": self.selectivity,
+            "n_train": self.n_train,
+        }
 
 
 def probe(

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 
 from cwr_mech.analysis.probing.dimension import surfacing
-from cwr_mech.analysis.probing.probe import random_folds
-from cwr_mech.analysis.selection import Item, shared_ids
+from cwr_mech.analysis.probing.probe import TrainingCities
+from cwr_mech.analysis.selection import Item
 from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.stats.models import Member
 from cwr_mech.analysis.stats.testing import permutation_test
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 
-Row = dict[str, Any]
 MEASURED = ("variance", "r2", "alignment")
 
 
@@ -32,27 +31,24 @@ def surfacing_result(
     models of equally many tasks, intervals over models), `trend` (slope of R2 with the number of tasks for
     each layer and k; null: numbers of tasks shuffled among models). Raises AnalysisError for too few cities.
     """
-    ids = shared_ids([item.store for item in items], "old")
-    first = items[0].store
-    xy = first.xy[first.rows(ids)]
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    known = TrainingCities.of([item.store for item in items], folds=folds, seed=seed)
     rows: list[Row] = []
     for index, item in enumerate(items):
         member = members[item.run]
         place = {"run": item.run, "tasks": "+".join(member.tasks), "n_tasks": len(member.tasks)}
         place |= {"failed": member.failed, "layer": item.layer, "hook": item.hook, "task": item.task}
         rng = np.random.default_rng([seed, 1, index])
-        rows += [place | vars(one) for one in surfacing(item.get(ids), xy, fold, rng)]
+        rows += [place | vars(one) for one in surfacing(item.get(known.ids), known.xy, known.fold, rng)]
         advance(1)
     return Result(
         kind="surfacing",
         params={"runs": list(members), "site": items[0].site, "folds": folds, "seed": seed},
-        values={"n": len(ids), "models": len(members)},
+        values={"n": len(known.ids), "models": len(members)},
         tables={"components": rows, "by_tasks": _by_tasks(rows), "trend": _trends(rows, seed)},
         notes=[
-            f"{len(ids)} old cities. R2 of a ridge probe on the first k principal components alone, on "
-            "held-out cities; control: places shuffled. Alignment: share of the full probe's two directions "
-            "inside the components; control: random directions, k of the space's dimensions.",
+            f"{len(known.ids)} training cities. R2 of a ridge probe on the first k principal components "
+            "alone, on held-out cities; control: places shuffled. Alignment: share of the full probe's two "
+            "directions inside the components; control: random directions, k of the space's dimensions.",
             "Intervals of one model are over cities; means and trends have models as units.",
         ],
     )
@@ -72,7 +68,7 @@ def _by_tasks(rows: Sequence[Row]) -> list[Row]:
         row: Row = {"layer": layer, "n_tasks": n_tasks, "k": k, "models": len(mine)}
         for name in MEASURED:
             interval = mean_interval(np.array([one[name] for one in mine]))
-            row |= {name: interval.value, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}
+            row |= interval.columns(name)
         means.append(row)
     return means
 

@@ -1,7 +1,6 @@
 """Probes at every layer, prompt and site of an activation file, with their controls, as a Result."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,21 +9,20 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.probing.controls import new_city_errors
 from cwr_mech.analysis.probing.probe import (
     Probe,
+    TrainingCities,
     cross_decode,
     place_errors,
     probe,
     r2_interval,
-    random_folds,
     score,
 )
 from cwr_mech.analysis.selection import (
     Item,
     run_label,
-    shared_ids,
     token_features,
 )
 from cwr_mech.analysis.stats.ridge import Method, fit_linear
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 
 
 def probe_result(
@@ -45,51 +43,30 @@ def probe_result(
     `untrained` is the activation file of the same model before training. `advance(1)` is called after each
     probe. The folds are the same for all of them. Raises AnalysisError for too few cities.
     """
-    ids = shared_ids([store], "old")
-    rows_of = store.rows(ids)
-    xy = store.xy[rows_of]
-    fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
+    known = TrainingCities.of([store], folds=folds, seed=seed)
+    ids, xy, fold = known.ids, known.xy, known.fold
     tokens = [*token_features(store, ids).values()][-1]
     by_tokens = score(cross_decode(tokens, xy[None], fold, method=method)[0], xy)
-    layers: list[dict[str, Any]] = []
-    new: list[dict[str, Any]] = []
+    layers: list[Row] = []
+    new: list[Row] = []
     best: tuple[float, Item, Probe] | None = None
     for index, item in enumerate(Item(store, h, t, s) for h in hooks for t in tasks for s in sites):
         rng = np.random.default_rng([seed, 1, index])
         found = probe(item.get(ids), xy, fold, rng, draws=draws, method=method)
-        place = {
-            "run": item.run,
-            "layer": item.layer,
-            "hook": item.hook,
-            "task": item.task,
-            "site": item.site,
-        }
         interval = r2_interval(found.decoded, xy, rng)
         layers.append(
             {
-                **place,
-                "r2": found.score.r2,
-                "lo": interval.lo,
-                "hi": interval.hi,
-                "r2_x": found.score.r2_x,
-                "r2_y": found.score.r2_y,
-                "error_mean": found.score.error_mean,
-                "error_median": found.score.error_median,
-                "fitted_r2": found.fitted,
-                "control_r2_shuffled": float(found.shuffled.mean()),
-                "control_r2_shuffled_max": float(found.shuffled.max()),
-                "control_r2_random": found.random_held_out,
-                "control_r2_random_fitted": found.random_fitted,
+                **item.columns,
+                **found.columns,
+                **interval.ends,
                 f"control_r2_{'tokens' if store.reads_text else 'digits'}": by_tokens.r2,
-                "selectivity": found.selectivity,
                 "control_r2_untrained": _untrained(untrained, item, ids, xy, fold, method),
-                "n_train": found.n_train,
                 "n_test": len(ids),
             }
         )
         if store.is_new.any():
             errors = new_city_errors(store.get(*_key(item)), store.xy, store.is_new, rng, method=method)
-            new.append({**place, **errors, "error_old": found.score.error_mean})
+            new.append({**item.columns, **errors, "error_old": found.score.error_mean})
         if best is None or found.score.r2 > best[0]:
             best = (found.score.r2, item, found)
         advance(1)
@@ -103,18 +80,13 @@ def probe_result(
             "folds": folds,
             "draws": draws,
             "seed": seed,
-            "map": {
-                "run": best[1].run,
-                "layer": best[1].layer,
-                "task": best[1].task,
-                "site": best[1].site,
-            },
+            "map": best[1].columns,
         },
         values={"r2_best": best[0], "error_test": best[2].score.error_mean, **at_best},
         tables={"layers": layers, **({"new": new} if new else {})},
         arrays=arrays,
         notes=[
-            f"Each of {len(ids)} old cities is decoded by a {method} probe fitted on the other "
+            f"Each of {len(ids)} training cities is decoded by a {method} probe fitted on the other "
             f"{folds - 1} of {folds} folds; errors in tenths of a degree.",
             f"Controls on the same folds: {draws} shuffles of the places, random but fixed places, and a "
             + ("probe on the tokens of the name." if store.reads_text else "probe on the digits of the id."),

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cwr_mech.activations.cities import city_states
 from cwr_mech.analysis.manifold.bases import fit_basis, leading_directions, random_basis_like
 from cwr_mech.analysis.routing.grams import gradient_set, parts, writing
-from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.stats.subspaces import (
     cosine_interval,
     effective_directions,
@@ -46,8 +46,6 @@ def conflict_result(
     batch: int = 32,
     rank: int = 4,
     seed: int = 0,
-    command: str = "",
-    inputs: Mapping[str, str] | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Compare the parameter gradients of `tasks` at one model state, on questions of one group of cities.
@@ -61,11 +59,9 @@ def conflict_result(
     found = gradient_set(model, rows, batch, advance=advance)
     written: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
-        reader = Reader(task, world.ids, id_digits=world.config.id_digits)
+        x = city_states(model, task, world.ids, id_digits=world.config.id_digits)[:, world.old()]
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-        written += [
-            {"task": task} | row for row in _written(found.moments[task], reader, model, world, rank, rng)
-        ]
+        written += [{"task": task} | row for row in _written(found.moments[task], x, world, rank, rng)]
     cosines: list[dict[str, Any]] = []
     spaces: list[dict[str, Any]] = []
     overlaps: list[dict[str, Any]] = []
@@ -76,10 +72,7 @@ def conflict_result(
             spaces.append({"matrix": name, "task": task} | _space(task, mine, bases, rank, size))
         for a, b in combinations(tasks, 2):
             cosine = cosine_interval(mine[a], mine[b])
-            cosines.append(
-                {"matrix": name, "task_a": a, "task_b": b, "cosine": cosine.value}
-                | {"lo": cosine.lo, "hi": cosine.hi}
-            )
+            cosines.append({"matrix": name, "task_a": a, "task_b": b, "cosine": cosine.value, **cosine.ends})
             null, angles = null_share(bases[b].T, rank, size), principal_angles(bases[a], bases[b])
             overlaps.append(
                 {"matrix": name, "task_a": a, "task_b": b, "overlap": projection_kernel(bases[a], bases[b])}
@@ -90,8 +83,6 @@ def conflict_result(
     grid = np.array([[1.0 if a == b else whole.get((a, b), whole.get((b, a))) for b in tasks] for a in tasks])
     return Result(
         kind="conflict",
-        command=command,
-        inputs=dict(inputs or {}),
         params={"runs": [run], "tasks": list(tasks), "group": group, "batches": n_batches, "batch": batch}
         | {"rank": rank, "seed": seed},
         values={"n_parameters": found.sizes["all"]},
@@ -131,8 +122,7 @@ def _space(
 
 def _written(
     moments: Mapping[str, Float[np.ndarray, "d_model d_model"]],
-    reader: Reader,
-    model: HookedQwen2,
+    x: Float[np.ndarray, "layer city d_model"],
     world: World,
     rank: int,
     rng: np.random.Generator,
@@ -140,12 +130,11 @@ def _written(
     """For each matrix that writes into the residual stream, how much of the gradient's energy writes into the
     map's directions after that block, in the task's own prompt; and into random ones.
     """
-    old = world.old()
-    x = reader.read(model)[:, old]
+    xy = world.xy[world.old()].astype(np.float64)
     found = []
-    for name in writing(model.cfg.n_layers):
+    for name in writing(len(x) - 1):
         here = x[int(name.split(".")[0]) + 1]
-        columns = fit_basis("manifold", here, world.xy[old].astype(np.float64), rank=rank).columns
+        columns = fit_basis("manifold", here, xy, rank=rank).columns
         moment = moments[name] / np.trace(moments[name])
         null = null_of(float(np.sum(moment**2)), len(moment), rank)
         like = [_inside(moment, random_basis_like(here, rank, rng).columns) for _ in range(LIKE_DRAWS)]

@@ -1,7 +1,7 @@
 """The sum of all steps of a fine-tuning: how much of cities' displacement lies in the map's directions.
 
-Directions are those of the map as the base held it, before anything moved. They are fitted on old cities; an
-old city's share is measured in the directions of the half it is not in (`routing.Ground`).
+Directions are those of the map as the base held it, before anything moved. They are fitted on training
+cities; a training city's share is measured in the directions of the half it is not in (`routing.Ground`).
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Origin:
     @classmethod
     @threadpool_limits.wrap(limits=1, user_api="blas")
     def fit(cls, x: Float[np.ndarray, "city d_model"], world: World, seed: int = 0) -> "Origin":
-        """Raises AnalysisError for too few old cities."""
+        """Raises AnalysisError for too few training cities."""
         old, xy = world.old(), world.xy.astype(np.float64)
         half = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(old)) % 2 == 0
         return cls(x, Ground.fit(x[old], xy[old], half, seed=seed), half)
@@ -41,8 +41,8 @@ def displaced(
 ) -> dict[str, Any]:
     """Of the displacement from `origin` to activations `x`, what lies in the map's directions.
 
-    `moved_new`, `moved_old`: shares of the energy for new and for old cities, with bootstrap intervals over
-    cities `_lo`, `_hi`; `_null`: of random directions of equal rank; `_like`: of random ones with the
+    `moved_new`, `moved_old`: shares of the energy for new and for training cities, with bootstrap intervals
+    over cities `_lo`, `_hi`; `_null`: of random directions of equal rank; `_like`: of random ones with the
     activations' own covariance. All None without an origin, or when nothing has moved.
     """
     found: dict[str, Any] = dict.fromkeys(f"{group}{end}" for group in GROUPS for end in ENDS)

@@ -6,11 +6,12 @@ For every task, site, layer, kind of update (`gradient` of the loss, one `plain`
 shares      of the update's energy in the manifold's leading directions, the probe's, the leading principal
             components, the local tangent plane; in the leading directions of the same task's updates of other
             cities (`own`) and of the other tasks' (`others`)
-directions  cosine between the decoded movement and the way to the true place; what the parts on and off the
-            manifold's directions contribute to it; cosine between the update and the whole way to the mapped
-            true place
+directions  cosine between the decoded movement and the way to the true coordinates; what the parts on and
+            off the manifold's directions contribute to it; cosine between the update and the whole way to
+            the mapped true coordinates
 
-A basis is fitted on old cities; an old city's share is measured in the basis of the other half of them.
+A basis is fitted on training cities; a training city's share is measured in the basis of the other half of
+them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ DRAWS = 300
 
 @dataclass(frozen=True)
 class Space:
-    """What is fitted on some old cities at one layer, prompt and site."""
+    """What is fitted on some training cities at one layer, prompt and site."""
 
     manifold: Manifold
     probe: LinearMap
@@ -90,7 +91,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Ground:
-    """Spaces fitted on old cities: `whole` on all, `halves[h]` on those that are not in half h."""
+    """Spaces fitted on training cities: `whole` on all, `halves[h]` on those that are not in half h."""
 
     x: Float[np.ndarray, "old p"]
     whole: Space
@@ -108,7 +109,7 @@ class Ground:
         """`half` [old] deals the cities into two halves; the halves use the rank that the whole has."""
         if min(half.sum(), (~half).sum()) < 20:
             raise AnalysisError(
-                f"{len(half)} old cities are too few to split in two", "at least 40 are needed"
+                f"{len(half)} training cities are too few to split in two", "at least 40 are needed"
             )
         whole = fit_space(x, xy, rank, seed)
         k = whole.bases["manifold"].rank
@@ -135,7 +136,7 @@ def shares(
 ) -> list[dict[str, Any]]:
     """One row for each basis: share with interval, in-sample share where there is one, and nulls.
 
-    half: None for new cities, which took no part in any basis; else for old cities the half each is in.
+    half: None for new cities, which took no part in any basis; else for training cities the half each is in.
     others: updates of other tasks for the same cities, in the same order, tasks one after another.
     """
     rank = ground.whole.bases["manifold"].rank
@@ -162,7 +163,7 @@ def _fitted(
     half: Bool[np.ndarray, "city"] | None,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """The share in a basis that was fitted on old cities."""
+    """The share in a basis that was fitted on training cities."""
     pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)]
     rank = 2 if kind in ("probe", "tangent") else ground.whole.bases["manifold"].rank
     whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
@@ -230,13 +231,13 @@ def _row(
 def directions(
     field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Does the update move the decoded place towards the true place, and which part of it does?
+    """Does the update move the decoded place towards the true coordinates, and which part of it does?
 
-    `cosine`: mean over cities of the cosine between the decoded movement and the way to the true place;
+    `cosine`: mean over cities of the cosine between the decoded movement and the way to the true coordinates;
     `cosine_on`, `cosine_off` of the parts on and off the manifold's directions; `cosine_shuffled`: with the
     ways of the cities exchanged, the control. `gain`: mean distance gained by the step along that way, in
     tenths of a degree, the sum of `gain_on` and `gain_off` (None for gradients). `target`: mean cosine
-    between the update and the way from the activation to the mapped true place, in the whole space.
+    between the update and the way from the activation to the mapped true coordinates, in the whole space.
     """
     movements, ways, targets = [], [], []
     for part, space in ground.parts(field, half):

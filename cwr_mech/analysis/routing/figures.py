@@ -1,4 +1,4 @@
-"""Figures of where updates go: shares in the map's directions, and movement towards the true place."""
+"""Figures of where updates go: shares in the manifold's directions, movement towards the true coordinates."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,12 @@ UPDATE_TITLES = {
     "plain": "one plain step",
 }
 LEAST_MAP = 0.3
-"""Share of the variance that place must explain for directions of a map to mean anything."""
+"""Share of the variance that coordinates must explain for directions of a map to mean anything."""
+GAINS = {
+    "cosine": "cosine with the target",
+    "gain_on": "gain, on-manifold",
+    "gain_off": "gain, off-manifold",
+}
 SITE_NAMES = {"last_digit": "last digit", "delimiter": "delimiter"}
 
 
@@ -35,19 +40,19 @@ def subspace_figure(result: Result) -> Figure:
         for j, update in enumerate(updates):
             rows = [row for row in table if row["site"] == site and row["update"] == update]
             ax = grid[i, j]
-            _shares(ax, rows, layers)
+            _by_layer(ax, rows, layers, "share", ends=True)
+            _random(ax, rows, layers)
+            ax.set_ylim(0, 1)
             ax.set_title(UPDATE_TITLES[update] if i == 0 else "")
             if j == 0:
                 ax.set_ylabel(f"share of energy\n{SITE_NAMES.get(site, site)}")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-    n = max((row["n"] for row in table), default=0)
+    _legend(figure, grid[0, 0])
     caption(
         figure,
-        f"{result.params['runs'][0]}: {n} new cities, inside directions of the map fitted on old ones; bars "
-        "95 % over cities. Red: random directions of equal rank (band: 95 %), and directions drawn with the "
-        "activations' own covariance (dashed, its 97.5 % point dotted), mean over tasks. "
-        f"Shown where place explains at least {LEAST_MAP} of the activations' variance.",
+        f"{_new_cities(result, table)}, inside directions of the map fitted on training cities; bars 95 % "
+        "over cities. Red: random directions of equal rank (band: 95 %), and directions drawn with the "
+        "activations' own covariance (dashed, its 97.5 % point dotted), mean over tasks. Shown where "
+        f"coordinates explain at least {LEAST_MAP} of the activations' variance.",
     )
     return figure
 
@@ -63,30 +68,48 @@ def _on_a_map(result: Result, table: str) -> list[Row]:
     return [row for row in rows if (row["task"], row["site"], row["layer"]) in clear]
 
 
-def _shares(ax: Axes, rows: list[Row], layers: list[int]) -> None:
+def _new_cities(result: Result, rows: list[Row]) -> str:
+    """The run and how many new cities the rows are about."""
+    return f"{result.params['runs'][0]}: {max((row['n'] for row in rows), default=0)} new cities"
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    """The legend of one panel beside all of them."""
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+
+
+def _by_layer(ax: Axes, rows: list[Row], layers: list[int], column: str, *, ends: bool = False) -> None:
+    """A line a task over layers, with its intervals from columns lo and hi where `ends`."""
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = sorted((row for row in rows if row["task"] == task), key=lambda row: row["layer"])
         look, x = task_look(task), [layers.index(row["layer"]) for row in mine]
-        ax.vlines(
-            x, floats([r["lo"] for r in mine]), floats([r["hi"] for r in mine]), color=look.colour, lw=0.7
-        )
-        ax.plot(x, floats([r["share"] for r in mine]), color=look.colour, marker=look.marker, label=task)
-    here = sorted({row["layer"] for row in rows})
-    means = {
-        key: [float(np.mean([row[key] for row in rows if row["layer"] == layer])) for layer in here]
-        for key in ("null_lo", "null_hi", "like", "like_hi")
-    }
-    x = [layers.index(layer) for layer in here]
-    ax.fill_between(x, means["null_lo"], means["null_hi"], color=BASELINE, alpha=0.2, lw=0, label="random")
-    ax.plot(x, means["like"], color=BASELINE, ls="--", lw=1.2, label="random, like the activations")
-    ax.plot(x, means["like_hi"], color=BASELINE, ls=":", lw=1)
+        if ends:
+            low, high = (floats([row[end] for row in mine]) for end in ("lo", "hi"))
+            ax.vlines(x, low, high, color=look.colour, lw=0.7)
+        ax.plot(x, floats([row[column] for row in mine]), color=look.colour, marker=look.marker, label=task)
     ax.set_xticks(range(len(layers)), [layer_name(layer) for layer in layers])
     ax.set_xlim(-0.3, len(layers) - 0.7)
-    ax.set_ylim(0, 1)
+
+
+def _means(rows: list[Row], layers: list[int], column: str) -> tuple[list[int], list[float]]:
+    """Places of the layers that have rows, and the mean of a column there."""
+    here = sorted({row["layer"] for row in rows})
+    means = [float(np.mean([row[column] for row in rows if row["layer"] == layer])) for layer in here]
+    return [layers.index(layer) for layer in here], means
+
+
+def _random(ax: Axes, rows: list[Row], layers: list[int]) -> None:
+    """Random directions of equal rank, and those drawn with the activations' own covariance."""
+    x, low = _means(rows, layers, "null_lo")
+    high = _means(rows, layers, "null_hi")[1]
+    ax.fill_between(x, low, high, color=BASELINE, alpha=0.2, lw=0, label="random")
+    ax.plot(*_means(rows, layers, "like"), color=BASELINE, ls="--", lw=1.2, label="covariance-matched")
+    ax.plot(*_means(rows, layers, "like_hi"), color=BASELINE, ls=":", lw=1)
 
 
 def directions_figure(result: Result) -> Figure:
-    """Distance gained by one Adam step towards the true place, split into the parts on and off the map.
+    """Distance gained by one Adam step towards the true coordinates, split into the parts on and off the
+    manifold.
 
     Reads tables `directions` {task, update, group, site, layer, gain, gain_on, gain_off, cosine, lo, hi,
     cosine_shuffled, n} and `spaces`; params `sites`, `lr`.
@@ -98,43 +121,23 @@ def directions_figure(result: Result) -> Figure:
     grid = figure.subplots(len(sites), 3, squeeze=False)
     for i, site in enumerate(sites):
         rows = [row for row in table if row["site"] == site]
-        here = sorted({row["layer"] for row in rows})
-        for j, (key, title) in enumerate(
-            (
-                ("cosine", "cosine with the way"),
-                ("gain_on", "gained on the map"),
-                ("gain_off", "gained off it"),
-            )
-        ):
-            ax = grid[i, j]
-            for task in dict.fromkeys(row["task"] for row in rows):
-                mine = sorted((row for row in rows if row["task"] == task), key=lambda row: row["layer"])
-                look, x = task_look(task), [layers.index(row["layer"]) for row in mine]
-                if key == "cosine":
-                    ends = floats([r["lo"] for r in mine]), floats([r["hi"] for r in mine])
-                    ax.vlines(x, *ends, color=look.colour, lw=0.7)
-                ax.plot(x, floats([r[key] for r in mine]), color=look.colour, marker=look.marker, label=task)
-            if key == "cosine":
-                means = [
-                    np.mean([r["cosine_shuffled"] for r in rows if r["layer"] == layer]) for layer in here
-                ]
-                x = [layers.index(layer) for layer in here]
-                ax.plot(x, means, color=BASELINE, ls="--", lw=1.2, label="exchanged")
+        for ax, (column, title) in zip(grid[i], GAINS.items(), strict=True):
+            cosine = column == "cosine"
+            _by_layer(ax, rows, layers, column, ends=cosine)
+            if cosine:
+                shuffled = _means(rows, layers, "cosine_shuffled")
+                ax.plot(*shuffled, color=BASELINE, ls="--", lw=1.2, label="shuffled targets")
                 ax.set_ylim(-1.05, 1.05)
                 ax.set_ylabel(SITE_NAMES.get(site, site))
             ax.axhline(0, color="#888888", lw=0.6)
-            ax.set_xticks(range(len(layers)), [layer_name(layer) for layer in layers])
-            ax.set_xlim(-0.3, len(layers) - 0.7)
             ax.set_title(title if i == 0 else "")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-    n = max((row["n"] for row in table), default=0)
+    _legend(figure, grid[0, 0])
     caption(
         figure,
-        f"{result.params['runs'][0]}: {n} new cities. Cosine between the movement of the decoded place and "
-        "the way to the true place (bars: 95 % over cities; red: ways of cities exchanged). Gains: tenths of "
-        f"a degree a step at rate {result.params['lr']:g}. Shown where place explains at least {LEAST_MAP} "
-        "of the activations' variance.",
+        f"{_new_cities(result, table)}. Cosine between the movement of the decoded coordinates and the "
+        "target displacement (bars: 95 % over cities; red: targets of cities shuffled). Gain: error "
+        f"reduction, tenths of a degree a step at rate {result.params['lr']:g}. Shown where coordinates "
+        f"explain at least {LEAST_MAP} of the activations' variance.",
     )
     return figure
 

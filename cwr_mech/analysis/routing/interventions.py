@@ -65,7 +65,8 @@ def fit_frames(
     n_rows: int = ROWS,
     seed: int = 0,
 ) -> dict[Place, Frame]:
-    """A frame for each layer, site, task and slot with a map, fitted on old cities in training questions.
+    """A frame for each layer, site, task and slot with a map, fitted on training cities in training
+    questions.
 
     Each city counts once, with its mean activation over the questions that name it in that slot. `choose`
     gives other directions in place of the manifold's. Raises AnalysisError for a layer without a
@@ -92,8 +93,8 @@ def fit_frames(
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
     if not frames:
         raise AnalysisError(
-            f"there is no map to project onto: place explains at most {best:.2f} of the "
-            f"activations' variance at the layers chosen, {least_map} is needed",
+            f"there is no map to project onto: place explains at most {best:.2f} of the activations' "
+            f"variance at the layers chosen, {least_map} is needed",
             "choose other layers, or train the base for longer",
         )
     return frames

@@ -182,7 +182,7 @@ def power_result(bases: Sequence[tuple[Moved, Site]], task: str, draws: int, see
         inputs={},
         params={"bases": [base.base for base in moved], "task": task, "others": others}
         | {"draws": draws, "seed": seed, "error": ERROR, "separation": SEPARATION},
-        values={"contrast": found.value, "contrast_lo": found.lo, "contrast_hi": found.hi},
+        values=found.columns("contrast"),
         tables={"power": power_rows(moved, task, draws, seed), "shares": shares},
         notes=[
             f"Statistic: raw share of new cities' displacement in the manifold's directions, {task} minus "

@@ -1,11 +1,14 @@
-"""What a report says about updates, conditions and predictions."""
+"""What a report says about updates, gradients and where fine-tuning puts new cities."""
+
+from collections.abc import Callable
 
 from cwr_mech.analysis.patching.sites import HALF
+from cwr_mech.analysis.routing.figures import conflict_figure, directions_figure, subspace_figure
 from cwr_mech.analysis.transfer.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.render.markdown import best_rows, markdown_table
-from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.shown import Section, Show, Table
+from cwr_mech.render.markdown import best_rows, paragraphs, table_of
+from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
 
@@ -28,42 +31,28 @@ def subspace(result: Result) -> str:
 
 
 def _shares_at(result: Result, spots: dict[str, Row]) -> str:
-    columns = {
-        "task": "task",
-        "where": "site",
-        "update": "update",
-        "basis": "basis",
-        "rank": "rank",
-        "share": "share",
-        "range": "95 % over cities",
-        "null": "random directions",
-        "null_hi": "97.5 % of random",
-        "like": "covariance-matched (a level, no null: it moves with the share)",
-    }
     rows = [
-        row | {"range": f"{number(row['lo'])} to {number(row['hi'])}", "where": _where(row)}
+        row
         for row in _rows_at(result, "shares", spots)
         if row["basis"] in ("manifold", "tangent") and row["update"] in ("gradient", "adam")
     ]
-    return markdown_table(rows, columns)
+    return table_of(
+        rows,
+        "task layer site update basis rank share interval null null_hi like",
+        interval="95 % over cities",
+        null="random directions",
+        null_hi="97.5 % of random",
+        like="covariance-matched (a level, no null: it moves with the share)",
+    )
 
 
 def _ways_at(result: Result, spots: dict[str, Row]) -> str:
-    columns = {
-        "task": "task",
-        "where": "site",
-        "cosine": "cosine with the target displacement",
-        "cosine_shuffled": "shuffled targets",
-        "gain": "error reduction per step",
-        "gain_on": "on-manifold",
-        "gain_off": "off-manifold",
-        "target": "cosine with the target in the whole space",
-    }
     rows = [row for row in _rows_at(result, "directions", spots) if row["update"] == "adam"]
+    columns = "task layer site cosine cosine_shuffled gain gain_on gain_off target"
     return (
         "Movement of the decoded coordinates by one Adam step. Where shuffled targets give as much, the step "
         "moves all new cities together and does not tell them apart:\n\n"
-    ) + markdown_table([row | {"where": _where(row)} for row in rows], columns)
+    ) + table_of(rows, columns)
 
 
 def _rows_at(result: Result, table: str, spots: dict[str, Row]) -> list[Row]:
@@ -74,10 +63,6 @@ def _rows_at(result: Result, table: str, spots: dict[str, Row]) -> list[Row]:
         if row["group"] == "new" and (spot := spots.get(row["task"]))
         if (row["site"], row["layer"]) == (spot["site"], spot["layer"])
     ]
-
-
-def _where(row: Row) -> str:
-    return f"{layer_name(row['layer'])}, {row['site'].replace('_', ' ')}"
 
 
 def _weak(spots: dict[str, Row]) -> str:
@@ -91,40 +76,24 @@ def _weak(spots: dict[str, Row]) -> str:
     )
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
-
-
-PLACED = {
-    "along_new": "along, new",
-    "along_old": "along, ordinary",
-    "off_new": "off, new",
-    "moved_new": "moved in the map's directions, new",
-    "moved_new_like": "random, like activations",
-    "moved_old": "ordinary",
-    "probe_new": "probe, new",
-    "probe_old": "probe, ordinary",
-}
-"""Columns of a trajectory's rows that a report shows, and their headings."""
+PLACED = "along_new along_old off_new moved_new moved_new_like moved_old probe_new probe_old"
+"""Columns of a trajectory's rows that a report shows."""
 FEW = 12
 """Models up to which each has rows of its own."""
 
 
 def trajectory(result: Result) -> str:
-    """Where new cities end, beside ordinary cities: model by model, or means over the bases of many."""
+    """Where new cities end, beside training cities: model by model, or means over the bases of many."""
     rows = result.tables["trajectory"]
-    ends = [row for row in rows if row["step"] == max(r["step"] for r in rows if r["run"] == row["run"])]
+    ends = _ends(result)
     shown = [row for row in ends if row["prompt"] in row["set"].split("+")] or ends
     values = result.values
     text = f"{values['n_models']} models from {values['n_bases']} bases, trained prompts, at the end."
     if values["n_models"] > FEW:
         text += " Means over models and prompts; before: the base, which never met the new cities."
-        return f"{text}\n\n{markdown_table(_placed(rows, shown), {**OF_SETS, **PLACED})}"
-    columns = {"base": "base", "set": "trained on", "route": "condition", "step": "step", **PLACED}
-    return f"{text}\n\n{markdown_table(shown, columns)}"
-
-
-OF_SETS = {"rows": "rows beside the new ones", "set": "trained on", "route": "condition", "models": "models"}
+        columns = f"rows set route models {PLACED}"
+        return f"{text}\n\n{table_of(_placed(rows, shown), columns, rows='rows beside the new ones')}"
+    return f"{text}\n\n{table_of(shown, f'base set route step {PLACED}')}"
 
 
 def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
@@ -132,12 +101,12 @@ def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
 
     def means(mine: list[Row], of: str) -> Row:
         return {"models": len({row[of] for row in mine})} | {
-            column: mean_of(row[column] for row in mine) for column in PLACED
+            column: mean_of(row[column] for row in mine) for column in PLACED.split()
         }
 
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in ends:
-        beside = str(row["arm"]).partition(", route")[0]
+        beside = str(row["condition"]).partition(", route")[0]
         groups.setdefault((row["route"], beside, row["set"]), []).append(row)
     order = sorted(groups, key=lambda of: (of[0] != "unprojected", of[0], of[1] != PLAIN, of[2].count("+")))
     before = [row for row in rows if row["step"] == 0]
@@ -151,32 +120,29 @@ def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
 def conflict(result: Result) -> str:
     """Extremes of the cosines, and how low-dimensional the gradients are."""
     spaces = [row for row in result.tables["spaces"] if row["matrix"] == "all"]
-    columns = {
-        "task": "task",
-        "effective_directions": "effective directions of batches",
-        "own": "share in own leading directions, held out",
-        "own_in_sample": "the same in sample",
-        "others": "in other tasks' directions",
-        "null": "random",
-    }
-    whole = [row | {"range": _range(row["lo"], row["hi"])} for row in result.tables["cosines"]]
-    whole = sorted((row for row in whole if row["matrix"] == "all"), key=lambda row: row["cosine"] or 0.0)
+    whole = sorted(
+        (row for row in result.tables["cosines"] if row["matrix"] == "all"),
+        key=lambda row: row["cosine"] or 0.0,
+    )
     ends = whole if len(whole) <= 6 else [*whole[:3], *whole[-3:]]
-    heads = {"task_a": "task", "task_b": "task ", "cosine": "cosine", "range": "95 % over batches"}
     written = [
         {"task": task} | {key: _mean_of(result, task, key) for key in ("share", "null", "like", "like_hi")}
         for task in result.params["tasks"]
     ]
-    into = {"task": "task", "share": "share", "null": "random", "like": "random, like activations"}
-    return "\n\n".join(
-        [
-            f"All {number(result.values['n_parameters'])} weights together; lowest and highest cosines:",
-            markdown_table(ends, heads),
-            markdown_table(spaces, columns),
-            "Of the gradients of matrices that write into the residual stream, what goes into the map's "
-            "directions, mean over matrices:",
-            markdown_table(written, into | {"like_hi": "97.5 %"}),
-        ]
+    return paragraphs(
+        f"All {number(result.values['n_parameters'])} weights together; lowest and highest cosines:",
+        table_of(ends, "task_a task_b cosine interval", cosine="cosine", interval="95 % over batches"),
+        table_of(
+            spaces,
+            "task effective_directions own own_in_sample others null",
+            own="share in own leading directions, held out",
+            own_in_sample="the same in sample",
+            others="in other tasks' directions",
+            null="random",
+        ),
+        "Of the gradients of matrices that write into the residual stream, what goes into the map's "
+        "directions, mean over matrices:",
+        table_of(written, "task share null like like_hi", null="random"),
     )
 
 
@@ -185,75 +151,112 @@ def _mean_of(result: Result, task: str, key: str) -> float:
     return sum(values) / len(values)
 
 
-def prediction(result: Result) -> str:
-    """Strongest predictors, and whether any of them outlives leaving tasks out."""
-    tests = [row for row in result.tables["tests"] if row["r"] is not None]
-    early = [row for row in tests if row["from"] in ("untrained", "the tasks")]
-    passed = [row for row in early if row["p"] < 0.05]
-    steady = [row for row in passed if row["r_lo"] > 0]
-    said = (
-        f"Of {len(early)} tests of what can be known before training, {len(passed)} have p below 0.05 "
-        f"({len(early) / 20:.1f} expected by chance), {len(steady)} of them with a positive correlation "
-        "whichever task is left out."
-    )
-    verdict = "No predictor tried here foretells divergence." if len(steady) < 2 else ""
-    columns = {
-        "from": "from",
-        "predictor": "predictor",
-        "outcome": "outcome",
-        "left_out": "left out",
-        "n": "pairs",
-        "r": "r",
-        "p": "p",
-        "r_lo": "least r",
-        "without": "without",
-        "r_hi": "largest r",
-    }
-    best = sorted(tests, key=lambda row: row["p"])[:12]
-    return "\n\n".join(part for part in (f"{said} {verdict}".strip(), markdown_table(best, columns)) if part)
-
-
 def routing_power(result: Result) -> str:
     """The share of each base and task, and how often each planted code is found."""
     value, lo, hi = (result.values[key] for key in ("contrast", "contrast_lo", "contrast_hi"))
-    columns = {
-        "code": "planted",
-        "off_manifold": "off-manifold",
-        "found": "found",
-        "lo": "95 % from",
-        "hi": "to",
-        "share_before": "mean share before",
-        "share_after": "after",
-        "least": "least",
-        "most": "most",
-    }
-    shares = {"base": "base", "task": "fine-tuned on", "layer": "block", "position": "position"}
-    return "\n\n".join(
-        [
-            markdown_table(result.tables["power"], columns),
-            f"In the models as they are, {result.params['task']} differs from the other tasks by "
-            f"{number(value)} (90 %: {number(lo)} to {number(hi)}):",
-            markdown_table(result.tables["shares"], shares | {"share": "share in the manifold's directions"}),
-        ]
+    return paragraphs(
+        table_of(
+            result.tables["power"],
+            "code off_manifold found interval share_before share_after least most",
+            off_manifold="off-manifold",
+        ),
+        f"In the models as they are, {result.params['task']} differs from the other tasks by "
+        f"{number(value)} (90 %: {number(lo)} to {number(hi)}):",
+        table_of(
+            result.tables["shares"],
+            "base task layer position share",
+            task="fine-tuned on",
+            share="share in the manifold's directions",
+        ),
     )
 
 
-SHOWS = {
-    "routing_power": Show(
-        Section(
-            "routing_power",
-            "Would the routing test see a hidden route?",
-            "Codes written off the manifold into the displacements of real fine-tunings, at the site at "
-            "which the base reads a city.",
-            routing_power,
+def _new_cities_one_step(table: str) -> Callable[[Result], list[Row]]:
+    """Rows of a table of updates about one Adam step of new cities, of shares those in the manifold."""
+
+    def rows(result: Result) -> list[Row]:
+        return [
+            row
+            for row in result.tables[table]
+            if (row["group"], row["update"], row.get("basis", "manifold")) == ("new", "adam", "manifold")
+        ]
+
+    return rows
+
+
+def _ends(result: Result) -> list[Row]:
+    """The last checkpoint of every run."""
+    rows = result.tables["trajectory"]
+    last = {run: max(row["step"] for row in rows if row["run"] == run) for run in {r["run"] for r in rows}}
+    return [row for row in rows if row["step"] == last[row["run"]]]
+
+
+SHOWS = by_kind(
+    Show(
+        "subspace",
+        "Where updates go",
+        "The change of a city's activation that a task asks for or makes: how much of it lies in the few "
+        "directions in which training cities differ because of their coordinates, and where it moves the "
+        "city.",
+        subspace,
+        (
+            Plot("shares", "Updates inside the manifold's directions", subspace_figure),
+            Plot("ways", "Movement towards the true coordinates", directions_figure),
         ),
+        (
+            Table(
+                "share of one Adam step inside the manifold's directions, new cities",
+                "task site layer rank share lo hi null null_hi like like_hi",
+                _new_cities_one_step("shares"),
+            ),
+            Table(
+                "movement towards the true coordinates, new cities",
+                "task site layer cosine lo hi cosine_shuffled gain gain_on target",
+                _new_cities_one_step("directions"),
+            ),
+        ),
+    ),
+    Show(
+        "conflict",
+        "Do tasks pull the weights the same way?",
+        "Gradients of every weight matrix, task by task.",
+        conflict,
+        (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
+        (
+            Table(
+                "cosines of the tasks' gradients, all weights",
+                "task_a task_b cosine lo hi",
+                lambda result: [row for row in result.tables["cosines"] if row["matrix"] == "all"],
+            ),
+        ),
+    ),
+    Show(
+        "trajectory",
+        "Where fine-tuning puts new cities",
+        "On-manifold error (wrong coordinates) and off-manifold distance, beside training cities.",
+        trajectory,
+        (),
+        (
+            Table(
+                "new cities at the end",
+                "base set route prompt chosen weak along_new along_old off_new probe_new moved_new",
+                _ends,
+            ),
+        ),
+    ),
+    Show(
+        "routing_power",
+        "Would the routing test see a hidden route?",
+        "Codes written off the manifold into the displacements of real fine-tunings, at the site at which "
+        "the base reads a city.",
+        routing_power,
         (),
         (
             Table(
                 "planted codes, share of draws in which the test finds them",
-                ("code", "off_manifold", "draws", "found", "lo", "hi", "share_before", "share_after"),
-                lambda result: result.tables["power"],
+                "code off_manifold draws found lo hi share_before share_after",
+                "power",
             ),
         ),
     ),
-}
+)

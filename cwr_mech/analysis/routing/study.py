@@ -1,9 +1,148 @@
 """Do updates run on the manifold or off it, and would we see it if they did not?"""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cwr_mech.analysis.study import Names, Opt, names, stage, study, uses
+from cwr_mech.analysis.study import (
+    ActivationFiles,
+    FineTunedArg,
+    Layers,
+    Names,
+    Opt,
+    QuestionSeed,
+    RunArg,
+    Seed,
+    Sites,
+    Step,
+    names,
+    stage,
+    study,
+    uses,
+)
 from cwr_mech.results import Result
+
+if TYPE_CHECKING:
+    from cwr_mech.training.runs import Run
+
+Tasks = Annotated[Names, Opt("Tasks by name; own are those the run was trained on.")]
+
+
+def _tasks(tasks: Names, run: "Run") -> tuple[str, ...]:
+    """Tasks by name, or those a run was trained on ("own"), in the order used everywhere."""
+    from cwr_mech.experiments.finetuning import in_order
+
+    return in_order(run.config.data.tasks if tasks == "own" else names(tasks) or ())
+
+
+@study("subspace")
+def subspace(
+    run: RunArg = None,
+    *,
+    tasks: Tasks = "own",
+    layers: Layers = None,
+    sites: Sites = "last_digit,delimiter",
+    rank: Annotated[
+        int | None, Opt("Directions of the manifold; as many as carry 95 % by default.", min=1)
+    ] = None,
+    rows: Annotated[int, Opt("Questions drawn for each task and group.", min=64)] = 768,
+    lr: Annotated[float, Opt("Learning rate of the one step.")] = 1e-4,
+    seed: Annotated[int, Opt("Seed of questions, halves and draws.", min=0)] = 0,
+    step: Step = None,
+    activations: ActivationFiles = None,
+) -> Result:
+    """Share of each task's updates of new and training cities inside the manifold's directions.
+
+    Beside random directions; and whether updates move a city towards its true coordinates. Three kinds of
+    update: gradient of the loss at the city, one Adam step, one plain step. Bases are fitted on training
+    cities, which are measured in the basis of the half they are not in.
+    """
+    from cwr_mech.activations.reader import ActivationStore
+    from cwr_mech.activations.site import Site
+    from cwr_mech.analysis.routing.tables import subspace_result
+    from cwr_mech.analysis.sources import run_of
+
+    found = run_of(run)
+    asked, places = _tasks(tasks, found), names(sites) or []
+    digest, world, depth = found.sha256(step), found.world(), found.config.model.n_layers
+    uses(found.source, digest)
+    file = next(iter(names(activations) or ()), None)
+    with stage("updates", len(asked) * len(places), "prompts") as advance:
+        return subspace_result(
+            found.model(step),
+            world,
+            asked,
+            run=found.name,
+            layers=[Site.parse(name, depth).number(depth) for name in names(layers) or ()] or None,
+            sites=places,
+            rank=rank,
+            n_rows=rows,
+            batch=min(found.config.train.batch_size, rows // 4),
+            lr=lr,
+            seed=seed,
+            store=ActivationStore(file, world=world, model_sha256=digest) if file else None,
+            advance=advance,
+        )
+
+
+@study("conflict")
+def conflict(
+    run: RunArg = None,
+    *,
+    tasks: Tasks = "own",
+    batch: Annotated[int, Opt("Questions of a gradient; each task has 16.", min=1)] = 32,
+    rank: Annotated[int, Opt("Leading directions of a task's gradients.", min=1)] = 4,
+    seed: QuestionSeed = 0,
+    step: Step = None,
+) -> Result:
+    """Do tasks pull the weights the same way? Cosines and subspaces of their gradients, matrix by matrix."""
+    from cwr_mech.analysis.routing.conflict import conflict_result
+    from cwr_mech.analysis.sources import run_of
+
+    found = run_of(run)
+    asked = _tasks(tasks, found)
+    uses(found.source, found.sha256(step))
+    with stage("weights", len(asked), "tasks") as advance:
+        return conflict_result(
+            found.model(step),
+            found.world(),
+            asked,
+            run=found.name,
+            batch=batch,
+            rank=rank,
+            seed=seed,
+            advance=advance,
+        )
+
+
+@study("trajectory")
+def trajectory(
+    runs: FineTunedArg = None,
+    *,
+    prompts: Annotated[
+        Names, Opt("Prompts to read cities in: own (of the trained tasks), all, or tasks by name.")
+    ] = "own",
+    last: Annotated[bool, Opt("Only the first and the last checkpoint.")] = False,
+    seed: Annotated[int, Opt("Seed of the intervals.", min=0)] = 0,
+) -> Result:
+    """Where fine-tuning puts new cities, checkpoint by checkpoint: displaced on the manifold, or off it?
+
+    Beside training cities. Each prompt is read at the site at which the base's answers read a city, found by
+    interchange, and at the site where its map is clearest. Prompts of tasks that were not trained are read at
+    the first and the last checkpoint.
+    """
+    from cwr_mech.analysis.routing.trajectory import Paths
+    from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.experiments.finetuning import in_order
+    from cwr_mech.tasks.registry import TASKS
+
+    tuned = fine_tunings(names(runs))
+    asked = None if prompts == "own" else in_order(list(TASKS) if prompts == "all" else names(prompts) or [])
+    paths = Paths(asked, last=last, seed=seed)
+    with stage("placing", len(tuned), "models") as advance:
+        for run in tuned:
+            uses(run.source, run.sha256())
+            paths.follow(run)
+            advance(1)
+    return paths.result()
 
 
 @study("routing-power")
@@ -15,7 +154,7 @@ def routing_power(
     task: Annotated[str, Opt("Task into whose displacements codes are written.")] = "distance",
     others: Annotated[Names, Opt("Tasks that it is held against.")] = "angle,compass,perimeter",
     draws: Annotated[int, Opt("Draws for each code.", min=10)] = 200,
-    seed: Annotated[int, Opt("Seed of the draws.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> Result:
     """Planted truth for the routing test: hidden codes written off the manifold into real displacements.
 

@@ -1,10 +1,11 @@
 """Shares and directions of every kind of update of one model, as a Result."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
@@ -20,10 +21,10 @@ from cwr_mech.analysis.routing.fields import (
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.trajectory import Spot, spots_of
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
-from cwr_mech.data.rows import generate
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.data.rows import Rows, generate
+from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.world.cities import World
 
 GROUPS = ("new", "old")
@@ -46,11 +47,9 @@ def subspace_result(
     lr: float = 1e-4,
     seed: int = 0,
     store: ActivationStore | None = None,
-    command: str = "",
-    inputs: Mapping[str, str] | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
-    """Measure the updates that `tasks` ask of new and of old cities at one model state.
+    """Measure the updates that `tasks` ask of new and of training cities at one model state.
 
     layers: -1 for the embedding, L for after block L; all blocks by default. rank: directions of the
     manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group.
@@ -58,87 +57,44 @@ def subspace_result(
     `advance(1)` is called for every task and site.
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
-    if not len(world.new()):
-        raise AnalysisError("this world has no new cities: their updates cannot be measured")
     layers = range(model.cfg.n_layers) if layers is None else layers
-    old, new = world.ids[world.old()], world.ids[world.new()]
-    half = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(old)) % 2 == 0
-    grounds: dict[tuple[str, str, int], Ground] = {}
-    fields: dict[Key, Field] = {}
-    halves: dict[Key, Bool[np.ndarray, "city"] | None] = {}
-    for task in tasks:
-        rows = {g: generate(world, task, n_rows, split="train", seed=seed, group=g) for g in GROUPS}
-        steps = {kind: step_direction(model, rows["new"], batch, kind) for kind in STEPS}
-        for site in sites:
-            reader = Reader(task, world.ids, site, world.config.id_digits)
-            x = _stored(store, reader, layers) if store else _read(reader, model, layers)
-            moved = {kind: reader.change(model, steps[kind], lr) for kind in STEPS}
-            for layer in layers:
-                here, places = x[layer], world.xy.astype(np.float64)
-                rows_of = {"old": world.old(), "new": world.new()}
-                known = here[rows_of["old"]], places[rows_of["old"]]
-                grounds[task, site, layer] = Ground.fit(*known, half, rank, seed)
-                for group in GROUPS:
-                    for step in STEPS:
-                        key: Key = (task, step, group, site, layer)
-                        at = rows_of[group]
-                        fields[key] = Field(moved[step][layer + 1, at], here[at], places[at], True)
-                        halves[key] = half if group == "old" else None
-            for group, ids in (("new", new), ("old", old)):
-                found = at_mentions(
-                    model, rows[group], site, ids, slots=(0,), id_digits=world.config.id_digits
-                )
-                for layer in (one for one in layers if one < model.cfg.n_layers - 1):
-                    cities, gradient = found.city_means(layer)
-                    at = world.rows(cities)
-                    key = (task, "gradient", group, site, layer)
-                    fields[key] = Field(-gradient, x[layer][at], world.xy[at].astype(np.float64), False)
-                    halves[key] = half[np.searchsorted(world.old(), at)] if group == "old" else None
-            advance(1)
-    share_rows: list[dict[str, Any]] = []
-    direction_rows: list[dict[str, Any]] = []
-    for index, (key, field) in enumerate(fields.items()):
+    asked = Asked(layers, sites, rank, n_rows, batch, lr, seed)
+    found = measured(model, world, tasks, asked, store, advance)
+    share_rows: list[Row] = []
+    direction_rows: list[Row] = []
+    for index, (key, field) in enumerate(found.fields.items()):
         task, kind, group, site, layer = key
         if not np.any(field.updates):
             continue  # nothing below the embedding answers to a city: its last digit is every city's
         rng = np.random.default_rng(np.random.SeedSequence([seed, 1, index]))
         place = {"run": run, "task": task, "update": kind, "group": group, "site": site, "layer": layer}
         place["hook"] = Site.parse(layer).hook
-        ground = grounds[task, site, layer]
-        others = _others(fields, key, tasks)
-        share_rows += [place | row for row in shares(field, ground, halves[key], others, rng)]
-        direction_rows.append(place | directions(field, ground, halves[key], rng))
+        ground, half = found.grounds[task, site, layer], found.halves[key]
+        others = _others(found.fields, key, tasks)
+        share_rows += [place | row for row in shares(field, ground, half, others, rng)]
+        direction_rows.append(place | directions(field, ground, half, rng))
+    spots = {task: spots_of(model, world, task, tasks) for task in tasks}
+    spaces = [
+        {"task": t, "site": s, "layer": layer, "rank": g.whole.bases["manifold"].rank}
+        | {"map_variance": g.whole.manifold.variance, **_chosen(spots[t], s, layer)}
+        for (t, s, layer), g in found.grounds.items()
+    ]
+    n_old = len(world.old())
     return Result(
         kind="subspace",
-        command=command,
-        inputs=dict(inputs or {}),
         params={
-            "runs": [run],
-            "tasks": list(tasks),
-            "updates": list(UPDATES),
-            "sites": list(sites),
-            "layers": list(layers),
-            "rank": rank,
-            "n_rows": n_rows,
-            "batch": batch,
-            "lr": lr,
-            "seed": seed,
+            **{
+                name: list(value) if isinstance(value, Sequence) else value
+                for name, value in vars(asked).items()
+            },
+            **{"runs": [run], "tasks": list(tasks), "updates": list(UPDATES)},
         },
-        values={"n_new": len(new), "n_old": len(old), "d_model": model.cfg.d_model},
-        tables={
-            "shares": share_rows,
-            "directions": direction_rows,
-            "spaces": [
-                {"task": t, "site": s, "layer": layer, "rank": g.whole.bases["manifold"].rank}
-                | {"map_variance": g.whole.manifold.variance}
-                | _chosen(spots_of(model, world, t, tasks), s, layer)
-                for (t, s, layer), g in grounds.items()
-            ],
-        },
+        values={"n_new": len(world.new()), "n_old": n_old, "d_model": model.cfg.d_model},
+        tables={"shares": share_rows, "directions": direction_rows, "spaces": spaces},
         notes=[
-            f"Bases are fitted on {len(old)} old cities in the task's own prompt; an old city is measured in "
-            "the basis of the half it is not in. Intervals: 95 %, bootstrap over cities of one model; they "
-            "say nothing about other models.",
+            f"Bases are fitted on {n_old} training cities in the task's own prompt; a training city is "
+            "measured in the basis of the half it is not in. Intervals: 95 %, bootstrap over cities of one "
+            "model; they say nothing about other models.",
             "gradient: minus the gradient of the answer's loss at a first-named city, mean over questions. "
             f"adam, plain: change of the activation by one step of rate {lr:g} on questions that name new "
             "cities, Adam with settled averages and plain gradient of the same length.",
@@ -150,9 +106,99 @@ def subspace_result(
     )
 
 
-def _chosen(spots: Sequence[Spot], site: str, layer: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What is measured: see `subspace_result`."""
+
+    layers: Sequence[int]
+    sites: Sequence[str]
+    rank: int | None
+    n_rows: int
+    batch: int
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Updates, the ground of each (task, site, layer), and which half of the training cities each city of an
+    update was in (None for new cities).
+    """
+
+    grounds: dict[tuple[str, str, int], Ground] = dataclass_field(default_factory=dict)
+    fields: dict[Key, Field] = dataclass_field(default_factory=dict)
+    halves: dict[Key, Bool[np.ndarray, "city"] | None] = dataclass_field(default_factory=dict)
+
+
+def measured(
+    model: HookedQwen2,
+    world: World,
+    tasks: Sequence[str],
+    asked: Asked,
+    store: ActivationStore | None = None,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Measured:
+    """Updates of all kinds that `tasks` ask of new and of training cities, and the bases they are held
+    against.
+
+    Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
+    """
+    if not len(world.new()):
+        raise AnalysisError("this world has no new cities: their updates cannot be measured")
+    at, places = {"new": world.new(), "old": world.old()}, world.xy.astype(np.float64)
+    half = np.random.default_rng(np.random.SeedSequence([asked.seed, 0])).permutation(len(at["old"])) % 2 == 0
+    found = Measured()
+    for task in tasks:
+        rows = {
+            group: generate(world, task, asked.n_rows, split="train", seed=asked.seed, group=group)
+            for group in GROUPS
+        }
+        steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
+        for site in asked.sites:
+            reader = Reader(task, world.ids, site, world.config.id_digits)
+            x = _stored(store, reader, asked.layers) if store else _read(reader, model, asked.layers)
+            moved = {kind: reader.change(model, steps[kind], asked.lr) for kind in STEPS}
+            for layer in asked.layers:
+                here, old = x[layer], at["old"]
+                found.grounds[task, site, layer] = Ground.fit(
+                    here[old], places[old], half, asked.rank, asked.seed
+                )
+                for group in GROUPS:
+                    for step in STEPS:
+                        key: Key = (task, step, group, site, layer)
+                        mine = at[group]
+                        change = moved[step][layer + 1, mine]
+                        found.fields[key] = Field(change, here[mine], places[mine], True)
+                        found.halves[key] = half if group == "old" else None
+            for group, cities in at.items():
+                _gradients(found, model, world, rows[group], (task, "gradient", group, site), cities, x, half)
+            advance(1)
+    return found
+
+
+def _gradients(
+    found: Measured,
+    model: HookedQwen2,
+    world: World,
+    rows: Rows,
+    about: tuple[str, str, str, str],
+    cities: Int[np.ndarray, " asked"],
+    x: Mapping[int, Float[np.ndarray, "city d_model"]],
+    half: Bool[np.ndarray, " old"],
+) -> None:
+    """Add minus the gradient of the loss at `cities` as the first of a question, layer by layer."""
+    _, _, group, site = about
+    seen = at_mentions(model, rows, site, world.ids[cities], slots=(0,), id_digits=world.config.id_digits)
+    for layer in (one for one in x if one < model.cfg.n_layers - 1):
+        ids, gradient = seen.city_means(layer)
+        at, key = world.rows(ids), (*about, layer)
+        found.fields[key] = Field(-gradient, x[layer][at], world.xy[at].astype(np.float64), False)
+        found.halves[key] = half[np.searchsorted(world.old(), at)] if group == "old" else None
+
+
+def _chosen(spots: Sequence[Spot], site: str, layer: int) -> Row:
     """Whether a site was chosen by cause or decodability, and its interchange intervention accuracy if so."""
-    here = [spot for spot in spots if (spot.site, spot.layer) == (site, layer)]
+    here = [spot for spot in spots if (spot.at.position, spot.layer) == (site, layer)]
     by = {spot.chosen for spot in here}
     return {"cause": "cause" in by, "decodable": "decodability" in by, "iia": here[0].iia if here else None}
 
@@ -179,14 +225,3 @@ def _others(
     found = [fields[task, *key[1:]] for task in tasks if task != key[0] and (task, *key[1:]) in fields]
     kept = [field.updates for field in found if np.array_equal(field.xy, mine) and np.any(field.updates)]
     return unit_fields(kept) if kept else None
-
-
-def choose_layers(names: Sequence[str] | None, n_layers: int) -> list[int] | None:
-    """Layers by name ("embed", "0", ...) as numbers; None for none given. Raises UnknownName."""
-    if names is None:
-        return None
-    known = ["embed", *map(str, range(n_layers))]
-    for name in names:
-        if name not in known:
-            raise UnknownName("layer", name, known)
-    return [known.index(name) - 1 for name in names]

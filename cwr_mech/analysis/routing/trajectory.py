@@ -1,4 +1,4 @@
-"""Where new cities are put during a fine-tuning: along the map (misplaced) and off it, against steps.
+"""Where new cities are put during a fine-tuning: along the manifold (misplaced) and off it, against steps.
 
 At every checkpoint the map is fitted anew on the training cities as the model then holds them, and training
 cities are placed on maps they took no part in, so that a map that moves as a whole is no displacement. Each
@@ -9,25 +9,29 @@ not. A site whose interchange moves less than half of the answers is marked weak
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
+from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.manifold.placement import place_all
 from cwr_mech.analysis.patching.sites import HALF, CausalSites, first_read, known_sites
 from cwr_mech.analysis.probing.probe import place_errors, random_folds
 from cwr_mech.analysis.routing.displacement import Origin, displaced
-from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.similarity.cka import linear_cka
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.errors import AnalysisError
+from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Result, Row
+from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
 SITES = ("last_digit", "delimiter")
@@ -41,15 +45,14 @@ SITES_NOTE = (
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a prompt's cities are read: after block `layer`, at a token position (`site`), and why there.
+    """The site at which a prompt's cities are read, and why there.
 
     `variance`: share of the activations' variance that the map explains; `iia`: share of answers that follow
     when the state there is interchanged, None where the base answers too few questions of the task for that.
     """
 
     task: str
-    layer: int
-    site: str
+    at: Site
     variance: float
     chosen: Chosen = "decodability"
     iia: float | None = None
@@ -60,9 +63,15 @@ class Spot:
         return self.iia is None or self.iia < HALF
 
     @property
-    def hook(self) -> str:
-        """TransformerLens name of the place."""
-        return Site.parse(self.layer).hook
+    def layer(self) -> int:
+        """The layer as a number: -1 for the embedding."""
+        return self.at.number()
+
+    @property
+    def columns(self) -> Row:
+        """The spot in a row of a table."""
+        where = {"prompt": self.task, "layer": self.layer, "site": self.at.position}
+        return where | {"chosen": self.chosen, "iia": self.iia, "weak": self.weak}
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -74,16 +83,17 @@ def clearest(
     sites: Sequence[str] = SITES,
     layers: Iterable[int] | None = None,
 ) -> Spot:
-    """The layer and site at which place explains the largest share of old cities' variance, left out one by
-    one, in a task's prompt. Only layers that an answer can read are tried: all but the last.
+    """The layer and site at which place explains the largest share of training cities' variance, left out
+    one by one, in a task's prompt. Only layers that an answer can read are tried: all but the last.
     """
     old, xy = world.old(), world.xy[world.old()].astype(np.float64)
     found = []
-    for site in sites:
-        x = Reader(task, world.ids[old], site, world.config.id_digits).read(model)
+    for position in sites:
+        x = city_states(model, task, world.ids[old], position, world.config.id_digits)
         for layer in range(model.cfg.n_layers - 1) if layers is None else layers:
             if np.ptp(x[layer + 1], axis=0).max() > 0:
-                found.append(Spot(task, layer, site, fit_manifold(x[layer + 1], xy).variance))
+                at = Site.parse(layer, position=position)
+                found.append(Spot(task, at, fit_manifold(x[layer + 1], xy).variance))
     if not found:
         raise AnalysisError(f"cities cannot be told apart anywhere in a {task} prompt")
     return max(found, key=lambda spot: spot.variance)
@@ -102,13 +112,14 @@ def spots_of(model: HookedQwen2, world: World, task: str, known: Sequence[str]) 
     with suppress(AnalysisError):
         site = (found or first_read(model, world, known)).primary
     best = clearest(model, world, task)
-    best = replace(best, iia=_iia(found, Site.parse(best.layer, position=best.site)))
+    best = replace(best, iia=_iia(found, best.at))
     if site is None:
         return (best,)
-    old, layer = world.old(), site.number()
-    x = Reader(task, world.ids[old], site.position, world.config.id_digits).read(model)[layer + 1]
-    variance = fit_manifold(x, world.xy[old].astype(np.float64)).variance if np.ptp(x, axis=0).max() else 0.0
-    return Spot(task, layer, site.position, variance, "cause", _iia(found, site)), best
+    old, spot = world.old(), Spot(task, site, 0.0, "cause", _iia(found, site))
+    x = read(model, world, spot)[old]
+    if np.ptp(x, axis=0).max():
+        spot = replace(spot, variance=fit_manifold(x, world.xy[old].astype(np.float64)).variance)
+    return spot, best
 
 
 def _iia(found: CausalSites | None, site: Site) -> float | None:
@@ -118,14 +129,14 @@ def _iia(found: CausalSites | None, site: Site) -> float | None:
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def placed(
     x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Generator, *, folds: int = 3
-) -> dict[str, Any]:
-    """New and ordinary cities on the map of the activations `x` of all cities.
+) -> Row:
+    """New and training cities on the map of the activations `x` of all cities.
 
     Errors in tenths of a degree: `along_*` of the nearest point of the map, `probe_*` by a linear probe (the
-    paper's measure). `off_new`: distance off the map in units of the median ordinary city. `excess_*`: the
-    typical displacement beyond ordinary cities, with intervals over cities: along the map, and off it in
-    units of the ordinary cities' root mean square distance. `cka_new`: debiased linear CKA over new cities
-    between their activations and what a map of all ordinary cities gives to their true places.
+    paper's measure). `off_new`: distance off the manifold in units of the median training city. `excess_*`:
+    the typical displacement beyond training cities, with intervals over cities: along the manifold, and off
+    it in units of the training cities' root mean square distance. `cka_new`: debiased linear CKA over new
+    cities between their activations and what a map of all training cities gives to their true coordinates.
     """
     old, xy = world.old(), world.xy.astype(np.float64)
     is_new = np.asarray(world.is_new, dtype=bool)
@@ -145,9 +156,7 @@ def placed(
         "along_old": float(np.mean(found.ordinary.along)),
         "off_new": float(np.mean(found.off_ratio())),
         "off_old": float(np.mean(found.ordinary.off) / np.median(found.ordinary.off)),
-        "excess_along": along.value,
-        "excess_along_lo": along.lo,
-        "excess_along_hi": along.hi,
+        **along.columns("excess_along"),
         "excess_off": off.value / unit,
         "excess_off_lo": off.lo / unit,
         "excess_off_hi": off.hi / unit,
@@ -159,7 +168,8 @@ def placed(
 
 def read(model: HookedQwen2, world: World, spot: Spot) -> Float[np.ndarray, "city d_model"]:
     """Activations of all cities at a spot."""
-    return Reader(spot.task, world.ids, spot.site, world.config.id_digits).read(model)[spot.layer + 1]
+    at = spot.at.position, world.config.id_digits
+    return city_states(model, spot.task, world.ids, *at, layers=[spot.layer])[0]
 
 
 def trajectory(
@@ -170,7 +180,7 @@ def trajectory(
     origins: Mapping[Spot, Origin] = MappingProxyType({}),
     followed: Sequence[str] | None = None,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows of `placed` for checkpoints (step -> loader) and spots.
 
     `origins`: where cities stood before at a spot, for the columns of `displaced`. `followed`: the prompts
@@ -192,8 +202,80 @@ def trajectory(
         for index, spot in here:
             x = read(model, world, spot)
             rng = np.random.default_rng(np.random.SeedSequence([seed, step, index]))
-            place = {"step": step, "prompt": spot.task, "layer": spot.layer, "site": spot.site}
-            place |= {"chosen": spot.chosen, "iia": spot.iia, "weak": spot.weak}
-            place |= placed(x, world, rng)
+            place = {"step": step} | spot.columns | placed(x, world, rng)
             rows.append(place | displaced(origins.get(spot), x, world, rng))
     return rows
+
+
+@dataclass
+class Paths:
+    """Fine-tuned runs followed from their base to their end; what several share is computed once.
+
+    `prompts`: tasks whose prompts are read, by default those that a run was trained on. `last`: only the
+    first and the last checkpoint.
+    """
+
+    prompts: Sequence[str] | None = None
+    last: bool = False
+    seed: int = 0
+    runs: list[Run] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    _spots: dict[tuple[str, str], tuple[Spot, ...]] = field(default_factory=dict)
+    _starts: dict[tuple[str, Spot], tuple[list[Row], Origin]] = field(default_factory=dict)
+
+    def follow(self, run: Run) -> None:
+        """Add the rows of a fine-tuned run. A run of which the end alone is kept begins with its base."""
+        base, world, own = run.base(), run.world(), run.config.data.tasks
+        spots = [spot for task in self.prompts or own for spot in self._spots_of(base, world, task)]
+        first, *later = run.steps
+        start: Callable[[], HookedQwen2] = partial(run.model, first)
+        digest = run.sha256(first)
+        if not later:
+            first, later, start, digest = 0, [run.last_step], base.model, base.sha256()
+        known = [self._start(digest, first, start, world, spot) for spot in spots]
+        origins = {spot: origin for spot, (_, origin) in zip(spots, known, strict=True)}
+        models = {step: partial(run.model, step) for step in (later[-1:] if self.last else later)}
+        ends = trajectory(models, world, spots, origins=origins, followed=own, seed=self.seed)
+        about = {"run": run.name, "base": base.name, "set": "+".join(own)}
+        about |= {"condition": condition_of(run.config), "route": run.config.route.name}
+        self.rows += [about | row for row in (*(row for rows, _ in known for row in rows), *ends)]
+        self.runs.append(run)
+
+    def _spots_of(self, base: Run, world: World, task: str) -> tuple[Spot, ...]:
+        if (base.name, task) not in self._spots:
+            self._spots[base.name, task] = spots_of(base.model(), world, task, base.config.data.tasks)
+        return self._spots[base.name, task]
+
+    def _start(
+        self, digest: str, step: int, model: Callable[[], HookedQwen2], world: World, spot: Spot
+    ) -> tuple[list[Row], Origin]:
+        """Rows and origin of the weights that a run started from, at one spot."""
+        key = digest, spot
+        if key not in self._starts:
+            rows = trajectory({step: model}, world, [spot], seed=self.seed)
+            self._starts[key] = rows, Origin.fit(read(model(), world, spot), world, self.seed)
+        return self._starts[key]
+
+    def result(self) -> Result:
+        """Kind "trajectory": table `trajectory` (rows of `trajectory` with the run's) and `spots`."""
+        bases = list(dict.fromkeys(str(run.parent) for run in self.runs))
+        params = {"runs": [run.name for run in self.runs], "bases": bases, "last": self.last}
+        return Result(
+            kind="trajectory",
+            params=params | {"prompts": list(self.prompts or ["own"]), "seed": self.seed},
+            values={"n_models": len(self.runs), "n_bases": len(bases)},
+            tables={
+                "trajectory": self.rows,
+                "spots": [
+                    {"base": base} | spot.columns | {"hook": spot.at.hook, "map_variance": spot.variance}
+                    for (base, _), several in self._spots.items()
+                    for spot in several
+                ],
+            },
+            notes=[
+                "Along: distance of the nearest point of the map from the true coordinates, tenths of a "
+                "degree. Off: distance from the map, in units of the median training city. The map is fitted "
+                "on training cities of the same checkpoint; training cities on maps they took no part in.",
+                SITES_NOTE,
+            ],
+        )

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.func import functional_call
 
-from cwr_mech.activations.cities import city_prompts, residual_stream
+from cwr_mech.activations.cities import city_prompts, city_states, residual_stream
 from cwr_mech.analysis.routing.gradients import Loss, engine_of, first_predicted
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import AnalysisError
@@ -51,8 +51,7 @@ class Reader:
 
     def read(self, model: HookedQwen2) -> Float64[np.ndarray, "layer city d_model"]:
         """Activations of all cities in `model`."""
-        with torch.no_grad():
-            return self._stack(model).double().numpy()
+        return city_states(model, self.task, self.ids, self.site, self.id_digits)
 
     def _stack(self, model: HookedQwen2) -> Float[Tensor, "layer city d_model"]:
         read = self.positions

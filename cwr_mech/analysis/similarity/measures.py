@@ -1,4 +1,5 @@
-"""All measures of likeness in one table, and what each gives between representations with its controls.
+"""All measures of representational similarity in one table, and what each gives between representations with
+its controls.
 
 Most of what a measure costs is done to one representation (its distances, its neighbours, its components), so
 a measure is two functions: `prepare` for one side and `between` for two prepared ones. Many models are then

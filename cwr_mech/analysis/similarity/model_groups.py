@@ -3,7 +3,6 @@ the published value.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,8 +19,8 @@ from cwr_mech.analysis.stats.models import (
     trend,
 )
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 
-Row = dict[str, Any]
 Matrix = Float[np.ndarray, "model model"]
 
 
@@ -78,8 +77,7 @@ def _rows(
         return {
             "group": group,
             "value": found.value,
-            "lo": found.lo,
-            "hi": found.hi,
+            **found.ends,
             "n": found.n,
             "pairs": int(pairs.sum()),
             "null": float(null[pairs].mean()),

@@ -1,4 +1,5 @@
-"""Measures of likeness other than CKA: shapes, canonical correlations, distances, predictions.
+"""Measures of representational similarity other than CKA: shapes, canonical correlations, distances,
+predictions.
 
 All take x [n p] and y [n q], the same n cities in the same order, and centre them. Which changes of a
 representation a measure ignores decides what it can say:
@@ -78,7 +79,7 @@ def _alignment(x: Matrix, y: Other) -> float:
 
 def rsa(x: Matrix, y: Other) -> float:
     """Spearman correlation of the two sets of n (n - 1) / 2 Euclidean distances. With y the cities'
-    coordinates, likeness to the true map.
+    coordinates, similarity to the true map.
     """
     same_cities(len(x), len(y))
     return float(distance_ranks(x) @ distance_ranks(y))

@@ -1,51 +1,25 @@
 """What a report says about similarity between models, the manifold, read-outs, erasure and checkpoints."""
 
 from cwr_mech.analysis.similarity.figures import cka_figure, groups_figure, matrices_figure, references_figure
-from cwr_mech.render.markdown import interval, markdown_table, used
+from cwr_mech.render.markdown import markdown_table, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.shown import Plot, Section, Show, Table
+from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
-GROUP_HEADS = {
-    "measure": "measure",
-    "models": "which",
-    "group": "pairs",
-    "value": "mean",
-    "interval": "95 % over models",
-    "n": "models",
-    "null": "null: shuffled cities",
-    "ceiling": "ceiling",
-    "p": "p",
-    "held_fixed": "held fixed",
-    "published": "published",
-}
-PAIR_HEADS = {
-    "run_a": "a",
-    "run_b": "b",
-    "measure": "measure",
-    "value": "value",
-    "interval": "95 % over cities",
-    "there": "a to b",
-    "back": "b to a",
-    "null_mean": "null: shuffled cities",
-    "null_best": "95 % of shuffles",
-    "ceiling": "ceiling",
-    "of_ceiling": "share of it",
-    "published": "published",
-    "reason": "undefined because",
-}
 MOST_PAIRS = 40
 
 
 def groups_table(result: Result, layer: int) -> list[str]:
     """Means over groups of pairs of models at a layer, with interval, null, ceiling and published value."""
-    groups = [row | {"interval": interval(row)} for row in result.tables["groups"] if row["layer"] == layer]
+    groups = [row for row in result.tables["groups"] if row["layer"] == layer]
     if not groups:
         return []
+    columns = "measure models group value interval n null ceiling p held_fixed published"
+    heads = {"value": "mean", "interval": "95 % over models", "n": "models", "group": "pairs"}
     return [
         "Means over pairs of models (p: same tasks against disjoint tasks, or the trend with the number of "
         "tasks; held fixed: what models of one task and of several have in common):",
-        markdown_table(groups, used(groups, GROUP_HEADS)),
+        table_of(groups, columns, **heads),
     ]
 
 
@@ -53,21 +27,20 @@ def models(result: Result) -> str:
     """Models, groups of pairs at the deepest layer, pairs, references and dimensions."""
     layer = max(result.params["layers"])
     parts = [f"{number(result.values['models'])} models at {layer_name(layer)}:"]
-    heads = {"run": "model", "tasks": "tasks", "seed": "seed", "rows": "rows seen", "exposure": "rows a task"}
-    heads |= {"least_gain": "least share of the gap closed", "failed": "failed"}
-    parts.append(markdown_table(result.tables["models"], heads))
+    parts.append(
+        table_of(result.tables["models"], "run tasks seed rows exposure least_gain failed", rows="rows seen")
+    )
     parts += groups_table(result, layer)
-    pairs = [row | {"interval": interval(row)} for row in result.tables["pairs"] if row["layer"] == layer]
+    pairs = [row for row in result.tables["pairs"] if row["layer"] == layer]
     shown = sorted(pairs, key=lambda row: (row["run_a"], row["run_b"]))[:MOST_PAIRS]
     text = "Pairs:" if len(shown) == len(pairs) else f"The first {len(shown)} of {len(pairs)} pairs:"
-    parts += [text, markdown_table(shown, used(shown, PAIR_HEADS))]
+    columns = "run_a run_b measure value interval there back null_mean null_best ceiling of_ceiling published"
+    parts += [text, table_of(shown, f"{columns} reason", interval="95 % over cities")]
     parts += ["Each model beside what is not another model:", _references(result, layer)]
     counted = [row for row in result.tables["dimensions"] if row["layer"] == layer]
-    heads = {"run": "model", "participation_singular": "effective rank (participation of singular values)"}
-    heads |= {"published": "published, of 256", "effective_rank": "by entropy"}
-    heads |= {"participation": "participation of variances", "twonn": "TwoNN dimension", "p": "of"}
-    heads |= {"reason": "undefined because"}
-    return "\n\n".join([*parts, "Dimensions:", markdown_table(counted, used(counted, heads))])
+    columns = "run participation_singular published effective_rank participation twonn p reason"
+    told = table_of(counted, columns, published="paper, of 256", p="dimensions")
+    return paragraphs(*parts, "Dimensions:", told)
 
 
 def _references(result: Result, layer: int) -> str:
@@ -93,25 +66,22 @@ def matrix(result: Result) -> str:
     parts = [text]
     control = result.tables.get("control", [])
     if control:
-        heads = {"control": "control", "mean": "mean", "max": "largest", "n": "n"}
-        parts.append(markdown_table(control, heads))
+        parts.append(table_of(control, "control mean max n", max="largest"))
     groups = result.tables.get("groups", [])
     if groups:
         parts += groups_table(result, max(row["layer"] for row in groups))
     hooks = dict(zip(result.arrays["layers"].tolist(), result.arrays["hooks"].tolist(), strict=True))
     rows = [
-        row | {"where": layer_name(row["layer_a"], hooks[row["layer_a"]]), "interval": interval(row)}
+        row | {"layer": row["layer_a"], "hook": hooks[row["layer_a"]]}
         for row in result.tables.get("cells", [])
         if row["run_a"] != row["run_b"] and row["layer_a"] == row["layer_b"]
     ]
     if rows:
-        heads = {"where": "layer", "run_a": "a", "run_b": "b", "task_a": "prompt a", "task_b": "prompt b"}
-        heads |= {"cka": "CKA", "interval": "95 % over cities", "null_mean": "null: shuffled cities"}
-        heads |= {"null_max": "largest", "ceiling": "ceiling", "of_ceiling": "share of it"}
-        heads |= {"published": "published", "reason": "undefined because"}
         shown = sorted(rows, key=lambda row: -row["layer_a"])[:MOST_PAIRS]
-        parts += ["Models beside models, at the same layer:", markdown_table(shown, used(shown, heads))]
-    return "\n\n".join(parts)
+        columns = "layer run_a run_b task_a task_b cka interval null_mean null_max ceiling of_ceiling"
+        parts.append("Models beside models, at the same layer:")
+        parts.append(table_of(shown, f"{columns} published reason", interval="95 % over cities"))
+    return paragraphs(*parts)
 
 
 MOST_ENDS = 12
@@ -150,35 +120,27 @@ def _few_pairs(result: Result) -> list[Row]:
     return found if len(pairs) <= MOST_ENDS // 2 else []
 
 
-SHOWS = {
-    "cka": Show(
-        Section(
-            "cka",
-            "Similarity of representations",
-            "Linear CKA: how similar the geometry of the same cities is, up to rotation and scale.",
-            matrix,
-        ),
+SHOWS = by_kind(
+    Show(
+        "cka",
+        "Similarity of representations",
+        "Linear CKA: how similar the geometry of the same cities is, up to rotation and scale.",
+        matrix,
         (Plot("", "Similarity of representations", cka_figure),),
         (
-            Table(
-                "pairs, the most and the least similar",
-                ("a", "b", "cka", "lo", "hi", "null_max", "ceiling"),
-                _ends,
-            ),
+            Table("pairs, the most and the least similar", "a b cka lo hi null_max ceiling", _ends),
             Table(
                 "means over pairs of models, deepest layer",
-                ("models", "group", "value", "lo", "hi", "n", "null", "ceiling", "p", "published"),
+                "models group value lo hi n null ceiling p published",
                 _last_groups,
             ),
         ),
     ),
-    "similarity": Show(
-        Section(
-            "similarity",
-            "Models beside models",
-            "Several measures between models, with nulls and noise ceiling. Claims are over models.",
-            models,
-        ),
+    Show(
+        "similarity",
+        "Models beside models",
+        "Several measures between models, with nulls and noise ceiling. Claims are over models.",
+        models,
         (
             Plot("matrices", "Every pair of models", matrices_figure),
             Plot("groups", "Similarity over groups of models", groups_figure),
@@ -187,17 +149,14 @@ SHOWS = {
         (
             Table(
                 "means over pairs of models, deepest layer",
-                (
-                    *("measure", "models", "group", "value", "lo", "hi", "n", "null", "ceiling", "p"),
-                    *("held_fixed", "published"),
-                ),
+                "measure models group value lo hi n null ceiling p held_fixed published",
                 _last_groups,
             ),
             Table(
                 "pairs, deepest layer",
-                ("measure", "run_a", "run_b", "value", "lo", "hi", "null_best", "ceiling", "of_ceiling"),
+                "measure run_a run_b value lo hi null_best ceiling of_ceiling",
                 _few_pairs,
             ),
         ),
     ),
-}
+)

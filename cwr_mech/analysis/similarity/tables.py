@@ -1,7 +1,6 @@
 """Every measure between models at each layer, with controls, ceilings and claims over models, as a Result."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,9 +22,8 @@ from cwr_mech.analysis.similarity.model_groups import group_rows
 from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.stats.models import Member, ceilings
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 
-Row = dict[str, Any]
 MOST = 1000
 
 
@@ -120,8 +118,7 @@ def _pair(layer: int, a: Item, b: Item, found: Comparison) -> Row:
         "prompt_a": a.task,
         "prompt_b": b.task,
         "value": found.interval.value,
-        "lo": found.interval.lo,
-        "hi": found.interval.hi,
+        **found.interval.ends,
         "there": None if found.measure.symmetric else there,
         "back": None if found.measure.symmetric else back,
         "null_mean": found.null_mean,

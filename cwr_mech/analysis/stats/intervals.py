@@ -43,9 +43,14 @@ class Interval:
         """Whether `truth` lies inside."""
         return bool(self.lo <= truth <= self.hi)
 
-    def row(self, name: str = "value") -> dict[str, float | int | str | None]:
-        """The interval as columns of a tidy table."""
-        return {name: self.value, f"{name}_lo": self.lo, f"{name}_hi": self.hi, "n": self.n}
+    @property
+    def ends(self) -> dict[str, float]:
+        """The ends as columns `lo` and `hi` of a tidy table."""
+        return {"lo": self.lo, "hi": self.hi}
+
+    def columns(self, name: str) -> dict[str, float]:
+        """Value and ends as columns NAME, NAME_lo and NAME_hi of a tidy table."""
+        return {name: self.value, f"{name}_lo": self.lo, f"{name}_hi": self.hi}
 
 
 def _unknown(value: float, n: int, unit: str, method: str, level: float, reason: str) -> Interval:

@@ -82,7 +82,7 @@ def same_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
 
 
 def disjoint_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
-    """Pairs of models that share no task: likeness cannot come from the same training data."""
+    """Pairs of models that share no task: similarity cannot come from the same training data."""
     return _pairs(members, lambda a, b: not set(a.tasks) & set(b.tasks))
 
 

@@ -4,7 +4,7 @@ One function for every condition of a fine-tuning. Models of the zoo were asked 
 (`cwr_mech.experiments.zoo`); the same questions need no decoding again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, score_rows
@@ -79,7 +79,7 @@ def evaluations(
     `world`: a fine-tuning may have been taught other new cities than its base held back.
     """
     world = run.world() if world is None else world
-    tasks = tasks or ordered((*PAPER_TASKS, *run.config.data.tasks))
+    tasks = tasks or tasks_of([run])
     known = run.manifest.get("zoo", {}).get("questions", {})
     same = step in (None, run.last_step) and world.sha256 == run.world().sha256
     if same and (known.get("n"), known.get("seed")) == (n, seed):
@@ -98,7 +98,7 @@ def tuned_of(run: Run, scores: Mapping[str, Evaluation]) -> Tuned:
         base=str(run.parent),
         seed=run.config.train.seed,
         trained=run.config.data.tasks,
-        arm=condition_of(run.config),
+        condition=condition_of(run.config),
         steps=run.config.train.steps,
         lr=run.config.train.lr,
         old=scores["old"],
@@ -106,10 +106,44 @@ def tuned_of(run: Run, scores: Mapping[str, Evaluation]) -> Tuned:
     )
 
 
+def tasks_of(runs: Iterable[Run]) -> tuple[str, ...]:
+    """The paper's seven tasks and those that any of the runs was trained on."""
+    return ordered((*PAPER_TASKS, *(task for run in runs for task in run.config.data.tasks)))
+
+
+def asked_of(
+    tuned: Sequence[Run],
+    bases: Mapping[str, Run],
+    steps: Mapping[str, Sequence[int]],
+    *,
+    tasks: Sequence[str],
+    n: int,
+    seed: int,
+    advance: Callable[[int], object] = lambda n: None,
+) -> tuple[dict[str, Base], dict[tuple[str, int], Tuned]]:
+    """Scores of bases by name, and of fine-tuned runs by (name, step).
+
+    Bases are asked in the world of their fine-tunings, once more with other questions about new cities.
+    `advance(k)` is called after every k questions.
+    """
+    worlds = {run.parent: run.world() for run in tuned}
+    ask = partial(evaluations, tasks=tasks, n=n, advance=advance)
+    before = {}
+    for name, run in bases.items():
+        again = ask(run, world=worlds[name], seed=seed + 1, groups=("new",))["new"]
+        before[name] = Base(name, **ask(run, world=worlds[name], seed=seed), again=again)
+    after = {
+        (run.name, step): tuned_of(run, ask(run, step=step, seed=seed))
+        for run in tuned
+        for step in steps[run.name]
+    }
+    return before, after
+
+
 def answers_of(run: Run, base: Run, *, n: int = QUESTIONS, seed: int = SEED) -> list[Row]:
     """One row a task of a fine-tuned run: scores on new and training cities before and after, the constant
     answer's, improvement on new cities (share of the gap to training cities that is closed) and retention.
     """
-    tasks = ordered((*PAPER_TASKS, *base.config.data.tasks, *run.config.data.tasks))
+    tasks = tasks_of((base, run))
     before, after = (evaluations(one, tasks=tasks, world=run.world(), n=n, seed=seed) for one in (base, run))
     return list(score_rows(tuned_of(run, after), Base(str(run.parent), before["old"], before["new"])))

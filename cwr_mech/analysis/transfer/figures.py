@@ -19,8 +19,8 @@ PANELS = (
 def transfer_figure(result: Result) -> Figure:
     """Matrices of trained sets by tasks asked; frames mark trained tasks.
 
-    Reads arrays `ni`, `deviation`, `retention` [set task], `sets`, `tasks`, `learned` [task]; values `arm`,
-    `n_models`, `n_bases`, `ni_control`. A matrix without any number is left out.
+    Reads arrays `ni`, `deviation`, `retention` [set task], `sets`, `tasks`, `learned` [task]; values
+    `condition`, `n_models`, `n_bases`, `ni_control`. A matrix without any number is left out.
     """
     sets = [str(name) for name in result.arrays["sets"]]
     tasks = [str(name) for name in result.arrays["tasks"]]
@@ -42,9 +42,9 @@ def transfer_figure(result: Result) -> Figure:
     values = result.values
     caption(
         figure,
-        f"{values['n_models']} models fine-tuned from {values['n_bases']} bases; {values['arm']}. Averages "
-        "over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old cities. "
-        f"Control: the base on other questions moves by {number(values['ni_control'])} on average."
+        f"{values['n_models']} models fine-tuned from {values['n_bases']} bases; {values['condition']}. "
+        "Averages over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old "
+        f"cities. Control: the base on other questions moves by {number(values['ni_control'])} on average."
         + (" * a task that not every base had learned." if unlearned.any() else ""),
     )
     return figure

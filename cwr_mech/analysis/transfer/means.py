@@ -12,12 +12,12 @@ RAW = ("base_new", "base_new_read", "new", "new_read", "base_old", "old", "old_r
 """Raw scores and shares of answers that can be read, averaged over models beside the derived figures."""
 
 
-def cell(arm: str, label: str, task: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
-    """One cell of the generalisation matrix: averages over the models of an arm and a set."""
+def cell(condition: str, label: str, task: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
+    """One cell of the generalisation matrix: averages over the models of a condition and a set."""
     mine = [row for row in scores if row["task"] == task]
     beside = [row for row in deviation if row["task"] == task]
     return {
-        "arm": arm,
+        "condition": condition,
         "set": label,
         "task": task,
         "trained": mine[0]["trained"],
@@ -34,7 +34,7 @@ def cell(arm: str, label: str, task: str, scores: Sequence[Row], deviation: Sequ
     }
 
 
-def set_row(arm: str, label: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
+def set_row(condition: str, label: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
     """Averages over tasks within each model first, then over models; over all tasks and over learned ones."""
     averages: Row = {}
     for column, rows in (("ni", scores), ("deviation", deviation)):
@@ -43,7 +43,7 @@ def set_row(arm: str, label: str, scores: Sequence[Row], deviation: Sequence[Row
             learned = [row for row in mine if row["learned"]]
             averages |= _averaged(f"{column}_{kind}", _by_model(mine, column))
             averages |= _averaged(f"{column}_{kind}_learned", _by_model(learned, column))
-    return {"arm": arm, "set": label, "models": len({row["run"] for row in scores})} | averages
+    return {"condition": condition, "set": label, "models": len({row["run"] for row in scores})} | averages
 
 
 def share_learned(scores: Sequence[Row], task: str) -> float:
@@ -62,7 +62,7 @@ def _averaged(name: str, values: Sequence[float | None]) -> Row:
     if not kept.size:
         return {name: None, f"{name}_lo": None, f"{name}_hi": None}
     found = mean_interval(kept)
-    return {name: found.value, f"{name}_lo": finite(found.lo), f"{name}_hi": finite(found.hi)}
+    return {key: finite(value) for key, value in found.columns(name).items()}
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

@@ -2,20 +2,20 @@
 
 For every fine-tuned model and every task, three questions:
 
-improvement  how much of the gap between new and old cities did it close (`normalised_improvement`, unclipped,
-             and clipped as in the paper)? Averaged over models it is the generalisation matrix: rows are
-             what was trained, columns what was asked.
-retention    is the task still answered for old cities? ln(error before / error after), or the change of
+improvement  how much of the gap between new and training cities did it close (`normalised_improvement`,
+             unclipped, and clipped as in the paper)? Averaged over models it is the generalisation matrix:
+             rows are what was trained, columns what was asked.
+retention    is the task still answered for training cities? ln(error before / error after), or the change of
              accuracy: 0 is kept, below 0 forgotten. The paper publishes no such table.
 deviation    did training two tasks together do better or worse than the better of the two alone? The
              improvement minus the largest one of the single-task models of the same base (the paper's
              best-teacher expectation). A teacher counts only if it was trained for as many steps at the
              same rate; the paper's own two-task sets have twice the steps of their teachers.
 
-A base that had not learned a task answers it for old cities hardly better than for new ones, and improvement
-divides by that difference. A task counts as learned when its score on old cities closes at least half of the
-gap between the best constant answer and a perfect one (`FAILED_BELOW`); averages are given over all tasks
-and, in columns that end in `_learned`, over learned ones.
+A base that had not learned a task answers it for training cities hardly better than for new ones, and
+improvement divides by that difference. A task counts as learned when its score on training cities closes at
+least half of the gap between the best constant answer and a perfect one (`FAILED_BELOW`); averages are given
+over all tasks and, in columns that end in `_learned`, over learned ones.
 
 The units of all intervals are models (one for each seed of the base), never cities or questions.
 """
@@ -40,19 +40,20 @@ from cwr_mech.analysis.transfer.means import (
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement
+from cwr_mech.render.numbers import number
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS, ordered
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A fine-tuned model's answers. `arm`: what it differs in from others besides its tasks."""
+    """A fine-tuned model's answers. `condition`: what it differs in from others besides its tasks."""
 
     run: str
     base: str
     seed: int
     trained: tuple[str, ...]
-    arm: str
+    condition: str
     steps: int
     lr: float
     old: Evaluation
@@ -76,8 +77,8 @@ class Base:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Tidy tables: `scores` (model x task), `matrix` (arm, set x task), `deviation` (model x task) and
-    `sets` (arm, set), in which values are averages over models with their intervals."""
+    """Tidy tables: `scores` (model x task), `matrix` (condition, set x task), `deviation` (model x task) and
+    `sets` (condition, set), in which values are averages over models with their intervals."""
 
     scores: tuple[Row, ...]
     matrix: tuple[Row, ...]
@@ -86,34 +87,33 @@ class Transfer:
     trajectory: tuple[Row, ...] = ()
     """Like `scores`, with a column `step`, for checkpoints on the way."""
 
-    def to_result(self, command: str, inputs: Mapping[str, str], params: Mapping[str, object]) -> Result:
-        """The result of kind "transfer"; its arrays are the matrices of the arm with most models."""
-        arm = self.sets[0]["arm"]
-        labels = [row["set"] for row in self.sets if row["arm"] == arm]
+    def to_result(self, params: Mapping[str, object]) -> Result:
+        """The result of kind "transfer"; its arrays are the matrices of the condition with most models."""
+        condition = self.sets[0]["condition"]
+        labels = [row["set"] for row in self.sets if row["condition"] == condition]
         tasks = ordered((*PAPER_TASKS, *(row["task"] for row in self.scores)))
 
         def grid(column: str) -> np.ndarray:
-            cells = {(row["set"], row["task"]): row[column] for row in self.matrix if row["arm"] == arm}
+            cells = {
+                (row["set"], row["task"]): row[column] for row in self.matrix if row["condition"] == condition
+            }
             values = [[cells.get((label, task)) for task in tasks] for label in labels]
             return np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
 
-        first = [row for row in self.matrix if row["arm"] == arm]
+        first = [row for row in self.matrix if row["condition"] == condition]
+        control = mean_of(abs(row["ni_control"]) for row in self.scores if given(row["ni_control"]))
         return Result(
             kind="transfer",
-            command=command,
-            inputs=dict(inputs),
             params=dict(params),
             values={
-                "arm": arm,
-                "n_models": len({row["run"] for row in self.scores if row["arm"] == arm}),
-                "n_bases": len({row["base"] for row in self.scores if row["arm"] == arm}),
+                "condition": condition,
+                "n_models": len({row["run"] for row in self.scores if row["condition"] == condition}),
+                "n_bases": len({row["base"] for row in self.scores if row["condition"] == condition}),
                 "ni_trained": mean_of(row["ni"] for row in first if row["trained"]),
                 "ni_trained_learned": mean_of(row["ni_learned"] for row in first if row["trained"]),
                 "ni_transfer": mean_of(row["ni"] for row in first if not row["trained"]),
                 "ni_transfer_learned": mean_of(row["ni_learned"] for row in first if not row["trained"]),
-                "ni_control": mean_of(
-                    abs(row["ni_control"]) for row in self.scores if given(row["ni_control"])
-                ),
+                "ni_control": control,
             },
             tables={
                 "scores": list(self.scores),
@@ -132,26 +132,26 @@ class Transfer:
             },
             notes=[
                 "Improvement: 0 is no better on new cities than before, 1 as good as on old ones, below 0 "
-                "worse than before. A dash: old cities were answered no better than new ones before, so the "
-                "scale has no ends.",
-                f"A base has learned a task when its score on old cities closes at least {FAILED_BELOW} of "
-                "the gap between the best constant answer and a perfect one; elsewhere old cities are hardly "
-                "better than new ones, and improvement divides by that difference.",
-                "Control: the base itself on other questions about new cities; its improvement would be 0 "
-                "but for chance.",
-                "Retention, on old cities: ln(error before / error after), or the change of accuracy; 0 is "
-                "kept, below 0 forgotten.",
+                "worse than before. A dash: training cities were answered no better than new ones before, so "
+                "the scale has no ends.",
+                f"A base has learned a task when its score on training cities closes at least {FAILED_BELOW} "
+                "of the gap between the best constant answer and a perfect one; elsewhere training cities "
+                "are hardly better than new ones, and improvement divides by that difference.",
+                "Control: the base itself on other questions about new cities, whose improvement would be 0 "
+                f"but for chance: {number(control)} on average.",
+                "Retention, on training cities: ln(error before / error after), or the change of accuracy; 0 "
+                "is kept, below 0 forgotten.",
                 "Intervals are over models, one for each seed of the base; one model has none.",
             ],
         )
 
 
-def transfer(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool = True) -> Transfer:
+def compared(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool = True) -> Transfer:
     """Compare fine-tuned models with their bases and with each other.
 
     match_steps: only teachers with the steps and the rate of their pupil count, which leaves the paper's own
-    two-task sets without any. Raises AnalysisError without models, or when models of one set and arm were
-    trained differently.
+    two-task sets without any. Raises AnalysisError without models, or when models of one set and
+    condition were trained differently.
     """
     if not tuned:
         raise AnalysisError("no fine-tuned model given", "make one with: cwr-mech finetune RUN")
@@ -161,26 +161,28 @@ def transfer(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool
     _check_alike(tuned)
     scores = [row for model in tuned for row in score_rows(model, known[model.base])]
     deviation = [row for model in tuned for row in _deviations(model, tuned, scores, match_steps)]
-    groups = dict.fromkeys((model.arm, model.label) for model in tuned)
+    groups = dict.fromkeys((model.condition, model.label) for model in tuned)
     order = {"+".join(tasks): tasks for tasks in (model.trained for model in tuned)}
-    models_of = Counter(model.arm for model in tuned)
+    models_of = Counter(model.condition for model in tuned)
     ranked = sorted(
         groups,
         key=lambda group: (-models_of[group[0]], group[0], len(order[group[1]]), _ranks(order[group[1]])),
     )
     matrix, sets = [], []
-    for arm, label in ranked:
-        mine = [row for row in scores if (row["arm"], row["set"]) == (arm, label)]
-        beside = [row for row in deviation if (row["arm"], row["set"]) == (arm, label)]
-        matrix += [cell(arm, label, task, mine, beside) for task in ordered(row["task"] for row in mine)]
-        sets.append(set_row(arm, label, mine, beside))
+    for condition, label in ranked:
+        mine = [row for row in scores if (row["condition"], row["set"]) == (condition, label)]
+        beside = [row for row in deviation if (row["condition"], row["set"]) == (condition, label)]
+        matrix += [
+            cell(condition, label, task, mine, beside) for task in ordered(row["task"] for row in mine)
+        ]
+        sets.append(set_row(condition, label, mine, beside))
     return Transfer(tuple(scores), tuple(matrix), tuple(deviation), tuple(sets))
 
 
 def _check_alike(tuned: Sequence[Tuned]) -> None:
     first: dict[tuple[str, str], Tuned] = {}
     for model in tuned:
-        other = first.setdefault((model.arm, model.label), model)
+        other = first.setdefault((model.condition, model.label), model)
         if (other.steps, other.lr) != (model.steps, model.lr):
             raise AnalysisError(
                 f"{other.run} and {model.run} cannot be averaged: {other.steps} steps at {other.lr:g} and "
@@ -216,7 +218,7 @@ def score_rows(model: Tuned, base: Base) -> Iterator[Row]:
             "run": model.run,
             "base": model.base,
             "seed": model.seed,
-            "arm": model.arm,
+            "condition": model.condition,
             "set": model.label,
             "task": task,
             "trained": task in model.trained,
@@ -248,7 +250,7 @@ def again(base: Base, task: str, *ends: Any) -> float | None:
     return finite(normalised_improvement(base.again.score(task).value_mean, *ends))
 
 
-DEVIATION_KEYS = ("run", "base", "seed", "arm", "set", "task", "trained", "learned", "ni")
+DEVIATION_KEYS = ("run", "base", "seed", "condition", "set", "task", "trained", "learned", "ni")
 """Columns that a row of `deviation` takes over from the row of `scores`."""
 
 
@@ -263,7 +265,7 @@ def _deviations(
         for task in model.trained
         for teacher in tuned
         if teacher.trained == (task,)
-        and (teacher.base, teacher.seed, teacher.arm) == (model.base, model.seed, model.arm)
+        and (teacher.base, teacher.seed, teacher.condition) == (model.base, model.seed, model.condition)
         and (not match_steps or (teacher.steps, teacher.lr) == (model.steps, model.lr))
     ]
     if {teacher.trained[0] for teacher in teachers} != set(model.trained):

@@ -20,7 +20,7 @@ def planted(speed: float, taught: float, run: str, base: str = "b") -> list[Row]
     """own = 1 - exp(-speed step), others = taught * own, at log-spaced checkpoints."""
     own = [1 - math.exp(-speed * step) for step in STEPS]
     return [
-        {"run": run, "base": base, "set": "s", "arm": "a", "step": step, "own": o, "others": taught * o}
+        {"run": run, "base": base, "set": "s", "condition": "a", "step": step, "own": o, "others": taught * o}
         for step, o in zip(STEPS, own, strict=True)
     ]
 

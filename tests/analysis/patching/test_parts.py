@@ -113,7 +113,7 @@ def test_a_graft_of_the_sources_own_state_is_a_patch():
     with torch.no_grad():
         model.unembed.W_U.mul_(3)
     here = np.arange(len(pairs))
-    states = patch_parts.city_states(model, WORLD, "distance", WORLD.ids, "swapped_last")
+    states = patch_parts.states_at(model, WORLD, "distance", WORLD.ids, "swapped_last")
     source = states[1][WORLD.rows(pairs.corrupt[here, pairs.slot])]
     cell = Cell("resid_post", 1, None, "swapped_last")
     patched = patch_parts.interchange(model, pairs, [cell], conditions=patch_parts.INTERCHANGE[1:]).answer[

@@ -1,7 +1,5 @@
 """Tables of a sweep: ratios, intervals and tests against values that can be worked out by hand."""
 
-import csv
-
 import numpy as np
 import pytest
 from patching_cases import model_of, some_pairs
@@ -17,7 +15,6 @@ from cwr_mech.analysis.patching.table import (
     pool_followed,
     resample,
     tabulate,
-    write_csv,
 )
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, load_result
@@ -168,9 +165,3 @@ def test_results_are_saved_pooled_compared_and_read_back(tmp_path):
     compared = tasks_result(results)
     assert [row["task"] for row in compared.tables["tasks"]] == ["compass", "compass"]
     assert len(compared.tables["lines"]) == 2 * 2 * model.cfg.n_layers
-    table = write_csv(tmp_path / "cells.csv", results[0].tables["cells"])
-    with table.open() as handle:
-        read = list(csv.DictReader(handle))
-    assert len(read) == len(results[0].tables["cells"])
-    assert float(read[0]["recovered"]) == pytest.approx(results[0].tables["cells"][0]["recovered"])
-    assert read[0]["component"] == "resid_post"

@@ -12,7 +12,7 @@ from cwr_mech.analysis.prediction.predictors import (
     task_properties,
     try_prediction,
 )
-from cwr_mech.analysis.prediction.study import (
+from cwr_mech.analysis.prediction.tables import (
     VARIANTS,
     moments,
     prediction_result,

@@ -283,7 +283,7 @@ def test_leace_is_the_papers_formula_and_leaves_nothing_linear() -> None:
     left = erasure.fit_leace(x, xy)(x)
     assert score(fit_linear(left, xy).predict(left), xy).r2 < 0.02
     # Control: a random subspace of the same rank leaves the map where it is.
-    random = erasure.fit_arm("random", x, xy, rng())(x)
+    random = erasure.fit_condition("random", x, xy, rng())(x)
     assert score(fit_linear(random, xy, method="ols").predict(random), xy).r2 > 0.95
     assert np.linalg.matrix_rank(x - random - (x - random).mean(0)) == 2
 
@@ -299,7 +299,7 @@ def test_erasure_acts_at_the_cities_and_nowhere_else(tiny, task: str) -> None:
     model, world = tiny
     rows = generate(world, task, 60, split="test")
     found = erasure.gather(model, world, rows, 0)
-    erasers = {name: erasure.fit_arm("random", x, xy, rng()) for name, (x, xy) in found.items()}
+    erasers = {name: erasure.fit_condition("random", x, xy, rng()) for name, (x, xy) in found.items()}
     size, picked = next(erasure.by_shape(rows))
     tokens = torch.from_numpy(rows.tokens[picked, : rows.answer_start[picked[0]]].astype(np.int64))
     hook = "blocks.0.hook_resid_post"
@@ -322,7 +322,7 @@ def test_erasure_acts_at_the_cities_and_nowhere_else(tiny, task: str) -> None:
 def test_what_a_task_loses_is_scaled_by_its_baseline(tiny) -> None:
     model, world = tiny
     rows = erasure.erase_task(model, world, "compass", 0, n_fit=80, n_test=40, draws=50)
-    assert [row["arm"] for row in rows] == list(erasure.ARMS)
+    assert [row["condition"] for row in rows] == list(erasure.CONDITIONS)
     for row in rows:
         assert row["loss_clean"] == rows[0]["loss_clean"]
         room = row["loss_constant"] - row["loss_clean"]

@@ -14,9 +14,9 @@ from cwr_mech.analysis.routing.fields import (
     shares,
     unit_fields,
 )
-from cwr_mech.analysis.routing.tables import choose_layers, subspace_result
+from cwr_mech.analysis.routing.tables import subspace_result
 from cwr_mech.config import ModelConfig, WorldConfig
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.world.cities import World, load_world
 
@@ -182,10 +182,6 @@ def test_what_cannot_be_measured_is_refused() -> None:
         subspace_result(model, few, ["distance"], **call)
     with pytest.raises(AnalysisError, match="rank 17 was asked for"):
         subspace_result(model, world, ["distance"], rank=17, **call)
-    with pytest.raises(UnknownName, match="layer '9'"):
-        choose_layers(["embed", "9"], 2)
-    assert choose_layers(["embed", "1"], 2) == [-1, 1]
-    assert choose_layers(None, 2) is None
     wide = np.ones((N, P + 1))
     _, xy, _ = planted()
     with pytest.raises(AnalysisError, match="same model and layer"):

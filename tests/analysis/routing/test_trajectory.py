@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing import trajectory as trajectories
 from cwr_mech.analysis.routing.displacement import Origin, displaced
 from cwr_mech.analysis.routing.trajectory import (
@@ -93,7 +94,7 @@ def test_the_clearest_place_is_where_place_explains_most() -> None:
     ]
     assert spot.variance == max(tried)
     assert spot.layer < 2  # the last block's output at a city is read by no answer
-    assert spot.hook == f"blocks.{spot.layer}.hook_resid_post"
+    assert spot.at.hook == f"blocks.{spot.layer}.hook_resid_post"
     with pytest.raises(AnalysisError, match="cannot be told apart"):
         clearest(model(), world(), "distance", sites=["delimiter"], layers=[-1])
 
@@ -101,10 +102,10 @@ def test_the_clearest_place_is_where_place_explains_most() -> None:
 def test_a_base_is_read_where_its_answers_read_and_where_its_map_is_clearest() -> None:
     run = load_run("zoo:small-seed2")
     cause, decodable = spots_of(run.model(), run.world(), "distance", run.config.data.tasks)
-    assert (cause.chosen, cause.layer, cause.site) == ("cause", 1, "last_digit")
+    assert (cause.chosen, str(cause.at)) == ("cause", "L1, last digit")
     assert cause.iia > 0.8
     assert not cause.weak
-    assert (decodable.chosen, decodable.site) == ("decodability", "delimiter")
+    assert (decodable.chosen, decodable.at.position) == ("decodability", "delimiter")
     assert decodable.variance > cause.variance  # the map is clearer there,
     assert decodable.iia < 0.1  # and nothing of it is read
     assert decodable.weak
@@ -115,7 +116,7 @@ def test_a_base_is_read_where_its_answers_read_and_where_its_map_is_clearest() -
 
 
 def test_followed_prompts_are_read_everywhere_and_others_at_the_end() -> None:
-    spots = [Spot("distance", 1, "last_digit", 0.5), Spot("angle", 0, "delimiter", 0.5)]
+    spots = [Spot("distance", Site(1), 0.5), Spot("angle", Site(0, position="delimiter"), 0.5)]
     loads: list[int] = []
 
     def loader(step: int):
@@ -161,7 +162,7 @@ def test_a_planted_share_of_the_displacement_is_recovered(share: float) -> None:
 
 
 def test_displacements_are_told_from_the_origin_and_only_where_there_is_one() -> None:
-    spots = [Spot("distance", 1, "last_digit", 0.5), Spot("angle", 0, "delimiter", 0.5)]
+    spots = [Spot("distance", Site(1), 0.5), Spot("angle", Site(0, position="delimiter"), 0.5)]
     origin = {spots[0]: Origin.fit(read(model(0), world(), spots[0]), world())}
     (plain, other), (first, second) = (
         trajectory({9: lambda: model(1)}, world(), spots, origins=given) for given in ({}, origin)

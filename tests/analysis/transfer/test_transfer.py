@@ -12,8 +12,8 @@ from cwr_mech.analysis.transfer.transfer import (
     Base,
     Transfer,
     Tuned,
+    compared,
     retention,
-    transfer,
 )
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore
@@ -24,7 +24,7 @@ OLD, NEW = 10.0, 1000.0
 """Errors of the base; accuracies are 0.9 and 0.3."""
 CONSTANT = 500.0
 """Error of the best constant answer; no label is right by chance."""
-ARM = "replay trained, elicitation none"
+CONDITION = "replay trained, elicitation none"
 
 
 def evaluation(errors: dict[str, float], group: str) -> Evaluation:
@@ -74,7 +74,7 @@ def tuned(name: str, trained: str, new: dict[str, float], *, of: str = "b0", see
         base=of,
         seed=seed,
         trained=tuple(trained.split("+")),
-        arm=ARM,
+        condition=CONDITION,
         steps=100,
         lr=1e-4,
         old=evaluation(all_tasks(OLD), "old"),
@@ -98,7 +98,7 @@ SHARES = [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (-0.25, 0.0), (1.9, 1.5)]
 @pytest.mark.parametrize(("share", "clipped"), SHARES)
 @pytest.mark.parametrize("task", ["distance", "compass"])
 def test_improvement_is_the_share_of_the_gap_closed(share: float, clipped: float, task: str) -> None:
-    found = transfer([tuned("r", "distance", all_tasks(NEW, **{task: at(share)}))], [base()])
+    found = compared([tuned("r", "distance", all_tasks(NEW, **{task: at(share)}))], [base()])
     assert cell(found, "distance", task, "ni") == pytest.approx(share)
     assert cell(found, "distance", task, "ni_paper") == pytest.approx(clipped)
     assert all(row["ni_control"] == 0 for row in found.scores)
@@ -109,22 +109,26 @@ def test_averages_are_over_models_and_have_their_intervals() -> None:
     models = [
         tuned(f"r{i}", "angle", all_tasks(at(share)), of=f"b{i}", seed=i) for i, share in enumerate(shares)
     ]
-    found = transfer(models, [base(f"b{i}") for i in range(3)])
+    found = compared(models, [base(f"b{i}") for i in range(3)])
     assert cell(found, "angle", "distance", "ni") == pytest.approx(0.5)
     assert cell(found, "angle", "distance", "models") == 3
     low, high = (cell(found, "angle", "distance", f"ni_{end}") for end in ("lo", "hi"))
     assert low < 0.2 < 0.9 < high  # three models say little
     assert found.sets[0]["ni_transfer"] == pytest.approx(0.5)
-    one = transfer(models[:1], [base()])
+    one = compared(models[:1], [base()])
     assert cell(one, "angle", "distance", "ni_lo") is None
 
 
 def test_the_arm_of_most_models_is_the_one_that_is_drawn() -> None:
     models = [tuned(f"r{i}", "angle", all_tasks(at(0.5)), of=f"b{i}", seed=i) for i in range(3)]
-    rare = replace(tuned("r3", "angle", all_tasks(at(0.1))), arm="a rare arm")
-    found = transfer([rare, *models], [base(f"b{i}") for i in range(3)])
-    result = found.to_result("cwr-mech transfer", {}, {})
-    assert (result.values["arm"], result.values["n_models"], result.values["n_bases"]) == (ARM, 3, 3)
+    rare = replace(tuned("r3", "angle", all_tasks(at(0.1))), condition="a rare condition")
+    found = compared([rare, *models], [base(f"b{i}") for i in range(3)])
+    result = found.to_result({})
+    assert (result.values["condition"], result.values["n_models"], result.values["n_bases"]) == (
+        CONDITION,
+        3,
+        3,
+    )
     assert result.arrays["ni"] == pytest.approx(0.5)
 
 
@@ -132,15 +136,15 @@ def test_averages_come_with_and_without_tasks_the_base_had_not_learned() -> None
     model = tuned("r", "distance", all_tasks(at(0.5), angle=CONSTANT))
     known, half = base(), base(angle=0.51 * CONSTANT)
     for start, learned in ((known, True), (half, False)):
-        found = transfer([model], [start])
+        found = compared([model], [start])
         rows = {row["task"]: row for row in found.scores}
         assert rows["angle"]["learned"] is learned
         assert all(row["learned"] for task, row in rows.items() if task != "angle")
         every, kept = found.sets[0]["ni_transfer"], found.sets[0]["ni_transfer_learned"]
         assert kept == pytest.approx(every if learned else 0.5)
         assert every != pytest.approx(0.5)
-    arrays = transfer([model, replace(model, run="s", base="b1")], [known, replace(half, run="b1")])
-    result = arrays.to_result("cwr-mech transfer", {}, {})
+    arrays = compared([model, replace(model, run="s", base="b1")], [known, replace(half, run="b1")])
+    result = arrays.to_result({})
     assert result.arrays["learned"][PAPER_TASKS.index("angle")] == 0.5
     assert result.values["ni_transfer_learned"] != result.values["ni_transfer"]
 
@@ -152,7 +156,7 @@ def test_deviation_is_from_the_best_teacher_of_the_same_base() -> None:
         tuned("other", "compass", all_tasks(at(0.99)), of="b1", seed=1),
     ]
     both = tuned("dc", "distance+compass", all_tasks(at(0.2)))
-    found = transfer([*teachers, both], [base(), base("b1")])
+    found = compared([*teachers, both], [base(), base("b1")])
     rows = {row["task"]: row for row in found.deviation}
     assert rows["angle"]["teacher"] == "d"
     assert rows["angle"]["deviation"] == pytest.approx(-0.4)
@@ -166,10 +170,10 @@ def test_deviation_is_from_the_best_teacher_of_the_same_base() -> None:
 def test_teachers_of_other_steps_count_only_when_asked_for() -> None:
     teachers = [tuned("d", "distance", all_tasks(at(0.1))), tuned("c", "compass", all_tasks(at(0.3)))]
     both = replace(tuned("dc", "distance+compass", all_tasks(at(0.2))), steps=200)
-    assert not transfer([*teachers, both], [base()]).deviation
-    found = transfer([*teachers, both], [base()], match_steps=False)
+    assert not compared([*teachers, both], [base()]).deviation
+    found = compared([*teachers, both], [base()], match_steps=False)
     assert [row["step_matched"] for row in found.deviation] == [False] * 7
-    assert not transfer([teachers[0], replace(both, steps=100)], [base()]).deviation
+    assert not compared([teachers[0], replace(both, steps=100)], [base()]).deviation
 
 
 def test_retention_has_a_sign() -> None:
@@ -182,7 +186,7 @@ def test_retention_has_a_sign() -> None:
 
 def test_a_scale_without_ends_gives_no_number() -> None:
     flat = replace(base(), new=evaluation(all_tasks(OLD), "new"), again=evaluation(all_tasks(OLD), "new"))
-    found = transfer([tuned("r", "distance", all_tasks(5.0))], [flat])
+    found = compared([tuned("r", "distance", all_tasks(5.0))], [flat])
     assert cell(found, "distance", "distance", "ni") is None
     assert cell(found, "distance", "distance", "ni_paper") == 0
 
@@ -190,18 +194,18 @@ def test_a_scale_without_ends_gives_no_number() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     one = tuned("r", "distance", all_tasks(NEW))
     with pytest.raises(AnalysisError, match="no fine-tuned model"):
-        transfer([], [base()])
+        compared([], [base()])
     with pytest.raises(AnalysisError, match="base b0"):
-        transfer([one], [base("b9")])
+        compared([one], [base("b9")])
     with pytest.raises(AnalysisError, match="cannot be averaged"):
-        transfer([one, replace(one, run="s", steps=7)], [base()])
+        compared([one, replace(one, run="s", steps=7)], [base()])
 
 
 def test_result_figure_and_section(tmp_path: object) -> None:
     singles = [tuned(task, task, all_tasks(at(0.3))) for task in ("distance", "compass")]
     both = tuned("dc", "distance+compass", all_tasks(at(0.2)))
-    found = transfer([*singles, both], [base()])
-    result = found.to_result("cwr-mech transfer", {}, {"runs": ["dc"], "seed": 42})
+    found = compared([*singles, both], [base()])
+    result = found.to_result({"runs": ["dc"], "seed": 42})
     assert result.arrays["sets"].tolist() == ["distance", "compass", "distance+compass"]
     assert result.arrays["ni"].shape == (3, 7)
     assert result.values["ni_control"] == 0

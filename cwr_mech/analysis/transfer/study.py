@@ -1,0 +1,58 @@
+"""What did fine-tuning on some tasks do to all of them?"""
+
+from typing import Annotated
+
+from cwr_mech.analysis.study import (
+    FineTunedArg,
+    Opt,
+    Questions,
+    QuestionSeed,
+    names,
+    stage,
+    study,
+    uses,
+)
+from cwr_mech.results import Result
+
+
+@study("transfer")
+def transfer(
+    runs: FineTunedArg = None,
+    *,
+    rows: Questions = 500,
+    seed: QuestionSeed = 42,
+    unmatched: Annotated[bool, Opt("Let teachers of other steps count, as the paper does.")] = False,
+    trajectory: Annotated[bool, Opt("Score every checkpoint on the way, not only the last.")] = False,
+) -> Result:
+    """Score fine-tuned models on every task, on new and on training cities, beside their bases.
+
+    Without arguments: all fine-tuned runs in runs/. Gives the generalisation matrix, retention, and, for sets
+    of several tasks, the deviation from the best single-task teacher of the same base and steps.
+    """
+    from dataclasses import replace
+
+    from cwr_mech.analysis.transfer.answers import asked_of, tasks_of
+    from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.analysis.transfer.transfer import compared, score_rows
+
+    tuned = fine_tunings(names(runs))
+    bases = {str(run.parent): run.base() for run in tuned}
+    for run in (*bases.values(), *tuned):
+        uses(run.source, run.sha256())
+    steps = {run.name: run.steps if trajectory else (run.last_step,) for run in tuned}
+    tasks = tasks_of((*bases.values(), *tuned))
+    passes = 3 * len(bases) + 2 * sum(map(len, steps.values()))
+    with stage("answering", passes * rows * len(tasks), "questions") as advance:
+        before, after = asked_of(tuned, bases, steps, tasks=tasks, n=rows, seed=seed, advance=advance)
+    found = compared(
+        [after[run.name, run.last_step] for run in tuned], list(before.values()), match_steps=not unmatched
+    )
+    if trajectory:
+        on_the_way = [
+            {"step": step} | row
+            for (_, step), model in after.items()
+            for row in score_rows(model, before[model.base])
+        ]
+        found = replace(found, trajectory=tuple(on_the_way))
+    about = {"runs": [run.name for run in tuned], "bases": list(bases)}
+    return found.to_result({**about, "rows": rows, "seed": seed, "steps_matched": not unmatched})
