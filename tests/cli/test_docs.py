@@ -1,0 +1,68 @@
+"""The documentation follows from the program: generated pages, pictures, and tutorials that run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import docs_pages
+from cwr_mech_cli.main import COMMANDS
+
+DOCS = ROOT / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.py"))
+NAVIGATION = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+
+
+def test_every_command_has_its_options() -> None:
+    text = docs_pages.commands()
+    assert [row.name for row in COMMANDS if f"## `cwr-mech {row.name}`" not in text] == []
+    probe = text.split("## `cwr-mech probe`")[1].split("\n## ")[0]
+    for option in ("--layers", "--folds", "--report"):
+        assert option in probe
+    assert "--no-such-option" not in probe
+
+
+def test_every_public_name_has_a_place() -> None:
+    import cwr_mech
+
+    found = re.findall(r"^::: cwr_mech\.[\w.]+\.(\w+)$", docs_pages.library(), flags=re.MULTILINE)
+    assert found == cwr_mech.__all__
+
+
+def test_pages_and_pictures_are_there() -> None:
+    pages = {path.relative_to(DOCS).as_posix() for path in [*DOCS.rglob("*.md"), *TUTORIALS]}
+    named = re.findall(r": ([\w/-]+\.(?:md|py))$", NAVIGATION, flags=re.MULTILINE)
+    assert set(named) == pages | set(docs_pages.PAGES)
+    for path in DOCS.rglob("*.md"):
+        text = docs_pages.filled(path.read_text(encoding="utf-8"))
+        assert "<!--" not in text
+        for report, picture in re.findall(r"figures/(\w+)/([\w-]+\.png)", text):
+            assert (ROOT / "reports" / report / "figures" / picture).is_file()
+    with pytest.raises(KeyError):
+        docs_pages.filled("<!-- generated: nothing -->")
+
+
+def test_commands_named_in_pages_exist() -> None:
+    known = {row.name for row in COMMANDS}
+    for path in [*DOCS.rglob("*.md"), *TUTORIALS]:
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:`|^)cwr-mech ([a-z][a-z-]+)", text, flags=re.MULTILINE))
+        assert named <= known, path.name
+    assert "no-such-command" not in known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs(tutorial: Path, tmp_path: Path) -> None:
+    """In an empty folder, from beginning to end; its own assertions say what must come out."""
+    done = subprocess.run(
+        [sys.executable, str(tutorial)],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout

@@ -1,0 +1,45 @@
+"""Hooks of mkdocs: pages and passages of the documentation that are made from the program itself.
+
+Commands come from the command line's own help, the library's page from its public names, tables of tasks,
+verdicts and limits from the code and the committed results, the schema from activations/README.md, pictures
+from reports/.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import docs_pages
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    """Remove what tutorials wrote beside themselves when they were last run."""
+    for folder in (Path(config.docs_dir) / "tutorials").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """The same after they were run."""
+    on_pre_build(config)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages, and the pictures that pages show."""
+    for name, page in docs_pages.PAGES.items():
+        files.append(File.generated(config, name, content=page()))
+    pages = [path.read_text(encoding="utf-8") for path in Path(config.docs_dir).rglob("*.md")]
+    for report, picture in sorted(set(re.findall(r"figures/(\w+)/([\w-]+\.png)", "\n".join(pages)))):
+        source = ROOT / "reports" / report / "figures" / picture
+        files.append(File.generated(config, f"figures/{report}/{picture}", abs_src_path=str(source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill the passages that a page leaves to the program."""
+    return docs_pages.filled(markdown)
