@@ -79,7 +79,10 @@ def run_line(words: list[str]) -> int:
     """Exit code of the program, run in this process."""
     from cwr_mech_cli import main as cli
 
+    from cwr_mech.training import folders
+
     cli.answer_signals = lambda command: None
+    folders.PACKAGE = Path("nowhere")  # `zoo check` of the whole zoo is work of minutes, not a hang
     sys.argv = ["cwr-mech", *words]
     try:
         cli.main()
