@@ -57,7 +57,7 @@ class ReadsText:
 
     def _reads_from(self, folder: Path) -> None:
         """Take the tokenizer of a checkpoint folder."""
-        if not is_ours(folder):
+        if not is_ours(folder) or self.cfg.d_vocab != len(VOCAB):  # ours with more tokens added
             self._tokenizer = partial(read_tokenizer, folder)
 
     @property

@@ -63,7 +63,10 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
     Raises ConfigError when it is not a Qwen2 model or uses an option that HookedQwen2 does not have.
     """
     if settings.get("model_type") != "qwen2":
-        raise ConfigError(f"model type is {short(settings.get('model_type'))}, not 'qwen2'")
+        raise ConfigError(
+            f"model type is {short(settings.get('model_type'))}, not 'qwen2'",
+            "Qwen2 and Qwen2.5 are read; TransformerLens' TransformerBridge reads other architectures",
+        )
     for option, supported in (("hidden_act", "silu"), ("attention_dropout", 0.0)):
         if settings.get(option, supported) != supported:
             raise ConfigError(f"{option} is {short(settings[option])}; only {supported!r} is supported")

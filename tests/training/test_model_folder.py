@@ -24,6 +24,11 @@ def test_a_folder_with_our_tokenizer_is_asked_about_cities(tmp_path: Path) -> No
     assert run.world().n == WorldConfig().n_cities
     for name, value in run.model().state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
+    assert run.model()("dist(c_1234,").shape == (1, 13, 98)
+    wider = SMALL.model_copy(update={"d_vocab": 104})
+    HookedQwen2(wider, seed=1).save_pretrained(tmp_path / "wider")
+    more = load_run(tmp_path / "wider").model()
+    assert torch.equal(more.to_tokens("dist(c_1"), model.to_tokens("dist(c_1")), "tokens added to ours"
     with pytest.raises(MissingArtifact, match="it has no step 7"):
         run.model(7)
     with pytest.raises(ConfigError, match="not fine-tuned"):

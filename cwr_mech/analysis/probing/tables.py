@@ -86,8 +86,8 @@ def probe_result(
         tables={"layers": layers, **({"new": new} if new else {})},
         arrays=arrays,
         notes=[
-            f"Each of {len(ids)} training cities is decoded by a {method} probe fitted on the other "
-            f"{folds - 1} of {folds} folds; errors in tenths of a degree.",
+            f"Each of {len(ids)} {'entities' if store.reads_text else 'training cities'} is decoded by a "
+            f"{method} probe fitted on the other {folds - 1} of {folds} folds; errors in tenths of a degree.",
             f"Controls on the same folds: {draws} shuffles of the places, random but fixed places, and a "
             + ("probe on the tokens of the name." if store.reads_text else "probe on the digits of the id."),
             "Intervals: 95 %, bootstrap over cities; they say nothing about other seeds.",
