@@ -79,9 +79,10 @@
     }
     box.append(scroll);
     scroll.append(table);
+    if (rows.length <= 12) scroll.classList.add("whole");
     if (rows.length > 1) sortable(table, rows);
     for (const cell of table.querySelectorAll("td")) {
-      if (cell.textContent.length < 26) cell.classList.add("short");
+      if (cell.textContent.length < 18) cell.classList.add("short");
     }
   });
 
@@ -94,7 +95,11 @@
   };
   const laidOut = (panel, width) => {
     const layout = panel.layout;
-    const axis = (given) => ({ automargin: true, gridcolor: "#e4e4e4", zerolinecolor: "#bbb", ...given });
+    const axis = (given, most) => {
+      const names = given.ticktext && given.ticktext.length > 30 ? { showticklabels: false, ticks: "" } // hover says them
+        : { ticktext: given.ticktext && given.ticktext.map((name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name)) };
+      return { automargin: true, gridcolor: "#e4e4e4", zerolinecolor: "#bbb", ...given, ...names };
+    };
     const below = legendHeight(panel, width);
     const flat = layout.yaxis && layout.yaxis.scaleanchor;
     return {
@@ -102,7 +107,7 @@
       margin: { l: 50, r: 10, t: narrow() ? 12 : 30, b: 46 + below },
       font: { family: "system-ui, DejaVu Sans, sans-serif", size: narrow() ? 11 : 12, color: "#1a1a1a" },
       title: { text: "" },
-      ...(layout.scene ? {} : { xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis) }),
+      ...(layout.scene ? {} : { xaxis: axis(layout.xaxis, 40), yaxis: axis(layout.yaxis, Math.round(width / 16)) }),
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 11 } },
       height: (flat && narrow() ? Math.min(layout.height, 330) : layout.height) + below,
       hoverlabel: { bgcolor: "#fff", font: { color: "#111", size: 13 } },
