@@ -168,9 +168,8 @@ def nonlinear_decode(
                 random_state=seed,
             ).fit(train)
 
-            found = Decomposed(_bumpy(bumps, train, scale))
-            probe = found.best(xy[~test])
-            error = float(found.leave_one_out(xy[~test]).sum(axis=1).min())
+            probe, errors = Decomposed(_bumpy(bumps, train, scale)).judged(xy[~test])
+            error = float(errors.sum(axis=1).min())
             if error < best:
                 best, chosen = error, probe.predict(_bumpy(bumps, x[test], scale))
         decoded[test] = chosen
@@ -197,9 +196,8 @@ def code_length(
     bits = uniform * start
     while start < len(xy):
         stop = min(2 * start, len(xy))
-        features = Decomposed(x[:start])
-        probe = features.best(xy[:start])
-        variance = np.maximum(features.leave_one_out(xy[:start]).min(axis=0), 1.0 / 12)
+        probe, errors = Decomposed(x[:start]).judged(xy[:start])
+        variance = np.maximum(errors.min(axis=0), 1.0 / 12)
         left = xy[start:stop] - probe.predict(x[start:stop])
         gauss = 0.5 * np.log2(2 * np.pi * variance) + left**2 / (2 * variance) * np.log2(np.e)
         # A block may always be sent uniformly instead: one bit says so.

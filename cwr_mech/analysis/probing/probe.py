@@ -7,7 +7,7 @@ degree. Controls: places shuffled among cities, and random but fixed places (Hew
 Reference for the design: Gurnee and Tegmark 2023 (arXiv 2310.02207); the paper's probe is `method="ols"`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -115,23 +115,29 @@ def region_folds(region: np.ndarray) -> Int[np.ndarray, "city"]:
     return fold.astype(np.int64)
 
 
+def training_folds(x: Float[np.ndarray, "city p"], fold: Int[np.ndarray, "city"]) -> dict[int, Decomposed]:
+    """For each fold the cities of all others, decomposed. Raises as `cross_decode` does."""
+    return {int(held): Decomposed(x[fold != held]) for held in np.unique(fold)}
+
+
 def cross_decode(
     x: Float[np.ndarray, "city p"],
     places: Float[np.ndarray, "draw city 2"],
     fold: Int[np.ndarray, "city"],
     *,
     method: Method = "ridge",
+    decomposed: Mapping[int, Decomposed] | None = None,
 ) -> Float[np.ndarray, "draw city 2"]:
     """Decode every city by a probe fitted on the other folds, for several sets of places at once.
 
-    The penalty is chosen inside the training folds, for each set of places by itself. Raises AnalysisError
-    when a training set has fewer than 3 cities or a feature is NaN or infinite.
+    The penalty is chosen inside the training folds, for each set of places by itself. decomposed: the
+    training cities of each fold, where the caller has them (`training_folds`). Raises AnalysisError when a
+    training set has fewer than 3 cities or a feature is NaN or infinite.
     """
     decoded = np.empty(places.shape)
     targets = np.concatenate(list(places), axis=1)
-    for held in np.unique(fold):
+    for held, features in (decomposed or training_folds(x, fold)).items():
         test = fold == held
-        features = Decomposed(x[~test])
         penalties = np.zeros(len(places))
         if method == "ridge":
             errors = features.leave_one_out(targets[~test]).reshape(PENALTIES.size, len(places), 2)
@@ -198,12 +204,13 @@ def probe(
     """Cross-fit a probe and `draws` shuffled-label controls. Raises as `cross_decode` does."""
     shuffled = [xy[rng.permutation(len(xy))] for _ in range(draws)]
     random = rng.uniform(xy.min(axis=0), xy.max(axis=0), xy.shape)
-    decoded = cross_decode(x, np.stack([xy, random, *shuffled]), fold, method=method)
-    train = fold != np.unique(fold)[0]
-    fitted = [
-        score(fit_linear(x[train], places[train], method=method).predict(x[train]), places[train]).r2
-        for places in (xy, random)
-    ]
+    decomposed = training_folds(x, fold)
+    decoded = cross_decode(x, np.stack([xy, random, *shuffled]), fold, method=method, decomposed=decomposed)
+    held, features = next(iter(decomposed.items()))
+    train, fitted = fold != held, []
+    for places in (xy[train], random[train]):
+        own = features.best(places) if method == "ridge" else features.fit(places)
+        fitted.append(score(own.predict(x[train]), places).r2)
     return Probe(
         decoded=decoded[0],
         score=score(decoded[0], xy),

@@ -20,6 +20,9 @@ Method = Literal["ridge", "ols"]
 PENALTIES: Float[np.ndarray, "penalty"] = np.logspace(-8, 3, 23)
 """Penalties tried, in units of the mean squared singular value."""
 
+COLUMNS = 32
+"""Columns of a product of `leave_one_out`: enough for the processor, few enough for its cache."""
+
 
 @dataclass(frozen=True)
 class LinearMap:
@@ -49,6 +52,7 @@ class Decomposed:
         self._u, s, self._vt = np.linalg.svd(x - self.mean, full_matrices=False)
         kept = s > max(x.shape) * np.finfo(np.float64).eps * s[0] if s[0] > 0 else s > 0
         self._s = np.where(kept, s, 0.0)
+        self._square = self._u**2
         self.unit = float(np.mean(self._s**2)) or 1.0
 
     def _shrunk(self, penalty: float) -> Float[np.ndarray, "k"]:
@@ -69,13 +73,17 @@ class Decomposed:
         """Mean squared error of each target with every row predicted from all the others, per penalty."""
         centred = y - y.mean(axis=0)
         turned = self._u.T @ centred
-        errors = []
-        for penalty in penalties:
-            shrunk = self._shrunk(float(penalty))
-            left = 1 - 1 / len(y) - np.einsum("rk,k->r", self._u**2, shrunk)
-            residual = centred - self._u @ (shrunk[:, None] * turned)
-            errors.append(np.mean((residual / np.maximum(left, 1e-12)[:, None]) ** 2, axis=0))
-        return np.array(errors)
+        shrunk = np.array([self._shrunk(float(penalty)) for penalty in penalties])
+        kept = np.maximum(1 - 1 / len(y) - self._square @ shrunk.T, 1e-12)
+        # One product for several penalties where targets are few.
+        together, errors = max(1, COLUMNS // max(1, y.shape[1])), []
+        for start in range(0, len(shrunk), together):
+            part = slice(start, start + together)
+            weights = (shrunk[part].T[:, :, None] * turned[:, None]).reshape(len(turned), -1)
+            left = centred[:, None] - (self._u @ weights).reshape(len(y), -1, y.shape[1])
+            left /= kept[:, part, None]
+            errors.append(np.einsum("rpt,rpt->pt", left, left) / len(y))
+        return np.concatenate(errors)
 
     def noise_power(self, y: Float[np.ndarray, "row target"], penalty: float) -> Float[np.ndarray, "row"]:
         """For each row an unbiased estimate of the squared noise, summed over the targets.
@@ -86,15 +94,21 @@ class Decomposed:
         shrunk = self._shrunk(penalty)
         centred = y - y.mean(axis=0)
         left = centred - self._u @ (shrunk[:, None] * (self._u.T @ centred))
-        leverage, square = (1 / len(y) + self._u**2 @ weight for weight in (shrunk, shrunk**2))
+        leverage, square = (1 / len(y) + self._square @ weight for weight in (shrunk, shrunk**2))
         return np.sum(left**2, axis=1) / np.maximum(1 - 2 * leverage + square, 1e-12)
 
     def best(
         self, y: Float[np.ndarray, "row target"], penalties: Float[np.ndarray, "penalty"] = PENALTIES
     ) -> LinearMap:
         """Ridge with the one penalty that has the least leave-one-out error over all targets."""
-        errors = self.leave_one_out(y, penalties).sum(axis=1)
-        return self.fit(y, float(penalties[int(np.argmin(errors))]))
+        return self.judged(y, penalties)[0]
+
+    def judged(
+        self, y: Float[np.ndarray, "row target"], penalties: Float[np.ndarray, "penalty"] = PENALTIES
+    ) -> tuple[LinearMap, Float[np.ndarray, "penalty target"]]:
+        """`best`, and the leave-one-out errors that it was chosen by."""
+        errors = self.leave_one_out(y, penalties)
+        return self.fit(y, float(penalties[int(np.argmin(errors.sum(axis=1)))])), errors
 
 
 def fit_linear(
