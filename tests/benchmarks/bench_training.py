@@ -3,8 +3,9 @@
 The peer is Qwen2ForCausalLM under Trainer with dynamic padding to the longest row of a shuffled batch: same
 weights, same kind of rows, same loss on every token, AdamW with the same settings, one thread. Its rows are
 made beforehand, ours within the time that is measured. Rows "bfloat16" have our products in bfloat16 against
-the same peer in float32; they say nothing on a processor without instructions for it. Seconds are processor seconds of one thread, so that
-other work on the machine hardly enters; the two take turns and the fastest turn of each counts.
+the same peer in float32; they say nothing on a processor without instructions for it. Seconds are processor
+seconds of one thread, so that other work on the machine hardly enters; the two take turns and the fastest
+turn of each counts.
 
 The share of peak counts the operations of the plain model, 6 a parameter and token. What the engine computes
 once for many rows or leaves out counts as done: the share says how fast work gets done, and could pass 100 %.
@@ -209,7 +210,8 @@ def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
             share = 6 * n_parameters * ours.tokens / ours.step / mine / peak
             note = f"{batch / mine:,.0f} rows/s, Trainer {batch / peer:,.0f}"
             if not low:
-                note += f"; {share:.0%} of peak ({peak / 1e9:,.0f} GFLOP/s); data {ours.data_seconds() / mine:.1%}"
+                data = ours.data_seconds() / mine
+                note += f"; {share:.0%} of peak ({peak / 1e9:,.0f} GFLOP/s); data {data:.1%}"
             name = f"{case}, bfloat16" if low else case
             results.append({"case": name, "seconds": mine, "ratio": peer / mine, "note": note})
     return [*results, memory()]
