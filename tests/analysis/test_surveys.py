@@ -14,6 +14,7 @@ from cwr_mech.activations.writer import write_store
 from cwr_mech.analysis.manifold.tables import manifold_result
 from cwr_mech.analysis.manifold.timeline import timeline_result
 from cwr_mech.analysis.probing.generalisation import best_sites, readout_result
+from cwr_mech.analysis.probing.places import State, places_result
 from cwr_mech.analysis.probing.surfacing import surfacing_result
 from cwr_mech.analysis.probing.tables import probe_result
 from cwr_mech.analysis.selection import (
@@ -298,6 +299,25 @@ def test_timeline_compares_with_the_last_step(stores: dict[str, ActivationStore]
     assert last["twonn"] < first["twonn"]
     with pytest.raises(AnalysisError, match="1 checkpoint"):
         timeline_result("one", {0: stores["one"]}, LAST, "distance", "last_digit", rows_a_step=8)
+
+
+def test_places_are_decoded_state_by_state(stores: dict[str, ActivationStore]) -> None:
+    states = [State("one", 0, stores["untrained"]), State("one", 10, stores["one"])]
+    result = places_result(states, HOOKS, ["distance", "angle"], "last_digit")
+    decoded, true = result.arrays["decoded"].astype(float), result.arrays["true"]
+    assert decoded.shape == (2, 2, len(HOOKS), len(stores["one"]), 2)
+    rows = {(row["step"], row["task"], row["hook"]): row for row in result.tables["scores"]}
+    assert rows[10, "distance", LAST]["r2"] > 0.9 > 0.2 > rows[0, "distance", LAST]["r2"]  # planted, absent
+    assert max(row["r2_shuffled"] for row in rows.values()) < 0.2
+    is_new = result.arrays["is_new"]
+    assert is_new.sum() == 8
+    for step, row in ((0, 0), (1, 10)):
+        away = np.linalg.norm(decoded[step, 1, HOOKS.index(LAST)] - true, axis=1)
+        told = rows[row, "angle", LAST]
+        assert away[~is_new].mean() == pytest.approx(told["error_mean"], rel=1e-5)
+        assert away[is_new].mean() == pytest.approx(told["error_new"], rel=1e-5)
+    with pytest.raises(AnalysisError, match="has no nothing"):
+        places_result(states, [*HOOKS], ["distance", "nothing"], "last_digit")
 
 
 @pytest.fixture(name="cli")
