@@ -5,6 +5,7 @@ verdicts and limits from the code and the committed results, the schema from act
 from reports/.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,16 +18,20 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 
 
+SCRATCH = ROOT / "build" / "tutorials"
+"""Where tutorials are run, so that what they write stays out of the tree."""
+
+
 def on_pre_build(config: MkDocsConfig) -> None:
-    """Remove what tutorials wrote beside themselves when they were last run."""
-    for folder in (Path(config.docs_dir) / "tutorials").iterdir():
-        if folder.is_dir():
-            shutil.rmtree(folder)
+    """Run tutorials in an empty folder."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir(parents=True)
+    os.chdir(SCRATCH)
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """The same after they were run."""
-    on_pre_build(config)
+    """Back to where one was."""
+    os.chdir(ROOT)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -20,7 +20,7 @@ print(*cwr_mech.generate(world, "distance", 3).texts(), sep="\n")
 # An error means little alone; beside it stands the best constant answer.
 
 # %%
-answered = cwr_mech.answers("zoo:small", tasks="distance,compass", groups="old", rows=100)
+answered = cwr_mech.answers("zoo:small", tasks="distance,compass", cities="old", rows=100)
 print(answered)
 
 # %% [markdown]
