@@ -22,6 +22,11 @@ AT_CEILING = 0.9
 """Share of the gap that a fine-tuning must close on its own tasks before its transfer can be compared."""
 
 
+MATCHED = 0.75
+"""Share of the gap of their own task at which fine-tunings are compared before they end: the highest level of
+`cwr_mech.analysis.course` that the first ripe base reached in distance, angle, compass and perimeter."""
+
+
 class Saved:
     """Results of one report. `bases`: the models of all tasks that claims about fine-tunings are made
     over."""
@@ -171,10 +176,10 @@ class Saved:
 
     def matched(self, task: str, outcome: str, condition: str = PLAIN) -> dict[str, float]:
         """Base -> `outcome` ("others", "index") of its fine-tuning on `task` alone where that task's own
-        improvement reaches AT_CEILING; bases whose fine-tuning never gets there are left out.
+        improvement reaches MATCHED; bases whose fine-tuning never gets there are left out.
         """
         rows = self.table("course", "matched")
-        rows = rows[(rows["condition"] == condition) & (rows["set"] == task) & (rows["level"] == AT_CEILING)]
+        rows = rows[(rows["condition"] == condition) & (rows["set"] == task) & (rows["level"] == MATCHED)]
         rows = rows[rows["base"].isin(self.bases) & rows[outcome].notna()]
         return {str(base): float(value) for base, value in zip(rows["base"], rows[outcome], strict=True)}
 

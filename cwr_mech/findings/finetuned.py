@@ -11,7 +11,7 @@ from cwr_mech.analysis.published import content, matrix
 from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_statistic, of_units, withheld
-from cwr_mech.findings.evidence import AT_CEILING, Saved, across, by_bases, mean_over, minus
+from cwr_mech.findings.evidence import MATCHED, Saved, across, by_bases, mean_over, minus
 from cwr_mech.findings.pretrained import CKA, LEAST_TASKS
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -79,7 +79,7 @@ def transfer_claims() -> Iterator[Claim]:
         id="matched-distance-teaches-less",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
         "does, where both have learned their own task equally well",
-        contrast=f"others' improvement where the trained task reaches {AT_CEILING}: trained on distance, "
+        contrast=f"others' improvement where the trained task reaches {MATCHED}: trained on distance, "
         "minus trained on another task",
         evidence=lambda saved: of_units(
             minus(

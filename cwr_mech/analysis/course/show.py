@@ -24,16 +24,20 @@ def course_figure(result: Result) -> Figure:
     _lines(middle, rows, lambda row: row["step"], "others")
     _lines(right, rows, lambda row: row["own"], "others")
     for ax, title in ((left, "trained task"), (middle, "other tasks")):
-        ax.set_xscale("symlog", linthresh=max(1, min(row["step"] for row in rows if row["step"])))
+        first = max(1, min(row["step"] for row in rows if row["step"]))
+        ax.set_xscale("symlog", linthresh=first)
+        ax.set_xlim(0)
+        ax.set_xticks([0, *(10**k for k in range(1, 7) if first < 10**k <= max(row["step"] for row in rows))])
         ax.set_title(title)
         ax.set_xlabel("steps")
     left.set_ylabel("improvement on new cities")
     left.legend(fontsize=7)
-    right.set_title("others, against the trained task")
-    right.set_xlabel("improvement, trained task")
+    right.set_title("others vs trained task")
+    right.set_xlabel("trained task's improvement")
+    n = result.values["n_bases"]
     caption(
         figure,
-        f"{result.values['n_models']} fine-tuned models from {result.values['n_bases']} bases, one line a "
+        f"{result.values['n_models']} fine-tuned models from {n} base{'s' * (n > 1)}, one line a "
         f"model; {rows[0]['condition']}. Improvement: 0 as in the base, 1 as good as on training cities.",
     )
     return figure
@@ -52,7 +56,7 @@ def _lines(ax: Axes, rows: Sequence[Row], x: Callable[[Row], float], key: str) -
         )
     for y in (0, 1):
         ax.axhline(y, color="#bbbbbb", linewidth=0.6)
-    ax.set_ylim(-1, 1.3)
+    ax.set_ylim(-1.1, 1.7)
 
 
 def course(result: Result) -> str:
