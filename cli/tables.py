@@ -13,10 +13,8 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cwr_mech.config import EARTH_UNIT
 from cwr_mech.render.columns import column
 from cwr_mech.render.numbers import number
-from cwr_mech.render.units import in_unit
 
 GAP = 2
 """Blanks between two columns."""
@@ -33,8 +31,8 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
-    unit: float = EARTH_UNIT
-    """Degrees a unit of the coordinates."""
+    unit: float | None = None
+    """Degrees a unit of the coordinates; None: tenths of a degree."""
     cells: list[list[str]] = field(init=False)
     """Texts, row by row."""
 
@@ -133,6 +131,10 @@ class Table:
             if about.unit:
                 named.setdefault(about.unit, []).append(about.heading)
         said = "; ".join(f"{', '.join(heads)}: {unit}" for unit, heads in named.items())
+        if self.unit is None:
+            return said
+        from cwr_mech.render.units import in_unit
+
         return in_unit(said, self.unit)
 
 

@@ -24,7 +24,9 @@ class Family(NamedTuple):
 
 
 def family_of(models: "Sequence[Run]", preset: str | None) -> Family:
-    """The models of a preset, by default of that with most models. Raises UnknownName."""
+    """The models of a preset, with reports of that name; those of the preset with most models, with the
+    reports `zoo` and `routing`, when none is named. Raises UnknownName.
+    """
     from collections import Counter
 
     from cwr_mech.errors import UnknownName
@@ -36,7 +38,7 @@ def family_of(models: "Sequence[Run]", preset: str | None) -> Family:
         raise UnknownName("preset of zoo models", preset, dict(counts))
     chosen = preset or counts[0][0]
     mine = [model for model in models if made_by[model.folder] == chosen]
-    return Family(mine, "zoo", "routing") if chosen == "small" else Family(mine, chosen, f"{chosen}-routing")
+    return Family(mine, preset, f"{preset}-routing") if preset else Family(mine, "zoo", "routing")
 
 
 def analyse(names: Sequence[str] | None = None, preset: str | None = None) -> None:

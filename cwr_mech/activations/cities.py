@@ -73,8 +73,14 @@ def city_states(
     id_digits: int = 4,
     layers: Iterable[int] | None = None,
 ) -> Float64[np.ndarray, "layer city d_model"]:
-    """The residual stream after each of some layers (see `residual_stream`) in bare prompts about cities."""
-    tokens, at = city_prompts(task, ids, position, id_digits)
-    row = np.arange(len(ids))
-    values = residual_at(model, tokens, row, np.full_like(row, at), layers)
-    return np.stack(list(values.values())).astype(np.float64)
+    """The residual stream after each of some layers (see `residual_stream`) in bare prompts about cities.
+
+    Several positions joined by "+" are put side by side, d_model of each.
+    """
+    found = []
+    for name in position.split("+"):
+        tokens, at = city_prompts(task, ids, name, id_digits)
+        row = np.arange(len(ids))
+        values = residual_at(model, tokens, row, np.full_like(row, at), layers)
+        found.append(np.stack(list(values.values())).astype(np.float64))
+    return np.concatenate(found, axis=-1)

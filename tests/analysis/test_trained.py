@@ -91,7 +91,7 @@ def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str)
 
 def test_a_model_of_the_zoo_has_failed_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ZOO.parent)
-    held = Mock(spec=ActivationStore, attrs={"step": run("small-inside").last_step})
+    held = Mock(spec=ActivationStore, attrs={"step": run("small-inside").last_step}, reads_text=False)
     source = Source(held, Path("x.h5"), "zoo:small-inside", ("inside",))
     recorded = next(
         score for score in run("small-inside").manifest["zoo"]["scores"] if score["group"] == "old"

@@ -101,6 +101,10 @@ def patching(result: Result) -> str:
             lambda row: row["layer"] in heard,
             subspace="whole state",
         ),
+        ""
+        if heard or not subspaces
+        else "Replacing only a part of the first city's state is not shown: at no layer does the whole state "
+        f"move {HEARD:.0%} of the answers.",
         part(
             "das",
             f"A subspace learned for layer {''.join(learned)}, and its controls:",

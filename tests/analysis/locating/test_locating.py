@@ -14,7 +14,7 @@ from cwr_mech.analysis.locating.implied import (
     fit_noise,
     implied_coordinates,
 )
-from cwr_mech.analysis.locating.show import error_lines, index_groups, index_lines, locating, questions_needed
+from cwr_mech.analysis.locating.show import error_lines, index_groups, locating, questions_needed
 from cwr_mech.analysis.locating.survey import (
     LOCATING,
     Survey,
@@ -233,7 +233,7 @@ def test_the_result_is_shown(shipped, tmp_path) -> None:
         assert word in text
     lines = error_lines(shipped)
     assert {(line["run"], line["task"]) for line in lines} >= {("zoo:small", "distance"), (TRUE, "compass")}
-    assert {line["task"] for line in index_lines(shipped)} == {ALL_OTHERS, "distance", "compass"}
+    assert {row["task"] for row in shipped.tables["divergence"]} == {ALL_OTHERS, "distance", "compass"}
     (first, _) = index_groups(shipped)
     assert first["models"] == "fine-tuned on distance"
     assert float(first["excess"]) == pytest.approx(
