@@ -176,7 +176,8 @@ class Run:
 
         step = self.last_step if step is None else step
         folder, recorded = self.checkpoint(step), self._recorded(step)
-        anew = f"take another step ({', '.join(map(str, self.steps))}), or train the run anew"
+        others = ", ".join(str(other) for other in self.steps if other != step)
+        anew = (f"take another step ({others}), or " if others else "") + "train the run anew"
         if recorded is not None and self.sha256(step) != recorded:
             raise CorruptArtifact(f"the weights in {folder} are not those that were written", anew)
         model = HookedQwen2.from_pretrained(folder)
