@@ -76,6 +76,11 @@ class Run:
     config: RunConfig
     manifest: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        tasks, steps = self.config.data.tasks, self.config.train.steps
+        reached = max((int(step) for step in self.manifest.get("checkpoints", ())), default=0)
+        return f"Run({self.name!r}, {'+'.join(tasks)}, checkpoint {reached:,} of {steps:,} steps)"
+
     @property
     def name(self) -> str:
         """The folder's name, `zoo:` before it for a model of the zoo: what commands know it by."""

@@ -39,6 +39,9 @@ def test_a_new_run_reads_back(folder: Path) -> None:
     assert run.parent is None
     assert run.world().n == 20
     assert run.metrics() == []
+    assert (
+        repr(run) == f"Run('r', {'+'.join(CONFIG.data.tasks)}, checkpoint 0 of {CONFIG.train.steps:,} steps)"
+    )
     assert {"python", "torch", "machine"} <= set(run.manifest["provenance"])
     with pytest.raises(ArtifactExists, match="--resume"):
         create_run(folder, CONFIG, HookedQwen2(CONFIG.model, seed=0))

@@ -82,25 +82,27 @@ def at_mentions(
 ) -> AtMentions:
     """Gradient of each question's mean loss, and activation, at `site` of mentions of the cities `ids`.
 
+    `site` names a token position, or several joined by "+", which are put side by side (d_model of each).
     `ids` None takes all cities. `slots` keeps mentions in these places of the question only, 0 being its
     first city. Raises AnalysisError when no question mentions one of them.
     """
-    found = mentions_of(rows, site, ids, id_digits)
+    every = [mentions_of(rows, position, ids, id_digits) for position in site.split("+")]
     if slots is not None:
-        found = found.take(np.isin(found.slot, slots))
+        every = [one.take(np.isin(one.slot, slots)) for one in every]
+    found, positions = every[-1], np.stack([one.position for one in every], axis=1)
     if not len(found):
         raise AnalysisError("no question mentions the cities asked for")
     engine = engine_of(model)
     by_row = np.split(np.arange(len(found)), np.searchsorted(found.row, np.arange(1, len(rows))))
-    gradients, activations = np.empty(
-        (2, model.cfg.n_layers, len(found), model.cfg.d_model), dtype=np.float32
-    )
+    width = model.cfg.d_model * len(every)
+    gradients, activations = np.empty((2, model.cfg.n_layers, len(found), width), dtype=np.float32)
 
     def keep(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
         for place, row in enumerate(which.tolist()):
-            at = found.position[by_row[row]]
-            gradients[layer, by_row[row]] = gradient[place, at].numpy()
-            activations[layer, by_row[row]] = activation[place, at].numpy()
+            mine = by_row[row]
+            at = positions[mine]
+            gradients[layer, mine] = gradient[place, at].reshape(-1, width).numpy()
+            activations[layer, mine] = activation[place, at].reshape(-1, width).numpy()
         return gradient
 
     first = first_predicted(rows, loss)

@@ -65,7 +65,7 @@ def subspace(
     digest, world, depth = found.sha256(step), found.world(), found.config.model.n_layers
     uses(found.source, digest)
     file = next(iter(names(activations) or ()), None)
-    with stage("updates", len(asked) * len(places), "prompts") as advance:
+    with stage("updates", len(asked), "tasks") as advance:
         return subspace_result(
             found.model(step),
             world,

@@ -51,14 +51,17 @@ def subspace_result(
 ) -> Result:
     """Measure the updates that `tasks` ask of new and of training cities at one model state.
 
-    layers: -1 for the embedding, L for after block L; all blocks by default. rank: directions of the
-    manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group.
-    lr: rate of the one step. store: activations of the same weights to fit the bases on instead of new ones.
-    `advance(1)` is called for every task and site.
+    layers: -1 for the embedding, L for after block L; all blocks by default. sites: token positions, to which
+    those are added at which interchange says that the tasks read a city. rank: directions of the manifold and
+    principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group. lr: rate of
+    the one step. store: activations of the same weights to fit the bases on instead of new ones.
+    `advance(1)` is called for every task.
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
     layers = range(model.cfg.n_layers) if layers is None else layers
-    asked = Asked(layers, sites, rank, n_rows, batch, lr, seed)
+    spots = {task: spots_of(model, world, task, tasks) for task in tasks}
+    read_at = [spot.at.position for several in spots.values() for spot in several if spot.chosen == "cause"]
+    asked = Asked(layers, list(dict.fromkeys([*sites, *read_at])), rank, n_rows, batch, lr, seed)
     found = measured(model, world, tasks, asked, store, advance)
     share_rows: list[Row] = []
     direction_rows: list[Row] = []
@@ -73,7 +76,6 @@ def subspace_result(
         others = _others(found.fields, key, tasks)
         share_rows += [place | row for row in shares(field, ground, half, others, rng)]
         direction_rows.append(place | directions(field, ground, half, rng))
-    spots = {task: spots_of(model, world, task, tasks) for task in tasks}
     spaces = [
         {"task": t, "site": s, "layer": layer, "rank": g.whole.bases["manifold"].rank}
         | {"map_variance": g.whole.manifold.variance, **_chosen(spots[t], s, layer)}
@@ -172,7 +174,7 @@ def measured(
                         found.halves[key] = half if group == "old" else None
             for group, cities in at.items():
                 _gradients(found, model, world, rows[group], (task, "gradient", group, site), cities, x, half)
-            advance(1)
+        advance(1)
     return found
 
 
@@ -214,7 +216,11 @@ def _stored(
     store: ActivationStore, reader: Reader, layers: Sequence[int]
 ) -> dict[int, Float[np.ndarray, "city d_model"]]:
     hooks = {layer: Site.parse(layer).hook for layer in layers}
-    return {layer: store.get(hook, reader.task, reader.site, reader.ids) for layer, hook in hooks.items()}
+    at = reader.site.split("+")
+    return {
+        layer: np.concatenate([store.get(hook, reader.task, one, reader.ids) for one in at], axis=-1)
+        for layer, hook in hooks.items()
+    }
 
 
 def _others(

@@ -175,6 +175,15 @@ def test_several_positions_are_read_side_by_side() -> None:
     assert [digits.positions[0] + 1] == both.positions[1:]
 
 
+def test_gradients_at_several_positions_stand_side_by_side() -> None:
+    apart = [at_mentions(model(), rows(), site, slots=(0,)) for site in ("digit3", "last_digit")]
+    both = at_mentions(model(), rows(), "digit3+last_digit", slots=(0,))
+    assert not np.allclose(apart[0].gradients, apart[1].gradients)
+    for name in ("gradients", "activations"):
+        halves = [getattr(one, name) for one in apart]
+        assert np.array_equal(getattr(both, name), np.concatenate(halves, axis=-1))
+
+
 def test_mentions_at_a_digit_stand_before_the_last() -> None:
     last = mentions(rows(), "last_digit")
     for n in range(1, 5):
