@@ -83,12 +83,20 @@ FEW = 12
 
 
 def trajectory(result: Result) -> str:
-    """Where new cities end, beside training cities: model by model, or means over the bases of many."""
-    rows = result.tables["trajectory"]
-    ends = _ends(result)
+    """Where new cities end, beside training cities: model by model, or means over the bases of many.
+
+    Read where answers read a city; prompts whose reading site is weak are left out.
+    """
+    rows, ends = (
+        [row for row in several if row["chosen"] == "cause" and not row["weak"]]
+        for several in (result.tables["trajectory"], _ends(result))
+    )
     shown = [row for row in ends if row["prompt"] in row["set"].split("+")] or ends
     values = result.values
-    text = f"{values['n_models']} models from {values['n_bases']} bases, trained prompts, at the end."
+    text = (
+        f"{values['n_models']} models from {values['n_bases']} bases, trained prompts, at the end, read "
+        "where interchange says that the base's answers read a city."
+    )
     if values["n_models"] > FEW:
         text += " Means over models and prompts; before: the base, which never met the new cities."
         columns = f"rows set route models {PLACED}"
@@ -106,7 +114,7 @@ def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
 
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in ends:
-        beside = str(row["condition"]).partition(", route")[0]
+        beside = str(row["condition"]).removesuffix(f", {row['route']}")
         groups.setdefault((row["route"], beside, row["set"]), []).append(row)
     order = sorted(groups, key=lambda of: (of[0] != "unprojected", of[0], of[1] != PLAIN, of[2].count("+")))
     before = [row for row in rows if row["step"] == 0]
