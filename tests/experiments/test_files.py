@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cwr_mech.config import MEANINGS, RunConfig, setting_rows
+from cwr_mech.config import RunConfig, setting_rows
 from cwr_mech.errors import ConfigError, CorruptArtifact, MissingArtifact, UnknownName, UserError
 from cwr_mech.experiments.files import read_plan, with_file
 from cwr_mech.experiments.presets import preset
@@ -92,7 +92,8 @@ def test_faults_in_plans_are_named(tmp_path: Path, text: str, words: str) -> Non
 
 def test_every_setting_has_a_meaning() -> None:
     rows = setting_rows(preset("quick"))
-    assert [row["setting"] for row in rows] == list(MEANINGS)
+    assert all(row["meaning"] for row in rows)
+    assert {"train.lr", "data.protocol.refill_repeats", "name"} < {row["setting"] for row in rows}
     assert all(row["value"] == row["default"] for row in setting_rows(RunConfig()))
     assert sum(row["value"] != row["default"] for row in rows) > 10  # control: quick is not the default
 

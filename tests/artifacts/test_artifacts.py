@@ -1,6 +1,7 @@
 """Files are whole or absent; what goes wrong is said in one line."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cwr_mech import artifacts
 from cwr_mech.artifacts import (
+    HOST,
     NO_LOCKS,
     atomic_file,
     atomic_folder,
@@ -106,9 +107,9 @@ def test_other_system_errors_pass_unchanged(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, time
-from cwr_mech import artifacts
-artifacts.HOST = sys.argv[2]
-with artifacts.atomic_file(sys.argv[1]) as part:
+from cwr_mech.artifacts import atomic
+atomic.HOST = sys.argv[2]
+with atomic.atomic_file(sys.argv[1]) as part:
     part.write_text("half")
     print(part, flush=True)
     time.sleep(60)
@@ -235,21 +236,21 @@ def test_a_disk_without_locks(
     def flock(handle: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(artifacts.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with folder_lock(tmp_path):
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
     assert "without file locks" in caplog.text
     lock = tmp_path / ".lock"
-    lock.write_text(f"process {os.getppid()} on {artifacts.HOST}")  # another living process of this machine
+    lock.write_text(f"process {os.getppid()} on {HOST}")  # another living process of this machine
     assert is_locked(tmp_path)
     with pytest.raises(ArtifactLocked), folder_lock(tmp_path):
         pass
-    lock.write_text(f"process 1 on not-{artifacts.HOST}")  # nobody can know: said, not refused
+    lock.write_text(f"process 1 on not-{HOST}")  # nobody can know: said, not refused
     with folder_lock(tmp_path):
         pass
     # No process has a number above 2^22. Of another machine nobody knows, but after a day.
-    mine, other = (f"x.part-{host}-{2**22 + 1}-1-0123abcd" for host in (artifacts.HOST, "elsewhere"))
+    mine, other = (f"x.part-{host}-{2**22 + 1}-1-0123abcd" for host in (HOST, "elsewhere"))
     for name in (mine, other):
         (tmp_path / name).touch()
     sweep_parts(tmp_path)
