@@ -11,6 +11,7 @@ Hooks that need extra memory are silent until their flag in `cfg` is set, as in 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,22 @@ from torch import Tensor, nn
 from transformer_lens.config import TransformerLensConfig
 from transformer_lens.hook_points import HookPoint
 
+from cwr_mech.model.rotary import rotate
+
 
 @dataclass(repr=False)
 class HookedConfig(TransformerLensConfig):
-    """What TransformerLens' tools read from a model's `cfg`, plus what Qwen2 needs."""
+    """What TransformerLens' tools read from a model's `cfg`, plus what Qwen2 needs.
+
+    `rope_scaling`: transformers' `rope_parameters` other than theta, where the angles are scaled. Layers of
+    `windowed` attend to the last `window` positions only, their own included.
+    """
 
     use_hook_mlp_in: bool = False
     rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    window: int | None = None
+    windowed: tuple[int, ...] = ()
     init_std: float = 0.1
     tied: bool = False
 
@@ -83,28 +93,6 @@ def redraw(parameters: list[nn.Parameter], std: float, generator: np.random.Gene
             parameter.copy_(torch.from_numpy(draw.astype(np.float32)))
 
 
-def rotary_tables(
-    cfg: HookedConfig,
-) -> tuple[Float[Tensor, "n_ctx 1 half"], Float[Tensor, "n_ctx 1 half"]]:
-    """Cosine and sine of the rotary angles `pos * theta^(-2i/d_head)` (Su et al., arXiv 2104.09864)."""
-    # On the CPU whatever the default device: the same numbers everywhere, and never empty ones of "meta".
-    even = torch.arange(0, cfg.d_head, 2, dtype=torch.float32, device="cpu")
-    frequency = 1.0 / cfg.rope_theta ** (even / cfg.d_head)
-    position = torch.arange(cfg.n_ctx, dtype=torch.float32, device="cpu")
-    angle = torch.outer(position, frequency)[:, None]
-    return angle.cos(), angle.sin()
-
-
-def rotate(
-    x: Float[Tensor, "batch pos head d_head"],
-    cos: Float[Tensor, "pos 1 half"],
-    sin: Float[Tensor, "pos 1 half"],
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the pair (i, i + d_head/2) of every head by its position's angle: the half-split layout."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + eps) * w` over the last axis (Zhang & Sennrich, arXiv 1910.07467)."""
 
@@ -126,11 +114,14 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions and grouped key/value heads."""
+    """Causal self-attention with rotary positions and grouped key/value heads.
 
-    def __init__(self, cfg: HookedConfig) -> None:
+    `window`: the number of last positions that are attended to; all of them by default.
+    """
+
+    def __init__(self, cfg: HookedConfig, window: int | None = None) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.window = cfg, window
         n, kv, d, h = cfg.n_heads, cfg.n_kv, cfg.d_model, cfg.d_head
         self.W_Q, self.b_Q = zeros(n, d, h), zeros(n, h)
         self.W_K, self.b_K = zeros(kv, d, h), zeros(kv, h)
@@ -173,11 +164,11 @@ class Attention(nn.Module):
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         if watched(self.hook_attn_scores) or watched(self.hook_pattern):
             z = self._explicit(q, k, v)
-        elif q.shape[2] == 1 or q.shape[2] == k.shape[2]:
+        elif self._sees_all(k) and q.shape[2] in (1, k.shape[2]):
             # A single query is the last position and sees everything.
             z = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
         else:
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=_visible(q, k))
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(q, k))
         z = self.hook_z(z.transpose(1, 2))
         if self.cfg.use_attn_result:
             return self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O)).sum(2)
@@ -188,14 +179,19 @@ class Attention(nn.Module):
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.cfg.d_head)
         # The lowest number, not -inf: a difference of two masked scores, as attribution takes it, is 0 then.
         lowest = torch.finfo(scores.dtype).min
-        scores = self.hook_attn_scores(scores.masked_fill(~_visible(q, k), lowest))
+        scores = self.hook_attn_scores(scores.masked_fill(~self._visible(q, k), lowest))
         return self.hook_pattern(scores.softmax(-1)) @ v
 
+    def _sees_all(self, k: Tensor) -> bool:
+        """Whether no key lies outside of the window of a query."""
+        return self.window is None or k.shape[2] <= self.window
 
-def _visible(q: Tensor, k: Tensor) -> Tensor:
-    """Causal mask `[query key]`, True where a query may look; the queries are the last positions."""
-    queries, keys = q.shape[2], k.shape[2]
-    return torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    def _visible(self, q: Tensor, k: Tensor) -> Tensor:
+        """Causal mask `[query key]`, True where a query may look; the queries are the last positions."""
+        queries, keys = q.shape[2], k.shape[2]
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        # Query i is position p = keys - queries + i, and sees j with p - window < j <= p.
+        return seen if self.window is None else seen.triu(keys - queries - self.window + 1)
 
 
 def _project(
@@ -237,11 +233,11 @@ class Block(nn.Module):
     hook_out_is_single_residual_stream = True
     """What TransformerLens' lenses ask of a block before they read its output."""
 
-    def __init__(self, cfg: HookedConfig) -> None:
+    def __init__(self, cfg: HookedConfig, window: int | None = None) -> None:
         super().__init__()
         self.cfg = cfg
         self.hook_resid_pre = HookPoint()
-        self.ln1, self.attn, self.hook_attn_out = RMSNorm(cfg), Attention(cfg), HookPoint()
+        self.ln1, self.attn, self.hook_attn_out = RMSNorm(cfg), Attention(cfg, window), HookPoint()
         self.hook_resid_mid, self.hook_mlp_in = HookPoint(), HookPoint()
         self.ln2, self.mlp, self.hook_mlp_out = RMSNorm(cfg), MLP(cfg), HookPoint()
         self.hook_resid_post = HookPoint()

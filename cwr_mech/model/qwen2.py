@@ -33,9 +33,9 @@ from cwr_mech.model.layers import (
     HookedConfig,
     LayerCache,
     RMSNorm,
-    rotary_tables,
 )
-from cwr_mech.model.settings import hf_settings, model_config
+from cwr_mech.model.rotary import rotary_tables
+from cwr_mech.model.settings import ForeignConfig, hf_settings, model_config
 from cwr_mech.tasks.tokenizer import BOS, PAD
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -82,7 +82,10 @@ class HookedQwen2(HookedBase):
         self.config = config
         self.cfg = hooked_config(config)
         self.embed, self.hook_embed = Embed(self.cfg), HookPoint()
-        self.blocks = nn.ModuleList(Block(self.cfg) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(
+            Block(self.cfg, self.cfg.window if layer in self.cfg.windowed else None)
+            for layer in range(config.n_layers)
+        )
         self.ln_final = RMSNorm(self.cfg)
         self.unembed = TiedUnembed(self.embed) if config.tied else Unembed(self.cfg)
         self.pad_token: int | None = PAD
@@ -268,6 +271,7 @@ def _padded_on_the_left(rows: Int[Tensor, "batch pos"], pad: int) -> bool:
 
 def hooked_config(config: ModelConfig) -> HookedConfig:
     """The `cfg` of a model with these settings."""
+    foreign = config if isinstance(config, ForeignConfig) else ForeignConfig()
     return HookedConfig(
         n_layers=config.n_layers,
         d_model=config.d_model,
@@ -279,6 +283,9 @@ def hooked_config(config: ModelConfig) -> HookedConfig:
         n_ctx=config.n_ctx,
         eps=config.rms_eps,
         rope_theta=config.rope_theta,
+        rope_scaling=foreign.rope_scaling,
+        window=foreign.window,
+        windowed=foreign.windowed,
         init_std=config.init_std,
         tied=config.tied,
         device="cpu",

@@ -1,14 +1,19 @@
 """Settings of a Qwen2 model: our ModelConfig and Hugging Face's `config.json`, with its old keys and its new.
 
-Options that HookedQwen2 does not have are refused, never ignored: they would change the logits.
+Options that HookedQwen2 does not have are refused, never ignored: they would change the logits. What a model
+made elsewhere may have and none trained here has, scaled rotary angles and layers with a sliding window, is
+in ForeignConfig.
 """
 
 from collections.abc import Mapping
 from reprlib import repr as short
 from typing import Any
 
+from pydantic import Field
+
 from cwr_mech.config import ModelConfig, parse
 from cwr_mech.errors import ConfigError
+from cwr_mech.model.rotary import scaled_frequencies
 
 SIZES = {
     "n_layers": "num_hidden_layers",
@@ -37,20 +42,40 @@ DEFAULTS = {
 }
 """What transformers' Qwen2Config takes for a key that is not in the file."""
 
+SCALED = ("linear", "dynamic", "yarn", "llama3", "proportional")
+"""Rotary scalings whose angles do not depend on the text: "dynamic" changes them beyond
+`max_position_embeddings` only, and longer texts are refused."""
+
 MOST_POSITIONS = 2**20
 """Rotary tables are made for every position; Qwen2.5-1M, the longest published model, has 1,010,000."""
+
+
+class ForeignConfig(ModelConfig):
+    """A Qwen2 made elsewhere. `rope_scaling`, `window` and `windowed` as in `layers.HookedConfig`."""
+
+    rope_scaling: dict[str, Any] | None = None
+    window: int | None = Field(None, ge=1)
+    windowed: tuple[int, ...] = ()
 
 
 def hf_settings(config: ModelConfig) -> dict[str, Any]:
     """Keyword arguments of transformers' Qwen2Config for a model of ours."""
     settings = {theirs: getattr(config, own) for own, theirs in SIZES.items()}
     settings["num_key_value_heads"] = config.n_kv
+    foreign = config if isinstance(config, ForeignConfig) else ForeignConfig()
+    kinds = ["full_attention"] * config.n_layers
+    for layer in foreign.windowed:
+        kinds[layer] = "sliding_attention"
+    sliding = {"sliding_window": foreign.window, "layer_types": kinds} if foreign.windowed else {}
     return {
         **settings,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "use_sliding_window": bool(foreign.windowed),
+        **sliding,
+        "rope_parameters": {"rope_type": "default"}
+        | (foreign.rope_scaling or {})
+        | {"rope_theta": config.rope_theta},
         "pad_token_id": 0,
         "bos_token_id": 2,
         "eos_token_id": 3,
@@ -76,7 +101,8 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
                 f"the weights are quantised ({option})", "save them in float32, float16 or bfloat16"
             )
     content = {own: settings.get(theirs, DEFAULTS.get(theirs)) for own, theirs in SIZES.items()}
-    content["rope_theta"] = _rope_theta(settings)
+    rope = _rope(settings)
+    content["rope_theta"] = rope.pop("rope_theta")
     if content["n_key_value_heads"] == content["n_heads"]:
         content["n_key_value_heads"] = None
     config = parse(ModelConfig, content)
@@ -86,39 +112,65 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
         )
     if settings.get("head_dim") not in (None, config.d_head):
         raise ConfigError(f"head_dim is {short(settings['head_dim'])}; only hidden_size / heads is supported")
-    _refuse_sliding(settings, config.n_layers)
-    return config
+    window, windowed = _windows(settings, config.n_layers)
+    if rope["rope_type"] == "default" and not windowed:
+        return config
+    scaling = None if rope["rope_type"] == "default" else rope
+    found = parse(ForeignConfig, content | {"rope_scaling": scaling, "window": window, "windowed": windowed})
+    if scaling is not None:
+        scaled_frequencies(found)
+    return found
 
 
-def _rope_theta(settings: Mapping[str, Any]) -> Any:
-    """Base of the rotary angles, from transformers 5's `rope_parameters` or the older `rope_theta`.
+def _rope(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers 5's `rope_parameters`, the older `rope_scaling` and `rope_theta` in one table, which has
+    `rope_type` and `rope_theta`.
 
-    Raises ConfigError for a scaling of any kind: `rope_scaling` names its kind "type" or "rope_type".
+    Raises ConfigError for angles that differ between layers, turn a part of a head only, or follow the length
+    of the text (longrope).
     """
-    theta = settings.get("rope_theta")
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = settings.get(key) or {}
-        if not isinstance(rope, Mapping):
-            raise ConfigError(f"{key} is {short(rope)}, which is no table")
-        for kind in (rope.get("rope_type") or "default", rope.get("type") or "default"):
-            if kind != "default":
-                raise ConfigError(f"rope type is {short(kind)}; only 'default' is supported")
-        if any(isinstance(value, Mapping) for value in rope.values()):
-            raise ConfigError(f"{key} differs between layers; only one for all layers is supported")
-        if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
-            raise ConfigError("partial_rotary_factor is not 1; only whole heads are rotated")
-        theta = rope.get("rope_theta") or theta
-    return 10000.0 if theta is None else theta
+    key = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"  # as transformers chooses
+    rope = settings.get(key) or {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"{key} is {short(rope)}, which is no table")
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise ConfigError(f"{key} differs between layers; only one for all layers is supported")
+    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise ConfigError("partial_rotary_factor is not 1; only whole heads are rotated")
+    found = {name: value for name, value in rope.items() if value is not None and name != "type"}
+    kind = found.setdefault("rope_type", rope.get("type") or "default")
+    if kind not in ("default", *SCALED):
+        raise ConfigError(f"rope type is {short(kind)}; supported are default, {', '.join(SCALED)}")
+    if "original_max_position_embeddings" in settings:
+        found["original_max_position_embeddings"] = settings["original_max_position_embeddings"]
+    found.setdefault("rope_theta", settings.get("rope_theta") or 10000.0)
+    return found
 
 
-def _refuse_sliding(settings: Mapping[str, Any], n_layers: int) -> None:
-    """Raise ConfigError where some layer attends to a window of positions only."""
-    kinds, width = settings.get("layer_types"), settings.get("sliding_window", 4096)
-    first, slides = settings.get("max_window_layers", 28), bool(settings.get("use_sliding_window"))
+def _windows(settings: Mapping[str, Any], n_layers: int) -> tuple[int | None, tuple[int, ...]]:
+    """Positions that a sliding layer attends to, and which layers slide; (None, ()) for none.
+
+    As Qwen2Config: `layer_types`, or the layers from `max_window_layers` on, and only with
+    `use_sliding_window`. Raises ConfigError where these do not fit each other.
+    """
+    kinds, slides = settings.get("layer_types"), bool(settings.get("use_sliding_window"))
+    width, first = settings.get("sliding_window", 4096), settings.get("max_window_layers", 28)
     if isinstance(kinds, list):
-        full = all(kind == "full_attention" for kind in kinds) and not (slides and width is None)
+        windowed = tuple(layer for layer, kind in enumerate(kinds) if kind != "full_attention")
+        if len(kinds) != n_layers or {kinds[layer] for layer in windowed} - {"sliding_attention"}:
+            raise ConfigError(
+                f"layer_types is {short(kinds)}; each of {n_layers} layers must be full_attention or "
+                "sliding_attention"
+            )
+    elif slides and width is not None:
+        if not isinstance(first, int):
+            raise ConfigError(f"max_window_layers is {short(first)}, which is no number of layers")
+        windowed = tuple(range(max(first, 0), n_layers))
     else:
-        full = not slides or (isinstance(first, int) and first >= n_layers)
-    if not full:
-        given = short(settings.get("use_sliding_window"))
-        raise ConfigError(f"use_sliding_window is {given}; only full attention is supported")
+        windowed = ()
+    if windowed and not (slides and isinstance(width, int) and width > 0):
+        raise ConfigError(
+            f"{len(windowed)} layers have a sliding window, but use_sliding_window is {slides} and "
+            f"sliding_window {short(width)}"
+        )
+    return (width, windowed) if windowed else (None, ())

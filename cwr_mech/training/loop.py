@@ -32,7 +32,7 @@ from cwr_mech.training.distributed import Processes
 from cwr_mech.training.engine import GradientHook
 from cwr_mech.training.meter import Meter
 from cwr_mech.training.optimizer import Optimizer, rate_at
-from cwr_mech.training.parameters import FlatParameters
+from cwr_mech.training.parameters import FlatParameters, check_trainable
 from cwr_mech.training.runs import (
     Run,
     checkpoint_path,
@@ -121,6 +121,7 @@ def train(
 def _first_model(config: RunConfig, base: Run | None, step: int | None) -> HookedQwen2:
     if base is None:
         return HookedQwen2(config.model, seed=config.train.seed)
+    check_trainable(base.config.model)
     if base.config.model != config.model:
         raise ConfigError(f"run {base.name} has a model of another shape than the settings say")
     return base.model(step)

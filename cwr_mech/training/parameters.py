@@ -8,7 +8,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cwr_mech.config import ModelConfig
+from cwr_mech.errors import ConfigError
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.settings import ForeignConfig
 
 
 def module_of(name: str) -> str:
@@ -17,12 +19,22 @@ def module_of(name: str) -> str:
     return f"L{first}" if rest and first.isdigit() else "E" if first == "embed" else "U"
 
 
+def check_trainable(cfg: ModelConfig) -> None:
+    """Raise ConfigError for a model whose attention the training step does not have."""
+    if isinstance(cfg, ForeignConfig):
+        raise ConfigError(
+            "rotary scaling and sliding windows are read, but not trained", "fine-tune it with transformers"
+        )
+
+
 class FlatParameters:
     """All parameters of a Qwen2 in one vector: embedding and unembedding (the first `n_embed` numbers), the
     blocks' matrices (up to `n_decay`: all matrices decay), gains and biases.
     """
 
     def __init__(self, cfg: ModelConfig, device: torch.device | str = "cpu") -> None:
+        """Raises ConfigError, see `check_trainable`."""
+        check_trainable(cfg)
         self.cfg = cfg
         d, m, v = cfg.d_model, cfg.d_mlp, cfg.d_vocab
         qkv = (cfg.n_heads + 2 * cfg.n_kv) * cfg.d_head

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from cwr_mech.errors import ArtifactError
+from cwr_mech.analysis.patching.forward import Forward, Tree
+from cwr_mech.errors import ArtifactError, ConfigError
 from cwr_mech.model.checkpoint import pad_token
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.model.settings import DEFAULTS, MOST_POSITIONS
+from cwr_mech.training.parameters import FlatParameters
 
 SIZES = {
     "vocab_size": 98, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -70,34 +72,74 @@ READ: dict[str, Callable[[Path], object]] = {
     "said to be tied, with a head of its own": lambda f: settings(f, tie_word_embeddings=True),
 }
 
+YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 32}
+WINDOW = {"use_sliding_window": True, "sliding_window": 7}
+FOREIGN: dict[str, dict[str, Any]] = {
+    "linear": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "dynamic": {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
+    "yarn, as Qwen2.5 writes it": {"rope_theta": 1e6, "rope_scaling": {"type": "yarn"} | YARN},
+    "yarn, as transformers 5 writes it": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e3} | YARN},
+    "yarn with its own factor": {
+        "rope_scaling": {"rope_type": "yarn", "attention_factor": 1.7, "beta_fast": 16} | YARN
+    },
+    "llama3": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4} | LLAMA3},
+    "a window from the second layer on": WINDOW | {"max_window_layers": 1, "layer_types": ...},
+    "a sliding layer": WINDOW | {"layer_types": ["sliding_attention", "full_attention"]},
+    "both": WINDOW | {"max_window_layers": 0, "layer_types": ..., "rope_scaling": {"type": "yarn"} | YARN},
+}
+"""Changes of config.json that no model trained here has."""
+READ |= {
+    name: lambda f, changes=changes: settings(f, **({"rope_parameters": ...} | changes))
+    for name, changes in FOREIGN.items()
+}
+
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
         f"{key} {word} {kind}": (
             lambda f, key=key, word=word, kind=kind: settings(
                 f, rope_theta=1e4, **({"rope_parameters": ...} | {key: {word: kind, "factor": 4.0}})
             ),
-            f"rope type is '{kind}'",
+            f"rope type is '{kind}'; supported are default, linear",
         )
         for key in ("rope_scaling", "rope_parameters")
         for word in ("type", "rope_type")
-        for kind in ("linear", "dynamic", "yarn")
+        for kind in ("longrope", "spiral")
     },
+    "yarn without a factor": (
+        lambda f: settings(f, rope_scaling={"type": "yarn"}),
+        "rope type yarn cannot be computed.*factor",
+    ),
+    "a factor that is a word": (
+        lambda f: settings(f, rope_scaling={"type": "linear", "factor": "four"}),
+        "rope type linear cannot be computed",
+    ),
+    "a factor of nothing": (
+        lambda f: settings(f, rope_scaling={"type": "linear", "factor": 0.0}),
+        "rope type linear",
+    ),
     "rope by layer": (
         lambda f: settings(f, rope_parameters={"full_attention": {"rope_type": "default"}}),
         "differs between layers",
     ),
     "rope is no table": (lambda f: settings(f, rope_parameters=[1]), "no table"),
     "partly rotated": (lambda f: settings(f, rope_parameters={"partial_rotary_factor": 0.5}), "partial"),
-    "a window": (
+    "a window of no width": (
         lambda f: settings(
-            f, use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=...
+            f, use_sliding_window=True, sliding_window=0, max_window_layers=1, layer_types=...
         ),
-        "use_sliding_window",
+        "1 layers have a sliding window, but use_sliding_window is True and sliding_window 0",
     ),
-    "a sliding layer": (
+    "a sliding layer, and no window": (
         lambda f: settings(f, layer_types=["full_attention", "sliding_attention"]),
-        "only full attention",
+        "use_sliding_window is False",
     ),
+    "a layer of another kind": (
+        lambda f: settings(f, layer_types=["full_attention", "linear_attention"]),
+        "each of 2 layers must be full_attention or sliding_attention",
+    ),
+    "kinds of other layers": (lambda f: settings(f, layer_types=["full_attention"] * 3), "each of 2 layers"),
     "head width of its own": (lambda f: settings(f, head_dim=16), "head_dim is 16"),
     "quantised": (lambda f: settings(f, quantization_config={"quant_method": "fp8"}), "quantised"),
     "bytes": (
@@ -155,16 +197,53 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "m"
 
 
+def farthest(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, as a share of the largest number."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
 @pytest.mark.parametrize("change", READ.values(), ids=READ)
-def test_what_is_read_has_the_logits_of_transformers(change: Callable[[Path], object], folder: Path) -> None:
+def test_what_is_read_has_the_logits_and_states_of_transformers(
+    change: Callable[[Path], object], folder: Path
+) -> None:
     change(folder)
     theirs = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = theirs(TOKENS, output_hidden_states=True)
     for ours in (HookedQwen2.from_pretrained(folder), HookedQwen2.from_hf(theirs)):
         with torch.no_grad():
-            expected, found = theirs(TOKENS).logits, ours(TOKENS)
+            logits, cache = ours.run_with_cache(TOKENS)
+        states = [cache[f"blocks.{layer}.hook_resid_pre"] for layer in range(2)]
+        states.append(cache["unembed.hook_in"])
         # Sums of 32 to 128 products of float32, two layers deep; a wrong rope or head is off by whole units.
-        assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
-        assert found.std() > 1, "the control: logits are large enough to differ"
+        for found, wanted in zip([logits, *states], [expected.logits, *expected.hidden_states], strict=True):
+            assert farthest(found, wanted) < 1e-5
+        assert logits.std() > 1, "the control: logits are large enough to differ"
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_scaled_angles_and_windows_change_logits_and_are_kept(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
+    plain = HookedQwen2.from_pretrained(folder)
+    READ[name](folder)
+    ours = HookedQwen2.from_pretrained(folder)
+    with torch.no_grad():
+        fused, whole = ours(TOKENS), ours.run_with_cache(TOKENS)[0]
+        past = ours.new_past()
+        steps = [
+            ours(TOKENS[:, :9], past=past),
+            *(ours(TOKENS[:, t : t + 1], past=past) for t in range(9, 20)),
+        ]
+        assert farthest(fused, whole) < 1e-5, "fused attention is that with its scores"
+        assert farthest(torch.cat(steps, 1), whole) < 1e-5, "token by token as at once"
+        if name != "dynamic":  # that changes nothing within max_position_embeddings
+            assert farthest(plain(TOKENS), whole) > 1e-2, "the control: the settings matter"
+        ours.save_pretrained(tmp_path / "again")
+        again = HookedQwen2.from_pretrained(tmp_path / "again")
+        assert again.config == ours.config
+        assert torch.equal(again(TOKENS), fused)
+        assert farthest(ours.to_hf()(TOKENS).logits, fused) < 1e-5
 
 
 @pytest.mark.parametrize(("change", "said"), REFUSED.values(), ids=REFUSED)
@@ -176,6 +255,18 @@ def test_what_would_be_read_wrongly_is_refused(
     with pytest.raises(ArtifactError, match=said) as error:
         HookedQwen2.from_pretrained(folder)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_read_but_not_trained_or_patched_is_said(folder: Path) -> None:
+    READ["a sliding layer"](folder)
+    model = HookedQwen2.from_pretrained(folder)
+    with pytest.raises(ConfigError, match="sliding windows are read, but not trained"):
+        FlatParameters(model.config)
+    with torch.no_grad():
+        kept = Forward(model).record(TOKENS[:, :7], Tree(7)).resid[-1]
+        assert farthest(kept, model(TOKENS[:, :7], stop_at_layer=2)) < 1e-5
+    with pytest.raises(ConfigError, match="questions of 8 tokens are longer than the sliding window of 7"):
+        Forward(model).record(TOKENS[:, :8], Tree(8))
 
 
 def test_defaults_are_those_of_transformers() -> None:

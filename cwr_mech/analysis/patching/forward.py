@@ -20,6 +20,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cwr_mech.errors import ConfigError
 from cwr_mech.model.layers import Block, LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
 
@@ -178,8 +179,16 @@ class Forward:
 
     @torch.no_grad()
     def record(self, tokens: Int[Tensor, "run pos"], tree: Tree) -> Record:
-        """Run whole trees and keep what `resume` needs."""
+        """Run whole trees and keep what `resume` needs.
+
+        Raises ConfigError where a text is longer than the window of a sliding layer.
+        """
         depth, visible = tree.depth().to(self.device), tree.visible().to(self.device)
+        if self.cfg.window is not None and int(depth.max()) >= self.cfg.window:
+            raise ConfigError(
+                f"questions of {int(depth.max()) + 1} tokens are longer than the sliding window of "
+                f"{self.cfg.window}"
+            )
         resid = self.model.W_E[tokens]
         boundaries, kept = [resid], []
         for layer in range(self.cfg.n_layers):
