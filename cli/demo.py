@@ -1,16 +1,16 @@
 """`cwr-mech demo`: from nothing to a report on a model trained here, one line a stage."""
 
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 Argv = tuple[str, ...]
 
@@ -127,9 +127,11 @@ def link(path: Path) -> None:
 
 def run_stage(stage: Stage, logs: Path) -> bool:
     """Run all lanes of a stage; True when every command succeeded. Output goes to logs; errors are shown."""
+    from cwr_mech.experiments.processes import stop
+
     queues = [[now for argv in lane if (now := due(argv))] for lane in stage.lanes]
     files = [logs / f"{stage.name}{'' if index == 0 else f'-{index}'}.log" for index in range(len(queues))]
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    running: dict[int, Popen[bytes]] = {}
     good = True
     for file in files:
         file.write_bytes(b"")
@@ -177,28 +179,11 @@ def due(argv: Argv) -> Argv | None:
     return None if run.state == "done" else ("train", "--resume", "--out", out)
 
 
-def start(argv: Argv, log: Path) -> subprocess.Popen[bytes]:
-    """Run a command of this program in a session of its own, so that only `stop` tells it to end."""
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.main", *argv],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"COLUMNS": "100"},
-            start_new_session=True,
-        )
+def start(argv: Argv, log: Path) -> "Popen[bytes]":
+    """Run a command of this program."""
+    from cwr_mech.experiments import processes
 
-
-def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """End commands that still run, as Ctrl-C would, and wait until they have saved what they must."""
-    left = [process for process in processes if process.poll() is None]
-    for process in left:
-        process.send_signal(signal.SIGTERM)
-    for process in left:
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    return processes.start([sys.executable, "-m", f"{__package__}.main", *argv], log, {"COLUMNS": "100"})
 
 
 @contextmanager

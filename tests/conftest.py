@@ -1,4 +1,8 @@
-"""Settings every test runs under: no network, no trackers, one thread (two workers share two cores)."""
+"""Settings every test runs under: no network, no trackers, one thread (two workers share two cores).
+
+Compiled modules are kept even where the environment says otherwise: rewriting asserts and checking types
+takes longer than many tests, and would be done by every worker and every command that a test starts.
+"""
 
 import os
 import sys
@@ -18,6 +22,8 @@ from command_line import Cli
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine is slow, not wrong: no time limit a property.
 settings.register_profile("no deadline", deadline=None)

@@ -5,7 +5,6 @@ a run that is done is left alone, one that was begun is resumed, one that anothe
 """
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +14,13 @@ from typing import Literal
 
 from cwr_mech.artifacts import is_locked
 from cwr_mech.errors import ConfigError, CwrError, MissingArtifact
+from cwr_mech.experiments import processes
 from cwr_mech.experiments.planned import Planned
 from cwr_mech.training.runs import load_run
 
 State = Literal["todo", "begun", "done", "busy", "failed", "waiting"]
 """todo: not begun; begun: to be resumed; busy: held by another process; waiting: its base failed."""
 POLL_SECONDS = 0.2
-FORCE_SECONDS = 60.0
-"""A process that was asked to stop is killed after this time; its last saved state is kept anyway."""
 
 Event = Callable[[str, str, str], None]
 """Called with (run, "started" | "resumed" | "done" | "failed" | "waiting" | "busy", details)."""
@@ -73,14 +71,14 @@ class Sweep:
 
     def run(self) -> list[Outcome]:
         """Train until nothing is left to do. On KeyboardInterrupt the processes are stopped, each saving its
-        state, before the exception goes on."""
+        state, before the exception goes on. Killed itself, it leaves none of them behind."""
         try:
             while len(self.outcomes) < len(self.plan):
                 self._collect()
                 self._start_ready()
                 time.sleep(POLL_SECONDS)
         finally:
-            self._stop()
+            processes.stop(process for process, _ in self._running.values())
         return [self.outcomes[planned.name] for planned in self.plan]
 
     def _start_ready(self) -> None:
@@ -115,13 +113,8 @@ class Sweep:
 
     def _start(self, name: str, *, resumed: bool) -> None:
         place = min(set(range(self.jobs)) - {place for _, place in self._running.values()})
-        log = log_path(name, self.root)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        with open(log, "ab") as output:
-            process = subprocess.Popen(
-                self.argv(name), stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment
-            )
+        environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        process = processes.start(self.argv(name), log_path(name, self.root), environment)
         cores = sorted(os.sched_getaffinity(0))
         if self.jobs <= len(cores):
             os.sched_setaffinity(process.pid, {cores[place]})
@@ -141,17 +134,6 @@ class Sweep:
     def _end(self, name: str, state: State, details: str = "") -> None:
         self.outcomes[name] = Outcome(name, state, details)
         self.event(name, state, details)
-
-    def _stop(self) -> None:
-        """Ask what still runs to save its state and end."""
-        for process, _ in self._running.values():
-            process.send_signal(signal.SIGTERM)
-        for process, _ in self._running.values():
-            try:
-                process.wait(FORCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def log_path(name: str, root: Path) -> Path:

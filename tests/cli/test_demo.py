@@ -1,6 +1,5 @@
 """The demo's stages: what they call, side by side, one after the other, and how they end."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from cwr_mech_cli.main import COMMANDS
 from paths import ROOT
 
 from cwr_mech.errors import ArtifactExists
+from cwr_mech.experiments import processes
 from cwr_mech.experiments.presets import for_tasks, preset
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.training.runs import create_run, load_run, update_manifest
@@ -27,10 +27,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage commands are Python scripts instead of commands of this program."""
 
     def start(argv: demo.Argv, log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as out:
-            return subprocess.Popen(
-                script(argv[0]), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        return processes.start(script(argv[0]), log, {})
 
     monkeypatch.setattr(demo, "start", start)
 
@@ -131,15 +128,6 @@ def test_models_that_are_there_are_kept_and_others_continued(
     with pytest.raises(ArtifactExists, match=r"runs/demo-angle was trained with other settings"):
         demo.due(demo.train("demo-angle", "tiny", "distance"))
     assert demo.due(("eval", "demo")) == ("eval", "demo")
-
-
-def test_stop_ends_what_runs_and_leaves_what_ended() -> None:
-    running = subprocess.Popen(script("import time; time.sleep(60)"))
-    ended = subprocess.Popen(script("pass"))
-    ended.wait()
-    demo.stop([running, ended])
-    assert running.returncode == -signal.SIGTERM
-    assert ended.returncode == 0
 
 
 LOGS = (("", ""), ("a\nb\n\n", "b"), ("one", "one"), ("x" * 5000 + "\nlast  \n", "last"))

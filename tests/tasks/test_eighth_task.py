@@ -41,6 +41,9 @@ def spiral(n, rng):
 '''
 
 WORLD = "--preset tiny --world spiral --n-cities 40 --new scattered:4+atlantis:4"
+SINGLES = (
+    "sweep singles --preset tiny --set tasks=distance,nearer --set steps=4 --set batch_size=16 --out sweep"
+)
 COMMANDS = (
     "data -t nearer --stats -n 200 --world spiral --n-cities 40",
     f"train {WORLD} --tasks all --set batch_size=32 --set steps=20 --out runs/eight",
@@ -54,8 +57,8 @@ COMMANDS = (
     "patch near --task nearer --pairs 8 --report own",
     "finetune near --tasks nearer --steps 4 --rows 100 --replay-rows 50",
     "transfer near -n 8 --report own",
-    "sweep singles --preset tiny --set tasks=distance,nearer --set steps=4 --set batch_size=16 --out sweep "
-    "--only tiny-nearer",
+    f"{SINGLES} --only tiny-distance",
+    SINGLES,
     "sweep tune --preset tiny --set tasks=distance,nearer --dry-run",
     "report own",
     "report own --check",
@@ -119,7 +122,13 @@ def test_reports_plans_and_lists_name_it(folder: Path, said: dict[str, str]) -> 
     report = (folder / "work" / "reports" / "own" / "report.md").read_text()
     assert report.count("nearer") >= 5
     assert (folder / "work" / "reports" / "own" / "figures" / "patch-nearer.png").is_file()
-    assert [path.name for path in (folder / "work" / "sweep").glob("tiny*")] == ["tiny-nearer"]
+    # One run of the sweep was trained in this process, so the other alone in one that the sweep started.
+    swept = sorted((folder / "work" / "sweep").glob("tiny*"))
+    assert [path.name for path in swept] == ["tiny-distance", "tiny-nearer"]
+    assert [json.loads((path / "manifest.json").read_text())["state"] for path in swept] == ["done"] * 2
+    assert "started tiny-nearer" in said[SINGLES]
+    assert "started tiny-distance" not in said[SINGLES]
+    assert (folder / "work" / "sweep" / ".sweep" / "tiny-nearer.log").stat().st_size > 0
     plan = next(words for line, words in said.items() if line.startswith("sweep tune"))
     assert "tiny-ft-distance+nearer" in plan
     listed = said["runs"]
