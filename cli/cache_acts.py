@@ -63,8 +63,9 @@ def command(
     A file that holds all this for the same weights is left as it is; one that holds other things for the
     same weights keeps them. After more training it is made anew.
 
-    With --prompts or --template the run is a Hugging Face folder of any Qwen2 model and reads texts with its
-    own tokenizer. A command that was killed goes on from where it was when it is called again.
+    With --prompts or --template the run is a Hugging Face folder of a causal language model (Qwen2, or what
+    TransformerLens' TransformerBridge can hook) and reads texts with its own tokenizer. A command that was
+    killed goes on from where it was when it is called again.
     """
     from cwr_mech.activations.reader import ActivationStore, activations_path
     from cwr_mech.training.runs import load_run

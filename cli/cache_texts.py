@@ -35,13 +35,14 @@ def cache_texts(
     """
     import time
 
-    from cwr_mech.activations.extract import default_hooks
+    from cwr_mech.activations.extract import default_hooks, model_digest
     from cwr_mech.activations.extract_texts import extract_texts, holds
     from cwr_mech.activations.prompts import city_prompts, read_prompts
     from cwr_mech.activations.site import Site
     from cwr_mech.activations.texts import TEXT_SITES, encode_prompts
-    from cwr_mech.analysis.sources import texts_path, untrained_model
+    from cwr_mech.analysis.sources import texts_path
     from cwr_mech.analysis.study import names
+    from cwr_mech.model.bridge import untrained as untrained_model
     from cwr_mech.model.text import read_tokenizer
     from cwr_mech.training.compute import choose
 
@@ -54,13 +55,9 @@ def cache_texts(
     else:
         prompts = city_prompts(options.templates, options.n_cities)
     path = out or texts_path(run, _stem(options), untrained=untrained)
-    rows = encode_prompts(
-        read_tokenizer(run.checkpoint(step)), prompts, run.config.model.d_vocab, run.config.model.n_ctx
-    )
-    if untrained:
-        model, digest = untrained_model(run.config.model)
-    else:
-        model, digest = run.model(step), run.sha256(step)
+    rows = encode_prompts(read_tokenizer(run.checkpoint(step)), prompts, *run.text_sizes)
+    model = untrained_model(run.settings) if untrained else run.text_model(step)
+    digest = model_digest(model) if untrained else run.sha256(step)
     named = [*(names(places.layers) or []), *(names(places.hooks) or [])]
     hooks = [Site.parse(name).hook for name in named] or list(default_hooks(model.cfg.n_layers))
     sites = names(places.sites) or [*TEXT_SITES[:1]]

@@ -1,11 +1,20 @@
-"""Qwen2 checkpoints of other vocabularies: tokenizer, weights, and a map that is planted or not."""
+"""Checkpoints that read text: tokenizer, weights of several architectures, a map that is planted or not."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 RNG = np.random.default_rng(5)
 SYLLABLES = ("ba", "vo", "ru", "ki", "len", "mar", "to", "shi", "gra", "pel", "dun", "os")
@@ -47,18 +56,40 @@ def qwen2(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, **changes: objec
     return model.eval()
 
 
-def plant(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, xy: np.ndarray = XY) -> None:
+def gpt2(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> GPT2LMHeadModel:
+    """A GPT-2 with random weights: learned positions, LayerNorm with biases, a fused projection."""
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=48, n_layer=2, n_head=4, n_positions=64)
+    return drawn(GPT2LMHeadModel, config, seed)
+
+
+def llama(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> LlamaForCausalLM:
+    """A Llama with random weights: grouped heads, no bias, an unembedding of its own."""
+    return drawn(LlamaForCausalLM, LlamaConfig(**SIZES | {"vocab_size": len(tokenizer)}), seed)
+
+
+def drawn(kind: type[PreTrainedModel], config: object, seed: int) -> PreTrainedModel:
+    """A model of some settings with weights large enough to matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1 or not parameter.any():  # matrices and biases, not gains
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def plant(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, xy: np.ndarray = XY) -> None:
     """Add each town's coordinates to its token's embedding, along two directions."""
     directions = torch.linalg.qr(torch.randn(SIZES["hidden_size"], 2, generator=torch.manual_seed(3))).Q
     rows = tokenizer([f" {name}" for name in NAMES])["input_ids"]
     assert {len(row) for row in rows} == {1}, "each name is one token"
     with torch.no_grad():
         for row, place in zip(rows, torch.from_numpy(xy / 900).float(), strict=True):
-            model.model.embed_tokens.weight[row[0]] += directions @ place
+            model.get_input_embeddings().weight[row[0]] += directions @ place
 
 
 def saved(
-    folder: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, **options: object
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: object
 ) -> Path:
     """A checkpoint folder as transformers writes it."""
     model.save_pretrained(folder, **options)

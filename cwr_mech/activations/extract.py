@@ -21,6 +21,8 @@ from cwr_mech.activations.site import Site
 from cwr_mech.activations.writer import store_writer
 from cwr_mech.artifacts import sha256_bytes
 from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.model.bridge import TextModel
+from cwr_mech.model.hooks import stop_layer
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.grammar import city_prompt_length, find_span
 from cwr_mech.tasks.registry import TASKS, get_task
@@ -38,7 +40,7 @@ def default_hooks(n_layers: int) -> tuple[str, ...]:
     return (EMBED, *(Site(layer).hook for layer in range(n_layers)), FINAL)
 
 
-def model_digest(model: HookedQwen2) -> str:
+def model_digest(model: TextModel) -> str:
     """Digest of the names and values of a model's parameters, the same on every device."""
     chunks: list[bytes] = []
     for name, value in sorted(model.state_dict().items()):
@@ -106,7 +108,7 @@ def extract(
     texts = {task: _questions(world, task, partners.get(task)) for task in tasks}
     meta = {
         "model_sha256": model_digest(model),
-        "model": model.config.model_dump_json(),
+        "model": model.settings,
         "prompts": json.dumps({task: texts[task][0] for task in tasks}),
         "positions": json.dumps(
             {task: {site: [span.start, span.stop] for site, span in places[task].items()} for task in tasks}
@@ -151,7 +153,7 @@ def _check(model: HookedQwen2, hooks: Sequence[str], tasks: Sequence[str], sites
     check_hooks(model, hooks)
 
 
-def check_hooks(model: HookedQwen2, hooks: Iterable[str]) -> None:
+def check_hooks(model: TextModel, hooks: Iterable[str]) -> None:
     """Raise UnknownName for a hook that is not there, AnalysisError for one without a vector a position."""
     for hook in hooks:
         if hook not in model.hook_dict:
@@ -166,17 +168,6 @@ def _questions(world: World, task: str, partners: Int64[np.ndarray, "city k"] | 
     if partners is None:
         return get_task(task).city_prompt(world.ids, digits)
     return get_task(task).prompt(np.column_stack([world.ids, partners]), digits)
-
-
-def stop_layer(hooks: Iterable[str]) -> int | None:
-    """Number of blocks that must run for these hooks; None where the final norm is needed, too."""
-    deepest = 0
-    for hook in hooks:
-        if hook.startswith("blocks."):
-            deepest = max(deepest, int(hook.split(".")[1]) + 1)
-        elif hook != EMBED:
-            return None
-    return deepest
 
 
 @torch.no_grad()

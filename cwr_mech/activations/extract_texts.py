@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,15 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
-from cwr_mech.activations.extract import check_hooks, default_hooks, model_digest, stop_layer
+from cwr_mech.activations.extract import check_hooks, default_hooks, model_digest
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
 from cwr_mech.activations.texts import EMPTY, TEXT_SITES, TokenRows
 from cwr_mech.activations.writer import CHUNK_ROWS, store_writer
 from cwr_mech.artifacts import folder_lock, read_json, write_json
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
-from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.bridge import TextModel
 from cwr_mech.world.cities import World
 
 BATCH_TOKENS = 4096
@@ -34,7 +34,7 @@ FLUSH_SECONDS = 5.0
 
 
 def extract_texts(
-    model: HookedQwen2,
+    model: TextModel,
     entities: World,
     prompts: Mapping[str, TokenRows],
     path: Path | str,
@@ -65,7 +65,7 @@ def extract_texts(
     about: dict[str, str | int] = {"step": 0, "tokenizer_sha256": "", **(attrs or {})}
     if not about.get("model_sha256"):
         about["model_sha256"] = model_digest(model)
-    about["model"] = model.config.model_dump_json()
+    about["model"] = model.settings
     about["prompts"] = json.dumps({name: rows.texts[0] for name, rows in prompts.items()}, ensure_ascii=False)
     key = _key(entities, prompts, chosen, sites, str(about["model_sha256"]), batch_tokens)
     folder = path.with_name(f"{path.name}.partial")
@@ -89,7 +89,7 @@ def extract_texts(
 
 
 def extract_again(
-    model: HookedQwen2,
+    model: TextModel,
     store: ActivationStore,
     path: Path,
     *,
@@ -191,7 +191,7 @@ def _batches(rows: TokenRows, budget: int) -> Iterator[Int64[np.ndarray, " row"]
 
 
 def _fill(
-    model: HookedQwen2,
+    model: TextModel,
     name: str,
     rows: TokenRows,
     hooks: Sequence[str],
@@ -217,7 +217,7 @@ def _fill(
 
 @torch.no_grad()
 def run_texts(
-    model: HookedQwen2,
+    model: TextModel,
     rows: TokenRows,
     batch: Int64[np.ndarray, " row"],
     hooks: Sequence[str],
@@ -225,7 +225,7 @@ def run_texts(
 ) -> dict[tuple[str, str], Float[np.ndarray, "row width"]]:
     """(hook, site) -> vectors of some texts, which are padded on the right: no token looks at a later one."""
     width = int(rows.lengths[batch].max())
-    device = model.W_E.device
+    device = model.device
     given = np.where(rows.tokens[batch, :width] == EMPTY, 0, rows.tokens[batch, :width]).astype(np.int64)
     weights = {
         site: torch.from_numpy(rows.weights(site, batch)[:, :width].astype(np.float32)).to(device)
@@ -233,16 +233,10 @@ def run_texts(
     }
     found: dict[tuple[str, str], np.ndarray] = {}
 
-    def keep(activation: Tensor, hook: HookPoint) -> None:
+    def keep(hook: str, activation: Tensor) -> None:
         flat = rearrange(activation.float(), "row pos ... -> row pos (...)")
         for site, weight in weights.items():
-            found[hook.name or "", site] = torch.einsum("rp,rpw->rw", weight, flat).cpu().numpy()
+            found[hook, site] = torch.einsum("rp,rpw->rw", weight, flat).cpu().numpy()
 
-    gates = {flag: True for hook in hooks if (flag := model.closed_gate(hook))}
-    with model.flags(**gates), model.hooks(fwd_hooks=[(hook, keep) for hook in hooks]):
-        stop = stop_layer(hooks)
-        last = model.cfg.n_layers if stop is None else stop
-        resid = model(torch.from_numpy(given).to(device), stop_at_layer=last)
-        if stop is None:  # not through forward: logits of a whole batch would take gigabytes
-            model.unembed.hook_in(model.ln_final(resid))
+    model.read(torch.from_numpy(given).to(device), {hook: partial(keep, hook) for hook in hooks})
     return found

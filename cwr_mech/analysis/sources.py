@@ -1,6 +1,5 @@
 """The activation files that a study reads: those given, or those of the runs named, made where missing."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from cwr_mech.activations.reader import ActivationStore, activations_path, diges
 from cwr_mech.activations.site import POSITIONS as DEFAULT_SITES
 from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, measured_in, names, stage, uses
-from cwr_mech.config import ModelConfig, parse
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.runs import Run, load_run
@@ -132,15 +130,6 @@ def texts_path(run: Run, prompts: str, *, untrained: bool = False) -> Path:
     return FOLDER / f"{run.name.replace(':', '-')}-{prompts}{UNTRAINED if untrained else ''}.h5"
 
 
-def untrained_model(config: ModelConfig) -> "tuple[HookedQwen2, str]":
-    """A model of these settings with weights drawn by seed 0, and the digest of its parameters."""
-    from cwr_mech.activations.extract import model_digest
-    from cwr_mech.model.qwen2 import HookedQwen2
-
-    model = HookedQwen2(config, seed=0).eval()
-    return model, model_digest(model)
-
-
 def _untrained_texts(store: ActivationStore) -> Path:
     """The file of the untrained model beside a file of texts; made where it is missing or of other texts."""
     from cwr_mech.activations.extract_texts import extract_again, holds
@@ -148,7 +137,11 @@ def _untrained_texts(store: ActivationStore) -> Path:
     path = store.path.with_name(f"{store.path.stem}{UNTRAINED}.h5")
     if store.path.stem.endswith(UNTRAINED):
         return store.path
-    model, digest = untrained_model(parse(ModelConfig, json.loads(str(store.attrs["model"]))))
+    from cwr_mech.activations.extract import model_digest
+    from cwr_mech.model.bridge import untrained
+
+    model = untrained(str(store.attrs["model"]))
+    digest = model_digest(model)
     try:
         old = ActivationStore(path, model_sha256=digest)
         if holds(old, {task: store.token_rows(task) for task in store.tasks}, store.hooks, store.sites):

@@ -93,12 +93,12 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> 
         raise ConfigError(f"the weights lack {config.n_layers} layers: they are {len(shapes)} tensors")
     expected = {theirs: _hf_shape(axes, config) for _, theirs, axes in names(config)}
     if missing := [name for name in expected if name not in shapes]:
-        raise ConfigError(f"the weights lack {_some(missing)}")
+        raise ConfigError(f"the weights lack {some_of(missing)}")
     # Saved by transformers, a tied model may still hold the copy that shares the embedding's memory.
     spare = {"lm_head.weight"} if config.tied else set()
     strange = [name for name in shapes if name not in expected and name not in spare]
     if unknown := sorted(name for name in strange if not IGNORED.fullmatch(name)):
-        raise ConfigError(f"the weights hold {_some(unknown)}, which this model has no place for")
+        raise ConfigError(f"the weights hold {some_of(unknown)}, which this model has no place for")
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise ConfigError(f"weight {name} has shape {shapes[name]}, the settings say {shape}")
@@ -128,7 +128,8 @@ def _hf_shape(axes: str, config: ModelConfig) -> tuple[int, ...]:
     return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
 
 
-def _some(found: list[str]) -> str:
+def some_of(found: list[str]) -> str:
+    """The first name, and how many more there are."""
     return found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "")
 
 
@@ -182,7 +183,7 @@ def read_folder(folder: Path | str) -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingArtifact(f"no such checkpoint folder: {folder}", "train one with: cwr-mech train")
-    files = _weight_files(folder)
+    files = weight_files(folder)
     try:
         settings = read_json(folder / "config.json")
         config = model_config(settings)
@@ -213,7 +214,7 @@ def pad_token(settings: Mapping[str, Any]) -> int | None:
     return pad if isinstance(pad, int) and pad not in taken else None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint. Raises MissingArtifact or CorruptArtifact."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():

@@ -4,8 +4,9 @@
 `run_with_cache` that returns an ActivationCache, and the few weight and token helpers the tools call.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,22 @@ GATES = {
 }
 """Hook within a block -> the flag of `cfg` without which it stays silent."""
 
+EMBED = "hook_embed"
+Hooks = Mapping[str, Callable[[Tensor], Tensor | None]]
+"""Hook name -> what is done with the activation there; a tensor takes its place."""
+
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
+
+
+def stop_layer(hooks: Iterable[str]) -> int | None:
+    """Number of blocks that must run for these hooks; None where the final norm is needed, too."""
+    deepest = 0
+    for hook in hooks:
+        if hook.startswith("blocks."):
+            deepest = max(deepest, int(hook.split(".")[1]) + 1)
+        elif hook != EMBED:
+            return None
+    return deepest
 
 
 def _pos_axis(name: str) -> int:
@@ -118,6 +134,41 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
             for name, value in before.items():
                 setattr(self.cfg, name, value)
 
+    @contextmanager
+    def _listening(self, hooks: Hooks) -> Iterator[None]:
+        """Call these functions at their hooks, silent ones switched on."""
+
+        def call(activation: Tensor, hook: Any, act: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+            return act(activation)
+
+        gates = {flag: True for name in hooks if (flag := self.closed_gate(name))}
+        listening = [(name, partial(call, act=act)) for name, act in hooks.items()]
+        with self.flags(**gates), self.hooks(fwd_hooks=listening):
+            yield
+
+    def read(self, tokens: Int[Tensor, "text pos"], hooks: Hooks) -> None:
+        """Run texts as deep as the hooks lie (`cwr_mech.model.bridge.TextModel`)."""
+        stop = stop_layer(hooks)
+        with self._listening(hooks):
+            resid = self(tokens, stop_at_layer=self.cfg.n_layers if stop is None else stop)
+            if stop is None:  # not through forward: logits of a whole batch would take gigabytes
+                self.unembed.hook_in(self.ln_final(resid))
+
+    def predict(
+        self,
+        tokens: Int[Tensor, "text pos"],
+        hooks: Hooks,
+        start: tuple[int, Float[Tensor, "text pos d_model"]] | None = None,
+    ) -> Float[Tensor, "text d_vocab"]:
+        """Logits of the token after each text, all of one length, from layer `start` on
+        (`cwr_mech.model.bridge.TextModel`).
+        """
+        layer, given = (None, tokens) if start is None else start
+        end = torch.full((len(tokens), 1), tokens.shape[1] - 1, device=tokens.device)
+        with self._listening(hooks):
+            logits: Tensor = self(given, start_at_layer=layer, positions=end)
+        return logits[:, 0].float()
+
     def set_use_attn_result(self, use: bool) -> None:
         """Whether `attn.hook_result [batch pos head d_model]` is computed and fires."""
         self.cfg.use_attn_result = use
@@ -129,6 +180,11 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
     def set_use_hook_mlp_in(self, use: bool) -> None:
         """Whether the MLP reads its own copy of the stream at `hook_mlp_in [batch pos d_model]`."""
         self.cfg.use_hook_mlp_in = use
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.W_E.device
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:

@@ -198,6 +198,11 @@ class HookedQwen2(HookedBase):
                 raise ConfigError(f"layer {given} is out of range for a model of {n} layers")
         return range(n)[start:stop]
 
+    @property
+    def settings(self) -> str:
+        """`config` as JSON."""
+        return self.config.model_dump_json()
+
     def new_past(self) -> list[LayerCache]:
         """An empty key/value cache, one entry a layer, for `forward(..., past=...)`."""
         return [LayerCache() for _ in self.blocks]

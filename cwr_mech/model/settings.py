@@ -90,16 +90,12 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
     if settings.get("model_type") != "qwen2":
         raise ConfigError(
             f"model type is {short(settings.get('model_type'))}, not 'qwen2'",
-            "Qwen2 and Qwen2.5 are read; TransformerLens' TransformerBridge reads other architectures",
+            "HookedQwen2 is a Qwen2 or Qwen2.5; commands read texts with other architectures, too",
         )
     for option, supported in (("hidden_act", "silu"), ("attention_dropout", 0.0)):
         if settings.get(option, supported) != supported:
             raise ConfigError(f"{option} is {short(settings[option])}; only {supported!r} is supported")
-    for option in ("quantization_config", "compression_config"):
-        if settings.get(option):
-            raise ConfigError(
-                f"the weights are quantised ({option})", "save them in float32, float16 or bfloat16"
-            )
+    refuse_quantised(settings)
     content = {own: settings.get(theirs, DEFAULTS.get(theirs)) for own, theirs in SIZES.items()}
     rope = _rope(settings)
     content["rope_theta"] = rope.pop("rope_theta")
@@ -120,6 +116,15 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
     if scaling is not None:
         scaled_frequencies(found)
     return found
+
+
+def refuse_quantised(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for weights that need scales to be read."""
+    for option in ("quantization_config", "compression_config"):
+        if settings.get(option):
+            raise ConfigError(
+                f"the weights are quantised ({option})", "save them in float32, float16 or bfloat16"
+            )
 
 
 def _rope(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A checkpoint folder of anybody's in the place of a run: what commands can ask of weights alone.
 
-It has one step, 0, and no history. A folder whose tokenizer is ours is asked about cities: those of its run
-where it is a run's checkpoint, else those of the default world. A folder with a tokenizer of its own reads
-text (`cwr_mech.activations.prompts`); it has no world of ours, and says so when it is asked for one.
+It has one step, 0, and no history. A Qwen2 is a HookedQwen2; a model of another architecture is hooked by
+TransformerLens' TransformerBridge and asked about texts alone. A Qwen2 whose tokenizer is ours is asked about
+cities: those of its run where it is a run's checkpoint, else those of the default world. A folder with a
+tokenizer of its own reads text (`cwr_mech.activations.prompts`); it has no world of ours, and says so.
 """
 
 import re
@@ -13,24 +14,34 @@ from typing import TYPE_CHECKING, Any
 from cwr_mech.artifacts import read_json, sha256_bytes, sha256_file
 from cwr_mech.config import RunConfig, WorldConfig, parse
 from cwr_mech.errors import AnalysisError, ConfigError, CorruptArtifact, MissingArtifact
+from cwr_mech.model.bridge import foreign_config, read_bridged, settings_text, sizes
 from cwr_mech.model.settings import model_config
 from cwr_mech.model.text import is_ours
 from cwr_mech.training.runs import CITIES, Run, with_source
 from cwr_mech.world.cities import World, load_world
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from cwr_mech.model.bridge import TextModel
     from cwr_mech.model.qwen2 import HookedQwen2
 
 
 def read_model_folder(folder: Path) -> "ModelFolder":
-    """The folder as a run of one step. Raises CorruptArtifact when its settings are not those of a Qwen2."""
+    """The folder as a run of one step.
+
+    Raises CorruptArtifact when its settings are not those of a causal language model that can be read.
+    """
+    name = re.sub(r"[^A-Za-z0-9._+-]", "-", _name(folder)).lstrip("._+-") or "model"
+    content = read_json(folder / "config.json")
+    manifest: dict[str, Any] = {"parent": {}, "checkpoints": {}, "state": "done"}
+    if content.get("model_type") != "qwen2":
+        return BridgedFolder(folder, RunConfig(name=name), manifest)
     try:
-        settings = model_config(read_json(folder / "config.json"))
+        settings = model_config(content)
     except ConfigError as error:
         raise CorruptArtifact(f"{folder} cannot be read as a model: {error.message}", error.hint) from error
-    name = re.sub(r"[^A-Za-z0-9._+-]", "-", _name(folder)).lstrip("._+-") or "model"
-    config = RunConfig(name=name, world=_world_of_run(folder), model=settings)
-    return ModelFolder(folder, config, {"parent": {}, "checkpoints": {}, "state": "done"})
+    return ModelFolder(folder, RunConfig(name=name, world=_world_of_run(folder), model=settings), manifest)
 
 
 def _name(folder: Path) -> str:
@@ -49,7 +60,7 @@ def _world_of_run(folder: Path) -> WorldConfig:
 
 
 class ModelFolder(Run):
-    """A Qwen2 checkpoint folder that no run of ours stands behind."""
+    """A checkpoint folder that no run of ours stands behind."""
 
     @property
     def name(self) -> str:
@@ -116,3 +127,37 @@ class ModelFolder(Run):
     def metrics(self) -> list[dict[str, Any]]:
         """Nothing: a folder has no history."""
         return []
+
+
+class BridgedFolder(ModelFolder):
+    """A folder with a causal language model of another architecture; `config` says nothing about it."""
+
+    @cached_property
+    def _foreign(self) -> "PreTrainedConfig":
+        return foreign_config(self.folder)
+
+    @property
+    def reads_text(self) -> bool:
+        """True: our questions are asked of Qwen2 models only."""
+        return True
+
+    @property
+    def text_sizes(self) -> tuple[int, int]:
+        """Tokens of its vocabulary, and positions. Raises CorruptArtifact."""
+        return sizes(self._foreign)
+
+    @property
+    def settings(self) -> str:
+        """transformers' settings as JSON. Raises CorruptArtifact."""
+        return settings_text(self._foreign)
+
+    def model(self, step: int | None = None) -> "HookedQwen2":
+        """Raises AnalysisError: it is no HookedQwen2."""
+        raise AnalysisError(
+            f"{self.folder} holds a {self._foreign.model_type} model, and this needs a Qwen2",
+            f"what it holds about texts is kept by: cwr-mech cache-acts {self.folder} --prompts FILE.csv",
+        )
+
+    def text_model(self, step: int | None = None) -> "TextModel":
+        """The model with TransformerBridge's hooks, in float32. Raises CorruptArtifact."""
+        return read_bridged(self.checkpoint(step))

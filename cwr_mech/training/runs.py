@@ -44,6 +44,7 @@ from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
 
 if TYPE_CHECKING:  # torch takes seconds to import; lists of runs do without it
+    import cwr_mech.model.bridge
     import cwr_mech.model.qwen2
 
 SCHEMA = "cwr-mech/run/1"
@@ -106,6 +107,20 @@ class Run:
     def reads_text(self) -> bool:
         """Whether it reads texts by a tokenizer of its own; no run of ours does."""
         return False
+
+    @property
+    def text_sizes(self) -> tuple[int, int]:
+        """Tokens of its vocabulary, and positions."""
+        return self.config.model.d_vocab, self.config.model.n_ctx
+
+    @property
+    def settings(self) -> str:
+        """Its model's settings as JSON (`cwr_mech.model.bridge.untrained`)."""
+        return self.config.model.model_dump_json()
+
+    def text_model(self, step: int | None = None) -> "cwr_mech.model.bridge.TextModel":
+        """The model as analyses of texts ask it, of any architecture. Raises as `model`."""
+        return self.model(step)
 
     @property
     def source(self) -> str:

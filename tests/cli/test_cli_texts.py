@@ -1,5 +1,6 @@
 """Is there a map in a language model: three commands on checkpoints whose answer is known."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import torch
 from command_line import caller, failed, said
 from cwr_mech_cli import cache_acts
 from cwr_mech_cli.analyses import command_of, commands
-from qwen_cases import NAMES, TEMPLATE, XY, bpe, csv_of, plant, qwen2, saved
-from transformers import Qwen2ForCausalLM
+from qwen_cases import NAMES, TEMPLATE, XY, bpe, csv_of, gpt2, llama, plant, qwen2, saved
+from transformers import PreTrainedModel, Qwen2ForCausalLM
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.results import load_result
 
-ANALYSES = ("probe", "cka", "similarity", "surfacing", "manifold", "eval", "patch")
+ANALYSES = ("probe", "cka", "similarity", "surfacing", "manifold", "eval", "patch", "patch-parts")
 call = caller({"cache-acts": cache_acts.command} | {name: command_of(commands()[name]) for name in ANALYSES})
 TOKENIZER = bpe()
 TEXTS = ("--prompts", "towns.csv", "--template", TEMPLATE)
@@ -81,6 +82,32 @@ def test_a_planted_map_is_found_and_an_absent_one_is_not(folder: Path) -> None:
     assert [row["control"] for row in cka.tables["control"]] == [
         "shuffled cities", "bag of name tokens", "name tokens with the last one", "the model untrained",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_a_map_in_another_architecture_is_found_and_an_absent_one_is_not(
+    make: Callable[..., PreTrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    csv_of(Path("towns.csv"))
+    for name in ("planted", "plain"):
+        model = make(TOKENIZER)
+        if name == "planted":
+            plant(model, TOKENIZER)
+        saved(Path(name), model, TOKENIZER)
+        said(call("cache-acts", name, *TEXTS))
+        said(call("probe", name, "--draws", 2))
+    found, absent = best("planted"), best("plain")
+    assert found["r2"] > 0.9
+    for control in ("control_r2_shuffled", "control_r2_untrained", "control_r2_tokens"):
+        assert found[control] < 0.1, control
+    assert absent["r2"] < 0.1
+    said(call("patch", "planted", "--pairs", 8, "--components", "resid_post,mlp_out"))
+    cells = load_result(Path("reports/planted/results/patch-texts-template1.json")).tables["cells"]
+    whole = [row for row in cells if (row["layer"], row["position"]) == (-1, "span")]
+    assert [round(row["recovered"], 3) for row in whole] == [1.0]
+    assert "planted has a tokenizer of its own" in failed(call("eval", "planted"))
+    assert "model, and this needs a Qwen2" in failed(call("patch-parts", "planted"))
 
 
 def test_a_map_that_is_learned_is_found_where_its_places_are_true(folder: Path) -> None:

@@ -38,7 +38,7 @@ def _patched_texts(
     if len(runs) > 1:
         raise ConfigError("patch takes one model that reads text", "patch each by itself")
     source = open_sources(runs[0].source)[0]
-    model = runs[0].model().to(choose("auto", "float32", "off").device)
+    model = runs[0].text_model().to(choose("auto", "float32", "off").device)
     prompt = prompt or source.store.tasks[0]
     return swaps_result(
         model, source.store, prompt, run=source.label, components=components, pairs=pairs, seed=seed

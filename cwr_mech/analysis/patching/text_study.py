@@ -17,7 +17,7 @@ from cwr_mech.analysis.patching.text_swaps import (
 )
 from cwr_mech.analysis.study import stage
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.bridge import TextModel
 from cwr_mech.render.markdown import ends, markdown_table
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.style import caption, new_figure
@@ -29,7 +29,7 @@ LOOKS = (("#1f4e9e", "s", 8), ("#e69f00", "o", 4), ("#0b6e4f", "^", 5))
 
 
 def swaps_result(
-    model: HookedQwen2,
+    model: TextModel,
     store: ActivationStore,
     prompt: str,
     *,

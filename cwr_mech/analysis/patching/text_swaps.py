@@ -25,7 +25,7 @@ from cwr_mech.activations.extract_texts import BATCH_TOKENS
 from cwr_mech.activations.texts import TokenRows
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.bridge import TextModel
 from cwr_mech.results import Row
 
 COMPONENTS = ("resid_post", "attn_out", "mlp_out")
@@ -98,51 +98,38 @@ def cells_of(n_layers: int, components: Sequence[str]) -> list[Cell]:
 class _Runs:
     """Recorded runs of some texts of one length, and runs patched with their states."""
 
-    def __init__(
-        self, model: HookedQwen2, tokens: Int[Tensor, "text pos"], components: Sequence[str]
-    ) -> None:
-        self.model, self.n = model, model.cfg.n_layers
-        hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.n)]
-        hooks += [f"blocks.{self.n - 1}.hook_resid_post"]
-        kept = [name for name in components if name != "resid_post"]
-        hooks += [f"blocks.{layer}.hook_{name}" for name in kept for layer in range(self.n)]
+    def __init__(self, model: TextModel, tokens: Int[Tensor, "text pos"], components: Sequence[str]) -> None:
+        self.model, self.tokens, self.n = model, tokens, model.cfg.n_layers
+        cells = [cell for cell in cells_of(self.n, components) if cell.position == POSITIONS[0]]
+        names = {self.hook(cell) for cell in cells} | {self.before(layer) for layer in range(self.n)}
         self.acts: dict[str, Tensor] = {}
+        self.logits = model.predict(tokens, {name: partial(self._keep, name) for name in names})
 
-        def keep(activation: Tensor, hook: Any) -> None:
-            self.acts[hook.name] = activation
+    def _keep(self, name: str, activation: Tensor) -> None:
+        self.acts[name] = activation
 
-        with model.hooks(fwd_hooks=[(hook, keep) for hook in hooks]):
-            model(tokens, stop_at_layer=self.n)
-        self.end = torch.full((len(tokens), 1), tokens.shape[1] - 1, device=tokens.device)
+    @staticmethod
+    def before(layer: int) -> str:
+        """The hook of the residual stream that a layer reads."""
+        return f"blocks.{layer}.hook_resid_pre"
 
-    def boundary(self, layer: int) -> Float[Tensor, "text pos d_model"]:
-        """The residual stream after a layer, -1 for the embedding."""
-        last = layer + 1 == self.n
-        return self.acts[f"blocks.{layer if last else layer + 1}.hook_resid_{'post' if last else 'pre'}"]
-
-    def logits(self) -> Float[Tensor, "text d_vocab"]:
-        """Of the token after each text."""
-        return self._from(self.boundary(self.n - 1), self.n)
+    def hook(self, cell: Cell) -> str:
+        """The hook of a cell; the residual stream after a layer is read as that before the next one."""
+        if cell.component == "resid_post" and cell.layer + 1 < self.n:
+            return self.before(cell.layer + 1)
+        return f"blocks.{cell.layer}.hook_{cell.component}"
 
     def patched(self, cell: Cell, source: "_Runs", at: slice) -> Float[Tensor, "text d_vocab"]:
-        """The same with the source's states at the positions `at` of a cell."""
-        if cell.component == "resid_post":
-            resid = self.boundary(cell.layer).clone()
-            resid[:, at] = source.boundary(cell.layer)[:, at]
-            return self._from(resid, cell.layer + 1)
-        name = f"blocks.{cell.layer}.hook_{cell.component}"
+        """Logits with the source's states at the positions `at` of a cell."""
+        name = self.hook(cell)
+        first = int(name.split(".")[1])
 
-        def swap(activation: Tensor, hook: Any) -> Tensor:
+        def swap(activation: Tensor) -> Tensor:
             changed = activation.clone()
             changed[:, at] = source.acts[name][:, at]
             return changed
 
-        with self.model.hooks(fwd_hooks=[(name, swap)]):
-            return self._from(self.boundary(cell.layer - 1), cell.layer)
-
-    def _from(self, resid: Tensor, layer: int) -> Float[Tensor, "text d_vocab"]:
-        found: Tensor = self.model(resid, start_at_layer=layer, positions=self.end)
-        return found[:, 0].float()
+        return self.model.predict(self.tokens, {name: swap}, (first, self.acts[self.before(first)]))
 
 
 def _kl(p: Float[Tensor, "pair d_vocab"], logits: Float[Tensor, "pair d_vocab"]) -> np.ndarray:
@@ -152,7 +139,7 @@ def _kl(p: Float[Tensor, "pair d_vocab"], logits: Float[Tensor, "pair d_vocab"])
 
 @torch.no_grad()
 def swap_scores(
-    model: HookedQwen2,
+    model: TextModel,
     rows: TokenRows,
     swaps: Swaps,
     cells: Sequence[Cell],
@@ -171,9 +158,9 @@ def swap_scores(
         start, stop = rows.span[part[0, 0]].tolist()
         at = {"span": slice(start, stop), "last_token": slice(stop - 1, stop)}
         at["text_end"] = slice(length - 1, length)
-        tokens = torch.from_numpy(rows.tokens[part, :length].astype(np.int64)).to(model.W_E.device)
+        tokens = torch.from_numpy(rows.tokens[part, :length].astype(np.int64)).to(model.device)
         a, b, c = (_Runs(model, tokens[:, k], components) for k in range(3))
-        own, other = a.logits(), b.logits()
+        own, other = a.logits, b.logits
         target = other.log_softmax(-1)
         found["kl_base"].append(_kl(target, own))
         found["moved_base"].append((own.argmax(-1) != other.argmax(-1)).cpu().numpy())
