@@ -54,13 +54,10 @@ def run(
 
     from cwr_mech.analysis.study import followed_by
 
-    from .common import progress
+    from .common import check_log, progress
 
     row = commands()[name]
-    if log:
-        from cwr_mech.training.trackers import check_tracker
-
-        check_tracker(log)
+    check_log(log)
     with followed_by(progress):
         result = row.function(**options)
     result = replace(result, command=said or result.command)

@@ -173,11 +173,34 @@ def save_result(result: "Result", report: str, name: str, log: str | None = None
     for figure in figures:
         say(f"figure  {figure}")
     if log:
-        from cwr_mech.training.trackers import log_result
+        from cwr_mech.training.trackers import log_results
 
-        log_result(log, result, figures, folder)
+        log_results(log, {name: result}, {name: figures}, folder)
         say(f"logged to {log}")
     return path
+
+
+def log_report(log: str, folder: Path) -> None:
+    """Send the results of a report with their figures to a tracker."""
+    from cwr_mech.report.figures import figure_names
+    from cwr_mech.report.write import saved_results
+    from cwr_mech.training.trackers import log_results
+
+    results = saved_results(folder)
+    figures = {
+        name: [folder / "figures" / file for _, file in figure_names(result, name)]
+        for name, result in results.items()
+    }
+    log_results(log, results, figures, folder)
+    say(f"logged to {log}")
+
+
+def check_log(log: str | None) -> None:
+    """Before work begins. Raises UnknownName, or MissingArtifact for a tracker that is not installed."""
+    if log:
+        from cwr_mech.training.trackers import check_tracker
+
+        check_tracker(log)
 
 
 def rows_of(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[list[object]]:

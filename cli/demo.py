@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from .options import LogResult
+
 if TYPE_CHECKING:
     from subprocess import Popen
 
@@ -31,9 +33,15 @@ class Stage(NamedTuple):
     lanes: tuple[tuple[Argv, ...], ...]
 
 
-def stages(name: str, models: Sequence[str] = ZOO_MODELS, *, short: bool = False) -> tuple[Stage, ...]:
-    """The demo's stages for a run and a report called `name`, beside `models`; no patching when short."""
+def stages(
+    name: str, models: Sequence[str] = ZOO_MODELS, *, short: bool = False, log: str | None = None
+) -> tuple[Stage, ...]:
+    """The demo's stages for a run and a report called `name`, beside `models`; no patching when short.
+
+    `log` names a tracker that gets the report's numbers and figures.
+    """
     to, runs = ("--report", name), (name, *models)
+    logged = ("--log", log) if log else ()
     steps, rows = (SHORT_STEPS, "40") if short else (STEPS, "200")
     patch = Stage("patch", "what carries a city to the answer", ((("patch", name, "--task", TASK, *to),),))
     return (
@@ -53,8 +61,11 @@ def stages(name: str, models: Sequence[str] = ZOO_MODELS, *, short: bool = False
             "is there a map",
             ((("probe", name, "--prompts", "own", *to),), (("readout", name, "--prompts", "own", *to),)),
         ),
+        Stage(
+            "places", "the map in motion, for report --html", ((("places", name, "--steps", "all", *to),),)
+        ),
         *(() if short else (patch,)),
-        Stage("report", "results, figures and words", ((("report", name),),)),
+        Stage("report", "results, figures and words", ((("report", name, *logged),),)),
     )
 
 
@@ -70,6 +81,7 @@ def command(
         bool,
         typer.Option("--short", help="About two minutes: a few steps, no patching. The model learns no map."),
     ] = False,
+    log: LogResult = None,
 ) -> None:
     """Everything this program does, once, on this machine: train a model on one task, score it, keep its
     activations, compare it with models of all seven tasks from the zoo, probe and patch it, and write a
@@ -82,8 +94,9 @@ def command(
     from cwr_mech.training.folders import PREFIX, zoo_models
     from cwr_mech.world.cities import load_world
 
-    from .common import RUNS, duration, find_run, report_folder, say
+    from .common import RUNS, check_log, duration, find_run, report_folder, say
 
+    check_log(log)
     began = time.monotonic()
     world = load_world(preset(PRESET).world)
     find_run(ZOO_MODELS[0])
@@ -93,7 +106,7 @@ def command(
     logs.mkdir(parents=True, exist_ok=True)
     line("world", f"{len(world.old()):,} cities and {len(world.new())} new ones", began)
     failed = []
-    for stage in stages(name, models, short=short):
+    for stage in stages(name, models, short=short, log=log):
         start = time.monotonic()
         if run_stage(stage, logs):
             line(stage.name, stage.what, start)

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from .options import Report
+from .options import LogResult, Report
 
 
 def command(
     runs: Annotated[list[str] | None, typer.Argument(help="Runs to draw together; the latest run.")] = None,
     report: Report = None,
+    log: LogResult = None,
 ) -> None:
     """Draw loss and answers against the examples seen, beside the best constant answers.
 
@@ -20,8 +21,9 @@ def command(
     from cwr_mech.errors import MissingArtifact, UserError
     from cwr_mech.training.runs import load_run
 
-    from .common import command_line, save_result, say
+    from .common import check_log, command_line, save_result, say
 
+    check_log(log)
     found = []
     for name in runs or (None,):
         try:
@@ -38,4 +40,4 @@ def command(
         result, name = training_result(found[0], command_line()), f"train-{found[0].folder.name}"
     else:
         result, name = curves_result(found, command_line()), "curves"
-    save_result(result, report or found[0].name, name)
+    save_result(result, report or found[0].name, name, log)

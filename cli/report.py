@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import LogResult
+
 if TYPE_CHECKING:
     from cwr_mech.results import Result
 
@@ -20,6 +22,7 @@ def command(
     html: Annotated[
         bool, typer.Option("--html", help="Write report.html instead: one file to explore in a browser.")
     ] = False,
+    log: LogResult = None,
 ) -> None:
     """Write reports/NAME/report.md with its figures from the results saved there, and the learning curves of
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
@@ -27,7 +30,9 @@ def command(
     """
     from cwr_mech.errors import CorruptArtifact, MissingArtifact
 
-    from .common import find_run, report_folder, say, say_if_published
+    from .common import check_log, find_run, log_report, report_folder, say, say_if_published
+
+    check_log(log)
 
     folder = report_folder(name or find_run().name)
     if not any((folder / "results").glob("*.json")):
@@ -62,6 +67,8 @@ def command(
 
         write_findings(folder, f"cwr-mech report {folder.name}")
     say(f"report  {write_report(folder)}")
+    if log:
+        log_report(log, folder)
 
 
 CURVES = 12

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import LogResult
+
 if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
 
@@ -33,6 +35,7 @@ def command(
             help="Analyse: the models of this preset, by default that of most; into reports/PRESET."
         ),
     ] = None,
+    log: LogResult = None,
 ) -> None:
     """Trained models that ship with the repository. Every command takes zoo:NAME where it takes a run."""
     from cwr_mech.errors import ConfigError, UnknownName
@@ -52,7 +55,7 @@ def command(
 
         from .zoo_report import analyse
 
-        analyse(parts(part), preset)
+        analyse(parts(part), preset, log)
     else:
         show()
 

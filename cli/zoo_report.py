@@ -41,10 +41,11 @@ def family_of(models: "Sequence[Run]", preset: str | None) -> Family:
     return Family(mine, preset, f"{preset}-routing") if preset else Family(mine, "zoo", "routing")
 
 
-def analyse(names: Sequence[str] | None = None, preset: str | None = None) -> None:
+def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: str | None = None) -> None:
     """Run the analyses that the reports are made of (all, or the parts named), and write these.
 
-    Models of one `preset` are analysed together, by default of that with most models.
+    Models of one `preset` are analysed together, by default of that with most models. `log` names a tracker
+    that gets the reports' results and figures.
 
     Each part is saved when it is done; a part that the models here do not allow yet is named and left out.
     Raises AnalysisError without models, UnknownName for another part.
@@ -56,8 +57,10 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None) -> No
     from cwr_mech.findings.questions import write_findings
     from cwr_mech.report.write import write_report
 
-    from .common import duration, report_folder, say
+    from .common import check_log, duration, log_report, report_folder, say
     from .zoo import NONE_HERE
+
+    check_log(log)
 
     for name in names or ():
         if name not in PARTS:
@@ -78,6 +81,8 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None) -> No
         folder = report_folder(report)
         say(f"result  {write_findings(folder, COMMAND)}")
         say(f"report  {write_report(folder)}, {duration(time.monotonic() - began)} in all")
+        if log:
+            log_report(log, folder)
 
 
 def study(name: str, report: str, models: "Sequence[Run]", **options: Any) -> None:

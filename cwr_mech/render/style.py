@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cwr_mech.tasks.registry import TASKS
+from cwr_mech.world.new_cities import ATLANTIS, NEW
 
 WIDTH = 8.0
 """Inches; at 150 dots an inch a figure is 1200 pixels wide, which a Markdown page shows almost unscaled."""
@@ -57,12 +58,13 @@ REGION_LOOKS = MappingProxyType(
         "South America": Look("#4daf4a", "v"),
         "Southeast Asia": Look("#a50f5e", "P"),
         "Western Europe": Look("#0b6e4f", "X"),
-        "Atlantis": Look("#000000", "*"),
+        ATLANTIS: Look("#000000", "*"),
+        NEW: Look("#000000", "*"),
     }
 )
 """Regions of the shipped world; neighbours differ in hue, lightness and marker."""
 
-SPARE_LOOKS = tuple(REGION_LOOKS[name] for name in REGION_LOOKS if name != "Atlantis")
+SPARE_LOOKS = tuple(REGION_LOOKS[name] for name in REGION_LOOKS if name not in (ATLANTIS, NEW))
 
 TASK_LOOKS = (
     Look("#000000", "o"),

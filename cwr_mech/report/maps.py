@@ -14,6 +14,7 @@ from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.style import region_looks, task_look
 from cwr_mech.render.traces import SYMBOLS
 from cwr_mech.results import Result
+from cwr_mech.world.new_cities import shown_regions
 
 STEPS = 20_000
 """Steps of the grid on which places are passed on, over three times the extent of the world."""
@@ -48,8 +49,9 @@ def _cities(decoded: Result | None, implied: Result | None) -> dict[str, Any]:
     ids: dict[int, tuple[list[float], bool, str, str]] = {}
     if decoded is not None:
         a = decoded.arrays
+        regions = shown_regions(a["region"], a["true"])
         for row, city in enumerate(a["ids"].tolist()):
-            about = str(a["names"][row]), str(a["region"][row])
+            about = str(a["names"][row]), str(regions[row])
             ids[city] = (a["true"][row].tolist(), bool(a["is_new"][row]), *about)
     if implied is not None:
         a = implied.arrays

@@ -68,25 +68,33 @@ def check_tracker(name: str) -> None:
         raise MissingArtifact(f"--log {name} needs the package {name}", f"install it: pip install {name}")
 
 
-def log_result(name: str, result: Result, figures: Sequence[Path], folder: Path) -> None:
-    """Send the numbers (KIND/VALUE) and the figures (KIND/FILE) of a result to a tracker, as one run.
+def log_results(
+    tracker: str, results: Mapping[str, Result], figures: Mapping[str, Sequence[Path]], folder: Path
+) -> None:
+    """Send the numbers (NAME/VALUE) and the figures (NAME/FILE) of results by name to a tracker, as one run.
 
     TensorBoard's files go to `folder`/tensorboard. Raises what `tracked` raises.
     """
     from matplotlib.image import imread
 
-    check_tracker(name)
-    settings = {"command": result.command, "inputs": result.inputs, "params": result.params}
-    tracker = _started(name, f"{folder.name} {result.kind}", settings, folder, 0)
+    check_tracker(tracker)
+    settings = {
+        name: {"command": result.command, "inputs": result.inputs, "params": result.params}
+        for name, result in results.items()
+    }
+    run = _started(
+        tracker, " ".join([folder.name, *(results if len(results) == 1 else ())]), settings, folder, 0
+    )
     try:
-        plain = {key: value for key, value in result.values.items() if type(value) in (int, float)}
-        tracker.log({f"{result.kind}/{key}": float(value) for key, value in plain.items()}, step=0)
-        kind = {"dataformats": "NHWC"} if name == "tensorboard" else {}
-        for path in figures:
-            picture = imread(path)[None, ..., :3]  # [1 height width 3], in 0..1
-            tracker.log_images({f"{result.kind}/{path.stem}": picture}, step=0, **kind)
+        for name, result in results.items():
+            plain = {key: value for key, value in result.values.items() if type(value) in (int, float)}
+            run.log({f"{name}/{key}": float(value) for key, value in plain.items()}, step=0)
+            kind = {"dataformats": "NHWC"} if tracker == "tensorboard" else {}
+            for path in figures[name]:
+                picture = imread(path)[None, ..., :3]  # [1 height width 3], in 0..1
+                run.log_images({f"{name}/{path.stem}": picture}, step=0, **kind)
     finally:
-        tracker.finish()
+        run.finish()
 
 
 def _started(name: str, run: str, settings: Mapping[str, Any], folder: Path, step: int) -> "GeneralTracker":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Real
 
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import ConfigError, UnknownName
@@ -19,6 +19,9 @@ from cwr_mech.world.patterns import gaussian, uniform
 ATLANTIS_CENTRE = (-350.0, 350.0)
 ATLANTIS_SD = 30.0
 """Atlantis in tenths of a degree: longitude -35, latitude 35, standard deviation 3 degrees on each axis."""
+
+ATLANTIS, NEW = "Atlantis", "new cities"
+"""The region of invented cities of one kind, and what it is called where they do not lie in Atlantis."""
 
 NEW_PLACES: Mapping[str, Callable[[int, np.random.Generator], Int64[np.ndarray, "city 2"]]] = (
     MappingProxyType(
@@ -63,5 +66,16 @@ def kinds_of(config: WorldConfig) -> tuple[tuple[str, ...], tuple[Invented, ...]
             raise ConfigError(f"'{number}' is no number of new cities", f"write {kind}:{config.n_new}")
         numbers[kind] = int(number) if colon else config.n_new
     several = len(words) > 1
-    invented = (Invented(k, n, k.capitalize() if several else "Atlantis") for k, n in numbers.items())
+    invented = (Invented(k, n, k.capitalize() if several else ATLANTIS) for k, n in numbers.items())
     return regions, tuple(invented)
+
+
+def shown_regions(region: np.ndarray, xy: Real[np.ndarray, "city 2"]) -> np.ndarray:
+    """Regions [city] as figures call them: NEW for the region ATLANTIS of invented cities that lie elsewhere.
+
+    All lie in Atlantis where none is farther from its centre than six standard deviations along an axis,
+    which one normal draw in 500 million is.
+    """
+    invented = region == ATLANTIS
+    far = np.abs(xy[invented] - ATLANTIS_CENTRE) > 6 * ATLANTIS_SD
+    return np.where(invented, NEW, region) if far.any() else region

@@ -37,7 +37,7 @@ def test_stages_call_known_commands_on_one_live_run_and_the_zoo() -> None:
     argvs = [argv for stage in table for lane in stage.lanes for argv in lane]
     assert {argv[0] for argv in argvs} <= {row.name for row in COMMANDS}
     names = [stage.name for stage in table]
-    assert names == ["train", "eval", "cache-acts", "cka", "probe", "patch", "report"]
+    assert names == ["train", "eval", "cache-acts", "cka", "probe", "places", "patch", "report"]
     trained = [argv[argv.index("--out") + 1] for argv in argvs if argv[0] == "train"]
     assert trained == ["runs/demo"]
     reports = {argv[argv.index("--report") + 1] for argv in argvs if "--report" in argv}
@@ -52,6 +52,7 @@ def test_the_short_form_trains_less_and_patches_nothing() -> None:
     assert [stage.name for stage in short] == [s.name for s in demo.stages("demo") if s.name != "patch"]
     argvs = [argv for stage in short for lane in stage.lanes for argv in lane]
     assert f"steps={demo.SHORT_STEPS}" in argvs[0]
+    assert demo.stages("demo", log="wandb")[-1].lanes == ((("report", "demo", "--log", "wandb"),),)
     assert not any(demo.ZOO_MODELS[1] in argv for argv in argvs)  # a wheel has the first only
 
 

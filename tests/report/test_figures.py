@@ -38,6 +38,7 @@ from cwr_mech.report.figures import draw, figure_names
 from cwr_mech.results import Result
 from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.world.cities import REGIONS
+from cwr_mech.world.new_cities import NEW
 
 
 def words(figure: Figure) -> str:
@@ -107,7 +108,7 @@ def test_map_counts_cities_outside_the_frame() -> None:
 
 
 def test_regions_and_tasks_can_be_told_apart_in_colour_and_in_grey() -> None:
-    assert set(REGION_LOOKS) == set(REGIONS)
+    assert set(REGION_LOOKS) == {*REGIONS, NEW}
     assert len({look.colour for look in REGION_LOOKS.values()}) == len(REGIONS)
     looks = {task_look(task) for task in PAPER_TASKS}
     assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == len(PAPER_TASKS)

@@ -13,7 +13,7 @@ from cwr_mech.config import RunConfig
 from cwr_mech.errors import MissingArtifact, UnknownName
 from cwr_mech.report.figures import draw
 from cwr_mech.training import trackers
-from cwr_mech.training.trackers import log_result, numbers, tracked
+from cwr_mech.training.trackers import log_results, numbers, tracked
 
 LOSS = {"step": 7, "steps": 9, "rows": 14, "loss": 0.5, "losses": {"angle": 0.5}, "lr": 1e-3}
 SCORES = {"step": 9, "steps": 9, "scores": {"angle": 12.0}, "scores_new": {"angle": 40}}
@@ -64,9 +64,9 @@ def test_a_result_is_sent_with_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(trackers, "_started", lambda *given: recorder)
     result = synthetic.probe()
     figures = draw(result, tmp_path, "probe")
-    log_result("wandb", result, figures, tmp_path)
-    numbers = {f"probe/{key}": value for key, value in result.values.items()}
-    assert recorder.logged == [(0, numbers)]
+    log_results("wandb", {"probe": result, "again": result}, {"probe": figures, "again": []}, tmp_path)
+    for step, (name, logged) in enumerate(zip(("probe", "again"), recorder.logged, strict=True)):
+        assert logged == (0, {f"{name}/{key}": value for key, value in result.values.items()}), step
     assert set(images) == {f"probe/{path.stem}" for path in figures}
     assert len(figures) == 3
     for path in figures:
@@ -81,7 +81,7 @@ def test_wandb_takes_a_result_offline(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     result = synthetic.probe()
-    log_result("wandb", result, draw(result, tmp_path, "probe"), tmp_path)
+    log_results("wandb", {"probe": result}, {"probe": draw(result, tmp_path, "probe")}, tmp_path)
     kept = {
         path.name.split("_")[0]
         for path in tmp_path.glob("wandb/offline-run-*/files/media/images/probe/*.png")

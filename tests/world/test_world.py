@@ -20,6 +20,7 @@ from cwr_mech.config import RunConfig, WorldConfig
 from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName, UserError, WorldError
 from cwr_mech.world.cities import REGIONS, World, load_world
 from cwr_mech.world.csv_file import finer_unit
+from cwr_mech.world.new_cities import shown_regions
 from cwr_mech.world.patterns import SYNTHETIC, WORLDS, gaussian, register_world
 from cwr_mech.world.places import X_MAX, Y_MAX, tenths
 from cwr_mech.world.sources import N_SHIPPED
@@ -230,6 +231,19 @@ def test_atlantis_is_where_the_paper_has_it() -> None:
     assert set(new[0].region[new[0].new()].tolist()) == {"Atlantis"}
     # A hundred of them are the first hundred of two thousand.
     np.testing.assert_array_equal(load_world(new="atlantis").xy[-100:], atlantis[:100])
+
+
+@pytest.mark.parametrize(
+    ("new", "called"),
+    [("atlantis", "Atlantis"), ("scattered", "new cities"), ("atlantis+scattered", "Scattered")],
+)
+def test_figures_call_atlantis_what_lies_there_only(new: str, called: str) -> None:
+    world = load_world(WorldConfig(n_cities=200, new=new, n_new=40))
+    shown = shown_regions(np.array(world.region), world.xy)
+    assert called in set(shown[world.is_new])
+    assert ("Atlantis" in set(shown)) == ("atlantis" in new)
+    old = ~np.asarray(world.is_new)
+    assert (shown[old] == np.array(world.region)[old]).all()
 
 
 def test_points_outside_the_plane_are_clipped() -> None:

@@ -17,6 +17,7 @@ from cwr_mech.render.style import (
     region_looks,
 )
 from cwr_mech.results import Result
+from cwr_mech.world.new_cities import shown_regions
 
 MARGIN = 0.15
 """Share of the world's extent shown beyond its borders; decoded cities further out are counted."""
@@ -33,7 +34,7 @@ def map_figure(result: Result) -> Figure:
     """
     true, decoded = result.arrays["true"].astype(float), result.arrays["decoded"]
     is_new, is_test = result.arrays["is_new"], result.arrays["is_test"]
-    region = result.arrays["region"]
+    region = shown_regions(result.arrays["region"], true)
     shown = is_new | is_test
     looks = region_looks(region.tolist())
     low, high = true.min(axis=0), true.max(axis=0)
@@ -90,10 +91,11 @@ def _mean_error(decoded: np.ndarray, true: np.ndarray) -> float:
 def pca_figure(result: Result) -> Figure:
     """The first two principal components, and the first three in space, cities coloured by region.
 
-    Reads arrays `components` [city 3], `explained` [3], `region`, `is_new` [city]; params `map`.
+    Reads arrays `components` [city 3], `explained` [3], `true` [city 2], `region`, `is_new` [city]; params
+    `map`.
     """
     components, explained = result.arrays["components"], result.arrays["explained"]
-    region, is_new = result.arrays["region"], result.arrays["is_new"]
+    region, is_new = shown_regions(result.arrays["region"], result.arrays["true"]), result.arrays["is_new"]
     looks = region_looks(region.tolist())
     figure = new_figure(4.4)
     flat = figure.add_subplot(1, 2, 1)
