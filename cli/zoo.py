@@ -7,6 +7,8 @@ import typer
 from .options import LogResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cwr_mech.training.runs import Run
 
 ACTIONS = ("list", "add", "check", "analyse")
@@ -69,7 +71,8 @@ def show() -> None:
     from .cache_acts import size_text
     from .common import console, number, say, table
 
-    rows = [described(run) for run in zoo_models()]
+    models = zoo_models()
+    rows = [described(run) for run in models]
     if not rows:
         say(NONE_HERE)
         return
@@ -84,6 +87,24 @@ def show() -> None:
     if len(rows) <= len(SHIPPED):
         say(OTHER_MODELS)
     say("learned: share of the gap between the best constant answer and perfect ones, mean over its tasks")
+    mend(models)
+
+
+def mend(models: "Sequence[Run]") -> None:
+    """Write the list in zoo/README.md anew, where an adding that was stopped left an old one."""
+    from cwr_mech.errors import ArtifactError
+    from cwr_mech.findings.models import mend_readme
+    from cwr_mech.training.folders import own_zoo
+
+    from .common import say
+
+    try:
+        path = mend_readme(own_zoo(), models)
+    except ArtifactError as error:  # a list is shown and models are checked where nothing can be written, too
+        say(f"the list of models is an old one: {error}")
+    else:
+        if path is not None:
+            say(f"list    {path}, which was an old one")
 
 
 def add(names: list[str], new_name: str | None, force: bool) -> None:
@@ -124,6 +145,7 @@ def check(names: list[str] | None, ask: bool) -> None:
         found = problems(model, ask=ask)
         wrong += bool(found)
         say(f"{model.name}: {'; '.join(found) or 'as added'}")
+    mend(asked if not given else zoo_models())
     if wrong:
         raise CorruptArtifact(
             f"{wrong} of {len(asked)} models are not as they were added", "git checkout zoo"

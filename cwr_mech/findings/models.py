@@ -1,5 +1,6 @@
 """The list of the zoo's models, in the terminal and in zoo/README.md."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cwr_mech.artifacts import atomic_file
@@ -63,12 +64,32 @@ def described(model: Run) -> Row:
     }
 
 
-def write_readme(root: Path | str) -> Path:
-    """Write README.md of the zoo: what it is, and a table of its models; returns its path."""
-    path = Path(root) / "README.md"
+def readme(models: Iterable[Run]) -> str:
+    """The text of the zoo's README.md: what a zoo is, and a table of these models."""
     columns = ("name", "tasks", "base", "seed", "steps", "dtype", "kB", "scores")
     heads = {column: column for column in columns} | {"scores": "test score (best constant answer)"}
-    table = markdown_table([described(model) for model in zoo_models(root)], heads)
+    return f"{README}\n{markdown_table([described(model) for model in models], heads)}\n"
+
+
+def write_readme(root: Path | str) -> Path:
+    """Write README.md of the zoo `root`; returns its path."""
+    return _write(Path(root) / "README.md", readme(zoo_models(root)))
+
+
+def mend_readme(root: Path | str, models: Iterable[Run]) -> Path | None:
+    """Write README.md of the zoo `root` anew if it is not that of its models, which are among `models`.
+
+    An adding that was stopped between model and list leaves it behind. Returns its path where it was written.
+    """
+    path, own = Path(root) / "README.md", Path(root).resolve()
+    here = [model for model in models if model.folder.resolve().parent == own]
+    text = readme(here)
+    if not here or (path.is_file() and path.read_bytes() == text.encode()):
+        return None
+    return _write(path, text)
+
+
+def _write(path: Path, text: str) -> Path:
     with atomic_file(path) as part:
-        part.write_text(f"{README}\n{table}\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
     return path

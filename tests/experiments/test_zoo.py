@@ -35,7 +35,7 @@ from cwr_mech.experiments.zoo_files import (
     recorded,
     recorded_answers,
 )
-from cwr_mech.findings.models import described, write_readme
+from cwr_mech.findings.models import described, readme, write_readme
 from cwr_mech.model import evaluation
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.training.runs import (
@@ -244,6 +244,23 @@ def test_commands_take_models_of_the_zoo() -> None:
     assert fine_tunings(["copy"]) == fine_tunings(["zoo:plain"]) == [tuned]
 
 
+def test_a_list_left_behind_by_a_stopped_adding_is_written_anew() -> None:
+    add(made("plain"), n=N)
+    path = write_readme("zoo")
+    whole = path.read_text()
+    add(made("later"), n=N)  # as if killed before the list was written
+    assert "zoo:later" not in path.read_text()
+    assert "list zoo/README.md, which was an old one" in said(call("zoo", "list"))
+    assert "zoo:later" in path.read_text()
+    said(call("zoo", "add", "later", "--force"))
+    shutil.rmtree("zoo/later")
+    assert "list zoo/README.md, which was an old one" in said(call("zoo", "check", "--quick"))
+    assert path.read_text() == whole
+    before = path.stat().st_mtime_ns
+    assert "old one" not in said(call("zoo", "list")) + said(call("zoo", "check", "plain", "--quick"))
+    assert path.stat().st_mtime_ns == before  # control: a list that is right is let alone
+
+
 def test_mistakes_are_one_line() -> None:
     for arguments, text in (
         (("zoo", "feed"), "feed"),
@@ -260,6 +277,7 @@ def test_the_zoo_in_the_repository() -> None:
     models = zoo_models(SHIPPED)
     assert models
     assert sum(folder_bytes(model.folder) for model in models) <= MOST_BYTES
+    assert (SHIPPED / "README.md").read_text() == readme(models), "cwr-mech zoo list writes it anew"
     for model in models:
         assert problems(model, ask=False) == []
         assert set(answered(model)) == {score["task"] for score in model.manifest["zoo"]["scores"]}
