@@ -188,7 +188,7 @@ def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str
 
 
 def by_snakemake(
-    planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", jobs: int, more: str
+    planned: "Sequence[Planned]", root: Path, command: "Sequence[str]", jobs: int, more: str
 ) -> "list[Outcome]":
     """Train the plan through Snakemake. Raises MissingArtifact when it is not installed."""
     import shlex
@@ -196,6 +196,7 @@ def by_snakemake(
     import subprocess
 
     from cwr_mech.errors import MissingArtifact
+    from cwr_mech.experiments.processes import ends_with_parent
     from cwr_mech.experiments.sweep import standing
     from cwr_mech.experiments.workflow import snakemake_argv
 
@@ -203,10 +204,11 @@ def by_snakemake(
     if program is None:
         raise MissingArtifact("there is no command 'snakemake'", "install it: pip install 'snakemake>=9'")
     file = root / ".sweep" / "Snakefile"
-    write_workflow(planned, root, argv, file)
+    write_workflow(planned, root, command, file)
     # The plan's lock is ours, so a lock of Snakemake's can only be left over from a killed one.
     subprocess.run([program, "--snakefile", file, "--unlock"], capture_output=True, check=False)
-    subprocess.run(snakemake_argv(program, file, jobs, shlex.split(more)), check=False)
+    argv = snakemake_argv(program, file, jobs, shlex.split(more))
+    subprocess.run(argv, check=False, preexec_fn=ends_with_parent())
     return [standing(run, root) for run in planned]
 
 

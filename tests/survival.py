@@ -7,8 +7,9 @@ temporary file left beside them.
 
 Two kinds of points: just before or after the k-th rename or flush (where files become visible), and after a
 random time between the first file and the end. A kill that came before the first file or after the last is
-told apart from those in the middle of the work. A kill takes the whole process group, so that nothing that a
-sweep started lives on. Processes are forked from a server that has imported everything: a kill costs little.
+told apart from those in the middle of the work. A kill hits the command alone; what it started must end by
+itself, or that is a fault. Processes are forked from a server that has imported everything: a kill costs
+little.
 
     python tests/survival.py --kills 200   200 kills over all stages
     python tests/survival.py --kills 8     a short form; tests/training/test_survival.py runs one like it
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,6 +130,9 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
+END_SECONDS = 120.0
+"""What a killed command has started must have ended after this time."""
+
 STEADY = ("step", "loss", "losses", "grad_norm", "scores", "scores_new")
 """What a metrics line says that does not depend on the clock."""
 
@@ -181,9 +186,17 @@ def half_files(folder: Path, expected: dict[str, str], before: dict[str, str]) -
             yield f"{path.parent} is half a checkpoint"
 
 
+def living_in(folder: Path) -> list[int]:
+    """Processes whose current folder this is; those that only wait to be noticed (zombies) have none."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it has ended, or is another user's
+            found += [int(place.parent.name)] if os.readlink(place) == str(folder.resolve()) else []
+    return found
+
+
 def _child(folder: str, command: tuple[str, ...], kill_at: int | None, report: str) -> None:
     """Run a command in a process of its own; with `kill_at`, die at that rename or flush."""
-    os.setpgid(0, 0)
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -236,7 +249,7 @@ class Lab:
     def start(
         self, folder: Path, command: tuple[str, ...], kill_at: int | None = None
     ) -> multiprocessing.process.BaseProcess:
-        """Begin a command in a process group of its own."""
+        """Begin a command in a process of its own."""
         (self.place / "seen.txt").unlink(missing_ok=True)
         arguments = (str(folder), command, kill_at, str(self.place / "seen.txt"))
         process = self.context.Process(target=_child, args=arguments)
@@ -246,15 +259,16 @@ class Lab:
     def run(
         self, folder: Path, command: tuple[str, ...], kill_at: int | None = None, after: float | None = None
     ) -> int:
-        """Exit code of a command, killed with its group at a point, or `after` some seconds."""
+        """Exit code of a command, killed at a point, or `after` some seconds."""
         process = self.start(folder, command, kill_at)
         process.join(after)
-        if process.is_alive() or process.exitcode == -signal.SIGKILL:
-            try:
-                os.killpg(process.pid or 0, signal.SIGKILL)
-            except ProcessLookupError:  # it had not yet made its own group, or was alone in it
-                process.kill()
-            process.join()
+        process.kill()  # if it has not ended
+        process.join()
+        until = time.monotonic() + END_SECONDS
+        while living := living_in(folder):  # what it started may save its state before it ends
+            if time.monotonic() > until:
+                raise RuntimeError(f"{' '.join(command)} was killed, and {living} live on in {folder}")
+            time.sleep(0.02)
         return process.exitcode or 0
 
     def whole(self, stage: Stage, start: Path) -> tuple[dict[str, str], float, float, int]:

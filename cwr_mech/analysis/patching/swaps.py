@@ -11,6 +11,7 @@ from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import get_task
 
 READER_COLOURS = {"q": "#0072b2", "k": "#009e73", "v": "#d55e00", "mlp": "#000000", None: "#888888"}
+SWAPPED, OUTRIGHT = "#0072b2", "#e69f00"
 SMALL, MOST = 0.03, 30
 """Paths below this share are not drawn, and not more than this many."""
 
@@ -75,22 +76,23 @@ def steps_figure(result: Result) -> Figure:
     figure = new_figure(3.4)
     panels = figure.subplots(1, 2 if numbers else 1, squeeze=False)[0]
     place = f"layer {layer}, {span.replace('_', ' ')}"
-    for mine, label, style in ((best, place, "o-"), (own, "asked outright", "s--")):
+    for mine, label, style, colour in ((best, place, "o-", SWAPPED), (own, "asked outright", "x--", OUTRIGHT)):
         steps = [row for row in mine if row["step"] is not None]
-        panels[0].plot([row["step"] for row in steps], [row["truth"] for row in steps], style, label=label)
+        x, y = [row["step"] for row in steps], [row["truth"] for row in steps]
+        panels[0].plot(x, y, style, color=colour, label=label)
     panels[0].set_xlabel("distance of the source, tenths of a degree")
     panels[0].set_ylabel("share of answers right for the source")
     panels[0].set_ylim(-0.03, 1.03)
-    panels[0].legend(loc="best")
     if numbers:
         true, given, outright = (result.arrays[f"steps_{name}"] for name in ("true", "given", "own"))
-        panels[1].plot(true, outright, "x", color="#bbbbbb", label=f"asked outright, {_slope(own)}")
-        panels[1].plot(true, given, "o", color="#0072b2", mfc="none", label=f"{place}, {_slope(best)}")
+        panels[1].plot(true, given, "o", color=SWAPPED, mfc="none", label=f"{place}, {_slope(best)}")
+        panels[1].plot(true, outright, "x", color=OUTRIGHT, label=f"asked outright, {_slope(own)}")
         ends = [float(true.min()), float(true.max())]
         panels[1].plot(ends, ends, "--", color=BASELINE, lw=0.8)
         panels[1].set_xlabel("true change of the answer")
         panels[1].set_ylabel("change of the answer given")
-        panels[1].legend(loc="best")
+    for ax in panels:  # points fill the panel from corner to corner
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     n = next(row["n"] for row in own if row["step"] is None)
     slopes = " On the dashed line the answer changes as geometry says; slopes with 95 % over cities."
     caption(
