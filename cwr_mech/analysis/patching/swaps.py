@@ -76,7 +76,8 @@ def steps_figure(result: Result) -> Figure:
     figure = new_figure(3.4)
     panels = figure.subplots(1, 2 if numbers else 1, squeeze=False)[0]
     place = f"layer {layer}, {span.replace('_', ' ')}"
-    for mine, label, style, colour in ((best, place, "o-", SWAPPED), (own, "asked outright", "x--", OUTRIGHT)):
+    looks = ((best, place, "o-", SWAPPED), (own, "asked outright", "x--", OUTRIGHT))
+    for mine, label, style, colour in looks:
         steps = [row for row in mine if row["step"] is not None]
         x, y = [row["step"] for row in steps], [row["truth"] for row in steps]
         panels[0].plot(x, y, style, color=colour, label=label)
