@@ -45,23 +45,15 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("readout", "probing", "Probe generalisation: other prompts, regions, few cities, nonlinearity."),
     Analysis("timeline", "manifold", "When the map forms, checkpoint by checkpoint."),
     Analysis("manifold", "manifold", "Is a city's error on-manifold or off-manifold?"),
-    Analysis(
-        "surfacing", "probing", "Coordinate variance in the top principal components, by number of tasks."
-    ),
+    Analysis("surfacing", "probing", "Coordinate variance in the first components, by number of tasks."),
     Analysis("eval", "answers", "How well a model answers, beside a constant-prediction baseline."),
     Analysis("erase", "erasure", "Erase the coordinate subspace (LEACE) and measure each task's loss."),
     Analysis("cka", "similarity", "Representational similarity (CKA) between layers and models."),
     Analysis("similarity", "similarity", "Many similarity measures between models, with nulls and ceilings."),
-    Analysis(
-        "sites", "patching", "Where does a task read a city? Sites chosen by interchange interventions.", True
-    ),
+    Analysis("sites", "patching", "Where does a task read a city? Found by interchange interventions.", True),
     Analysis("patch", "patching", "Activation patching: which states carry a city to the answer?"),
-    Analysis(
-        "patch-tasks", "patching", "Patching, tasks beside each other: where a city is held, layer by layer."
-    ),
-    Analysis(
-        "patch-parts", "patching", "Which subspace of a city's state do answers read, beside strong controls?"
-    ),
+    Analysis("patch-tasks", "patching", "Patching, tasks beside each other: at which layers a city is held."),
+    Analysis("patch-parts", "patching", "Which subspace of a city's state do answers read? With controls."),
     Analysis("locate", "locating", "Where do a model's own answers put a city, task by task?"),
     Analysis("anatomy", "anatomy", "Which part of an update carries what? Norms, ranks, grafts."),
     Analysis("course", "course", "What fine-tuning teaches, step by step and at matched competence."),

@@ -9,17 +9,18 @@ that makes it again, and the hashes of what it was made from.
 import functools
 import inspect
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, ParamSpec
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
 from cwr_mech.config import EARTH_UNIT
 from cwr_mech.results import Result
 
 P = ParamSpec("P")
+T = TypeVar("T")
 Advance = Callable[..., object]
 Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
 
@@ -73,6 +74,15 @@ _units: ContextVar[set[float] | None] = ContextVar("units", default=None)
 def stage(title: str, total: int, unit: str = "steps") -> AbstractContextManager[Advance]:
     """A part of a study that takes time: yields `advance(n=1)`. Silent unless somebody `follows` it."""
     return _reporter.get()(title, total, unit)
+
+
+def each(items: Iterable[T], title: str, unit: str = "steps") -> Iterator[T]:
+    """The items one by one, as a stage that is one step further after each."""
+    waiting = list(items)
+    with stage(title, len(waiting), unit) as advance:
+        for item in waiting:
+            yield item
+            advance()
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Where cities stand in token rows: every mention of a city, and the position at which it is read."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 
+from cwr_mech.data.entries import Entries
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import UnknownName
 from cwr_mech.tasks.grammar import find_span
@@ -15,20 +16,13 @@ PLACES = {"last_digit": "city{}_last", "delimiter": "delimiter{}"}
 
 
 @dataclass(frozen=True)
-class Mentions:
+class Mentions(Entries):
     """Mentions of cities: row of the question, slot among its cities (from 0), city id, token position."""
 
     row: Int64[np.ndarray, " mention"]
     slot: Int64[np.ndarray, " mention"]
     city: Int64[np.ndarray, " mention"]
     position: Int64[np.ndarray, " mention"]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def take(self, which: Bool[np.ndarray, " mention"]) -> "Mentions":
-        """Those that a mask keeps."""
-        return Mentions(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def mentions(rows: Rows, site: str, id_digits: int = 4) -> Mentions:

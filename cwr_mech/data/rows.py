@@ -5,13 +5,14 @@ equals the last 100 rows of `generate(..., n=150)`, and a stream can be entered 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
-from jaxtyping import Int, Int8, Int32, Int64, Shaped, UInt8
+from jaxtyping import Int, Int8, Int32, Int64, UInt8
 
 from cwr_mech.config import STRICT, Protocol
+from cwr_mech.data.entries import Entries
 from cwr_mech.data.sampling import Source, draw_block
 from cwr_mech.errors import ConfigError, UnknownName
 from cwr_mech.tasks.grammar import spans
@@ -35,7 +36,7 @@ _DIGITS = np.array([CHAR_ID[digit] for digit in "0123456789"], dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Entries):
     """Token rows of one or several tasks.
 
     tokens: padded on the right with 0. lengths: tokens of each row, `<bos>` and `<eos>` included.
@@ -49,9 +50,6 @@ class Rows:
     task: Int8[np.ndarray, " row"]
     cities: Int32[np.ndarray, "row 6"]
     values: Int64[np.ndarray, " row"]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __repr__(self) -> str:
         tasks = ", ".join(TASKS.at(number).name for number in np.unique(self.task).tolist())
@@ -85,10 +83,6 @@ class Rows:
 
         return TorchRows(self)
 
-    def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> "Rows":
-        """The rows of an index array, a mask or a slice."""
-        return Rows(*(getattr(self, field.name)[rows] for field in fields(self)))
-
     def text(self, row: int) -> str:
         """One row as text, without `<bos>` and `<eos>`."""
         return Tokenizer().decode(self.tokens[row, : self.lengths[row]].tolist())
@@ -108,11 +102,11 @@ def concat(parts: Iterable[Rows]) -> Rows:
     if not parts:
         raise ConfigError("no rows to join")
     width = max(part.tokens.shape[1] for part in parts)
-    tokens = [np.pad(part.tokens, ((0, 0), (0, width - part.tokens.shape[1]))) for part in parts]
-    rest = [field.name for field in fields(Rows) if field.name != "tokens"]
-    return Rows(
-        np.concatenate(tokens), *(np.concatenate([getattr(part, name) for part in parts]) for name in rest)
-    )
+    wide = [
+        part.arrays() | {"tokens": np.pad(part.tokens, ((0, 0), (0, width - part.tokens.shape[1])))}
+        for part in parts
+    ]
+    return Rows(**{name: np.concatenate([arrays[name] for arrays in wide]) for name in wide[0]})
 
 
 class StreamOptions(TypedDict, total=False):

@@ -4,15 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
 
-from cwr_mech.config import (
-    PROTOCOLS,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    WorldConfig,
-    parse,
-)
+from cwr_mech.config import PROTOCOLS, DataConfig, RunConfig, parse
 from cwr_mech.errors import UnknownName
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
@@ -22,58 +14,38 @@ def weights_of(tasks: Iterable[str], **others: float) -> tuple[float, ...]:
     return tuple(others.get(task, 1.0) for task in tasks)
 
 
+AREA_TWICE = "weights=" + ",".join(map(str, weights_of(PAPER_TASKS, trianglearea=2.0)))
+"""Triangle area, the last task to be learned, is asked twice as often as the others."""
+
+
+def _set(base: RunConfig, *settings: str) -> RunConfig:
+    """`base` with settings as after --set, several to a text."""
+    return base.with_settings(" ".join(settings).split())
+
+
 def tiny() -> RunConfig:
     """Seconds: 24 cities and a toy model, to try every command. It learns no map."""
-    return RunConfig(
-        name="tiny",
-        world=WorldConfig(n_cities=24, new="atlantis", n_new=4),
-        model=ModelConfig(n_layers=2, d_model=32, n_heads=2, d_mlp=64),
-        train=TrainConfig(
-            steps=60,
-            batch_size=28,
-            lr=1e-3,
-            warmup=10,
-            checkpoints=2,
-            save_every=20,
-            eval_every=30,
-            eval_rows=8,
-        ),
+    return _set(
+        RunConfig(),
+        "name=tiny n_cities=24 new=atlantis n_new=4 n_layers=2 d_model=32 n_heads=2 d_mlp=64",
+        "steps=60 batch_size=28 lr=1e-3 warmup=10 checkpoints=2 save_every=20 eval_every=30 eval_rows=8",
     )
 
 
 def quick() -> RunConfig:
-    """About five minutes on one core: 256 real cities, a small model that ends with a map.
-
-    Triangle area, the last task to be learned, is asked twice as often as the others.
-    """
-    return RunConfig(
-        name="quick",
-        world=WorldConfig(n_cities=256, id_digits=3, new="atlantis", n_new=16),
-        data=DataConfig(
-            weights=weights_of(PAPER_TASKS, trianglearea=2.0), first_tasks=("compass",), first_steps=1000
-        ),
-        model=ModelConfig(n_layers=4, d_model=64, n_heads=4, d_mlp=128),
-        train=TrainConfig(
-            steps=5000,
-            batch_size=56,
-            lr=3e-3,
-            optimizer="muon",
-            schedule="hold",
-            decay=0.7,
-            warmup=100,
-            checkpoints=8,
-            save_every=500,
-            eval_every=1000,
-            eval_rows=64,
-            seed=1,
-        ),
+    """About five minutes on one core: 256 real cities, a small model that ends with a map."""
+    return _set(
+        RunConfig(),
+        "name=quick n_cities=256 id_digits=3 new=atlantis n_new=16",
+        f"{AREA_TWICE} first_tasks=compass first_steps=1000 n_layers=4 d_model=64 n_heads=4 d_mlp=128",
+        "steps=5000 batch_size=56 lr=3e-3 optimizer=muon schedule=hold decay=0.7 warmup=100 checkpoints=8",
+        "save_every=500 eval_every=1000 eval_rows=64 train.seed=1",
     )
 
 
 def small() -> RunConfig:
     """The zoo's: as quick, trained for longer, so that every seed learns all tasks, and kept in float16."""
-    settings = ["name=small", "steps=8000", "save_every=1000", "eval_every=2000", "final_dtype=float16"]
-    return quick().with_settings(settings)
+    return _set(quick(), "name=small steps=8000 save_every=1000 eval_every=2000 final_dtype=float16")
 
 
 def ripe() -> RunConfig:
@@ -81,29 +53,19 @@ def ripe() -> RunConfig:
 
     There is no curriculum. The pilot that fixes this recipe is still under way (reports/LOG.md).
     """
-    own = {
-        "world": WorldConfig(n_cities=512, new="scattered", n_new=32),
-        "data": DataConfig(weights=weights_of(PAPER_TASKS, trianglearea=2.0)),
-    }
-    settings = ["name=ripe", "d_mlp=256", "steps=50000", "batch_size=64", "decay=0.5", "checkpoints=10"]
-    return quick().model_copy(update=own).with_settings(settings)
+    return _set(
+        quick(),
+        "name=ripe n_cities=512 id_digits=4 new=scattered n_new=32 first_tasks=none",
+        "d_mlp=256 steps=50000 batch_size=64 decay=0.5 checkpoints=10",
+    )
 
 
 def paper() -> RunConfig:
     """The paper's 7-task run: 5,075 cities, 1.6 million parameters, 42 million rows."""
-    return RunConfig(
-        name="paper",
-        world=WorldConfig(n_cities=5075, new="atlantis", n_new=100),
-        data=DataConfig(rows_per_task=1_000_000),
-        train=TrainConfig(
-            steps=328_128,
-            batch_size=128,
-            lr=3e-4,
-            warmup=50,
-            checkpoints=12,
-            save_every=2000,
-            eval_every=8204,
-        ),
+    return _set(
+        RunConfig(),
+        "name=paper n_cities=5075 new=atlantis n_new=100 rows_per_task=1000000 steps=328128 batch_size=128",
+        "lr=3e-4 warmup=50 checkpoints=12 save_every=2000 eval_every=8204",
     )
 
 
@@ -112,13 +74,10 @@ def large() -> RunConfig:
 
     Weights are drawn with Qwen2's own 0.02: the paper's 0.1 was chosen at width 128. The rate is not tuned.
     """
-    base = paper()
-    return base.model_copy(
-        update={
-            "name": "large",
-            "model": ModelConfig(n_layers=24, d_model=1024, n_heads=16, d_mlp=4096, init_std=0.02),
-            "train": base.train.model_copy(update={"lr": 1e-4, "warmup": 2000, "checkpoints": 3}),
-        }
+    return _set(
+        paper(),
+        "name=large n_layers=24 d_model=1024 n_heads=16 d_mlp=4096 init_std=0.02",
+        "lr=1e-4 warmup=2000 checkpoints=3",
     )
 
 

@@ -249,32 +249,21 @@ def _n_tasks(row: Row) -> int:
 
 
 SHOWS = by_kind(
-    Show(
-        "zoo", "The models", "Everything below is about these models; each can be loaded as zoo:NAME.", models
-    ),
-    Show(
-        "maps",
-        "Maps, model by model",
-        "A linear probe for the place of a city in each model, at its best layer; new cities are decoded "
-        "by a probe fitted on the others.",
-        maps,
-        (Plot("", "Maps by prompt and layer", maps_figure),),
-    ),
-    Show(
-        "stretch",
-        "A stretch of the paper's training",
+    Show("zoo", "The models",
+        "Everything below is about these models; each can be loaded as zoo:NAME.",
+        models),
+    Show("maps", "Maps, model by model",
+        "A linear probe for the place of a city in each model, at its best layer; new cities are decoded by "
+        "a probe fitted on the others.",
+        maps, (Plot("", "Maps by prompt and layer", maps_figure),)),
+    Show("stretch", "A stretch of the paper's training",
         "The same weights, batches and rates here and under transformers' Trainer.",
-        stretch,
-        (Plot("", "Two trainings of one model", stretch_figure),),
-    ),
-    Show(
-        "findings",
-        "All findings",
+        stretch, (Plot("", "Two trainings of one model", stretch_figure),)),
+    Show("findings", "All findings",
         "",
         summary,
         (
             Plot("overview", "The answers at a glance", overview_figure),
             Plot("", "All findings", claims_figure),
-        ),
-    ),
-)
+        )),
+)  # fmt: skip

@@ -4,6 +4,7 @@ Each package of `analysis/` lists these in its `show.py`; terminal, notebook and
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -25,17 +26,26 @@ class Plot(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A short table for the terminal and notebooks: `columns` (names with spaces between) of the rows of the
-    result's table `rows`, or of those that a function `rows` chooses from the result.
+    """A short table for the terminal and notebooks: `columns` of the rows of the result's table `rows`, or of
+    those that a function `rows` chooses from the result.
+
+    Columns as in `cwr_mech.render.markdown.table_of`, with the `headings` of a report.
     """
 
     title: str
     columns: str
     rows: "str | Callable[[Result], list[Row]]"
+    headings: Mapping[str, str] = MappingProxyType({})
 
     def of(self, result: "Result") -> "list[Row]":
         """The rows of a result."""
         return result.tables[self.rows] if isinstance(self.rows, str) else self.rows(result)
+
+    def text(self, result: "Result") -> str:
+        """The table in Markdown."""
+        from cwr_mech.render.markdown import table_of
+
+        return table_of(self.of(result), self.columns, **self.headings)
 
 
 class Explorer(NamedTuple):
@@ -53,16 +63,21 @@ class Explorer(NamedTuple):
 
 class Show(NamedTuple):
     """All of it for one kind of result: a part of a report with its heading, opening line and text in
-    Markdown, figures, and short tables. `explore` makes a figure to explore, for the page only.
+    Markdown (the tables when None), figures, and short tables. `explore` makes a figure to explore, for the
+    page only.
     """
 
     kind: str
     title: str
     opening: str
-    text: "Callable[[Result], str]"
+    text: "Callable[[Result], str] | None" = None
     figures: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     explore: "Callable[[Result], Explorer | None] | None" = None
+
+    def body(self, result: "Result") -> str:
+        """What a report says below the opening line."""
+        return self.text(result) if self.text else "\n\n".join(table.text(result) for table in self.tables)
 
 
 Shows = Mapping[str, Show]

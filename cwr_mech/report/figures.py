@@ -16,7 +16,7 @@ from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
 from cwr_mech.render.shown import Plot
 from cwr_mech.render.style import RC
 from cwr_mech.render.units import figure_in_unit, unit_of
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import show_of
 from cwr_mech.results import Result
 
 DPI = 150
@@ -30,7 +30,7 @@ def figure_names(result: Result, name: str) -> list[tuple[Plot, str]]:
     """The figures of a result saved as `name`, with their file names."""
     return [
         (plot, f"{name}{'-' if plot.suffix else ''}{plot.suffix}.png")
-        for plot in (SHOWS[result.kind].figures if result.kind in SHOWS else ())
+        for plot in show_of(result).figures
         if not plot.needs or plot.needs in result.tables
     ]
 

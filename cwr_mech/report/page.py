@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cwr_mech.activations.reader import IDENTITY
 from cwr_mech.config import EARTH_UNIT
@@ -12,8 +12,7 @@ from cwr_mech.findings import show
 from cwr_mech.findings.questions import Question, asked
 from cwr_mech.render.markdown import escaped, markdown_table, notes, source_line
 from cwr_mech.render.units import in_unit, unit_of
-from cwr_mech.report import sections as report_sections
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import SHOWS, show_of
 from cwr_mech.report.figures import figure_names
 from cwr_mech.results import Result, Row
 
@@ -66,12 +65,10 @@ class _Page:
         """The summary of a report without claims: each section with what it found, in its own first words."""
         lines = []
         for name, result in results.items():
-            section = SHOWS.get(result.kind)
-            title = section.title if section else result.kind
-            text = _body(name, result, section.text if section else report_sections.plain)
+            section, text = show_of(result), _body(name, result)
             first = next((part for part in text.split("\n\n") if part and part[0] not in "|*#-!"), "")
-            opening = first or (section.opening if section else "")
-            lines.append(f"- **[{title}]({show.anchor(title)})** ({name}): {_sentences(opening)}")
+            told = _sentences(first or section.opening)
+            lines.append(f"- **[{section.title}]({show.anchor(section.title)})** ({name}): {told}")
         return ["\n".join(lines)]
 
     def answers(self, results: Mapping[str, Result], found: Result) -> list[str]:
@@ -107,12 +104,10 @@ class _Page:
         """Results in the order of the report, each kind under one heading."""
         parts, last = [], ""
         for name, result in results.items():
-            section = SHOWS.get(result.kind)
             if result.kind != last:
-                parts.append(f"{level} {section.title if section else result.kind}")
-                parts += [section.opening] if section else []
+                parts += [f"{level} {show_of(result).title}", show_of(result).opening]
                 last = result.kind
-            text = self.short(_body(name, result, section.text if section else report_sections.plain), name)
+            text = self.short(_body(name, result), name)
             parts += [f"{level}# {name}", *self.figures({name: result}), text]
             parts.append(in_unit(notes(result), unit_of(result)))
             parts.append(source_line(name, result))
@@ -152,9 +147,9 @@ def _of(question: Question, results: Mapping[str, Result]) -> dict[str, Result]:
     return {name: result for name, result in results.items() if result.kind in question.shows}
 
 
-def _body(name: str, result: Result, text: Callable[[Result], str]) -> str:
+def _body(name: str, result: Result) -> str:
     try:
-        return in_unit(text(result), unit_of(result))
+        return in_unit(show_of(result).body(result), unit_of(result))
     except KeyError as error:
         raise CorruptArtifact(
             f"the {result.kind} result '{name}' lacks {error}, which its section needs",

@@ -353,7 +353,7 @@ def test_commands_save_results_with_figures_and_a_section(
         assert list(Path("reports/one/figures").glob(f"{kind}*.png"))
         assert out.count(f"results/{kind}.json") == 1
         section = SHOWS[kind]
-        assert "|" in section.text(result)
+        assert "|" in section.body(result)
         assert draw(result, Path("again"), kind)
 
 

@@ -168,20 +168,13 @@ def _ranks(rows: Sequence[Row]) -> list[Row]:
 
 
 SHOWS = by_kind(
-    Show(
-        "anatomy",
-        "What an update consists of, and what its parts carry",
+    Show("anatomy", "What an update consists of, and what its parts carry",
         "The city side (embedding and blocks up to where the base reads a city), the answer side, every "
         "module and the state of new cities, each put into the base alone and scored by answers.",
-        anatomy,
-        (Plot("", "What the parts of an update carry", anatomy_figure),),
+        anatomy, (Plot("", "What the parts of an update carry", anatomy_figure),),
         (
             Table("squared norm of the update", "run module side share", "modules"),
-            Table(
-                "what each part carries (share: of the whole update's), mean over models",
-                "set graft models own others own_share others_share retention",
-                "summary",
-            ),
-        ),
-    ),
-)
+            Table("what each part carries (share: of the whole update's), mean over models",
+                "set graft models own others own_share others_share retention", "summary"),
+        )),
+)  # fmt: skip

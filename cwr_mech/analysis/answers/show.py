@@ -5,7 +5,7 @@ from cwr_mech.analysis.answers.lines import eval_figure, learning_figure
 from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Plot, Show, Table, by_kind
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 
 
 def training(result: Result) -> str:
@@ -25,46 +25,31 @@ def training(result: Result) -> str:
     return f"{text}\n\n{table_of(last, 'task metric unit value baseline', value='last score')}"
 
 
-def curves(result: Result) -> str:
-    """Where the answers of several runs ended, beside the best constant answers."""
-    last = {(row["run"], row["group"], row["task"]): row for row in result.tables["tasks"]}
-    columns = "run task group rows metric value baseline unit"
-    return table_of(list(last.values()), columns, group="cities", rows="examples seen", value="last score")
+def _last(result: Result) -> list[Row]:
+    """Where the answers of several runs ended."""
+    return list({(row["run"], row["group"], row["task"]): row for row in result.tables["tasks"]}.values())
 
 
-def evaluation(result: Result) -> str:
-    """Scores by model, task and kind of question."""
-    columns = "run task group n parse_rate metric value_mean value_median baseline unit"
-    return table_of(result.tables["tasks"], columns, group="questions")
-
-
-SHOWS = by_kind(
-    Show(
-        "eval",
-        "Answers by task",
-        "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
-        evaluation,
-        (Plot("", "Scores by task", eval_figure),),
-        (
-            Table(
-                "answers to fresh questions",
-                "run task group n parse_rate value_mean value_median baseline metric unit",
-                "tasks",
-            ),
-        ),
-    ),
-    Show(
-        "train",
-        "Learning curves",
-        "Loss and validation scores on the way.",
-        training,
-        (Plot("", "Learning curves", learning_figure),),
-    ),
-    Show(
-        "curves",
-        "Learning curves side by side",
-        "Loss and validation scores of several runs against the examples they have seen.",
-        curves,
-        (Plot("", "Learning curves", curves_figure),),
-    ),
+SCORES = Table(
+    "answers to fresh questions",
+    "run task group n parse_rate metric value_mean value_median baseline unit",
+    "tasks",
+    {"group": "questions"},
 )
+LAST_SCORES = Table(
+    "scores at the end",
+    "run task group rows metric value baseline unit",
+    _last,
+    {"group": "cities", "rows": "examples seen", "value": "last score"},
+)
+SHOWS = by_kind(
+    Show("eval", "Answers by task",
+        "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
+        figures=(Plot("", "Scores by task", eval_figure),), tables=(SCORES,)),
+    Show("train", "Learning curves",
+        "Loss and validation scores on the way.",
+        training, (Plot("", "Learning curves", learning_figure),)),
+    Show("curves", "Learning curves side by side",
+        "Loss and validation scores of several runs against the examples they have seen.",
+        figures=(Plot("", "Learning curves", curves_figure),), tables=(LAST_SCORES,)),
+)  # fmt: skip

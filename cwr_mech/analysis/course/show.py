@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.render.markdown import table_of
 from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.render.style import caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
@@ -59,26 +58,15 @@ def _lines(ax: Axes, rows: Sequence[Row], x: Callable[[Row], float], key: str) -
     ax.set_ylim(-1.1, 1.7)
 
 
-def course(result: Result) -> str:
-    """The section of a report: what other tasks have gained when the trained one is learned so far."""
-    columns = "condition set level models reached step others~ index~"
-    return table_of(result.tables["summary"], columns, step="after steps", index="divergence index")
-
-
-SHOWS = by_kind(
-    Show(
-        "course",
-        "What fine-tuning has taught when its own task is learned",
-        "Other tasks' improvement on new cities where the trained task has closed the same share of its gap: "
-        "a comparison that does not depend on when training stopped.",
-        course,
-        (Plot("", "Improvement along fine-tunings", course_figure),),
-        (
-            Table(
-                "where the trained task reaches a level (means over bases)",
-                "condition set level models reached step others index",
-                "summary",
-            ),
-        ),
-    ),
+REACHED = Table(
+    "where the trained task reaches a level (means over bases)",
+    "condition set level models reached step others~ index~",
+    "summary",
+    {"step": "after steps", "index": "divergence index"},
 )
+SHOWS = by_kind(
+    Show("course", "What fine-tuning has taught when its own task is learned",
+        "Other tasks' improvement on new cities where the trained task has closed the same share of its "
+        "gap: a comparison that does not depend on when training stopped.",
+        figures=(Plot("", "Improvement along fine-tunings", course_figure),), tables=(REACHED,)),
+)  # fmt: skip

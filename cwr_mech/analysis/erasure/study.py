@@ -1,8 +1,9 @@
 """Is the map that a probe finds used by the model?"""
 
+from itertools import product
 from typing import Annotated
 
-from cwr_mech.analysis.study import Names, Opt, RunArg, Seed, Step, names, stage, study, uses
+from cwr_mech.analysis.study import Names, Opt, RunArg, Seed, Step, each, names, study, uses
 from cwr_mech.errors import UnknownName
 from cwr_mech.results import Result
 
@@ -37,9 +38,6 @@ def erase(
     chosen = [get_task(task).name for task in names(tasks) or found.config.data.tasks]
     uses((found.checkpoint(step) / "model.safetensors").as_posix(), found.sha256(step))
     table = []
-    with stage("erasing", len(chosen) * len(blocks), "blocks") as advance:
-        for task in chosen:
-            for block in blocks:
-                table += erase_task(model, world, task, int(block), n_fit=fit, n_test=rows, seed=seed)
-                advance(1)
+    for task, block in each(product(chosen, blocks), "erasing", "blocks"):
+        table += erase_task(model, world, task, int(block), n_fit=fit, n_test=rows, seed=seed)
     return erasure_result(found.name, table, fit=fit, seed=seed)

@@ -280,9 +280,7 @@ def locating(result: Result) -> str:
 
 
 SHOWS = by_kind(
-    Show(
-        "locate",
-        "Where answers put a city",
+    Show("locate", "Where answers put a city",
         "Coordinates implied by a model's own answers, each task by itself, beside training cities and "
         "controls without a model.",
         locating,
@@ -291,21 +289,11 @@ SHOWS = by_kind(
             Plot("errors", "Error of implied coordinates by task", errors_figure),
         ),
         (
-            Table(
-                "distance of implied from true coordinates, 0.1 degree",
-                "run task error lo hi radius training",
-                error_lines,
-            ),
-            Table(
-                "divergence index",
-                "run trained task index index_lo index_hi control excess excess_lo excess_hi",
-                "divergence",
-            ),
-            Table(
-                "questions needed for a mean error on training cities",
-                f"task answers {' '.join(map(str, RESOLUTIONS))}",
-                questions_needed,
-            ),
-        ),
-    ),
-)
+            Table("distance of implied from true coordinates, 0.1 degree",
+                "run task error lo hi radius training", error_lines),
+            Table("divergence index",
+                "run trained task index index_lo index_hi control excess excess_lo excess_hi", "divergence"),
+            Table("questions needed for a mean error on training cities",
+                f"task answers {' '.join(map(str, RESOLUTIONS))}", questions_needed),
+        )),
+)  # fmt: skip

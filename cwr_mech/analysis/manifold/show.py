@@ -21,44 +21,27 @@ def manifold(result: Result) -> str:
     )
 
 
-def timeline(result: Result) -> str:
-    """A row for each checkpoint."""
-    columns = "step rows r2~ r2_shuffled error_median share~ cka_final~ participation_singular twonn"
-    return table_of(result.tables["steps"], columns, rows="rows seen")
-
-
+STEPS = Table(
+    "probe and manifold by checkpoint",
+    "step rows r2~ r2_shuffled error_median share~ cka_final~ participation_singular twonn",
+    "steps",
+    {"rows": "rows seen"},
+)
+DISPLACED = Table(
+    "share of the coordinates, and error on and off the manifold",
+    "task layer share share_shuffled along_ordinary along_region along_new off_ratio excess_off~",
+    "layers",
+)
 SHOWS = by_kind(
-    Show(
-        "timeline",
-        "When the map forms",
+    Show("timeline", "When the map forms",
         "The same probe at every checkpoint.",
-        timeline,
-        (Plot("", "The map over training", timeline_figure),),
-        (
-            Table(
-                "probe and manifold by checkpoint",
-                "step rows r2 r2_shuffled error_median share cka_final participation_singular twonn",
-                "steps",
-            ),
-        ),
-    ),
-    Show(
-        "manifold",
-        "On- and off-manifold error of new cities",
+        figures=(Plot("", "The map over training", timeline_figure),), tables=(STEPS,)),
+    Show("manifold", "On- and off-manifold error of new cities",
         "A smooth map from coordinates to activations: how much of a layer is a function of them, and "
         "whether new cities are displaced on the manifold or off it.",
         manifold,
         (
             Plot("places", "On-manifold and off-manifold", manifold_figure),
             Plot("surfacing", "What the first components carry", surfacing_figure),
-        ),
-        (
-            Table(
-                "share of the coordinates, and error on and off the manifold",
-                "task layer share share_shuffled along_ordinary along_region along_new off_ratio "
-                "excess_off excess_off_lo excess_off_hi",
-                "layers",
-            ),
-        ),
-    ),
-)
+        ), (DISPLACED,)),
+)  # fmt: skip

@@ -12,7 +12,7 @@ from cwr_mech.analysis.study import (
     Seed,
     Site,
     Step,
-    stage,
+    each,
     study,
     uses,
 )
@@ -45,10 +45,7 @@ def manifold(
 
     source = open_sources(run, activations, step)[0]
     hooks, tasks, place = source.block_hooks(layers), source.prompts(prompts), source.site(site)
-    with stage("manifolds", len(hooks) * len(tasks), "fits") as advance:
-        return manifold_result(
-            source.store, hooks, tasks, place, metric=metric, folds=folds, seed=seed, advance=advance
-        )
+    return manifold_result(source.store, hooks, tasks, place, metric=metric, folds=folds, seed=seed)
 
 
 @study("timeline")
@@ -66,12 +63,10 @@ def timeline(
     from cwr_mech.analysis.sources import open_sources, run_of
 
     found = run_of(run)
-    with stage("checkpoints", len(found.steps), "checkpoints") as advance:
-        sources = {}
-        for step in found.steps:
-            sources[step] = open_sources(found.folder.as_posix(), None, step)[0]
-            uses((found.checkpoint(step) / "model.safetensors").as_posix(), found.sha256(step))
-            advance(1)
+    sources = {}
+    for step in each(found.steps, "checkpoints", "checkpoints"):
+        sources[step] = open_sources(found.folder.as_posix(), None, step)[0]
+        uses((found.checkpoint(step) / "model.safetensors").as_posix(), found.sha256(step))
     last = sources[found.last_step]
     return timeline_result(
         found.name,

@@ -2,7 +2,7 @@
 Result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from cwr_mech.analysis.probing.dimension import spectrum, surfacing
 from cwr_mech.analysis.probing.probe import TrainingCities, region_folds
 from cwr_mech.analysis.selection import Item, run_label
 from cwr_mech.analysis.similarity.neighbours import twonn
+from cwr_mech.analysis.study import each
 from cwr_mech.results import Result, Row
 
 
@@ -25,7 +26,6 @@ def manifold_result(
     metric: Metric = "euclidean",
     folds: int = 5,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Tables: `layers` (a row for each hook and prompt), `surfacing`, `spectrum`. Arrays `along`, `off`
     [city], `is_new`, `place` [city 2], `true` [city 2] at the hook and prompt with the largest share of
@@ -40,7 +40,8 @@ def manifold_result(
     surfaced: list[Row] = []
     spectra: list[Row] = []
     best: tuple[float, Item, Displacement] | None = None
-    for index, item in enumerate(Item(store, hook, task, site) for hook in hooks for task in tasks):
+    items = [Item(store, hook, task, site) for hook in hooks for task in tasks]
+    for index, item in enumerate(each(items, "manifolds", "fits")):
         x = store.get(item.hook, item.task, site)
         place = item.columns
         rng = np.random.default_rng([seed, 1, index])
@@ -58,21 +59,15 @@ def manifold_result(
             | {"participation_singular": counted.participation_singular, "twonn": twonn(x[old])}
             | {"p": x.shape[1], "n": len(ids)}
         )
-        surfaced += [place | vars(one) for one in surfacing(x[old], xy[old], fold, rng)]
+        surfaced += [place | row for row in surfacing(x[old], xy[old], fold, rng)]
         if best is None or whole.variance > best[0]:
             best = (whole.variance, item, found)
-        advance(1)
     assert best is not None  # the file holds at least one hook and one prompt
     return Result(
         kind="manifold",
-        params={
-            "runs": [run_label(store)],
-            "site": site,
-            "metric": metric,
-            "folds": folds,
-            "seed": seed,
-            "best": {"layer": best[1].layer, "hook": best[1].hook, "task": best[1].task},
-        },
+        params={"runs": [run_label(store)], "site": site, "metric": metric}
+        | {"best": {"layer": best[1].layer, "hook": best[1].hook, "task": best[1].task}}
+        | known.params,
         values={"n": len(ids), "n_new": int(store.is_new.sum()), "variance_best": best[0]},
         tables={"layers": layers, "surfacing": surfaced, "spectrum": spectra},
         arrays=_arrays(best[2], store),

@@ -1,6 +1,6 @@
 """When the map forms: probe, similarity to the final model and dimension at every checkpoint, as a Result."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from cwr_mech.analysis.probing.probe import TrainingCities, probe, r2_interval
 from cwr_mech.analysis.selection import layer_number
 from cwr_mech.analysis.similarity.cka import linear_cka_interval
 from cwr_mech.analysis.similarity.neighbours import twonn
+from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 
@@ -25,7 +26,6 @@ def timeline_result(
     rows_a_step: int,
     draws: int = 5,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """`stores`: step -> activation file, of one run. Table `steps`, a row for each; the last step is the one
     that the others are compared with. Raises AnalysisError for fewer than two steps.
@@ -37,7 +37,7 @@ def timeline_result(
     ids, xy, fold = known.ids, known.xy, known.fold
     final = stores[steps[-1]].get(hook, task, site, ids)
     rows: list[Row] = []
-    for step in steps:
+    for step in each(steps, "probes", "checkpoints"):
         x = stores[step].get(hook, task, site, ids)
         rng = np.random.default_rng([seed, step])
         found = probe(x, xy, fold, rng, draws=draws)
@@ -64,7 +64,6 @@ def timeline_result(
                 "twonn": twonn(x),
             }
         )
-        advance(1)
     return Result(
         kind="timeline",
         params={

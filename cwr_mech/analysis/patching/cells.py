@@ -8,6 +8,7 @@ through W_O, a changed query, key, value or pattern first changes z.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -185,6 +186,16 @@ def edited_place(
     return 2 * cell.layer + 1, tuple(p for p in wanted if sees[p])
 
 
+class Swap(NamedTuple):
+    """A patched cell: its span, the positions that change, the runs it goes into and those it comes from."""
+
+    cell: Cell
+    span: list[int]
+    positions: Sequence[int]
+    base: Int[Tensor, "row"]
+    source: Int[Tensor, "row"]
+
+
 class Editor:
     """Turns cells into edits for runs of one record.
 
@@ -220,9 +231,9 @@ class Editor:
             theirs = at(boundary, source, positions) - at(boundary - 1, source, positions)
             change = theirs + at(boundary - 1, base, positions) - before
         elif cell.component == "neurons":
-            change = self._neurons(cell, positions, base, source)
+            change = self._neurons(Swap(cell, list(span), positions, base, source))
         else:
-            change = self._heads(cell, list(span), positions, base, source)
+            change = self._heads(Swap(cell, list(span), positions, base, source))
         return Edit(boundary, positions, before + change)
 
     def basis(self, cell: Cell) -> Float[Tensor, "2 d_model rank"]:
@@ -239,28 +250,19 @@ class Editor:
                 return both
         raise UnknownName("subspace", cell.subspace, self.bases)
 
-    def _neurons(
-        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], source: Int[Tensor, "row"]
-    ) -> Float[Tensor, "row changed d_model"]:
+    def _neurons(self, swap: "Swap") -> Float[Tensor, "row changed d_model"]:
         """What the source's neurons add to the residual stream beyond the base's."""
-        boundary = 2 * cell.layer + 1
-        here = self.forward.mlp_post(cell.layer, self.record.at(boundary, base, positions))
-        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, source, positions))
+        cell, boundary = swap.cell, 2 * swap.cell.layer + 1
+        here = self.forward.mlp_post(cell.layer, self.record.at(boundary, swap.base, swap.positions))
+        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, swap.source, swap.positions))
         which = slice(None) if cell.neurons is None else list(cell.neurons)
         return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
 
-    def _heads(
-        self,
-        cell: Cell,
-        span: list[int],
-        positions: Sequence[int],
-        base: Int[Tensor, "row"],
-        source: Int[Tensor, "row"],
-    ) -> Float[Tensor, "row changed d_model"]:
+    def _heads(self, swap: "Swap") -> Float[Tensor, "row changed d_model"]:
         """What attention adds to the residual stream when a head's q, k, v, pattern or z is the source's."""
+        cell = swap.cell
         layer, of_query = cell.layer, COMPONENTS[cell.component].heads == "query"
-        new = self._z(cell, span, positions, base, source)
-        change = new - self.record.heads_at("z", layer, base, positions)
+        change = self._z(swap) - self.record.heads_at("z", layer, swap.base, swap.positions)
         if cell.head is None:
             return self.forward.write(layer, change)
         group = 1 if of_query else self.forward.cfg.n_heads // self.forward.cfg.n_kv
@@ -268,15 +270,9 @@ class Editor:
         weight = self.forward.blocks[layer].attn.W_O
         return torch.stack([change[:, head] @ weight[head] for head in heads]).sum(0)
 
-    def _z(
-        self,
-        cell: Cell,
-        span: list[int],
-        positions: Sequence[int],
-        base: Int[Tensor, "row"],
-        source: Int[Tensor, "row"],
-    ) -> Float[Tensor, "row head changed d_head"]:
+    def _z(self, swap: "Swap") -> Float[Tensor, "row head changed d_head"]:
         """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the source's."""
+        cell, span, positions, base, source = swap
         layer, record, forward = cell.layer, self.record, self.forward
         if cell.component == "z":
             return record.heads_at("z", layer, source, span)

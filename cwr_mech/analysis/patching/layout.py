@@ -12,6 +12,7 @@ from torch import Tensor
 from cwr_mech.analysis.patching.cells import Cell, edited_place, span_positions
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.data.entries import Entries
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.layers import HookedConfig
 from cwr_mech.tasks.registry import get_task
@@ -108,7 +109,7 @@ def _layout(
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Entries):
     """Patched rows edited at one boundary and the same positions: condition, cell, pair, base, source run."""
 
     boundary: int
@@ -118,9 +119,6 @@ class Rows:
     pair: Int64[np.ndarray, " row"]
     base: Int64[np.ndarray, " row"]
     source: Int64[np.ndarray, " row"]
-
-    def __len__(self) -> int:
-        return len(self.condition)
 
 
 def rows_to_run(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Shaped
 
+from cwr_mech.data.entries import Entries
 from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.tasks.registry import Task, get_task
@@ -38,7 +39,7 @@ REASONS = ("kept", "clean answer wrong", "corrupt answer wrong", "answers too cl
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Entries):
     """Pairs of one task. City ids are padded at the end with -1, as in `Rows`.
 
     `slot`: which city differs, from 0. `n_differ`: how many digits of its id differ. Answers are the model's
@@ -66,21 +67,10 @@ class Pairs:
     constant_error: float
     attrition: dict[str, int]
 
-    def __len__(self) -> int:
-        return len(self.slot)
-
     @property
     def cluster(self) -> Int64[np.ndarray, " pair"]:
         """Id of the clean question's swapped city: pairs that share it are resampled together."""
         return self.clean[np.arange(len(self)), self.slot]
-
-    def take(self, rows: Shaped[np.ndarray, " picked"] | slice) -> "Pairs":
-        """The pairs of an index array, a mask or a slice."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        picked: dict[str, Any] = {
-            name: value[rows] if isinstance(value, np.ndarray) else value for name, value in values.items()
-        }
-        return Pairs(**picked)
 
     def by_size(self) -> Iterator[tuple[int, Int64[np.ndarray, " row"]]]:
         """(number of cities, rows) for every number of cities: questions of one size have one layout."""

@@ -8,6 +8,7 @@ training cities, new cities for training cities and the other way round.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -147,15 +148,8 @@ def from_another(
 
 def flipped(pairs: Pairs) -> Pairs:
     """The same pairs with clean and corrupt exchanged."""
-    return replace(
-        pairs,
-        clean=pairs.corrupt,
-        corrupt=pairs.clean,
-        clean_answer=pairs.corrupt_answer,
-        corrupt_answer=pairs.clean_answer,
-        clean_truth=pairs.corrupt_truth,
-        corrupt_truth=pairs.clean_truth,
-    )
+    ways = product((("clean", "corrupt"), ("corrupt", "clean")), ("", "_answer", "_truth"))
+    return replace(pairs, **{f"{to}{end}": getattr(pairs, f"{of}{end}") for (to, of), end in ways})
 
 
 def parts_study(

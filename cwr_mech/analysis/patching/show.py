@@ -143,34 +143,27 @@ ASKED = "run task group pairs tried left_out"
 TASKS = "task n_kept city_held_until answer_from head head_recovered iia_at_equals"
 
 
-def tasks(result: Result) -> str:
-    """One row a task."""
-    return table_of(result.tables["tasks"], TASKS)
-
-
 def _strongest(result: Result, units: Mapping[str, str]) -> str:
     """The strongest places in both directions, with interval and null, and who was left out."""
-    metric = result.params.get("metric")
-    rows = [row for row in result.tables["cells"] if row["metric"] == metric]
-    cells = [row for row in rows if row["recovered"] is not None]
-    strongest = sorted(cells, key=lambda row: -abs(row["recovered"]))[:MOST_CELLS]
+    cells = _by_strength(result)
     text = f"{number(result.values['n_kept'])} of {number(result.values['n_pairs'])} pairs kept"
     reasons = [row for row in result.tables.get("attrition", []) if row["n"] and row["reason"] != "kept"]
     if reasons:
         text += " (left out: " + ", ".join(f"{row['reason']} {row['n']}" for row in reasons) + ")"
     columns = "direction component layer head span n recovered interval null p_adj"
     return paragraphs(
-        f"{text}. The {len(strongest)} largest of {len(cells)} shares recovered, by {metric}:",
-        table_of(strongest, columns, **units, null="unrelated city, same place"),
+        f"{text}. The {min(MOST_CELLS, len(cells))} largest of {len(cells)} shares recovered, by "
+        f"{result.params['metric']}:",
+        table_of(cells[:MOST_CELLS], columns, **units, null="unrelated city, same place"),
     )
 
 
-def _largest(result: Result) -> list[Row]:
-    """The cells that recover most of the leading metric."""
+def _by_strength(result: Result) -> list[Row]:
+    """Cells by the share of the leading metric that they recover, the largest first."""
     rows = [row for row in result.tables["cells"] if row["metric"] == result.params["metric"]]
     return sorted(
         (row for row in rows if row["recovered"] is not None), key=lambda row: -abs(row["recovered"])
-    )[:MOST_CELLS]
+    )
 
 
 def _read_subspaces(result: Result) -> list[Row]:
@@ -182,17 +175,11 @@ def _read_subspaces(result: Result) -> list[Row]:
 
 FOLLOWED = "subspace layer rank draws variance n iia lo hi slope truth unchanged"
 SHOWS = by_kind(
-    Show(
-        "sites",
-        "Where a city is read",
+    Show("sites", "Where a city is read",
         "Interchange interventions on the whole residual stream, layer by layer and token by token.",
-        sites,
-        (Plot("", "Where a city is read", sites_figure),),
-        (Table("where a city is read", "task slot layer position n iia lo hi slope weak", "reading"),),
-    ),
-    Show(
-        "patch",
-        "Where a city is carried to the answer",
+        sites, (Plot("", "Where a city is read", sites_figure),),
+        (Table("where a city is read", "task slot layer position n iia lo hi slope weak", "reading"),)),
+    Show("patch", "Where a city is carried to the answer",
         "Activation patching: one city is exchanged, one component and token position at a time.",
         patching,
         (
@@ -205,46 +192,26 @@ SHOWS = by_kind(
             Plot("paths", "Path patching: direct effects", paths_figure, "paths"),
         ),
         (
-            Table(
-                "largest shares of the score recovered",
+            Table("largest shares of the score recovered",
                 "direction component layer head span n effect recovered lo hi null p_adj",
-                _largest,
-            ),
+                lambda result: _by_strength(result)[:MOST_CELLS]),
             Table("parts of the city's state", FOLLOWED, _read_subspaces),
-        ),
-        grid_explorer,
-    ),
-    Show(
-        "patch_texts",
-        "Where an entity is carried to the next token",
+        ), grid_explorer),
+    Show("patch_texts", "Where an entity is carried to the next token",
         "One entity of a text is exchanged for another with equally many tokens, one component, layer and "
         "token position at a time.",
-        text_study.text,
-        (Plot("", "Effect of swapping an entity", text_study.figure),),
-        (
-            Table(
-                "cells that recover most",
-                "component layer position metric n recovered lo hi null flipped null_flipped",
-                text_study.largest,
-            ),
-        ),
-    ),
-    Show(
-        "patch_tasks",
-        "Patching, tasks beside each other",
-        "Up to which layer the city can be exchanged where it is named, and from which layer '=' holds "
-        "what the answer needs.",
-        tasks,
-        (Plot("", "Tasks beside each other", tasks_figure),),
-        (Table("tasks compared", TASKS, "tasks"),),
-    ),
-    Show(
-        "patch_parts",
-        "Which part of a city's state do answers read?",
+        text_study.text, (Plot("", "Effect of swapping an entity", text_study.figure),),
+        (Table("cells that recover most",
+             "component layer position metric n recovered lo hi null flipped null_flipped",
+             text_study.largest),)),
+    Show("patch_tasks", "Patching, tasks beside each other",
+        "Up to which layer the city can be exchanged where it is named, and from which layer '=' holds what "
+        "the answer needs.",
+        figures=(Plot("", "Tasks beside each other", tasks_figure),),
+        tables=(Table("tasks compared", TASKS, "tasks"),)),
+    Show("patch_parts", "Which part of a city's state do answers read?",
         "Interchange of the first city's state inside the manifold only, or outside of it only. New cities "
         "are those that a model met in fine-tuning.",
-        parts,
-        (Plot("", "Interchange inside and outside of the manifold", parts_figure),),
-        (Table("questions asked", ASKED, "asked"),),
-    ),
-)
+        parts, (Plot("", "Interchange inside and outside of the manifold", parts_figure),),
+        (Table("questions asked", ASKED, "asked"),)),
+)  # fmt: skip

@@ -24,16 +24,12 @@ def prediction(result: Result) -> str:
 
 
 SHOWS = by_kind(
-    Show(
-        "prediction",
-        "Can divergence be told before training?",
+    Show("prediction", "Can divergence be told before training?",
         "Similarity of the tasks' gradients before and early in training, and of the tasks themselves, "
         "against what became of them.",
         prediction,
-        (),
-        (
+        tables=(
             Table("predictors", "from predictor outcome left_out n r p r_lo r_hi without", "tests"),
             Table("the published correlation", "pairs n r r2 slope intercept p r_adjusted", "published"),
-        ),
-    ),
-)
+        )),
+)  # fmt: skip

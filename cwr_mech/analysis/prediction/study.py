@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from cwr_mech.analysis.study import Names, Opt, QuestionSeed, RunArg, names, stage, study, uses
+from cwr_mech.analysis.study import Names, Opt, QuestionSeed, RunArg, names, study, uses
 from cwr_mech.results import Result
 
 
@@ -34,15 +34,6 @@ def predict(
     known = own_outcomes([Path(name) for name in names(outcomes) or ()])
     models = {"untrained": untrained_state(found)[2]}
     models |= {f"step {step}": partial(found.model, step) for step in moments(found.steps) if step}
-    with stage("gradients", len(models), "models") as advance:
-        return prediction_result(
-            models,
-            found.world(),
-            known,
-            run=found.name,
-            layer=layer,
-            site=site,
-            n_rows=rows,
-            seed=seed,
-            advance=advance,
-        )
+    return prediction_result(
+        models, found.world(), known, run=found.name, layer=layer, site=site, n_rows=rows, seed=seed
+    )

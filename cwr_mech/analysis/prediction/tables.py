@@ -15,7 +15,7 @@ from cwr_mech.analysis.prediction.predictors import (
     try_prediction,
 )
 from cwr_mech.analysis.published import correlate, matrix, published_correlation
-from cwr_mech.analysis.study import uses
+from cwr_mech.analysis.study import each, uses
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, load_result
@@ -41,7 +41,6 @@ def prediction_result(
     site: str = "last_digit",
     n_rows: int = 2048,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Test every predictor against every outcome.
 
@@ -51,11 +50,10 @@ def prediction_result(
     """
     tasks = PAPER_TASKS
     predictors: dict[tuple[str, str], np.ndarray] = {}
-    for moment, load in models.items():
+    for moment, load in each(models.items(), "gradients", "models"):
         fields = gradient_fields(load(), world, tasks, layer=layer, site=site, n_rows=n_rows, seed=seed)
         for name, values in similarities(fields).items():
             predictors[moment, name] = values
-        advance(1)
     properties = task_properties(world, tasks)
     for name, values in property_similarities(properties).items():
         predictors["the tasks", name] = values

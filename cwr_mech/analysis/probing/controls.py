@@ -20,6 +20,7 @@ from cwr_mech.analysis.probing.probe import (
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import Decomposed, Method
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 
 WIDTHS = (0.5, 1.0, 2.0, 4.0)
 """Widths of the RBF probe tried, in units of the median distance between cities' activations."""
@@ -57,20 +58,6 @@ def prompt_transfer(
     return PromptTransfer(prompts, np.array([[score(cell, xy).r2 for cell in row] for row in decoded]))
 
 
-@dataclass(frozen=True)
-class RegionScore:
-    """Errors in one region, in tenths of a degree: with its other cities in the training set (`error`),
-    with the whole region held out (`error_held_out`), and of the mean place of all other regions
-    (`error_constant`).
-    """
-
-    region: str
-    n: int
-    error: float
-    error_held_out: float
-    error_constant: float
-
-
 def region_scores(
     x: Float[np.ndarray, "city p"],
     xy: Float[np.ndarray, "city 2"],
@@ -78,10 +65,12 @@ def region_scores(
     decoded: Float[np.ndarray, "city 2"],
     *,
     method: Method = "ridge",
-) -> tuple[list[RegionScore], float]:
-    """Scores by region and the R2 over all cities when each is decoded without its region.
+) -> tuple[list[Row], float]:
+    """A row for each region, and the R2 over all cities when each is decoded without its region.
 
-    `decoded`: held-out places by random folds. Raises AnalysisError when there is one region only.
+    `decoded`: held-out places by random folds. Errors in tenths of a degree: with the region's other cities
+    in the training set (`error`), with the whole region held out (`error_held_out`), and of the mean place of
+    all other regions (`error_constant`). Raises AnalysisError when there is one region only.
     """
     fold = region_folds(region)
     without = cross_decode(x, xy[None], fold, method=method)[0]
@@ -91,13 +80,8 @@ def region_scores(
         here = fold == held
         constant = np.linalg.norm(xy[here] - xy[~here].mean(axis=0), axis=1)
         rows.append(
-            RegionScore(
-                str(region[here][0]),
-                int(here.sum()),
-                float(inside[here].mean()),
-                float(outside[here].mean()),
-                float(constant.mean()),
-            )
+            {"region": str(region[here][0]), "n": int(here.sum()), "error": float(inside[here].mean())}
+            | {"error_held_out": float(outside[here].mean()), "error_constant": float(constant.mean())}
         )
     return rows, score(without, xy).r2
 

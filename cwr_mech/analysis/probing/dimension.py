@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from cwr_mech.analysis.probing.probe import cross_decode, r2_interval, score
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,6 @@ def _refuse_constant(x: Float[np.ndarray, "n p"], s: Float[np.ndarray, "k"]) -> 
         raise AnalysisError("a representation has the same features for every city")
 
 
-@dataclass(frozen=True)
-class Surfacing:
-    """What the first `k` principal components carry of the map.
-
-    `variance`: share of variance; `r2`: of a held-out probe on them alone, with its 95 % interval over cities
-    (`r2_lo`, `r2_hi`) and the same with places shuffled among cities; `alignment`: share of the squared
-    length of the full probe's two orthonormal directions inside them; `alignment_random`: of random
-    directions of the space that the cities span.
-    """
-
-    k: int
-    variance: float
-    r2: float
-    r2_lo: float
-    r2_hi: float
-    r2_shuffled: float
-    alignment: float
-    alignment_random: float
-
-
 def surfacing(
     x: Float[np.ndarray, "city p"],
     xy: Float[np.ndarray, "city 2"],
@@ -74,8 +55,13 @@ def surfacing(
     rng: np.random.Generator,
     *,
     ks: Sequence[int] = (1, 2, 3, 4, 6, 8, 10, 16, 32),
-) -> list[Surfacing]:
-    """Linear surfacing (the paper's open question 2) for growing numbers of components.
+) -> list[Row]:
+    """Linear surfacing (the paper's open question 2): a row for each number `k` of principal components.
+
+    `variance`: their share of variance; `r2`: of a held-out probe on them alone, with its 95 % interval over
+    cities (`r2_lo`, `r2_hi`) and `r2_shuffled`, the same with places shuffled among cities; `alignment`:
+    share of the squared length of the full probe's two orthonormal directions inside them;
+    `alignment_random`: of random directions of the space that the cities span.
 
     The probe on k components is scored on held-out cities; the components themselves use no places, so all
     cities may define them. Numbers of components beyond min(n, p) are left out. Raises AnalysisError when
@@ -93,15 +79,9 @@ def surfacing(
         decoded, shuffled = cross_decode(u[:, :k] * s[:k], places, fold)
         interval = r2_interval(decoded, xy, rng)
         found.append(
-            Surfacing(
-                k=k,
-                variance=float(shares[k - 1]),
-                r2=interval.value,
-                r2_lo=interval.lo,
-                r2_hi=interval.hi,
-                r2_shuffled=score(shuffled, places[1]).r2,
-                alignment=float(inside[k - 1]),
-                alignment_random=k / len(s),
-            )
+            {"k": k, "variance": float(shares[k - 1])}
+            | interval.columns("r2")
+            | {"r2_shuffled": score(shuffled, places[1]).r2}
+            | {"alignment": float(inside[k - 1]), "alignment_random": k / len(s)}
         )
     return found

@@ -103,13 +103,7 @@ def readout_result(
     means = [row["error_mean"] for row in new]
     return Result(
         kind="readout",
-        params={
-            "runs": [run_label(store)],
-            "folds": folds,
-            "seed": seed,
-            "transfer_hook": hook,
-            "site": site,
-        },
+        params={"runs": [run_label(store)], "transfer_hook": hook, "site": site} | known.params,
         values={
             "n": len(ids),
             "new_error": float(np.mean(means)) if means else None,
@@ -155,4 +149,4 @@ def _regions(
     except AnalysisError:
         # A world of one region: there is nothing to hold out.
         return [], None
-    return [vars(row).copy() for row in rows], r2
+    return rows, r2

@@ -1,6 +1,7 @@
 """Decoded places of every city, layer by layer, prompt by prompt, checkpoint by checkpoint, as a Result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_errors, random_folds, score
 from cwr_mech.analysis.selection import layer_number, shared_ids
+from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 from cwr_mech.render.grids import MOST_NUMBERED, heat, hundredths, write_cells
 from cwr_mech.render.numbers import layer_name, number
@@ -33,7 +35,6 @@ def places_result(
     folds: int = 5,
     draws: int = 5,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Decode every city from each state x task x layer by a ridge probe that was not fitted on it.
 
@@ -54,12 +55,8 @@ def places_result(
     places = np.stack([old, *(old[rng.permutation(len(old))] for _ in range(draws))])
     decoded = np.empty((len(states), len(tasks), len(hooks), len(ids), 2), dtype=np.float32)
     scores: list[Row] = []
-    for (s, state), (t, task), (h, hook) in (
-        (one, two, three)
-        for one in enumerate(states)
-        for two in enumerate(tasks)
-        for three in enumerate(hooks)
-    ):
+    asked = product(enumerate(states), enumerate(tasks), enumerate(hooks))
+    for (s, state), (t, task), (h, hook) in each(asked, "probes", "probes"):
         x = state.store.get(hook, task, site, ids)
         found = cross_decode(x[~is_new], places, fold)
         here = decoded[s, t, h]
@@ -81,7 +78,6 @@ def places_result(
                 "error_new": float(place_errors(here[is_new], xy[is_new]).mean()) if is_new.any() else None,
             }
         )
-        advance(1)
     return Result(
         kind="places",
         params={"runs": list(dict.fromkeys(state.run for state in states)), "site": site}

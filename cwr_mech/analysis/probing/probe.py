@@ -91,13 +91,15 @@ class TrainingCities:
     ids: Int[np.ndarray, " city"]
     xy: Float[np.ndarray, "city 2"]
     fold: Int[np.ndarray, " city"]
+    params: dict[str, int]
+    """Number of folds and seed, as a result records them."""
 
     @classmethod
     def of(cls, stores: Sequence[ActivationStore], *, folds: int = 5, seed: int = 0) -> "TrainingCities":
         """Raises what `shared_ids` and `random_folds` raise."""
         ids = shared_ids(stores, "old")
         fold = random_folds(len(ids), np.random.default_rng([seed, 0]), k=folds)
-        return cls(ids, stores[0].xy[stores[0].rows(ids)], fold)
+        return cls(ids, stores[0].xy[stores[0].rows(ids)], fold, {"folds": folds, "seed": seed})
 
 
 def random_folds(n: int, rng: np.random.Generator, *, k: int = 5) -> Int[np.ndarray, "city"]:

@@ -119,9 +119,7 @@ def _best_of_states(result: Result) -> list[Row]:
 
 
 SHOWS = by_kind(
-    Show(
-        "probe",
-        "The world as the model sees it",
+    Show("probe", "The world as the model sees it",
         "A linear probe reads x and y of a city from the residual stream. If cities it was not fitted on "
         "land near their true coordinates, the model holds a map.",
         probes,
@@ -131,61 +129,27 @@ SHOWS = by_kind(
             Plot("layers", "Probe by layer", probe_layers_figure),
         ),
         (
-            Table(
-                "best layer for each prompt, held-out cities",
+            Table("best layer for each prompt, held-out cities",
                 "task layer r2 lo hi error_mean error_median control_r2_shuffled control_r2_digits "
-                "control_r2_tokens control_r2_untrained",
-                _best,
-            ),
-            Table(
-                "new cities, by a probe fitted on training cities",
-                "task layer n_new error_mean error_median error_old",
-                _new,
-            ),
-        ),
-    ),
-    Show(
-        "places",
-        "The map by layer and checkpoint",
+                "control_r2_tokens control_r2_untrained", _best),
+            Table("new cities, by a probe fitted on training cities",
+                "task layer n_new error_mean error_median error_old", _new),
+        )),
+    Show("places", "The map by layer and checkpoint",
         "The same probe at every layer, prompt and checkpoint. `cwr-mech report NAME --html` shows the "
         "decoded places themselves.",
-        places,
-        (Plot("", "The map by layer and checkpoint", states_figure),),
-        (
-            Table(
-                "places decoded from each model, best layer for each prompt",
-                "run step task layer r2 r2_shuffled error_mean error_new",
-                _best_of_states,
-            ),
-        ),
-    ),
-    Show(
-        "readout",
-        "Probe generalisation",
-        "Other prompts, whole regions held out, few cities, a nonlinear probe, the length of a code for "
-        "the coordinates.",
-        readout,
-        (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
-        (
-            Table(
-                "probe generalisation",
-                "task layer r2 r2_ols r2_nonlinear r2_regions_held_out bits bits_shuffled",
-                "prompts",
-            ),
-        ),
-    ),
-    Show(
-        "surfacing",
-        "Does the map surface?",
+        places, (Plot("", "The map by layer and checkpoint", states_figure),),
+        (Table("places decoded from each model, best layer for each prompt",
+             "run step task layer r2 r2_shuffled error_mean error_new", _best_of_states),)),
+    Show("readout", "Probe generalisation",
+        "Other prompts, whole regions held out, few cities, a nonlinear probe, the length of a code for the "
+        "coordinates.",
+        readout, (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
+        (Table("probe generalisation",
+             "task layer r2 r2_ols r2_nonlinear r2_regions_held_out bits bits_shuffled", "prompts"),)),
+    Show("surfacing", "Does the map surface?",
         "Coordinate variance in the first principal components, by number of tasks.",
-        surfacing,
-        (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
-        (
-            Table(
-                "first k components, deepest layer",
-                "run n_tasks k variance r2 r2_lo r2_hi r2_shuffled alignment alignment_random",
-                _deepest,
-            ),
-        ),
-    ),
-)
+        surfacing, (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
+        (Table("first k components, deepest layer",
+             "run n_tasks k variance r2 r2_lo r2_hi r2_shuffled alignment alignment_random", _deepest),)),
+)  # fmt: skip

@@ -16,7 +16,6 @@ from cwr_mech.analysis.study import (
     Sites,
     Step,
     names,
-    stage,
     study,
 )
 from cwr_mech.results import Result
@@ -47,20 +46,11 @@ def probe(
     from cwr_mech.analysis.sources import open_sources
 
     source = open_sources(run, activations, step)[0]
-    hooks, tasks, spans = source.hooks(layers), source.prompts(prompts), source.sites(sites)
-    with stage("probes", len(hooks) * len(tasks) * len(spans), "probes") as advance:
-        return probe_result(
-            source.store,
-            hooks,
-            tasks,
-            spans,
-            untrained=source.untrained(),
-            method=method,
-            folds=folds,
-            draws=draws,
-            seed=seed,
-            advance=advance,
-        )
+    chosen = source.hooks(layers), source.prompts(prompts), source.sites(sites)
+    before = source.untrained()
+    return probe_result(
+        source.store, *chosen, untrained=before, method=method, folds=folds, draws=draws, seed=seed
+    )
 
 
 @study("readout")
@@ -116,8 +106,7 @@ def surfacing(
         for source in sources
         for hook in source.block_hooks(layers)
     ]
-    with stage("components", len(items), "layers") as advance:
-        return surfacing_result(items, members(sources), folds=folds, seed=seed, advance=advance)
+    return surfacing_result(items, members(sources), folds=folds, seed=seed)
 
 
 @study("places")
@@ -146,7 +135,4 @@ def places(
     first = sources[0]
     hooks, tasks = first.hooks(layers), first.prompts(prompts)
     states = [State(source.run, int(source.store.attrs["step"]), source.store) for source in sources]
-    with stage("probes", len(states) * len(hooks) * len(tasks), "probes") as advance:
-        return places_result(
-            states, hooks, tasks, first.site(site), folds=folds, draws=draws, seed=seed, advance=advance
-        )
+    return places_result(states, hooks, tasks, first.site(site), folds=folds, draws=draws, seed=seed)

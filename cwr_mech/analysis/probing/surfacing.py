@@ -1,6 +1,6 @@
 """Does the map surface in the leading components, more so with more tasks (the paper's open question 2)?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from cwr_mech.analysis.selection import Item
 from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.stats.models import Member
 from cwr_mech.analysis.stats.testing import permutation_test
+from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 
@@ -23,7 +24,6 @@ def surfacing_result(
     *,
     folds: int = 5,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """`items`: places in models, one a model and layer; `members`: run -> how it was trained.
 
@@ -33,16 +33,15 @@ def surfacing_result(
     """
     known = TrainingCities.of([item.store for item in items], folds=folds, seed=seed)
     rows: list[Row] = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(each(items, "components", "layers")):
         member = members[item.run]
         place = {"run": item.run, "tasks": "+".join(member.tasks), "n_tasks": len(member.tasks)}
         place |= {"failed": member.failed, "layer": item.layer, "hook": item.hook, "task": item.task}
         rng = np.random.default_rng([seed, 1, index])
-        rows += [place | vars(one) for one in surfacing(item.get(known.ids), known.xy, known.fold, rng)]
-        advance(1)
+        rows += [place | row for row in surfacing(item.get(known.ids), known.xy, known.fold, rng)]
     return Result(
         kind="surfacing",
-        params={"runs": list(members), "site": items[0].site, "folds": folds, "seed": seed},
+        params={"runs": list(members), "site": items[0].site} | known.params,
         values={"n": len(known.ids), "models": len(members)},
         tables={"components": rows, "by_tasks": _by_tasks(rows), "trend": _trends(rows, seed)},
         notes=[

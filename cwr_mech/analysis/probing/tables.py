@@ -1,6 +1,6 @@
 """Probes at every layer, prompt and site of an activation file, with their controls, as a Result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from cwr_mech.analysis.selection import (
     token_features,
 )
 from cwr_mech.analysis.stats.ridge import Method, fit_linear
+from cwr_mech.analysis.study import each
 from cwr_mech.results import Result, Row
 
 
@@ -36,12 +37,11 @@ def probe_result(
     folds: int = 5,
     draws: int = 10,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Probe each hook x task x site: held-out score with interval, and its controls.
 
-    `untrained` is the activation file of the same model before training. `advance(1)` is called after each
-    probe. The folds are the same for all of them. Raises AnalysisError for too few cities.
+    `untrained` is the activation file of the same model before training. The folds are the same for all of
+    them. Raises AnalysisError for too few cities.
     """
     known = TrainingCities.of([store], folds=folds, seed=seed)
     ids, xy, fold = known.ids, known.xy, known.fold
@@ -50,7 +50,8 @@ def probe_result(
     layers: list[Row] = []
     new: list[Row] = []
     best: tuple[float, Item, Probe] | None = None
-    for index, item in enumerate(Item(store, h, t, s) for h in hooks for t in tasks for s in sites):
+    items = [Item(store, hook, task, site) for hook in hooks for task in tasks for site in sites]
+    for index, item in enumerate(each(items, "probes", "probes")):
         rng = np.random.default_rng([seed, 1, index])
         found = probe(item.get(ids), xy, fold, rng, draws=draws, method=method)
         interval = r2_interval(found.decoded, xy, rng)
@@ -69,19 +70,12 @@ def probe_result(
             new.append({**item.columns, **errors, "error_old": found.score.error_mean})
         if best is None or found.score.r2 > best[0]:
             best = (found.score.r2, item, found)
-        advance(1)
     assert best is not None  # hooks, tasks and sites come from the file, which holds at least one of each
     arrays, at_best = _map(best[1], best[2], ids, method)
     return Result(
         kind="probe",
-        params={
-            "runs": [run_label(store)],
-            "method": method,
-            "folds": folds,
-            "draws": draws,
-            "seed": seed,
-            "map": best[1].columns,
-        },
+        params={"runs": [run_label(store)], "method": method, "draws": draws, "map": best[1].columns}
+        | known.params,
         values={"r2_best": best[0], "error_test": best[2].score.error_mean, **at_best},
         tables={"layers": layers, **({"new": new} if new else {})},
         arrays=arrays,

@@ -8,7 +8,7 @@ share of the gradient's energy whose output lies in the map's directions.
 Cosine as conflict: Yu et al., PCGrad, arXiv 2001.06782.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -27,6 +27,7 @@ from cwr_mech.analysis.stats.subspaces import (
     principal_angles,
     projection_kernel,
 )
+from cwr_mech.analysis.study import stage
 from cwr_mech.data.rows import generate
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
@@ -46,17 +47,17 @@ def conflict_result(
     batch: int = 32,
     rank: int = 4,
     seed: int = 0,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Compare the parameter gradients of `tasks` at one model state, on questions of one group of cities.
 
-    `advance(1)` is called after each task. Raises AnalysisError for fewer than 2 * rank batches.
+    Raises AnalysisError for fewer than 2 * rank batches.
     """
     rows = {
         task: generate(world, task, n_batches * batch, split="train", seed=seed, group=group)
         for task in tasks
     }
-    found = gradient_set(model, rows, batch, advance=advance)
+    with stage("weights", len(tasks), "tasks") as advance:
+        found = gradient_set(model, rows, batch, advance=advance)
     written: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
         x = city_states(model, task, world.ids, id_digits=world.config.id_digits)[:, world.old()]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from cwr_mech.analysis.manifold.bases import (
     Basis,
@@ -31,6 +31,7 @@ from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import LinearMap, fit_linear
 from cwr_mech.analysis.stats.subspaces import Energy, energy, null_share
+from cwr_mech.data.entries import Entries
 from cwr_mech.errors import AnalysisError
 
 UPDATES = ("gradient", "plain", "adam")
@@ -72,7 +73,7 @@ def fit_space(
 
 
 @dataclass(frozen=True)
-class Field:
+class Field(Entries):
     """Updates of cities at one layer, prompt and site, and the cities' activations and places there.
 
     `step` says whether the updates are those of one step, in the activation's units; the length of a
@@ -83,10 +84,6 @@ class Field:
     x: Float[np.ndarray, "city p"]
     xy: Float[np.ndarray, "city 2"]
     step: bool
-
-    def take(self, rows: Bool[np.ndarray, "city"] | Int[np.ndarray, "picked"]) -> "Field":
-        """Some of the cities."""
-        return Field(self.updates[rows], self.x[rows], self.xy[rows], self.step)
 
 
 @dataclass(frozen=True)

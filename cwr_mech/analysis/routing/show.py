@@ -200,9 +200,7 @@ def _ends(result: Result) -> list[Row]:
 
 
 SHOWS = by_kind(
-    Show(
-        "subspace",
-        "Where updates go",
+    Show("subspace", "Where updates go",
         "The change of a city's activation that a task asks for or makes: how much of it lies in the few "
         "directions in which training cities differ because of their coordinates, and where it moves the "
         "city.",
@@ -212,59 +210,26 @@ SHOWS = by_kind(
             Plot("ways", "Movement towards the true coordinates", directions_figure),
         ),
         (
-            Table(
-                "share of one Adam step inside the manifold's directions, new cities",
-                "task site layer rank share lo hi null null_hi like like_hi",
-                _new_cities_one_step("shares"),
-            ),
-            Table(
-                "movement towards the true coordinates, new cities",
+            Table("share of one Adam step inside the manifold's directions, new cities",
+                "task site layer rank share lo hi null null_hi like like_hi", _new_cities_one_step("shares")),
+            Table("movement towards the true coordinates, new cities",
                 "task site layer cosine lo hi cosine_shuffled gain gain_on target",
-                _new_cities_one_step("directions"),
-            ),
-        ),
-    ),
-    Show(
-        "conflict",
-        "Do tasks pull the weights the same way?",
+                _new_cities_one_step("directions")),
+        )),
+    Show("conflict", "Do tasks pull the weights the same way?",
         "Gradients of every weight matrix, task by task.",
-        conflict,
-        (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
-        (
-            Table(
-                "cosines of the tasks' gradients, all weights",
-                "task_a task_b cosine lo hi",
-                lambda result: [row for row in result.tables["cosines"] if row["matrix"] == "all"],
-            ),
-        ),
-    ),
-    Show(
-        "trajectory",
-        "Where fine-tuning puts new cities",
+        conflict, (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
+        (Table("cosines of the tasks' gradients, all weights", "task_a task_b cosine lo hi",
+             lambda result: [row for row in result.tables['cosines'] if row['matrix'] == 'all']),)),
+    Show("trajectory", "Where fine-tuning puts new cities",
         "On-manifold error (wrong coordinates) and off-manifold distance, beside training cities.",
-        trajectory,
-        (),
-        (
-            Table(
-                "new cities at the end",
-                "base set route prompt chosen weak along_new along_old off_new probe_new moved_new",
-                _ends,
-            ),
-        ),
-    ),
-    Show(
-        "routing_power",
-        "Would the routing test see a hidden route?",
+        trajectory, (),
+        (Table("new cities at the end",
+             "base set route prompt chosen weak along_new along_old off_new probe_new moved_new", _ends),)),
+    Show("routing_power", "Would the routing test see a hidden route?",
         "Codes written off the manifold into the displacements of real fine-tunings, at the site at which "
         "the base reads a city.",
-        routing_power,
-        (),
-        (
-            Table(
-                "planted codes, share of draws in which the test finds them",
-                "code off_manifold draws found lo hi share_before share_after",
-                "power",
-            ),
-        ),
-    ),
-)
+        routing_power, (),
+        (Table("planted codes, share of draws in which the test finds them",
+             "code off_manifold draws found lo hi share_before share_after", "power"),)),
+)  # fmt: skip

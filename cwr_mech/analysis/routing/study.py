@@ -13,6 +13,7 @@ from cwr_mech.analysis.study import (
     Seed,
     Sites,
     Step,
+    each,
     names,
     stage,
     study,
@@ -65,22 +66,20 @@ def subspace(
     digest, world, depth = found.sha256(step), found.world(), found.config.model.n_layers
     uses(found.source, digest)
     file = next(iter(names(activations) or ()), None)
-    with stage("updates", len(asked), "tasks") as advance:
-        return subspace_result(
-            found.model(step),
-            world,
-            asked,
-            run=found.name,
-            layers=[Site.parse(name, depth).number(depth) for name in names(layers) or ()] or None,
-            sites=places,
-            rank=rank,
-            n_rows=rows,
-            batch=min(found.config.train.batch_size, rows // 4),
-            lr=lr,
-            seed=seed,
-            store=ActivationStore(file, world=world, model_sha256=digest) if file else None,
-            advance=advance,
-        )
+    return subspace_result(
+        found.model(step),
+        world,
+        asked,
+        run=found.name,
+        layers=[Site.parse(name, depth).number(depth) for name in names(layers) or ()] or None,
+        sites=places,
+        rank=rank,
+        n_rows=rows,
+        batch=min(found.config.train.batch_size, rows // 4),
+        lr=lr,
+        seed=seed,
+        store=ActivationStore(file, world=world, model_sha256=digest) if file else None,
+    )
 
 
 @study("conflict")
@@ -100,17 +99,9 @@ def conflict(
     found = run_of(run)
     asked = _tasks(tasks, found)
     uses(found.source, found.sha256(step))
-    with stage("weights", len(asked), "tasks") as advance:
-        return conflict_result(
-            found.model(step),
-            found.world(),
-            asked,
-            run=found.name,
-            batch=batch,
-            rank=rank,
-            seed=seed,
-            advance=advance,
-        )
+    return conflict_result(
+        found.model(step), found.world(), asked, run=found.name, batch=batch, rank=rank, seed=seed
+    )
 
 
 @study("trajectory")
@@ -137,11 +128,9 @@ def trajectory(
     tuned = fine_tunings(names(runs))
     asked = None if prompts == "own" else in_order(list(TASKS) if prompts == "all" else names(prompts) or [])
     paths = Paths(asked, last=last, seed=seed)
-    with stage("placing", len(tuned), "models") as advance:
-        for run in tuned:
-            uses(run.source, run.sha256())
-            paths.follow(run)
-            advance(1)
+    for run in each(tuned, "placing", "models"):
+        uses(run.source, run.sha256())
+        paths.follow(run)
     return paths.result()
 
 
@@ -168,13 +157,11 @@ def routing_power(
     tasks = (task, *(names(others) or ()))
     bases = usual_fine_tunings(names(runs), tasks)
     moved = []
-    with stage("displacements", len(bases), "bases") as advance:
-        for base, tuned in bases:
-            for run in (base, *tuned.values()):
-                uses(run.source, run.sha256())
-            site = first_read(base.model(), base.world(), base.config.data.tasks).primary
-            moved.append((moved_by(base, tuned, site), site))
-            advance(1)
+    for base, tuned in each(bases, "displacements", "bases"):
+        for run in (base, *tuned.values()):
+            uses(run.source, run.sha256())
+        site = first_read(base.model(), base.world(), base.config.data.tasks).primary
+        moved.append((moved_by(base, tuned, site), site))
     with stage("draws", draws, "draws") as advance:
         result = power_result(moved, task, draws, seed)
         advance(draws)

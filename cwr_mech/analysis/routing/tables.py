@@ -1,6 +1,6 @@
 """Shares and directions of every kind of update of one model, as a Result."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
@@ -21,6 +21,7 @@ from cwr_mech.analysis.routing.fields import (
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.trajectory import Spot, spots_of
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
+from cwr_mech.analysis.study import each
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -47,7 +48,6 @@ def subspace_result(
     lr: float = 1e-4,
     seed: int = 0,
     store: ActivationStore | None = None,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Result:
     """Measure the updates that `tasks` ask of new and of training cities at one model state.
 
@@ -55,14 +55,13 @@ def subspace_result(
     those are added at which interchange says that the tasks read a city. rank: directions of the manifold and
     principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group. lr: rate of
     the one step. store: activations of the same weights to fit the bases on instead of new ones.
-    `advance(1)` is called for every task.
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
     layers = range(model.cfg.n_layers) if layers is None else layers
     spots = {task: spots_of(model, world, task, tasks) for task in tasks}
     read_at = [spot.at.position for several in spots.values() for spot in several if spot.chosen == "cause"]
     asked = Asked(layers, list(dict.fromkeys([*sites, *read_at])), rank, n_rows, batch, lr, seed)
-    found = measured(model, world, tasks, asked, store, advance)
+    found = measured(model, world, tasks, asked, store)
     share_rows: list[Row] = []
     direction_rows: list[Row] = []
     for index, (key, field) in enumerate(found.fields.items()):
@@ -138,7 +137,6 @@ def measured(
     tasks: Sequence[str],
     asked: Asked,
     store: ActivationStore | None = None,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> Measured:
     """Updates of all kinds that `tasks` ask of new and of training cities, and the bases they are held
     against.
@@ -150,7 +148,7 @@ def measured(
     at, places = {"new": world.new(), "old": world.old()}, world.xy.astype(np.float64)
     half = np.random.default_rng(np.random.SeedSequence([asked.seed, 0])).permutation(len(at["old"])) % 2 == 0
     found = Measured()
-    for task in tasks:
+    for task in each(tasks, "updates", "tasks"):
         rows = {
             group: generate(world, task, asked.n_rows, split="train", seed=asked.seed, group=group)
             for group in GROUPS
@@ -174,7 +172,6 @@ def measured(
                         found.halves[key] = half if group == "old" else None
             for group, cities in at.items():
                 _gradients(found, model, world, rows[group], (task, "gradient", group, site), cities, x, half)
-        advance(1)
     return found
 
 

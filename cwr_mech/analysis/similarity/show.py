@@ -121,24 +121,15 @@ def _few_pairs(result: Result) -> list[Row]:
 
 
 SHOWS = by_kind(
-    Show(
-        "cka",
-        "Similarity of representations",
+    Show("cka", "Similarity of representations",
         "Linear CKA: how similar the geometry of the same cities is, up to rotation and scale.",
-        matrix,
-        (Plot("", "Similarity of representations", cka_figure),),
+        matrix, (Plot("", "Similarity of representations", cka_figure),),
         (
             Table("pairs, the most and the least similar", "a b cka lo hi null_max ceiling", _ends),
-            Table(
-                "means over pairs of models, deepest layer",
-                "models group value lo hi n null ceiling p published",
-                _last_groups,
-            ),
-        ),
-    ),
-    Show(
-        "similarity",
-        "Models beside models",
+            Table("means over pairs of models, deepest layer",
+                "models group value lo hi n null ceiling p published", _last_groups),
+        )),
+    Show("similarity", "Models beside models",
         "Several measures between models, with nulls and noise ceiling. Claims are over models.",
         models,
         (
@@ -147,16 +138,9 @@ SHOWS = by_kind(
             Plot("references", "Models beside their references", references_figure),
         ),
         (
-            Table(
-                "means over pairs of models, deepest layer",
-                "measure models group value lo hi n null ceiling p held_fixed published",
-                _last_groups,
-            ),
-            Table(
-                "pairs, deepest layer",
-                "measure run_a run_b value lo hi null_best ceiling of_ceiling",
-                _few_pairs,
-            ),
-        ),
-    ),
-)
+            Table("means over pairs of models, deepest layer",
+                "measure models group value lo hi n null ceiling p held_fixed published", _last_groups),
+            Table("pairs, deepest layer", "measure run_a run_b value lo hi null_best ceiling of_ceiling",
+                _few_pairs),
+        )),
+)  # fmt: skip

@@ -9,12 +9,18 @@ MOST_CELLS = 70
 """Longer matrices of sets by tasks are, too."""
 
 
+AVERAGES = Table(
+    "improvement on new cities, and beyond the best teacher",
+    "condition set models ni_trained~ ni_transfer~ ni_transfer_learned~ deviation_transfer~ "
+    "deviation_transfer_learned~",
+    "sets",
+    {"condition": "rows beside the new ones"},
+)
+
+
 def transfer(result: Result) -> str:
     """Averages over tasks for every set, with intervals over models; then the matrix with its raw scores."""
-    averages = "ni_trained~ ni_transfer~ ni_transfer_learned~ deviation_transfer~ deviation_transfer_learned~"
-    text = table_of(
-        result.tables["sets"], f"condition set models {averages}", condition="rows beside the new ones"
-    )
+    text = AVERAGES.text(result)
     cells = [row for row in result.tables["matrix"] if row["condition"] == result.values["condition"]]
     if len(cells) > MOST_CELLS:
         return f"{text}\n\nTable `matrix` of the result file has {len(cells):,} rows of raw scores."
@@ -24,20 +30,8 @@ def transfer(result: Result) -> str:
 
 
 SHOWS = by_kind(
-    Show(
-        "transfer",
-        "What fine-tuning teaches",
-        "Models that were shown new cities through some tasks, asked about them through all; and what "
-        "they still know of the old ones.",
-        transfer,
-        (Plot("", "Transfer between tasks", transfer_figure),),
-        (
-            Table(
-                "improvement on new cities, and beyond the best teacher",
-                "condition set models ni_trained ni_transfer ni_transfer_learned deviation_transfer "
-                "deviation_transfer_learned",
-                "sets",
-            ),
-        ),
-    ),
-)
+    Show("transfer", "What fine-tuning teaches",
+        "Models that were shown new cities through some tasks, asked about them through all; and what they "
+        "still know of the old ones.",
+        transfer, (Plot("", "Transfer between tasks", transfer_figure),), (AVERAGES,)),
+)  # fmt: skip

@@ -17,9 +17,7 @@ from cwr_mech.analysis.answers.curves import (
 )
 from cwr_mech.analysis.answers.figures import curves_figure
 from cwr_mech.analysis.answers.lines import learning_figure
-from cwr_mech.analysis.answers.show import (
-    curves as section,
-)
+from cwr_mech.analysis.answers.show import LAST_SCORES
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -92,7 +90,7 @@ def test_the_figure_tells_runs_apart_without_colour(runs: list[Run], tmp_path: P
     ]
     assert compass.get_ylim() == (0, 1.02)
     assert [path.name for path in draw(result, tmp_path, "curves")] == ["curves.png"]
-    assert section(result).count("\n") == 2 + 3
+    assert LAST_SCORES.text(result).count("\n") == 2 + 3
 
 
 def test_plot_writes_one_or_several_runs(

@@ -5,8 +5,7 @@ import math
 import pytest
 
 from cwr_mech.analysis.course.matched import LEVELS, at_level, crossing
-from cwr_mech.analysis.course.show import course as section
-from cwr_mech.analysis.course.show import course_figure
+from cwr_mech.analysis.course.show import REACHED, course_figure
 from cwr_mech.analysis.course.study import course
 from cwr_mech.analysis.course.tables import matched_rows, summary_rows
 from cwr_mech.experiments.zoo import recorded_scores
@@ -76,6 +75,6 @@ def test_a_model_of_the_zoo() -> None:
     assert end["own"] == pytest.approx(math.log(before / after) / math.log(before / best))
     assert end["index"] == pytest.approx(math.log(end["place_others"] / end["place_own"]))
     assert end["index"] > 0.3 > abs(start["index"])
-    assert "divergence index" in section(result)
+    assert "divergence index" in REACHED.text(result)
     assert len(course_figure(result).axes) == 3
     assert 0 < next(row["others"] for row in result.tables["summary"] if row["level"] == 0.5) < 1

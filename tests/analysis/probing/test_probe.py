@@ -174,10 +174,10 @@ def test_region_hold_outs_see_what_random_folds_hide() -> None:
     x += 0.05 * source.normal(size=x.shape)
     decoded = cross_decode(x, xy[None], random_folds(160, source))[0]
     rows, r2 = region_scores(x, xy, region, decoded)
-    assert [row.region for row in rows] == ["r00", "r01", "r10", "r11"]
-    assert sum(row.n for row in rows) == 160
+    assert [row["region"] for row in rows] == ["r00", "r01", "r10", "r11"]
+    assert sum(row["n"] for row in rows) == 160
     assert r2 < 0.8 < score(decoded, xy).r2
-    assert all(row.error < row.error_held_out for row in rows)
+    assert all(row["error"] < row["error_held_out"] for row in rows)
     with pytest.raises(AnalysisError, match="all cities are in one region"):
         region_folds(np.array(["a", "a"]))
 

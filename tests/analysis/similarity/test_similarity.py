@@ -319,17 +319,17 @@ def test_surfacing_finds_the_map_where_it_is() -> None:
     x = rng.normal(size=(200, 12)) * np.array([900, 800, *[1.0] * 10])
     x[:, 2:4] += xy / 40
     fold = random_folds(200, rng)
-    by_k = {found.k: found for found in spectrum.surfacing(x, xy, fold, rng, ks=(2, 4, 12, 99))}
+    by_k = {row["k"]: row for row in spectrum.surfacing(x, xy, fold, rng, ks=(2, 4, 12, 99))}
     assert sorted(by_k) == [2, 4, 12]
-    assert by_k[2].variance > 0.99
-    assert by_k[2].r2 < 0.05
-    assert by_k[2].alignment < 0.01
-    assert by_k[4].r2 > 0.95
-    assert by_k[12].alignment == pytest.approx(1)
-    for one in by_k.values():
-        assert one.r2_lo <= one.r2 <= one.r2_hi
-        assert one.r2_shuffled < 0.1
-        assert one.alignment_random == pytest.approx(one.k / 12)
+    assert by_k[2]["variance"] > 0.99
+    assert by_k[2]["r2"] < 0.05
+    assert by_k[2]["alignment"] < 0.01
+    assert by_k[4]["r2"] > 0.95
+    assert by_k[12]["alignment"] == pytest.approx(1)
+    for k, row in by_k.items():
+        assert row["r2_lo"] <= row["r2"] <= row["r2_hi"]
+        assert row["r2_shuffled"] < 0.1
+        assert row["alignment_random"] == pytest.approx(k / 12)
 
 
 BAD = [
