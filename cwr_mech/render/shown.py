@@ -64,7 +64,7 @@ class Explorer(NamedTuple):
 class Show(NamedTuple):
     """All of it for one kind of result: a part of a report with its heading, opening line and text in
     Markdown (the tables when None), figures, and short tables. `explore` makes a figure to explore, for the
-    page only.
+    page only; `finding` says what a result found, in a sentence for the summary.
     """
 
     kind: str
@@ -74,6 +74,7 @@ class Show(NamedTuple):
     figures: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     explore: "Callable[[Result], Explorer | None] | None" = None
+    finding: "Callable[[Result], str] | None" = None
 
     def body(self, result: "Result") -> str:
         """What a report says below the opening line."""

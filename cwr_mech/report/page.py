@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cwr_mech.activations.reader import IDENTITY
 from cwr_mech.config import EARTH_UNIT
@@ -62,13 +62,23 @@ class _Page:
         self.tables: dict[str, str] = {}
 
     def overview(self, results: Mapping[str, Result]) -> list[str]:
-        """The summary of a report without claims: each section with what it found, in its own first words."""
+        """The summary of a report without claims: what each result found, or its section's first words.
+
+        Single models are left out where a result over models, whose name theirs go on from, stands for them.
+        """
+        told = {
+            name: result
+            for name, result in results.items()
+            if not any(
+                name.startswith(f"{other}-") and results[other].kind == result.kind for other in results
+            )
+        }
+        kinds = [result.kind for result in told.values()]
         lines = []
-        for name, result in results.items():
-            section, text = show_of(result), _body(name, result)
-            first = next((part for part in text.split("\n\n") if part and part[0] not in "|*#-!"), "")
-            told = _sentences(first or section.opening)
-            lines.append(f"- **[{section.title}]({show.anchor(section.title)})** ({name}): {told}")
+        for name, result in told.items():
+            title = show_of(result).title
+            where = show.anchor(title if kinds.count(result.kind) == 1 else name)
+            lines.append(f"- **[{title}]({where})** ({name}): {_found(name, result)}")
         return ["\n".join(lines)]
 
     def answers(self, results: Mapping[str, Result], found: Result) -> list[str]:
@@ -148,8 +158,22 @@ def _of(question: Question, results: Mapping[str, Result]) -> dict[str, Result]:
 
 
 def _body(name: str, result: Result) -> str:
+    return _said(name, result, show_of(result).body)
+
+
+def _found(name: str, result: Result) -> str:
+    """What a result found: its own sentence, else the first words of its section that are no heading."""
+    section = show_of(result)
+    if section.finding:
+        return _said(name, result, section.finding)
+    parts = _body(name, result).split("\n\n")
+    plain = [part for part in parts if part and part[0] not in "|*#-!" and part[-1] != ":"]
+    return _sentences(plain[0] if plain else section.opening)
+
+
+def _said(name: str, result: Result, words: Callable[[Result], str]) -> str:
     try:
-        return in_unit(show_of(result).body(result), unit_of(result))
+        return in_unit(words(result), unit_of(result))
     except KeyError as error:
         raise CorruptArtifact(
             f"the {result.kind} result '{name}' lacks {error}, which its section needs",

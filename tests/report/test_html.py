@@ -176,7 +176,7 @@ def test_the_map_shows_what_is_chosen(page: Path, shown: Page) -> None:
     assert near(shown.run(CONTROL + "return await settled();"), result, decoded[4, 1, 0])
     shown.run(CONTROL + "choose('Places', 'true'); await settled();")
     assert near(shown.run(CONTROL + "return places();"), result, result.arrays["true"])
-    shown.run(CONTROL + "choose('Places', 'decoded by a probe'); await settled();")
+    shown.run(CONTROL + "choose('Places', 'decoded'); await settled();")
     played = shown.run(
         CONTROL
         + """

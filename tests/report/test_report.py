@@ -180,6 +180,29 @@ def test_the_page_begins_with_a_summary_and_links_to_every_section(written: Path
         assert f"[{title}](#" in contents
 
 
+def test_the_summary_says_what_was_found_and_lets_pooled_results_stand_for_models() -> None:
+    results = {name: make() for name, make in synthetic.ALL.items() if name in ("eval", "patch-distance")}
+    cells = results["patch-distance"].tables["cells"]
+    for index, row in enumerate(cells):
+        row |= {"null": 0.9, "recovered": 0.95 if index != 7 else 0.6, "lo": 0.5, "hi": 0.7}
+    cells[7] |= {"null": 0.1, "direction": "denoise"}
+    results["patch-distance-quick"] = results["patch-distance"]
+    summary = report_text("demo", results, {})[0].split("## Contents")[0]
+    assert "closed by quick in 7 of 7 tasks" in summary
+    assert "quick-angle in 1 of 1 tasks (angle). n = 1000 questions a task." in summary
+    best = cells[7]
+    assert (
+        f"{best['component']} at L{best['layer']}, {best['span'].replace('_', ' ')}, restores 0.600"
+        in summary
+    )
+    assert "(95 % 0.500 to 0.700, n = 180 pairs); an unrelated city's there 0.100." in summary
+    assert summary.count("Where a city is carried to the answer") == 1
+    rows = results["eval"].tables["tasks"]
+    for row in rows:
+        row["value_mean"] = row["baseline"]
+    assert "closed by quick in 0 of 7 tasks;" in report_text("demo", results, {})[0]
+
+
 def test_figures_have_alternative_text_and_captions_as_text(written: Path) -> None:
     text = (written / "report.md").read_text()
     for name, make in synthetic.ALL.items():

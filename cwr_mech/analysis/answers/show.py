@@ -30,6 +30,27 @@ def _last(result: Result) -> list[Row]:
     return list({(row["run"], row["group"], row["task"]): row for row in result.tables["tasks"]}.values())
 
 
+def answered(result: Result) -> str:
+    """In how many tasks each model closes half or more of the gap to perfect answers (training cities)."""
+    rows = [row for row in result.tables["tasks"] if row["group"] == "old"] or result.tables["tasks"]
+    told = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        mine = {row["task"]: _closed(row) for row in rows if row["run"] == run}
+        good = [task for task, closed in mine.items() if closed >= 0.5]
+        told.append(f"{run} in {len(good)} of {len(mine)} tasks" + (f" ({', '.join(good)})" if good else ""))
+    return (
+        "Half or more of the gap between the best constant answer and perfect answers is closed by "
+        + "; ".join(told)
+        + f". n = {min(row['n'] for row in rows)} questions a task."
+    )
+
+
+def _closed(row: Row) -> float:
+    """Share of the gap between the best constant answer and perfect answers that a score closes."""
+    perfect = 0.0 if row["metric"] == "error" else 1.0
+    return float((row["value_mean"] - row["baseline"]) / (perfect - row["baseline"]))
+
+
 SCORES = Table(
     "answers to fresh questions",
     "run task group n parse_rate metric value_mean value_median baseline unit",
@@ -45,7 +66,7 @@ LAST_SCORES = Table(
 SHOWS = by_kind(
     Show("eval", "Answers by task",
         "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
-        figures=(Plot("", "Scores by task", eval_figure),), tables=(SCORES,)),
+        figures=(Plot("", "Scores by task", eval_figure),), tables=(SCORES,), finding=answered),
     Show("train", "Learning curves",
         "Loss and validation scores on the way.",
         training, (Plot("", "Learning curves", learning_figure),)),

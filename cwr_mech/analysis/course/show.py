@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.render.style import caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
@@ -58,6 +59,20 @@ def _lines(ax: Axes, rows: Sequence[Row], x: Callable[[Row], float], key: str) -
     ax.set_ylim(-1.1, 1.7)
 
 
+def gained(result: Result) -> str:
+    """What other tasks have gained at the highest level that each trained task has reached."""
+    reached = [row for row in result.tables["summary"] if row["reached"] and row["others"] is not None]
+    if not reached:
+        return "No trained task has closed as much of its gap as is compared."
+    highest = {(row["condition"], row["set"]): row for row in sorted(reached, key=lambda row: row["level"])}
+    told = "; ".join(
+        f"{number(row['others'])} when {row['set']} has closed {number(row['level'])} of its gap "
+        f"({row['reached']} model{'s' * (row['reached'] > 1)})"
+        for row in highest.values()
+    )
+    return f"Of their gap on new cities other tasks have closed {told}."
+
+
 REACHED = Table(
     "where the trained task reaches a level (means over bases)",
     "condition set level models reached step others~ index~",
@@ -68,5 +83,6 @@ SHOWS = by_kind(
     Show("course", "What fine-tuning has taught when its own task is learned",
         "Other tasks' improvement on new cities where the trained task has closed the same share of its "
         "gap: a comparison that does not depend on when training stopped.",
-        figures=(Plot("", "Improvement along fine-tunings", course_figure),), tables=(REACHED,)),
+        figures=(Plot("", "Improvement along fine-tunings", course_figure),), tables=(REACHED,),
+        finding=gained),
 )  # fmt: skip

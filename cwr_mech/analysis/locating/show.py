@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
-from cwr_mech.render.markdown import paragraphs, table_of
+from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Plot, Show, Table, by_kind
 from cwr_mech.render.style import BASELINE, caption, error_bars, floats, new_figure, task_look
@@ -198,6 +198,8 @@ def questions_needed(result: Result) -> list[Row]:
 
 MOST_RUNS = 6
 """Tables of single runs are shown for no more than these; kinds of models stand for more."""
+MOST_TOLD = 4
+"""Kinds of models in the summary's sentence."""
 
 
 def error_lines(result: Result) -> list[Row]:
@@ -279,6 +281,32 @@ def locating(result: Result) -> str:
     return paragraphs(*parts)
 
 
+def placed(result: Result) -> str:
+    """Distance of implied from true coordinates, new beside training cities, by model or by kind of model."""
+    tasks = result.params["tasks"]
+    if len(result.params["runs"]) > MOST_RUNS:
+        told = [
+            f"{row['models']} {number(row['index'])} (95 % {ends(row, 'index')}, n = {row['n']})"
+            for row in index_groups(result)
+        ]
+        more = f"; {len(told) - MOST_TOLD} more kinds below" if len(told) > MOST_TOLD else ""
+        return (
+            "Divergence index against all other tasks, by kind of model: "
+            f"{', '.join(told[:MOST_TOLD])}{more}."
+        )
+    told = []
+    for run in result.params["runs"]:
+        mine = [row for row in error_lines(result) if row["run"] == run and row["task"] in tasks]
+        errors = ", ".join(
+            f"{row['task']} {number(row['error'])} ({number(row['training'])})" for row in mine
+        )
+        told.append(f"{run}: {errors}")
+    return (
+        "Mean distance of implied from true coordinates, in tenths of a degree, of new cities (training "
+        f"cities) by answers to each task: {'; '.join(told)}."
+    )
+
+
 SHOWS = by_kind(
     Show("locate", "Where answers put a city",
         "Coordinates implied by a model's own answers, each task by itself, beside training cities and "
@@ -295,5 +323,5 @@ SHOWS = by_kind(
                 "run trained task index index_lo index_hi control excess excess_lo excess_hi", "divergence"),
             Table("questions needed for a mean error on training cities",
                 f"task answers {' '.join(map(str, RESOLUTIONS))}", questions_needed),
-        )),
+        ), finding=placed),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from cwr_mech.analysis.patching import text_study
+from cwr_mech.analysis.patching import sentences, text_study
 from cwr_mech.analysis.patching.figures import (
     PART_COLUMNS,
     digits_figure,
@@ -118,7 +118,7 @@ def patching(result: Result) -> str:
     )
 
 
-def parts(result: Result) -> str:
+def part_lines(result: Result) -> list[Row]:
     """One line a model, task, group of cities and origin of the states, at the layer that carries most."""
     shown = []
     for rows in grouped(result.tables["pooled"]).values():
@@ -129,11 +129,16 @@ def parts(result: Result) -> str:
             mine = at.get(name, {})
             line |= {key: mine.get("iia")} | {f"{key}_{end}": mine.get(end) for end in ("lo", "hi")}
         shown.append(line)
+    return shown
+
+
+def parts(result: Result) -> str:
+    """The lines of `part_lines`, and the questions behind them."""
     shares = " ".join(f"{key}~" for key in LINES)
     return paragraphs(
         "IIA: share of decoded answers that become the source's (95 % over models, over cities where there "
         "is one model), at the layer where the whole state carries most:",
-        table_of(shown, f"training_tasks models task cities states_from layer {shares}"),
+        table_of(part_lines(result), f"training_tasks models task cities states_from layer {shares}"),
         "Question pairs: candidates, exclusions, and pairs kept:",
         table_of(result.tables["asked"], ASKED, group="cities"),
     )
@@ -178,7 +183,8 @@ SHOWS = by_kind(
     Show("sites", "Where a city is read",
         "Interchange interventions on the whole residual stream, layer by layer and token by token.",
         sites, (Plot("", "Where a city is read", sites_figure),),
-        (Table("where a city is read", "task slot layer position n iia lo hi slope weak", "reading"),)),
+        (Table("where a city is read", "task slot layer position n iia lo hi slope weak", "reading"),),
+        finding=sentences.read_at),
     Show("patch", "Where a city is carried to the answer",
         "Activation patching: one city is exchanged, one component and token position at a time.",
         patching,
@@ -196,22 +202,23 @@ SHOWS = by_kind(
                 "direction component layer head span n effect recovered lo hi null p_adj",
                 lambda result: _by_strength(result)[:MOST_CELLS]),
             Table("parts of the city's state", FOLLOWED, _read_subspaces),
-        ), grid_explorer),
+        ), grid_explorer, sentences.strongest),
     Show("patch_texts", "Where an entity is carried to the next token",
         "One entity of a text is exchanged for another with equally many tokens, one component, layer and "
         "token position at a time.",
         text_study.text, (Plot("", "Effect of swapping an entity", text_study.figure),),
         (Table("cells that recover most",
              "component layer position metric n recovered lo hi null flipped null_flipped",
-             text_study.largest),)),
+             text_study.largest),), finding=sentences.followed),
     Show("patch_tasks", "Patching, tasks beside each other",
         "Up to which layer the city can be exchanged where it is named, and from which layer '=' holds what "
         "the answer needs.",
         figures=(Plot("", "Tasks beside each other", tasks_figure),),
-        tables=(Table("tasks compared", TASKS, "tasks"),)),
+        tables=(Table("tasks compared", TASKS, "tasks"),), finding=sentences.compared),
     Show("patch_parts", "Which part of a city's state do answers read?",
         "Interchange of the first city's state inside the manifold only, or outside of it only. New cities "
         "are those that a model met in fine-tuning.",
         parts, (Plot("", "Interchange inside and outside of the manifold", parts_figure),),
-        (Table("questions asked", ASKED, "asked"),)),
+        (Table("questions asked", ASKED, "asked"),),
+        finding=lambda result: sentences.read_parts(part_lines(result))),
 )  # fmt: skip

@@ -42,6 +42,17 @@ def _new_cities(result: Result) -> str:
     )
 
 
+def generalises(result: Result) -> str:
+    """R2 of the first prompt's probe, of a nonlinear one, and where whole regions are held out."""
+    row = result.tables["prompts"][0]
+    return (
+        f"In prompt {row['task']} at {layer_name(row['layer'], row['hook'])} a ridge probe reaches an R² of "
+        f"{number(row['r2'])} on held-out cities, a nonlinear one {number(row['r2_nonlinear'])} (shuffled "
+        f"places {number(row['r2_nonlinear_shuffled'])}), and the ridge probe "
+        f"{number(row['r2_regions_held_out'])} on regions that it was not fitted on; n = {row['n']} cities."
+    )
+
+
 def readout(result: Result) -> str:
     """Kinds of probe by prompt, regions, spread of new cities over prompts, and the paper's values."""
     columns = "task layer r2 r2_ols r2_nonlinear r2_nonlinear_shuffled r2_regions_held_out"
@@ -146,7 +157,8 @@ SHOWS = by_kind(
         "coordinates.",
         readout, (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
         (Table("probe generalisation",
-             "task layer r2 r2_ols r2_nonlinear r2_regions_held_out bits bits_shuffled", "prompts"),)),
+             "task layer r2 r2_ols r2_nonlinear r2_regions_held_out bits bits_shuffled", "prompts"),),
+        finding=generalises),
     Show("surfacing", "Does the map surface?",
         "Coordinate variance in the first principal components, by number of tasks.",
         surfacing, (Plot("", "First components by number of tasks", surfacing_tasks_figure),),

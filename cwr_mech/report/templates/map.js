@@ -24,7 +24,7 @@ window.drawMap = (box, data, { make, layoutOf, config, still }) => {
   const prompt = decoded && choice("Prompt", decoded.prompts);
   const layer = decoded && slider("Layer", decoded.layers.length - 1);
   const step = decoded && slider("Checkpoint", 0);
-  const task = choice("Places", ["decoded by a probe", "true", ...(implied ? ["implied by answers: all tasks",
+  const task = choice("Places", ["decoded", "true", ...(implied ? ["implied by answers: all tasks",
     ...implied.tasks.map((name) => `implied by answers: ${name}`)] : [])]);
   const arrows = make("input", { type: "checkbox" });
   arrows.checked = true;
@@ -72,7 +72,7 @@ window.drawMap = (box, data, { make, layoutOf, config, still }) => {
   });
   const truth = (city) => [cities.x[city], cities.y[city]];
   const points = (places) => groups.map(({ region, look, isNew, members }) => ({
-    type: "scatter", mode: "markers", name: isNew && region !== "Atlantis" ? `${region}, new` : region,
+    type: "scatter", mode: "markers", name: isNew && !["Atlantis", "new cities"].includes(region) ? `${region}, new` : region,
     x: members.map((city) => places[city][0]), y: members.map((city) => places[city][1]),
     text: members.map((city) => hover[city]), hovertemplate: "%{text}<br>%{x:.0f}, %{y:.0f}<extra></extra>",
     marker: { color: isNew ? "#000" : look.color, symbol: isNew ? "star" : look.symbol, size: isNew ? 10 : 7,
