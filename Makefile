@@ -31,7 +31,7 @@ test: .venv/.ready
 
 docs: .venv/.ready
 	@$(PIP) install -qq -c constraints.txt -e '.[docs]'
-	@$(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "documentation: build/docs/index.html"
 
 bench: .venv/.ready

@@ -56,6 +56,22 @@ def test_commands_named_in_pages_exist() -> None:
     assert "no-such-command" not in known
 
 
+def test_what_is_written_by_hand_is_there_and_so_are_its_tests() -> None:
+    lines = (DOCS / "by-hand.md").read_text(encoding="utf-8").splitlines()
+    rows = lines[lines.index("|---|---|---|---|") + 1 :]
+    assert len(rows) > 10
+    for line in rows:
+        code, _, _, held = line.strip("|").split(" | ")
+        first, *others = re.findall(r"`([\w/.-]+\.py|[\w/-]+/)`", code) or [""]
+        folder = Path(first).parent if first.endswith(".py") else Path(first)
+        for name in filter(None, [first, *(f"{folder}/{other}" for other in others if "/" not in other)]):
+            assert any((ROOT / top / name).exists() for top in ("cwr_mech", ".")), name
+        tests = re.findall(r"`(tests/[\w/.-]+)`", held)
+        assert tests, line
+        for name in tests:
+            assert (ROOT / name).exists(), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs(tutorial: Path, tmp_path: Path) -> None:
