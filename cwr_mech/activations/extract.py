@@ -24,6 +24,7 @@ from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.bridge import TextModel
 from cwr_mech.model.hooks import stop_layer
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.threads import few_threads
 from cwr_mech.tasks.grammar import city_prompt_length, find_span
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.tasks.tokenizer import Tokenizer
@@ -199,6 +200,7 @@ def _run(
                     for kept in (layer.keys, layer.values)
                 )
     gates = {flag: True for hook in hooks if (flag := model.closed_gate(hook))}
-    with model.flags(**gates), model.hooks(fwd_hooks=[(hook, keep) for hook in hooks]):
+    fwd_hooks = [(hook, keep) for hook in hooks]
+    with few_threads(model.cfg), model.flags(**gates), model.hooks(fwd_hooks=fwd_hooks):
         model(tokens[:, shared:], stop_at_layer=stop, past=past)
     return found

@@ -19,6 +19,7 @@ from cwr_mech.data.rows import Rows, generate
 from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.decoding import greedy_decode
+from cwr_mech.model.folded import folded
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import TASKS, Task
 from cwr_mech.tasks.tokenizer import EOS, Tokenizer
@@ -127,13 +128,14 @@ def answer_rows(
 ) -> Answers:
     """Decode the questions of `rows`, all of one task, greedily, as far as the longest answer can go."""
     task = _task_of(rows)
-    tokens = np.zeros((len(rows), task.max_answer_tokens), dtype=np.uint8)
+    tokens, weights = np.zeros((len(rows), task.max_answer_tokens), dtype=np.uint8), folded(model)
     for length in np.unique(rows.answer_start):
         same = np.flatnonzero(rows.answer_start == length)
         for start in range(0, len(same), batch):
             picked = same[start : start + batch]
             prompts = torch.from_numpy(rows.tokens[picked, :length].astype(np.int64))
-            answers = greedy_decode(model, prompts.to(model.W_E.device), task.max_answer_tokens)
+            prompts = prompts.to(model.W_E.device)
+            answers = greedy_decode(model, prompts, task.max_answer_tokens, weights=weights)
             tokens[picked, : answers.shape[1]] = answers.cpu().numpy()
             if advance:
                 advance(len(picked))

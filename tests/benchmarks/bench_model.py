@@ -1,7 +1,9 @@
 """The model against transformers' Qwen2 with the same weights: paper's size, float32, one thread.
 
-The two take turns and the fastest turn of each counts, in processor seconds, so that other work on the
-machine hardly enters.
+Decoding answers test questions of the world: a thousand of one task (all of one length, so that transformers
+pads nothing) by the paper's size and by zoo:small, and questions of all tasks in a random order, which
+transformers gets in batches of 256, padded on the left. The two take turns and the fastest turn of each
+counts, in processor seconds, so that other work on the machine hardly enters.
 
     python tests/benchmarks/bench_model.py [--turns 8]
 """
@@ -9,15 +11,26 @@ machine hardly enters.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from cwr_mech.config import ModelConfig
-from cwr_mech.model.decoding import greedy_decode
+from cwr_mech.data.rows import generate
+from cwr_mech.model.decoding import decode_prompts
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.tokenizer import EOS, PAD
+from cwr_mech.world.cities import load_world
 
-BATCH, POS, PROMPT, NEW = 64, 40, 26, 6
+BATCH, POS = 64, 40
+ASKED, MIXED, TOGETHER = 1000, 200, 256
+ZOO = Path(__file__).parents[2] / "zoo" / "small" / "checkpoints" / "step-0008000"
+
+
+Case = tuple[str, int, Callable[[], object], Callable[[], object]]
 
 
 def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
@@ -29,10 +42,7 @@ def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
     ours = HookedQwen2(ModelConfig(), seed=0).eval()
     theirs = ours.to_hf()
     rows = torch.randint(4, 98, (BATCH, POS), generator=torch.Generator().manual_seed(0))
-    prompts = torch.randint(4, 98, (4 * BATCH, PROMPT), generator=torch.Generator().manual_seed(1))
-    seen = torch.ones_like(prompts)
-
-    cases: list[tuple[str, int, Callable[[], object], Callable[[], object]]] = [
+    cases: list[Case] = [
         (
             f"forward and backward, {BATCH} x {POS}",
             rows.numel(),
@@ -51,12 +61,8 @@ def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
             torch.no_grad()(lambda: ours.run_with_cache(rows, names_filter="blocks.4.hook_resid_post")),
             torch.no_grad()(lambda: theirs(rows, output_hidden_states=True)),
         ),
-        (
-            f"greedy decoding, {len(prompts)} x {PROMPT} + {NEW}",
-            len(prompts) * (PROMPT + NEW),
-            lambda: greedy_decode(ours, prompts, NEW),
-            lambda: theirs.generate(prompts, attention_mask=seen, max_new_tokens=NEW, do_sample=False),
-        ),
+        *decoding("paper's model", ours),
+        *decoding("zoo:small", HookedQwen2.from_pretrained(ZOO)),
     ]
     table: list[dict[str, object]] = []
     for name, tokens, one, other in cases:
@@ -64,6 +70,42 @@ def main(argv: Sequence[str] = ()) -> list[dict[str, object]]:
         note = f"{tokens / seconds:,.0f} tokens a second, transformers {tokens / reference:,.0f}"
         table.append({"case": name, "seconds": seconds, "ratio": reference / seconds, "note": note})
     return table
+
+
+def decoding(name: str, model: HookedQwen2) -> Iterator[Case]:
+    """Questions of one task, and of all tasks in a random order."""
+    theirs, rng = model.to_hf(), np.random.default_rng(0)
+    for what, tasks, n in (
+        ("distance", ["distance"], ASKED),
+        ("mixed", list(TASKS), MIXED),
+    ):
+        asked: list[list[int]] = []
+        for task in tasks:
+            rows = generate(load_world(), task, n, split="test")
+            asked += [row[:end].tolist() for row, end in zip(rows.tokens, rows.answer_start, strict=True)]
+        asked = [asked[place] for place in rng.permutation(len(asked))]
+        new = max(TASKS[task].max_answer_tokens for task in tasks)
+        tokens = sum(map(len, asked)) + new * len(asked)
+
+        def ask_theirs(asked: list[list[int]] = asked, new: int = new) -> None:
+            for start in range(0, len(asked), TOGETHER):
+                some = asked[start : start + TOGETHER]
+                width = max(map(len, some))
+                prompts = torch.tensor([[PAD] * (width - len(row)) + row for row in some])
+                seen = (prompts != PAD).long()
+                theirs.generate(
+                    prompts,
+                    attention_mask=seen,
+                    max_new_tokens=new,
+                    do_sample=False,
+                    pad_token_id=PAD,
+                    eos_token_id=EOS,
+                )
+
+        def ask_ours(asked: list[list[int]] = asked, new: int = new) -> None:
+            decode_prompts(model, asked, new)
+
+        yield f"greedy decoding, {len(asked):,} {what} questions, {name}", tokens, ask_ours, ask_theirs
 
 
 def fastest(one: Callable[[], object], other: Callable[[], object], turns: int) -> list[float]:
