@@ -91,8 +91,8 @@ def state_answers(
     ids: Int[np.ndarray, " city"],
     id_digits: int,
 ) -> Answers:
-    """Answers of `upper` whose residual stream at `site` is that of `lower` at every mention of the cities
-    `ids`, in the same question.
+    """Answers of `upper` whose residual stream at `site` (one token position, or several joined by "+") is
+    that of `lower` at every mention of the cities `ids`, in the same question.
     """
     parts = []
     order = np.argsort(rows.answer_start, kind="stable")
@@ -103,8 +103,9 @@ def state_answers(
             some = rows.take(picked)
             length = int(some.answer_start[0])
             prompts = torch.from_numpy(some.tokens[:, :length].astype(np.int64))
-            found = mentions_of(some, site.position, ids, id_digits)
-            spot = torch.from_numpy(found.row), torch.from_numpy(found.position)
+            at_each = [mentions_of(some, name, ids, id_digits) for name in site.position.split("+")]
+            row, position = (np.concatenate([getattr(m, k) for m in at_each]) for k in ("row", "position"))
+            spot = torch.from_numpy(row), torch.from_numpy(position)
             stream = lower(prompts, stop_at_layer=site.number() + 1)[spot]
             with upper.hooks(fwd_hooks=[(site.hook, partial(_put, stream, spot, length))]):
                 parts.append((picked, answer_rows(upper, some, batch=len(some))))

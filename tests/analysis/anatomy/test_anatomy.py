@@ -173,6 +173,9 @@ def test_state_grafts_carry_what_the_site_carries_and_no_more() -> None:
     assert ask(above, base).texts == plain
     assert ask(base, above).texts == answer_rows(above, rows).texts != plain
     assert ask(below, base).texts != plain
+    both = partial(ask, site=Site.parse("L1", 4, position="digit2+last_digit"))
+    assert both(base, base).texts == plain
+    assert both(below, base).texts not in (plain, ask(below, base).texts)  # the other digit counts, too
     none = partial(state_answers, site=Site.parse("L1", 4), rows=rows, ids=ids[:0], id_digits=3)
     assert none(below, base).texts == plain
 
