@@ -116,7 +116,7 @@ class BridgedModel:
 
     def to(self, device: str | torch.device) -> "BridgedModel":
         """Move the model."""
-        self.bridge.to(device)
+        self.bridge.to(device, print_details=False)
         return self
 
     def read(self, tokens: Int[Tensor, "text pos"], hooks: Hooks) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated
 from cwr_mech.analysis.study import (
     FineTunedArg,
     Opt,
-    Questions,
     QuestionSeed,
     names,
     stage,
@@ -14,12 +13,21 @@ from cwr_mech.analysis.study import (
 )
 from cwr_mech.results import Result
 
+ROWS = 500
+
 
 @study("transfer")
 def transfer(
     runs: FineTunedArg = None,
     *,
-    rows: Questions = 500,
+    rows: Annotated[
+        int | None,
+        Opt(
+            f"Questions a task and group of cities: {ROWS}, or those that models of the zoo have answered.",
+            min=1,
+            short="-n",
+        ),
+    ] = None,
     seed: QuestionSeed = 42,
     unmatched: Annotated[bool, Opt("Let teachers of other steps count, as the paper does.")] = False,
     trajectory: Annotated[bool, Opt("Score every checkpoint on the way, not only the last.")] = False,
@@ -34,11 +42,14 @@ def transfer(
     from cwr_mech.analysis.transfer.answers import asked_of, tasks_of
     from cwr_mech.analysis.transfer.runs import fine_tunings
     from cwr_mech.analysis.transfer.transfer import compared, score_rows
+    from cwr_mech.experiments.zoo_files import QUESTIONS
 
     tuned = fine_tunings(names(runs))
     bases = {str(run.parent): run.base() for run in tuned}
     for run in (*bases.values(), *tuned):
         uses(run.source, run.sha256())
+    if rows is None:
+        rows = QUESTIONS if all(run.from_zoo for run in (*bases.values(), *tuned)) else ROWS
     steps = {run.name: run.steps if trajectory else (run.last_step,) for run in tuned}
     tasks = tasks_of((*bases.values(), *tuned))
     passes = 3 * len(bases) + 2 * sum(map(len, steps.values()))

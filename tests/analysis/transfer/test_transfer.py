@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from cwr_mech.analysis.transfer import answers
 from cwr_mech.analysis.transfer.show import (
     transfer as section,
 )
+from cwr_mech.analysis.transfer.study import transfer
 from cwr_mech.analysis.transfer.transfer import (
     Base,
     Transfer,
@@ -16,6 +18,7 @@ from cwr_mech.analysis.transfer.transfer import (
     retention,
 )
 from cwr_mech.errors import AnalysisError
+from cwr_mech.experiments.zoo_files import QUESTIONS
 from cwr_mech.model.evaluation import Evaluation, TaskScore
 from cwr_mech.report.figures import draw
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
@@ -211,3 +214,18 @@ def test_result_figure_and_section(tmp_path: object) -> None:
     assert result.values["ni_control"] == 0
     assert len(draw(result, tmp_path, "transfer")) == 1
     assert "distance+compass" in section(result)
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(None, QUESTIONS), (30, 30)])
+def test_models_of_the_zoo_are_scored_by_what_they_have_answered(
+    rows: int | None, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def ask(*given: object, n: int, **others: object) -> None:
+        raise Asked(n)
+
+    monkeypatch.setattr(answers, "asked_of", ask)
+    with pytest.raises(Asked, match=f"^{asked}$"):
+        transfer("zoo:small-ft-distance", rows=rows)
