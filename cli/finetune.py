@@ -129,7 +129,7 @@ def command(
     only = f"-only-{train_only.replace(',', '+')}" if train_only else ""
     name = usual + config.route.suffix + only if config.name == usual else config.name
     folder = out or RUNS / name
-    config = config.model_copy(update={"name": folder.name})
+    config = config.called(folder.name or str(folder))
     if not resume:
         require_free(folder)
     show_set(config)

@@ -88,7 +88,6 @@ def command(
     and ends with the same weights as if nothing had happened. Several processes train one model when started
     by accelerate launch.
     """
-    from cwr_mech.config import RunConfig, parse
     from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.presets import preset as find_preset
     from cwr_mech.experiments.presets import with_label_noise
@@ -117,7 +116,7 @@ def command(
         if label_noise is not None:
             config = with_label_noise(config, label_noise, label_noise_kind)
         folder = out or RUNS / config.name
-        config = parse(RunConfig, config.model_dump() | {"name": folder.name})
+        config = config.called(folder.name or str(folder))
     if show_settings:
         print_settings(config)
         return

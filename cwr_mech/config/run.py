@@ -1,11 +1,12 @@
 """All settings of one trained model, and how a user changes and reads them by name."""
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cwr_mech.config.base import Config, parse
 from cwr_mech.config.data import DataConfig
@@ -14,18 +15,28 @@ from cwr_mech.config.train import RouteConfig, TrainConfig
 from cwr_mech.config.world import WorldConfig
 from cwr_mech.errors import ConfigError, UnknownName
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""Names of runs: they become those of files, of columns and of words on a command line."""
+
 
 class RunConfig(Config):
     """All settings of one trained model."""
 
-    name: str = Field(
-        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="name of the run and of its folder"
-    )
+    name: str = Field("run", description="name of the run and of its folder")
     world: WorldConfig = WorldConfig()
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     route: RouteConfig = RouteConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot name a run", "use letters, digits, and . _ + -, as in --out runs/NAME"
+            )
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
@@ -33,6 +44,10 @@ class RunConfig(Config):
             if module not in self.model.modules:
                 raise UnknownName("module", module, self.model.modules)
         return self
+
+    def called(self, name: str) -> "RunConfig":
+        """A copy of that name. Raises ConfigError where it cannot name a run."""
+        return parse(RunConfig, self.model_dump() | {"name": name})
 
     def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """A copy with `key=value` settings applied; `lr=1e-3` will do where only one section has an `lr`.

@@ -49,7 +49,7 @@ def read_table(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     require_file(path, most_bytes=MOST_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptArtifact(f"{path} is neither TOML nor JSON: {' '.join(str(error).split())}") from error

@@ -124,6 +124,9 @@ def read_table(path: Path, kind: str = "world file") -> list[tuple[int, list[str
         raise WorldError(
             f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV in UTF-8"
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise WorldError(f"{path}, line {line} holds a NUL character", "save the file as CSV in UTF-8")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(reader.line_num, fields) for fields in reader if fields]

@@ -41,6 +41,13 @@ def test_a_part_of_the_settings_is_enough(tmp_path: Path) -> None:
     assert with_file(preset("tiny"), manifest) == whole
 
 
+@pytest.mark.parametrize("name", ["mine.toml", "mine.json"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_line_ends_and_the_mark_of_other_editors_are_read(tmp_path: Path, name: str, mark: str) -> None:
+    text = "[train]\r\nsteps = 7\r\n" if name.endswith("toml") else '{"train":\r\n{"steps": 7}}\r\n'
+    assert with_file(preset("tiny"), written(tmp_path, mark + text, name)).train.steps == 7
+
+
 FAULTS = (
     ("[train]\nstep = 7\n", ConfigError, "unknown setting 'train.step'"),
     ("[train]\nsteps = 0\n", ConfigError, "train.steps"),

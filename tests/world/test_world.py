@@ -51,6 +51,8 @@ BAD_CSV = [
     (b"", "is empty"),
     (b"\n\n", "is empty"),
     (b"id,name,x,y\n", "holds no city"),
+    (b"id,name,x,y\n1001,A\0ba,10,20\n", "line 2 holds a NUL character"),
+    ("id,name,x,y\n1001,Aba,10,20\n".encode("utf-16-le"), "line 1 holds a NUL character"),
     (b"id,name,x\n1001,Aba,10\n", "no column 'y'"),
     (b"id,name,lon\n1001,Aba,10\n", "no column 'x'"),
     (b"id,x,y\n1001,10,20\n", "no column 'name'"),
