@@ -34,6 +34,7 @@ from cwr_mech.render.style import (
     region_looks,
     task_look,
 )
+from cwr_mech.report.contents import SHOWS
 from cwr_mech.report.figures import draw, figure_names
 from cwr_mech.results import Result
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -116,6 +117,18 @@ def test_regions_and_tasks_can_be_told_apart_in_colour_and_in_grey() -> None:
     other = region_looks(["north", "Japan", "south"])
     assert list(other) == ["Japan", "north", "south"]
     assert other["north"] != other["south"]
+
+
+def test_the_table_of_pairs_calls_the_last_norm_final_and_no_block_it_lacks() -> None:
+    cells = [
+        {"run_a": "quick", "task_a": "angle", "layer_a": -1, "run_b": "quick", "task_b": "angle"}
+        | {"layer_b": layer, "cka": 0.1 * layer}
+        for layer in range(5)
+    ]
+    result = synthetic.cka(runs=("quick",), n_layers=4)
+    pairs = SHOWS["cka"].tables[0].of(replace(result, tables={"cells": cells}))
+    named = {row[side].split()[-1] for row in pairs for side in "ab"}
+    assert named == {"embed", "L0", "L1", "L2", "L3", "final"}
 
 
 def test_cka_numbers_stand_in_their_cells_and_vanish_when_there_are_too_many() -> None:

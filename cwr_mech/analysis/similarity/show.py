@@ -1,5 +1,7 @@
 """What a report says about similarity between models, the manifold, read-outs, erasure and checkpoints."""
 
+from collections.abc import Mapping
+
 from cwr_mech.analysis.similarity.figures import cka_figure, groups_figure, matrices_figure, references_figure
 from cwr_mech.render.markdown import markdown_table, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
@@ -70,9 +72,9 @@ def matrix(result: Result) -> str:
     groups = result.tables.get("groups", [])
     if groups:
         parts += groups_table(result, max(row["layer"] for row in groups))
-    hooks = dict(zip(result.arrays["layers"].tolist(), result.arrays["hooks"].tolist(), strict=True))
+    hooks = _hooks(result)
     rows = [
-        row | {"layer": row["layer_a"], "hook": hooks[row["layer_a"]]}
+        row | {"layer": row["layer_a"], "hook": hooks[row["run_a"], row["layer_a"]]}
         for row in result.tables.get("cells", [])
         if row["run_a"] != row["run_b"] and row["layer_a"] == row["layer_b"]
     ]
@@ -89,19 +91,24 @@ MOST_ENDS = 12
 
 def _ends(result: Result) -> list[Row]:
     """The cells of a small matrix, or the most and the least alike of a large one."""
+    hooks = _hooks(result)
     rows = [
-        {
-            "a": f"{row['run_a']} {row['task_a']} {_layer(row, 'a')}",
-            "b": f"{row['run_b']} {row['task_b']} {_layer(row, 'b')}",
-            **row,
-        }
+        {side: f"{row[f'run_{side}']} {row[f'task_{side}']} {_layer(row, side, hooks)}" for side in "ab"}
+        | row
         for row in sorted(result.tables["cells"], key=lambda row: -(row["cka"] or 0))
     ]
     return rows if len(rows) <= MOST_ENDS else rows[: MOST_ENDS // 2] + rows[-MOST_ENDS // 2 :]
 
 
-def _layer(row: Row, side: str) -> str:
-    return layer_name(row[f"layer_{side}"], row.get(f"hook_{side}"))
+def _hooks(result: Result) -> dict[tuple[str, int], str]:
+    """(run, layer) -> hook, which tells the output of the final norm from a block."""
+    items = zip(*(result.arrays[name].tolist() for name in ("runs", "layers", "hooks")), strict=True)
+    return {(str(run), layer): hook for run, layer, hook in items}
+
+
+def _layer(row: Row, side: str, hooks: Mapping[tuple[str, int], str]) -> str:
+    layer = row[f"layer_{side}"]
+    return layer_name(layer, hooks[row[f"run_{side}"], layer])
 
 
 def _last_groups(result: Result) -> list[Row]:
