@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import CityCount, LabelNoise, LabelNoiseKind, NewCities, Split, Unit, World
+from .options import WORLD, LabelNoise, LabelNoiseKind, Split, taking
 
 if TYPE_CHECKING:
     from cwr_mech.data.summary import TaskStats
@@ -16,6 +16,7 @@ MOST_SHARED = 0.01
 """Share of a file's places that may lie at the same coordinates before it is mentioned."""
 
 
+@taking(world=WORLD)
 def command(
     task: Annotated[
         str, typer.Option("--tasks", "--task", "-t", help="A task, several as a,b, or all.")
@@ -33,12 +34,10 @@ def command(
     ] = "strict",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the rows.")] = 42,
     start: Annotated[int, typer.Option(min=0, help="The first row.")] = 0,
-    world: World = None,
-    n_cities: CityCount = None,
-    new: NewCities = None,
-    unit: Unit = None,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
+    *,
+    world: Mapping[str, Any],
 ) -> None:
     """Print rows of one or several tasks, or with --stats their answers, the scores of answers that never
     look at the cities, and how many questions the splits share.
@@ -54,14 +53,7 @@ def command(
         raise UnknownName("protocol", protocol, PROTOCOLS)
     names = list(TASKS) if task == "all" else [get_task(name.strip()).name for name in task.split(",")]
     # The paper's ids may begin with 0; ours may not.
-    id_min = 0 if protocol == "paper" else None
-    given: dict[str, Any] = {
-        "source": world,
-        "n_cities": n_cities,
-        "new": new,
-        "unit": unit,
-        "id_min": id_min,
-    }
+    given = {**world, "id_min": 0 if protocol == "paper" else None}
     cities = load_world(**{name: value for name, value in given.items() if value is not None})
     say_if_crowded(cities)
     kind: StreamOptions = {

@@ -1,10 +1,11 @@
 """`cwr-mech finetune`: teach a trained model new cities through some of its tasks."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .options import Compile, Device, LabelNoise, LabelNoiseKind, Log, Precision, RunFolder, Threads
+from .options import COMPUTE, DryRun, LabelNoise, LabelNoiseKind, Log, RunFolder, Settings, Threads, taking
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=str)
 
 
+@taking(compute=COMPUTE)
 def command(
     run: Annotated[str | None, typer.Argument(help="The base: a run, or zoo:NAME; the latest run.")] = None,
     tasks: Annotated[str, typer.Option(help="Tasks to train, separated by commas.")] = "distance",
@@ -61,19 +63,16 @@ def command(
             metavar="MODULES",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: --set batch_size=64. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the set and stop.")] = False,
+    dry_run: DryRun = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning begun before.")] = False,
     log: Log = None,
     threads: Threads = 1,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    compile: Compile = "auto",
+    *,
+    compute: Mapping[str, str],
 ) -> None:
     """Train a model further, on rows that name new cities, and keep it as a run of its own.
 
@@ -142,7 +141,7 @@ def command(
 
     from .train import carry_out, placed
 
-    place = placed(device, precision, compile)
+    place = placed(**compute)
     torch.set_num_threads(threads)  # the hook's directions depend on it in their last bits
     hook = condition_hook(
         config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])

@@ -1,7 +1,9 @@
 """Options that several commands share, so that they read alike everywhere."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -76,10 +78,48 @@ Device = Annotated[
     typer.Option(help="auto takes a GPU where there is one; mps is refused, and told why."),
 ]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(help="Of matrix products; auto: bfloat16 on a GPU."),
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="Of matrix products; auto: bfloat16 on a GPU.")
 ]
 Compile = Annotated[
     Literal["auto", "off", "default", "reduce-overhead"],
     typer.Option(help="torch.compile; reduce-overhead: CUDA graphs; auto: default on a GPU."),
 ]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and stop.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
+]
+
+Group = Mapping[str, tuple[Any, Any]]
+"""Options that go together: name -> annotation and default."""
+WORLD: Group = {
+    "source": (World, None),
+    "n_cities": (CityCount, None),
+    "new": (NewCities, None),
+    "unit": (Unit, None),
+}
+"""Settings of a world (`WorldConfig`); None where the option is not given."""
+COMPUTE: Group = {"device": (Device, "auto"), "precision": (Precision, "auto"), "compile": (Compile, "auto")}
+
+
+def taking(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of some groups; it gets each group's values as one mapping."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            values = {name: {key: given.pop(key) for key in options} for name, options in groups.items()}
+            command(**given, **values)
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        own = [one for one in inspect.signature(command).parameters.values() if one.name not in groups]
+        parameters = [one.replace(kind=kind) for one in own] + [
+            inspect.Parameter(name, kind, default=default, annotation=annotation)
+            for options in groups.values()
+            for name, (annotation, default) in options.items()
+        ]
+        run.__doc__ = command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate

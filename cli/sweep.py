@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import DryRun, Settings
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -25,14 +27,10 @@ def command(
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, separated by commas; the plan's by default.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the preset. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, one thread each.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs with their estimated cost and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="With --dry-run: measure the speed of this machine.")
     ] = False,

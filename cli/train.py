@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
-    CityCount,
-    Compile,
-    Device,
+    COMPUTE,
+    WORLD,
+    DryRun,
     LabelNoise,
     LabelNoiseKind,
     Log,
-    NewCities,
-    Precision,
     RunFolder,
+    Settings,
     Threads,
-    Unit,
-    World,
+    taking,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ PLAIN_SECONDS = 15.0
 """Where the output is not a terminal: at most one line of progress in this time."""
 
 
+@taking(world=WORLD, compute=COMPUTE)
 def command(
     preset: Annotated[
         str | None,
@@ -50,10 +49,7 @@ def command(
         typer.Option(help="strict (the default), or paper: the reference's data, quirks included."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the model's first weights.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting: --set lr=1e-3 --set world.n_cities=512. Repeatable."),
-    ] = None,
+    settings: Settings = None,
     config_file: Annotated[
         Path | None,
         typer.Option(
@@ -62,10 +58,6 @@ def command(
             "options come on top.",
         ),
     ] = None,
-    world: World = None,
-    n_cities: CityCount = None,
-    new: NewCities = None,
-    unit: Unit = None,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
@@ -75,12 +67,12 @@ def command(
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Print every setting with its meaning and stop.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and stop.")] = False,
+    dry_run: DryRun = False,
     log: Log = None,
     threads: Threads = 1,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    compile: Compile = "auto",
+    *,
+    world: Mapping[str, Any],
+    compute: Mapping[str, str],
 ) -> None:
     """Train a model and keep it, with its checkpoints and metrics, in a run folder.
 
@@ -98,14 +90,13 @@ def command(
     from .common import RUNS, say
 
     if resume:
-        given = (preset, tasks, protocol, seed, label_noise, world, n_cities, new, unit, *(settings or []))
+        given = (preset, tasks, protocol, seed, label_noise, *world.values(), *(settings or []))
         if config_file is not None or any(one is not None for one in given):
             raise ConfigError("--resume goes on with the settings of the run", "give --out at most")
         folder = out or latest_run()
         config = load_run(folder).config
     else:
-        chosen = {"world.source": world, "world.n_cities": n_cities, "world.new": new, "world.unit": unit}
-        words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        words = [f"world.{key}={value}" for key, value in world.items() if value is not None]
         words += settings or []
         start = find_preset(preset or "quick")
         if config_file is not None:
@@ -126,7 +117,7 @@ def command(
     if dry_run:
         say(f"would train {folder}: {describe(config, cities)}")
         return
-    carry_out(config, folder, log, threads, placed(device, precision, compile), resume=resume)
+    carry_out(config, folder, log, threads, placed(**compute), resume=resume)
 
 
 def carry_out(
@@ -171,14 +162,14 @@ def print_settings(config: "RunConfig") -> None:
     say("change one with --set NAME=VALUE; the last word of a name will do where it is the only one")
 
 
-def placed(device: str, precision: str, compiled: str) -> "tuple[Compute, Processes]":
+def placed(device: str, precision: str, compile: str) -> "tuple[Compute, Processes]":
     """What the options say, and this process among those that the launcher started; the main one speaks."""
     from cwr_mech.training.compute import choose
     from cwr_mech.training.distributed import launched
 
     from .common import console, say
 
-    compute = choose(device, precision, compiled)
+    compute = choose(device, precision, compile)
     processes = launched(os.environ, compute.device)
     console.quiet = not processes.is_main
     if compute.slower:

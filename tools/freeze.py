@@ -168,7 +168,7 @@ def result(path: Path, name: str) -> Iterator[tuple[str, Any]]:
         yield from flat(columns, f"{name}/{table}")
     if content["arrays"]:
         with np.load(path.with_suffix(".npz")) as arrays:
-            for key in arrays.files:
+            for key in set(arrays.files) - TIMES:
                 array = arrays[key]
                 yield f"{name}/arrays/{key}", array.tolist() if array.dtype.kind == "U" else digest(array)
 

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from cwr_mech.findings.questions import asked, headline
-from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     GREYS,
     caption,
@@ -27,6 +28,7 @@ FAMILIES, A_LINE = 8, 4
 """Panels that have room, and those side by side; the families come in the order of the models."""
 
 
+@plot("Maps by prompt and layer")
 def maps_figure(result: Result) -> Figure:
     """R² of the map by prompt and layer, a panel for each kind of model; means over models.
 
@@ -48,23 +50,21 @@ def maps_figure(result: Result) -> Figure:
             for j, (_, hook) in enumerate(places):
                 found = [row["r2"] for row in mine if (row["task"], row["hook"]) == (task, hook)]
                 grid[i, j] = np.mean(found) if found else np.nan
-        image = heat(ax, grid, vmin=0.0, vmax=1.0, cmap="Greys")
-        write_cells(ax, image, grid, size=6.5, form=hundredths)
         title = f"{textwrap.fill(family, 24)}\nn = {len({row['run'] for row in mine})}"
         ax.set_title(title, fontsize=7.5)
-        ax.set_xticks(range(len(places)), [layer_name(*place) for place in places], rotation=60, ha="right")
-        ax.set_yticks(range(len(tasks)), tasks if index % A_LINE == 0 else [""] * len(tasks))
-        ax.tick_params(labelsize=7, length=0)
+        names = tasks if index % A_LINE == 0 else [""] * len(tasks)
+        layers = [layer_name(*place) for place in places]
+        matrix(ax, grid, names, layers, ends=(0, 1), cmap="Greys", rotation=60)
     control = max(row["control_r2_shuffled"] for row in rows)
-    caption(
+    return caption(
         figure,
         "R² of places decoded by a linear probe on held-out cities, by prompt and layer; means over n "
         "models, of single-task models each in its own prompt. A dot: no such model. Control, shuffled: at "
         f"most {number(control)}.",
     )
-    return figure
 
 
+@plot("The answers at a glance", "overview")
 def overview_figure(result: Result) -> Figure:
     """The headline claim of each question, in units of its smallest effect of interest.
 
@@ -78,15 +78,15 @@ def overview_figure(result: Result) -> Figure:
     ax.set_xlabel(
         "contrast minus its reference, in smallest effects of interest (logarithmic beyond 3)", fontsize=8
     )
-    caption(
+    return caption(
         figure,
         "The headline claim of each question. Filled: supported or refuted; hollow: no effect of that size; "
         "crosses: inconclusive. Bars: 95 % over models. Grey: smaller than is of interest. Diamonds: the "
         "paper.",
     )
-    return figure
 
 
+@plot("All findings")
 def claims_figure(result: Result) -> Figure:
     """Every finding of a report with its interval and smallest effect, a panel for each question.
 
@@ -102,12 +102,11 @@ def claims_figure(result: Result) -> Figure:
         names = [row["id"].replace("-", " ") for row in mine]
         forest(ax, mine, names)
         ax.set_title(title, loc="left", fontsize=8)
-    caption(
+    return caption(
         figure,
         "Contrasts of all findings. Filled: supported or refuted; hollow: no effect of that size; crosses: "
         "inconclusive. Bars: 95 % over models. Grey: smaller than is of interest. Diamonds: the paper.",
     )
-    return figure
 
 
 def forest(ax: Axes, rows: Sequence[Row], names: Sequence[str], *, scaled: bool = False) -> None:
@@ -144,6 +143,7 @@ def forest(ax: Axes, rows: Sequence[Row], names: Sequence[str], *, scaled: bool 
     ax.tick_params(axis="x", labelsize=7)
 
 
+@plot("Two trainings of one model")
 def stretch_figure(result: Result) -> Figure:
     """Two losses by step, and how far they are apart.
 
@@ -161,10 +161,9 @@ def stretch_figure(result: Result) -> Figure:
     right.set_title("difference of the two")
     for ax in (left, right):
         ax.set_xlabel("step")
-    caption(
+    return caption(
         figure,
         f"The paper's model and data, {len(mine)} steps of {result.params['batch_size']} rows, same weights, "
         f"batches and rates; largest difference {number(result.values['largest_difference'])}. The Trainer "
         "rounds the losses that it logs to four digits or more.",
     )
-    return figure

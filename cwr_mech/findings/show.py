@@ -6,7 +6,7 @@ from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figur
 from cwr_mech.findings.questions import Question, asked, headline
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.shown import Plot, Show, by_kind
+from cwr_mech.render.shown import Show, by_kind
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
@@ -255,15 +255,11 @@ SHOWS = by_kind(
     Show("maps", "Maps, model by model",
         "A linear probe for the place of a city in each model, at its best layer; new cities are decoded by "
         "a probe fitted on the others.",
-        maps, (Plot("", "Maps by prompt and layer", maps_figure),)),
+        maps, (maps_figure,)),
     Show("stretch", "A stretch of the paper's training",
         "The same weights, batches and rates here and under transformers' Trainer.",
-        stretch, (Plot("", "Two trainings of one model", stretch_figure),)),
+        stretch, (stretch_figure,)),
     Show("findings", "All findings",
         "",
-        summary,
-        (
-            Plot("overview", "The answers at a glance", overview_figure),
-            Plot("", "All findings", claims_figure),
-        )),
+        summary, (overview_figure, claims_figure)),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from cwr_mech.artifacts import one_line, read_json
 from cwr_mech.config import parse
 from cwr_mech.errors import ConfigError, CorruptArtifact, UserError
 from cwr_mech.model.checkpoint import some_of, weight_files
-from cwr_mech.model.hooks import Hooks
+from cwr_mech.model.hooks import Hooks, Start
 from cwr_mech.model.settings import ForeignConfig, refuse_quantised
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ class TextModel(Protocol):
         """
 
     def predict(
-        self,
-        tokens: Int[Tensor, "text pos"],
-        hooks: Hooks,
-        start: tuple[int, Float[Tensor, "text pos d_model"]] | None = None,
+        self, tokens: Int[Tensor, "text pos"], hooks: Hooks, start: Start = None
     ) -> Float[Tensor, "text d_vocab"]:
         """Logits of the token after each text, all of one length.
 
@@ -124,10 +121,7 @@ class BridgedModel:
         self.predict(tokens, hooks)
 
     def predict(
-        self,
-        tokens: Int[Tensor, "text pos"],
-        hooks: Hooks,
-        start: tuple[int, Float[Tensor, "text pos d_model"]] | None = None,
+        self, tokens: Int[Tensor, "text pos"], hooks: Hooks, start: Start = None
     ) -> Float[Tensor, "text d_vocab"]:
         """Logits of the token after each text; always run from the tokens, whatever `start`.
 

@@ -32,6 +32,8 @@ GATES = {
 EMBED = "hook_embed"
 Hooks = Mapping[str, Callable[[Tensor], Tensor | None]]
 """Hook name -> what is done with the activation there; a tensor takes its place."""
+Start = tuple[int, Float[Tensor, "text pos d_model"]] | None
+"""A layer and the residual stream before it, from where a forward pass may go on; None: the tokens."""
 
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
 
@@ -155,10 +157,7 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
                 self.unembed.hook_in(self.ln_final(resid))
 
     def predict(
-        self,
-        tokens: Int[Tensor, "text pos"],
-        hooks: Hooks,
-        start: tuple[int, Float[Tensor, "text pos d_model"]] | None = None,
+        self, tokens: Int[Tensor, "text pos"], hooks: Hooks, start: Start = None
     ) -> Float[Tensor, "text d_vocab"]:
         """Logits of the token after each text, all of one length, from layer `start` on
         (`cwr_mech.model.bridge.TextModel`).

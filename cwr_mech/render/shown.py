@@ -19,10 +19,19 @@ class Plot(NamedTuple):
     Drawn only for results that hold the table `needs`, when one is named.
     """
 
-    suffix: str
-    title: str
     function: "Callable[[Result], Figure]"
+    title: str
+    suffix: str = ""
     needs: str = ""
+
+    def __call__(self, result: "Result") -> "Figure":
+        """Draw it."""
+        return self.function(result)
+
+
+def plot(title: str, suffix: str = "", needs: str = "") -> "Callable[[Callable[[Result], Figure]], Plot]":
+    """Make a function that draws a result a figure of reports, which a `Show` lists."""
+    return lambda function: Plot(function, title, suffix, needs)
 
 
 class Table(NamedTuple):

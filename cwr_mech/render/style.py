@@ -1,7 +1,7 @@
 """Colours, markers and sizes shared by all figures, chosen so that they survive a print in grey."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -108,12 +108,12 @@ def new_figure(height: float, *, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def caption(figure: Figure, text: str) -> None:
-    """Set `text` in small print under the figure."""
+def caption(figure: Figure, text: str) -> Figure:
+    """The figure with `text` in small print under it."""
     columns = int(figure.get_figwidth() * 17)
-    figure.supxlabel(
-        "\n".join(textwrap.wrap(text, columns)), x=0.01, ha="left", fontsize=7.5, color="#444444"
-    )
+    lines = "\n".join(textwrap.wrap(text, columns))
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color="#444444")
+    return figure
 
 
 def floats(values: Sequence[Any]) -> np.ndarray:
@@ -121,7 +121,14 @@ def floats(values: Sequence[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def error_bars(low: Sequence[Any], value: Sequence[Any], high: Sequence[Any]) -> np.ndarray:
-    """Lengths of error bars; none where an end is unknown."""
-    ends, middle = np.stack([floats(low), floats(high)]), floats(value)
-    return np.nan_to_num(np.abs(ends - middle))
+def with_reach(
+    rows: Sequence[Mapping[str, Any]], column: str, least: float = -np.inf
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values [row] of a column and the lengths [2 row] of their error bars, none where an end is unknown.
+
+    The ends are columns COLUMN_lo and COLUMN_hi, or lo and hi; what reaches below `least` is cut there.
+    """
+    value = floats([row[column] for row in rows])
+    ends = [f"{column}_{end}" if rows and f"{column}_{end}" in rows[0] else end for end in ("lo", "hi")]
+    low, high = (floats([row[end] for row in rows]) for end in ends)
+    return value, np.nan_to_num(np.abs(np.stack([np.maximum(low, least), high]) - value))

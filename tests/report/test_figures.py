@@ -17,6 +17,7 @@ from cwr_mech.analysis.answers.lines import (
     eval_figure,
     learning_figure,
 )
+from cwr_mech.analysis.patching.grid import patch_figure
 from cwr_mech.analysis.probing.figures import (
     probe_layers_figure,
 )
@@ -25,9 +26,6 @@ from cwr_mech.analysis.similarity.figures import (
     cka_figure,
 )
 from cwr_mech.errors import CorruptArtifact
-from cwr_mech.render.grids import (
-    patch_figure,
-)
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.style import (
     REGION_LOOKS,

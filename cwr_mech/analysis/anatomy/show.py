@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_mech.render.markdown import paragraphs, table_of
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
@@ -15,6 +15,7 @@ PARTS = ("whole", "parameters", "state", "condition")
 """Kinds of part that have a line of their own; scaled updates are a curve."""
 
 
+@plot("What the parts of an update carry")
 def anatomy_figure(result: Result) -> Figure:
     """Norm shares by module, improvement against the scale of the update, and improvement by part.
 
@@ -33,13 +34,12 @@ def anatomy_figure(result: Result) -> Figure:
     right = figure.add_subplot(grid[1, 1], sharey=left)
     _parts(right, rows, sets, parts, "others", "other tasks that the base had learned")
     right.tick_params(labelleft=False)
-    caption(
+    return caption(
         figure,
         f"{result.values['n_models']} fine-tuned models from {result.values['n_bases']} bases; small "
         "markers: one model, large: mean. Improvement on new cities: 0 as in the base, 1 as good as on "
         "training cities.",
     )
-    return figure
 
 
 def _of_usual(result: Result, table: str) -> list[Row]:
@@ -171,7 +171,7 @@ SHOWS = by_kind(
     Show("anatomy", "What an update consists of, and what its parts carry",
         "The city side (embedding and blocks up to where the base reads a city), the answer side, every "
         "module and the state of new cities, each put into the base alone and scored by answers.",
-        anatomy, (Plot("", "What the parts of an update carry", anatomy_figure),),
+        anatomy, (anatomy_figure,),
         (
             Table("squared norm of the update", "run module side share", "modules"),
             Table("what each part carries (share: of the whole update's), mean over models",

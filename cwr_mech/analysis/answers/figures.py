@@ -13,6 +13,7 @@ from cwr_mech.analysis.answers.lines import (
     tick,
 )
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     BASELINE,
     TASK_LOOKS,
@@ -29,6 +30,7 @@ MOST_LOSSES = 0.97
 STROKES = ("-", "--", "-.", ":")
 
 
+@plot("Learning curves")
 def curves_figure(result: Result) -> Figure:
     """Loss above, a line a run; below a panel a task: its score on the way beside the best constant answer.
 
@@ -58,8 +60,7 @@ def curves_figure(result: Result) -> Figure:
     else:
         text += "; dashed red: the best constant answer or majority label."
     switch = mark_switches(figure.axes, result)
-    caption(figure, f"Against thousand examples seen. {text}{switch}")
-    return figure
+    return caption(figure, f"Against thousand examples seen. {text}{switch}")
 
 
 def run_look(index: int) -> tuple[Look, str]:

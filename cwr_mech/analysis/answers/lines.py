@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     BASELINE,
     GREYS,
@@ -26,6 +27,7 @@ MOST_SHOWN = 2.2
 """Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
 
 
+@plot("Learning curves")
 def learning_figure(result: Result) -> Figure:
     """Loss by task above; score of each task against its best constant answer below.
 
@@ -53,13 +55,12 @@ def learning_figure(result: Result) -> Figure:
         panel = figure.add_subplot(grid[1 + index // columns, index % columns])
         _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
     switch = mark_switches(figure.axes, result)
-    caption(
+    return caption(
         figure,
         f"{number(float(result.arrays['rows'][-1]))} rows; losses of the first {SETTLED:.0%} may be cut off. "
         f"Small panels, against thousand rows: mean over {result.params['eval_rows']} validation questions; "
         f"dashed: the best constant answer or majority label.{switch}",
     )
-    return figure
 
 
 def mark_switches(axes: Sequence[Axes], result: Result) -> str:
@@ -115,6 +116,7 @@ UNITS = {
 }
 
 
+@plot("Scores by task")
 def eval_figure(result: Result) -> Figure:
     """One panel a task: bars for each model and kind of question, the constant answer as a dashed line.
 
@@ -140,12 +142,11 @@ def eval_figure(result: Result) -> Figure:
     sizes = sorted({int(row["n"]) for row in table})
     n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
     worst = min(float(row["parse_rate"]) for row in table)
-    caption(
+    return caption(
         figure,
         f"n = {n} test questions a bar; answers that cannot be read count as failures (read: at least "
         f"{worst:.1%}). Red: the best constant answer, or the majority label. ↑ larger is better, ↓ smaller.",
     )
-    return figure
 
 
 def _bar(row: Row) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from cwr_mech.analysis.answers.figures import curves_figure
 from cwr_mech.analysis.answers.lines import eval_figure, learning_figure
 from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
 
@@ -66,11 +66,11 @@ LAST_SCORES = Table(
 SHOWS = by_kind(
     Show("eval", "Answers by task",
         "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
-        figures=(Plot("", "Scores by task", eval_figure),), tables=(SCORES,), finding=answered),
+        figures=(eval_figure,), tables=(SCORES,), finding=answered),
     Show("train", "Learning curves",
         "Loss and validation scores on the way.",
-        training, (Plot("", "Learning curves", learning_figure),)),
+        training, (learning_figure,)),
     Show("curves", "Learning curves side by side",
         "Loss and validation scores of several runs against the examples they have seen.",
-        figures=(Plot("", "Learning curves", curves_figure),), tables=(LAST_SCORES,)),
+        figures=(curves_figure,), tables=(LAST_SCORES,)),
 )  # fmt: skip

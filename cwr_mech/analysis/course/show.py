@@ -6,11 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
 
+@plot("Improvement along fine-tunings")
 def course_figure(result: Result) -> Figure:
     """Improvement of trained and of other tasks against steps; other tasks' against the trained one's.
 
@@ -35,12 +36,11 @@ def course_figure(result: Result) -> Figure:
     right.set_title("others vs trained task")
     right.set_xlabel("trained task's improvement")
     n = result.values["n_bases"]
-    caption(
+    return caption(
         figure,
         f"{result.values['n_models']} fine-tuned models from {n} base{'s' * (n > 1)}, one line a "
         f"model; {rows[0]['condition']}. Improvement: 0 as in the base, 1 as good as on training cities.",
     )
-    return figure
 
 
 def _lines(ax: Axes, rows: Sequence[Row], x: Callable[[Row], float], key: str) -> None:
@@ -83,6 +83,5 @@ SHOWS = by_kind(
     Show("course", "What fine-tuning has taught when its own task is learned",
         "Other tasks' improvement on new cities where the trained task has closed the same share of its "
         "gap: a comparison that does not depend on when training stopped.",
-        figures=(Plot("", "Improvement along fine-tunings", course_figure),), tables=(REACHED,),
-        finding=gained),
+        figures=(course_figure,), tables=(REACHED,), finding=gained),
 )  # fmt: skip

@@ -7,7 +7,7 @@ the same rank: a random subspace, and a random subspace drawn with the activatio
 takes away as much of what varies.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -185,7 +185,6 @@ def erase_task(
     n_test: int = 400,
     seed: int = 0,
     draws: int = 400,
-    conditions: Sequence[str] = CONDITIONS,
 ) -> list[dict[str, Any]]:
     """Rows (one a condition) of what `task` loses when the map is erased after block `layer`.
 
@@ -203,7 +202,7 @@ def erase_task(
     clean, constant = losses(model, rows), baseline(rows)
     worst = 1 - constant.score if TASKS[task].labels else constant.score
     found = []
-    for condition in conditions:
+    for condition in CONDITIONS:
         erasers = {name: fit_condition(condition, x, places, rng) for name, (x, places) in fitted.items()}
         with erased(model, layer, task, world.config.id_digits, erasers):
             after = losses(model, rows)

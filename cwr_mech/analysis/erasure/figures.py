@@ -1,17 +1,21 @@
 """Figures."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cwr_mech.render.grids import with_bars
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     BASELINE,
     caption,
     new_figure,
+    with_reach,
 )
 from cwr_mech.results import Result
 
 
+@plot("What erasing the map costs")
 def erasure_figure(result: Result) -> Figure:
     """Share of each task's gain that is lost when a subspace is erased, by block, with intervals.
 
@@ -30,7 +34,10 @@ def erasure_figure(result: Result) -> Figure:
     for ax, task in zip(axes.flat, tasks, strict=False):
         for condition, (colour, marker, line) in zip(conditions, styles, strict=False):
             mine = [row for row in rows if (row["task"], row["condition"]) == (task, condition)]
-            with_bars(ax, mine, colour, marker, line, {"leace": "places (LEACE)"}.get(condition, condition))
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ls": line, "capsize": 2}
+            style["label"] = {"leace": "places (LEACE)"}.get(condition, condition)
+            value, reach = with_reach(mine, "lost")
+            ax.errorbar([row["layer"] for row in mine], value, yerr=reach, **style)
         ax.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         ax.axhline(1, color=BASELINE, lw=0.8, ls=":", zorder=0)
         ax.set_ylim(-0.25, 1.6)
@@ -39,9 +46,8 @@ def erasure_figure(result: Result) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].set_ylabel("share of the gain lost")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    caption(
+    return caption(
         figure,
         f"n = {rows[0]['n']} test questions a task; bars: 95 % over questions. 0: nothing lost, 1 "
         "(dotted): no better than the best constant answer. Controls: random subspaces of the same rank.",
     )
-    return figure

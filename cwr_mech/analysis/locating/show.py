@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
-from cwr_mech.render.style import BASELINE, caption, error_bars, floats, new_figure, task_look
+from cwr_mech.render.shown import Show, Table, by_kind, plot
+from cwr_mech.render.style import BASELINE, caption, new_figure, task_look, with_reach
 from cwr_mech.results import Result, Row
 
 MOST_MAPS = 4
@@ -25,6 +25,7 @@ FRAME = 0.08
 """Share of the extent shown beyond the cities and coordinates drawn."""
 
 
+@plot("Where answers put cities", "map")
 def map_figure(result: Result) -> Figure:
     """A map for each of the first runs: arrows from true to implied coordinates, a colour for each task.
 
@@ -64,8 +65,7 @@ def map_figure(result: Result) -> Figure:
         ax.set_xlabel("x (0.1° of longitude)")
         ax.xaxis.set_tick_params(labelbottom=True)
     _legend(figure, tasks)
-    caption(figure, _map_caption(result, runs, bool(is_new.any())))
-    return figure
+    return caption(figure, _map_caption(result, runs, bool(is_new.any())))
 
 
 def _frame(points: np.ndarray) -> np.ndarray:
@@ -109,6 +109,7 @@ def _map_caption(result: Result, runs: Sequence[str], new: bool) -> str:
     return text + (f" The first {len(runs)} of {len(runs) + left} runs." if left else "")
 
 
+@plot("Error of implied coordinates by task", "errors")
 def errors_figure(result: Result) -> Figure:
     """Error of implied coordinates by task: filled for new cities, hollow for training cities; a row for each
     kind of model, means over its models.
@@ -129,10 +130,7 @@ def errors_figure(result: Result) -> Figure:
             if not mine:
                 continue
             y = np.array([labels.index(row["models"]) for row in mine]) + offset
-            x = floats([row["error"] for row in mine])
-            # An interval may reach below 0, which a logarithmic axis cannot show.
-            low = [None if row["lo"] is None else max(row["lo"], 1.0) for row in mine]
-            bars = error_bars(low, [row["error"] for row in mine], [row["hi"] for row in mine])
+            x, bars = with_reach(mine, "error", least=1.0)  # a logarithmic axis cannot show less than 0
             ax.errorbar(x, y, xerr=bars, fmt="none", ecolor=look.colour, elinewidth=0.8, alpha=0.6)
             marker = "P" if name == "probe" else look.marker
             ax.plot(x, y, marker, color=look.colour, markerfacecolor=face, linestyle="", markersize=5)
@@ -153,14 +151,13 @@ def errors_figure(result: Result) -> Figure:
         for name in names
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
-    caption(
+    return caption(
         figure,
         f"Filled: new cities ({result.values['n_new']}); hollow: training cities "
         f"({result.values['n_training']}), the control. Means over models, with 95 % intervals over models "
         "where there are several. Red band: answers dealt at random. The same questions answered from the "
         f"true coordinates give {_resolution(result)}.",
     )
-    return figure
 
 
 def _wrapped(label: str, models: int) -> str:
@@ -311,11 +308,7 @@ SHOWS = by_kind(
     Show("locate", "Where answers put a city",
         "Coordinates implied by a model's own answers, each task by itself, beside training cities and "
         "controls without a model.",
-        locating,
-        (
-            Plot("map", "Where answers put cities", map_figure),
-            Plot("errors", "Error of implied coordinates by task", errors_figure),
-        ),
+        locating, (map_figure, errors_figure),
         (
             Table("distance of implied from true coordinates, 0.1 degree",
                 "run task error lo hi radius training", error_lines),

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cwr_mech.render.numbers import layer_name
-from cwr_mech.render.style import BASELINE, GREYS, caption, error_bars, floats, new_figure, task_look
+from cwr_mech.render.shown import plot
+from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, task_look, with_reach
 from cwr_mech.results import Result
 
 OFF_UNITS = {
@@ -15,6 +16,7 @@ OFF_UNITS = {
 }
 
 
+@plot("On-manifold and off-manifold", "places")
 def manifold_figure(result: Result) -> Figure:
     """Left: share of variance that is a function of place, by layer. Middle and right: every city's distance
     along the manifold and off it, at the layer with the largest share.
@@ -28,10 +30,9 @@ def manifold_figure(result: Result) -> Figure:
         mine = [row for row in rows if row["task"] == task]
         look = task_look(task)
         layers = [row["layer"] for row in mine]
-        value = [row["share"] for row in mine]
-        reach = error_bars([row["share_lo"] for row in mine], value, [row["share_hi"] for row in mine])
+        value, reach = with_reach(mine, "share")
         style: dict[str, Any] = {"color": look.colour, "capsize": 2, "label": task}
-        left.errorbar(layers, floats(value), yerr=reach, fmt=look.marker + "-", **style)
+        left.errorbar(layers, value, yerr=reach, fmt=look.marker + "-", **style)
         left.plot(layers, floats([row["share_shuffled"] for row in mine]), ".:", color=BASELINE)
         left.set_xticks(layers)
     left.set_ylim(-0.05, 1)
@@ -61,15 +62,15 @@ def manifold_figure(result: Result) -> Figure:
         ax.set_yticks([])
     middle.legend()
     best = result.params["best"]
-    caption(
+    return caption(
         figure,
         f"n = {result.values['n']} training cities, each on a map fitted without its fold, and "
         f"{result.values['n_new']} new ones; {layer_name(best['layer'], best['hook'])}, prompt "
         f"{best['task']}. Bars: 95 % over cities. Dotted: map fitted on shuffled places.",
     )
-    return figure
 
 
+@plot("The map over training")
 def timeline_figure(result: Result) -> Figure:
     """Map, similarity to the last checkpoint and dimension against rows seen. Reads table `steps`."""
     rows = result.tables["steps"]
@@ -82,10 +83,8 @@ def timeline_figure(result: Result) -> Figure:
         ("cka_final", "CKA with the last checkpoint", "^-.", "#999999"),
     )
     for column, label, style, colour in curves:
-        value = [row[column] for row in rows]
-        low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("lo", "hi"))
-        reach = error_bars(low, value, high)
-        left.errorbar(seen, floats(value), yerr=reach, fmt=style, color=colour, capsize=2, label=label)
+        value, reach = with_reach(rows, column)
+        left.errorbar(seen, value, yerr=reach, fmt=style, color=colour, capsize=2, label=label)
     shuffled = floats([row["r2_shuffled"] for row in rows])
     left.plot(seen, shuffled, ":", color=BASELINE, label="R², shuffled places")
     left.set_ylim(-0.3, 1.05)
@@ -105,11 +104,10 @@ def timeline_figure(result: Result) -> Figure:
         ax.set_xlim(0, float(seen.max()) * 1.15)
         ax.set_xlabel("rows seen")
         ax.grid(axis="y")
-    caption(
+    return caption(
         figure,
         f"n = {result.values['n']} training cities, "
         f"{layer_name(result.params['layer'], result.params['hook'])}, prompt {result.params['task']}. R² on "
         "held-out cities, control: shuffled places (dotted); bars: 95 % over cities. Effective rank: "
         "participation ratio of singular values, as in the paper.",
     )
-    return figure

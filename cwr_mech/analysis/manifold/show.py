@@ -3,7 +3,7 @@
 from cwr_mech.analysis.manifold.figures import manifold_figure, timeline_figure
 from cwr_mech.analysis.probing.figures import surfacing_figure
 from cwr_mech.render.markdown import paragraphs, table_of
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result
 
 
@@ -35,13 +35,9 @@ DISPLACED = Table(
 SHOWS = by_kind(
     Show("timeline", "When the map forms",
         "The same probe at every checkpoint.",
-        figures=(Plot("", "The map over training", timeline_figure),), tables=(STEPS,)),
+        figures=(timeline_figure,), tables=(STEPS,)),
     Show("manifold", "On- and off-manifold error of new cities",
         "A smooth map from coordinates to activations: how much of a layer is a function of them, and "
         "whether new cities are displaced on the manifold or off it.",
-        manifold,
-        (
-            Plot("places", "On-manifold and off-manifold", manifold_figure),
-            Plot("surfacing", "What the first components carry", surfacing_figure),
-        ), (DISPLACED,)),
+        manifold, (manifold_figure, surfacing_figure), (DISPLACED,)),
 )  # fmt: skip

@@ -26,7 +26,6 @@ from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.sweep import (
-    Bases,
     Batch,
     prepare,
     roles_of,
@@ -54,7 +53,6 @@ def attribute(
     conditions: Sequence[Condition] = INTERCHANGE,
     mode: Mode = "exact",
     steps: int = 1,
-    bases: Bases | None = None,
 ) -> Float64[np.ndarray, "condition cell pair"]:
     """Estimated score minus the unpatched run's, a condition, cell and pair; NaN where one does not apply.
 
@@ -63,13 +61,8 @@ def attribute(
     forward = Forward(model)
     values = np.full((len(conditions), len(cells), len(pairs)), np.nan)
     for layout in layouts(pairs, (metric,), roles=roles_of(conditions)):
-        batch = prepare(forward, layout, bases)
-        for a, condition in enumerate(conditions):
-            if condition.role not in layout.roles:
-                continue
-            base, source = (
-                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (condition.base, condition.role)
-            )
+        batch = prepare(forward, layout)
+        for a, condition, base, source in batch.asked(conditions):
             gradients = path_gradients(batch, metric, base, source, steps)
             for c, cell in enumerate(cells):
                 if layout.spans.get(cell.span):
@@ -165,20 +158,22 @@ class Agreement:
     threshold: float
 
 
+LARGE = 0.1
+"""Share of the gap between clean and corrupt from which an effect is one that an estimate must find."""
+
+
 def compare(
     exact: Float64[np.ndarray, "cell"],
     estimate: Float64[np.ndarray, "cell"],
     gap: float,
-    *,
-    share: float = 0.1,
 ) -> Agreement:
     """Hold estimated mean effects against exact ones.
 
-    A miss has an exact effect of at least `share` of the gap between clean and corrupt, and an estimate of
+    A miss has an exact effect of at least LARGE of the gap between clean and corrupt, and an estimate of
     less than a quarter of that threshold; a false alarm the other way round.
     """
     use = np.isfinite(exact) & np.isfinite(estimate)
-    threshold = share * abs(gap)
+    threshold = LARGE * abs(gap)
     large, small = np.abs(exact) >= threshold, np.abs(exact) < threshold / 4
     seen, unseen = np.abs(estimate) >= threshold, np.abs(estimate) < threshold / 4
     enough = use.sum() > 2 and np.ptp(exact[use]) > 0 and np.ptp(estimate[use]) > 0

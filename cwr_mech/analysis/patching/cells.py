@@ -87,7 +87,6 @@ def grid(
     places: Iterable[str],
     *,
     layers: Iterable[int] | None = None,
-    subspaces: Sequence[str | None] = (None,),
 ) -> list[Cell]:
     """All cells of these components at these spans, layer by layer. Raises UnknownName for a component."""
     cells, places = [], list(places)
@@ -99,8 +98,7 @@ def grid(
         for name in components:
             count = {"": 0, "query": cfg.n_heads, "key": cfg.n_kv}[COMPONENTS[name].heads]
             heads: list[int | None] = list(range(count)) if count else [None]
-            for subspace in subspaces if name in RESIDUAL else (None,):
-                cells += [Cell(name, layer, head, place, subspace) for head in heads for place in places]
+            cells += [Cell(name, layer, head, place) for head in heads for place in places]
     return cells
 
 

@@ -41,7 +41,6 @@ def das(
     *,
     rank: int,
     others: Mapping[str, Float[Tensor, "d_model rank"]] | None = None,
-    epochs: int = 40,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows {subspace, layer, span, rank, n, accuracy}: learned, its controls, and `others` by name.
@@ -71,7 +70,7 @@ def das(
         fitted = fit_das(
             which, hook, base[mine], source[mine], targets[mine], logits,
             rank=rank, base_positions=place[mine], source_positions=place[mine],
-            epochs=epochs, batch_size=32, seed=seed,
+            epochs=40, batch_size=32, seed=seed,
         )  # fmt: skip
         states = collect_activations(which, hook, source[theirs], logits, positions=place[theirs])
         move = SubspaceInterchange(fitted.basis)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cwr_mech.analysis.patching.attribution import (
+    LARGE,
     Agreement,
     Mode,
     attribute,
@@ -22,7 +23,6 @@ from cwr_mech.analysis.patching.paths import (
 )
 from cwr_mech.analysis.patching.sweep import Sweep, sweep
 from cwr_mech.analysis.patching.table import (
-    LEVEL,
     effects,
     ratios,
     resample,
@@ -41,20 +41,23 @@ PATH_PAIRS = 64
 """Most pairs in which paths are patched: there are many paths, and each is one run."""
 
 
-def attribution_part(
-    model: HookedQwen2, pairs: Pairs, swept: Sweep, *, metric: int = 0
-) -> tuple[list[Row], list[str]]:
+def attribution_part(model: HookedQwen2, pairs: Pairs, swept: Sweep) -> tuple[list[Row], list[str]]:
     """Table `attribution`: how well each estimate follows exact patching; and its failures in words."""
     rows, notes = [], []
-    name = swept.metrics[metric]
     for a, condition in enumerate(INTERCHANGE):
         sign = 1.0 if condition.direction == "denoise" else -1.0
-        exact = nanmean(effects(swept, a, metric))
-        gap = float((swept.clean[metric] - swept.corrupt[metric]).mean())
+        exact = nanmean(effects(swept, a, 0))
+        gap = float((swept.clean[0] - swept.corrupt[0]).mean())
         estimates = {}
         for label, (mode, steps) in ESTIMATES.items():
             found = attribute(
-                model, pairs, swept.cells, metric=name, conditions=[condition], mode=mode, steps=steps
+                model,
+                pairs,
+                swept.cells,
+                metric=swept.metrics[0],
+                conditions=[condition],
+                mode=mode,
+                steps=steps,
             )
             estimates[label] = sign * nanmean(found[0])
             agreement = compare(exact, estimates[label], gap)
@@ -65,7 +68,7 @@ def attribution_part(
                     f"exact patching finds (rank correlation {agreement.rank:.2f}), such as "
                     f"{_few(swept.cells, agreement.misses)}."
                 )
-        hard = saturated(swept.cells, estimates["linear"], estimates["softmax recomputed"], 0.1 * abs(gap))
+        hard = saturated(swept.cells, estimates["linear"], estimates["softmax recomputed"], LARGE * abs(gap))
         if hard:
             notes.append(
                 f"{condition.direction}: attention is saturated in {len(hard)} cells, such as "
@@ -85,9 +88,9 @@ def paths_part(
     some = pairs.take(slice(0, PATH_PAIRS))
     paths = all_paths(model, "everywhere")
     whole = sweep(model, some, [])
-    effect = patch_paths(model, some, paths, conditions=INTERCHANGE[:1])[0, :, 0] - whole.corrupt[0]
+    effect = patch_paths(model, some, paths, conditions=INTERCHANGE[:1])[0] - whole.corrupt[0]
     gap = (whole.clean - whole.corrupt)[0]
-    stats = ratios(effect, gap, resample(some.cluster, rng), LEVEL)
+    stats = ratios(effect, gap, resample(some.cluster, rng))
     edges = edge_attribution(model, some)
     place = {name: number for number, name in enumerate(edges.receivers)}
     estimate = np.array(

@@ -18,7 +18,7 @@ from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
 from cwr_mech.analysis.patching.summary import best_layer, subspace_notes
 from cwr_mech.analysis.patching.survey import patch_result
-from cwr_mech.analysis.patching.sweep import Sweep, cost, sweep
+from cwr_mech.analysis.patching.sweep import Sweep, rows_computed, sweep
 from cwr_mech.analysis.study import stage, uses
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row
@@ -74,7 +74,7 @@ def swept(run: Run, step: int | None, question: Question, sweeping: Sweeping) ->
     key = sweep_key(run.sha256(step), pairs, cells, metrics, labels)
     name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
     store = SweepStore(RUNS / ".sweeps" / name, key, resume=sweeping.resume)
-    rows = cost(model, pairs, cells, metrics=metrics, conditions=CONDITIONS).rows
+    rows = rows_computed(model.cfg, pairs, cells, metrics, CONDITIONS)
     with stage(f"patch {question.task}", rows, "patches") as advance:
         found = sweep(
             model, pairs, cells, metrics=metrics, conditions=CONDITIONS, store=store, advance=advance

@@ -1,12 +1,15 @@
 """Figures of patching beside the heat map: digits, subspaces, parts of states, tasks."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     BASELINE,
     caption,
@@ -37,6 +40,7 @@ PART_COLUMNS = {
 }
 
 
+@plot("Where a city is read")
 def sites_figure(result: Result) -> Figure:
     """Interchange intervention accuracy of every layer and token position, a panel for each task and city.
 
@@ -58,30 +62,25 @@ def sites_figure(result: Result) -> Figure:
         grid = np.full((len(layers), len(positions)), np.nan)
         for row in mine:
             grid[layers.index(row["layer"]), positions.index(row["position"])] = row["iia"]
-        image = heat(ax, grid, vmin=0, vmax=1, cmap="viridis", origin="lower")
-        write_cells(ax, image, grid, size=7, form=hundredths)
+        names = [layer_name(layer) for layer in layers]
+        image = matrix(ax, grid, names, positions, ends=(0, 1), cmap="viridis", numbers=7, upwards=True)
         if not read["weak"]:
             spot = positions.index(read["position"]) - 0.5, layers.index(read["layer"]) - 0.5
             ax.add_patch(Rectangle(spot, 1, 1, fill=False, ec=BASELINE, lw=2))
-        ax.set_xticks(
-            range(len(positions)), [name.replace("_", " ") for name in positions], rotation=40, ha="right"
-        )
-        ax.set_yticks(range(len(layers)), [layer_name(layer) for layer in layers])
-        ax.tick_params(labelsize=7, length=0)
         ax.set_title(f"{read['task']}, city {read['slot'] + 1}")
     if image is not None:
         figure.colorbar(image, ax=axes, shrink=0.7, pad=0.01, label="IIA")
     n = sorted({row["n"] for row in rows})
-    caption(
+    return caption(
         figure,
         f"{result.params['run']}: the residual stream of one layer and token position is replaced by that of "
         "a question with another city; IIA is the share of answers that become the model's answer to that "
         "question. Red: where the city is read, the last site that carries the whole effect. n = "
         f"{n[0] if len(n) == 1 else f'{n[0]} to {n[-1]}'} pairs.",
     )
-    return figure
 
 
+@plot("Interchange of a part of the state", "subspaces", needs="subspaces")
 def subspaces_figure(result: Result) -> Figure:
     """IIA when only a part of the first city's state is replaced, by layer.
 
@@ -109,16 +108,16 @@ def subspaces_figure(result: Result) -> Figure:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=7)
     n = max((row["n"] for row in rows), default=0)
     unit = "models" if "n_models" in result.values else "pairs"
-    caption(
+    return caption(
         figure,
         f"{result.params['task']}: {n} {unit}, the first city's last digit; dimensions in brackets. IIA: "
         "share of answers that become the model's answer to the source question. covariance-matched: "
         "directions in which cities vary at all; random: drawn evenly; both of the manifold's rank, mean "
         f"over draws. Bars: 95 % over {'models' if unit == 'models' else 'cities'}.",
     )
-    return figure
 
 
+@plot("Effect on each answer token", "digits", needs="digits")
 def digits_figure(result: Result) -> Figure:
     """Share of each answer token's part of the log-probability difference, by layer, at '=' and after it.
 
@@ -136,21 +135,20 @@ def digits_figure(result: Result) -> Figure:
         for row in rows:
             if row["metric"] == metric and row["span"] in active and row["recovered"] is not None:
                 grid[layers.index(row["layer"]), spans.index(row["span"])] = row["recovered"]
-        image = ax.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", aspect="auto")
-        ax.set_xticks(range(len(spans)), [span.replace("_", " ") for span in spans], rotation=60, ha="right")
-        ax.set_yticks(range(len(layers)), [f"L{layer}" for layer in layers])
+        names = [layer_name(layer) for layer in layers]
+        style: dict[str, Any] = {"ends": (-1, 1), "cmap": "RdBu_r", "numbers": None, "rotation": 60}
+        image = matrix(ax, grid, names, spans, upwards=True, **style)
         ax.set_title(metric.replace("digit", "token "))
-        ax.tick_params(labelsize=7, length=0)
     if image is not None:
         figure.colorbar(image, ax=figure.axes, shrink=0.8, label="share recovered")
-    caption(
+    return caption(
         figure,
         f"{result.params['task']}, clean into corrupt, residual stream: the N-th answer token's part of the "
         "log-probability difference, each answer after its own beginning. Only places with an effect.",
     )
-    return figure
 
 
+@plot("Tasks beside each other")
 def tasks_figure(result: Result) -> Figure:
     """Where the city is held and where the answer stands, task beside task: share recovered by layer.
 
@@ -180,14 +178,14 @@ def tasks_figure(result: Result) -> Figure:
         ax.set_xticks(x, [f"L{layer}" for layer in x])
     panels[0].set_ylabel(f"share of the {result.params['metric'].replace('_', ' ')} recovered")
     panels[0].legend(loc="best")
-    caption(
+    return caption(
         figure,
         "Residual stream after each layer, clean into corrupt; dotted: an unrelated city in that place. "
         "Bars: 95 % over cities, or over models where there are several.",
     )
-    return figure
 
 
+@plot("Interchange inside and outside of the manifold")
 def parts_figure(result: Result) -> Figure:
     """Share of decoded answers that follow the source, whole, inside and outside of the manifold, by layer.
 
@@ -221,13 +219,12 @@ def parts_figure(result: Result) -> Figure:
         axes[i, 0].set_ylabel("IIA")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    caption(
+    return caption(
         figure,
         "IIA: share of decoded answers that become the source's when only a part of the first city's state, "
         "at its last digit, is the source's. PCA, covariance-matched and random directions: as many as the "
         "manifold's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
     )
-    return figure
 
 
 def line(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0.0) -> None:

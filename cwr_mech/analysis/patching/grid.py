@@ -1,15 +1,20 @@
-"""The grid of a patching sweep to explore: layers by tokens of a question, a control beside every effect."""
+"""The grid of a patching sweep, drawn and to explore: layers by tokens of a question, beside controls."""
 
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from cwr_mech.analysis.patching.cells import span_positions
 from cwr_mech.analysis.patching.forward import Tree
+from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.shown import Explorer
+from cwr_mech.render.shown import Explorer, plot
+from cwr_mech.render.style import caption, floats, new_figure
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.tasks.tokenizer import Tokenizer
@@ -128,3 +133,86 @@ def _hover(row: Row) -> str:
     if row.get("p_adj") is not None:
         parts.append(f"p {number(row['p_adj'])}, corrected")
     return "<br>".join([*parts, f"n = {row['n']}"])
+
+
+DIRECTIONS = {
+    "denoise": "denoise: clean into corrupt",
+    "noise": "noise: corrupt into clean",
+}
+
+
+@plot("Effect of patching")
+def patch_figure(result: Result) -> Figure:
+    """Share of the effect recovered by patching one place: layers (and heads) by spans, a panel a direction.
+
+    Reads table `cells` {direction, component, layer, head, span, metric, n, recovered, p_adj}; array `spans`
+    (their order); values `n_kept`, `self_patch_max`, `null_recovered`. One row of panels a component.
+    """
+    metric = result.params.get("metric") or result.tables["cells"][0]["metric"]
+    cells = [row for row in result.tables["cells"] if row["metric"] == metric]
+    components = list(dict.fromkeys(_within(row) for row in cells))
+    directions = list(dict.fromkeys(row["direction"] for row in cells))
+    spans = [str(span) for span in result.arrays["spans"] if any(row["span"] == span for row in cells)]
+    heights = [len(_places(cells, component)) for component in components]
+    figure = new_figure(1.3 + sum(0.75 + 0.2 * height for height in heights))
+    axes = figure.subplots(
+        len(components), len(directions), squeeze=False, height_ratios=[height + 2 for height in heights]
+    )
+    top = max(1.0, float(np.nanmax(floats([row["recovered"] for row in cells]))))
+    image: AxesImage | None = None
+    for line, component in enumerate(components):
+        for column, direction in enumerate(directions):
+            ax = axes[line, column]
+            mine = [row for row in cells if (_within(row), row["direction"]) == (component, direction)]
+            image = _patch_panel(ax, mine, _places(cells, component), spans, top)
+            ax.set_title(f"{component}, {DIRECTIONS.get(direction, direction)}" if line == 0 else component)
+            if line < len(components) - 1:
+                ax.set_xticklabels([])
+            if column:
+                ax.set_yticklabels([])
+    if image is not None:
+        figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01, label="share of the effect recovered")
+    return caption(figure, _patch_caption(result, str(metric)))
+
+
+def _within(row: Row) -> str:
+    subspace = row.get("subspace")
+    return f"{row['component']} within {subspace}" if subspace else str(row["component"])
+
+
+def _places(cells: list[Row], component: str) -> list[tuple[int, int | None]]:
+    found = {(row["layer"], row["head"]) for row in cells if _within(row) == component}
+    return sorted(found, key=lambda place: (place[0], -1 if place[1] is None else place[1]))
+
+
+def _patch_panel(
+    ax: Axes, cells: list[Row], places: list[tuple[int, int | None]], spans: list[str], top: float
+) -> AxesImage:
+    grid = np.full((len(places), len(spans)), np.nan)
+    sure = np.zeros(grid.shape, dtype=bool)
+    for row in cells:
+        spot = places.index((row["layer"], row["head"])), spans.index(row["span"])
+        grid[spot] = np.nan if row["recovered"] is None else row["recovered"]
+        sure[spot] = row["p_adj"] is not None and row["p_adj"] < 0.05
+    names = [_place_name(*place) for place in places]
+    return matrix(ax, grid, names, spans, ends=(-top, top), cmap="RdBu_r", bold=sure, upwards=True)
+
+
+def _place_name(layer: int, head: int | None) -> str:
+    return layer_name(layer) if head is None else f"{layer_name(layer)} head {head}"
+
+
+def _patch_caption(result: Result, metric: str) -> str:
+    values = result.values
+    task = result.params.get("task", "")
+    text = (
+        f"{task}: n = {values.get('n_kept')} pairs answered correctly both ways; {metric.replace('_', ' ')}. "
+        "0: the patch does nothing, 1: it does what replacing the whole prompt does. Bold: p < 0.05 after "
+        "correction over the grid."
+    )
+    if values.get("self_patch_max") is not None:
+        text += f" Controls: a self-patch changes at most {values['self_patch_max']:.1g}"
+        if values.get("null_recovered") is not None:
+            text += f", an unrelated city recovers at most {number(float(values['null_recovered']))}"
+        text += "."
+    return text

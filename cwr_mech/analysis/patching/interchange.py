@@ -6,7 +6,7 @@ arXiv 2106.02997). Interchange intervention accuracy (IIA) counts answers that b
 to the source question, so that a model's error is not taken for a failure of the intervention.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from cwr_mech.analysis.patching.sweep import (
     roles_of,
     tiles,
 )
-from cwr_mech.analysis.patching.table import resample
+from cwr_mech.analysis.patching.table import ENDS, resample
 from cwr_mech.model.layers import LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import Task, get_task
@@ -67,8 +67,6 @@ def interchange(
     *,
     conditions: Sequence[Condition] = INTERCHANGE,
     bases: Bases | None = None,
-    budget: int = BUDGET,
-    advance: Callable[[int], None] | None = None,
 ) -> Interchange:
     """Decode every cell of every condition in every pair. Cells at answer tokens never apply."""
     forward, task = Forward(model), get_task(pairs.task)
@@ -77,10 +75,7 @@ def interchange(
     expected = np.full(shape, np.nan)
     for layout in layouts(pairs, (), roles=roles_of(conditions)):
         batch = prepare(forward, layout, bases)
-        for a, condition in enumerate(conditions):
-            if condition.role not in layout.roles:
-                continue
-            base = torch.from_numpy(layout.runs(condition.base)).to(forward.device)
+        for a, condition, base, _ in batch.asked(conditions):
             at = layout.answers.reads
             whole = Edit(forward.last, at, batch.record.at(forward.last, base, at))
             words, means = decode(batch, whole, base, task)
@@ -89,13 +84,11 @@ def interchange(
                     applies[a, c, layout.rows] = layout.has[condition.role]
                     answer[a, c, layout.rows], expected[a, c, layout.rows] = words, means
         for rows in rows_to_run(forward.cfg, layout, cells, conditions):
-            for part in tiles(forward, layout, rows, budget // 4):
+            for part in tiles(forward, layout, rows, BUDGET // 4):
                 base = torch.from_numpy(rows.base[part]).to(forward.device)
                 words, means = decode(batch, batch.edit_rows(rows, part, cells), base, task)
                 spot = rows.condition[part], rows.cell[part], layout.rows[rows.pair[part]]
                 answer[spot], expected[spot] = words, means
-                if advance:
-                    advance(len(words))
     return Interchange(tuple(cells), tuple(conditions), applies, answer, expected)
 
 
@@ -136,7 +129,7 @@ def decode(
 
 
 def interchange_rows(
-    found: Interchange, pairs: Pairs, rng: np.random.Generator, *, near: float = NEAR, level: float = 0.95
+    found: Interchange, pairs: Pairs, rng: np.random.Generator, *, near: float = NEAR
 ) -> list[dict[str, Any]]:
     """One row a condition and cell, over the pairs to which it applies; the draws of a random subspace are
     one row, the mean over its `draws`.
@@ -169,9 +162,7 @@ def interchange_rows(
                 right = (np.abs(after - source[0]) <= tolerance) & has
                 stay = (np.abs(after - base[0]) <= tolerance) & has
             hit = (moved(after, source[1], base[1], near * pairs.constant_error) & has).mean(0)
-            low, high = np.quantile(
-                (boot @ hit) / np.maximum(boot @ has, 1), [(1 - level) / 2, (1 + level) / 2]
-            )
+            low, high = np.quantile((boot @ hit) / np.maximum(boot @ has, 1), ENDS)
             use = has & np.isfinite(after) & np.isfinite(base[1])
             errors = {
                 "error_to_source": after - source[0],
@@ -183,7 +174,7 @@ def interchange_rows(
             true = (source[0] - base[0]).astype(np.float64)
             slopes = (float("nan"),) * 3
             if not task.labels:
-                slopes = through_origin(true, np.where(use, after - base[1], np.nan), boot, level=level)
+                slopes = through_origin(true, np.where(use, after - base[1], np.nan), boot)
             rows.append(
                 {
                     "direction": condition.direction,
@@ -226,8 +217,6 @@ def through_origin(
     true: Float64[np.ndarray, " pair"],
     change: Float64[np.ndarray, "*draw pair"],
     boot: Float64[np.ndarray, "resample pair"],
-    *,
-    level: float = 0.95,
 ) -> tuple[float, float, float]:
     """sum(true * change) / sum(true ** 2) over readable answers, and its bootstrap interval.
 
@@ -238,9 +227,7 @@ def through_origin(
     square = np.where(use, true**2, 0.0).reshape(-1, len(true)).sum(0)
     if not square.sum() > 0:
         return (float("nan"),) * 3
-    low, high = np.quantile(
-        (boot @ product) / np.maximum(boot @ square, 1e-9), [(1 - level) / 2, (1 + level) / 2]
-    )
+    low, high = np.quantile((boot @ product) / np.maximum(boot @ square, 1e-9), ENDS)
     return float(product.sum() / square.sum()), float(low), float(high)
 
 

@@ -71,15 +71,13 @@ class Layout:
         return self.roles.index(role) * len(self.rows) + np.arange(len(self.rows))
 
 
-def layouts(
-    pairs: Pairs, metrics: Sequence[str], *, roles: Sequence[str] = ROLES, chunk: int = PAIR_CHUNK
-) -> Iterator[Layout]:
-    """Layouts that cover all pairs: one number of cities, one swapped place, at most `chunk` pairs each."""
+def layouts(pairs: Pairs, metrics: Sequence[str], *, roles: Sequence[str] = ROLES) -> Iterator[Layout]:
+    """Layouts that cover all pairs: one number of cities, one swapped place, up to PAIR_CHUNK pairs."""
     for size, of_size in pairs.by_size():
         for slot in np.unique(pairs.slot[of_size]).tolist():
             rows = of_size[pairs.slot[of_size] == slot]
-            for start in range(0, len(rows), chunk):
-                yield _layout(pairs, rows[start : start + chunk], size, slot, metrics, roles)
+            for start in range(0, len(rows), PAIR_CHUNK):
+                yield _layout(pairs, rows[start : start + PAIR_CHUNK], size, slot, metrics, roles)
 
 
 def _layout(

@@ -19,6 +19,7 @@ from cwr_mech.analysis.patching.interchange import Interchange, interchange, int
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
 from cwr_mech.analysis.patching.subspaces import (
+    SPAN,
     Fitted,
     aligned_states,
     describe,
@@ -36,9 +37,6 @@ from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
-
-SPAN = "swapped_last"
-"""Where states are replaced: by then the whole id has been read."""
 
 FOLDS = 5
 
@@ -73,11 +71,11 @@ def ask(
 
 
 def subspace_part(
-    model: HookedQwen2, world: World, question: Question, kinds: Sequence[str], *, rank: int | None = None
+    model: HookedQwen2, world: World, question: Question, kinds: Sequence[str]
 ) -> tuple[list[Row], int]:
     """Table `subspaces`: what the answer follows when only a part of the first city's state is replaced."""
     pairs = ask(model, world, question, first=True)
-    fitted = fit_subspaces(model, world, question.task, kinds, rank=rank, seed=question.seed)
+    fitted = fit_subspaces(model, world, question.task, kinds, seed=question.seed)
     return followed(model, pairs, fitted, question.seed), len(pairs)
 
 
@@ -90,11 +88,13 @@ def followed(model: HookedQwen2, pairs: Pairs, fitted: Fitted, seed: int) -> lis
     return describe(fitted, interchange_rows(found, pairs, rng))
 
 
-def das_part(
-    model: HookedQwen2, world: World, question: Question, layer: int, rank: int, *, n: int = 512
-) -> list[Row]:
+DAS_PAIRS = 512
+"""Pairs to learn a subspace on and to test it on."""
+
+
+def das_part(model: HookedQwen2, world: World, question: Question, layer: int, rank: int) -> list[Row]:
     """Table `das`: a learned subspace, its controls and the manifold after one layer, at the last digit."""
-    pairs = ask(model, world, question, n=n, first=True)
+    pairs = ask(model, world, question, n=DAS_PAIRS, first=True)
     fitted = fit_subspaces(model, world, question.task, ("manifold",), seed=question.seed)
     others = {"manifold": fitted.bases["manifold", layer, SPAN]}
     return das(model, pairs, layer, SPAN, rank=rank, others=others, seed=question.seed)
@@ -159,7 +159,6 @@ def parts_study(
     question: Question,
     kinds: Sequence[str],
     *,
-    rank: int | None = None,
     sources: Sequence[tuple[str, HookedQwen2]] = (),
 ) -> tuple[list[Row], Row]:
     """Tables `parts` (rows of `followed` and, for each of `sources`, `from_another`) and `asked` (one row) of
@@ -171,7 +170,7 @@ def parts_study(
     except AnalysisError as error:
         return [], {**about, "pairs": 0, "tried": None, "left_out": error.message}
     kinds = list(dict.fromkeys(["manifold", *kinds]))
-    fitted = fit_subspaces(model, world, question.task, kinds, rank=rank, seed=question.seed)
+    fitted = fit_subspaces(model, world, question.task, kinds, seed=question.seed)
     rows = [{"states_from": "own"} | row for row in followed(model, pairs, fitted, question.seed)]
     for source, other in sources:
         rows += from_another(model, world, pairs, fitted, other, source, question.seed)

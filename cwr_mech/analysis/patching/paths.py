@@ -76,31 +76,22 @@ def patch_paths(
     pairs: Pairs,
     paths: Sequence[Path],
     *,
-    metrics: Sequence[str] = ("logit_diff",),
     conditions: Sequence[Condition] = INTERCHANGE,
-    advance: Callable[[int], None] | None = None,
-) -> Float64[np.ndarray, "condition path metric pair"]:
-    """Scores with one path patched; NaN where a pair lacks the span or the source."""
-    forward = Forward(model)
-    values = np.full((len(conditions), len(paths), len(metrics), len(pairs)), np.nan)
+) -> Float64[np.ndarray, "condition path pair"]:
+    """Logit differences with one path patched; NaN where a pair lacks the span or the source."""
+    forward, metrics = Forward(model), ("logit_diff",)
+    values = np.full((len(conditions), len(paths), len(pairs)), np.nan)
     for layout in layouts(pairs, metrics, roles=roles_of(conditions)):
         batch = prepare(forward, layout)
         scorer = Scorer(batch, metrics)
-        for a, condition in enumerate(conditions):
-            if condition.role not in layout.roles:
-                continue
-            base, source = (
-                torch.from_numpy(layout.runs(r)).to(forward.device) for r in (condition.base, condition.role)
-            )
+        for a, condition, base, source in batch.asked(conditions):
             for p, path in enumerate(paths):
                 if layout.spans.get(path.span):
                     edit = path_edit(batch, path, base, source)
                     scores = scorer.base[condition.base]
                     if edit.positions:
                         scores = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
-                    values[a, p][:, layout.rows] = np.where(layout.has[condition.role], scores, np.nan)
-            if advance:
-                advance(len(paths))
+                    values[a, p, layout.rows] = np.where(layout.has[condition.role], scores[0], np.nan)
     return values
 
 

@@ -11,13 +11,12 @@ from cwr_mech.analysis.patching.figures import (
     subspaces_figure,
     tasks_figure,
 )
-from cwr_mech.analysis.patching.grid import grid_explorer
+from cwr_mech.analysis.patching.grid import grid_explorer, patch_figure
 from cwr_mech.analysis.patching.summary import best_layer, grouped
 from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
-from cwr_mech.render.grids import patch_figure
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
 MOST_CELLS = 12
@@ -182,21 +181,14 @@ FOLLOWED = "subspace layer rank draws variance n iia lo hi slope truth unchanged
 SHOWS = by_kind(
     Show("sites", "Where a city is read",
         "Interchange interventions on the whole residual stream, layer by layer and token by token.",
-        sites, (Plot("", "Where a city is read", sites_figure),),
+        sites, (sites_figure,),
         (Table("where a city is read", "task slot layer position n iia lo hi slope weak", "reading"),),
         finding=sentences.read_at),
     Show("patch", "Where a city is carried to the answer",
         "Activation patching: one city is exchanged, one component and token position at a time.",
         patching,
-        (
-            Plot("", "Effect of patching", patch_figure),
-            Plot("answers", "Decoded answers after the interchange", answers_figure, "interchange"),
-            Plot("steps", "Sources moved by known steps", steps_figure, "steps"),
-            Plot("map", "Every city in one city's place", swap_map_figure, "steps"),
-            Plot("subspaces", "Interchange of a part of the state", subspaces_figure, "subspaces"),
-            Plot("digits", "Effect on each answer token", digits_figure, "digits"),
-            Plot("paths", "Path patching: direct effects", paths_figure, "paths"),
-        ),
+        (patch_figure, answers_figure, steps_figure, swap_map_figure, subspaces_figure, digits_figure,
+         paths_figure),
         (
             Table("largest shares of the score recovered",
                 "direction component layer head span n effect recovered lo hi null p_adj",
@@ -206,19 +198,18 @@ SHOWS = by_kind(
     Show("patch_texts", "Where an entity is carried to the next token",
         "One entity of a text is exchanged for another with equally many tokens, one component, layer and "
         "token position at a time.",
-        text_study.text, (Plot("", "Effect of swapping an entity", text_study.figure),),
+        text_study.text, (text_study.figure,),
         (Table("cells that recover most",
              "component layer position metric n recovered lo hi null flipped null_flipped",
              text_study.largest),), finding=sentences.followed),
     Show("patch_tasks", "Patching, tasks beside each other",
         "Up to which layer the city can be exchanged where it is named, and from which layer '=' holds what "
         "the answer needs.",
-        figures=(Plot("", "Tasks beside each other", tasks_figure),),
-        tables=(Table("tasks compared", TASKS, "tasks"),), finding=sentences.compared),
+        figures=(tasks_figure,), tables=(Table("tasks compared", TASKS, "tasks"),),
+        finding=sentences.compared),
     Show("patch_parts", "Which part of a city's state do answers read?",
         "Interchange of the first city's state inside the manifold only, or outside of it only. New cities "
         "are those that a model met in fine-tuning.",
-        parts, (Plot("", "Interchange inside and outside of the manifold", parts_figure),),
-        (Table("questions asked", ASKED, "asked"),),
+        parts, (parts_figure,), (Table("questions asked", ASKED, "asked"),),
         finding=lambda result: sentences.read_parts(part_lines(result))),
 )  # fmt: skip

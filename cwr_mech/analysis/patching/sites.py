@@ -67,13 +67,13 @@ class CausalSites:
             raise UnknownName("site", str(site), found)
         return found[str(site)]
 
-    def flag(self, layer: str | int | Site, position: str = "last_digit", *, slot: int = 0) -> bool:
+    def flag(self, layer: str | int | Site, position: str = "last_digit") -> bool:
         """Whether a site is causally weak: interchanging it moves less than half of the answers.
 
         A site after the final norm is weak: what stands there at a city is read by no answer.
         """
         site = layer if isinstance(layer, Site) else Site.parse(layer, self.n_layers, position=position)
-        return site.number(self.n_layers) >= self.n_layers or bool(self.row(site, slot=slot)["weak"])
+        return site.number(self.n_layers) >= self.n_layers or bool(self.row(site)["weak"])
 
     def reading(self, slot: int = 0) -> Site:
         """Where city `slot` is read: the last site that carries the whole effect.
@@ -172,13 +172,6 @@ def known_sites(
     return _KNOWN[key]
 
 
-def reading_site(
-    model: HookedQwen2, world: World, task: str, *, n_pairs: int = 64, seed: int = 0, cities: str = "old"
-) -> Site:
-    """Where a task reads the first city of its questions in this model: see `CausalSites.reading`."""
-    return known_sites(model, world, task, n_pairs=n_pairs, seed=seed, cities=cities).primary
-
-
 def first_read(model: HookedQwen2, world: World, tasks: Sequence[str]) -> CausalSites:
     """The sites of the first of `tasks` in which the model reads a city at one site, by moving at least half
     of its answers. Raises AnalysisError where there is none.
@@ -199,8 +192,6 @@ def sites_result(
     found: Sequence[CausalSites],
     *,
     run: str,
-    command: str = "",
-    inputs: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Result:
     """Kind "sites": table `sites` (rows of `CausalSites` with their task) and `reading` (one row a task)."""
@@ -227,8 +218,6 @@ def sites_result(
         )
     return Result(
         kind="sites",
-        command=command,
-        inputs=dict(inputs or {}),
         params={"run": run, "runs": [run], "n_layers": found[0].n_layers, **(params or {})},
         tables={
             "sites": [

@@ -80,58 +80,58 @@ def states_at(
     return city_states(model, task, ids, *at, layers=range(model.cfg.n_layers))
 
 
+MOST = 2000
+SPAN = "swapped_last"
+"""Where subspaces are fitted and states are replaced: by then the whole id has been read."""
+
+
 def fit_subspaces(
     model: HookedQwen2,
     world: World,
     task: str,
     kinds: Sequence[str],
     *,
-    spans: Sequence[str] = ("swapped_last",),
-    rank: int | None = None,
     seed: int = 0,
-    most: int = 2000,
-    draws: int = DRAWS,
 ) -> Fitted:
-    """Fit subspaces on (at most `most`) training cities, for every layer and span, each with its complement.
+    """Fit subspaces on (at most MOST) training cities, for every layer, each with its complement.
 
-    Kinds are those of SUBSPACES; the random ones are drawn `draws` times. All but the probe's plane have the
-    manifold's rank, or `rank`. "readers" adds the row space and the null space of what later blocks read, by
+    Kinds are those of SUBSPACES; the random ones are drawn DRAWS times. All but the probe's plane have the
+    manifold's rank. "readers" adds the row space and the null space of what later blocks read, by
     themselves and within each fitted kind. Raises UnknownName for a kind.
     """
     for kind in kinds:
         if kind not in SUBSPACES:
             raise UnknownName("subspace", kind, SUBSPACES)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 7)))
-    rows = rng.permutation(world.old())[:most]
+    rows = rng.permutation(world.old())[:MOST]
     xy = world.xy[rows].astype(np.float64)
     bases: dict[BasisName, Tensor] = {}
     variance: dict[BasisName, float] = {}
     cells: list[Cell] = []
-    for span in spans:
-        states = states_at(model, world, task, world.ids[rows], span)
-        for layer, x in enumerate(states):
-            cells.append(Cell("resid_post", layer, None, span))
-            equal = rank or fit_basis("manifold", x, xy, seed=seed).rank
-            found = {
-                kind: [fit_basis(kind, x, xy, rank=None if kind == "probe" else equal, seed=seed).columns]
-                for kind in FITTED
-                if kind in kinds
-            }
-            fitted = [(kind, columns[0]) for kind, columns in found.items()]
-            for kind in (kind for kind in RANDOM if kind in kinds):
-                found[kind] = [_drawn(kind, x, equal, rng).columns for _ in range(draws)]
-            maps: list[tuple[str, int, np.ndarray]] = []
-            for kind, drawn in found.items():
-                complements = [np.linalg.qr(v, mode="complete")[0][:, v.shape[1] :] for v in drawn]
-                maps += [(kind, d, v) for d, v in enumerate(drawn)]
-                maps += [(f"not-{kind}", d, v) for d, v in enumerate(complements)]
-            if READERS in kinds and layer < model.cfg.n_layers - 1:
-                maps += [(name, 0, v) for name, v in split_by_readers(model, layer, fitted)]
-            for name, draw, columns in maps:
-                key = (basis_name(name, draw), layer, span)
-                bases[key] = torch.from_numpy(columns).float()
-                variance[key] = _variance(x, columns)
-                cells.append(Cell("resid_post", layer, None, span, subspace=name, draw=draw))
+    states = states_at(model, world, task, world.ids[rows], SPAN)
+    for layer, x in enumerate(states):
+        cells.append(Cell("resid_post", layer, None, SPAN))
+        equal = fit_basis("manifold", x, xy, seed=seed).rank
+        found = {
+            kind: [fit_basis(kind, x, xy, rank=None if kind == "probe" else equal, seed=seed).columns]
+            for kind in FITTED
+            if kind in kinds
+        }
+        fitted = [(kind, columns[0]) for kind, columns in found.items()]
+        for kind in (kind for kind in RANDOM if kind in kinds):
+            found[kind] = [_drawn(kind, x, equal, rng).columns for _ in range(DRAWS)]
+        maps: list[tuple[str, int, np.ndarray]] = []
+        for kind, drawn in found.items():
+            complements = [np.linalg.qr(v, mode="complete")[0][:, v.shape[1] :] for v in drawn]
+            maps += [(kind, d, v) for d, v in enumerate(drawn)]
+            maps += [(f"not-{kind}", d, v) for d, v in enumerate(complements)]
+        if READERS in kinds and layer < model.cfg.n_layers - 1:
+            maps += [(name, 0, v) for name, v in split_by_readers(model, layer, fitted)]
+        for name, draw, columns in maps:
+            key = (basis_name(name, draw), layer, SPAN)
+            bases[key] = torch.from_numpy(columns).float()
+            variance[key] = _variance(x, columns)
+            cells.append(Cell("resid_post", layer, None, SPAN, subspace=name, draw=draw))
     return Fitted(bases, variance, tuple(cells))
 
 

@@ -28,7 +28,6 @@ def patch_result(
     *,
     seed: int,
     runs: Sequence[str],
-    command: str = "",
     inputs: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     tables: Mapping[str, list[Row]] | None = None,
@@ -63,7 +62,6 @@ def patch_result(
     }
     return Result(
         kind="patch",
-        command=command,
         inputs=dict(inputs or {}),
         params={
             "runs": list(runs),

@@ -6,6 +6,7 @@ from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
 
 from cwr_mech.analysis.patching.figures import layers_axis, line
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, new_figure
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import get_task
@@ -16,6 +17,7 @@ SMALL, MOST = 0.03, 30
 """Paths below this share are not drawn, and not more than this many."""
 
 
+@plot("Decoded answers after the interchange", "answers", needs="interchange")
 def answers_figure(result: Result) -> Figure:
     """Decoded answers after the swap: against the true ones, and the IIA by layer.
 
@@ -34,13 +36,12 @@ def answers_figure(result: Result) -> Figure:
     layers_axis(right, rows, "IIA")
     unit = "pairs" if "swapped_given" in result.arrays else "models"
     n = max((row["n"] for row in rows), default=0)
-    caption(
+    return caption(
         figure,
         f"{result.params['task']}: {n} {unit}. The residual stream after a layer is replaced by that of a "
         "question about another city, and the answer decoded. On the dashed line the answer is the true one; "
         f"labels are numbered and shaken a little. Bars: 95 % over {unit.replace('pairs', 'cities')}.",
     )
-    return figure
 
 
 def _given(ax: Axes, result: Result) -> None:
@@ -61,6 +62,7 @@ def _given(ax: Axes, result: Result) -> None:
     ax.legend(loc="best")
 
 
+@plot("Sources moved by known steps", "steps", needs="steps")
 def steps_figure(result: Result) -> Figure:
     """Sources at known distances: how often the answer goes with them, and for numbers how far.
 
@@ -96,12 +98,11 @@ def steps_figure(result: Result) -> Figure:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     n = next(row["n"] for row in own if row["step"] is None)
     slopes = " On the dashed line the answer changes as geometry says; slopes with 95 % over cities."
-    caption(
+    return caption(
         figure,
         f"{result.params['task']}: {n} swaps; each question's city is replaced inside the model by real "
         f"cities at set distances from it.{slopes if numbers else ''}",
     )
-    return figure
 
 
 def _slope(rows: list[Row]) -> str:
@@ -109,6 +110,7 @@ def _slope(rows: list[Row]) -> str:
     return f"slope {whole['slope']:.2f} [{whole['lo']:.2f}, {whole['hi']:.2f}]"
 
 
+@plot("Every city in one city's place", "map", needs="steps")
 def swap_map_figure(result: Result) -> Figure:
     """One question, every old city in turn in the place of one of its cities: true and given answers.
 
@@ -150,15 +152,15 @@ def swap_map_figure(result: Result) -> Figure:
             bar.set_ticks(range(len(task.labels)), labels=list(task.labels))
         else:
             bar.set_label(f"answer, {task.unit}")
-    caption(
+    return caption(
         figure,
         f"{task.name}: one question about the cities marked by stars and the squared one; every other city "
         "takes the squared one's place inside the model. A dot is such a city, its colour the answer given; "
         "crosses: no readable answer.",
     )
-    return figure
 
 
+@plot("Path patching: direct effects", "paths", needs="paths")
 def paths_figure(result: Result) -> Figure:
     """Who tells whom: the strongest paths from heads to later heads, MLPs and the answer.
 
@@ -194,14 +196,13 @@ def paths_figure(result: Result) -> Figure:
     ax.set_xlim(-0.4, n_layers + 0.5)
     ax.set_ylim(-0.5, n_heads + 0.2)
     n = rows[0]["n"] if rows else 0
-    caption(
+    return caption(
         figure,
         f"{result.params['task']}: {n} pairs. Share of the logit difference restored when a head's clean "
         "output, at all positions, reaches one receiver alone, as its query, key or value, or the answer; "
         f"heads as layer.head. Paths of at least {SMALL} whose 95 % interval over cities leaves 0 out, the "
         f"{MOST} strongest at most; dashed: negative.",
     )
-    return figure
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], row: Row, top: float) -> None:

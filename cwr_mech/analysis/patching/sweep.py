@@ -35,10 +35,10 @@ from cwr_mech.analysis.patching.layout import (
 )
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.store import SweepStore
-from cwr_mech.model.layers import LayerCache
+from cwr_mech.model.layers import HookedConfig, LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
 
-__all__ = ["CONDITIONS", "INTERCHANGE", "Batch", "Condition", "Cost", "Sweep", "cost", "prepare", "sweep"]
+__all__ = ["CONDITIONS", "INTERCHANGE", "Batch", "Condition", "Sweep", "prepare", "rows_computed", "sweep"]
 
 BUDGET = 128 * 2**20
 """Default bound on the memory of one batch of patched rows, in bytes."""
@@ -93,6 +93,21 @@ class Batch:
         return self.forward.resume(
             self.record, answers.tree, base, edit.boundary, edit.positions, edit.values, answers.reads, past
         )
+
+    def asked(
+        self, conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, Condition, Int[Tensor, "pair"], Int[Tensor, "pair"]]]:
+        """Number, condition, base runs and source runs, of the conditions whose source the layout has."""
+        for number, condition in enumerate(conditions):
+            if condition.role in self.layout.roles:
+                base, source = (self.layout.runs(role) for role in (condition.base, condition.role))
+                device = self.forward.device
+                yield (
+                    number,
+                    condition,
+                    torch.from_numpy(base).to(device),
+                    torch.from_numpy(source).to(device),
+                )
 
 
 def prepare(forward: Forward, layout: Layout, bases: Bases | None = None) -> Batch:
@@ -210,44 +225,9 @@ def row_bytes(forward: Forward, width: int, start: int) -> int:
     return 4 * (keys + open_ * per_position + 2 * width * cfg.d_vocab)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a sweep will take: rows that are computed, rows known without computing, multiply-adds, and bytes
-    of the recorded runs and of one batch of patched rows."""
-
-    rows: int
-    known: int
-    operations: float
-    record_bytes: int
-    budget: int
-
-
-def cost(
-    model: HookedQwen2,
-    pairs: Pairs,
-    cells: Sequence[Cell],
-    *,
-    metrics: Sequence[str] = ("logit_diff",),
-    conditions: Sequence[Condition] = INTERCHANGE,
-    budget: int = BUDGET,
-) -> Cost:
-    """Count a sweep's work without running the model."""
-    cfg, rows, every, operations, memory = model.cfg, 0, 0, 0.0, 0
-    wide = cfg.d_head * (cfg.n_heads + 2 * cfg.n_kv)
-    enter, rest = cfg.d_model * wide, cfg.d_model * (cfg.n_heads * cfg.d_head + 3 * (cfg.d_mlp or 0))
-    for layout in layouts(pairs, metrics, roles=roles_of(conditions)):
-        width, reads = layout.tokens.shape[1], len(layout.answers.reads)
-        usable = sum(bool(layout.spans.get(cell.span)) for cell in cells)
-        every += usable * sum(
-            int(layout.has[condition.role].sum()) for condition in conditions if condition.role in layout.has
-        )
-        floats = cfg.n_layers * (2 * cfg.d_model + 2 * cfg.d_head * (cfg.n_heads + cfg.n_kv)) + cfg.d_model
-        memory = max(memory, 4 * floats * layout.tokens.numel())
-        operations += layout.tokens.numel() * cfg.n_layers * (enter + rest)
-        for group in rows_to_run(cfg, layout, cells, conditions):
-            above = cfg.n_layers - (group.boundary + 1) // 2
-            open_ = width - min(group.positions)
-            full = max(0, above - 1) * open_ * (enter + rest) + (open_ * enter + reads * rest if above else 0)
-            operations += len(group) * (full + reads * cfg.d_model * cfg.d_vocab)
-            rows += len(group)
-    return Cost(rows, every - rows, operations, memory, budget)
+def rows_computed(
+    cfg: HookedConfig, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str], given: Sequence[Condition]
+) -> int:
+    """How many patched rows a sweep will compute; it tells `advance` of as many."""
+    found = layouts(pairs, metrics, roles=roles_of(given))
+    return sum(len(rows) for layout in found for rows in rows_to_run(cfg, layout, cells, given))

@@ -28,7 +28,9 @@ FOLLOWED = (
     "iia", "truth", "unchanged", "neither", "error_to_source", "error_to_base", "expected_to_source", "slope",
     "rank", "variance",
 )  # fmt: skip
-BOOTSTRAPS, FLIPS, LEVEL = 1000, 4000, 0.95
+BOOTSTRAPS, FLIPS, LEVEL, ALPHA = 1000, 4000, 0.95, 0.05
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+"""Quantiles at the ends of an interval."""
 BLOCK = 256
 
 
@@ -41,22 +43,16 @@ class Resamples:
     exact: bool
 
 
-def resample(
-    clusters: Shaped[np.ndarray, " pair"],
-    rng: np.random.Generator,
-    *,
-    bootstraps: int = BOOTSTRAPS,
-    flips: int = FLIPS,
-) -> Resamples:
+def resample(clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator) -> Resamples:
     """Draw weights in which pairs of one cluster move together. All sign patterns where they are few."""
     labels, inverse = np.unique(clusters, return_inverse=True)
     k = len(labels)
-    boot = rng.multinomial(k, np.full(k, 1 / k), size=bootstraps).astype(np.float64)
-    exact = k <= 30 and 2**k <= flips
+    boot = rng.multinomial(k, np.full(k, 1 / k), size=BOOTSTRAPS).astype(np.float64)
+    exact = k <= 30 and 2**k <= FLIPS
     if exact:
         signs = 1.0 - 2.0 * ((np.arange(2**k)[:, None] >> np.arange(k)) & 1)
     else:
-        signs = rng.choice([-1.0, 1.0], size=(flips, k))
+        signs = rng.choice([-1.0, 1.0], size=(FLIPS, k))
     return Resamples(boot[:, inverse], signs[:, inverse], exact)
 
 
@@ -69,7 +65,7 @@ def effects(sweep: Sweep, condition: int, metric: int) -> Float64[np.ndarray, "c
 
 
 def tabulate(
-    sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator, *, level: float = LEVEL
+    sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """One row for every condition, metric and cell, with COLUMNS. `clusters` names each pair's swapped city.
 
@@ -80,7 +76,7 @@ def tabulate(
     for a, condition in enumerate(sweep.conditions):
         for m, metric in enumerate(sweep.metrics):
             effect = effects(sweep, a, m)
-            stats = ratios(effect, sweep.clean[m] - sweep.corrupt[m], draws, level)
+            stats = ratios(effect, sweep.clean[m] - sweep.corrupt[m], draws)
             p_adj = benjamini_hochberg(stats["p"])
             for c, cell in enumerate(sweep.cells):
                 has = np.isfinite(effect[c])
@@ -113,17 +109,14 @@ def ratios(
     effect: Float64[np.ndarray, "cell pair"],
     gap: Float64[np.ndarray, " pair"],
     draws: Resamples,
-    level: float,
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
     """Columns effect, recovered, lo, hi, p of effects whose whole is `gap` [pair]."""
     starts = range(0, max(len(effect), 1), BLOCK)
-    parts = [_ratios(effect[start : start + BLOCK], gap, draws, level) for start in starts]
+    parts = [_ratios(effect[start : start + BLOCK], gap, draws) for start in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _ratios(
-    effect: np.ndarray, gap: np.ndarray, draws: Resamples, level: float
-) -> dict[str, Float64[np.ndarray, " cell"]]:
+def _ratios(effect: np.ndarray, gap: np.ndarray, draws: Resamples) -> dict[str, Float64[np.ndarray, " cell"]]:
     """`ratios` of as many cells as fit into memory with all their resamples."""
     has = np.isfinite(effect)
     filled, gaps, n = np.where(has, effect, 0.0), np.where(has, gap, 0.0), has.sum(1)
@@ -132,7 +125,7 @@ def _ratios(
         mean = total / n
         recovered = np.where(np.abs(span) > 1e-9 * n, total / span, np.nan)
         ratio = (filled @ draws.boot.T) / (gaps @ draws.boot.T)
-        tails = [(1 - level) / 2, (1 + level) / 2]
+        tails = ENDS
         enough = np.isfinite(ratio).mean(1) > 0.9
         quantiles = np.full((2, len(effect)), np.nan)
         usable = enough & np.isfinite(recovered)
@@ -152,26 +145,21 @@ def confirm(
     sweep: Sweep,
     clusters: Shaped[np.ndarray, " pair"],
     rng: np.random.Generator,
-    *,
-    condition: int = 0,
-    metric: int = 0,
-    alpha: float = 0.05,
 ) -> dict[str, int]:
-    """Find cells in one half of the swapped cities and test them in the other.
+    """Find cells in one half of the swapped cities and test them in the other, by the first condition and
+    metric.
 
-    `discovered`: adjusted p below `alpha` in the first half. `confirmed`: of those, how many have p below
-    `alpha` and the same sign in the second half.
+    `discovered`: adjusted p below ALPHA in the first half. `confirmed`: of those, how many have p below
+    ALPHA and the same sign in the second half.
     """
     labels = rng.permutation(np.unique(clusters))
     first = np.isin(clusters, labels[: len(labels) // 2])
     halves = []
     for half in (first, ~first):
-        gap = sweep.clean[metric, half] - sweep.corrupt[metric, half]
-        halves.append(
-            ratios(effects(sweep, condition, metric)[:, half], gap, resample(clusters[half], rng), LEVEL)
-        )
-    found = benjamini_hochberg(halves[0]["p"]) < alpha
-    again = (halves[1]["p"] < alpha) & (np.sign(halves[0]["effect"]) == np.sign(halves[1]["effect"]))
+        gap = sweep.clean[0, half] - sweep.corrupt[0, half]
+        halves.append(ratios(effects(sweep, 0, 0)[:, half], gap, resample(clusters[half], rng)))
+    found = benjamini_hochberg(halves[0]["p"]) < ALPHA
+    again = (halves[1]["p"] < ALPHA) & (np.sign(halves[0]["effect"]) == np.sign(halves[1]["effect"]))
     return {
         "discovered": int(found.sum()),
         "confirmed": int((found & again).sum()),

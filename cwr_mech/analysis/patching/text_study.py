@@ -20,6 +20,7 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.model.bridge import TextModel
 from cwr_mech.render.markdown import ends, markdown_table
 from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import caption, new_figure
 from cwr_mech.results import Result, Row
 
@@ -87,6 +88,7 @@ def text(result: Result) -> str:
     return "\n\n".join([*result.notes, markdown_table(rows, columns)])
 
 
+@plot("Effect of swapping an entity")
 def figure(result: Result) -> Figure:
     """Recovered by layer, a panel a component, a line a token position; the third entity dashed.
 
@@ -114,10 +116,9 @@ def figure(result: Result) -> Figure:
     axes[0].set_ylabel("recovered")
     handles, labels = axes[0].get_legend_handles_labels()
     drawn.legend(handles, [label.replace("_", " ") for label in labels], loc="outside right center")
-    caption(
+    return caption(
         drawn,
         f"{result.params['runs'][0]}, prompt {result.params['task']}. n = {result.values['n']} pairs of "
         "entities with equally many tokens; bars: 95 % over pairs. 0: the next token as before, 1: as after "
         "the other entity. Dashed: the state of a third entity.",
     )
-    return drawn

@@ -11,7 +11,6 @@ independent, so the null relabels tasks (Mantel), exactly for 7 tasks.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,12 +31,8 @@ EXACT_DRAWS = math.factorial(len(PAPER_TASKS))
 """As many orders as the paper's tasks have: enough for the Mantel test to be exact."""
 
 
-@dataclass(frozen=True)
-class FieldPair:
-    """A task's gradient field over cities, twice, from independent questions: [city d_model] each."""
-
-    first: Float[np.ndarray, "city d_model"]
-    second: Float[np.ndarray, "city d_model"]
+Field = Float[np.ndarray, "half city d_model"]
+"""A task's gradient field over cities, twice, from independent questions."""
 
 
 def gradient_fields(
@@ -49,7 +44,7 @@ def gradient_fields(
     site: str = "last_digit",
     n_rows: int = 2048,
     seed: int = 0,
-) -> dict[str, FieldPair]:
+) -> dict[str, Field]:
     """Each task's mean gradient at every training city named first, for cities that all halves have in
     common.
 
@@ -69,11 +64,11 @@ def gradient_fields(
         )
     digits = world.config.id_digits
     return {
-        task: FieldPair(
-            *(
+        task: np.stack(
+            [
                 _rows(at_mentions(model, half, site, slots=(0,), id_digits=digits).city_means(layer), ids)
                 for half in both
-            )
+            ]
         )
         for task, both in halves.items()
     }
@@ -85,20 +80,22 @@ def _rows(
     return pair[1][np.searchsorted(pair[0], ids)]
 
 
-def field_cosine(a: FieldPair, b: FieldPair) -> float:
+def field_cosine(a: Field, b: Field) -> float:
     """Cosine of two fields, the noise of questions taken out by the halves; NaN when one is all noise."""
-    lengths = [float(np.sum(field.first * field.second)) for field in (a, b)]
-    across = np.mean([np.sum(x * y) for x in (a.first, a.second) for y in (b.first, b.second)])
+    lengths = [float(np.sum(first * second)) for first, second in (a, b)]
+    across = np.mean([np.sum(x * y) for x in a for y in b])
     return float(across / np.sqrt(lengths[0] * lengths[1])) if min(lengths) > 0 else float("nan")
 
 
-def similarities(
-    fields: Mapping[str, FieldPair], *, rank: int = 4
-) -> dict[str, Float[np.ndarray, "task task"]]:
+RANK = 4
+"""Leading directions of a field whose overlap is measured."""
+
+
+def similarities(fields: Mapping[str, Field]) -> dict[str, Float[np.ndarray, "task task"]]:
     """Predictors from gradient fields: "cosine", "alignment" (debiased CKA over cities) and "overlap"."""
     pairs = list(fields.values())
-    whole = [field.first + field.second for field in pairs]
-    bases = [leading_directions(field, rank)[0] for field in whole]
+    whole = [first + second for first, second in pairs]
+    bases = [leading_directions(field, RANK)[0] for field in whole]
     measures = {
         "cosine": [[field_cosine(a, b) for b in pairs] for a in pairs],
         "alignment": [[linear_cka(a, b) for b in whole] for a in whole],

@@ -4,21 +4,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     BASELINE,
     caption,
-    error_bars,
     floats,
     new_figure,
     task_look,
+    with_reach,
 )
 from cwr_mech.results import Result, Row
 
 R2_FLOOR = -0.5
 
 
+@plot("Probes across prompts and numbers of cities")
 def readout_figure(result: Result) -> Figure:
     """Left, for several prompts: R2 of a probe fitted in one prompt and read in another. Right: R2 against
     training cities.
@@ -50,21 +52,17 @@ def readout_figure(result: Result) -> Figure:
     right.set_title("R² on a fifth of the cities")
     right.grid(axis="y")
     right.legend(ncols=2)
-    caption(figure, words)
-    return figure
+    return caption(figure, words)
 
 
 def _across_prompts(ax: Axes, grid: np.ndarray, prompts: list[str]) -> None:
-    image = heat(ax, grid, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
-    write_cells(ax, image, grid, size=7.0, form=hundredths)
-    ax.set_xticks(range(len(prompts)), prompts, rotation=40, ha="right")
-    ax.set_yticks(range(len(prompts)), prompts)
-    ax.tick_params(length=0)
+    matrix(ax, grid, prompts, prompts, ends=(-1, 1), cmap="RdBu_r", numbers=7, labels=9)
     ax.set_xlabel("read in")
     ax.set_ylabel("fitted in")
     ax.set_title("R² across prompts")
 
 
+@plot("Probe by layer", "layers")
 def probe_layers_figure(result: Result) -> Figure:
     """Held-out R2 and distance error by layer, one line a prompt, controls in red.
 
@@ -100,12 +98,11 @@ def probe_layers_figure(result: Result) -> Figure:
         ax.grid(True, axis="y")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", title="prompt / control", alignment="left")
-    caption(
+    return caption(
         figure,
         f"n = {table[0]['n_test']} held-out cities, {table[0]['n_train']} fitted; bars: 95 % over cities. "
         f"Red: controls, mean over prompts. Values below {R2_FLOOR} are drawn at that height.",
     )
-    return figure
 
 
 CONTROLS = {
@@ -143,6 +140,7 @@ SURFACING = (
 MARKERS = ("o", "s", "^", "v", "D", "X", "P")
 
 
+@plot("What the first components carry", "surfacing")
 def surfacing_figure(result: Result) -> Figure:
     """Variance, held-out R2 and probe alignment carried by the first k principal components, by layer.
 
@@ -168,14 +166,14 @@ def surfacing_figure(result: Result) -> Figure:
         ax.set_title(title)
         ax.grid(axis="y")
     axes[2].legend()
-    caption(
+    return caption(
         figure,
         f"n = {result.values['n']} cities, prompt {result.params['best']['task']}; R² on held-out cities, "
         "0 without a map.",
     )
-    return figure
 
 
+@plot("First components by number of tasks")
 def surfacing_tasks_figure(result: Result) -> Figure:
     """What the first k components carry at the deepest layer, by number of tasks: means with intervals over
     models, and single models.
@@ -197,13 +195,10 @@ def surfacing_tasks_figure(result: Result) -> Figure:
             ax.plot([row["k"] for row in mine], floats([row[column] for row in mine]), color=shade, lw=0.5)
         for count, shade, marker in zip(counts, shades, MARKERS, strict=False):
             mine = [row for row in means if row["n_tasks"] == count]
-            value = [row[column] for row in mine]
-            reach = error_bars(
-                [row[f"{column}_lo"] for row in mine], value, [row[f"{column}_hi"] for row in mine]
-            )
+            value, reach = with_reach(mine, column)
             label = f"{count} task{'s' if count > 1 else ''}, {mine[0]['models']} model(s)"
             ks = [row["k"] for row in mine]
-            ax.errorbar(ks, floats(value), yerr=reach, fmt=marker + "-", color=shade, capsize=2, label=label)
+            ax.errorbar(ks, value, yerr=reach, fmt=marker + "-", color=shade, capsize=2, label=label)
         control = {"r2": "r2_shuffled", "alignment": "alignment_random"}.get(column)
         if control:
             run = single[0]["run"]
@@ -215,9 +210,8 @@ def surfacing_tasks_figure(result: Result) -> Figure:
         ax.set_title(title)
         ax.grid(axis="y")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    caption(
+    return caption(
         figure,
         f"n = {result.values['n']} cities, {layer_name(layer)}. Bars: 95 % over models; thin lines: single "
         "models. Dotted controls: shuffled places (R²), random directions (probe).",
     )
-    return figure

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from cwr_mech.analysis.probing.probe import place_errors
 from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import (
     Look,
     caption,
@@ -26,6 +27,7 @@ MOST_ARROWS = 400
 ARROWS: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "headwidth": 4, "zorder": 1}
 
 
+@plot("The map, true and decoded", "map")
 def map_figure(result: Result) -> Figure:
     """True places above, probe-decoded places below, with arrows from true to decoded: grey for old cities
     (at most MOST_ARROWS of them), black for new ones.
@@ -59,8 +61,7 @@ def map_figure(result: Result) -> Figure:
         ax.set_ylabel("y (0.1° of latitude)")
     axes[1].set_xlabel("x (0.1° of longitude)")
     _legend(figure, looks)
-    caption(figure, _map_caption(result, (low - reach, high + reach)))
-    return figure
+    return caption(figure, _map_caption(result, (low - reach, high + reach)))
 
 
 def _map_caption(result: Result, frame: tuple[np.ndarray, np.ndarray]) -> str:
@@ -88,6 +89,7 @@ def _mean_error(decoded: np.ndarray, true: np.ndarray) -> float:
     return float(place_errors(decoded, true).mean()) if len(true) else float("nan")
 
 
+@plot("First principal components", "pca")
 def pca_figure(result: Result) -> Figure:
     """The first two principal components, and the first three in space, cities coloured by region.
 
@@ -115,13 +117,12 @@ def pca_figure(result: Result) -> Figure:
     space.set_box_aspect((1, 1, 0.8), zoom=0.86)
     flat.set_title(f"{_where(result)}")
     _legend(figure, looks)
-    caption(
+    return caption(
         figure,
         f"n = {len(region)} cities ({int(is_new.sum())} new, stars). Components of the old cities' "
         "activations with their shares of variance, in the model's own units; fitted without looking at "
         "coordinates or regions.",
     )
-    return figure
 
 
 def _where(result: Result) -> str:

@@ -12,8 +12,9 @@ from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_erro
 from cwr_mech.analysis.selection import layer_number, shared_ids
 from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
-from cwr_mech.render.grids import MOST_NUMBERED, heat, hundredths, write_cells
+from cwr_mech.render.grids import MOST_NUMBERED, matrix
 from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import caption, new_figure
 from cwr_mech.results import Result, Row
 
@@ -102,6 +103,7 @@ def _same_shape(state: State, first: State, hooks: Sequence[str], tasks: Sequenc
         raise AnalysisError(f"{state.run} has no {missing[0]}, which {first.run} has", "name what both have")
 
 
+@plot("The map by layer and checkpoint")
 def states_figure(result: Result) -> Figure:
     """R2 of held-out cities, a row for each model and checkpoint, a column for each layer, a panel a prompt.
 
@@ -120,20 +122,16 @@ def states_figure(result: Result) -> Figure:
         ax.set_visible(False)
     for index, (ax, task) in enumerate(zip(axes, tasks, strict=False)):
         grid = np.array([[found[(*state, task, hook)] for _, hook in hooks] for state in states], dtype=float)
-        image = heat(ax, grid, vmin=0.0, vmax=1.0, cmap="Greys")
-        if len(states) <= MOST_NUMBERED:
-            write_cells(ax, image, grid, size=6.5, form=hundredths)
+        labels = [f"{run}, step {step}" if index % columns == 0 else "" for run, step in states]
+        size = 6.5 if len(states) <= MOST_NUMBERED else None
+        layers = [layer_name(*place) for place in hooks]
+        matrix(ax, grid, labels, layers, ends=(0, 1), cmap="Greys", numbers=size, rotation=0)
         ax.set_title(f"{task} prompt")
-        ax.set_xticks(range(len(hooks)), [layer_name(*place) for place in hooks])
-        labels = [f"{run}, step {step}" for run, step in states]
-        ax.set_yticks(range(len(states)), labels if index % columns == 0 else [""] * len(states))
-        ax.tick_params(labelsize=7, length=0)
-    caption(
+    return caption(
         figure,
         f"R² of places decoded on {result.values['n']} held-out cities. Control, shuffled: at most "
         f"{number(max(row['r2_shuffled'] for row in scores))}.",
     )
-    return figure
 
 
 MOST_PANELS = 8

@@ -6,7 +6,7 @@ from cwr_mech.analysis.probing.places import states_figure
 from cwr_mech.analysis.probing.places import text as places
 from cwr_mech.render.markdown import best_rows, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
 
@@ -133,12 +133,7 @@ SHOWS = by_kind(
     Show("probe", "The world as the model sees it",
         "A linear probe reads x and y of a city from the residual stream. If cities it was not fitted on "
         "land near their true coordinates, the model holds a map.",
-        probes,
-        (
-            Plot("map", "The map, true and decoded", map_figure),
-            Plot("pca", "First principal components", pca_figure),
-            Plot("layers", "Probe by layer", probe_layers_figure),
-        ),
+        probes, (map_figure, pca_figure, probe_layers_figure),
         (
             Table("best layer for each prompt, held-out cities",
                 "task layer r2 lo hi error_mean error_median control_r2_shuffled control_r2_digits "
@@ -149,19 +144,19 @@ SHOWS = by_kind(
     Show("places", "The map by layer and checkpoint",
         "The same probe at every layer, prompt and checkpoint. `cwr-mech report NAME --html` shows the "
         "decoded places themselves.",
-        places, (Plot("", "The map by layer and checkpoint", states_figure),),
+        places, (states_figure,),
         (Table("places decoded from each model, best layer for each prompt",
              "run step task layer r2 r2_shuffled error_mean error_new", _best_of_states),)),
     Show("readout", "Probe generalisation",
         "Other prompts, whole regions held out, few cities, a nonlinear probe, the length of a code for the "
         "coordinates.",
-        readout, (Plot("", "Probes across prompts and numbers of cities", readout_figure),),
+        readout, (readout_figure,),
         (Table("probe generalisation",
              "task layer r2 r2_ols r2_nonlinear r2_regions_held_out bits bits_shuffled", "prompts"),),
         finding=generalises),
     Show("surfacing", "Does the map surface?",
         "Coordinate variance in the first principal components, by number of tasks.",
-        surfacing, (Plot("", "First components by number of tasks", surfacing_tasks_figure),),
+        surfacing, (surfacing_tasks_figure,),
         (Table("first k components, deepest layer",
              "run n_tasks k variance r2 r2_lo r2_hi r2_shuffled alignment alignment_random", _deepest),)),
 )  # fmt: skip

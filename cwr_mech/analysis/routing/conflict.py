@@ -42,18 +42,17 @@ def conflict_result(
     tasks: Sequence[str],
     *,
     run: str,
-    group: str = "new",
     n_batches: int = 16,
     batch: int = 32,
     rank: int = 4,
     seed: int = 0,
 ) -> Result:
-    """Compare the parameter gradients of `tasks` at one model state, on questions of one group of cities.
+    """Compare the parameter gradients of `tasks` at one model state, on questions that name new cities.
 
     Raises AnalysisError for fewer than 2 * rank batches.
     """
     rows = {
-        task: generate(world, task, n_batches * batch, split="train", seed=seed, group=group)
+        task: generate(world, task, n_batches * batch, split="train", seed=seed, group="new")
         for task in tasks
     }
     with stage("weights", len(tasks), "tasks") as advance:
@@ -84,13 +83,13 @@ def conflict_result(
     grid = np.array([[1.0 if a == b else whole.get((a, b), whole.get((b, a))) for b in tasks] for a in tasks])
     return Result(
         kind="conflict",
-        params={"runs": [run], "tasks": list(tasks), "group": group, "batches": n_batches, "batch": batch}
+        params={"runs": [run], "tasks": list(tasks), "group": "new", "batches": n_batches, "batch": batch}
         | {"rank": rank, "seed": seed},
         values={"n_parameters": found.sizes["all"]},
         tables={"cosines": cosines, "spaces": spaces, "overlaps": overlaps, "written": written},
         arrays={"cosine": grid, "tasks": np.array(tasks)},
         notes=[
-            f"{n_batches} batches of {batch} questions about {group} cities for each task, loss on every "
+            f"{n_batches} batches of {batch} questions about new cities for each task, loss on every "
             "token. Cosines are between expected gradients: the noise of batches is taken out, so they may "
             "leave -1 to 1; intervals by the jackknife over batches of one model.",
             f"Subspaces: {rank} leading directions of every other batch; shares are measured on the rest. "

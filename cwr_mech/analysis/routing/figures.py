@@ -4,8 +4,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
@@ -24,6 +25,7 @@ GAINS = {
 SITE_NAMES = {"last_digit": "last digit", "delimiter": "delimiter"}
 
 
+@plot("Updates inside the manifold's directions", "shares")
 def subspace_figure(result: Result) -> Figure:
     """Share of new cities' updates inside the manifold's directions, by layer and task, with both nulls.
 
@@ -47,14 +49,13 @@ def subspace_figure(result: Result) -> Figure:
             if j == 0:
                 ax.set_ylabel(f"share of energy\n{SITE_NAMES.get(site, site)}")
     _legend(figure, grid[0, 0])
-    caption(
+    return caption(
         figure,
         f"{_new_cities(result, table)}, inside directions of the map fitted on training cities; bars 95 % "
         "over cities. Red: random directions of equal rank (band: 95 %), and directions drawn with the "
         "activations' own covariance (dashed, its 97.5 % point dotted), mean over tasks. Shown where "
         f"coordinates explain at least {LEAST_MAP} of the activations' variance.",
     )
-    return figure
 
 
 def _on_a_map(result: Result, table: str) -> list[Row]:
@@ -107,6 +108,7 @@ def _random(ax: Axes, rows: list[Row], layers: list[int]) -> None:
     ax.plot(*_means(rows, layers, "like_hi"), color=BASELINE, ls=":", lw=1)
 
 
+@plot("Movement towards the true coordinates", "ways")
 def directions_figure(result: Result) -> Figure:
     """Distance gained by one Adam step towards the true coordinates, split into the parts on and off the
     manifold.
@@ -132,16 +134,16 @@ def directions_figure(result: Result) -> Figure:
             ax.axhline(0, color="#888888", lw=0.6)
             ax.set_title(title if i == 0 else "")
     _legend(figure, grid[0, 0])
-    caption(
+    return caption(
         figure,
         f"{_new_cities(result, table)}. Cosine between the movement of the decoded coordinates and the "
         "target displacement (bars: 95 % over cities; red: targets of cities shuffled). Gain: error "
         f"reduction, tenths of a degree a step at rate {result.params['lr']:g}. Shown where coordinates "
         f"explain at least {LEAST_MAP} of the activations' variance.",
     )
-    return figure
 
 
+@plot("Do tasks pull the weights the same way?")
 def conflict_figure(result: Result) -> Figure:
     """Cosines between tasks' expected parameter gradients, all weight matrices together.
 
@@ -151,13 +153,9 @@ def conflict_figure(result: Result) -> Figure:
     grid = result.arrays["cosine"]
     figure = new_figure(3.6, width=5.2)
     ax = figure.subplots()
-    image = heat(ax, grid, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
-    write_cells(ax, image, grid, size=7, form=hundredths)
-    ax.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right")
-    ax.set_yticks(range(len(tasks)), tasks)
-    caption(
+    matrix(ax, grid, tasks, tasks, ends=(-1, 1), cmap="RdBu_r", numbers=7, labels=9, rotation=60)
+    return caption(
         figure,
         f"{result.params['runs'][0]}: cosine of expected gradients over {result.params['batches']} batches "
         f"of {result.params['batch']} questions about {result.params['group']} cities a task.",
     )
-    return figure

@@ -8,7 +8,7 @@ from cwr_mech.analysis.transfer.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.render.markdown import best_rows, paragraphs, table_of
 from cwr_mech.render.numbers import number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
 
@@ -204,11 +204,7 @@ SHOWS = by_kind(
         "The change of a city's activation that a task asks for or makes: how much of it lies in the few "
         "directions in which training cities differ because of their coordinates, and where it moves the "
         "city.",
-        subspace,
-        (
-            Plot("shares", "Updates inside the manifold's directions", subspace_figure),
-            Plot("ways", "Movement towards the true coordinates", directions_figure),
-        ),
+        subspace, (subspace_figure, directions_figure),
         (
             Table("share of one Adam step inside the manifold's directions, new cities",
                 "task site layer rank share lo hi null null_hi like like_hi", _new_cities_one_step("shares")),
@@ -218,7 +214,7 @@ SHOWS = by_kind(
         )),
     Show("conflict", "Do tasks pull the weights the same way?",
         "Gradients of every weight matrix, task by task.",
-        conflict, (Plot("", "Do tasks pull the weights the same way?", conflict_figure),),
+        conflict, (conflict_figure,),
         (Table("cosines of the tasks' gradients, all weights", "task_a task_b cosine lo hi",
              lambda result: [row for row in result.tables['cosines'] if row['matrix'] == 'all']),)),
     Show("trajectory", "Where fine-tuning puts new cities",

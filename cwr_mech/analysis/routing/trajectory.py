@@ -126,10 +126,12 @@ def _iia(found: CausalSites | None, site: Site) -> float | None:
     return None if found is None else float(found.row(site)["iia"])
 
 
+FOLDS = 3
+"""Maps and probes on which a training city is placed by cities that were not fitted on it."""
+
+
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def placed(
-    x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Generator, *, folds: int = 3
-) -> Row:
+def placed(x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Generator) -> Row:
     """New and training cities on the map of the activations `x` of all cities.
 
     Errors in tenths of a degree: `along_*` of the nearest point of the map, `probe_*` by a linear probe (the
@@ -140,11 +142,11 @@ def placed(
     """
     old, xy = world.old(), world.xy.astype(np.float64)
     is_new = np.asarray(world.is_new, dtype=bool)
-    fold = random_folds(len(old), np.random.default_rng(0), k=folds)
+    fold = random_folds(len(old), np.random.default_rng(0), k=FOLDS)
     found = place_all(x, xy, is_new, fold)
     decoded = fit_linear(x[~is_new], xy[~is_new]).predict(x[is_new])
     crossed = np.empty((len(old), 2))
-    for held in range(folds):
+    for held in range(FOLDS):
         test = fold == held
         crossed[test] = fit_linear(x[old][~test], xy[old][~test]).predict(x[old][test])
     along, off = found.excess_along(rng), found.excess_off(rng)

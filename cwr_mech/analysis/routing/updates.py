@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from cwr_mech.activations.cities import city_prompts, city_states, residual_stream
-from cwr_mech.analysis.routing.gradients import Loss, engine_of, first_predicted
+from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of
 from cwr_mech.data.rows import Rows
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
 
 Step = Literal["plain", "adam"]
+EPS = 1e-8
+"""Adam's."""
 STEPS: tuple[Step, ...] = ("plain", "adam")
 
 
@@ -84,9 +86,7 @@ def _inside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"model.{name}": value for name, value in weights.items()}
 
 
-def step_direction(
-    model: HookedQwen2, rows: Rows, batch: int, kind: Step, *, loss: Loss = "full", eps: float = 1e-8
-) -> dict[str, Tensor]:
+def step_direction(model: HookedQwen2, rows: Rows, batch: int, kind: Step) -> dict[str, Tensor]:
     """Where one optimiser step takes the parameters, for learning rate 1, by TransformerLens name.
 
     The rows are cut into batches of `batch`. "plain" is minus the mean gradient, scaled to the length of the
@@ -102,13 +102,10 @@ def step_direction(
     flat = engine.flat
     mean, square = torch.zeros_like(flat.grads), torch.zeros_like(flat.grads)
     for index in range(n):
-        part = rows.take(slice(index * batch, (index + 1) * batch))
-        first = first_predicted(part, loss)
-        flat.grads.zero_()
-        engine.batch(part.tokens, part.lengths, first, float((part.lengths - first).sum()))
+        batch_gradient(engine, rows, index, batch)
         mean += flat.grads / n
         square += flat.grads**2 / n
-    adam = -mean / (square.sqrt() + eps)
+    adam = -mean / (square.sqrt() + EPS)
     flat.grads.copy_(adam if kind == "adam" else -mean * adam.norm() / mean.norm())
     flat.store_grads(model)
     direction = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}

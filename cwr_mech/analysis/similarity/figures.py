@@ -5,15 +5,16 @@ from itertools import takewhile
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from cwr_mech.render.grids import (
     MOST_NUMBERED,
-    heat,
     hundredths,
-    write_cells,
+    matrix,
 )
 from cwr_mech.render.numbers import layer_name
-from cwr_mech.render.style import BASELINE, GREYS, caption, error_bars, floats, new_figure
+from cwr_mech.render.shown import plot
+from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, with_reach
 from cwr_mech.results import Result, Row
 
 LINES = ("-", "--", "-.", ":")
@@ -23,6 +24,7 @@ SHOWN = ("cka", "rsa", "procrustes", "mutual_knn")
 """Measures whose matrices are drawn, where they are in the result; else its first four."""
 
 
+@plot("Every pair of models", "matrices")
 def matrices_figure(result: Result) -> Figure:
     """Every pair of models at the deepest layer, a panel a measure, with the numbers in the cells.
 
@@ -46,13 +48,12 @@ def matrices_figure(result: Result) -> Figure:
     figure = axes[0].get_figure(root=True)
     assert isinstance(figure, Figure)
     nulls = [f"{m} {hundredths(_mean_null(pairs, m))}" for m in measures]
-    caption(
+    return caption(
         figure,
         f"{layer_name(layer)}, n = {result.values['n']} cities; intervals of the cells are in the table. "
         "Light: alike (procrustes is a distance, 0 is alike). Control, mean with cities shuffled: "
         f"{', '.join(nulls)}." + (" The small panels are in the order of the large one." if many else ""),
     )
-    return figure
 
 
 def _equal_panels(n: int, models: int) -> list[Axes]:
@@ -86,6 +87,14 @@ def _mean_null(pairs: list[Row], measure: str) -> float:
     return float(np.nanmean(floats([row["null_mean"] for row in pairs if row["measure"] == measure])))
 
 
+def _square(
+    ax: Axes, grid: np.ndarray, names: list[str], cmap: str, numbers: float | None, labels: float
+) -> AxesImage:
+    """A matrix of items by items, coloured from 0, or the least value below it, to 1."""
+    ends = min(0.0, float(np.nanmin(grid))), 1.0
+    return matrix(ax, grid, names, names, ends=ends, cmap=cmap, numbers=numbers, labels=labels, rotation=90)
+
+
 def _matrix(ax: Axes, pairs: list[Row], runs: list[str], measure: str) -> None:
     n, alike = len(runs), float(pairs[0]["alike"])
     grid = np.full((n, n), np.nan)
@@ -94,17 +103,12 @@ def _matrix(ax: Axes, pairs: list[Row], runs: list[str], measure: str) -> None:
         i, j = runs.index(row["run_a"]), runs.index(row["run_b"])
         grid[i, j] = grid[j, i] = np.nan if row["value"] is None else row["value"]
     cmap = "viridis" if alike else "viridis_r"
-    image = heat(ax, grid, vmin=min(0.0, float(np.nanmin(grid))), vmax=1.0, cmap=cmap)
-    if n <= MOST_NUMBERED:
-        write_cells(ax, image, grid, size=float(np.clip(75 / n, 4.5, 9)), form=hundredths)
-    size = float(np.clip(85 / n, 6, 8))
-    names = without_common_start(runs)
-    ax.set_xticks(range(n), names, rotation=90)
-    ax.set_yticks(range(n), names)
-    ax.tick_params(labelsize=size, length=0)
+    names, size = without_common_start(runs), float(np.clip(75 / n, 4.5, 9)) if n <= MOST_NUMBERED else None
+    _square(ax, grid, names, cmap, size, float(np.clip(85 / n, 6, 8)))
     ax.set_title(measure)
 
 
+@plot("Similarity over groups of models", "groups")
 def groups_figure(result: Result) -> Figure:
     """Means over groups of pairs of models at the deepest layer, a panel a measure, intervals over models,
     with null, ceiling and published value.
@@ -127,9 +131,8 @@ def groups_figure(result: Result) -> Figure:
     for ax, measure in zip(axes.flat, measures, strict=False):
         mine = [row for row in rows if row["measure"] == measure]
         spots = [names.index(row["group"]) for row in mine]
-        value = [row["value"] for row in mine]
-        reach = error_bars([row["lo"] for row in mine], value, [row["hi"] for row in mine])
-        ax.errorbar(floats(value), spots, xerr=reach, fmt="o", color="black", capsize=2, label="mean, 95 %")
+        value, reach = with_reach(mine, "value")
+        ax.errorbar(value, spots, xerr=reach, fmt="o", color="black", capsize=2, label="mean, 95 %")
         for column, marker, colour, label in (
             ("null", "|", BASELINE, "cities shuffled"),
             ("ceiling", "|", "#555555", "ceiling"),
@@ -143,15 +146,15 @@ def groups_figure(result: Result) -> Figure:
         ax.grid(axis="x")
     if rows:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    caption(
+    return caption(
         figure,
         f"{result.values['models']} models, {layer_name(layer)}, n = {result.values['n']} cities. Means over "
         "pairs of models; bars: 95 % over models (none where a group has too few). Ceiling: models of the "
         "same tasks and another seed. procrustes, angular and angles are distances: 0 is alike.",
     )
-    return figure
 
 
+@plot("Models beside their references", "references")
 def references_figure(result: Result) -> Figure:
     """Each model beside its references at each layer, by debiased CKA (or the first measure there is).
 
@@ -185,13 +188,12 @@ def references_figure(result: Result) -> Figure:
         ),
         default=None,
     )
-    caption(
+    return caption(
         figure,
         f"n = {result.values['n']} cities, {measure}. Largest 95 % quantile with shuffled cities: "
         f"{hundredths(null)}. The digits of the id are what a model knows without any map."
         + (f" A dot is one of {len(runs)} models, at its last layer in the result." if many else ""),
     )
-    return figure
 
 
 def _by_layer(ax: Axes, rows: list[Row], runs: list[str]) -> None:
@@ -216,23 +218,19 @@ def _by_number_of_tasks(ax: Axes, rows: list[Row], result: Result) -> None:
     ax.set_xlabel("tasks of the model")
 
 
+@plot("Similarity of representations")
 def cka_figure(result: Result) -> Figure:
     """Similarity of every pair of items (run x layer x prompt), with the numbers in the cells.
 
     Reads arrays `matrix` [item item], `runs`, `layers`, `tasks` [item], optional `hooks` [item]; values `n`,
     `measure`; table `control` {control, mean, max, n} where there.
     """
-    matrix = result.arrays["matrix"]
     labels = _item_labels(result)
     n = len(labels)
     figure = new_figure(min(1.9 + 0.34 * max(n, 6), 8.6))
     ax = figure.subplots()
-    image = heat(ax, matrix, vmin=min(0.0, float(np.nanmin(matrix))), vmax=1.0, cmap="viridis")
-    if n <= MOST_NUMBERED:
-        write_cells(ax, image, matrix, size=float(np.clip(150 / n, 5, 9)), form=hundredths)
-    ax.set_xticks(range(n), labels, rotation=90)
-    ax.set_yticks(range(n), labels)
-    ax.tick_params(labelsize=float(np.clip(170 / n, 6, 8)), length=0)
+    size = float(np.clip(150 / n, 5, 9)) if n <= MOST_NUMBERED else None
+    image = _square(ax, result.arrays["matrix"], labels, "viridis", size, float(np.clip(170 / n, 6, 8)))
     runs = result.arrays["runs"]
     edges = np.flatnonzero(runs[1:] != runs[:-1]) + 0.5
     for edge in edges if len(edges) < n - 1 else ():  # with one item a run, every line would be an edge
@@ -244,10 +242,9 @@ def cka_figure(result: Result) -> Figure:
         f"{row['control']}: mean {hundredths(row['mean'])}, largest {hundredths(row['max'])}"
         for row in result.tables.get("control", [])
     )
-    caption(
+    return caption(
         figure, f"n = {result.values['n']} cities; 1 is equal up to rotation and scale. Controls: {controls}."
     )
-    return figure
 
 
 def _item_labels(result: Result) -> list[str]:

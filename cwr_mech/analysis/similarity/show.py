@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from cwr_mech.analysis.similarity.figures import cka_figure, groups_figure, matrices_figure, references_figure
 from cwr_mech.render.markdown import markdown_table, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
 
 MOST_PAIRS = 40
@@ -130,7 +130,7 @@ def _few_pairs(result: Result) -> list[Row]:
 SHOWS = by_kind(
     Show("cka", "Similarity of representations",
         "Linear CKA: how similar the geometry of the same cities is, up to rotation and scale.",
-        matrix, (Plot("", "Similarity of representations", cka_figure),),
+        matrix, (cka_figure,),
         (
             Table("pairs, the most and the least similar", "a b cka lo hi null_max ceiling", _ends),
             Table("means over pairs of models, deepest layer",
@@ -138,12 +138,7 @@ SHOWS = by_kind(
         )),
     Show("similarity", "Models beside models",
         "Several measures between models, with nulls and noise ceiling. Claims are over models.",
-        models,
-        (
-            Plot("matrices", "Every pair of models", matrices_figure),
-            Plot("groups", "Similarity over groups of models", groups_figure),
-            Plot("references", "Models beside their references", references_figure),
-        ),
+        models, (matrices_figure, groups_figure, references_figure),
         (
             Table("means over pairs of models, deepest layer",
                 "measure models group value lo hi n null ceiling p held_fixed published", _last_groups),

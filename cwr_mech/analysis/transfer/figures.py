@@ -3,8 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from cwr_mech.render.grids import heat, hundredths, write_cells
+from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import number
+from cwr_mech.render.shown import plot
 from cwr_mech.render.style import caption, new_figure
 from cwr_mech.results import Result
 
@@ -16,6 +17,7 @@ PANELS = (
 """Array, title, and the value at which its colours end."""
 
 
+@plot("Transfer between tasks")
 def transfer_figure(result: Result) -> Figure:
     """Matrices of trained sets by tasks asked; frames mark trained tasks.
 
@@ -31,23 +33,19 @@ def transfer_figure(result: Result) -> Figure:
     axes = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
     for index, (ax, (name, title, end)) in enumerate(zip(axes, shown, strict=False)):
         grid = result.arrays[name]
-        image = heat(ax, grid, vmin=-end, vmax=end, cmap="RdBu_r")
-        write_cells(ax, image, grid, size=6.5, form=hundredths, bold=_trained(sets, tasks))
+        rows, bold = sets if index == 0 else [""] * len(sets), _trained(sets, tasks)
+        matrix(ax, grid, rows, names, ends=(-end, end), cmap="RdBu_r", bold=bold, rotation=60)
         ax.set_title(title)
-        ax.set_xticks(range(len(tasks)), names, rotation=60, ha="right")
-        ax.set_yticks(range(len(sets)), sets if index == 0 else [""] * len(sets))
-        ax.tick_params(labelsize=7, length=0)
         if index == 0:
             ax.set_ylabel("trained on")
     values = result.values
-    caption(
+    return caption(
         figure,
         f"{values['n_models']} models fine-tuned from {values['n_bases']} bases; {values['condition']}. "
         "Averages over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old "
         f"cities. Control: the base on other questions moves by {number(values['ni_control'])} on average."
         + (" * a task that not every base had learned." if unlearned.any() else ""),
     )
-    return figure
 
 
 def _trained(sets: list[str], tasks: list[str]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from cwr_mech.analysis.transfer.figures import transfer_figure
 from cwr_mech.render.markdown import table_of
-from cwr_mech.render.shown import Plot, Show, Table, by_kind
+from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result
 
 MOST_CELLS = 70
@@ -33,5 +33,5 @@ SHOWS = by_kind(
     Show("transfer", "What fine-tuning teaches",
         "Models that were shown new cities through some tasks, asked about them through all; and what they "
         "still know of the old ones.",
-        transfer, (Plot("", "Transfer between tasks", transfer_figure),), (AVERAGES,)),
+        transfer, (transfer_figure,), (AVERAGES,)),
 )  # fmt: skip

@@ -2,15 +2,7 @@
 
 from typing import Annotated
 
-from cwr_mech.analysis.study import (
-    FineTunedArg,
-    Opt,
-    QuestionSeed,
-    names,
-    stage,
-    study,
-    uses,
-)
+from cwr_mech.analysis.study import FineTunedArg, Opt, QuestionSeed, names, stage, study, uses
 from cwr_mech.results import Result
 
 ROWS = 500

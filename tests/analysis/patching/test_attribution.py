@@ -59,7 +59,7 @@ def test_the_planted_relay_is_found_and_nothing_else():
 def test_paths_of_the_planted_relay():
     model, pairs = planted.relay(), first_slot_pairs(40, only_here)
     paths = all_paths(model, "swapped_delimiter")
-    scores = patch_paths(model, pairs, paths)[0, :, 0]
+    scores = patch_paths(model, pairs, paths)[0]
     found = sweep(model, pairs, [Cell("resid_pre", 0, None, "swapped")])
     gap = (found.clean - found.corrupt).mean()
     recovered = (scores - found.corrupt[0]).mean(1) / gap
@@ -67,7 +67,7 @@ def test_paths_of_the_planted_relay():
     assert Path((0, 0), "swapped_delimiter", (0, None), "mlp") in paths
     for path, share in zip(paths, recovered, strict=True):
         assert share == pytest.approx(1.0 if path == carrying else 0.0, abs=0.02), path
-    to_answer = patch_paths(model, pairs, [Path((1, 1), "equals"), Path((1, 0), "equals")])[0, :, 0]
+    to_answer = patch_paths(model, pairs, [Path((1, 1), "equals"), Path((1, 0), "equals")])[0]
     np.testing.assert_allclose((to_answer - found.corrupt[0]).mean(1) / gap, [1.0, 0.0], atol=0.02)
 
 
@@ -200,7 +200,7 @@ def test_paths_equal_transformerlens_direct_path_patching(monkeypatch):
             model, corrupt, clean_cache, corrupt_cache, metric, 0, 1, reader, verbose=False
         )
         paths = [Path((0, 1), "everywhere", (to, head), reader) for to in (1, 2) for head in range(4)]
-        ours = patch_paths(model, pairs, paths)[0, :, 0].mean(1).reshape(2, 4)
+        ours = patch_paths(model, pairs, paths)[0].mean(1).reshape(2, 4)
         np.testing.assert_allclose(ours, theirs[1:].numpy(), atol=1e-5)
 
 
@@ -224,5 +224,5 @@ def test_a_path_into_an_mlp_equals_hooks_on_what_it_reads():
     read = logits[:, list(layout.answers.reads)]
     pair = torch.arange(len(pairs))
     slow = layout.answers.score(("logit_diff",), read, pair, layout.answers.at_first(read))[0]
-    ours = patch_paths(model, pairs, [Path((1, 2), "equals", (2, None), "mlp")])[0, 0, 0]
+    ours = patch_paths(model, pairs, [Path((1, 2), "equals", (2, None), "mlp")])[0, 0]
     np.testing.assert_allclose(ours, slow.numpy(), atol=1e-5)

@@ -16,7 +16,7 @@ from cwr_mech.analysis.patching.forward import Forward, Tree
 from cwr_mech.analysis.patching.layout import CONDITIONS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
-from cwr_mech.analysis.patching.sweep import cost, prepare, sweep
+from cwr_mech.analysis.patching.sweep import prepare, rows_computed, sweep
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
@@ -220,14 +220,14 @@ def test_a_stopped_sweep_resumes_and_ends_the_same(tmp_path):
 
 
 @torch.no_grad()
-def test_cost_counts_what_is_run():
+def test_the_rows_of_a_sweep_are_known_before_it():
     model, pairs = model_of(), some_pairs(n=5)
     cells = grid(model.cfg, ("resid_pre", "k"), check_places(["default", "bos"], "distance", 4))
     done = []
     sweep(model, pairs, cells, conditions=CONDITIONS, advance=done.append)
-    work = cost(model, pairs, cells, conditions=CONDITIONS)
-    assert work.rows == sum(done)
-    assert work.known > 0
+    rows = rows_computed(model.cfg, pairs, cells, ("logit_diff",), CONDITIONS)
+    assert rows == sum(done)
+    assert rows < len(cells) * len(pairs) * len(CONDITIONS)  # some are known without computing
 
 
 BAD = [

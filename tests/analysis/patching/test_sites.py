@@ -12,7 +12,7 @@ from cwr_mech.analysis.patching.parts import Question, subspace_part
 from cwr_mech.analysis.patching.sites import (
     CausalSites,
     causal_sites,
-    reading_site,
+    known_sites,
     sites_result,
 )
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
@@ -70,12 +70,12 @@ def test_a_model_with_its_readers_cut_reads_the_city_nowhere() -> None:
     """Control: the same pairs cannot be found in a model that has unlearnt to answer."""
     run = load_run(ZOO / "small-seed2")
     model, world = run.model(), run.world()
-    assert reading_site(model, world, "compass", n_pairs=16).label == "L1"
+    assert known_sites(model, world, "compass", n_pairs=16).primary.label == "L1"
     with torch.no_grad():
         for block in model.blocks:
             block.attn.W_O.zero_()
     with pytest.raises(AnalysisError, match="usable compass pairs"):
-        reading_site(model, world, "compass", n_pairs=16)
+        known_sites(model, world, "compass", n_pairs=16)
 
 
 def test_reading_is_the_last_site_with_the_whole_effect_and_weak_ones_are_named() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cwr_mech.analysis.prediction.predictors import (
-    FieldPair,
     field_cosine,
     gradient_fields,
     property_similarities,
@@ -60,13 +59,13 @@ def test_cosine_of_fields_is_free_of_the_noise_of_questions() -> None:
     rng = np.random.default_rng(0)
     truth = rng.standard_normal((2, 400, 30))
     truth[1] = 0.6 * truth[0] + 0.8 * truth[1]
-    a, b = (FieldPair(*(t + 2 * rng.standard_normal(t.shape) for _ in range(2))) for t in truth)
+    a, b = (t + 2 * rng.standard_normal((2, *t.shape)) for t in truth)
     assert field_cosine(a, b) == pytest.approx(0.6, abs=0.06)
     assert field_cosine(a, a) > 1.5  # one field with itself shares its noise: never compare so
-    mean_a, mean_b = a.first + a.second, b.first + b.second
+    mean_a, mean_b = a.sum(0), b.sum(0)
     naive = np.sum(mean_a * mean_b) / np.linalg.norm(mean_a) / np.linalg.norm(mean_b)
     assert naive < 0.35
-    noise = FieldPair(truth[0], -truth[0])
+    noise = np.stack([truth[0], -truth[0]])
     assert np.isnan(field_cosine(noise, b))
 
 
@@ -74,7 +73,7 @@ def test_similar_fields_are_alike_by_every_measure() -> None:
     rng = np.random.default_rng(1)
     shared, other = (rng.standard_normal((60, 4)) @ rng.standard_normal((4, 20)) for _ in range(2))
     fields = {
-        name: FieldPair(*(base + 0.1 * rng.standard_normal(base.shape) for _ in range(2)))
+        name: base + 0.1 * rng.standard_normal((2, *base.shape))
         for name, base in (("a", shared), ("b", shared), ("c", other))
     }
     for name, values in similarities(fields).items():
@@ -85,8 +84,8 @@ def test_similar_fields_are_alike_by_every_measure() -> None:
 def test_fields_of_a_model() -> None:
     world = load_world(WorldConfig(n_cities=30))
     fields = gradient_fields(model(), world, ("distance", "angle"), layer=0, n_rows=600)
-    assert {pair.first.shape for pair in fields.values()} == {(30, 16)}
-    first, second = fields["distance"].first, fields["distance"].second
+    assert {field.shape for field in fields.values()} == {(2, 30, 16)}
+    first, second = fields["distance"]
     assert not np.array_equal(first, second)
     with pytest.raises(AnalysisError, match="named first by all tasks"):
         gradient_fields(model(), world, ("distance",), layer=0, n_rows=4)
