@@ -40,6 +40,10 @@ PART_COLUMNS = {
 }
 
 
+FEW = 4
+"""With more token positions than this, panels of sites take half of the width each."""
+
+
 @plot("Where a city is read")
 def sites_figure(result: Result) -> Figure:
     """Interchange intervention accuracy of every layer and token position, a panel for each task and city.
@@ -49,9 +53,10 @@ def sites_figure(result: Result) -> Figure:
     """
     rows, reading = result.tables["sites"], result.tables["reading"]
     layers = sorted({row["layer"] for row in rows})
-    columns = min(len(reading), 4)
+    few = len({row["position"] for row in rows}) <= FEW
+    columns = min(len(reading), 4 if few else 2)
     lines = -(-len(reading) // columns)
-    figure = new_figure(0.9 + lines * (0.9 + 0.3 * len(layers)))
+    figure = new_figure(0.9 + lines * ((0.9 if few else 1.2) + 0.3 * len(layers)))
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(reading) :]:
         ax.set_visible(False)
@@ -63,7 +68,9 @@ def sites_figure(result: Result) -> Figure:
         for row in mine:
             grid[layers.index(row["layer"]), positions.index(row["position"])] = row["iia"]
         names = [layer_name(layer) for layer in layers]
-        image = matrix(ax, grid, names, positions, ends=(0, 1), cmap="viridis", numbers=7, upwards=True)
+        ends = [(name.split("+")[0], name.split("+")[-1]) for name in positions]
+        told = [" to ".join(dict.fromkeys(pair)) for pair in ends]
+        image = matrix(ax, grid, names, told, ends=(0, 1), cmap="viridis", numbers=7, upwards=True)
         if not read["weak"]:
             spot = positions.index(read["position"]) - 0.5, layers.index(read["layer"]) - 0.5
             ax.add_patch(Rectangle(spot, 1, 1, fill=False, ec=BASELINE, lw=2))
