@@ -222,10 +222,7 @@ def with_noise(
 
 
 def encode(
-    task: Task,
-    city_ids: Int64[np.ndarray, "row k"],
-    values: Int64[np.ndarray, " row"],
-    id_digits: int,
+    task: Task, city_ids: Int64[np.ndarray, "row k"], values: Int64[np.ndarray, " row"], id_digits: int
 ) -> tuple[Tokens, Places, Places]:
     """Token rows, their lengths and the position of their first answer token.
 

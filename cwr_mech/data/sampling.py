@@ -99,13 +99,7 @@ class Source:
 
     def generator(self, block: int, stream: int = 0) -> np.random.Generator:
         """The generator of one block; `stream` 0 draws queries, 1 label noise."""
-        key = (
-            self.task.key,
-            SPLITS.index(self.split),
-            GROUPS.index(self.group),
-            block,
-            stream,
-        )
+        key = (self.task.key, SPLITS.index(self.split), GROUPS.index(self.group), block, stream)
         return np.random.default_rng(np.random.SeedSequence([self.seed, *key]))
 
 

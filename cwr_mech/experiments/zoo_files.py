@@ -14,12 +14,7 @@ from cwr_mech.config import RunConfig, parse
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, CwrError
 from cwr_mech.experiments.zoo import folder_bytes, recorded_scores, zoo_models
-from cwr_mech.model.evaluation import (
-    Evaluation,
-    TaskScore,
-    answer_rows,
-    score_answers,
-)
+from cwr_mech.model.evaluation import Evaluation, TaskScore, answer_rows, score_answers
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 from cwr_mech.training.folders import own_zoo, run_folders

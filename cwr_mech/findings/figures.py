@@ -15,11 +15,7 @@ from cwr_mech.findings.questions import asked, headline
 from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    GREYS,
-    caption,
-    new_figure,
-)
+from cwr_mech.render.style import GREYS, caption, new_figure
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 

@@ -4,13 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cwr_mech.artifacts import atomic_file
-from cwr_mech.experiments.zoo import (
-    family,
-    folder_bytes,
-    recorded_gains,
-    recorded_scores,
-    zoo_models,
-)
+from cwr_mech.experiments.zoo import family, folder_bytes, recorded_gains, recorded_scores, zoo_models
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.results import Row

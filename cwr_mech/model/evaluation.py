@@ -120,11 +120,7 @@ def evaluate(
 
 
 def answer_rows(
-    model: HookedQwen2,
-    rows: Rows,
-    *,
-    batch: int = BATCH,
-    advance: Callable[[int], object] | None = None,
+    model: HookedQwen2, rows: Rows, *, batch: int = BATCH, advance: Callable[[int], object] | None = None
 ) -> Answers:
     """Decode the questions of `rows`, all of one task, greedily, as far as the longest answer can go."""
     task = _task_of(rows)

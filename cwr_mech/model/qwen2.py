@@ -28,12 +28,7 @@ from cwr_mech.model.checkpoint import (
 )
 from cwr_mech.model.embedding import Embed, TiedUnembed, Unembed
 from cwr_mech.model.hooks import HookedBase
-from cwr_mech.model.layers import (
-    Block,
-    HookedConfig,
-    LayerCache,
-    RMSNorm,
-)
+from cwr_mech.model.layers import Block, HookedConfig, LayerCache, RMSNorm
 from cwr_mech.model.rotary import rotary_tables
 from cwr_mech.model.settings import ForeignConfig, hf_settings, model_config
 from cwr_mech.tasks.tokenizer import BOS, PAD

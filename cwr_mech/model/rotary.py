@@ -30,9 +30,7 @@ def rotary_tables(cfg: "HookedConfig") -> tuple[Table, Table]:
     return (cos, sin) if factor is None else (cos * factor, sin * factor)
 
 
-def scaled_frequencies(
-    cfg: "HookedConfig | ForeignConfig",
-) -> tuple[Float[Tensor, " half"], float]:
+def scaled_frequencies(cfg: "HookedConfig | ForeignConfig") -> tuple[Float[Tensor, " half"], float]:
     """Frequencies and the factor on both tables (YaRN's, arXiv 2309.00071), as transformers computes them.
 
     Raises ConfigError for settings that it cannot compute.

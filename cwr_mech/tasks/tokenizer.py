@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 _PRINTABLE = [chr(code) for code in range(33, 127)]
-VOCAB: tuple[str, ...] = (
-    *SPECIALS,
-    *(char for char in _PRINTABLE if not char.isdigit()),
-    *"0123456789",
-)
+VOCAB: tuple[str, ...] = (*SPECIALS, *(char for char in _PRINTABLE if not char.isdigit()), *"0123456789")
 """The 98 tokens by id."""
 
 CHAR_ID: dict[str, int] = {token: number for number, token in enumerate(VOCAB) if token not in SPECIALS}

@@ -33,19 +33,8 @@ from cwr_mech.training.engine import GradientHook
 from cwr_mech.training.meter import Meter
 from cwr_mech.training.optimizer import Optimizer, rate_at
 from cwr_mech.training.parameters import FlatParameters, check_trainable
-from cwr_mech.training.runs import (
-    Run,
-    checkpoint_path,
-    create_run,
-    load_run,
-    update_manifest,
-)
-from cwr_mech.training.state import (
-    TrainingState,
-    recover_state,
-    remove_states,
-    write_state,
-)
+from cwr_mech.training.runs import Run, checkpoint_path, create_run, load_run, update_manifest
+from cwr_mech.training.state import TrainingState, recover_state, remove_states, write_state
 
 METRICS_LINES = 1000
 """About as many metrics lines are written, evenly spaced, whatever the number of steps."""

@@ -40,11 +40,7 @@ class Meter:
         self._data_seconds += time.perf_counter() - self._began
 
     def add(
-        self,
-        rows: Rows,
-        losses: Float32[np.ndarray, " row"],
-        norm: float,
-        first: Int32[np.ndarray, " row"],
+        self, rows: Rows, losses: Float32[np.ndarray, " row"], norm: float, first: Int32[np.ndarray, " row"]
     ) -> None:
         """A step is done; `losses` are each row's sum over its predicted tokens, `first` where they begin."""
         predicted = rows.lengths - first

@@ -320,12 +320,7 @@ def create_run(
     parents: dict[str, Any] = {}
     if parent is not None:
         step = parent.last_step if parent_step is None else parent_step
-        parents = {
-            "run": parent.name,
-            "folder": parent.source,
-            "step": step,
-            "sha256": parent.sha256(step),
-        }
+        parents = {"run": parent.name, "folder": parent.source, "step": step, "sha256": parent.sha256(step)}
     if is_file(config.world.source):
         with atomic_file(folder / CITIES) as part:
             shutil.copyfile(config.world.source, part)

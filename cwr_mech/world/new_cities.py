@@ -25,10 +25,7 @@ ATLANTIS, NEW = "Atlantis", "new cities"
 
 NEW_PLACES: Mapping[str, Callable[[int, np.random.Generator], Int64[np.ndarray, "city 2"]]] = (
     MappingProxyType(
-        {
-            "atlantis": lambda n, rng: gaussian(n, ATLANTIS_CENTRE, ATLANTIS_SD, rng),
-            "scattered": uniform,
-        }
+        {"atlantis": lambda n, rng: gaussian(n, ATLANTIS_CENTRE, ATLANTIS_SD, rng), "scattered": uniform}
     )
 )
 """Kinds of invented new cities -> function of (number of cities, generator)."""

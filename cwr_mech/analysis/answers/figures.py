@@ -5,23 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cwr_mech.analysis.answers.lines import (
-    MOST_SHOWN,
-    SETTLED,
-    mark_switches,
-    measure,
-    tick,
-)
+from cwr_mech.analysis.answers.lines import MOST_SHOWN, SETTLED, mark_switches, measure, tick
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    BASELINE,
-    TASK_LOOKS,
-    Look,
-    caption,
-    floats,
-    new_figure,
-)
+from cwr_mech.render.style import BASELINE, TASK_LOOKS, Look, caption, floats, new_figure
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 

@@ -9,14 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    BASELINE,
-    GREYS,
-    caption,
-    floats,
-    new_figure,
-    task_look,
-)
+from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 

@@ -6,12 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    BASELINE,
-    caption,
-    new_figure,
-    with_reach,
-)
+from cwr_mech.render.style import BASELINE, caption, new_figure, with_reach
 from cwr_mech.results import Result
 
 

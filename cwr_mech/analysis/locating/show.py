@@ -250,7 +250,7 @@ def locating(result: Result) -> str:
     parts = [
         "Where must a city lie for a model's own answers about it to be explained best? Each task is asked "
         "apart, so a city may have as many coordinates as there are tasks. Numbers are mean distances of "
-        "implied from true coordinates, in tenths of a degree.",
+        "implied from true coordinates, in tenths of a degree."
     ]
     if few:
         heads = {"error": "new cities", "interval": "95 % over cities", "task": "by answers to"}

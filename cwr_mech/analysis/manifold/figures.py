@@ -10,10 +10,7 @@ from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, task_look, with_reach
 from cwr_mech.results import Result
 
-OFF_UNITS = {
-    "euclidean": "units of the activation",
-    "residual": "deviations of training cities",
-}
+OFF_UNITS = {"euclidean": "units of the activation", "residual": "deviations of training cities"}
 
 
 @plot("On-manifold and off-manifold", "places")

@@ -25,11 +25,7 @@ from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import (
-    Batch,
-    prepare,
-    roles_of,
-)
+from cwr_mech.analysis.patching.sweep import Batch, prepare, roles_of
 from cwr_mech.model.qwen2 import HookedQwen2
 
 Mode = Literal["linear", "exact"]
@@ -163,9 +159,7 @@ LARGE = 0.1
 
 
 def compare(
-    exact: Float64[np.ndarray, "cell"],
-    estimate: Float64[np.ndarray, "cell"],
-    gap: float,
+    exact: Float64[np.ndarray, "cell"], estimate: Float64[np.ndarray, "cell"], gap: float
 ) -> Agreement:
     """Hold estimated mean effects against exact ones.
 

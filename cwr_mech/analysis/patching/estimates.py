@@ -4,29 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cwr_mech.analysis.patching.attribution import (
-    LARGE,
-    Agreement,
-    Mode,
-    attribute,
-    compare,
-    saturated,
-)
+from cwr_mech.analysis.patching.attribution import LARGE, Agreement, Mode, attribute, compare, saturated
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.paths import (
-    Path,
-    all_paths,
-    edge_attribution,
-    patch_paths,
-)
+from cwr_mech.analysis.patching.paths import Path, all_paths, edge_attribution, patch_paths
 from cwr_mech.analysis.patching.sweep import Sweep, sweep
-from cwr_mech.analysis.patching.table import (
-    effects,
-    ratios,
-    resample,
-)
+from cwr_mech.analysis.patching.table import effects, ratios, resample
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Row
 

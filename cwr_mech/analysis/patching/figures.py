@@ -10,13 +10,7 @@ from matplotlib.patches import Rectangle
 from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    BASELINE,
-    caption,
-    floats,
-    new_figure,
-    task_look,
-)
+from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
 SHADES = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")

@@ -135,9 +135,7 @@ class Forward:
         """Rotated queries and keys, and values, of the residual stream at positions of these depths."""
         # [q k v] = RMSNorm(resid) [W_Q W_K W_V] + [b_Q b_K b_V].
         flat = torch.addmm(
-            self._bias[layer],
-            self.norm(resid, self.blocks[layer].ln1.w).flatten(0, 1),
-            self._qkv[layer],
+            self._bias[layer], self.norm(resid, self.blocks[layer].ln1.w).flatten(0, 1), self._qkv[layer]
         )
         n, kv, d = self.cfg.n_heads, self.cfg.n_kv, self.cfg.d_head
         heads = flat.view(*resid.shape[:2], n + 2 * kv, d).transpose(1, 2)

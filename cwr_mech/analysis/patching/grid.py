@@ -135,10 +135,7 @@ def _hover(row: Row) -> str:
     return "<br>".join([*parts, f"n = {row['n']}"])
 
 
-DIRECTIONS = {
-    "denoise": "denoise: clean into corrupt",
-    "noise": "noise: corrupt into clean",
-}
+DIRECTIONS = {"denoise": "denoise: clean into corrupt", "noise": "noise: corrupt into clean"}
 
 
 @plot("Effect of patching")

@@ -17,21 +17,9 @@ from torch import Tensor
 
 from cwr_mech.analysis.patching.cells import Cell, Edit
 from cwr_mech.analysis.patching.forward import Forward
-from cwr_mech.analysis.patching.layout import (
-    INTERCHANGE,
-    Condition,
-    layouts,
-    rows_to_run,
-)
+from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts, rows_to_run
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import (
-    BUDGET,
-    Bases,
-    Batch,
-    prepare,
-    roles_of,
-    tiles,
-)
+from cwr_mech.analysis.patching.sweep import BUDGET, Bases, Batch, prepare, roles_of, tiles
 from cwr_mech.analysis.patching.table import ENDS, resample
 from cwr_mech.model.layers import LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2

@@ -14,13 +14,7 @@ from jaxtyping import Float64, Int64, Shaped
 from scipy.spatial.distance import pdist
 
 from cwr_mech.analysis.patching.cells import Cell, grid
-from cwr_mech.analysis.patching.interchange import (
-    NEAR,
-    answer_values,
-    interchange,
-    moved,
-    through_origin,
-)
+from cwr_mech.analysis.patching.interchange import NEAR, answer_values, interchange, moved, through_origin
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, correct, true_answers
 from cwr_mech.analysis.patching.table import resample

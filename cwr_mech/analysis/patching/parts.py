@@ -101,13 +101,7 @@ def das_part(model: HookedQwen2, world: World, question: Question, layer: int, r
 
 
 def from_another(
-    model: HookedQwen2,
-    world: World,
-    pairs: Pairs,
-    fitted: Fitted,
-    other: HookedQwen2,
-    name: str,
-    seed: int,
+    model: HookedQwen2, world: World, pairs: Pairs, fitted: Fitted, other: HookedQwen2, name: str, seed: int
 ) -> list[Row]:
     """Rows as of `followed`, where the source's state is what model `other` (called `name`) holds about it.
 
@@ -219,12 +213,7 @@ def training_of(run: Run) -> str:
     return f"fine-tuned on {words}" if run.parent else f"trained on {words}"
 
 
-def parts_result(
-    rows: Sequence[Row],
-    asked: Sequence[Row],
-    runs: Sequence[str],
-    seed: int,
-) -> Result:
+def parts_result(rows: Sequence[Row], asked: Sequence[Row], runs: Sequence[str], seed: int) -> Result:
     """Kind "patch_parts" of many `parts_study`. Raises AnalysisError when no model answered anything."""
     if not rows:
         raise AnalysisError(

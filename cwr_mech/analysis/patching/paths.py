@@ -24,12 +24,7 @@ from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import (
-    Batch,
-    Scorer,
-    prepare,
-    roles_of,
-)
+from cwr_mech.analysis.patching.sweep import Batch, Scorer, prepare, roles_of
 from cwr_mech.model.qwen2 import HookedQwen2
 
 Reader = Literal["q", "k", "v", "mlp"]
@@ -72,11 +67,7 @@ def paths_from(
 
 
 def patch_paths(
-    model: HookedQwen2,
-    pairs: Pairs,
-    paths: Sequence[Path],
-    *,
-    conditions: Sequence[Condition] = INTERCHANGE,
+    model: HookedQwen2, pairs: Pairs, paths: Sequence[Path], *, conditions: Sequence[Condition] = INTERCHANGE
 ) -> Float64[np.ndarray, "condition path pair"]:
     """Logit differences with one path patched; NaN where a pair lacks the span or the source."""
     forward, metrics = Forward(model), ("logit_diff",)

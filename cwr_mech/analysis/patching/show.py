@@ -65,11 +65,7 @@ def patching(result: Result) -> str:
     units = {"n": "models" if over == "models" else "pairs", "interval": f"95 % over {over}"}
 
     def part(
-        name: str,
-        opening: str,
-        columns: str,
-        keep: Callable[[Row], bool] = lambda row: True,
-        **unnamed: str,
+        name: str, opening: str, columns: str, keep: Callable[[Row], bool] = lambda row: True, **unnamed: str
     ) -> str:
         rows = [row for row in result.tables.get(name, []) if keep(row)]
         rows = [row | {key: row[key] or told for key, told in unnamed.items()} for row in rows]

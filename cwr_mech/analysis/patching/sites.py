@@ -189,10 +189,7 @@ def first_read(model: HookedQwen2, world: World, tasks: Sequence[str]) -> Causal
 
 
 def sites_result(
-    found: Sequence[CausalSites],
-    *,
-    run: str,
-    params: Mapping[str, Any] | None = None,
+    found: Sequence[CausalSites], *, run: str, params: Mapping[str, Any] | None = None
 ) -> Result:
     """Kind "sites": table `sites` (rows of `CausalSites` with their task) and `reading` (one row a task)."""
     reading = []

@@ -27,12 +27,7 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from cwr_mech.activations.cities import city_states
-from cwr_mech.analysis.manifold.bases import (
-    Basis,
-    fit_basis,
-    random_basis,
-    random_basis_like,
-)
+from cwr_mech.analysis.manifold.bases import Basis, fit_basis, random_basis, random_basis_like
 from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, basis_name
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
@@ -86,12 +81,7 @@ SPAN = "swapped_last"
 
 
 def fit_subspaces(
-    model: HookedQwen2,
-    world: World,
-    task: str,
-    kinds: Sequence[str],
-    *,
-    seed: int = 0,
+    model: HookedQwen2, world: World, task: str, kinds: Sequence[str], *, seed: int = 0
 ) -> Fitted:
     """Fit subspaces on (at most MOST) training cities, for every layer, each with its complement.
 

@@ -6,19 +6,9 @@ from typing import Any
 import numpy as np
 
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.summary import (
-    course,
-    in_words,
-    stream,
-    turning_points,
-)
+from cwr_mech.analysis.patching.summary import course, in_words, stream, turning_points
 from cwr_mech.analysis.patching.sweep import Sweep
-from cwr_mech.analysis.patching.table import (
-    confirm,
-    pool,
-    pool_followed,
-    tabulate,
-)
+from cwr_mech.analysis.patching.table import confirm, pool, pool_followed, tabulate
 from cwr_mech.results import Result, Row
 
 
@@ -78,10 +68,7 @@ def patch_result(
             **(tables or {}),
             **({"digits": digits} if (digits := _digits(cells)) else {}),
         },
-        arrays={
-            "spans": np.array(list(dict.fromkeys(cell.span for cell in sweep.cells))),
-            **(arrays or {}),
-        },
+        arrays={"spans": np.array(list(dict.fromkeys(cell.span for cell in sweep.cells))), **(arrays or {})},
         notes=[*in_words(primary, values, pairs), *notes],
     )
 

@@ -16,12 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from cwr_mech.analysis.patching.cells import (
-    BasisName,
-    Cell,
-    Edit,
-    Editor,
-)
+from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, Editor
 from cwr_mech.analysis.patching.forward import Forward, Record
 from cwr_mech.analysis.patching.layout import (
     CONDITIONS,

@@ -106,9 +106,7 @@ def _mean(values: Float64[np.ndarray, " pair"], has: Bool[np.ndarray, " pair"]) 
 
 
 def ratios(
-    effect: Float64[np.ndarray, "cell pair"],
-    gap: Float64[np.ndarray, " pair"],
-    draws: Resamples,
+    effect: Float64[np.ndarray, "cell pair"], gap: Float64[np.ndarray, " pair"], draws: Resamples
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
     """Columns effect, recovered, lo, hi, p of effects whose whole is `gap` [pair]."""
     starts = range(0, max(len(effect), 1), BLOCK)
@@ -141,11 +139,7 @@ def _ratios(effect: np.ndarray, gap: np.ndarray, draws: Resamples) -> dict[str, 
     return {"effect": mean, "recovered": recovered, "lo": quantiles[0], "hi": quantiles[1], "p": p}
 
 
-def confirm(
-    sweep: Sweep,
-    clusters: Shaped[np.ndarray, " pair"],
-    rng: np.random.Generator,
-) -> dict[str, int]:
+def confirm(sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator) -> dict[str, int]:
     """Find cells in one half of the swapped cities and test them in the other, by the first condition and
     metric.
 

@@ -10,13 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import pdist
 from sklearn.kernel_approximation import Nystroem
 
-from cwr_mech.analysis.probing.probe import (
-    cross_decode,
-    decode_new,
-    place_errors,
-    region_folds,
-    score,
-)
+from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_errors, region_folds, score
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import Decomposed, Method
 from cwr_mech.errors import AnalysisError

@@ -7,14 +7,7 @@ from matplotlib.figure import Figure
 from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    BASELINE,
-    caption,
-    floats,
-    new_figure,
-    task_look,
-    with_reach,
-)
+from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look, with_reach
 from cwr_mech.results import Result, Row
 
 R2_FLOOR = -0.5

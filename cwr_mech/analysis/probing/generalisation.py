@@ -14,18 +14,8 @@ from cwr_mech.analysis.probing.controls import (
     prompt_transfer,
     region_scores,
 )
-from cwr_mech.analysis.probing.probe import (
-    TrainingCities,
-    cross_decode,
-    decode_new,
-    place_errors,
-    score,
-)
-from cwr_mech.analysis.selection import (
-    Item,
-    run_label,
-    token_features,
-)
+from cwr_mech.analysis.probing.probe import TrainingCities, cross_decode, decode_new, place_errors, score
+from cwr_mech.analysis.selection import Item, run_label, token_features
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 
@@ -54,11 +44,7 @@ def best_sites(
 
 
 def readout_result(
-    store: ActivationStore,
-    places: dict[str, tuple[str, str]],
-    *,
-    folds: int = 5,
-    seed: int = 0,
+    store: ActivationStore, places: dict[str, tuple[str, str]], *, folds: int = 5, seed: int = 0
 ) -> Result:
     """`places`: prompt -> (hook, site). The folds are those of `probe_result` for the same seed.
 

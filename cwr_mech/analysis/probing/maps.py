@@ -11,12 +11,7 @@ from matplotlib.lines import Line2D
 from cwr_mech.analysis.probing.probe import place_errors
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import (
-    Look,
-    caption,
-    new_figure,
-    region_looks,
-)
+from cwr_mech.render.style import Look, caption, new_figure, region_looks
 from cwr_mech.results import Result
 from cwr_mech.world.new_cities import shown_regions
 

@@ -16,12 +16,7 @@ from jaxtyping import Float, Int
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.selection import shared_ids
 from cwr_mech.analysis.stats.intervals import Interval, bootstrap
-from cwr_mech.analysis.stats.ridge import (
-    PENALTIES,
-    Decomposed,
-    Method,
-    fit_linear,
-)
+from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, Method, fit_linear
 from cwr_mech.errors import AnalysisError
 
 

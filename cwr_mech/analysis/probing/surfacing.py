@@ -19,11 +19,7 @@ MEASURED = ("variance", "r2", "alignment")
 
 
 def surfacing_result(
-    items: Sequence[Item],
-    members: Mapping[str, Member],
-    *,
-    folds: int = 5,
-    seed: int = 0,
+    items: Sequence[Item], members: Mapping[str, Member], *, folds: int = 5, seed: int = 0
 ) -> Result:
     """`items`: places in models, one a model and layer; `members`: run -> how it was trained.
 

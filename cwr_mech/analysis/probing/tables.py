@@ -16,11 +16,7 @@ from cwr_mech.analysis.probing.probe import (
     r2_interval,
     score,
 )
-from cwr_mech.analysis.selection import (
-    Item,
-    run_label,
-    token_features,
-)
+from cwr_mech.analysis.selection import Item, run_label, token_features
 from cwr_mech.analysis.stats.ridge import Method, fit_linear
 from cwr_mech.analysis.study import each
 from cwr_mech.results import Result, Row

@@ -21,12 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cwr_mech.analysis.manifold.bases import (
-    Basis,
-    leading_directions,
-    random_basis_like,
-    tangent_bases,
-)
+from cwr_mech.analysis.manifold.bases import Basis, leading_directions, random_basis_like, tangent_bases
 from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import LinearMap, fit_linear
@@ -154,11 +149,7 @@ def manifold_share(
 
 
 def _fitted(
-    kind: str,
-    field: Field,
-    ground: Ground,
-    half: Bool[np.ndarray, "city"] | None,
-    rng: np.random.Generator,
+    kind: str, field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The share in a basis that was fitted on training cities."""
     pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)]

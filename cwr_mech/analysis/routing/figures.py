@@ -10,18 +10,10 @@ from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
 from cwr_mech.results import Result, Row
 
-UPDATE_TITLES = {
-    "gradient": "gradient at the city",
-    "adam": "one Adam step",
-    "plain": "one plain step",
-}
+UPDATE_TITLES = {"gradient": "gradient at the city", "adam": "one Adam step", "plain": "one plain step"}
 LEAST_MAP = 0.3
 """Share of the variance that coordinates must explain for directions of a map to mean anything."""
-GAINS = {
-    "cosine": "cosine with the target",
-    "gain_on": "gain, on-manifold",
-    "gain_off": "gain, off-manifold",
-}
+GAINS = {"cosine": "cosine with the target", "gain_on": "gain, on-manifold", "gain_off": "gain, off-manifold"}
 SITE_NAMES = {"last_digit": "last digit", "delimiter": "delimiter"}
 
 

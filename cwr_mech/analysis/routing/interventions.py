@@ -28,14 +28,7 @@ from jaxtyping import Float, Float32
 from cwr_mech.activations.cities import residual_at
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
-from cwr_mech.analysis.routing.projection import (
-    Frame,
-    Keep,
-    Place,
-    RowsHook,
-    penalise,
-    project,
-)
+from cwr_mech.analysis.routing.projection import Frame, Keep, Place, RowsHook, penalise, project
 from cwr_mech.config import RouteConfig
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
 from cwr_mech.data.rows import Rows, generate

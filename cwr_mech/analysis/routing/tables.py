@@ -10,14 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
-from cwr_mech.analysis.routing.fields import (
-    UPDATES,
-    Field,
-    Ground,
-    directions,
-    shares,
-    unit_fields,
-)
+from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, shares, unit_fields
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.trajectory import Spot, spots_of
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
@@ -132,11 +125,7 @@ class Measured:
 
 
 def measured(
-    model: HookedQwen2,
-    world: World,
-    tasks: Sequence[str],
-    asked: Asked,
-    store: ActivationStore | None = None,
+    model: HookedQwen2, world: World, tasks: Sequence[str], asked: Asked, store: ActivationStore | None = None
 ) -> Measured:
     """Updates of all kinds that `tasks` ask of new and of training cities, and the bases they are held
     against.

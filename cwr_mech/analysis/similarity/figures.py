@@ -7,11 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from cwr_mech.render.grids import (
-    MOST_NUMBERED,
-    hundredths,
-    matrix,
-)
+from cwr_mech.render.grids import MOST_NUMBERED, hundredths, matrix
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, with_reach

@@ -18,14 +18,8 @@ from jaxtyping import Float, Int
 from scipy.spatial.distance import squareform
 
 from cwr_mech.analysis.probing.probe import random_folds
-from cwr_mech.analysis.similarity import (
-    cka as similarity,
-)
-from cwr_mech.analysis.similarity import (
-    kernels,
-    neighbours,
-    shape,
-)
+from cwr_mech.analysis.similarity import cka as similarity
+from cwr_mech.analysis.similarity import kernels, neighbours, shape
 from cwr_mech.analysis.similarity.feature_products import Features, prepare
 from cwr_mech.analysis.stats.intervals import Interval, half_interval, halves
 from cwr_mech.errors import AnalysisError, UnknownName
@@ -203,25 +197,14 @@ class Comparison:
 
 
 def compare(
-    measure: Measure,
-    x: Side,
-    y: Side,
-    rng: np.random.Generator,
-    *,
-    draws: int = 50,
-    shuffles: int = 20,
+    measure: Measure, x: Side, y: Side, rng: np.random.Generator, *, draws: int = 50, shuffles: int = 20
 ) -> Comparison:
     """One measure between two representations with its interval and its null: `compare_all` of two."""
     return compare_all(measure, [x, y], rng, draws=draws, shuffles=shuffles)[0, 1]
 
 
 def compare_all(
-    measure: Measure,
-    sides: Sequence[Side],
-    rng: np.random.Generator,
-    *,
-    draws: int = 50,
-    shuffles: int = 20,
+    measure: Measure, sides: Sequence[Side], rng: np.random.Generator, *, draws: int = 50, shuffles: int = 20
 ) -> dict[tuple[int, int], Comparison]:
     """One measure between all pairs of representations of the same cities, by their numbers (i < j).
 

@@ -7,17 +7,8 @@ from jaxtyping import Float
 
 from cwr_mech.analysis.paper_values import RANKS, published_pair
 from cwr_mech.analysis.probing.dimension import spectrum
-from cwr_mech.analysis.selection import (
-    Item,
-    shared_ids,
-    token_features,
-)
-from cwr_mech.analysis.similarity.measures import (
-    Comparison,
-    Measure,
-    compare_all,
-    sample_cities,
-)
+from cwr_mech.analysis.selection import Item, shared_ids, token_features
+from cwr_mech.analysis.similarity.measures import Comparison, Measure, compare_all, sample_cities
 from cwr_mech.analysis.similarity.model_groups import group_rows
 from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.stats.models import Member, ceilings

@@ -52,12 +52,7 @@ class Group:
     interval: Interval
 
 
-def pair_mean(
-    matrix: Matrix,
-    chosen: Bool[np.ndarray, "model model"],
-    *,
-    level: float = 0.95,
-) -> Interval:
+def pair_mean(matrix: Matrix, chosen: Bool[np.ndarray, "model model"], *, level: float = 0.95) -> Interval:
     """Mean over the chosen pairs (upper triangle), with a jackknife interval over models: every model that
     is in a chosen pair is left out once, with all its pairs, and Student's t has models - 1 degrees of
     freedom.
@@ -132,11 +127,7 @@ class Consistency:
 
 
 def consistency(
-    matrix: Matrix,
-    members: Sequence[Member],
-    rng: np.random.Generator,
-    *,
-    draws: int = 2000,
+    matrix: Matrix, members: Sequence[Member], rng: np.random.Generator, *, draws: int = 2000
 ) -> Consistency:
     """Self-consistency as the ceiling of cross-task similarity (the paper compares without one)."""
     same, other = same_tasks(members), disjoint_tasks(members)
@@ -184,13 +175,7 @@ class Trend:
     test: PermutationTest | None
 
 
-def trend(
-    matrix: Matrix,
-    members: Sequence[Member],
-    rng: np.random.Generator,
-    *,
-    draws: int = 2000,
-) -> Trend:
+def trend(matrix: Matrix, members: Sequence[Member], rng: np.random.Generator, *, draws: int = 2000) -> Trend:
     """Group the pairs whose models have equally many tasks, none in common.
 
     Raises AnalysisError when there is no such pair.

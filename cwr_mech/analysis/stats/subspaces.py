@@ -157,8 +157,6 @@ def cosine_interval(a: Float[np.ndarray, "batch p"], b: Float[np.ndarray, "batch
     a, b = a[:n], b[:n]
     grams = (a @ b.T, a @ a.T, b @ b.T)
     found = jackknife(
-        lambda kept: cosine_from_grams(*(gram[np.ix_(kept, kept)] for gram in grams)),
-        range(n),
-        unit="batch",
+        lambda kept: cosine_from_grams(*(gram[np.ix_(kept, kept)] for gram in grams)), range(n), unit="batch"
     )
     return found if found.reason is None else replace(found, reason="the gradients of one task are all noise")
