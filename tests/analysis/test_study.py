@@ -1,6 +1,8 @@
 """Studies: one signature for library and command line, one record of how a result was made."""
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,7 @@ import pytest
 
 import cwr_mech
 from cwr_mech.analysis.registry import ANALYSES, shows
-from cwr_mech.analysis.study import Opt, RunsArg, followed_by, names, stage, study, uses
+from cwr_mech.analysis.study import Opt, RunsArg, each, followed_by, names, stage, study, uses
 from cwr_mech.results import Result
 
 
@@ -96,3 +98,19 @@ def test_kinds_of_results_are_shown_once() -> None:
         assert show.kind == kind
         suffixes = [plot.suffix for plot in show.figures]
         assert len(set(suffixes)) == len(suffixes)
+
+
+def test_each_is_a_stage_that_advances_after_every_item() -> None:
+    events: list[object] = []
+
+    @contextmanager
+    def reporter(title: str, total: int, unit: str) -> Iterator[Callable[..., object]]:
+        events.append((title, total, unit))
+        yield lambda n=1: events.append(n)
+
+    with followed_by(reporter):
+        for item in each((letter for letter in "ab"), "letters", "letters"):
+            events.append(item)
+    assert events == [("letters", 2, "letters"), "a", 1, "b", 1]
+    assert list(each("ab", "letters")) == ["a", "b"]
+    assert len(events) == 5  # control: nobody follows
