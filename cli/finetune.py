@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .options import COMPUTE, DryRun, LabelNoise, LabelNoiseKind, Log, RunFolder, Settings, Threads, taking
+from . import options
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=str)
 
 
-@taking(compute=COMPUTE)
+@options.taking(compute=options.COMPUTE)
 def command(
     run: Annotated[str | None, typer.Argument(help="The base: a run, or zoo:NAME; the latest run.")] = None,
     tasks: Annotated[str, typer.Option(help="Tasks to train, separated by commas.")] = "distance",
@@ -63,14 +63,14 @@ def command(
             metavar="MODULES",
         ),
     ] = None,
-    settings: Settings = None,
-    label_noise: LabelNoise = None,
-    label_noise_kind: LabelNoiseKind = "uniform",
-    out: RunFolder = None,
-    dry_run: DryRun = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning begun before.")] = False,
-    log: Log = None,
-    threads: Threads = 1,
+    settings: options.Settings = None,
+    label_noise: options.LabelNoise = None,
+    label_noise_kind: options.LabelNoiseKind = "uniform",
+    out: options.RunFolder = None,
+    dry_run: options.DryRun = False,
+    resume: options.Resume = False,
+    log: options.Log = None,
+    threads: options.Threads = 1,
     *,
     compute: Mapping[str, str],
 ) -> None:

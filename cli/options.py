@@ -85,6 +85,7 @@ Compile = Annotated[
     typer.Option(help="torch.compile; reduce-overhead: CUDA graphs; auto: default on a GPU."),
 ]
 
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was begun and stopped.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and stop.")]
 Settings = Annotated[
     list[str] | None,

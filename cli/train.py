@@ -15,6 +15,7 @@ from .options import (
     LabelNoise,
     LabelNoiseKind,
     Log,
+    Resume,
     RunFolder,
     Settings,
     Threads,
@@ -61,9 +62,7 @@ def command(
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out (the latest run by default).")
-    ] = False,
+    resume: Resume = False,
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Print every setting with its meaning and stop.")
     ] = False,

@@ -10,6 +10,7 @@ used; only restricting updates to it is (`analysis/routing/interventions.py`).
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -61,28 +62,22 @@ def energy(
     return Energy(np.sum(parts**2, axis=1), np.sum(updates**2, axis=1))
 
 
-@dataclass(frozen=True)
-class NullShare:
+class NullShare(NamedTuple):
     """Mean and standard deviation of a share over uniformly random subspaces, and its 95 % range."""
 
     mean: float
     sd: float
+    lo: float
+    hi: float
 
-    @property
-    def lo(self) -> float:
-        """2.5 % quantile, by the Beta distribution with this mean and deviation."""
-        return self._quantile(0.025)
 
-    @property
-    def hi(self) -> float:
-        """97.5 % quantile."""
-        return self._quantile(0.975)
-
-    def _quantile(self, share: float) -> float:
-        if self.sd == 0 or not 0 < self.mean < 1:
-            return self.mean
-        size = self.mean * (1 - self.mean) / self.sd**2 - 1
-        return float(stats.beta.ppf(share, self.mean * size, (1 - self.mean) * size))
+def _null(mean: float, sd: float) -> NullShare:
+    """The 95 % range is that of the Beta distribution with this mean and deviation."""
+    if sd == 0 or not 0 < mean < 1:
+        return NullShare(mean, sd, mean, mean)
+    size = mean * (1 - mean) / sd**2 - 1
+    lo, hi = (float(stats.beta.ppf(end, mean * size, (1 - mean) * size)) for end in (0.025, 0.975))
+    return NullShare(mean, sd, lo, hi)
 
 
 def null_share(updates: Vectors, rank: int, dimensions: int | None = None) -> NullShare:
@@ -96,7 +91,7 @@ def null_share(updates: Vectors, rank: int, dimensions: int | None = None) -> Nu
     p = updates.shape[1] if dimensions is None else dimensions
     s = np.linalg.svd(updates, compute_uv=False) ** 2
     if s.sum() == 0:
-        return NullShare(float("nan"), float("nan"))
+        return _null(float("nan"), float("nan"))
     return null_of(float(np.sum((s / s.sum()) ** 2)), p, rank)
 
 
@@ -105,9 +100,9 @@ def null_of(concentration: float, p: int, rank: int) -> NullShare:
     if not 1 <= rank <= p:
         raise AnalysisError(f"rank {rank} was asked for in {p} dimensions")
     if p == 1:
-        return NullShare(1.0, 0.0)
+        return _null(1.0, 0.0)
     variance = 2 * rank * (p - rank) / (p * (p - 1) * (p + 2)) * (concentration - 1 / p)
-    return NullShare(rank / p, float(np.sqrt(max(variance, 0.0))))
+    return _null(rank / p, float(np.sqrt(max(variance, 0.0))))
 
 
 def projection_kernel(a: Float[np.ndarray, "p k"], b: Float[np.ndarray, "p m"]) -> float:

@@ -122,16 +122,13 @@ def mantel_test(
     return _told(found, exact=_all_orders(n, draws), alternative=alternative)
 
 
-def sign_flip_test(
-    values: Float[np.ndarray, "unit"],
-    rng: np.random.Generator,
-    *,
-    draws: int = 10000,
-    alternative: Alternative = "two-sided",
-) -> PermutationTest:
-    """Is the mean of paired differences 0? Null: each difference is as likely with either sign.
+FLIPS = 10_000
 
-    All 2^n sign patterns are used when they are no more than `draws`.
+
+def sign_flip_test(values: Float[np.ndarray, "unit"], rng: np.random.Generator) -> PermutationTest:
+    """Is the mean of paired differences 0? Null: each difference is as likely with either sign; two-sided.
+
+    All 2^n sign patterns are used when they are no more than FLIPS.
     """
     values = np.asarray(values, dtype=np.float64)
     enough(values.size, 1, "unit")
@@ -140,11 +137,11 @@ def sign_flip_test(
         np.mean,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=draws,
-        alternative=alternative,
+        n_resamples=FLIPS,
+        alternative="two-sided",
         rng=rng,
     )
-    return _told(found, exact=values.size <= 40 and 2**values.size <= draws, alternative=alternative)
+    return _told(found, exact=values.size <= 40 and 2**values.size <= FLIPS, alternative="two-sided")
 
 
 def _told(found: Any, *, exact: bool, alternative: Alternative) -> PermutationTest:
