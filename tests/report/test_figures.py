@@ -129,6 +129,17 @@ def test_the_table_of_pairs_calls_the_last_norm_final_and_no_block_it_lacks() ->
     assert named == {"embed", "L0", "L1", "L2", "L3", "final"}
 
 
+def test_new_cities_stand_in_the_order_of_the_table_above_them() -> None:
+    known = {"site": "last_digit", "layer": 1, "r2": 0.9}
+    layers = [known | {"task": task} for task in ("distance", "angle", "compass")]
+    new = [row | {"error_mean": 1.0} for row in (*layers[::-1], layers[0] | {"layer": 2})]
+    result = replace(synthetic.probe(), tables={"layers": layers, "new": new})
+    best, held_out = (table.of(result) for table in SHOWS["probe"].tables)
+    assert [row["task"] for row in held_out] == [row["task"] for row in best]
+    assert [row["task"] for row in held_out] == ["distance", "angle", "compass"]
+    assert {row["layer"] for row in held_out} == {1}
+
+
 def test_cka_numbers_stand_in_their_cells_and_vanish_when_there_are_too_many() -> None:
     small = cka_figure(synthetic.cka(runs=("a",), n_layers=2)).axes[0]
     matrix = synthetic.cka(runs=("a",), n_layers=2).arrays["matrix"]

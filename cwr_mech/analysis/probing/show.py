@@ -110,10 +110,11 @@ def _best(result: Result) -> list[Row]:
 
 
 def _new(result: Result) -> list[Row]:
-    """Held-out cities at each prompt's best-decodable layer."""
-    at_best = {(row["task"], row["layer"], row["site"]) for row in _best(result)}
-    new = result.tables.get("new", [])
-    return [row for row in new if (row["task"], row["layer"], row["site"]) in at_best]
+    """Held-out cities at each prompt's best-decodable layer, in the order of the prompts."""
+    where = ("task", "layer", "site")
+    new = {tuple(row[name] for name in where): row for row in result.tables.get("new", [])}
+    at_best = [tuple(row[name] for name in where) for row in _best(result)]
+    return [new[place] for place in at_best if place in new]
 
 
 def _deepest(result: Result) -> list[Row]:
