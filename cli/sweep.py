@@ -130,6 +130,7 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int, m
     lengths = row_lengths(rows=100)
     speeds: dict[tuple[object, ...], tuple[float, str] | None] = {}
     rows: list[list[object]] = []
+    failed: list[str] = []
     left, gpu = 0.0, 0.0
     for run in planned:
         config = run.config
@@ -138,15 +139,19 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int, m
             speeds[shape] = speed_of(config, lengths, measure)
         speed = speeds[shape]
         seconds = seconds_of(config, speed[0], lengths) if speed else None
-        state = standing(run, root).state
-        if state != "done":
+        stands = standing(run, root)
+        if stands.state != "done":
             left += seconds or 0.0
             gpu += papers_gpu_seconds(config, lengths) or 0.0
         fixed = total_rows(config.data.parts) or (config.data.rows_per_task or 0) * len(config.data.tasks)
         time = duration(seconds) if seconds is not None else None
-        rows.append([run.name, run.base, fixed or None, config.train.steps, time, state])
+        rows.append([run.name, run.base, fixed or None, config.train.steps, time, stands.state])
+        if stands.state == "failed" and stands.details:
+            failed.append(f"{run.name}: {stands.details}")
     columns = ["run", "starts from", "rows of set", "steps", "time", "state"]
     console.print(table(f"plan {plan}", columns, rows))
+    for line in failed:
+        say(f"failed: {line}")
     found = [speed for speed in speeds.values() if speed]
     if len(found) < len(speeds):
         say(f"{len(planned)} runs; no run of such a model is here to tell the speed; --measure does")

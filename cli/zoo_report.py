@@ -122,6 +122,11 @@ def maps(models: "list[Run]", report: str) -> None:
         save_result(maps_result(models, ACTIVATIONS, COMMAND, advance), report, "maps")
 
 
+def decoded(models: "list[Run]", report: str) -> None:
+    """Places decoded from the bases at every layer and prompt: the map in motion of `report --html`."""
+    study("places", report, all_tasks(models), prompts="all")
+
+
 def alike(models: "list[Run]", report: str) -> None:
     """Representational similarity at the layer that corresponds to the paper's: the last block but one."""
     from cwr_mech.errors import AnalysisError
@@ -197,6 +202,7 @@ class Part(NamedTuple):
 PARTS = {
     "models": Part("maps", overview),
     "maps": Part("maps", maps),
+    "decoded": Part("maps", decoded),
     "similarity": Part("maps", alike),
     "transfer": Part("maps", taught),
     "course": Part("maps", courses),

@@ -43,7 +43,11 @@ ANSWERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("finetune zoo:small --dry-run", 0, ("set of small-ft-distance", "120,000 rows")),
     ("sweep nope", 2, ("unknown plan 'nope'", "zoo")),
     ("sweep trial --preset tny", 2, ("unknown preset 'tny'",)),
-    ("sweep trial --dry-run", 0, ("7 runs", "tiny-ft-angle")),
+    (
+        "sweep trial --dry-run",
+        0,
+        ("7 runs", "tiny-ft-angle", "failed: tiny: runs/tiny was trained"),
+    ),
     ("sweep plan.toml --dry-run", 0, ("2 runs", "small-distance-ft-angle", "when zoo:small was trained")),
     ("runs", 0, ("taken", "done")),
     ("zoo list", 0, ("zoo:small", "zoo:small-ft-compass", "models")),
@@ -87,7 +91,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, a folder that is none, a plan, and the zoo of this repository in reach."""
     folder = tmp_path_factory.mktemp("here")
     model = json.loads((ROOT / "zoo/small/manifest.json").read_text())
-    for place in (folder / "taken", folder / "runs" / "taken"):
+    for place in (folder / "taken", folder / "runs" / "taken", folder / "runs" / "tiny"):
         place.mkdir(parents=True)
         (place / "manifest.json").write_text(json.dumps(model | {"zoo": {}} | {"state": "done"}))
     (folder / "mine").mkdir()
