@@ -139,6 +139,14 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_analyses_of_files_load_no_torch() -> None:
+    analyses = ("probing", "manifold", "similarity")
+    imported = "; ".join(f"import cwr_mech.analysis.{name}.tables" for name in analyses)
+    code = f"import sys; {imported}; print([m for m in ('torch', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['scipy']"
+
+
 def test_every_package_is_named_for_the_build() -> None:
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = (path.parent.relative_to(ROOT) for path in (ROOT / "cwr_mech").rglob("__init__.py"))

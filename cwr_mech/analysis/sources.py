@@ -1,5 +1,6 @@
 """The activation files that a study reads: those given, or those of the runs named, made where missing."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from cwr_mech.activations.reader import ActivationStore, activations_path, diges
 from cwr_mech.activations.site import POSITIONS as DEFAULT_SITES
 from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, measured_in, names, stage, uses
+from cwr_mech.artifacts import provenance, sha256_bytes
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.runs import Run, load_run
@@ -87,7 +89,7 @@ class Source:
         if self.store.reads_text:
             return ActivationStore(_untrained_texts(self.store))
         run = self.trained()
-        return None if run is None or run.parent else ActivationStore(_made(run, *untrained_state(run)))
+        return None if run is None or run.parent else ActivationStore(_drawn(run))
 
 
 def open_sources(
@@ -164,7 +166,26 @@ def untrained_state(run: Run) -> tuple[Path, str, "Callable[[], HookedQwen2]", i
     return activations_path(run.reference, None, FOLDER), model_digest(model), lambda: model, 0
 
 
-def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]", step: int) -> Path:
+def _drawn(run: Run) -> Path:
+    """The file of a run before training; made where it is missing, broken or of other weights.
+
+    A file that says it was drawn from these settings by this version is taken at its word: drawing the
+    weights again to compare them would cost more than most analyses of the file.
+    """
+    settings = [provenance()["cwr-mech"], run.config.model.model_dump(mode="json"), run.config.train.seed]
+    drawn = sha256_bytes(json.dumps(settings, sort_keys=True).encode())
+    path = activations_path(run.reference, None, FOLDER)
+    try:
+        if ActivationStore(path, world=run.world()).attrs.get("drawn") == drawn:
+            return path
+    except ArtifactError:
+        pass
+    return _made(run, *untrained_state(run), drawn=drawn)
+
+
+def _made(
+    run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]", step: int, **more: str
+) -> Path:
     """`path`, with the activations of these weights: made where it is missing, broken or of other weights."""
     world = run.world()
     try:
@@ -173,7 +194,7 @@ def _made(run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]",
         from cwr_mech.activations.extract import extract
 
         with stage(f"activations of {path.stem}", world.n * len(TASKS), "prompts") as advance:
-            attrs: dict[str, str | int] = {"run": run.reference, "step": step, "model_sha256": sha256}
+            attrs: dict[str, str | int] = {"run": run.reference, "step": step, "model_sha256": sha256, **more}
             extract(model(), world, path, attrs=attrs, advance=advance)
     return path
 

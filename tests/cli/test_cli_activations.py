@@ -10,6 +10,7 @@ from cwr_mech_cli import cache_acts
 from cwr_mech_cli.analyses import command_of, commands
 
 from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis import sources
 from cwr_mech.analysis.sources import open_sources
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -95,6 +96,23 @@ def test_controls_are_the_first_checkpoint_and_a_fresh_model(run: Run) -> None:
     assert first.hooks == fresh.hooks == (hook,)
     assert np.abs(first.get(hook, "angle") - fresh.get(hook, "angle")).max() > 1e-3  # seed 0 and seed 42
     assert "is up to date" in said(call("cache-acts", "--untrained", *options))
+
+
+def test_an_untrained_model_is_drawn_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Run] = []
+    plain = sources.untrained_state
+    monkeypatch.setattr(sources, "untrained_state", lambda run: drawn.append(run) or plain(run))
+    (source,) = open_sources("demo")
+    first = source.untrained()
+    assert first is not None
+    again = source.untrained()
+    assert again is not None
+    assert len(drawn) == 1
+    assert again.attrs == first.attrs
+    with h5py.File(first.path, "a") as file:
+        file.attrs["drawn"] = "other settings"
+    source.untrained()
+    assert len(drawn) == 2, "control: a file of other settings is not believed"
 
 
 def test_show_prints_what_is_inside(run: Run) -> None:

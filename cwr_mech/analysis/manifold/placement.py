@@ -6,6 +6,7 @@ both groups meet maps of equal quality. `excess` compares them: noise adds to sq
 difference of mean squares is what displacement added, and its root is the typical displacement.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
 from cwr_mech.analysis.probing.probe import place_errors
 from cwr_mech.analysis.stats.intervals import Interval
+from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 
 
@@ -90,17 +92,38 @@ def place_all(
     Folds of whole regions are the stricter reference for new cities that stand where no training city is
     near. Raises AnalysisError as `fit_manifold` does.
     """
+    return place_each([x], xy, is_new, fold, seed=seed, metric=metric)[0]
+
+
+def place_each(
+    layers: Sequence[Float[np.ndarray, "city p"]],
+    xy: Float[np.ndarray, "city 2"],
+    is_new: np.ndarray,
+    fold: Int[np.ndarray, "old"],
+    *,
+    seed: int = 0,
+    metric: Metric = "euclidean",
+) -> list[Displacement]:
+    """`place_all` of several layers (or prompts, or models) of the same cities, fold by fold: what depends on
+    the places alone is computed once a fold, which is most of the work.
+    """
     old = ~np.asarray(is_new, dtype=bool)
-    x_old, xy_old = x[old], xy[old]
-    place, off = np.empty((len(x_old), 2)), np.empty(len(x_old))
-    new = []
-    for held in np.unique(fold):
+    xy_old = xy[old]
+    place = [np.empty((len(xy_old), 2)) for _ in layers]
+    off = [np.empty(len(xy_old)) for _ in layers]
+    new: list[list[Placement]] = [[] for _ in layers]
+    for held in each(np.unique(fold), "maps", "folds"):
         test = fold == held
-        manifold = fit_manifold(x_old[~test], xy_old[~test], seed=seed, metric=metric)
-        place[test], off[test] = manifold.nearest(x_old[test])
-        if not old.all():
-            new.append(place_cities(manifold, x[~old], xy[~old]))
-    return Displacement(Placement(place, place_errors(place, xy_old), off), tuple(new))
+        for i, x in enumerate(layers):
+            x_old = x[old]
+            manifold = fit_manifold(x_old[~test], xy_old[~test], seed=seed, metric=metric)
+            place[i][test], off[i][test] = manifold.nearest(x_old[test])
+            if not old.all():
+                new[i].append(place_cities(manifold, x[~old], xy[~old]))
+    return [
+        Displacement(Placement(place[i], place_errors(place[i], xy_old), off[i]), tuple(new[i]))
+        for i in range(len(layers))
+    ]
 
 
 def excess(

@@ -8,7 +8,7 @@ import numpy as np
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
-from cwr_mech.analysis.manifold.placement import Displacement, place_all
+from cwr_mech.analysis.manifold.placement import Displacement, place_each
 from cwr_mech.analysis.probing.dimension import spectrum, surfacing
 from cwr_mech.analysis.probing.probe import TrainingCities, region_folds
 from cwr_mech.analysis.selection import Item, run_label
@@ -41,16 +41,18 @@ def manifold_result(
     spectra: list[Row] = []
     best: tuple[float, Item, Displacement] | None = None
     items = [Item(store, hook, task, site) for hook in hooks for task in tasks]
+    layers_of = [store.get(item.hook, item.task, site) for item in items]
+    placed = place_each(layers_of, xy, store.is_new, fold, seed=seed, metric=metric)
+    stricter: list[Displacement | None] = [None] * len(items)
+    if by_region is not None:
+        no_new = np.zeros(len(ids), dtype=bool)
+        stricter = [*place_each([x[old] for x in layers_of], xy[old], no_new, by_region, metric=metric)]
     for index, item in enumerate(each(items, "manifolds", "fits")):
-        x = store.get(item.hook, item.task, site)
+        x, found, strict = layers_of[index], placed[index], stricter[index]
         place = item.columns
         rng = np.random.default_rng([seed, 1, index])
-        found = place_all(x, xy, store.is_new, fold, seed=seed, metric=metric)
         whole = fit_manifold(x[old], xy[old], seed=seed)
         control = fit_manifold(x[old], rng.permutation(xy[old]), seed=seed)
-        strict = None
-        if by_region is not None:
-            strict = place_all(x[old], xy[old], np.zeros(len(ids), dtype=bool), by_region, metric=metric)
         layers.append(place | _layer(found, strict, rng) | _map(whole, control))
         counted = spectrum(x[old])
         spectra.append(

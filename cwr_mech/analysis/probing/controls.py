@@ -4,17 +4,20 @@ length.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import pdist
-from sklearn.kernel_approximation import Nystroem
 
 from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_errors, region_folds, score
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import Decomposed, Method
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Row
+
+if TYPE_CHECKING:
+    from sklearn.kernel_approximation import Nystroem
 
 WIDTHS = (0.5, 1.0, 2.0, 4.0)
 """Widths of the RBF probe tried, in units of the median distance between cities' activations."""
@@ -130,6 +133,8 @@ def nonlinear_decode(
     """Held-out places by kernel ridge regression (RBF, on at most 400 Nystroem features beside the linear
     ones), width and penalty chosen by leave-one-out inside the training folds.
     """
+    from sklearn.kernel_approximation import Nystroem
+
     decoded = np.empty(xy.shape)
     for held in np.unique(fold):
         test = fold == held
@@ -154,7 +159,9 @@ def nonlinear_decode(
     return decoded
 
 
-def _bumpy(bumps: Nystroem, x: Float[np.ndarray, "row p"], scale: float) -> Float[np.ndarray, "row feature"]:
+def _bumpy(
+    bumps: "Nystroem", x: Float[np.ndarray, "row p"], scale: float
+) -> Float[np.ndarray, "row feature"]:
     return np.concatenate([x / scale, bumps.transform(x)], axis=1)
 
 

@@ -59,7 +59,17 @@ def r2_interval(
     draws: int = 400,
 ) -> Interval:
     """R2 with an interval over cities (bootstrap); it says nothing about other seeds."""
-    return bootstrap(lambda rows: r_squared(decoded[rows], xy[rows]), len(xy), rng, draws=draws)
+    left, places = np.sum((decoded - xy) ** 2, axis=1), xy - xy.mean(axis=0)
+    lengths = np.sum(places**2, axis=1)
+
+    def r2(rows: Int[np.ndarray, "*draw city"]) -> Float[np.ndarray, "*draw"]:
+        # 1 - sum |error|^2 / sum |place - m|^2, m the mean of those drawn: sum |place|^2 - |sum place|^2 / n.
+        centre = np.stack([places[:, axis][rows].sum(axis=-1) for axis in (0, 1)])
+        total = lengths[rows].sum(axis=-1) - np.sum(centre**2, axis=0) / len(xy)
+        varies = total > 1e-12 * lengths.max()  # else all draws are of one place
+        return np.where(varies, 1 - left[rows].sum(axis=-1) / np.where(varies, total, 1), np.nan)
+
+    return bootstrap(r2, len(xy), rng, draws=draws, together=True)
 
 
 def r_squared(decoded: Float[np.ndarray, "city axis"], xy: Float[np.ndarray, "city axis"]) -> float:

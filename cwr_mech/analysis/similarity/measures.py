@@ -94,18 +94,25 @@ def _reordered_neighbours(rows: Int[np.ndarray, "city k"], order: Order) -> Int[
     return np.argsort(order)[rows[order]]
 
 
-def _procrustes_3(x: Side, y: Side) -> float:
-    return shape.procrustes_disparity(
-        *(shape.first_components(side, min(3, side.shape[1])) for side in (x, y))
-    )
+def _reordered_bases(side: tuple[Side, Side], order: Order) -> tuple[Side, Side]:
+    return side[0][order], side[1][order]
+
+
+def _three_components(x: Side) -> Side:
+    return shape.first_components(x, min(3, x.shape[1]))
 
 
 ANGLES = 10
 """Leading components between whose spaces `angles` is taken."""
 
 
-def _angles(x: Side, y: Side) -> float:
-    return float(shape.principal_angles(x, y, min(ANGLES, *x.shape, *y.shape)).mean())
+def _leading_components(x: Side) -> Side:
+    return shape.first_components(x, min(ANGLES, *x.shape))
+
+
+def _angles(first: Side, second: Side) -> float:
+    k = min(first.shape[1], second.shape[1])
+    return float(np.arccos(shape.canonical_correlations(first[:, :k], second[:, :k])).mean())
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
@@ -130,7 +137,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             ),
             Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
             Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
-            Measure("procrustes_3", _procrustes_3, 0.0, "the same on 3 principal components; the paper's"),
+            Measure(
+                "procrustes_3",
+                shape.procrustes_disparity,
+                0.0,
+                "the same on 3 principal components; the paper's",
+                prepare=_three_components,
+            ),
             Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
             Measure(
                 "rsa",
@@ -147,8 +160,23 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
                 "Raghu 2017, 99 % of variance",
                 prepare=shape.leading_basis,
             ),
-            Measure("pwcca", shape.pwcca, 1.0, "Morcos 2018", symmetric=False, needs_more_cities=True),
-            Measure("angles", _angles, 0.0, "mean principal angle of 10 components, radians"),
+            Measure(
+                "pwcca",
+                shape.weighted_correlation,
+                1.0,
+                "Morcos 2018",
+                prepare=shape.with_basis,
+                reorder=_reordered_bases,
+                symmetric=False,
+                needs_more_cities=True,
+            ),
+            Measure(
+                "angles",
+                _angles,
+                0.0,
+                "mean principal angle of 10 components, radians",
+                prepare=_leading_components,
+            ),
             Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
             Measure(
                 "mutual_knn",

@@ -123,8 +123,19 @@ def pwcca(x: Matrix, y: Other) -> float:
     """Canonical correlations averaged with the weight each canonical direction has in x. Not symmetric, and
     as published (weights are sums of absolute values over features) not blind to a rotation of x.
     """
-    x, y = centred(x, y)
-    q_x, q_y = _orthonormal(x), _orthonormal(y)
+    same_cities(len(x), len(y))
+    return weighted_correlation(with_basis(x), with_basis(y))
+
+
+def with_basis(x: Matrix) -> tuple[Matrix, Matrix]:
+    """Centred features, and an orthonormal basis of their columns."""
+    moved = centre(x)
+    return moved, _orthonormal(moved)
+
+
+def weighted_correlation(first: tuple[Matrix, Matrix], second: tuple[Other, Other]) -> float:
+    """`pwcca` of two sides from `with_basis`."""
+    (x, q_x), (_, q_y) = first, second
     turn, correlations, _ = np.linalg.svd(q_x.T @ q_y, full_matrices=False)
     weights = np.abs((q_x @ turn).T @ x).sum(axis=1)
     return float(weights @ np.clip(correlations, 0.0, 1.0) / weights.sum())

@@ -20,6 +20,9 @@ LEAST_UNITS = 3
 """Fewer models, tasks or batches give no interval: with two, Student's t has one degree of freedom (12.7
 standard errors), and a jackknife has two values."""
 
+TOGETHER = 1 << 22
+"""Rows drawn at once by a bootstrap that looks at many draws together: 32 MB."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -119,28 +122,31 @@ def normal_interval(
 
 
 def bootstrap(
-    statistic: Callable[[Int[np.ndarray, "n"]], float],
+    statistic: Callable[[Int[np.ndarray, "*draw n"]], Any],
     n: int,
     rng: np.random.Generator,
     *,
     draws: int = 1000,
     level: float = 0.95,
     unit: str = "city",
+    together: bool = False,
 ) -> Interval:
-    """Percentile bootstrap (Efron 1979). `statistic` gets row numbers 0..n-1, drawn with replacement.
+    """Percentile bootstrap (Efron 1979). `statistic` gets row numbers 0..n-1, drawn with replacement; with
+    `together` those of many draws at once, [draw n], and gives a value for each.
 
     Not for measures made of pairs of rows (CKA, neighbours, RSA): a city drawn twice is its own perfect
     neighbour. Use `halves` there. Raises AnalysisError for fewer than 2 units.
     """
     enough(n, 2, unit)
-    value = statistic(np.arange(n))
+    value = float(statistic(np.arange(n)))
     method = f"bootstrap over {unit}, {draws} draws"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told below, as a reason
         found = stats.bootstrap(
             (np.arange(n),),
-            lambda rows: statistic(rows),
-            vectorized=False,
+            (lambda rows, axis: statistic(rows)) if together else (lambda rows: statistic(rows)),
+            vectorized=together,
+            batch=max(1, TOGETHER // n) if together else None,
             n_resamples=draws,
             confidence_level=level,
             method="percentile",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.kernel_approximation import Nystroem
 
+from cwr_mech.analysis.manifold import manifold as manifold_module
 from cwr_mech.analysis.manifold.bases import (
     fit_basis,
     leading_directions,
@@ -19,6 +20,7 @@ from cwr_mech.analysis.manifold.placement import (
     excess,
     place_all,
     place_cities,
+    place_each,
 )
 from cwr_mech.analysis.probing.probe import random_folds
 from cwr_mech.errors import AnalysisError, UnknownName
@@ -291,3 +293,20 @@ BAD = [
 def test_bad_input_gives_one_line(call, error, message, world: Planted) -> None:
     with pytest.raises(error, match=message):
         call(world)
+
+
+def test_layers_placed_together_are_placed_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted, other = plant(0), plant(1)
+    fold = random_folds(100, np.random.default_rng(0), k=4)
+    layers = [planted.x, planted.x + other.x, np.random.default_rng(3).normal(size=planted.x.shape)]
+    made: list[int] = []
+    plain = manifold_module.Decomposed
+    monkeypatch.setattr(manifold_module, "Decomposed", lambda x: made.append(len(x)) or plain(x))
+    manifold_module._features_of_places.cache_clear()
+    together = place_each(layers, planted.xy, planted.is_new, fold)
+    assert len(made) == 4 * len(manifold_module.WIDTHS), "places of a fold are decomposed once for all layers"
+    for layer, found in zip(layers, together, strict=True):
+        alone = place_all(layer, planted.xy, planted.is_new, fold)
+        assert np.array_equal(found.ordinary.place, alone.ordinary.place)
+        assert np.array_equal(found.off(), alone.off())
+    assert not np.array_equal(together[0].ordinary.off, together[1].ordinary.off), "control: layers differ"

@@ -20,12 +20,14 @@ from cwr_mech.analysis.probing.probe import (
     decode_new,
     place_errors,
     probe,
+    r2_interval,
     r_squared,
     random_folds,
     region_folds,
     score,
 )
 from cwr_mech.analysis.selection import bag_of_digits, digits_in_place
+from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, fit_linear
 from cwr_mech.config import ModelConfig
 from cwr_mech.data.rows import generate
@@ -109,6 +111,18 @@ def test_scores_are_scikit_learns() -> None:
     assert (found.r2_x, found.r2_y) == pytest.approx(tuple(r2_score(xy, decoded, multioutput="raw_values")))
     assert found.error_median == pytest.approx(np.median(np.hypot(*(decoded - xy).T)))
     assert np.isnan(score(xy, np.ones_like(xy)).r2)
+
+
+def test_the_interval_of_r2_is_that_of_scoring_every_draw() -> None:
+    xy = rng(1).normal(size=(40, 2)) * 300 + 2000
+    decoded = xy + rng(2).normal(size=xy.shape) * 80
+    plain = bootstrap(lambda rows: r_squared(decoded[rows], xy[rows]), 40, rng(3), draws=200)
+    found = r2_interval(decoded, xy, rng(3), draws=200)
+    assert (found.value, *found.ends.values()) == pytest.approx(
+        (plain.value, *plain.ends.values()), abs=1e-12
+    )
+    assert r2_interval(decoded + 50, xy, rng(3), draws=200).value < found.value - 0.01, "control"
+    assert np.isnan(r2_interval(decoded, np.zeros_like(xy), rng(3), draws=200).value)
 
 
 def test_no_city_is_decoded_by_a_probe_that_saw_it() -> None:

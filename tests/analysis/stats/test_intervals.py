@@ -94,6 +94,28 @@ def test_sign_flip_exact_against_scipy() -> None:
     assert sign_flip_test(rng(1).normal(2, 1, 60), rng(0)).p < 0.01
 
 
+@pytest.mark.parametrize(("n", "draws"), [(6, 720), (9, 300)])
+def test_mantel_is_the_correlation_of_every_relabelling(n: int, draws: int) -> None:
+    first, second = (cells + cells.T for cells in rng(2).integers(0, 4, size=(2, n, n)).astype(float))
+    upper = np.triu_indices(n, 1)
+
+    def one_by_one(order: np.ndarray) -> float:
+        return float(np.corrcoef(first[upper], second[np.ix_(order, order)][upper])[0, 1])
+
+    plain = permutation_test(one_by_one, n, rng(5), draws=draws)
+    found = mantel_test(first, second, rng(5), draws=draws)
+    assert found.null == pytest.approx(plain.null, abs=1e-12)
+    assert (found.p, found.exact) == (plain.p, plain.exact)
+    assert found.exact == (n == 6), "control: all orders, and some of them"
+
+
+def test_a_bootstrap_of_many_draws_together_is_the_same() -> None:
+    values = rng(1).normal(size=50)
+    plain = bootstrap(lambda rows: float(values[rows].mean()), 50, rng(3), draws=200)
+    assert bootstrap(lambda rows: values[rows].mean(-1), 50, rng(3), draws=200, together=True) == plain
+    assert bootstrap(lambda rows: values[rows].mean(-1), 50, rng(4), draws=200, together=True) != plain
+
+
 def test_mantel_keeps_its_level_where_cells_are_not_independent() -> None:
     """Matrices that are sums of item effects: a plain correlation test of cells rejects too often."""
     mantel, naive = [], []
