@@ -74,11 +74,18 @@ def summary(result: Result) -> str:
 
 
 def checks(result: Result, question: Question) -> str:
-    """How many checks of a question without a headline hold, and of what."""
-    mine = [row for row in result.tables["claims"] if row["question"] == question.id]
-    held = [row["statement"].removeprefix("Models learn ") for row in mine if row["verdict"] == "supported"]
-    failed = [row["statement"].removeprefix("Models learn ") for row in mine if row["verdict"] != "supported"]
-    return f"Learned: {', '.join(held) or 'none'}. Not, or not surely: {', '.join(failed) or 'none'}."
+    """Which tasks are learned, with all others and alone, of a question without a headline."""
+    found: dict[str, dict[bool, list[str]]] = {}
+    for row in result.tables["claims"]:
+        if row["question"] == question.id:
+            task, _, how = row["statement"].removeprefix("Models learn ").partition(" ")
+            lists = found.setdefault(how, {True: [], False: []})
+            lists[row["verdict"] == "supported"].append(task)
+    return " ".join(
+        f"{how[:1].upper()}{how[1:]}: {', '.join(lists[True]) or 'none'} learned; "
+        f"{', '.join(lists[False]) or 'none'} not, or not surely."
+        for how, lists in found.items()
+    )
 
 
 def claims(result: Result, question: str) -> str:

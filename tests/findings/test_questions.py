@@ -361,3 +361,21 @@ def test_models_of_other_tasks_change_no_claim() -> None:
     added("models", "scores", *(changed(score, run="zoo:again", gain=0.1, task=task) for task in PAPER_TASKS))
     grown = {name: replace(one, tables=more[name]) for name, one in usual.items()}
     assert findings(grown, {}, "test").tables["claims"] != before
+
+
+def test_tasks_that_are_learned_are_told_apart_by_how_they_were_trained() -> None:
+    verdicts = {
+        "angle with all other tasks": "supported",
+        "compass with all other tasks": "inconclusive",
+        "angle alone": "refuted",
+    }
+    rows: list[Row] = [
+        {"question": "tasks", "statement": f"Models learn {what}", "verdict": verdict}
+        for what, verdict in verdicts.items()
+    ]
+    asked = next(question for question in QUESTIONS if question.id == "tasks")
+    said = show.checks(result("findings", claims=rows), asked)
+    assert said == (
+        "With all other tasks: angle learned; compass not, or not surely. "
+        "Alone: none learned; angle not, or not surely."
+    )
