@@ -69,13 +69,13 @@ class Displacement:
         """Distance off the manifold in units of the median training city."""
         return self.off() / float(np.median(self.ordinary.off))
 
-    def excess_along(self, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
+    def excess_along(self, rng: np.random.Generator) -> Interval:
         """Typical on-manifold displacement, in tenths of a degree, beyond that of training cities."""
-        return excess([found.along for found in self.new], self.ordinary.along, rng, level=level)
+        return excess([found.along for found in self.new], self.ordinary.along, rng)
 
-    def excess_off(self, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
+    def excess_off(self, rng: np.random.Generator) -> Interval:
         """Typical off-manifold displacement, in units of the activation, beyond that of training cities."""
-        return excess([found.off for found in self.new], self.ordinary.off, rng, level=level)
+        return excess([found.off for found in self.new], self.ordinary.off, rng)
 
 
 def place_all(
@@ -126,13 +126,11 @@ def place_each(
     ]
 
 
+DRAWS, LEVEL = 1000, 0.95
+
+
 def excess(
-    groups: list[Float[np.ndarray, "city"]],
-    ordinary: Float[np.ndarray, "other"],
-    rng: np.random.Generator,
-    *,
-    draws: int = 1000,
-    level: float = 0.95,
+    groups: list[Float[np.ndarray, "city"]], ordinary: Float[np.ndarray, "other"], rng: np.random.Generator
 ) -> Interval:
     """Typical displacement of a group beyond training cities, with an interval.
 
@@ -156,11 +154,11 @@ def excess(
     shared = (len(groups) - 1) * by_map.var()
     one, two = squares.mean(axis=0), ordinary**2
     value = one.mean() - two.mean()
-    again_one = one[rng.integers(0, one.size, (draws, one.size))]
-    again_two = two[rng.integers(0, two.size, (draws, two.size))]
+    again_one = one[rng.integers(0, one.size, (DRAWS, one.size))]
+    again_two = two[rng.integers(0, two.size, (DRAWS, two.size))]
     spread = np.sqrt(np.maximum(variance(again_one, again_two), np.finfo(np.float64).tiny))
     t = (again_one.mean(axis=1) - again_two.mean(axis=1) - value) / spread
-    upper, lower = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    upper, lower = np.quantile(t, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = root(value - np.array([lower, upper]) * np.sqrt(variance(one, two) + shared))
-    method = f"studentised bootstrap over city with the map's own error, {draws} draws"
-    return Interval(float(root(value)), float(low), float(high), one.size, "city", method, level)
+    method = f"studentised bootstrap over city with the map's own error, {DRAWS} draws"
+    return Interval(float(root(value)), float(low), float(high), one.size, "city", method, LEVEL)

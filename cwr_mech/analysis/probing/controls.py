@@ -37,8 +37,6 @@ def prompt_transfer(
     activations: Mapping[str, Float[np.ndarray, "city p"]],
     xy: Float[np.ndarray, "city 2"],
     fold: Int[np.ndarray, "city"],
-    *,
-    method: Method = "ridge",
 ) -> PromptTransfer:
     """Fit in each prompt, read in every prompt. The paper saw R2 .95 in the prompt trained on and -.2 in
     another, and mixed prompts between seeds; this is the size of that confound.
@@ -48,8 +46,7 @@ def prompt_transfer(
     for i, fitted in enumerate(prompts):
         for held in np.unique(fold):
             test = fold == held
-            features = Decomposed(activations[fitted][~test])
-            probe = features.best(xy[~test]) if method == "ridge" else features.fit(xy[~test])
+            probe = Decomposed(activations[fitted][~test]).best(xy[~test])
             for j, read in enumerate(prompts):
                 decoded[i, j, test] = probe.predict(activations[read][test])
     return PromptTransfer(prompts, np.array([[score(cell, xy).r2 for cell in row] for row in decoded]))
@@ -60,8 +57,6 @@ def region_scores(
     xy: Float[np.ndarray, "city 2"],
     region: np.ndarray,
     decoded: Float[np.ndarray, "city 2"],
-    *,
-    method: Method = "ridge",
 ) -> tuple[list[Row], float]:
     """A row for each region, and the R2 over all cities when each is decoded without its region.
 
@@ -70,7 +65,7 @@ def region_scores(
     all other regions (`error_constant`). Raises AnalysisError when there is one region only.
     """
     fold = region_folds(region)
-    without = cross_decode(x, xy[None], fold, method=method)[0]
+    without = cross_decode(x, xy[None], fold)[0]
     inside, outside = place_errors(decoded, xy), place_errors(without, xy)
     rows = []
     for held in np.unique(fold):
@@ -83,17 +78,18 @@ def region_scores(
     return rows, score(without, xy).r2
 
 
+REPEATS = 5
+
+
 def learning_curve(
     x: Float[np.ndarray, "city p"],
     xy: Float[np.ndarray, "city 2"],
     rng: np.random.Generator,
     *,
     sizes: Sequence[int] | None = None,
-    repeats: int = 5,
-    method: Method = "ridge",
 ) -> list[dict[str, float | int]]:
     """R2 and median error on a fifth of the cities, for growing numbers of training cities (mean, lowest and
-    highest R2 over `repeats` random draws).
+    highest R2 over REPEATS random draws).
     """
     n_test = len(xy) // 5
     most = len(xy) - n_test
@@ -103,11 +99,10 @@ def learning_curve(
         if not 3 <= size <= most:
             raise AnalysisError(f"{size} training cities were asked for, 3 to {most} are there")
         found = []
-        for _ in range(repeats):
+        for _ in range(REPEATS):
             order = rng.permutation(len(xy))
             test, train = order[:n_test], order[n_test : n_test + size]
-            features = Decomposed(x[train])
-            probe = features.best(xy[train]) if method == "ridge" else features.fit(xy[train])
+            probe = Decomposed(x[train]).best(xy[train])
             found.append(score(probe.predict(x[test]), xy[test]))
         r2 = [one.r2 for one in found]
         median = float(np.mean([one.error_median for one in found]))

@@ -45,13 +45,13 @@ def kernel_cka(
     return kernel_hsic(first, second, debiased=debiased) / float(np.sqrt(selves[0]) * np.sqrt(selves[1]))
 
 
-def rbf_kernel(x: Float[np.ndarray, "n p"], *, width: float = 1.0) -> Float[np.ndarray, "n n"]:
-    """exp(-d^2 / (2 s^2)), s = `width` times the median distance of two different rows.
+def rbf_kernel(x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n n"]:
+    """exp(-d^2 / (2 s^2)), s = the median distance of two different rows.
 
     Raises AnalysisError where the median distance is 0: more than half of the pairs coincide.
     """
     distances = pdist(np.asarray(x, dtype=np.float64))
-    scale = width * float(np.median(distances))
+    scale = float(np.median(distances))
     if scale == 0:
         raise AnalysisError("more than half of the pairs of cities have the same features")
     kernel = squareform(np.exp(-(distances**2) / (2 * scale**2)))
@@ -59,8 +59,6 @@ def rbf_kernel(x: Float[np.ndarray, "n p"], *, width: float = 1.0) -> Float[np.n
     return kernel
 
 
-def rbf_cka(
-    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, width: float = 1.0, debiased: bool = True
-) -> float:
+def rbf_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, debiased: bool = True) -> float:
     """CKA with RBF kernels: like linear CKA, but near neighbours count and far ones do not."""
-    return kernel_cka(rbf_kernel(x, width=width), rbf_kernel(y, width=width), debiased=debiased)
+    return kernel_cka(rbf_kernel(x), rbf_kernel(y), debiased=debiased)

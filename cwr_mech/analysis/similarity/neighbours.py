@@ -61,9 +61,13 @@ def _largest(kernel: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"
     return mask
 
 
-def twonn(x: Float[np.ndarray, "n p"], *, discard: float = 0.1) -> float:
+DISCARDED = 0.1
+"""Share of the ratios of distances that TwoNN leaves out."""
+
+
+def twonn(x: Float[np.ndarray, "n p"]) -> float:
     """Intrinsic dimension from the ratio of the distances to the second and the first neighbour (Facco et al.
-    2017): slope of -log(1 - F) on log ratio through 0, without the `discard` largest ratios.
+    2017): slope of -log(1 - F) on log ratio through 0, without the DISCARDED largest ratios.
 
     Raises AnalysisError for fewer than 10 distinct cities.
     """
@@ -72,6 +76,6 @@ def twonn(x: Float[np.ndarray, "n p"], *, discard: float = 0.1) -> float:
         raise AnalysisError(f"{len(x)} distinct cities are too few for TwoNN", "at least 10 are needed")
     distances, _ = NearestNeighbors(n_neighbors=2).fit(x).kneighbors()
     ratio = np.sort(np.log(distances[:, 1] / distances[:, 0]))
-    kept = int(len(ratio) * (1 - discard))
+    kept = int(len(ratio) * (1 - DISCARDED))
     rise = -np.log1p(-np.arange(1, kept + 1) / len(ratio))
     return float(ratio[:kept] @ rise / (ratio[:kept] @ ratio[:kept]))
