@@ -159,17 +159,24 @@ def _cell(site: Site) -> Cell:
     return Cell(site.component, site.number(), None, span)
 
 
-_KNOWN: dict[tuple[Any, ...], CausalSites] = {}
+_KNOWN: dict[tuple[Any, ...], CausalSites | AnalysisError] = {}
+"""What was found, or why it cannot be: that takes as many answers to learn."""
 
 
 def known_sites(
     model: HookedQwen2, world: World, task: str, *, n_pairs: int = 64, seed: int = 0, cities: str = "old"
 ) -> CausalSites:
-    """`causal_sites`, computed once for equal weights, world and question in one process."""
+    """`causal_sites`, computed once for equal weights, world and question in one process, refusals too."""
     key = (model_digest(model), world.sha256, task, n_pairs, seed, cities)
     if key not in _KNOWN:
-        _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed, cities=cities)
-    return _KNOWN[key]
+        try:
+            _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed, cities=cities)
+        except AnalysisError as error:
+            _KNOWN[key] = AnalysisError(error.message, error.hint)  # without the frames that it was raised in
+    known = _KNOWN[key]
+    if isinstance(known, AnalysisError):
+        raise AnalysisError(known.message, known.hint)
+    return known
 
 
 def first_read(model: HookedQwen2, world: World, tasks: Sequence[str]) -> CausalSites:

@@ -78,6 +78,27 @@ def test_a_model_with_its_readers_cut_reads_the_city_nowhere() -> None:
         known_sites(model, world, "compass", n_pairs=16)
 
 
+def test_what_was_found_or_refused_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked = load_run(ZOO / "small-seed2"), []
+
+    def answered(_model: object, _world: object, task: str, **_more: object) -> CausalSites:
+        asked.append(task)
+        if task == "angle":
+            raise AnalysisError("too few", "train it")
+        return CausalSites(task, "old", 4, 0.1, ())
+
+    monkeypatch.setattr("cwr_mech.analysis.patching.sites.causal_sites", answered)
+    monkeypatch.setattr("cwr_mech.analysis.patching.sites._KNOWN", {})
+    model, world = run.model(), run.world()
+    for _ in range(3):
+        with pytest.raises(AnalysisError, match=r"too few \(train it\)"):
+            known_sites(model, world, "angle")
+        assert known_sites(model, world, "compass").task == "compass"
+    assert asked == ["angle", "compass"]
+    known_sites(model, world, "compass", seed=1)  # control: another question
+    assert asked == ["angle", "compass", "compass"]
+
+
 def test_reading_is_the_last_site_with_the_whole_effect_and_weak_ones_are_named() -> None:
     def sites(**share: float) -> CausalSites:
         rows = tuple(
