@@ -140,8 +140,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_analyses_of_files_load_no_torch() -> None:
-    analyses = ("probing", "manifold", "similarity")
-    imported = "; ".join(f"import cwr_mech.analysis.{name}.tables" for name in analyses)
+    analyses = (f"analysis.{name}.tables" for name in ("probing", "manifold", "similarity"))
+    imported = "; ".join(f"import cwr_mech.{name}" for name in (*analyses, "report.contents"))
     code = f"import sys; {imported}; print([m for m in ('torch', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['scipy']"

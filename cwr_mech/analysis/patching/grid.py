@@ -9,8 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from cwr_mech.analysis.patching.cells import span_positions
-from cwr_mech.analysis.patching.forward import Tree
 from cwr_mech.render.grids import matrix
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Explorer, plot
@@ -80,6 +78,10 @@ def _tokens(task: str, spans: Sequence[str]) -> tuple[list[str], str]:
     about = get_task(task)
     text = about.prompt(np.array([EXAMPLE[: about.n_min]]), ID_DIGITS)[0]
     tokens = [Tokenizer().decode([token]) for token in Tokenizer().encode_prompt(text)]
+    # The only use of the sweep's arithmetic, and of torch, when results are shown.
+    from cwr_mech.analysis.patching.cells import span_positions
+    from cwr_mech.analysis.patching.forward import Tree
+
     tree = Tree(len(tokens), (about.max_answer_tokens,))
     places = span_positions(task, about.n_min, 0, ID_DIGITS, tree)
     found = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from cwr_mech.analysis.patching import sentences, text_study
+from cwr_mech.analysis.patching import sentences, text_show
 from cwr_mech.analysis.patching.figures import (
     PART_COLUMNS,
     digits_figure,
@@ -194,10 +194,10 @@ SHOWS = by_kind(
     Show("patch_texts", "Where an entity is carried to the next token",
         "One entity of a text is exchanged for another with equally many tokens, one component, layer and "
         "token position at a time.",
-        text_study.text, (text_study.figure,),
+        text_show.text, (text_show.figure,),
         (Table("cells that recover most",
              "component layer position metric n recovered lo hi null flipped null_flipped",
-             text_study.largest),), finding=sentences.followed),
+             text_show.largest),), finding=sentences.followed),
     Show("patch_tasks", "Patching, tasks beside each other",
         "Up to which layer the city can be exchanged where it is named, and from which layer '=' holds what "
         "the answer needs.",

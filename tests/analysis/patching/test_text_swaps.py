@@ -11,7 +11,8 @@ from cwr_mech.activations.extract_texts import extract_texts
 from cwr_mech.activations.prompts import read_prompts
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import TokenRows, encode_prompts
-from cwr_mech.analysis.patching.text_study import figure, swaps_result, text
+from cwr_mech.analysis.patching.text_show import figure, text
+from cwr_mech.analysis.patching.text_study import swaps_result
 from cwr_mech.analysis.patching.text_swaps import Cell, Swaps, cells_of, draw_swaps, swap_rows, swap_scores
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2

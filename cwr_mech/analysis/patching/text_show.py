@@ -1,0 +1,64 @@
+"""How swapped entities are shown."""
+
+from matplotlib.figure import Figure
+
+from cwr_mech.render.markdown import ends, markdown_table
+from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.shown import plot
+from cwr_mech.render.style import caption, new_figure
+from cwr_mech.results import Result, Row
+
+MOST_ROWS = 12
+LOOKS = {"span": ("#1f4e9e", "s", 8), "last_token": ("#e69f00", "o", 4), "text_end": ("#0b6e4f", "^", 5)}
+"""Colour, marker and its size of each token position; the span's is open, since a name may be one token."""
+
+
+def largest(result: Result) -> list[Row]:
+    """The cells that recover most, beyond the unrelated entity."""
+    rows = result.tables["cells"]
+    return sorted(rows, key=lambda row: row["null"] - row["recovered"])[:MOST_ROWS]
+
+
+def text(result: Result) -> str:
+    """The cells that recover most as a table."""
+    columns = {"component": "component", "place": "layer", "position": "token position", "metric": "metric"}
+    columns |= {"recovered": "recovered", "interval": "95 % over pairs", "null": "third entity"}
+    columns |= {"flipped": "most probable token becomes the source's"}
+    rows = [row | {"place": layer_name(row["layer"], None), "interval": ends(row)} for row in largest(result)]
+    return "\n\n".join([*result.notes, markdown_table(rows, columns)])
+
+
+@plot("Effect of swapping an entity")
+def figure(result: Result) -> Figure:
+    """Recovered by layer, a panel a component, a line a token position; the third entity dashed.
+
+    Reads table `cells`, metric kl.
+    """
+    rows = [row for row in result.tables["cells"] if row["metric"] == "kl"]
+    components = list(dict.fromkeys(row["component"] for row in rows))
+    drawn = new_figure(3.2)
+    axes = drawn.subplots(1, len(components), sharey=True, squeeze=False)[0]
+    for ax, component in zip(axes, components, strict=True):
+        for position, (colour, marker, size) in LOOKS.items():
+            line = [row for row in rows if (row["component"], row["position"]) == (component, position)]
+            x = [row["layer"] for row in line]
+            style = {"marker": marker, "markersize": size, "fillstyle": "none" if size > 6 else "full"}
+            ax.plot(x, [row["recovered"] for row in line], color=colour, label=position, **style)
+            ax.vlines(x, [row["lo"] for row in line], [row["hi"] for row in line], color=colour, lw=0.8)
+            ax.plot(x, [row["null"] for row in line], color=colour, ls="--", lw=0.8)
+        for level in (0.0, 1.0):
+            ax.axhline(level, color="#cccccc", lw=0.6, zorder=0)
+        ax.set_title(component)
+        ax.set_xlabel("layer")
+        layers = sorted({row["layer"] for row in rows})
+        shown = layers[:: -(-len(layers) // 8)]
+        ax.set_xticks(shown, [layer_name(layer, None) for layer in shown])
+    axes[0].set_ylabel("recovered")
+    handles, labels = axes[0].get_legend_handles_labels()
+    drawn.legend(handles, [label.replace("_", " ") for label in labels], loc="outside right center")
+    return caption(
+        drawn,
+        f"{result.params['runs'][0]}, prompt {result.params['task']}. n = {result.values['n']} pairs of "
+        "entities with equally many tokens; bars: 95 % over pairs. 0: the next token as before, 1: as after "
+        "the other entity. Dashed: the state of a third entity.",
+    )
