@@ -3,6 +3,7 @@
 Each measurement is a process of its own: processor seconds (user and system) and peak memory beyond what was
 taken before the work. Of three sizes the exponent is the slope of log seconds on log size: 1 is linear, 2
 quadratic, near 0 a cost that is all start. Not part of `make bench`: it writes up to 0.6 GB (`--full`: 5 GB).
+`--keep` writes what it finds to scale.json.
 
     python tests/benchmarks/scale.py [--full] [--keep] [places activations checkpoints runs]
 """
@@ -26,6 +27,7 @@ from rich.table import Table
 from run import keep
 
 ROOT = Path(__file__).parents[2]
+FIGURES = Path(__file__).with_name("scale.json")
 CITIES, WIDTH = 5120, 256
 """Of an activation file: each hook has 5 MB of them in float32."""
 
@@ -164,13 +166,13 @@ def main(argv: list[str]) -> None:
     table = Table(box=None, header_style="dim")
     for column in ("case", "seconds", "memory_mb", "note"):
         table.add_column(column, justify="left" if column in ("case", "note") else "right")
-    found = {f"scale: {name}": rows_of(name, full=given.full) for name in given.cases or CASES}
+    found = {name: rows_of(name, full=given.full) for name in given.cases or CASES}
     for rows in found.values():
         for row in rows:
             table.add_row(row["case"], f"{row['seconds']:.2f}", f"{row['memory_mb']:.0f}", row["note"])
     Console(width=110).print(table)
     if given.keep:
-        keep(found)
+        keep(found, FIGURES)
 
 
 if __name__ == "__main__":
