@@ -29,7 +29,7 @@ from transformer_lens import patching
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
 from cwr_mech.analysis.patching.layout import INTERCHANGE, PAIR_CHUNK, layouts
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
-from cwr_mech.analysis.patching.sweep import sweep
+from cwr_mech.analysis.patching.sweep import BUDGET, sweep
 from cwr_mech.config import ModelConfig
 from cwr_mech.model.layers import HookedConfig
 from cwr_mech.model.qwen2 import HookedQwen2
