@@ -139,6 +139,8 @@ def truncate(path, share):
     path.write_bytes(content[: int(len(content) * share)])
 
 
+FULL = "full_attention"
+
 Q, HEAD = "model.layers.1.self_attn.q_proj.weight", "lm_head.weight"
 MISSING = {
     "no folder": (shutil.rmtree, "no such checkpoint folder"),
@@ -151,11 +153,14 @@ CORRUPT = {
     "header cut short": (lambda f: truncate(f / "model.safetensors", 0.001), "truncated"),
     "no safetensors": (lambda f: (f / "model.safetensors").write_text("hello"), "truncated or not"),
     "another architecture": (lambda f: edit_config(f, model_type="llama"), "'llama', not 'qwen2'"),
-    "sliding window": (lambda f: edit_config(f, use_sliding_window=True), "use_sliding_window is"),
+    "other attention": (lambda f: edit_config(f, layer_types=[FULL, "linear_attention"]), "layer_types is"),
     "other activation": (lambda f: edit_config(f, hidden_act="gelu"), "hidden_act is 'gelu'"),
     "other width": (lambda f: edit_config(f, intermediate_size=64), r"has shape \(48, 32\), the"),
-    "more layers": (lambda f: edit_config(f, num_hidden_layers=3), "lack .* and 11 more"),
-    "fewer layers": (lambda f: edit_config(f, num_hidden_layers=1), "no place for"),
+    "more layers": (
+        lambda f: edit_config(f, num_hidden_layers=3, layer_types=[FULL] * 3),
+        "lack .* and 11 more",
+    ),
+    "fewer layers": (lambda f: edit_config(f, num_hidden_layers=1, layer_types=[FULL]), "no place for"),
     "impossible heads": (lambda f: edit_config(f, num_attention_heads=5), "d_model 32"),
     "no width": (lambda f: edit_config(f, hidden_size="wide"), "'d_model' cannot be 'wide'"),
     "tensor missing": (lambda f: edit_weights(f, lambda t: t.pop(HEAD)), "lack lm_head.weight"),
@@ -190,8 +195,8 @@ def test_only_qwen2_models_are_converted():
 def test_older_config_files_name_the_rope_base_differently():
     settings = {"model_type": "qwen2", "hidden_size": 32, "num_attention_heads": 4, "rope_theta": 5e5}
     assert model_config(settings).rope_theta == 5e5
-    scaled = settings | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
-    with pytest.raises(ConfigError, match="rope type is 'yarn'"):
+    scaled = settings | {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}
+    with pytest.raises(ConfigError, match="rope type is 'longrope'"):
         model_config(scaled)
 
 
