@@ -53,12 +53,32 @@ class Decomposed:
         kept = s > max(x.shape) * np.finfo(np.float64).eps * s[0] if s[0] > 0 else s > 0
         self._s = np.where(kept, s, 0.0)
         self._square = self._u**2
+        self._interpolates = int(kept.sum()) == x.shape[0] - 1
         self.unit = float(np.mean(self._s**2)) or 1.0
 
     def _shrunk(self, penalty: float) -> Float[np.ndarray, "k"]:
         """s^2 / (s^2 + penalty), 0 for directions the features do not have."""
         square = self._s**2
         return np.divide(square, square + penalty * self.unit, out=np.zeros_like(square), where=square > 0)
+
+    def _spared(self, penalties: Float[np.ndarray, "penalty"]) -> Float[np.ndarray, "k penalty"]:
+        """1 - `_shrunk`, as penalty / (s^2 + penalty): no digits are lost where both are nearly equal. 0 for
+        directions the features do not have.
+        """
+        square, added = self._s[:, None] ** 2, penalties * self.unit
+        return np.divide(added, square + added, out=np.zeros((square.size, added.size)), where=square > 0)
+
+    def _unexplained(
+        self, centred: Float[np.ndarray, "row target"]
+    ) -> tuple[Float[np.ndarray, "row target"], Float[np.ndarray, "row"]]:
+        """Residual and 1 - leverage of least squares without a penalty: exactly 0 where the features and the
+        mean reach every target, as they do with fewer rows than features.
+        """
+        if self._interpolates:
+            return np.zeros_like(centred), np.zeros(len(centred))
+        basis = self._u * (self._s > 0)
+        leverage = 1 / len(centred) + self._square @ (self._s > 0)
+        return centred - basis @ (basis.T @ centred), np.maximum(1 - leverage, 0.0)
 
     def fit(self, y: Float[np.ndarray, "row target"], penalty: float = 0.0) -> LinearMap:
         """The map for one penalty; 0 is ordinary least squares of least norm."""
@@ -73,14 +93,17 @@ class Decomposed:
         """Mean squared error of each target with every row predicted from all the others, per penalty."""
         centred = y - y.mean(axis=0)
         turned = self._u.T @ centred
-        shrunk = np.array([self._shrunk(float(penalty)) for penalty in penalties])
-        kept = np.maximum(1 - 1 / len(y) - self._square @ shrunk.T, 1e-12)
+        # Residual of ridge = that of least squares + U (1 - shrunk) U'y. With fewer rows than features both
+        # residual and 1 - leverage are tiny, so neither may come from a difference of large numbers.
+        spared = self._spared(np.asarray(penalties, dtype=np.float64))
+        outside, free = self._unexplained(centred)
+        kept = np.maximum(free[:, None] + self._square @ spared, np.finfo(np.float64).tiny)
         # One product for several penalties where targets are few.
         together, errors = max(1, COLUMNS // max(1, y.shape[1])), []
-        for start in range(0, len(shrunk), together):
+        for start in range(0, spared.shape[1], together):
             part = slice(start, start + together)
-            weights = (shrunk[part].T[:, :, None] * turned[:, None]).reshape(len(turned), -1)
-            left = centred[:, None] - (self._u @ weights).reshape(len(y), -1, y.shape[1])
+            weights = (spared[:, part, None] * turned[:, None]).reshape(len(turned), -1)
+            left = outside[:, None] + (self._u @ weights).reshape(len(y), -1, y.shape[1])
             left /= kept[:, part, None]
             errors.append(np.einsum("rpt,rpt->pt", left, left) / len(y))
         return np.concatenate(errors)

@@ -1,5 +1,6 @@
 """Probes on planted maps: what they find, what they must not find, and by which second route."""
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -94,6 +95,33 @@ def test_leave_one_out_is_what_it_says() -> None:
     np.testing.assert_allclose(
         features.leave_one_out(xy, np.array([penalty]))[0], np.mean(left, axis=0), rtol=1e-9
     )
+
+
+def test_leave_one_out_keeps_its_digits_with_fewer_cities_than_features() -> None:
+    # Residual and 1 - leverage are then both near 1e-8: as differences from 1 they have eight digits, not 15.
+    x, xy = mapped(n=12, p=30)
+    features = Decomposed(x)
+    with mpmath.workdps(40):
+        ones = mpmath.matrix([[mpmath.mpf(1)] * 12]).T / 12
+        moved = mpmath.matrix(x.tolist()) - 12 * ones * (ones.T * mpmath.matrix(x.tolist()))
+        places = mpmath.matrix(xy.tolist()) - 12 * ones * (ones.T * mpmath.matrix(xy.tolist()))
+        kernel = moved * moved.T
+        unit = sum(kernel[i, i] for i in range(12)) / 12
+        exact = []
+        for penalty in PENALTIES[:3]:
+            added = float(penalty) * unit
+            # Residual of the kernel form, added (K + added I)^-1 y, by 1 - leverage on the same diagonal.
+            inverse = added * (kernel + added * mpmath.eye(12)) ** -1
+            left = inverse * places
+            spared = [inverse[i, i] - mpmath.mpf(1) / 12 for i in range(12)]
+            exact.append([float(sum((left[i, k] / spared[i]) ** 2 for i in range(12)) / 12) for k in (0, 1)])
+    np.testing.assert_allclose(features.leave_one_out(xy, PENALTIES[:3]), exact, rtol=1e-12)
+    # What was computed before: y - fit by 1 - 1/n - sum u^2 shrunk.
+    shrunk = features._shrunk(float(PENALTIES[0]))
+    centred = xy - xy.mean(axis=0)
+    by_difference = centred - features._u @ (shrunk[:, None] * (features._u.T @ centred))
+    by_difference /= (1 - 1 / 12 - features._u**2 @ shrunk)[:, None]
+    assert np.abs(np.mean(by_difference**2, axis=0) / exact[0] - 1).max() > 1e-10
 
 
 def test_ridge_does_not_see_a_rotation_or_a_scale() -> None:
