@@ -78,21 +78,26 @@ class Engine:
         first: Int32[np.ndarray, " row"],
         total_weight: float,
         hook: GradientHook | None = None,
+        *,
+        weights: bool = True,
+        lowest: int = 0,
     ) -> Float[Tensor, " row"]:
         """Add a whole batch's gradient to the flat vector; return each row's summed loss, in nats.
 
         `first` is the first predicted position of each row. The gradient is that of the sum divided by
         `total_weight`, which is the number of predictions for a mean. A hook that changes nothing changes no
         bit. What rows share at their beginning (up to the first city's id) it sees in the first of them; in
-        the others the gradient is zero there.
+        the others the gradient is zero there. weights: False leaves the flat vector alone, for gradients that
+        a hook takes, and the backward pass ends at the input of block `lowest`.
         """
         losses = torch.zeros(len(lengths))
         self._fold()
         multiple = BFLOAT16_TOKENS if self.bfloat16 else 1
         made = packs(tokens, lengths, first, self.heads, budget=self.pack_tokens, multiple=multiple)
         for pack in made:
-            losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook)
-        self._unfold()
+            losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook, weights, lowest)
+        if weights:
+            self._unfold()
         return losses
 
     def _fold(self) -> None:
@@ -134,9 +139,9 @@ class Engine:
                 grad.zero_()
 
     def _loss_and_grad(
-        self, pack: Pack, total_weight: float, hook: GradientHook | None
+        self, pack: Pack, total_weight: float, hook: GradientHook | None, weights: bool, lowest: int
     ) -> Float[Tensor, " b"]:
-        """Add a pack's gradient; return its rows' summed losses."""
+        """Add a pack's gradient, unless `weights` is False; return its rows' summed losses."""
         cfg, p, g = self.cfg, self.flat.p, self.flat.g
         n, h, k, m = len(pack.tokens), cfg.n_heads, cfg.d_head, cfg.d_mlp
         attention = Attention(pack, self.heads, self.turn[pack.position])
@@ -164,24 +169,25 @@ class Engine:
             act = (silu * up).to(self.down[i].dtype)
             x = _plus_product(x, act, self.down[i])
             saved.append((unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act))
-        by_row, dx = self._predict(pack, x, total_weight)
-        for i in reversed(range(cfg.n_layers)):
+        by_row, dx = self._predict(pack, x, total_weight, weights)
+        add = _add_product if weights else _nothing
+        for i in reversed(range(lowest, cfg.n_layers)):
             unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act = saved.pop()
             # out = mid + act W_down:  dW_down = act^T dout,  dact = dout W_down^T.
             dout = dx.to(act.dtype)
-            _add_product(g[f"{i}.down"], act, dout)
+            add(g[f"{i}.down"], act, dout)
             dact = torch.mm(dout, self.down[i].T).to(gate.dtype)
             # act = silu(a) * u:  du = dact * silu(a),  da = dact * u * silu'(a), in place.
             dup, dact = silu.mul_(dact), dact.mul_(up)
             dgate = torch.ops.aten.silu_backward.grad_input(dact, gate, grad_input=dact)
             # a = n F_a, u = n F_u:  dF = n^T da and n^T du,  dn = da F_a^T + du F_u^T; the skip adds dout.
-            _add_product(self.gate_up_grad[i][:, :m], n2, dgate)
-            _add_product(self.gate_up_grad[i][:, m:], n2, dup)
+            add(self.gate_up_grad[i][:, :m], n2, dgate)
+            add(self.gate_up_grad[i][:, m:], n2, dup)
             dn = torch.addmm(torch.mm(dgate, self.gate[i].T), dup, self.up[i].T).float()
             dx += _normalise_backward(dn, unit2, rstd2)
             # mid = x + z W_O:  dW_O = z^T dmid,  dz = dmid W_O^T.
             dmid = dx.to(z.dtype)
-            _add_product(g[f"{i}.o"], z, dmid)
+            add(g[f"{i}.o"], z, dmid)
             dz = torch.zeros(n + 1, h * k)  # one row more, for places of a block that hold no token
             if i == cfg.n_layers - 1 and pack.read is not None:  # back to all positions
                 dz.index_copy_(0, pack.read, torch.mm(dmid, self.o[i].T).float())
@@ -189,19 +195,21 @@ class Engine:
             else:
                 dz[:n] = torch.mm(dmid, self.o[i].T)
             dqkv = attention.backward(dz, kept)
-            self.bias_grad[i] += dqkv.sum(0)
+            if weights:
+                self.bias_grad[i] += dqkv.sum(0)
             # [q k v] = n F + b:  dF = n^T d[q k v],  db = its column sums,  dx += dn through RMSNorm.
             dqkv = dqkv.to(n1.dtype)
-            _add_product(self.qkv_grad[i], n1, dqkv)
+            add(self.qkv_grad[i], n1, dqkv)
             dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T).float(), unit1, rstd1)
             if hook is not None:
                 dx = _hooked(hook, i, dx, unit1 / rstd1, pack)
         # x = E[token]:  dE[t] = sum of dx over the places of token t.
-        g["embed"] += _sum_by_token(dx, pack.tokens, cfg.d_vocab)
+        if weights:
+            g["embed"] += _sum_by_token(dx, pack.tokens, cfg.d_vocab)
         return by_row
 
     def _predict(
-        self, pack: Pack, x: Float[Tensor, "U d"], total_weight: float
+        self, pack: Pack, x: Float[Tensor, "U d"], total_weight: float, weights: bool
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, "U d"]]:
         """Each row's loss, and the gradient at the last residual stream."""
         g, p = self.flat.g, self.flat.p
@@ -214,11 +222,12 @@ class Engine:
         by_row = torch.zeros(len(pack.rows)).index_add_(0, pack.owner, losses)
         dlogits = logp.exp_().mul_((pack.times / total_weight)[:, None])
         dlogits.view(-1).index_add_(0, spot, torch.full_like(losses, -1 / total_weight))
-        # logits = n diag(gain) U:  dU = diag(gain) n^T dlogits,  dgain = row sums of (n^T dlogits * U).
-        dw = torch.mm(unit.T, dlogits)
-        tied = self.cfg.tied
-        (g["embed"].T if tied else g["unembed"]).addcmul_(dw, p["ln_final"][:, None])
-        g["ln_final"] += (dw * (p["embed"].T if tied else p["unembed"])).sum(1)
+        if weights:
+            # logits = n diag(gain) U:  dU = diag(gain) n^T dlogits,  dgain = row sums of (n^T dlogits * U).
+            dw = torch.mm(unit.T, dlogits)
+            tied = self.cfg.tied
+            (g["embed"].T if tied else g["unembed"]).addcmul_(dw, p["ln_final"][:, None])
+            g["ln_final"] += (dw * (p["embed"].T if tied else p["unembed"])).sum(1)
         return by_row, _normalise_backward(torch.mm(dlogits, self.unembed.T), unit, rstd)
 
 
@@ -351,6 +360,10 @@ def _add_product(grad: Float[Tensor, "a b"], x: Float[Tensor, "N a"], d: Float[T
         grad.addmm_(x.T, d)
     else:
         grad += torch.mm(x.T, d)
+
+
+def _nothing(grad: Tensor, x: Tensor, d: Tensor) -> None:
+    """In the place of `_add_product` where no gradient of the weights is wanted."""
 
 
 def _sum_by_token(x: Float[Tensor, "N c"], tokens: Int64[Tensor, " N"], d_vocab: int) -> Float[Tensor, "v c"]:

@@ -11,6 +11,7 @@ For an activation h the nearest point f(z) of the map splits what a probe's erro
 Both are read beside training cities that the map was not fitted on (`placement.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -26,6 +27,8 @@ from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, LinearMap
 from cwr_mech.errors import AnalysisError
 
 Metric = Literal["euclidean", "residual"]
+Around = Callable[[Float[np.ndarray, "city 2"]], tuple[np.ndarray, np.ndarray]]
+"""Places -> mapped activations [city p] and their slopes [city p 2]."""
 WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Widths of the bumps tried, in units of the cities' root mean square distance from their centre."""
 LANDMARKS = 400
@@ -62,14 +65,33 @@ class Manifold:
 
     def tangents(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p 2"]:
         """Change of the mapped activation per tenth of a degree eastwards and northwards."""
-        unit = self._unit(xy)
-        landmarks, mixing = self.bumps.components_, self.bumps.normalization_
-        apart = unit[:, None, :] - landmarks[None, :, :]
+        return self._around(None)(xy)[1]
+
+    def _around(self, turn: Float[np.ndarray, "p p"] | None) -> "Around":
+        """A function from places to the mapped activations [city p] and their slopes [city p 2], both times
+        the transpose of `turn`.
+
+        With K the kernel of places z and landmarks l, R its weights and A those of the coordinates:
+        f = z A + K R + c,  df/dz_k = A_k + ((-2 gamma (z_k - l_k)) K) R.
+        """
+        landmarks, mixing, weights = self.bumps.components_, self.bumps.normalization_, self.linear.weights
         gamma = self.bumps.gamma
-        kernel = np.exp(-gamma * np.sum(apart**2, axis=2))
-        straight, round_ = self.linear.weights[:2], mixing.T @ self.linear.weights[2:]
-        slopes = np.stack([(-2 * gamma * apart[:, :, k] * kernel) @ round_ + straight[k] for k in (0, 1)], -1)
-        return slopes / self.spread
+        if turn is not None:
+            weights = weights @ turn.T
+        straight, round_ = weights[:2], mixing.T @ weights[2:]
+
+        def look(xy: Float[np.ndarray, "city 2"]) -> tuple[np.ndarray, np.ndarray]:
+            unit = self._unit(xy)
+            kernel = np.exp(-gamma * cdist(unit, landmarks, "sqeuclidean"))
+            # The bumps first: R alone is a difference of numbers up to a million times larger.
+            mapped = self.linear.predict(np.concatenate([unit, kernel @ mixing.T], axis=1))
+            mapped = mapped if turn is None else mapped @ turn.T
+            kernel *= -2 * gamma / self.spread
+            apart = unit[:, :, None] - landmarks.T
+            along = [(apart[:, k] * kernel) @ round_ + straight[k] / self.spread for k in (0, 1)]
+            return mapped, np.stack(along, axis=-1)
+
+        return look
 
     def nearest(
         self, x: Float[np.ndarray, "city p"], *, steps: int = 20
@@ -80,30 +102,31 @@ class Manifold:
         are kept when they shorten the distance, inside the rectangle of the fitted cities widened by a
         tenth on every side: further out the map is guesswork.
         """
+        look = self._around(self.whiten)
         places = self.candidates
         mapped = self._white(self.map(places))
         white = self._white(np.asarray(x, dtype=np.float64))
         apart = np.sum(mapped**2, axis=1)[None, :] - 2 * white @ mapped.T
         place = places[np.argmin(apart, axis=1)]
         lower, upper = places.min(axis=0), places.max(axis=0)
-        left = white - self._white(self.map(place))
+        mapped, slopes = look(place)
+        left = white - mapped
         best = np.sum(left**2, axis=1)
         damping = np.full(len(x), 1e-3)
         for _ in range(steps):
-            slopes = self.tangents(place)
-            if self.whiten is not None:
-                slopes = np.einsum("pq,cqk->cpk", self.whiten, slopes)
-            gram = np.einsum("cpk,cpl->ckl", slopes, slopes)
-            pull = np.einsum("cpk,cp->ck", slopes, left)
+            gram = slopes.transpose(0, 2, 1) @ slopes
+            pull = (left[:, None] @ slopes)[:, 0]
             # Marquardt's damping: each coordinate by its own curvature, so that a flat one cannot run away.
             ridge = damping[:, None, None] * np.eye(2) * np.trace(gram, axis1=1, axis2=2)[:, None, None]
             step = np.linalg.solve(gram + ridge + 1e-300 * np.eye(2), pull[..., None])[..., 0]
             tried = np.clip(place + step, lower, upper)
-            new_left = white - self._white(self.map(tried))
+            mapped, new_slopes = look(tried)
+            new_left = white - mapped
             distance = np.sum(new_left**2, axis=1)
             better = distance < best
             place = np.where(better[:, None], tried, place)
             left = np.where(better[:, None], new_left, left)
+            slopes = np.where(better[:, None, None], new_slopes, slopes)
             best = np.where(better, distance, best)
             damping = np.where(better, damping / 5, damping * 5)
         return place, np.sqrt(best)
@@ -143,7 +166,7 @@ def fit_manifold(
     penalties = PENALTIES[::2]
     best_error, best = np.inf, None
     for width, bumps, features in _features_of_places(unit.tobytes(), seed):
-        errors = features.leave_one_out(x, penalties).sum(axis=1)
+        errors = features.pooled_errors(x, penalties)
         if errors.min() < best_error:
             best_error = float(errors.min())
             best = (width, bumps, features, float(penalties[int(np.argmin(errors))]))

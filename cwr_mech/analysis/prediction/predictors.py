@@ -66,7 +66,12 @@ def gradient_fields(
     return {
         task: np.stack(
             [
-                _rows(at_mentions(model, half, site, slots=(0,), id_digits=digits).city_means(layer), ids)
+                _rows(
+                    at_mentions(model, half, site, slots=(0,), id_digits=digits, layer=layer).city_means(
+                        layer
+                    ),
+                    ids,
+                )
                 for half in both
             ]
         )

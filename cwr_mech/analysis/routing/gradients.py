@@ -62,12 +62,15 @@ class AtMentions:
         Layer -1 is the embedding. Raises AnalysisError for a layer that is not kept.
         """
         values = getattr(self, of)
-        if not -1 <= layer < len(values) - 1:
-            raise AnalysisError(
-                f"no gradient reaches a city after block {layer}",
-                f"choose layers from -1 to {len(values) - 2}",
-            )
+        _reached(layer, len(values))
         return means_by_city(self.mentions.city, values[layer + 1])
+
+
+def _reached(layer: int, n_layers: int) -> None:
+    if not -1 <= layer < n_layers - 1:
+        raise AnalysisError(
+            f"no gradient reaches a city after block {layer}", f"choose layers from -1 to {n_layers - 2}"
+        )
 
 
 def at_mentions(
@@ -79,13 +82,17 @@ def at_mentions(
     slots: Sequence[int] | None = None,
     loss: Loss = "answer",
     id_digits: int = 4,
+    layer: int = -1,
 ) -> AtMentions:
     """Gradient of each question's mean loss, and activation, at `site` of mentions of the cities `ids`.
 
     `site` names a token position, or several joined by "+", which are put side by side (d_model of each).
     `ids` None takes all cities. `slots` keeps mentions in these places of the question only, 0 being its
-    first city. Raises AnalysisError when no question mentions one of them.
+    first city. `layer`: the earliest block after which gradients are wanted; before it they and the
+    activations are NaN, which saves their backward pass. Raises AnalysisError when no question mentions one
+    of them, and for a layer that no gradient reaches.
     """
+    _reached(layer, model.cfg.n_layers)
     every = [mentions_of(rows, position, ids, id_digits) for position in site.split("+")]
     if slots is not None:
         every = [one.take(np.isin(one.slot, slots)) for one in every]
@@ -93,20 +100,20 @@ def at_mentions(
     if not len(found):
         raise AnalysisError("no question mentions the cities asked for")
     engine = engine_of(model)
-    by_row = np.split(np.arange(len(found)), np.searchsorted(found.row, np.arange(1, len(rows))))
     width = model.cfg.d_model * len(every)
-    gradients, activations = np.empty((2, model.cfg.n_layers, len(found), width), dtype=np.float32)
+    gradients, activations = np.full((2, model.cfg.n_layers, len(found), width), np.nan, dtype=np.float32)
 
-    def keep(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
-        for place, row in enumerate(which.tolist()):
-            mine = by_row[row]
-            at = positions[mine]
-            gradients[layer, mine] = gradient[place, at].reshape(-1, width).numpy()
-            activations[layer, mine] = activation[place, at].reshape(-1, width).numpy()
+    def keep(block: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
+        place = np.full(len(rows), -1)
+        place[which.numpy()] = np.arange(len(which))
+        mine = np.flatnonzero(place[found.row] >= 0)
+        at = place[found.row[mine], None], positions[mine]
+        gradients[block, mine] = gradient.numpy()[at].reshape(-1, width)
+        activations[block, mine] = activation.numpy()[at].reshape(-1, width)
         return gradient
 
     first = first_predicted(rows, loss)
-    engine.batch(rows.tokens, rows.lengths, first, 1.0, keep)
+    engine.batch(rows.tokens, rows.lengths, first, 1.0, keep, weights=False, lowest=layer + 1)
     gradients /= (rows.lengths - first)[found.row][:, None]
     return AtMentions(found, gradients, activations)
 

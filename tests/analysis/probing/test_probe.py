@@ -97,6 +97,17 @@ def test_leave_one_out_is_what_it_says() -> None:
     )
 
 
+@pytest.mark.parametrize(("n", "p", "rank"), [(40, 12, 12), (20, 30, 30), (20, 30, 9), (40, 12, 7)])
+def test_pooled_errors_are_the_sum_over_the_targets(n: int, p: int, rank: int) -> None:
+    source = rng(n + rank)
+    x = source.normal(size=(n, rank)) @ source.normal(size=(rank, p))
+    features = Decomposed(x)
+    for q, penalties in ((70, PENALTIES), (3, PENALTIES), (5, PENALTIES[::2])):
+        y = x @ source.normal(size=(p, q)) + source.normal(size=(n, q))
+        expected = features.leave_one_out(y, penalties).sum(axis=1)
+        np.testing.assert_allclose(features.pooled_errors(y, penalties), expected, rtol=1e-11)
+
+
 def test_leave_one_out_keeps_its_digits_with_fewer_cities_than_features() -> None:
     # Residual and 1 - leverage are then both near 1e-8: as differences from 1 they have eight digits, not 15.
     x, xy = mapped(n=12, p=30)

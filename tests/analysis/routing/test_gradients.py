@@ -82,6 +82,31 @@ def test_gradients_at_mentions_equal_automatic_differentiation(loss: str) -> Non
         assert found.activations[layer] == pytest.approx(kept[layer].detach()[at].numpy(), abs=2e-5)
 
 
+def test_gradients_from_a_block_on_are_those_of_the_whole_pass() -> None:
+    whole = at_mentions(model(), rows(), "last_digit")
+    later = at_mentions(model(), rows(), "last_digit", layer=0)
+    np.testing.assert_array_equal(later.gradients[1], whole.gradients[1])
+    np.testing.assert_array_equal(later.activations[1], whole.activations[1])
+    assert np.isnan(later.gradients[0]).all()
+    assert np.isfinite(whole.gradients).all()
+    with pytest.raises(AnalysisError, match="after block 1"):
+        at_mentions(model(), rows(), "last_digit", layer=1)
+
+
+def test_without_weights_a_batch_leaves_the_gradient_vector_alone() -> None:
+    engine = engine_of(model())
+    engine.flat.grads.zero_()
+    first = rows().answer_start
+    given = engine.batch(rows().tokens, rows().lengths, first, 1.0, weights=False)
+    assert not engine.flat.grads.any()
+    torch.testing.assert_close(engine.batch(rows().tokens, rows().lengths, first, 1.0), given, rtol=0, atol=0)
+    assert engine.flat.grads.any()
+    alone = engine.flat.grads.clone()
+    engine.flat.grads.zero_()
+    engine.batch(rows().tokens, rows().lengths, first, 1.0)
+    assert torch.equal(engine.flat.grads, alone)  # nothing of the pass without weights was left behind
+
+
 def test_city_means_average_over_the_mentions_of_each_city() -> None:
     found = at_mentions(model(), rows("old"), "delimiter", slots=(0,))
     ids, means = found.city_means(0)
