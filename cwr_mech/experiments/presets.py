@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
+from operator import ne
 from types import MappingProxyType
 from typing import NamedTuple
 
-from cwr_mech.config import PROTOCOLS, DataConfig, RunConfig, parse
+from cwr_mech.config import PROTOCOLS, DataConfig, ModelConfig, RunConfig, parse
 from cwr_mech.errors import UnknownName
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
@@ -83,19 +84,21 @@ PRESETS: Mapping[str, Callable[[], RunConfig]] = MappingProxyType(
 def nearest(config: RunConfig) -> str | None:
     """The preset from which the fewest settings differ; None when none has a model of this shape."""
 
-    def differing(name: str) -> int:
-        pairs = ((getattr(config, part), getattr(known[name], part)) for part in ("world", "data", "train"))
-        return sum(getattr(a, key) != getattr(b, key) for a, b in pairs for key in type(a).model_fields)
+    mine = _settings(config)
+    alike = [name for name, (model, _) in _presets().items() if model == config.model]
+    return min(alike, key=lambda name: sum(map(ne, mine, _presets()[name][1])), default=None)
 
-    known = _presets()
-    alike = [name for name, other in known.items() if other.model == config.model]
-    return min(alike, key=differing, default=None)
+
+def _settings(config: RunConfig) -> list[object]:
+    parts = (config.world, config.data, config.train)
+    return [getattr(part, key) for part in parts for key in type(part).__pydantic_fields__]
 
 
 @cache
-def _presets() -> dict[str, RunConfig]:
-    """Every preset's settings, made once: a list of runs compares each with all of them."""
-    return {name: make() for name, make in PRESETS.items()}
+def _presets() -> dict[str, tuple[ModelConfig, list[object]]]:
+    """Every preset's model and other settings, made once: a list of runs compares each with all of them."""
+    made = {name: make() for name, make in PRESETS.items()}
+    return {name: (config.model, _settings(config)) for name, config in made.items()}
 
 
 def for_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
