@@ -15,25 +15,29 @@ def command(
     """Draw loss and answers against the examples seen, beside the best constant answers.
 
     One run is drawn with its loss task by task, several as a line each. Works while a run is being trained.
-    Of several, those that cannot be read are named and left out.
+    Runs that cannot be read are named and left out; without names, the latest run that can be is drawn.
     """
     from cwr_mech.analysis.answers.curves import curves_result, losses_of, training_result
     from cwr_mech.errors import MissingArtifact, UserError
+    from cwr_mech.training.folders import newest_first
     from cwr_mech.training.runs import load_run
 
-    from .common import check_log, command_line, save_result, say
+    from .common import RUNS, check_log, command_line, save_result, say
 
     check_log(log)
     found = []
-    for name in runs or (None,):
+    names = runs or newest_first(RUNS) or [None]
+    for name in names:
         try:
             run = load_run(name)
             losses_of(run)
             found.append(run)
         except UserError as error:
-            if not runs or len(runs) == 1:
+            if len(names) == 1:
                 raise
             say(f"left out {name}: {error.message}")
+        if found and not runs:
+            break
     if not found:
         raise MissingArtifact("none of these runs can be drawn", "cwr-mech runs lists what there is")
     if len(found) == 1:

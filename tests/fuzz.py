@@ -8,6 +8,10 @@ it alone and shows what it raised. Inputs run in a child process whose memory an
 a crash of a library ends that child only. The exit code is 1 after any traceback, hang (20 s of processor
 time, or a minute without any), use of more than 2 GB, file written outside, or half-written file.
 
+Every 100 inputs a line on stderr says how far it is. Ctrl-C, a termination and the end of --minutes print the
+tables for what has been tried until then and exit with 130. With --log FILE each outcome is a line of that
+file at once, and a run with the same file goes on where the last one ended, however it ended.
+
 The last table says which changed inputs were accepted. These are accepted knowingly:
 
 kind    what                                            why
@@ -38,17 +42,18 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
 
 import torch
 from fuzzing.lines import listing, odd_line, run_line
 from fuzzing.mutations import mutate
+from fuzzing.seen import FAULTS, Log, Seen
 from fuzzing.uses import USES
 from fuzzing.whole import Base
 
@@ -57,16 +62,7 @@ from cwr_mech.errors import CwrError, UserError
 CPU_SECONDS, WALL_SECONDS, MEMORY = 20, 60, 2_000_000_000
 IDLE_SECONDS = 0.2
 """A child that computes less than this in WALL_SECONDS waits for something."""
-FAULTS = ("traceback", "hang", "memory", "crash", "outside", "half-written", "unclear")
 KINDS = ("h5", "result", "run", "hf", "csv", "cli")
-
-
-class Seen(NamedTuple):
-    """What became of an input: `outcome` is "same" (unchanged), "accepted", "refused" or one of FAULTS."""
-
-    outcome: str
-    mutation: str
-    said: str
 
 
 def try_line(rng: random.Random, base: Base, scratch: Path) -> Seen:
@@ -145,11 +141,13 @@ def try_input(kind: str, seed: int, number: int, base: Base) -> Seen:
             os.chdir(base.place)
 
 
-def child(kind: str, seed: int, numbers: range, base: Base, pipe: int) -> None:
+def child(kind: str, seed: int, numbers: list[int], base: Base, pipe: int) -> None:
     """Try inputs one after the other, each within its time, all within the memory; report through a pipe."""
     used = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers, and ends its child
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()
     devnull = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 2):
@@ -157,8 +155,8 @@ def child(kind: str, seed: int, numbers: range, base: Base, pipe: int) -> None:
     for number in numbers:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends the process
         seen = try_input(kind, seed, number, base)
-        line = json.dumps({"number": number, **seen._asdict()}).encode() + b"\n"
-        os.write(pipe, line[:60_000] if len(line) < 60_000 else line[:59_998] + b"\n")
+        seen = seen._replace(said=seen.said[:8000])
+        os.write(pipe, json.dumps({"number": number, **seen._asdict()}).encode() + b"\n")
     os._exit(0)
 
 
@@ -186,34 +184,61 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def try_all(kind: str, seed: int, n: int, base: Base) -> list[tuple[int, Seen]]:
-    """Every input of a kind; a child that dies is followed by another, from the next input on."""
-    found: list[tuple[int, Seen]] = []
-    at = 0
-    while at < n:
-        numbers = range(at, min(at + 400, n))
+def try_all(kind: str, seed: int, numbers: list[int], base: Base) -> Iterator[tuple[int, Seen]]:
+    """Every one of these inputs; a child that dies is followed by another, from the next input on."""
+    while numbers:
+        some, tried = numbers[:400], 0
         read, write = os.pipe()
         process = os.fork()
         if process == 0:
             os.close(read)
-            child(kind, seed, numbers, base, write)
+            child(kind, seed, some, base, write)
         os.close(write)
-        for line in lines_of(process, read):
-            about = json.loads(line.decode(errors="replace"))
-            found.append((about["number"], Seen(about["outcome"], about["mutation"], about["said"])))
-        os.close(read)
-        _, status = os.waitpid(process, 0)
-        at = found[-1][0] + 1 if found else 0
-        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
+        whole = False
+        try:
+            for line in lines_of(process, read):
+                about = json.loads(line)
+                tried += 1
+                yield about["number"], Seen(about["outcome"], about["mutation"], about["said"])
+            whole = True
+        finally:
+            os.close(read)
+            if not whole:  # the caller stopped early
+                os.kill(process, signal.SIGKILL)
+            _, status = os.waitpid(process, 0)
+        if status:
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             hung = number in (signal.SIGPROF, signal.SIGALRM)
-            found.append((at, Seen("hang" if hung else "crash", "?", f"signal {number}, status {status}")))
-            at += 1
-    return found
+            yield some[tried], Seen("hang" if hung else "crash", "?", f"signal {number}, status {status}")
+            tried += 1
+        numbers = numbers[tried:]
+
+
+def work(kinds: tuple[str, ...], n: int, log: Log, base: Base, minutes: float) -> bool:
+    """Try the inputs that the log does not hold yet; whether all have been tried when this ends."""
+    begin = time.monotonic()
+    for kind in kinds:
+        known = log.found.setdefault(kind, {})
+        missing = [number for number in range(n) if number not in known]
+        tries = try_all(kind, log.seed, missing, base)
+        try:
+            for number, seen in tries:
+                log.add(kind, number, seen)
+                if len(known) % 100 == 0:
+                    faults = sum(seen.outcome in FAULTS for seen in known.values())
+                    spent = time.monotonic() - begin
+                    print(f"{kind} {len(known)} of {n}, {faults} faults, {spent:.0f} s", file=sys.stderr)
+                if time.monotonic() - begin > 60 * minutes:
+                    return False
+        except KeyboardInterrupt:
+            return False
+        finally:
+            tries.close()
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Try, count, show; 1 where there is a fault."""
+    """Try, count, show; 1 where there is a fault, 130 where it was stopped before the end."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kind", choices=("all", *KINDS), default="all")
     parser.add_argument(
@@ -221,15 +246,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="this input alone, in this process, with what it raised")
+    parser.add_argument("--log", type=Path, help="file of outcomes, from which the next run goes on")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     kinds = KINDS if options.kind == "all" else (options.kind,)
+    log = Log(options.seed, options.log)
     with tempfile.TemporaryDirectory() as place:
         base = Base(Path(place))
         if options.only is not None:
             print(*try_input(kinds[0], options.seed, options.only, base), sep="\n")
             return 0
-        return show({kind: try_all(kind, options.seed, options.n // len(kinds), base) for kind in kinds})
+        whole = work(kinds, -(-options.n // len(kinds)), log, base, options.minutes)
+    return show({kind: sorted(log.found.get(kind, {}).items()) for kind in kinds}) or (0 if whole else 130)
 
 
 def show(found: dict[str, list[tuple[int, Seen]]]) -> int:

@@ -8,7 +8,7 @@ figure still belongs to the numbers beside it.
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from cwr_mech.artifacts import atomic_file
@@ -41,7 +41,7 @@ def drawn(result: Result, name: str) -> Iterator[tuple[str, Figure]]:
     Raises CorruptArtifact when the result lacks a table or array that its figure needs.
     """
     for plot, file in figure_names(result, name):
-        with matplotlib.rc_context(RC):
+        with style.context(["default", RC]):  # whatever a matplotlibrc says
             try:
                 figure = figure_in_unit(plot.function(result), unit_of(result))
             except KeyError as error:
@@ -83,5 +83,5 @@ def one_figure(result: Result, suffix: str | None = None) -> Figure:
     name = next(iter(plots)) if suffix is None else suffix
     if name not in plots:
         raise UnknownName(f"figure of the {result.kind} result", name, plots)
-    with matplotlib.rc_context(RC):
+    with style.context(["default", RC]):
         return figure_in_unit(plots[name].function(result), unit_of(result))

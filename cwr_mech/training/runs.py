@@ -9,6 +9,7 @@ runs/NAME/
 """
 
 import json
+import logging
 import math
 import re
 import shutil
@@ -39,7 +40,7 @@ from cwr_mech.errors import (
 )
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
-from cwr_mech.training.folders import RUNS, ZOO, find_run, holds_run, run_folders
+from cwr_mech.training.folders import RUNS, ZOO, find_run, holds_run, latest_run, newest_first, run_folders
 from cwr_mech.world.cities import World, load_world
 from cwr_mech.world.sources import is_file
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; lists of runs do without it
     import cwr_mech.model.bridge
     import cwr_mech.model.qwen2
 
+_log = logging.getLogger(__name__)
 SCHEMA = "cwr-mech/run/1"
 CITIES = "cities.csv"
 _STEP = re.compile(r"step-([0-9]{1,15})")
@@ -346,12 +348,15 @@ def update_manifest(run: Run, **changes: Any) -> Run:
 
 
 def load_run(name: Path | str | None = None) -> Run:
-    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`; the latest run by default. A Hugging
-    Face folder of a Qwen2 model stands for a run of one step (`cwr_mech.training.model_folder`).
+    """Read a run by its folder, by its name in runs/, or as `zoo:NAME`; by default the latest one that can be
+    read, with a warning that names later ones. A Hugging Face folder of a Qwen2 model stands for a run of one
+    step (`cwr_mech.training.model_folder`).
 
     Raises MissingArtifact, CorruptArtifact or SchemaMismatch, or ArtifactError for a task that a plug-in
     which is not installed has brought.
     """
+    if name is None:
+        return _latest_readable()
     path = find_run(name)
     if not holds_run(path):
         from cwr_mech.training.model_folder import read_model_folder
@@ -374,6 +379,21 @@ def load_run(name: Path | str | None = None) -> Run:
     if (path / CITIES).exists():  # the manifest says what was typed, which may not be there any more
         config = with_source(config, path / CITIES)
     return Run(path, config, manifest)
+
+
+def _latest_readable() -> Run:
+    """The run in runs/ that changed last of those that can be read; of none raises the latest one's fault."""
+    faults: list[tuple[Path, UserError]] = []
+    for folder in newest_first(RUNS) or [latest_run()]:
+        try:
+            run = load_run(folder)
+        except UserError as error:
+            faults.append((folder, error))
+            continue
+        for later, error in faults:
+            _log.warning("left out %s: %s", later, error.message)
+        return run
+    raise faults[0][1]
 
 
 def readable_runs(root: Path | str) -> list[Run]:

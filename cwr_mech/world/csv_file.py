@@ -108,7 +108,8 @@ def finer_unit(path: Path, ids: range, most: float) -> float | None:
 
 
 def read_table(path: Path, kind: str = "world file") -> list[tuple[int, list[str]]]:
-    """Line number and fields of every line of a CSV file that is not blank.
+    """Line number and fields of every line of a CSV file that is not blank; the first line shows whether
+    commas, semicolons or tabs stand between them.
 
     Raises MissingArtifact, or WorldError, which call the file by its `kind`.
     """
@@ -127,7 +128,9 @@ def read_table(path: Path, kind: str = "world file") -> list[tuple[int, list[str
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise WorldError(f"{path}, line {line} holds a NUL character", "save the file as CSV in UTF-8")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = next((letter for letter in ",;\t" if letter in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         return [(reader.line_num, fields) for fields in reader if fields]
     except csv.Error as error:
@@ -151,6 +154,14 @@ def _quote(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
+def no_number(place: str, column: str, text: str) -> WorldError:
+    """The error for a coordinate that is none; where semicolons separate, decimals often have commas."""
+    return WorldError(
+        f"{place}: {column} {_quote(text)} is not a number",
+        "write decimals with a point" if "," in text else None,
+    )
+
+
 def _id(place: str, text: str, ids: range) -> int:
     if not WHOLE.fullmatch(text):
         raise WorldError(f"{place}: id {_quote(text)} is not a whole number")
@@ -165,7 +176,7 @@ def _id(place: str, text: str, ids: range) -> int:
 def _coordinate(place: str, column: str, text: str) -> float:
     """One coordinate as given: degrees, or whole units."""
     if not NUMBER.fullmatch(text):
-        raise WorldError(f"{place}: {column} {_quote(text)} is not a number")
+        raise no_number(place, column, text)
     value, limit, unit = float(text), X_MAX if column in ("x", "lon") else Y_MAX, "units"
     if column in ("lon", "lat"):
         limit, unit = limit // 10, "degrees"

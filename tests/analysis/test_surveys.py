@@ -297,8 +297,6 @@ def test_timeline_compares_with_the_last_step(stores: dict[str, ActivationStore]
     assert abs(first["cka_final"]) < 0.2
     assert last["cka_final"] == pytest.approx(1)
     assert last["twonn"] < first["twonn"]
-    with pytest.raises(AnalysisError, match="1 checkpoint"):
-        timeline_result("one", {0: stores["one"]}, LAST, "distance", "last_digit", rows_a_step=8)
 
 
 def test_places_are_decoded_state_by_state(stores: dict[str, ActivationStore]) -> None:

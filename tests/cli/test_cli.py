@@ -1,6 +1,7 @@
 """The command line's shell: what is loaded, what an error looks like, how an interruption ends."""
 
 import ast
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +115,23 @@ def test_flags_are_shown_as_flags() -> None:
 def test_help_is_wrapped_once() -> None:
     text = "One line,\nwrapped in the source.\n\n    Another paragraph.\n    "
     assert cli.unwrapped(text) == "One line, wrapped in the source.\n\nAnother paragraph."
+
+
+def test_a_backend_that_is_not_here_stops_no_command(tmp_path: Path) -> None:
+    """As in a notebook's `!cwr-mech plot`, whose backend need not be installed where cwr-mech is."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nosuch\n")
+    code = (
+        "import sys; from cwr_mech_cli.main import main; sys.argv = ['cwr-mech', *sys.argv[1:]]\n"
+        "if sys.argv[1:]:\n    try: main()\n    except SystemExit: pass\n"
+        "import matplotlib.figure; print(matplotlib.rcParams['text.usetex'])"
+    )
+    environment = os.environ | {"MPLBACKEND": "module://nosuch"}
+    for words, ended in ((["runs"], 0), ([], 1)):  # control: without our own settings it fails
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, capture_output=True
+        )
+        assert done.returncode == ended, done.stderr
+        assert ended or done.stdout.split()[-1] == b"False"
 
 
 def test_help_lists_every_command_with_its_line() -> None:

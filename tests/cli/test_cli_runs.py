@@ -1,20 +1,23 @@
 """`cwr-mech runs`, and what is said when a training begins or goes on."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import typer
+from command_line import Cli
 from cwr_mech_cli import common
 from cwr_mech_cli.main import guarded
 from cwr_mech_cli.runs import command, in_short
 from cwr_mech_cli.train import announce
 from typer.testing import CliRunner
 
+from cwr_mech.errors import CorruptArtifact
 from cwr_mech.experiments.presets import nearest, preset
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.runs import Run, create_run
+from cwr_mech.training.runs import Run, create_run, load_run
 from cwr_mech.training.state import FILES, TrainingState, write_state
 
 CONFIG = preset("tiny").with_settings(["steps=1200", "data.tasks=distance,compass"])
@@ -64,6 +67,39 @@ def test_runs_are_listed_on_one_line_each(run: Run, monkeypatch: pytest.MonkeyPa
     assert max(len(line) for line in narrow if "broken" not in line) <= 80
     assert narrow[0].split()[-1] == "state"  # no column fell into a second block
     assert any("broken" in line and "manifest.json is not" in line for line in wide)
+
+
+LINE = {"rows": 8, "loss": 1.5, "losses": {"distance": 1.5}, "lr": 0.1, "rows_per_second": 4, "seconds": 2}
+
+
+def test_without_a_name_the_latest_run_that_can_be_read_is_taken(
+    cli: Cli, caplog: pytest.LogCaptureFixture
+) -> None:
+    for age, name in enumerate(("new", "whole", "old")):
+        run = create_run(Path("runs", name), CONFIG, HookedQwen2(CONFIG.model, seed=0))
+        (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 1} | LINE) + "\n")
+        os.utime(run.folder / "manifest.json", (2e9 - age, 2e9 - age))
+    assert "train-new.png" in cli("plot")[1]
+    Path("runs/new/metrics.jsonl").write_bytes(bytes(300))
+    code, out, _ = cli("plot")
+    assert (code, "left out runs/new: run new has no metrics" in out, "train-whole.png" in out) == (0, 1, 1)
+    assert cli("plot", "new")[0] == 2  # it was asked for
+    assert load_run().name == "new"
+    Path("runs/new/manifest.json").write_text("{")
+    os.utime("runs/new/manifest.json", (2e9, 2e9))
+    assert load_run().name == "whole"
+    assert "left out runs/new: runs/new/manifest.json is not valid JSON" in caplog.text
+    for name in ("whole", "old"):
+        Path("runs", name, "manifest.json").write_text("{")
+    with pytest.raises(CorruptArtifact, match="new"):
+        load_run()
+
+
+def test_a_timeline_of_one_checkpoint_is_refused_before_any_work(cli: Cli) -> None:
+    create_run(Path("runs/one"), CONFIG, HookedQwen2(CONFIG.model, seed=0))
+    code, _, errors = cli("timeline", "one")
+    assert (code, "run one has 1 checkpoint(s)" in errors) == (2, True)
+    assert not Path("activations").exists()
 
 
 def test_the_nearest_preset_is_named() -> None:

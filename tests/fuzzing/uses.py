@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.answers.curves import training_result
 from cwr_mech.config import WorldConfig
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import load_result
@@ -39,6 +40,8 @@ def use_run(folder: Path) -> None:
     run.world()
     find_state(run.folder)
     run.model()
+    if (run.folder / "metrics.jsonl").exists():
+        training_result(run, "cwr-mech plot")
 
 
 def use_hf(folder: Path) -> None:

@@ -45,6 +45,19 @@ def words(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
 
+def test_settings_of_matplotlib_change_no_figure(tmp_path: Path) -> None:
+    own = {
+        "text.usetex": True,
+        "savefig.bbox": "tight",
+        "savefig.dpi": 30,
+        "lines.linewidth": 9,
+        "font.size": 3,
+    }
+    plain = draw(synthetic.ALL["cka"](), tmp_path, "plain")[0].read_bytes()
+    with matplotlib.rc_context(own):
+        assert draw(synthetic.ALL["cka"](), tmp_path, "own")[0].read_bytes() == plain
+
+
 @pytest.mark.parametrize("name", synthetic.ALL)
 def test_png_carries_its_source(name: str, tmp_path: Path) -> None:
     result = synthetic.ALL[name]()

@@ -56,7 +56,9 @@ BAD_CSV = [
     (b"id,name,x\n1001,Aba,10\n", "no column 'y'"),
     (b"id,name,lon\n1001,Aba,10\n", "no column 'x'"),
     (b"id,x,y\n1001,10,20\n", "no column 'name'"),
-    (b"id;name;x;y\n1001;Aba;10;20\n", "no column 'name', only 'id;name;x;y'"),
+    (b"id|name|x|y\n1001|Aba|10|20\n", "no column 'name', only 'id|name|x|y'"),
+    (b"id;name;x;y\n1001;Aba;10;20,5\n", "line 2: y '20,5' is not a number"),
+    (b"id;name;x;y\n1001,Aba,10,20\n", "line 2: 1 fields, but the first line names 4 columns"),
     (b"id,name,x,y,x\n1001,Aba,10,20,10\n", "names the column 'x' twice"),
     (b"id,name,x,y\n1001,Aba,10,20\n1001,Bo,10,20\n", "line 3: id 1001 was given already on line 2"),
     (b"id,name,x,y\n1001,Aba,east,20\n", "line 2: x 'east' is not a number"),
@@ -293,6 +295,22 @@ def test_own_csv(tmp_path: Path) -> None:
     world = load_world(source=write(tmp_path, degrees))
     assert world.xy.tolist() == [[10, 20], [1800, -90]]
     assert world.region.tolist() == ["Here", "no region"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_programs_separate_fields_by_other_letters(tmp_path: Path, separator: str) -> None:
+    plain = load_world(source=write(tmp_path, GOOD_CSV))
+    (tmp_path / "other").mkdir()
+    other = load_world(source=write(tmp_path / "other", GOOD_CSV.replace(",", separator)))
+    assert other.sha256 == plain.sha256
+    assert (
+        load_world(source=write(tmp_path, GOOD_CSV.replace("Aba", f"A{separator}a"))).names[0][1] == separator
+    )
+    with pytest.raises(WorldError, match="'2,5' is not a number") as caught:
+        load_world(
+            source=write(tmp_path, f"name{separator}lon{separator}lat\nAba{separator}1{separator}2,5\n")
+        )
+    assert caught.value.hint == "write decimals with a point"
 
 
 def test_all_cities_of_a_source_however_many(tmp_path: Path) -> None:

@@ -59,21 +59,25 @@ def timeline(
     seed: Seed = 0,
 ) -> Result:
     """When the map forms: probe, share of coordinates, similarity to the last checkpoint and dimension."""
-    from cwr_mech.analysis.manifold.timeline import timeline_result
     from cwr_mech.analysis.sources import open_sources, run_of
+    from cwr_mech.errors import AnalysisError
 
     found = run_of(run)
-    sources = {}
+    if len(found.steps) < 2:
+        raise AnalysisError(f"run {found.name} has {len(found.steps)} checkpoint(s)", "a timeline needs two")
+    folder = found.folder.as_posix()
+    last = open_sources(folder, None, found.last_step)[0]
+    chosen = last.block_hooks(layers)[-1], last.prompts(prompts)[0], last.site(site)
+    stores = {}
     for step in each(found.steps, "checkpoints", "checkpoints"):
-        sources[step] = open_sources(found.folder.as_posix(), None, step)[0]
+        stores[step] = open_sources(folder, None, step)[0].store
         uses((found.checkpoint(step) / "model.safetensors").as_posix(), found.sha256(step))
-    last = sources[found.last_step]
+    from cwr_mech.analysis.manifold.timeline import timeline_result
+
     return timeline_result(
         found.name,
-        {step: source.store for step, source in sources.items()},
-        last.block_hooks(layers)[-1],
-        last.prompts(prompts)[0],
-        last.site(site),
+        stores,
+        *chosen,
         rows_a_step=found.config.train.batch_size,
         draws=draws,
         seed=seed,

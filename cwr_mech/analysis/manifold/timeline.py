@@ -12,7 +12,6 @@ from cwr_mech.analysis.selection import layer_number
 from cwr_mech.analysis.similarity.cka import linear_cka_interval
 from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.study import each
-from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 
 
@@ -28,10 +27,8 @@ def timeline_result(
     seed: int = 0,
 ) -> Result:
     """`stores`: step -> activation file, of one run. Table `steps`, a row for each; the last step is the one
-    that the others are compared with. Raises AnalysisError for fewer than two steps.
+    that the others are compared with.
     """
-    if len(stores) < 2:
-        raise AnalysisError(f"run {run} has {len(stores)} checkpoint(s)", "a timeline needs two")
     steps = sorted(stores)
     known = TrainingCities.of([stores[step] for step in steps], seed=seed)
     ids, xy, fold = known.ids, known.xy, known.fold
