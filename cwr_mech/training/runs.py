@@ -390,8 +390,8 @@ def _latest_readable() -> Run:
         except UserError as error:
             faults.append((folder, error))
             continue
-        for later, error in faults:
-            _log.warning("left out %s: %s", later, error.message)
+        for later, fault in faults:
+            _log.warning("left out %s: %s", later, fault.message)
         return run
     raise faults[0][1]
 
