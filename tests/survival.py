@@ -6,13 +6,15 @@ visible), possibly killed again, and at last run to its end, whose files must be
 temporary file left beside them.
 
 Two kinds of points: just before or after the k-th rename or flush (where files become visible), and after a
-random time between the first file and the end. A kill that came before the first file or after the last is
-told apart from those in the middle of the work. A kill hits the command alone; what it started must end by
-itself, or that is a fault. Processes are forked from a server that has imported everything: a kill costs
-little.
+random part of the processor time between the first file and the end, which a busy machine does not move. A
+kill that came before the first file or after the last is told apart from those in the middle of the work. A
+kill hits the command alone; what it started must end by itself, or that is a fault. Processes are forked from
+a server that has imported everything, those of a sweep too: a kill costs little.
 
     python tests/survival.py --kills 200   200 kills over all stages
     python tests/survival.py --kills 8     a short form; tests/training/test_survival.py runs one like it
+
+Each stage is told when it is done; the table of all stands at the end, after Ctrl-C or a termination too.
 
 The stage "snakemake" is there where the command `snakemake` is; its files must be those of "sweep".
 """
@@ -28,18 +30,31 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import walk_packages
 
+import cwr_mech_cli
+
+import cwr_mech
+from cwr_mech.experiments import processes
+
+OURS = (cwr_mech, cwr_mech_cli)
 PRELOAD = [
-    "cwr_mech.training.loop",
-    "cwr_mech.activations.extract",
-    "cwr_mech.report.write",
-    "cwr_mech_cli.main",
-    "transformers",
+    *(module.name for ours in OURS for module in walk_packages(ours.__path__, f"{ours.__name__}.")),
+    *(
+        "transformers",
+        "transformers.models.qwen2",
+        "scipy.stats",
+        "sklearn.linear_model",
+        "PIL.PngImagePlugin",
+    ),
 ]
+"""What every command would import anew."""
+Clock = Callable[[int], float]
+"""Process -> seconds."""
 TINY = ("--set", "steps=12", "--set", "save_every=3", "--set", "eval_every=6", "--set", "eval_rows=2")
 TINY_SET = ("--rows", "60", "--replay-rows", "20", "--steps", "8", "--set", "save_every=3")
 
@@ -49,7 +64,7 @@ class Stage:
     """A command that writes. `before` are the commands whose output it starts from; `again` is what a user
     types after it was stopped, when that is not the same command; `made` are patterns of the files and
     folders it makes, `like` another stage that makes the same ones; `timed`: other processes do the work, so
-    only kills after a time can hit it."""
+    only kills after a time on the clock can hit it."""
 
     name: str
     before: tuple[tuple[str, ...], ...]
@@ -58,6 +73,11 @@ class Stage:
     again: Callable[[Path], tuple[str, ...]] | None = None
     like: str = ""
     timed: bool = False
+
+    @property
+    def clock(self) -> "Clock":
+        """Seconds by which kills are timed: the command's own processor time, or the clock on the wall."""
+        return (lambda process: time.monotonic()) if self.timed else processor_seconds
 
 
 def resumed(command: tuple[str, ...], run: str) -> Callable[[Path], tuple[str, ...]]:
@@ -76,7 +96,7 @@ TUNE = ("finetune", "a", "--tasks", "distance,compass", *TINY_SET, "--out", "run
 EVAL = ("eval", "a", "-n", "8", "--cities", "old", "--tasks", "distance", "--report", "r")
 WRITERS = ("--tasks", "compass", "--set", "steps=400", "--set", "lr=3e-3", "--set", "n_cities=16")
 PATCH = ("patch", "p", "--task", "compass", "--pairs", "8", "--components", "resid_post", "--report", "r")
-SWEEP = ("sweep", "trial", *TINY, "--jobs", "2")
+SWEEP = ("sweep", "trial", "--set", "steps=6", "--set", "eval_every=6", "--set", "eval_rows=2", "--jobs", "2")
 SNAKE = (*SWEEP, "--engine", "snakemake")
 CACHE = ("cache-acts", "a", "--tasks", "distance")
 CKA = ("cka", "a", "--draws", "1", "--report", "r")
@@ -121,12 +141,14 @@ STAGES = (
 
 @dataclass
 class Tally:
-    """What happened: kills that hit, those of them amid the work, kills that came too late, and faults."""
+    """What happened to a stage: kills that hit, those amid the work, those that came too late; trials, files
+    it makes, faults."""
 
     kills: int = 0
     amid: int = 0
     late: int = 0
     trials: int = 0
+    files: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -195,6 +217,13 @@ def living_in(folder: Path) -> list[int]:
     return found
 
 
+def processor_seconds(process: int) -> float:
+    """What a process has computed so far (/proc/PID/schedstat: nanoseconds first); 0 when it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+    return 0.0
+
+
 def _child(folder: str, command: tuple[str, ...], kill_at: int | None, report: str) -> None:
     """Run a command in a process of its own; with `kill_at`, die at that rename or flush."""
     os.chdir(folder)
@@ -218,28 +247,60 @@ def _child(folder: str, command: tuple[str, ...], kill_at: int | None, report: s
         return call
 
     os.replace, os.fsync = counted(os.replace), counted(os.fsync)
-    sys.argv = ["cwr-mech", *command]
+    processes.start = Forked  # type: ignore[assignment]
+    code = _main(command)
+    Path(report).write_text(str(seen))
+    os._exit(code)
+
+
+def _main(command: Sequence[str]) -> int:
+    """Exit code of the program, run in this process."""
     import torch
     from cwr_mech_cli.main import main
 
     torch.set_num_threads(1)
-    code: object = 0
+    sys.argv = ["cwr-mech", *command]
     try:
         main()
     except SystemExit as end:
-        code = end.code
-    sys.stdout.flush()
-    Path(report).write_text(str(seen))
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+class Forked:
+    """What `cwr_mech.experiments.processes.start` gives, but forked from here, where all is imported."""
+
+    def __init__(self, argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        begin, self.returncode = processes.ends_with_parent(), None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            begin()
+            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            os._exit(_main(argv[argv.index("cwr_mech_cli.main") + 1 :]))
+
+    def poll(self, flags: int = os.WNOHANG) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, flags))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self, timeout: float = 0) -> int | None:
+        return self.poll(0)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
 
 class Lab:
     """Runs commands in folders of their own and kills them."""
 
-    def __init__(
-        self, place: Path, rng: random.Random, say: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.place, self.rng, self.say = place, rng, say
+    def __init__(self, place: Path, rng: random.Random) -> None:
+        self.place, self.rng = place, rng
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
         self.expected: dict[str, dict[str, str]] = {}
@@ -257,11 +318,19 @@ class Lab:
         return process
 
     def run(
-        self, folder: Path, command: tuple[str, ...], kill_at: int | None = None, after: float | None = None
+        self,
+        folder: Path,
+        command: tuple[str, ...],
+        kill_at: int | None = None,
+        after: float | None = None,
+        clock: Clock = processor_seconds,
     ) -> int:
-        """Exit code of a command, killed at a point, or `after` some seconds."""
+        """Exit code of a command, killed at a point, or `after` some seconds by the `clock`."""
         process = self.start(folder, command, kill_at)
-        process.join(after)
+        begin = clock(process.pid or 0)
+        while after is not None and process.is_alive() and clock(process.pid or 0) - begin < after:
+            process.join(0.005)
+        process.join(0 if after is not None else None)
         process.kill()  # if it has not ended
         process.join()
         until = time.monotonic() + END_SECONDS
@@ -275,13 +344,14 @@ class Lab:
         """Run `stage` unbroken: digests, seconds to the first file and to the end, renames and flushes."""
         folder = self.place / f"{stage.name}-whole"
         shutil.copytree(start, folder)
-        before, begin = files(folder, stage.made), time.monotonic()
-        process, first = self.start(folder, stage.command), 0.0
+        before, first, end = files(folder, stage.made), 0.0, 0.0
+        process = self.start(folder, stage.command)
+        begin = stage.clock(process.pid or 0)
         while process.is_alive():
-            process.join(0.02)
+            process.join(0.005)
+            end = max(end, stage.clock(process.pid or 0) - begin)
             if not first and files(folder, stage.made) != before:
-                first = time.monotonic() - begin
-        end = time.monotonic() - begin
+                first = end
         found = digests(folder, stage.made)
         if process.exitcode or not found:
             raise RuntimeError(f"{stage.name}: exit {process.exitcode}\n{(folder / 'log.txt').read_text()}")
@@ -302,45 +372,54 @@ class Lab:
         return self.starts[commands]
 
     def trials(self, stage: Stage, kills: int, tally: Tally) -> None:
-        """Kill `stage` until `kills` more have hit, some at a point, some after a time."""
+        """Kill `stage` until that many have hit, some at a point, some after a time; count into `tally`."""
         start = self.prepared(stage.before)
         expected, first, end, points = self.whole(stage, start)
         self.expected[stage.name] = expected
+        tally.files = len(expected)
         if stage.like in self.expected and self.expected[stage.like] != expected:
-            tally.faults.append(f"{stage.name} makes other files than {stage.like}")
+            tally.faults.append(f"it makes other files than {stage.like}")
         before = digests(start, stage.made)
-        goal, kills_before, amid_before = tally.kills + kills, tally.kills, tally.amid
-        while tally.kills < goal:
+        while tally.kills < kills:
             folder = self.place / "trial"
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(start, folder)
             tally.trials += 1
             known, n_faults = files(folder, stage.made), len(tally.faults)
             command = stage.command
-            for _ in range(min(self.rng.choice((1, 1, 2, 3)), goal - tally.kills)):
+            for _ in range(min(self.rng.choice((1, 1, 2, 3)), kills - tally.kills)):
                 by_point = not stage.timed and self.rng.random() < 0.6
                 place = self.rng.randint(1, points) if by_point else None
-                code = self.run(folder, command, place, None if by_point else self.rng.uniform(first, end))
+                after = None if by_point else self.rng.uniform(first, end)
+                code = self.run(folder, command, place, after, stage.clock)
                 killed = code == -signal.SIGKILL
                 tally.kills += killed
                 tally.late += not killed
                 begun = files(folder, stage.made) != known
                 tally.amid += killed and begun and digests(folder, stage.made) != expected
-                tally.faults += [f"{stage.name}: {fault}" for fault in half_files(folder, expected, before)]
+                tally.faults += half_files(folder, expected, before)
                 command = stage.again(folder) if stage.again else stage.command
             if code := self.run(folder, command):
-                said = (folder / "log.txt").read_text()[-600:]
-                tally.faults.append(f"{stage.name}: exit {code}: {said}")
-            tally.faults += [f"{stage.name}: {name} is left over" for name in left_over(folder)]
+                tally.faults.append(f"exit {code}: {(folder / 'log.txt').read_text()[-600:]}")
+            tally.faults += [f"{name} is left over" for name in left_over(folder)]
             if (found := digests(folder, stage.made)) != expected:
                 differ = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
-                tally.faults.append(f"{stage.name}: {differ} differ")
+                tally.faults.append(f"{differ} differ")
             if len(tally.faults) > n_faults:
-                shutil.copytree(folder, self.place / f"fault-{len(tally.faults)}")
-        self.say(
-            f"{stage.name}: {tally.kills - kills_before} kills, {tally.amid - amid_before} of them amid the "
-            f"work; {len(expected)} files the same every time; {len(tally.faults)} faults so far"
-        )
+                shutil.copytree(folder, self.place / f"fault-{stage.name}-{len(tally.faults)}")
+
+
+def shown(tallies: Mapping[str, Tally]) -> Iterator[str]:
+    """A table, a line for each stage, and what was wrong."""
+    columns = ("kills", "amid", "late", "trials", "files", "faults")
+    yield f"{'stage':16}" + "".join(f"{name:>8}" for name in columns)
+    rows = {
+        name: (seen.kills, seen.amid, seen.late, seen.trials, seen.files, len(seen.faults))
+        for name, seen in tallies.items()
+    }
+    for name, row in (*rows.items(), ("all", tuple(map(sum, zip(*rows.values(), strict=True))))):
+        yield f"{name:16}" + "".join(f"{count:8}" for count in row)
+    yield from (f"  {name}: {fault}" for name, seen in tallies.items() for fault in seen.faults)
 
 
 def main() -> None:
@@ -351,18 +430,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     stages = [stage for stage in STAGES if stage.name in options.stages.split(",")]
-    tally = Tally()
-    with tempfile.TemporaryDirectory() as place:
-        lab = Lab(Path(place), random.Random(options.seed), print)
+    tallies: dict[str, Tally] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory() as place, suppress(KeyboardInterrupt):
+        lab = Lab(Path(place), random.Random(options.seed))
         for index, stage in enumerate(stages):
-            lab.trials(stage, (options.kills * (index + 1)) // len(stages) - tally.kills, tally)
-    print(
-        f"{tally.kills} kills in {tally.trials} trials, {tally.amid} of them amid the work; {tally.late} "
-        f"more came too late; {len(tally.faults)} faults"
-    )
-    for fault in tally.faults:
-        print(f"  {fault}")
-    sys.exit(1 if tally.faults else 0)
+            begin, tally = time.monotonic(), tallies.setdefault(stage.name, Tally())
+            part = range(options.kills * index // len(stages), options.kills * (index + 1) // len(stages))
+            try:
+                lab.trials(stage, len(part), tally)
+            except RuntimeError as error:  # the other stages are still to be seen
+                tally.faults.append(str(error))
+            took = time.monotonic() - begin
+            print(f"{stage.name}: {tally.kills} kills, {len(tally.faults)} faults, {took:.0f} s", flush=True)
+    print(*shown(tallies), sep="\n")
+    whole = len(tallies) == len(stages)
+    sys.exit(1 if any(tally.faults for tally in tallies.values()) else 0 if whole else 130)
 
 
 if __name__ == "__main__":
