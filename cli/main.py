@@ -50,9 +50,6 @@ COMMANDS: tuple[Command, ...] = (
 """Every command, in the order of the help text. A new one is one row here and one module in cli/."""
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
-PLAIN_FIGURES = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
-"""Figures go into files: a notebook's backend, which may not even be installed here, is of no use, and a
-matplotlibrc of the user's must not change them."""
 REPORT_IT = (
     "please tell whoever gave you this copy, as an issue where you cloned it or by mail: the command, the "
     "lines above and what cwr-mech --version says"
@@ -233,7 +230,7 @@ def _open_streams() -> None:
 
 def main() -> None:
     """Entry point of the `cwr-mech` script."""
-    os.environ |= PLAIN_FIGURES
+    os.environ["MPLBACKEND"] = "agg"  # a notebook sets its own, which need not be installed here
     _open_streams()
     args = sys.argv[1:]
     answer_signals(next((arg for arg in args if not arg.startswith("-")), None))

@@ -1,4 +1,5 @@
-"""Settings every test runs under: no network, no trackers, one thread (two workers share two cores).
+"""Settings every test runs under: no network, no trackers, one thread (two workers share two cores) unless
+OMP_NUM_THREADS says otherwise.
 
 Compiled modules are kept even where the environment says otherwise: rewriting asserts and checking types
 takes longer than many tests, and would be done by every worker and every command that a test starts.
@@ -12,16 +13,16 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "WANDB_MODE": "disabled",
-    "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 from command_line import Cli
 from hypothesis import settings
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

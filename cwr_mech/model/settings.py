@@ -162,7 +162,7 @@ def _windows(settings: Mapping[str, Any], n_layers: int) -> tuple[int | None, tu
     width, first = settings.get("sliding_window", 4096), settings.get("max_window_layers", 28)
     if isinstance(kinds, list):
         windowed = tuple(layer for layer, kind in enumerate(kinds) if kind != "full_attention")
-        if len(kinds) != n_layers or {kinds[layer] for layer in windowed} - {"sliding_attention"}:
+        if len(kinds) != n_layers or any(kinds[layer] != "sliding_attention" for layer in windowed):
             raise ConfigError(
                 f"layer_types is {short(kinds)}; each of {n_layers} layers must be full_attention or "
                 "sliding_attention"

@@ -42,10 +42,22 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [pair for key, item in items for pair in ((value, key), *places(item))]
 
 
+def content_of(folder: Path) -> dict[str, bytes | None]:
+    """What the files below a folder hold; None for what is no file."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
 def change_json(path: Path, rng: random.Random) -> str:
-    """Delete, replace or rename a value somewhere in a JSON file."""
+    """Delete, replace or rename a value somewhere in a JSON object; the name says below which of its keys."""
     content = json.loads(path.read_text())
-    container, key = rng.choice(places(content))
+    tops = list(content) if isinstance(content, dict) else []
+    top, container, key = rng.choice(
+        [(top, content, top) for top in tops]
+        + [(top, *pair) for top in tops for pair in places(content[top])]
+    )
     way = rng.choice(("delete", "replace", "replace", "nudge", "extra"))
     if way == "delete":
         del container[key]
@@ -58,9 +70,9 @@ def change_json(path: Path, rng: random.Random) -> str:
             old + rng.choice((1, -1, 0.5)) if number else [old] if rng.random() < 0.5 else f"{old}x"
         )
     elif isinstance(container, dict):
-        container[f"extra{rng.random()}"] = rng.choice(WEIRD)
+        top, container[f"extra{rng.random()}"] = "one more", rng.choice(WEIRD)
     path.write_text(json.dumps(content), encoding="utf-8", errors="surrogatepass")
-    return f"{path.name}: value, {way}"
+    return f"{path.name}: {top}"
 
 
 def change_text(path: Path, rng: random.Random) -> str:

@@ -139,6 +139,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: settings(f, layer_types=["full_attention", "linear_attention"]),
         "each of 2 layers must be full_attention or sliding_attention",
     ),
+    "a layer whose kind is a list": (
+        lambda f: settings(f, layer_types=["full_attention", ["sliding_attention"]]),
+        "each of 2 layers must be full_attention or sliding_attention",
+    ),
     "kinds of other layers": (lambda f: settings(f, layer_types=["full_attention"] * 3), "each of 2 layers"),
     "head width of its own": (lambda f: settings(f, head_dim=16), "head_dim is 16"),
     "quantised": (lambda f: settings(f, quantization_config={"quant_method": "fp8"}), "quantised"),
