@@ -13,6 +13,7 @@ import typer
 from cwr_mech.analysis.registry import ANALYSES, Analysis
 from cwr_mech.analysis.study import Opt
 
+from .common import plain_name
 from .options import LogResult, Report
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def file_name(row: Analysis, result: "Result", options: Mapping[str, Any]) -> st
     """
     cities = str(options.get("cities") or "old")
     parts = [result.kind.replace("_", "-"), str(options.get("task") or ""), "" if "old" in cities else cities]
-    return "-".join(part for part in [*parts, *(result.params["runs"] if row.by_run else ())] if part)
+    runs = [plain_name(run) for run in (result.params["runs"] if row.by_run else ())]
+    return "-".join(part for part in [*parts, *runs] if part)
 
 
 SAME = (
@@ -135,4 +137,4 @@ def keep_result(result: "Result", report: str | None, name: str, log: str | None
     from .common import save_result
 
     runs = result.params.get("bases") or result.params.get("runs") or [result.kind]
-    save_result(result, report or str(runs[0]), name, log)
+    save_result(result, report or plain_name(str(runs[0])), name, log)

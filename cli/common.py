@@ -16,7 +16,7 @@ from cwr_mech.render.numbers import number as number
 from cwr_mech.training.folders import RUNS as RUNS
 from cwr_mech.training.folders import find_run as find_run
 
-from .tables import Table
+from .tables import Table, visible
 
 if TYPE_CHECKING:
     from cwr_mech.results import Result
@@ -53,8 +53,8 @@ table = Table
 
 
 def say(line: str) -> None:
-    """Print one line, unwrapped and without markup, so that paths can be copied."""
-    console.print(Text(line), soft_wrap=True)
+    """Print a line, unwrapped and without markup, so that paths can be copied; control characters escaped."""
+    console.print(Text(visible(line, "\n\t")), soft_wrap=True)
 
 
 @contextmanager
@@ -135,9 +135,16 @@ def report_folder(name: str) -> Path:
     from cwr_mech.errors import ConfigError
 
     name = name.replace("zoo:", "zoo-")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+    if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"'{name}' cannot name a report", "use letters, digits, and . _ + -")
     return REPORTS / name
+
+
+def plain_name(run: str) -> str:
+    """A run, by name or path, as part of the name of a report or of a result's file: - for other letters."""
+    import re
+
+    return re.sub(r"[^\w.+-]+", "-", run).strip("-.+") or "run"
 
 
 def published_reports() -> list[str]:
@@ -161,11 +168,11 @@ _said_published: set[Path] = set()
 def save_result(result: "Result", report: str, name: str, log: str | None = None) -> Path:
     """Save `result` under reports/REPORT/results, draw its figure, print both paths; returns the JSON's.
 
-    A zoo:MODEL in the name becomes zoo-MODEL, as in names of reports. `log` names a tracker that gets both.
+    `log` names a tracker that gets both.
     """
     from cwr_mech.report.figures import draw
 
-    folder, name = report_folder(report), name.replace("zoo:", "zoo-")
+    folder = report_folder(report)
     say_if_published(folder)
     path = result.save(folder / "results", name)
     say(f"result  {path}")

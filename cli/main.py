@@ -78,11 +78,14 @@ def one_line(message: str, hint: str | None = None) -> None:
     from rich.text import Text
 
     from .common import err_console
+    from .tables import visible
+
+    message = visible(message)
 
     with suppress(OSError):  # a full disk takes no message either
         err_console.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
         if hint:
-            err_console.print(Text(f"hint: {hint}", style="dim"), soft_wrap=True)
+            err_console.print(Text(f"hint: {visible(hint)}", style="dim"), soft_wrap=True)
 
 
 def explain(error: BaseException) -> int:

@@ -22,7 +22,7 @@ def command(
     from cwr_mech.training.folders import newest_first
     from cwr_mech.training.runs import load_run
 
-    from .common import RUNS, check_log, command_line, save_result, say
+    from .common import RUNS, check_log, command_line, plain_name, save_result, say
 
     check_log(log)
     found = []
@@ -41,7 +41,7 @@ def command(
     if not found:
         raise MissingArtifact("none of these runs can be drawn", "cwr-mech runs lists what there is")
     if len(found) == 1:
-        result, name = training_result(found[0], command_line()), f"train-{found[0].folder.name}"
+        result, name = training_result(found[0], command_line()), f"train-{plain_name(found[0].name)}"
     else:
         result, name = curves_result(found, command_line()), "curves"
-    save_result(result, report or found[0].name, name, log)
+    save_result(result, report or plain_name(found[0].name), name, log)

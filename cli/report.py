@@ -30,11 +30,11 @@ def command(
     """
     from cwr_mech.errors import CorruptArtifact, MissingArtifact
 
-    from .common import check_log, find_run, log_report, report_folder, say, say_if_published
+    from .common import check_log, find_run, log_report, plain_name, report_folder, say, say_if_published
 
     check_log(log)
 
-    folder = report_folder(name or find_run().name)
+    folder = report_folder(name or plain_name(find_run().name))
     if not any((folder / "results").glob("*.json")):
         raise MissingArtifact(
             f"there are no results in {folder / 'results'}",
@@ -81,13 +81,13 @@ def add_learning_curves(folder: Path) -> None:
     from cwr_mech.results import load_results
     from cwr_mech.training.runs import load_run
 
-    from .common import RUNS
+    from .common import RUNS, plain_name
 
     runs = runs_of(folder.name, load_results(folder / "results"))
     for run in runs if len(runs) <= CURVES else ():
         if (RUNS / run / "metrics.jsonl").is_file():
             result = training_result(load_run(RUNS / run), f"cwr-mech report {folder.name}")
-            result.save(folder / "results", f"train-{run}")
+            result.save(folder / "results", f"train-{plain_name(run)}")
 
 
 def runs_of(name: str, results: "dict[str, Result]") -> list[str]:

@@ -39,7 +39,7 @@ class Table:
 
     def __post_init__(self) -> None:
         digits = [column(name).digits for name in self.columns]
-        cells = [[number(cell, n) for cell, n in zip(row, digits, strict=True)] for row in self.rows]
+        cells = [[visible(number(cell, n)) for cell, n in zip(row, digits, strict=True)] for row in self.rows]
         object.__setattr__(self, "cells", cells)
 
     def numeric(self, index: int) -> bool:
@@ -156,6 +156,13 @@ class Table:
         from cwr_mech.render.units import in_unit
 
         return in_unit(said, self.unit)
+
+
+def visible(text: str, kept: str = "") -> str:
+    """`text` with what a terminal would obey and not show spelled out, as in \\x1b; but for `kept`."""
+    return "".join(
+        letter if letter.isprintable() or letter in kept else repr(letter)[1:-1] for letter in text
+    )
 
 
 def _split(widths: list[int], labels: int, width: int) -> list[list[int]]:

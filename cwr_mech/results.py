@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = "cwr-mech/result/1"
-NAME = re.compile(r"[a-z0-9][A-Za-z0-9._+-]*")
+NAME = re.compile(r"\w[\w.+-]*")
 WAITING = ".next.npz"
 FIELDS = {
     "kind": str,
@@ -156,8 +156,12 @@ class Result:
             if self.arrays:
                 with atomic_file(waiting) as part, part.open("wb") as handle:
                     np.savez_compressed(handle, allow_pickle=False, **self.arrays)
-            with atomic_file(path) as part:
-                part.write_text(_text(self._content()), encoding="utf-8")
+            try:
+                with atomic_file(path) as part:
+                    part.write_text(_text(self._content()), encoding="utf-8")
+            except BaseException:
+                settle(path)
+                raise
             if self.arrays:
                 os.replace(waiting, arrays)
             else:

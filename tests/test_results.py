@@ -16,7 +16,7 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_mech.errors import AnalysisError, CorruptArtifact, MissingArtifact, SchemaMismatch
+from cwr_mech.errors import AnalysisError, ArtifactError, CorruptArtifact, MissingArtifact, SchemaMismatch
 from cwr_mech.results import Result, _digest, load_result, load_results, plain
 
 
@@ -188,6 +188,15 @@ def test_load_results_in_order(tmp_path: Path) -> None:
         result().save(tmp_path, name)
     assert list(load_results(tmp_path)) == ["a", "b", "patch-distance"]
     assert load_results(tmp_path / "nothing") == {}
+
+
+def test_where_the_json_cannot_be_written_no_arrays_are_left(tmp_path: Path) -> None:
+    (tmp_path / "r.json").mkdir()
+    with pytest.raises(ArtifactError, match="is a folder"):
+        result().save(tmp_path, "r")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    (tmp_path / "r.json").rmdir()
+    assert load_result(result().save(tmp_path, "r")) == result()  # control
 
 
 def small(number: float) -> Result:

@@ -96,7 +96,7 @@ def find_run(name: Path | str | None = None) -> Path:
     for holds in (holds_run, holds_model):
         for folder in candidates:
             if holds(folder):
-                return folder
+                return folder if folder.name not in ("", "..") else folder.resolve()
     raise MissingArtifact(f"no such run: '{text}'", _known(text))
 
 

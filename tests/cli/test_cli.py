@@ -124,7 +124,7 @@ def test_a_backend_that_is_not_here_stops_no_command(tmp_path: Path) -> None:
         "if sys.argv[1:]:\n    try: main()\n    except SystemExit: pass\n"
         "import matplotlib.figure; print(matplotlib.get_backend())"
     )
-    environment = os.environ | {"MPLBACKEND": "module://nosuch"}
+    environment = os.environ | {"MPLBACKEND": "nosuch"}
     for words, ended in ((["runs"], 0), ([], 1)):  # control: without our own settings it fails
         done = subprocess.run(
             [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, capture_output=True
@@ -196,7 +196,16 @@ def test_a_closed_pipe_is_quiet(printer: str) -> None:
     assert process.wait(timeout=30) == 1
 
 
-NAMES = (("a", True), ("demo-2.b_c+d", True), ("", False), ("../x", False), ("a/b", False), (".x", False))
+NAMES = (
+    ("a", True),
+    ("demo-2.b_c+d", True),
+    ("über", True),
+    ("a b", False),
+    ("", False),
+    ("../x", False),
+    ("a/b", False),
+    (".x", False),
+)
 
 
 @pytest.mark.parametrize(("name", "good"), NAMES)

@@ -95,6 +95,20 @@ def test_without_a_name_the_latest_run_that_can_be_read_is_taken(
         load_run()
 
 
+def test_a_run_has_a_report_wherever_it_lies_and_whatever_it_is_called(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, name in (("runs/two words", "two-words"), ("elsewhere/\u00fc", "\u00fc"), ("runs/-x", "x")):
+        run = create_run(Path(place), CONFIG, HookedQwen2(CONFIG.model, seed=0))
+        (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 1} | LINE) + "\n")
+        assert cli("plot", "--", place)[::2] == (0, "")
+        assert Path(f"reports/{name}/results/train-{name}.json").is_file()
+        assert cli("report", name)[0] == 0
+    monkeypatch.chdir("elsewhere/\u00fc")
+    assert (load_run(".").name, load_run("checkpoints/..").name) == ("\u00fc", "\u00fc")
+    assert common.plain_name("elsewhere/zoo:x@4") == "elsewhere-zoo-x-4"  # control: no separator is left
+
+
 def test_a_timeline_of_one_checkpoint_is_refused_before_any_work(cli: Cli) -> None:
     create_run(Path("runs/one"), CONFIG, HookedQwen2(CONFIG.model, seed=0))
     code, _, errors = cli("timeline", "one")

@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 
 import pytest
-from cwr_mech_cli.common import rows_of
-from cwr_mech_cli.tables import Table
+from cwr_mech_cli.common import rows_of, say
+from cwr_mech_cli.main import one_line
+from cwr_mech_cli.tables import Table, visible
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import GOLDEN
@@ -161,3 +162,15 @@ def test_no_heading_is_code() -> None:
 def test_numbers_have_the_digits_of_their_column() -> None:
     assert column("r2").digits == 3
     assert Table("", ["", "r2"], [["a", 0.98765]]).cells == [["a", number(0.98765, 3)]]
+
+
+def test_names_cannot_give_orders_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[31m\u202eb\nc"
+    shown = printed(Table("", ("run", "value"), [(name, 1.0)]), 80)
+    assert r"a\x1b[31m\u202eb\nc" in shown
+    say(f"{name}\td")
+    one_line(f"no such run: {name}", name)
+    out, errors = capsys.readouterr()
+    assert out == "a\\x1b[31m\\u202eb\nc\td\n"  # what we say may have several lines
+    assert errors == "".join(f"{head}a\\x1b[31m\\u202eb\\nc\n" for head in ("error: no such run: ", "hint: "))
+    assert visible("Łódź 東京 –") == "Łódź 東京 –"  # control: letters of any script stay
