@@ -54,7 +54,7 @@ table = Table
 
 def say(line: str) -> None:
     """Print a line, unwrapped and without markup, so that paths can be copied; control characters escaped."""
-    console.print(Text(visible(line, "\n\t")), soft_wrap=True)
+    console.print(Text(visible(line, "\n")), soft_wrap=True)
 
 
 @contextmanager

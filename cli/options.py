@@ -72,7 +72,9 @@ Log = Annotated[
 LogResult = Annotated[
     str | None, typer.Option("--log", help="Send numbers and figures to tensorboard or wandb, too.")
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads; small models are fastest with one.")]
+Threads = Annotated[
+    int, typer.Option(min=1, max=256, help="Processor threads; small models are fastest with one.")
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option(help="auto takes a GPU where there is one; mps is refused, and told why."),

@@ -64,15 +64,17 @@ def command(
 
 def show() -> None:
     """List the models, family by family."""
-    from cwr_mech.experiments.zoo import zoo_models
+    from cwr_mech.experiments.zoo import models_and_faults
     from cwr_mech.findings.models import described
     from cwr_mech.training.folders import OTHER_MODELS, SHIPPED
 
     from .cache_acts import size_text
     from .common import console, number, say, table
 
-    models = zoo_models()
+    models, faults = models_and_faults()
     rows = [described(run) for run in models]
+    for folder, why in faults.items():
+        say(f"{folder}: {why}")
     if not rows:
         say(NONE_HERE)
         return
@@ -129,24 +131,28 @@ def add(names: list[str], new_name: str | None, force: bool) -> None:
 def check(names: list[str] | None, ask: bool) -> None:
     """Check models. Raises CorruptArtifact when something is wrong with any."""
     from cwr_mech.errors import CorruptArtifact, MissingArtifact
-    from cwr_mech.experiments.zoo import zoo_models
+    from cwr_mech.experiments.zoo import models_and_faults
     from cwr_mech.training.runs import load_run
 
     from .common import say
 
     given = [f"zoo:{name.removeprefix('zoo:')}" for name in names or ()]
-    asked: list[Run] = [load_run(name) for name in given] if given else zoo_models()
-    if not asked:
+    models, faults = models_and_faults()
+    asked: list[Run] = [load_run(name) for name in given] if given else models
+    if not asked and not faults:
         raise MissingArtifact(*NONE_HERE.split("; "))
     from cwr_mech.experiments.zoo_files import problems
 
-    wrong = 0
+    damaged = {} if given else faults
+    for folder, why in damaged.items():
+        say(f"{folder}: {why}")
+    wrong = len(damaged)
     for model in asked:
         found = problems(model, ask=ask)
         wrong += bool(found)
         say(f"{model.name}: {'; '.join(found) or 'as added'}")
-    mend(asked if not given else zoo_models())
+    mend(models)
     if wrong:
         raise CorruptArtifact(
-            f"{wrong} of {len(asked)} models are not as they were added", "git checkout zoo"
+            f"{wrong} of {len(asked) + len(damaged)} models are not as they were added", "git checkout zoo"
         )

@@ -2,11 +2,12 @@
 
     python tests/fuzz.py --kind all --n 5000 --seed 0
 
-Kinds: h5 (activation files), result (JSON and npz), run (run folders), hf (checkpoint folders), csv (cities
-of a user) and cli (command lines). Input number i of a kind and seed is always the same one; --only I runs
-it alone and shows what it raised. Inputs run in a child process whose memory and time are bounded, so that
-a crash of a library ends that child only. The exit code is 1 after any traceback, hang (20 s of processor
-time, or a minute without any), use of more than 2 GB, file written outside, or half-written file.
+Kinds: h5 (activation files), result (JSON and npz), run (run folders), zoo (models of the zoo), hf
+(checkpoint folders), csv (cities of a user) and cli (command lines). Input number i of a kind and seed is
+always the same one; --only I runs it alone and shows what it raised. Inputs run in a child process whose
+memory and time are bounded, so that a crash of a library ends that child only. The exit code is 1 after any
+traceback, hang (20 s of processor time, or a minute without any), use of more than 2 GB, file written
+outside, or half-written file.
 
 Every 100 inputs a line on stderr says how far it is. Ctrl-C, a termination and the end of --minutes print the
 tables for what has been tried until then and exit with 130. With --log FILE each outcome is a line of that
@@ -63,7 +64,7 @@ from cwr_mech.errors import CwrError, UserError
 CPU_SECONDS, WALL_SECONDS, MEMORY = 20, 60, 2_000_000_000
 IDLE_SECONDS = 0.2
 """A child that computes less than this in WALL_SECONDS waits for something."""
-KINDS = ("h5", "result", "run", "hf", "csv", "cli")
+KINDS = ("h5", "result", "run", "zoo", "hf", "csv", "cli")
 
 
 def try_line(rng: random.Random, base: Base, scratch: Path) -> Seen:

@@ -16,10 +16,13 @@ answers.json.gz holds what the shipped weights answer to these questions, as tex
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cwr_mech.config import RunConfig
 from cwr_mech.data.summary import gain
-from cwr_mech.errors import UserError
+from cwr_mech.errors import CorruptArtifact, UserError
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -28,17 +31,75 @@ from cwr_mech.training.folders import zoo_models as found_models
 from cwr_mech.training.runs import Run, load_run
 
 
-def zoo_models(root: Path | str | None = None) -> list[Run]:
+class _Part(BaseModel):
+    """A part of the entry "zoo"; what only its reader needs is left to that."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class _Score(_Part):
+    task: str
+    group: str
+    metric: Literal["error", "accuracy"]
+    value_mean: float
+    baseline: float
+
+
+class _Source(_Part):
+    sha256: str
+
+
+class _Questions(_Part):
+    n: int = Field(ge=1, le=100_000)
+    seed: int
+    split: str
+
+
+class _Entry(_Part):
+    source: _Source
+    dtype: str
+    asked: int
+    questions: _Questions
+    scores: list[_Score]
+    files: dict[str, str]
+
+
+def check_entry(model: Run) -> None:
+    """Raises CorruptArtifact where a manifest's entry "zoo" lacks something, and what `last_step` raises."""
+    place = model.folder / "manifest.json"
+    try:
+        _Entry.model_validate(model.manifest["zoo"])
+    except ValidationError as error:
+        where = ".".join(str(key) for key in ("zoo", *error.errors()[0]["loc"]))
+        raise CorruptArtifact(f"{place} is broken at '{where}'", "git checkout zoo") from error
+    gains: dict[str, float] = {}
+    with suppress(ZeroDivisionError):
+        gains = recorded_gains(model)
+    if not gains:
+        raise CorruptArtifact(f"{place} holds no score of a trained task", "git checkout zoo")
+    model.last_step  # noqa: B018
+
+
+def models_and_faults(root: Path | str | None = None) -> tuple[list[Run], dict[Path, str]]:
     """All models in the zoo `root`, or on the search path (`cwr_mech.training.folders`): those of all tasks
-    first, then by number of tasks, fine-tuned ones last. Folders that cannot be read are left out.
+    first, then by number of tasks, fine-tuned ones last; and what is wrong with folders that cannot be read.
     """
-    folders = found_models().values() if root is None else run_folders(root)
-    found = []
-    for folder in folders:
-        with suppress(UserError):
+    found, faults = [], {}
+    for folder in found_models().values() if root is None else run_folders(root):
+        try:
             run = load_run(folder)
-            found += [run] if run.from_zoo else []
-    return sorted(found, key=lambda run: (run.parent is not None, -len(run.config.data.tasks), run.name))
+            if run.from_zoo:
+                check_entry(run)
+                found.append(run)
+        except UserError as error:
+            faults[folder] = error.message
+    found.sort(key=lambda run: (run.parent is not None, -len(run.config.data.tasks), run.name))
+    return found, faults
+
+
+def zoo_models(root: Path | str | None = None) -> list[Run]:
+    """The models of `models_and_faults`."""
+    return models_and_faults(root)[0]
 
 
 def recorded_scores(model: Run, group: str) -> list[Row]:

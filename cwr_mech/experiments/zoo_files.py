@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
-from cwr_mech.artifacts import atomic_folder, sha256_file, write_json
+from cwr_mech.artifacts import atomic_folder, require_file, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError, CorruptArtifact, CwrError
-from cwr_mech.experiments.zoo import folder_bytes, recorded_scores, zoo_models
+from cwr_mech.experiments.zoo import check_entry, folder_bytes, recorded_scores, zoo_models
 from cwr_mech.model.evaluation import Evaluation, TaskScore, answer_rows, score_answers
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
@@ -33,6 +34,9 @@ MOST_BYTES = 60_000_000
 """The zoo is part of the repository; more than this is not added to it."""
 TOLERANCE = 0.01
 """Share of the answers that another processor may round to something else."""
+
+MOST_ANSWER_BYTES = 50_000_000
+"""Unpacked answers of a model are far smaller."""
 
 Texts = dict[str, list[str]]
 """ "task/group" -> answers."""
@@ -78,7 +82,11 @@ def first_change(model: HookedQwen2, run: Run, texts: Texts, n: int) -> str | No
 
 
 def differing(first: Texts, second: Texts) -> int:
-    """How many answers differ. Both must be to the same questions."""
+    """How many answers differ. Raises CorruptArtifact for answers to other questions."""
+    if {key: len(texts) for key, texts in first.items()} != {
+        key: len(texts) for key, texts in second.items()
+    }:
+        raise CorruptArtifact("the answers are to other questions", "git checkout zoo")
     return sum(a != b for key in first for a, b in zip(first[key], second[key], strict=True))
 
 
@@ -193,7 +201,9 @@ def recorded_answers(folder: Path) -> Texts:
     """What a model of the zoo answered when it was added. Raises CorruptArtifact."""
     path = folder / ANSWERS
     try:
-        texts: Texts = json.loads(gzip.decompress(path.read_bytes()))
+        require_file(path, most_bytes=MOST_BYTES)
+        with gzip.open(path) as packed:  # a few bytes may be packed for gigabytes
+            texts: Texts = TypeAdapter(Texts).validate_json(packed.read(MOST_ANSWER_BYTES))
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise CorruptArtifact(
             f"{path} holds no answers: it is missing, cut short or another kind of file"
@@ -206,6 +216,10 @@ def problems(model: Run, *, ask: bool = True, advance: Callable[[int], object] |
 
     ask: decode the recorded questions anew; otherwise only hash. An empty list is a model as it was added.
     """
+    try:
+        check_entry(model)
+    except ArtifactError as error:
+        return [error.message]
     about = model.manifest["zoo"]
     found = []
     for name, digest in about["files"].items():
@@ -229,6 +243,7 @@ def problems(model: Run, *, ask: bool = True, advance: Callable[[int], object] |
 
 def recorded(model: Run, group: str) -> Evaluation:
     """The scores of a model of the zoo as they were when it was added."""
+    check_entry(model)
     about = model.manifest["zoo"]
     scores = [TaskScore(**score) for score in recorded_scores(model, group)]
     return Evaluation(tuple(scores), group, about["questions"]["split"], about["questions"]["seed"])

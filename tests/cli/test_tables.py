@@ -168,9 +168,9 @@ def test_names_cannot_give_orders_to_a_terminal(capsys: pytest.CaptureFixture[st
     name = "a\x1b[31m\u202eb\nc"
     shown = printed(Table("", ("run", "value"), [(name, 1.0)]), 80)
     assert r"a\x1b[31m\u202eb\nc" in shown
-    say(f"{name}\td")
+    say(name)
     one_line(f"no such run: {name}", name)
     out, errors = capsys.readouterr()
-    assert out == "a\\x1b[31m\\u202eb\nc\td\n"  # what we say may have several lines
+    assert out == "a\\x1b[31m\\u202eb\nc\n"  # what we say may have several lines
     assert errors == "".join(f"{head}a\\x1b[31m\\u202eb\\nc\n" for head in ("error: no such run: ", "hint: "))
     assert visible("Łódź 東京 –") == "Łódź 東京 –"  # control: letters of any script stay

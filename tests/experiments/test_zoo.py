@@ -3,7 +3,9 @@
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 
 from cwr_mech.analysis.transfer.runs import fine_tunings
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.errors import ArtifactExists, ConfigError
+from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact
 from cwr_mech.experiments import zoo_files as zoo
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.experiments.planned import in_pretraining
@@ -242,6 +244,50 @@ def test_commands_take_models_of_the_zoo() -> None:
     shutil.copytree("zoo/plain", "runs/copy")  # a base is known by its weights, wherever it lies
     shutil.rmtree("runs/plain")
     assert fine_tunings(["copy"]) == fine_tunings(["zoo:plain"]) == [tuned]
+
+
+BROKEN = (
+    (lambda zoo: zoo.pop("scores"), "zoo.scores"),
+    (lambda zoo: zoo["scores"][0].update(metric="luck"), "zoo.scores.0.metric"),
+    (lambda zoo: zoo["scores"][0].update(baseline=0.0), "no score of a trained task"),
+    (lambda zoo: zoo.update(scores=[]), "no score of a trained task"),
+    (lambda zoo: zoo.update(files=["x"]), "zoo.files"),
+    (lambda zoo: zoo.update(questions=3), "zoo.questions"),
+)
+
+
+@pytest.mark.parametrize(("change", "said_of_it"), BROKEN)
+def test_a_damaged_model_is_named_and_hides_no_other(
+    change: Callable[[Any], object], said_of_it: str
+) -> None:
+    add(made("whole"), n=N)
+    model = add(made("plain"), n=N)
+    assert said(call("zoo", "check", "--quick"))  # control
+    about = json.loads(json.dumps(model.manifest["zoo"]))
+    change(about)
+    update_manifest(model, zoo=about)
+    shown = said(call("zoo", "list"))
+    assert ("zoo:whole" in shown, said_of_it in shown) == (True, True)
+    outcome = call("zoo", "check", "--quick")
+    assert (outcome.exit_code, "1 of 2 models" in outcome.stderr) == (2, True)
+    assert "zoo:whole: as added" in outcome.stdout
+    assert said_of_it in problems(load_run("zoo:plain"))[0]
+
+
+def test_packed_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = add(made("plain"), n=N)
+    stored = model.folder / ANSWERS
+    assert recorded_answers(model.folder)  # control
+    with monkeypatch.context() as patched:
+        patched.setattr("cwr_mech.experiments.zoo_files.MOST_ANSWER_BYTES", 100)
+        with pytest.raises(CorruptArtifact, match="holds no answers"):
+            recorded_answers(model.folder)
+    for texts in ([], {"distance/old": 3}, {"distance/old": [1]}):
+        stored.write_bytes(gzip.compress(json.dumps(texts).encode()))
+        with pytest.raises(CorruptArtifact, match="holds no answers"):
+            recorded_answers(model.folder)
+    with pytest.raises(CorruptArtifact, match="other questions"):
+        differing({"distance/old": ["1"]}, {"distance/old": ["1", "2"]})
 
 
 def test_a_list_left_behind_by_a_stopped_adding_is_written_anew() -> None:

@@ -7,6 +7,10 @@ import torch
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.answers.curves import training_result
 from cwr_mech.config import WorldConfig
+from cwr_mech.errors import CorruptArtifact
+from cwr_mech.experiments.zoo import models_and_faults
+from cwr_mech.experiments.zoo_files import problems, recorded, recorded_answers
+from cwr_mech.findings.models import described
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import load_result
 from cwr_mech.training.runs import load_run
@@ -44,6 +48,19 @@ def use_run(folder: Path) -> None:
         training_result(run, "cwr-mech plot")
 
 
+def use_zoo(folder: Path) -> None:
+    """List the models of a zoo and check their files."""
+    models, faults = models_and_faults(folder)
+    for model in models:
+        described(model)
+        if found := problems(model, ask=False):
+            faults[model.folder] = found[0]
+        recorded(model, "old")
+        recorded_answers(model.folder)
+    if faults:
+        raise CorruptArtifact(next(iter(faults.values())))
+
+
 def use_hf(folder: Path) -> None:
     """Load a checkpoint and run it."""
     HookedQwen2.from_pretrained(folder / "m")(torch.arange(4, 30)[None])
@@ -54,4 +71,4 @@ def use_csv(folder: Path) -> None:
     load_world(WorldConfig(source=str(folder / "w.csv"))).sha256  # noqa: B018
 
 
-USES = {"h5": use_h5, "result": use_result, "run": use_run, "hf": use_hf, "csv": use_csv}
+USES = {"h5": use_h5, "result": use_result, "run": use_run, "zoo": use_zoo, "hf": use_hf, "csv": use_csv}

@@ -8,9 +8,11 @@ import numpy as np
 
 from cwr_mech.activations.writer import write_store
 from cwr_mech.config import ModelConfig, RunConfig, TrainConfig, WorldConfig
+from cwr_mech.experiments.zoo_files import add
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
 from cwr_mech.training.loop import train
+from cwr_mech.training.runs import load_run
 from cwr_mech.world.cities import World, load_world
 
 MODEL = ModelConfig(n_layers=1, d_model=16, n_heads=2, d_mlp=16)
@@ -45,6 +47,7 @@ class Base:
             steps=4, batch_size=7, warmup=1, save_every=2, eval_every=4, eval_rows=2, checkpoints=1
         )
         train(config.model_copy(update={"train": short}), self.place / "run" / "tiny")
+        add(load_run(self.place / "run" / "tiny"), self.place / "zoo", n=2)
         HookedQwen2(MODEL, seed=0).save_pretrained(self.place / "hf" / "m")
         lines = ["id,name,x,y,region"] + [
             f"{1000 + i},C{i},{i * 7 % 90},{i * 13 % 80},R{i % 3}" for i in range(30)
