@@ -109,7 +109,7 @@ def explain(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno is not None:
         _silence_full()
         place = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         one_line(place + os.strerror(error.errno), "free some space" if full else "choose another file")
         return EXIT_USAGE
     if isinstance(error, MemoryError):

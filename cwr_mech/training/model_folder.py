@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwr_mech.artifacts import read_json, sha256_bytes, sha256_file
-from cwr_mech.config import RunConfig, WorldConfig, parse
+from cwr_mech.config import RunConfig, WorldConfig
 from cwr_mech.errors import AnalysisError, ConfigError, CorruptArtifact, MissingArtifact
 from cwr_mech.model.bridge import foreign_config, read_bridged, settings_text, sizes
 from cwr_mech.model.settings import model_config
 from cwr_mech.model.text import is_ours
-from cwr_mech.training.runs import CITIES, Run, with_source
+from cwr_mech.training.folders import holds_run
+from cwr_mech.training.runs import Run, load_run
 from cwr_mech.world.cities import World, load_world
 
 if TYPE_CHECKING:
@@ -52,11 +53,10 @@ def _name(folder: Path) -> str:
 
 def _world_of_run(folder: Path) -> WorldConfig:
     """The world of the run whose checkpoint a folder is, else the default one."""
-    run = folder.resolve().parents[1]
-    if not (run / "manifest.json").is_file() or folder.resolve().parent.name != "checkpoints":
+    place = folder.resolve().parent  # the root has no parent: a folder may be mounted there
+    if place.name != "checkpoints" or not holds_run(place.parent):
         return WorldConfig()
-    config = parse(RunConfig, read_json(run / "manifest.json")["config"])
-    return with_source(config, run / CITIES).world if (run / CITIES).exists() else config.world
+    return load_run(place.parent).config.world
 
 
 class ModelFolder(Run):
@@ -106,7 +106,7 @@ class ModelFolder(Run):
         single = self.folder / "model.safetensors"
         if single.is_file():
             return sha256_file(single)
-        shards = sorted(self.folder.glob("*.safetensors"))
+        shards = sorted(path for path in self.folder.glob("*.safetensors") if path.is_file())
         return sha256_bytes(*(f"{shard.name} {sha256_file(shard)}".encode() for shard in shards))
 
     def sha256(self, step: int | None = None) -> str:

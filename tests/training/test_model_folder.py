@@ -7,9 +7,9 @@ import torch
 from qwen_cases import bpe, qwen2, saved
 
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
-from cwr_mech.errors import AnalysisError, ConfigError, CwrError, MissingArtifact
+from cwr_mech.errors import AnalysisError, ConfigError, CwrError, MissingArtifact, SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.model_folder import ModelFolder
+from cwr_mech.training.model_folder import ModelFolder, _world_of_run
 from cwr_mech.training.runs import checkpoint_path, create_run, load_run
 
 SMALL = ModelConfig(n_layers=1, d_model=8, n_heads=2, d_mlp=8)
@@ -42,6 +42,10 @@ def test_a_checkpoint_of_a_run_has_the_world_of_its_run(tmp_path: Path) -> None:
     assert folder.name == "r-step-0000000"
     assert folder.world().sha256 == run.world().sha256
     assert folder.sha256() == run.sha256(0)
+    (run.folder / "manifest.json").write_text("{}")
+    with pytest.raises(SchemaMismatch):
+        load_run(checkpoint_path(run.folder, 0))
+    assert _world_of_run(Path("/model")) == WorldConfig()  # mounted at the root, it has no run above it
 
 
 def test_a_folder_with_another_tokenizer_is_never_fed_with_our_characters(tmp_path: Path) -> None:
