@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from cwr_mech.artifacts import atomic_folder, require_file, sha256_file, write_json
 from cwr_mech.config import RunConfig, parse
@@ -242,8 +242,14 @@ def problems(model: Run, *, ask: bool = True, advance: Callable[[int], object] |
 
 
 def recorded(model: Run, group: str) -> Evaluation:
-    """The scores of a model of the zoo as they were when it was added."""
+    """The scores of a model of the zoo as they were when it was added. Raises CorruptArtifact."""
     check_entry(model)
     about = model.manifest["zoo"]
-    scores = [TaskScore(**score) for score in recorded_scores(model, group)]
+    try:
+        scores = TypeAdapter(list[TaskScore]).validate_python(recorded_scores(model, group))
+    except ValidationError as error:
+        key = error.errors()[0]["loc"][-1]
+        raise CorruptArtifact(
+            f"{model.folder / 'manifest.json'} is broken at 'zoo.scores', '{key}'", "git checkout zoo"
+        ) from error
     return Evaluation(tuple(scores), group, about["questions"]["split"], about["questions"]["seed"])

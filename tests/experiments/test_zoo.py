@@ -274,6 +274,15 @@ def test_a_damaged_model_is_named_and_hides_no_other(
     assert said_of_it in problems(load_run("zoo:plain"))[0]
 
 
+def test_scores_that_lack_a_number_are_named() -> None:
+    model = add(made("plain"), n=N)
+    assert [score.task for score in recorded(model, "old").scores] == ["distance", "compass"]  # control
+    about = json.loads(json.dumps(model.manifest["zoo"]))
+    del about["scores"][0]["parse_rate"]
+    with pytest.raises(CorruptArtifact, match="'parse_rate'"):
+        recorded(update_manifest(model, zoo=about), "old")
+
+
 def test_packed_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = add(made("plain"), n=N)
     stored = model.folder / ANSWERS
