@@ -176,10 +176,10 @@ class Attention(nn.Module):
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention with its scores and pattern materialised, for when somebody looks at them."""
-        scores = q @ k.transpose(-1, -2) / math.sqrt(self.cfg.d_head)
+        scores = (q @ k.transpose(-1, -2)).div_(math.sqrt(self.cfg.d_head))
         # The lowest number, not -inf: a difference of two masked scores, as attribution takes it, is 0 then.
         lowest = torch.finfo(scores.dtype).min
-        scores = self.hook_attn_scores(scores.masked_fill(~self._visible(q, k), lowest))
+        scores = self.hook_attn_scores(scores.masked_fill_(~self._visible(q, k), lowest))
         return self.hook_pattern(scores.softmax(-1)) @ v
 
     def _sees_all(self, k: Tensor) -> bool:

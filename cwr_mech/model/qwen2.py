@@ -29,6 +29,7 @@ from cwr_mech.model.checkpoint import (
 from cwr_mech.model.embedding import Embed, TiedUnembed, Unembed
 from cwr_mech.model.hooks import HookedBase
 from cwr_mech.model.layers import Block, HookedConfig, LayerCache, RMSNorm
+from cwr_mech.model.memory import keep_memory
 from cwr_mech.model.rotary import rotary_tables
 from cwr_mech.model.settings import ForeignConfig, hf_settings, model_config
 from cwr_mech.tasks.tokenizer import BOS, PAD
@@ -72,8 +73,10 @@ class HookedQwen2(HookedBase):
         """Build a model with weights drawn from N(0, init_std^2) by `seed`, biases 0 and norms 1.
 
         With `seed` None all weights are 0, to be filled by `load_state_dict`. No global generator is used.
+        From then on the process keeps what forward passes free (`cwr_mech.model.memory`).
         """
         super().__init__()
+        keep_memory()
         self.config = config
         self.cfg = hooked_config(config)
         self.embed, self.hook_embed = Embed(self.cfg), HookPoint()

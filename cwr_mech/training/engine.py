@@ -21,7 +21,6 @@ the sums of gradients stay float32, and so do products too small to gain.
 Shapes below: N tokens of a pack, h query and kv key/value heads of width k, d = d_model, m = d_mlp.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
@@ -30,6 +29,7 @@ import torch
 from jaxtyping import Float, Int32, Int64, UInt8
 from torch import Tensor
 
+from cwr_mech.model.memory import keep_memory
 from cwr_mech.training.blocks import Block, Heads
 from cwr_mech.training.packing import PACK_TOKENS, Pack, packs
 from cwr_mech.training.parameters import FlatParameters
@@ -52,7 +52,7 @@ class Engine:
     ) -> None:
         """bfloat16: see the module. pack_tokens: at most so many tokens at once; by default as many as keep
         activations small."""
-        _keep_memory()
+        keep_memory()
         self.flat, self.bfloat16 = parameters, bfloat16
         self.cfg = cfg = parameters.cfg
         kept = cfg.n_layers * (8 * cfg.d_model + 4 * cfg.d_mlp)  # numbers a token, about
@@ -306,18 +306,6 @@ class Attention:
         # Rotation is orthogonal: its transpose turns back by the same angle.
         _rotate(rows[:, : heads.h + heads.kv], self.turn.conj())
         return rows.view(n, -1)
-
-
-@lru_cache(maxsize=1)
-def _keep_memory() -> None:
-    """Let glibc keep what a step frees: else every step gets its larger buffers from the system anew, which
-    clears them page by page (measured: 10,000 page faults and a fifth of a step of the zoo's model)."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another C library, which has other habits
-        return
-    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that it takes
-    mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD: so much may stay unused
 
 
 def _hooked(hook: GradientHook, layer: int, dx: Tensor, x: Tensor, pack: Pack) -> Tensor:

@@ -120,17 +120,18 @@ def learning_curve(
 
 def nonlinear_decode(
     x: Float[np.ndarray, "city p"],
-    xy: Float[np.ndarray, "city 2"],
+    places: Float[np.ndarray, "draw city 2"],
     fold: Int[np.ndarray, "city"],
     *,
     seed: int = 0,
-) -> Float[np.ndarray, "city 2"]:
+) -> Float[np.ndarray, "draw city 2"]:
     """Held-out places by kernel ridge regression (RBF, on at most 400 Nystroem features beside the linear
-    ones), width and penalty chosen by leave-one-out inside the training folds.
+    ones), width and penalty chosen by leave-one-out inside the training folds, for each set of places by
+    itself.
     """
     from sklearn.kernel_approximation import Nystroem
 
-    decoded = np.empty(xy.shape)
+    decoded = np.empty(places.shape)
     for held in np.unique(fold):
         test = fold == held
         train = x[~test]
@@ -138,19 +139,19 @@ def nonlinear_decode(
         scale = float(np.median(pdist(some)))
         if scale == 0:
             raise AnalysisError("more than half of the pairs of cities have the same features")
-        best, chosen = np.inf, np.zeros((int(test.sum()), 2))
+        best = np.full(len(places), np.inf)
         for width in WIDTHS:
             bumps = Nystroem(
                 gamma=1 / (2 * (width * scale) ** 2),
                 n_components=min(len(train), LANDMARKS),
                 random_state=seed,
             ).fit(train)
-
-            probe, errors = Decomposed(_bumpy(bumps, train, scale)).judged(xy[~test])
-            error = float(errors.sum(axis=1).min())
-            if error < best:
-                best, chosen = error, probe.predict(_bumpy(bumps, x[test], scale))
-        decoded[test] = chosen
+            features, seen = Decomposed(_bumpy(bumps, train, scale)), _bumpy(bumps, x[test], scale)
+            for draw, targets in enumerate(places[:, ~test]):
+                probe, errors = features.judged(targets)
+                error = float(errors.sum(axis=1).min())
+                if error < best[draw]:
+                    best[draw], decoded[draw, test] = error, probe.predict(seen)
     return decoded
 
 
@@ -193,17 +194,20 @@ def new_city_errors(
     rng: np.random.Generator,
     *,
     method: Method = "ridge",
+    decomposed: Decomposed | None = None,
 ) -> dict[str, float | int]:
-    """Errors of new cities, in tenths of a degree, decoded by a probe fitted on the old ones only.
+    """Errors of new cities, in tenths of a degree, decoded by a probe fitted on the old ones only
+    (`decomposed`, where the caller has them).
 
     `error_mean` with a bootstrap interval over new cities (`lo`, `hi`), `error_median`; controls:
     `error_shuffled`, a probe fitted on shuffled places, and `error_constant`, the mean place of training
     cities. Raises AnalysisError without new cities.
     """
-    errors = place_errors(decode_new(x, xy, is_new, method=method), xy[is_new])
+    old = decomposed or Decomposed(x[~is_new])
+    errors = place_errors(decode_new(x, xy, is_new, method=method, decomposed=old), xy[is_new])
     shuffled = xy.copy()
     shuffled[~is_new] = rng.permutation(xy[~is_new])
-    by_chance = place_errors(decode_new(x, shuffled, is_new, method=method), xy[is_new])
+    by_chance = place_errors(decode_new(x, shuffled, is_new, method=method, decomposed=old), xy[is_new])
     constant = np.linalg.norm(xy[is_new] - xy[~is_new].mean(axis=0), axis=1)
     row: dict[str, float | int] = {"n_new": int(errors.size), "error_mean": float(errors.mean())}
     if errors.size > 1:

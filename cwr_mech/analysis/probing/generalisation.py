@@ -14,8 +14,16 @@ from cwr_mech.analysis.probing.controls import (
     prompt_transfer,
     region_scores,
 )
-from cwr_mech.analysis.probing.probe import TrainingCities, cross_decode, decode_new, place_errors, score
+from cwr_mech.analysis.probing.probe import (
+    TrainingCities,
+    cross_decode,
+    decode_new,
+    place_errors,
+    score,
+    training_folds,
+)
 from cwr_mech.analysis.selection import Item, run_label, token_features
+from cwr_mech.analysis.stats.ridge import Decomposed
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 
@@ -65,12 +73,16 @@ def readout_result(
     for task, (hook, site) in places.items():
         item = Item(store, hook, task, site)
         x = item.get(ids)
-        decoded = cross_decode(x, xy[None], fold)[0]
+        decomposed = training_folds(x, fold)
+        decoded = cross_decode(x, xy[None], fold, decomposed=decomposed)[0]
+        ols = cross_decode(x, xy[None], fold, method="ols", decomposed=decomposed)[0]
+        bent, chance = nonlinear_decode(x, np.stack([xy, shuffled]), fold, seed=seed)
         bits, uniform = code_length(x, xy, rng)
         held_out, r2_regions = _regions(x, xy, region, decoded)
         prompts.append(
             item.columns
-            | _kinds(x, xy, fold, decoded, shuffled, seed)
+            | {"r2": score(decoded, xy).r2, "r2_ols": score(ols, xy).r2}
+            | {"r2_nonlinear": score(bent, xy).r2, "r2_nonlinear_shuffled": score(chance, shuffled).r2}
             | {"r2_regions_held_out": r2_regions, "bits": bits, "bits_uniform": uniform}
             | {"bits_shuffled": code_length(x, shuffled, rng)[0], "bits_digits": digits, "n": len(ids)}
         )
@@ -78,10 +90,12 @@ def readout_result(
         learning += [{"task": task, **row} for row in learning_curve(x, xy, rng)]
         if store.is_new.any():
             everything = store.get(hook, task, site)
-            ols = decode_new(everything, store.xy, store.is_new, method="ols")
+            old = Decomposed(everything[~store.is_new])
+            least_squares = decode_new(everything, store.xy, store.is_new, method="ols", decomposed=old)
             new.append(
-                {"task": task, **new_city_errors(everything, store.xy, store.is_new, rng)}
-                | {"error_ols": float(place_errors(ols, store.xy[store.is_new]).mean())}
+                {"task": task}
+                | new_city_errors(everything, store.xy, store.is_new, rng, decomposed=old)
+                | {"error_ols": float(place_errors(least_squares, store.xy[store.is_new]).mean())}
                 | {"error_old": score(decoded, xy).error_mean}
             )
     hook, site = next(iter(places.values()))
@@ -113,18 +127,6 @@ def readout_result(
             "Nonlinear: RBF kernel ridge regression, its width and penalty chosen inside the training folds.",
         ],
     )
-
-
-def _kinds(
-    x: np.ndarray, xy: np.ndarray, fold: np.ndarray, decoded: np.ndarray, shuffled: np.ndarray, seed: int
-) -> Row:
-    """Held-out R2 of a ridge probe, of least squares, and of a nonlinear one beside its control."""
-    return {
-        "r2": score(decoded, xy).r2,
-        "r2_ols": score(cross_decode(x, xy[None], fold, method="ols")[0], xy).r2,
-        "r2_nonlinear": score(nonlinear_decode(x, xy, fold, seed=seed), xy).r2,
-        "r2_nonlinear_shuffled": score(nonlinear_decode(x, shuffled, fold, seed=seed), shuffled).r2,
-    }
 
 
 def _regions(

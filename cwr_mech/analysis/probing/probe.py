@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.selection import shared_ids
 from cwr_mech.analysis.stats.intervals import Interval, bootstrap
-from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, Method, fit_linear
+from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, Method
 from cwr_mech.errors import AnalysisError
 
 
@@ -237,9 +237,13 @@ def decode_new(
     is_new: np.ndarray,
     *,
     method: Method = "ridge",
+    decomposed: Decomposed | None = None,
 ) -> Float[np.ndarray, "new 2"]:
-    """Places of the new cities decoded by a probe fitted on the old ones only. AnalysisError without new."""
+    """Places of the new cities decoded by a probe fitted on the old ones only; `decomposed`: the old cities,
+    where the caller has them. AnalysisError without new.
+    """
     is_new = np.asarray(is_new, dtype=bool)
     if not is_new.any():
         raise AnalysisError("there are no new cities to reconstruct")
-    return fit_linear(x[~is_new], xy[~is_new], method=method).predict(x[is_new])
+    features, places = decomposed or Decomposed(x[~is_new]), xy[~is_new]
+    return (features.best(places) if method == "ridge" else features.fit(places)).predict(x[is_new])
