@@ -43,10 +43,10 @@ def command(
     look at the cities, and how many questions the splits share.
     """
     from cwr_mech.config import PROTOCOLS
-    from cwr_mech.data.rows import StreamOptions, generate
+    from cwr_mech.data.rows import Stream, StreamOptions
     from cwr_mech.data.summary import task_stats
     from cwr_mech.errors import UnknownName
-    from cwr_mech.tasks.registry import TASKS, get_task
+    from cwr_mech.tasks.registry import BLOCK_ROWS, TASKS, get_task
     from cwr_mech.world.cities import load_world
 
     if protocol not in PROTOCOLS:
@@ -73,9 +73,12 @@ def command(
         return
     from .common import say
 
+    wanted = 5 if n is None else n
     for name in names:
-        for text in generate(cities, name, 5 if n is None else n, **kind).texts():
-            say(text)
+        rows = Stream(cities, name, **kind)
+        for first in range(0, max(wanted, 1), BLOCK_ROWS):  # `| head` need not wait for all of them
+            for text in rows.take(min(BLOCK_ROWS, wanted - first)).texts():
+                say(text)
 
 
 def say_if_crowded(world: "Cities") -> None:

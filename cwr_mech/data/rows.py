@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 NOISE_KINDS = ("uniform", "local")
+MOST_ROWS = 10_000_000
+"""Rows kept at once: about 1 GB."""
 LOCAL_CHANGE = 0.05
 """Largest relative change of a number under local noise."""
 
@@ -157,9 +159,14 @@ class Stream:
         self._block: tuple[int, Rows] | None = None
 
     def take(self, n: int) -> Rows:
-        """The next `n` rows. Under `refill_repeats=False` rows that name a city twice are missing."""
+        """The next `n` rows. Under `refill_repeats=False` rows that name a city twice are missing.
+
+        Raises ConfigError for fewer than one, and for more than MOST_ROWS.
+        """
         if n < 1:
             raise ConfigError(f"at least one row must be asked for, got {n}")
+        if n > MOST_ROWS:
+            raise ConfigError(f"at most {MOST_ROWS:,} rows are kept at once, got {n:,}", "take fewer")
         stop = self.position + n
         parts = []
         while self.position < stop:

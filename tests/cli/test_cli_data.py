@@ -10,6 +10,7 @@ from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
 from cwr_mech.data.rows import generate
+from cwr_mech.tasks.registry import BLOCK_ROWS
 from cwr_mech.world.cities import load_world
 
 app = typer.Typer()
@@ -27,6 +28,10 @@ def test_rows():
     assert found.exit_code == 0
     lines = found.stdout.splitlines()
     assert lines == generate(load_world(n_cities=200), "crossing", 5).texts()
+    more = BLOCK_ROWS + 2  # printed block by block
+    assert run("--task", "compass", "-n", str(more), "--start", "7").stdout.splitlines() == (
+        generate(load_world(n_cities=200), "compass", more, start=7).texts()
+    )
     assert all(re.fullmatch(r"cross\(c_\d{4},c_\d{4};c_\d{4},c_\d{4}\)=(TRUE|FALSE)", line) for line in lines)
 
 

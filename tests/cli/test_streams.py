@@ -12,6 +12,8 @@ ASCII = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 PYTHONIOENCODING=ascii"
 
 STREAMS = [
     ("data --task distance -n 2 >&-", 0, ""),
+    ("data --task distance -n 100000000000 | head -n 1", 0, ""),
+    ("data --task distance -n 100000000000 --stats", 2, "at most 10,000,000 rows"),
     ("--help >&-", 0, ""),
     ("data --task distance -n 2 >&- 2>&-", 0, ""),
     ("data --task nothing >&- 2>&-", 2, ""),
