@@ -1,6 +1,7 @@
 # make demo    environment if missing, then train, probe, compare and patch, and write a report
 # make test    environment if missing, then every check a change must pass
 # make docs    the documentation site in build/docs; its tutorials are run (DOCS_EXECUTE=false: shown only)
+# make readme  the README's tables of analyses and verdicts anew
 # make bench   time and memory of the parts that claim to be fast
 # make routing reports/routing anew, from the models that `cwr-mech sweep routing` trains
 # make patching reports/patching anew, from the zoo
@@ -18,7 +19,7 @@ TASKS := distance trianglearea angle compass inside perimeter crossing
 ALONE := $(foreach task,$(TASKS),$(BASES:small%=zoo:small-$(task)%))
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs bench routing patching env clean FORCE
+.PHONY: demo test docs readme bench routing patching env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -33,6 +34,9 @@ docs: .venv/.ready
 	@$(PIP) install -qq -c constraints.txt -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "documentation: build/docs/index.html"
+
+readme: .venv/.ready
+	@$(PY) tools/docs_pages.py
 
 bench: .venv/.ready
 	@$(PY) tests/benchmarks/run.py

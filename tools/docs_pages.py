@@ -1,7 +1,10 @@
-"""Texts of the documentation that follow from the program: commands, names, tasks, verdicts and limits."""
+"""Texts of the documentation that follow from the program: commands, names, tasks, verdicts and limits.
+
+python tools/docs_pages.py     (or make readme)  writes the README's tables of analyses and of verdicts anew
+"""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,11 +40,29 @@ def schema() -> str:
     return (ROOT / "activations" / "README.md").read_text(encoding="utf-8")
 
 
+def analyses() -> str:
+    """A row for each analysis: its command and what it asks."""
+    from cwr_mech.analysis.registry import ANALYSES
+
+    rows = [
+        f"| `cwr-mech {row.name}` | {row.help[0].lower()}{row.help[1:].removesuffix('.')} |"
+        for row in ANALYSES
+    ]
+    return "\n".join(["| command | what it asks |", "|---|---|", *rows])
+
+
+def linked_verdicts(reports: Sequence[str] = ("zoo", "routing")) -> str:
+    """The headline of each question in the committed reports, linked to its section."""
+    from cwr_mech.findings.show import readme_rows
+    from cwr_mech.results import load_result
+
+    files = {name: ROOT / "reports" / name / "results" / "findings.json" for name in reports}
+    return readme_rows({name: load_result(path) for name, path in files.items()})
+
+
 def verdicts() -> str:
-    """The README's table of verdicts, which a test holds to the committed reports."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.split("<!-- verdicts -->")[1].split("<!-- /verdicts -->")[0].strip()
-    return re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", table)
+    """The table of verdicts without its links."""
+    return re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", linked_verdicts())
 
 
 def tasks() -> str:
@@ -79,3 +100,20 @@ PASSAGES: Mapping[str, Callable[[], str]] = {"verdicts": verdicts, "tasks": task
 def filled(markdown: str) -> str:
     """`markdown` with its generated passages. Raises KeyError for a passage that is none."""
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: PASSAGES[found[1]](), markdown)
+
+
+README: Mapping[str, Callable[[], str]] = {"analyses": analyses, "verdicts": linked_verdicts}
+"""Generated tables of the README, by the name in `<!-- NAME -->` and `<!-- /NAME -->` around them."""
+
+
+def readme(text: str) -> str:
+    """The text of the README with its generated tables made anew."""
+    for name, table in README.items():
+        start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        text = re.sub(f"(?s){start}.*?{end}", lambda _, made=table(), a=start, b=end: f"{a}{made}{b}", text)
+    return text
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8")

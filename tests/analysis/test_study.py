@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -86,11 +85,6 @@ def test_every_analysis_is_a_function_whose_options_say_what_they_are(row) -> No
         metadata = getattr(parameter.annotation, "__metadata__", ())
         assert any(isinstance(extra, Opt) and extra.help.endswith(".") for extra in metadata), parameter
         assert parameter.default is not inspect.Parameter.empty
-
-
-def test_every_analysis_is_in_the_readme() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert [row.name for row in ANALYSES if f"`cwr-mech {row.name}" not in text] == []
 
 
 def test_kinds_of_results_are_shown_once() -> None:

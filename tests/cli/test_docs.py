@@ -27,6 +27,13 @@ def test_every_command_has_its_options() -> None:
     assert "--no-such-option" not in probe
 
 
+def test_the_tables_of_the_readme_follow_from_the_program() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert docs_pages.readme(text) == text, "make readme"
+    assert docs_pages.linked_verdicts(["zoo"]) not in text  # control: of both reports
+    assert docs_pages.readme(text.replace("| `cwr-mech probe` |", "| `cwr-mech prob` |")) == text  # control
+
+
 def test_every_public_name_has_a_place() -> None:
     import cwr_mech
 
