@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: every folder of cwr_mech/ that holds modules is a package, no list to keep."""
+"""What pyproject.toml cannot say: every folder of cwr_mech/ that holds modules is a package."""
 
 from pathlib import Path
 

@@ -47,7 +47,7 @@ ANALYSIS_LEVELS = (
     ("patching",),
     ("anatomy", "course", "routing", "prediction"),
 )
-"""The same inside `cwr_mech/analysis/`. An analysis without a row here is above them all: nobody imports it."""
+"""The same inside `cwr_mech/analysis/`; an analysis without a row here is above them: nobody imports it."""
 
 FIXED_NAMES = (
     "TASKS", "HookedQwen2", "load_world", "Tokenizer", "load_run", "ActivationStore", "CwrError", "UserError",

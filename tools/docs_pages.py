@@ -110,7 +110,8 @@ def readme(text: str) -> str:
     """The text of the README with its generated tables made anew."""
     for name, table in README.items():
         start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
-        text = re.sub(f"(?s){start}.*?{end}", lambda _, made=table(), a=start, b=end: f"{a}{made}{b}", text)
+        before, _, rest = text.partition(start)
+        text = before + start + table() + end + rest.partition(end)[2]
     return text
 
 
