@@ -1,4 +1,8 @@
-"""The one reader of the residual stream at cities, in questions and in bare city prompts."""
+"""The one reader of the residual stream at cities, in questions and in bare city prompts.
+
+Where it comes as a by-product it is not read again: `extract` writes any hook into a file, the training
+engine gives it beside gradients (`analysis.routing.gradients`), patched passes record it.
+"""
 
 from collections.abc import Iterable, Iterator
 

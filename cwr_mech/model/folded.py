@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cwr_mech.errors import ConfigError
+from cwr_mech.model.arithmetic import neighbours, normalise, turn
 from cwr_mech.model.layers import Block
 from cwr_mech.model.qwen2 import HookedQwen2
 
@@ -52,9 +53,7 @@ class Folded:
     @torch.no_grad()
     def __init__(self, model: HookedQwen2) -> None:
         self.cfg, self.embed = model.cfg, model.embed
-        k = self.cfg.d_head
-        # (i, i + k/2) become neighbours, so that a rotation is one complex product.
-        self._half = torch.arange(k, device=model.W_E.device).view(2, k // 2).T.flatten()
+        self._half = neighbours(self.cfg.d_head).to(model.W_E.device)
         self.layers = [self._layer(cast(Block, block)) for block in model.blocks]
         # logits = (x / rms) diag(gain) W_U.
         self.unembed = model.W_U * model.ln_final.w[:, None]
@@ -83,10 +82,8 @@ class Folded:
         )
 
     def normalise(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N d"]:
-        """RMSNorm without its gain (Zhang & Sennrich, arXiv 1910.07467)."""
-        # x (|x|^2 / d + eps)^-1/2.
-        scale = torch.linalg.vecdot(x, x)[:, None].div_(x.shape[1]).add_(self.cfg.eps).rsqrt_()
-        return x * scale
+        """RMSNorm without its gain."""
+        return normalise(x, self.cfg.eps)[0]
 
 
 def foldable(model: HookedQwen2) -> bool:
@@ -161,8 +158,7 @@ class Reading:
         """Rotate queries and keys of layer `i`, keep keys and values, and return the queries."""
         h, kv, (n, t, _, _) = self.weights.cfg.n_heads, self.weights.cfg.n_kv, rows.shape
         here = slice(self.seen, self.seen + t)
-        # Rotary (Su et al., arXiv 2104.09864): pairs as complex numbers, times exp(i angle).
-        torch.view_as_complex(rows[:, :, : h + kv].unflatten(-1, (-1, 2))).mul_(self.weights.turn[here])
+        turn(rows[:, :, : h + kv], self.weights.turn[here])
         self.keys[i][:n, ..., here] = rows[:, :, h : h + kv].permute(0, 2, 3, 1)
         self.values[i][:n, :, here] = rows[:, :, h + kv :].transpose(1, 2)
         return rows[:, :, :h]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformer_lens.config import TransformerLensConfig
 from transformer_lens.hook_points import HookPoint
 
+from cwr_mech.model.arithmetic import rms, spread
 from cwr_mech.model.rotary import rotate
 
 
@@ -109,7 +110,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Normalise; statistics are taken in float32 when the model is in a shorter type."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        scale = self.hook_scale((wide.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        scale = self.hook_scale(rms(wide, self.eps))
         return self.hook_normalized(wide / scale).to(x.dtype) * self.w
 
 
@@ -159,9 +160,7 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if past is not None:
             k, v = past.extend(k, v)
-        if self.cfg.n_kv != self.cfg.n_heads:
-            group = self.cfg.n_heads // self.cfg.n_kv
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        k, v = (spread(shared, self.cfg.n_heads // self.cfg.n_kv) for shared in (k, v))
         if watched(self.hook_attn_scores) or watched(self.hook_pattern):
             z = self._explicit(q, k, v)
         elif self._sees_all(k) and q.shape[2] in (1, k.shape[2]):

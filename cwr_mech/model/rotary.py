@@ -55,10 +55,11 @@ def scaled_frequencies(cfg: "HookedConfig | ForeignConfig") -> tuple[Float[Tenso
 
 
 def rotate(
-    x: Float[Tensor, "batch pos head d_head"],
-    cos: Float[Tensor, "pos 1 half"],
-    sin: Float[Tensor, "pos 1 half"],
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the pair (i, i + d_head/2) of every head by its position's angle: the half-split layout."""
+    x: Float[Tensor, "*batch d_head"], cos: Float[Tensor, "*angles half"], sin: Float[Tensor, "*angles half"]
+) -> Float[Tensor, "*batch d_head"]:
+    """Rotate the pair (i, i + d_head/2) of every head by its position's angle: the half-split layout.
+
+    `cos` and `sin`, [pos 1 half] for [batch pos head d_head], broadcast against one half of `x`.
+    """
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Int32, Int64, UInt8
 from torch import Tensor
 
+from cwr_mech.model.arithmetic import neighbours, normalise, turn
 from cwr_mech.model.memory import keep_memory
 from cwr_mech.training.blocks import Block, Heads
 from cwr_mech.training.packing import PACK_TOKENS, Pack, packs
@@ -59,9 +60,8 @@ class Engine:
         self.pack_tokens = pack_tokens or min(PACK_TOKENS, max(512, KEPT_NUMBERS // kept))
         self.heads = Heads(cfg.n_heads, cfg.n_kv)
         k, d = cfg.d_head, cfg.d_model
-        half = torch.arange(k).view(2, k // 2).T.flatten()  # (i, i + k/2) become neighbours
         turned = cfg.n_heads + cfg.n_kv
-        order = (torch.arange(turned)[:, None] * k + half).flatten()
+        order = (torch.arange(turned)[:, None] * k + neighbours(k)).flatten()
         self.order = torch.cat([order, torch.arange(turned * k, (turned + cfg.n_kv) * k)])
         self.scale = torch.ones(len(self.order))
         self.scale[: cfg.n_heads * k] = k**-0.5
@@ -112,7 +112,7 @@ class Engine:
         self.down = [self._operand(p[f"{i}.down"]) for i in layers]
         self.o = [self._operand(p[f"{i}.o"]) for i in layers]
         self.unembed = (p["embed"].T if self.cfg.tied else p["unembed"]) * p["ln_final"][:, None]
-        self.unit, self.rstd = _normalise(p["embed"], self.cfg.rms_eps)
+        self.unit, self.rstd = normalise(p["embed"], self.cfg.rms_eps)
         # q, k, v of the first layer, one row a token of the vocabulary: its residual stream is the embedding.
         self.table = torch.addmm(self.bias[0], self.unit, self.qkv[0])
         self.qkv = [self._operand(weight) for weight in self.qkv]
@@ -153,7 +153,7 @@ class Engine:
                 unit1, rstd1 = self.unit[pack.tokens], self.rstd[pack.tokens]
                 qkv, n1 = self.table[pack.tokens], unit1.to(self.qkv[i].dtype)
             else:
-                unit1, rstd1 = _normalise(x, cfg.rms_eps)
+                unit1, rstd1 = normalise(x, cfg.rms_eps)
                 n1 = unit1.to(self.qkv[i].dtype)
                 qkv = _plus_product(self.bias[i], n1, self.qkv[i])
             z, kept = attention.forward(qkv)
@@ -162,7 +162,7 @@ class Engine:
                 z, x = z[pack.read], x[pack.read]
             z = z.to(self.o[i].dtype)
             x = _plus_product(x, z, self.o[i])
-            unit2, rstd2 = _normalise(x, cfg.rms_eps)
+            unit2, rstd2 = normalise(x, cfg.rms_eps)
             n2 = unit2.to(self.gate[i].dtype)
             gate, up = torch.mm(n2, self.gate[i]), torch.mm(n2, self.up[i])
             silu = torch.nn.functional.silu(gate)
@@ -213,7 +213,7 @@ class Engine:
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, "U d"]]:
         """Each row's loss, and the gradient at the last residual stream."""
         g, p = self.flat.g, self.flat.p
-        unit, rstd = _normalise(x, self.cfg.rms_eps)
+        unit, rstd = normalise(x, self.cfg.rms_eps)
         logp = torch.mm(unit, self.unembed).log_softmax(1)
         spot = pack.hit * self.cfg.d_vocab + pack.target
         # loss = -sum_m logp[hit_m, target_m] / total. A shared token u is in several predictions m:
@@ -256,7 +256,7 @@ class Attention:
         """What the heads bring to each token, and what `backward` needs. `qkv` is used up."""
         heads, n = self.heads, len(qkv)
         rows = qkv.view(n, heads.rows, -1)
-        _rotate(rows[:, : heads.h + heads.kv], self.turn)
+        turn(rows[:, : heads.h + heads.kv], self.turn)
         flat = rows.view(n * heads.rows, -1).index_select(0, self.pack.gather)
         out = torch.empty(len(self.pack.z_gather), flat.shape[1])
         patterns, done = [], 0
@@ -304,7 +304,7 @@ class Attention:
                     sums += size
         rows = dflat.index_select(0, self.pack.back).view(n, heads.rows, width)
         # Rotation is orthogonal: its transpose turns back by the same angle.
-        _rotate(rows[:, : heads.h + heads.kv], self.turn.conj())
+        turn(rows[:, : heads.h + heads.kv], self.turn.conj())
         return rows.view(n, -1)
 
 
@@ -328,11 +328,6 @@ def _rotary(t: int, k: int, theta: float) -> Tensor:
     """Unit complex numbers [t 1 k/2] whose angles are `pos * theta^(-2i/k)`."""
     angle = torch.outer(torch.arange(t).double(), theta ** (-torch.arange(0, k, 2).double() / k))
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
-
-
-def _rotate(x: Float[Tensor, "N head k"], turn: Tensor) -> None:
-    """Rotate neighbouring pairs of the last axis, in place."""
-    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn)
 
 
 def _plus_product(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -359,15 +354,8 @@ def _sum_by_token(x: Float[Tensor, "N c"], tokens: Int64[Tensor, " N"], d_vocab:
     return torch.ops.aten.embedding_dense_backward(x, tokens, d_vocab, -1, False)
 
 
-def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """RMSNorm without its gain: (x / rms, 1 / rms), Zhang & Sennrich, arXiv 1910.07467."""
-    # rstd = (|x|^2 / d + eps)^-1/2,  unit = x rstd.
-    rstd = torch.linalg.vecdot(x, x)[:, None].div_(x.shape[1]).add_(eps).rsqrt_()
-    return x * rstd, rstd
-
-
 def _normalise_backward(dunit: Tensor, unit: Tensor, rstd: Tensor) -> Tensor:
-    """Gradient of `_normalise`'s input; `dunit` is used up."""
+    """Gradient of `normalise`'s input; `dunit` is used up."""
     # dx = rstd (dunit - unit <dunit, unit> / d).
     along = torch.linalg.vecdot(dunit, unit)[:, None].div_(-unit.shape[1])
     return dunit.addcmul_(unit, along).mul_(rstd)

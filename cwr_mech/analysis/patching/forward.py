@@ -21,8 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cwr_mech.errors import ConfigError
+from cwr_mech.model.arithmetic import rms, spread
 from cwr_mech.model.layers import Block, LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.model.rotary import rotate
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,7 @@ class Forward:
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm, as in the model."""
-        # x / sqrt(mean(x^2) + eps) * gain (Zhang & Sennrich, arXiv 1910.07467).
-        return x / (x.pow(2).mean(-1, keepdim=True) + self.cfg.eps).sqrt() * weight
+        return x / rms(x, self.cfg.eps) * weight
 
     def mlp_post(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_mlp"]:
         """The MLP's neurons (`mlp.hook_post`) given the residual stream before it."""
@@ -139,10 +140,7 @@ class Forward:
         )
         n, kv, d = self.cfg.n_heads, self.cfg.n_kv, self.cfg.d_head
         heads = flat.view(*resid.shape[:2], n + 2 * kv, d).transpose(1, 2)
-        first, second = heads[:, : n + kv].chunk(2, dim=-1)
-        cos, sin = self.model.rotary_cos[depth, 0], self.model.rotary_sin[depth, 0]
-        # Rotary (Su et al., arXiv 2104.09864), pairs (i, i + d_head/2) turned by depth * theta^(-2i/d_head).
-        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        turned = rotate(heads[:, : n + kv], self.model.rotary_cos[depth, 0], self.model.rotary_sin[depth, 0])
         return turned[:, :n], turned[:, n:], heads[:, n + kv :]
 
     def attend(
@@ -163,8 +161,7 @@ class Forward:
 
     def spread(self, shared: Float[Tensor, "run kv_head pos d_head"]) -> Float[Tensor, "run head pos d_head"]:
         """Keys or values, repeated for the query heads that share them."""
-        group = self.cfg.n_heads // self.cfg.n_kv
-        return shared if group == 1 else shared.repeat_interleave(group, dim=1)
+        return spread(shared, self.cfg.n_heads // self.cfg.n_kv)
 
     def write(self, layer: int, z: Float[Tensor, "run head pos d_head"]) -> Float[Tensor, "run pos d_model"]:
         """What attention outputs add to the residual stream."""
