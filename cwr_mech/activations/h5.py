@@ -118,11 +118,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except MemoryError as error:
         raise Damaged("declares more than fits into the memory") from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise Damaged(f"is a truncated or damaged HDF5 file ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise Damaged(f"is a truncated or damaged HDF5 file ({one_line(error)[:200]})") from error
 
 
 def attributes(file: h5py.File) -> dict[str, Any]:

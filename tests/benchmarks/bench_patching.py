@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from transformer_lens import patching
 
+from cwr_mech.activations.site import HOOKS
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, grid
 from cwr_mech.analysis.patching.layout import INTERCHANGE, PAIR_CHUNK, layouts
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
@@ -36,7 +37,7 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.world.cities import World, load_world
 
-SHORT = {name: part.hook.split("hook_")[1] for name, part in COMPONENTS.items()}
+SHORT = {name: HOOKS[name].split("hook_")[1] for name in COMPONENTS}
 
 
 def truth(world: World, prompts: list[str]) -> list[str]:

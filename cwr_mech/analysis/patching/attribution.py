@@ -194,5 +194,5 @@ def saturated(
     return tuple(
         c
         for c, cell in enumerate(cells)
-        if flagged[c] and cell.component in ("q", "k") and COMPONENTS[cell.component].heads
+        if flagged[c] and cell.component in ("q", "k") and COMPONENTS[cell.component]
     )

@@ -21,32 +21,13 @@ from cwr_mech.model.layers import HookedConfig
 from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import get_task
 
-
-@dataclass(frozen=True)
-class Component:
-    """`hook` is TransformerLens' name with L for the layer; `heads` says which heads it has ("" for none)."""
-
-    hook: str
-    heads: str = ""
-
-
-COMPONENTS: Mapping[str, Component] = MappingProxyType(
-    {
-        "resid_pre": Component("blocks.L.hook_resid_pre"),
-        "resid_mid": Component("blocks.L.hook_resid_mid"),
-        "resid_post": Component("blocks.L.hook_resid_post"),
-        "attn_out": Component("blocks.L.hook_attn_out"),
-        "mlp_out": Component("blocks.L.hook_mlp_out"),
-        "z": Component("blocks.L.attn.hook_z", "query"),
-        "q": Component("blocks.L.attn.hook_q", "query"),
-        "k": Component("blocks.L.attn.hook_k", "key"),
-        "v": Component("blocks.L.attn.hook_v", "key"),
-        "pattern": Component("blocks.L.attn.hook_pattern", "query"),
-        "neurons": Component("blocks.L.mlp.hook_post"),
-    }
+COMPONENTS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"), "")
+    | {"z": "query", "q": "query", "k": "key", "v": "key", "pattern": "query", "neurons": ""}
 )
-"""Patchable components. `pattern` replaces whole rows: where the span's positions look. q and k are patched
-before the rotation, which is the same as after it because source and base positions agree."""
+"""Patchable components of `activations.site` -> which heads they have, "" for none. `pattern` replaces whole
+rows: where the span's positions look. q and k are patched before the rotation, which is the same as after it
+because source and base positions agree."""
 
 RESIDUAL = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
 """Components that are the residual stream -> boundary within the layer. Only these take a subspace."""
@@ -96,7 +77,7 @@ def grid(
             raise UnknownName("component", name, COMPONENTS)
     for layer in range(cfg.n_layers) if layers is None else layers:
         for name in components:
-            count = {"": 0, "query": cfg.n_heads, "key": cfg.n_kv}[COMPONENTS[name].heads]
+            count = {"": 0, "query": cfg.n_heads, "key": cfg.n_kv}[COMPONENTS[name]]
             heads: list[int | None] = list(range(count)) if count else [None]
             cells += [Cell(name, layer, head, place) for head in heads for place in places]
     return cells
@@ -259,7 +240,7 @@ class Editor:
     def _heads(self, swap: "Swap") -> Float[Tensor, "row changed d_model"]:
         """What attention adds to the residual stream when a head's q, k, v, pattern or z is the source's."""
         cell = swap.cell
-        layer, of_query = cell.layer, COMPONENTS[cell.component].heads == "query"
+        layer, of_query = cell.layer, COMPONENTS[cell.component] == "query"
         change = self._z(swap) - self.record.heads_at("z", layer, swap.base, swap.positions)
         if cell.head is None:
             return self.forward.write(layer, change)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from patching_cases import model_of, some_pairs
 
+from cwr_mech.activations.site import HOOKS
 from cwr_mech.analysis.patching.cells import (
     COMPONENTS,
     Cell,
@@ -26,7 +27,7 @@ METRICS = ("logit_diff", "logprob_diff", "kl", "digit1", "digit2")
 
 def one_forward(model, cell, base, source, positions, basis=None):
     """Logits of prompt-and-answer tokens `base` [pos] with the cell's activation from `source`, by hooks."""
-    name = COMPONENTS[cell.component].hook.replace("L", str(cell.layer))
+    name = HOOKS[cell.component].replace("L", str(cell.layer))
     _, cache = model.run_with_cache(source[None], names_filter=name)
     theirs = cache[name].clone()
 
