@@ -259,7 +259,7 @@ _TASKS = (
     ),
 )  # fmt: skip
 
-PAPER_TASKS = tuple(task.name for task in _TASKS)
+PAPER_TASKS = tuple(task.name for task in _TASKS if task.letter)
 """Names of the paper's seven tasks in its order: what presets train on and published values are about."""
 
 
