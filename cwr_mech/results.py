@@ -18,7 +18,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -172,6 +172,15 @@ class Result:
         content: dict[str, Any] = {"schema": SCHEMA} | {name: getattr(self, name) for name in FIELDS}
         content["arrays"] = {name: _describe(array) for name, array in sorted(self.arrays.items())}
         return content | {"sha256": _digest(content)}
+
+
+def groups(rows: Iterable[Row], *columns: str) -> dict[Any, list[Row]]:
+    """Rows by the value of a column (by the tuple of values of several), in order of appearance."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = row[columns[0]] if len(columns) == 1 else tuple(row[name] for name in columns)
+        found.setdefault(key, []).append(row)
+    return found
 
 
 def load_result(path: Path | str) -> Result:

@@ -10,10 +10,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from cwr_mech.analysis.best import DECODED, best
 from cwr_mech.analysis.stats.models import FAILED_BELOW
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import Claim, NoResults
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 EXPLORED = 3
@@ -128,13 +129,13 @@ class Saved:
         failed = len(runs) - len(self.learned(runs))
         return f"{failed} of {len(runs)} single-task models close less than half of the gap" if failed else ""
 
-    def best_r2(self, run: str) -> pd.Series:
+    def best_r2(self, run: str) -> Row:
         """The row of a model's best probe: r2, control_r2_shuffled, layer, hook, task (the prompt)."""
         rows = self.table("maps", "layers")
         mine = rows[rows["run"] == run]
         if mine.empty:
             raise NoResults(f"no probe of {run}")
-        return mine.loc[mine["r2"].idxmax()]
+        return best(mine.to_dict("records"), DECODED)
 
     def similarity(self, measure: str, column: str = "value") -> dict[tuple[str, str], float]:
         """Pairs of models -> their similarity (or another column of the table), both orders."""

@@ -1,7 +1,6 @@
 """Markdown: tables, links, sentences with numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from cwr_mech.render.columns import column
 from cwr_mech.render.numbers import layer_name, number
@@ -77,16 +76,6 @@ def source_line(name: str, result: Result) -> str:
 def notes(result: Result) -> str:
     """The notes of a result as a list."""
     return "\n".join(f"- {note}" for note in result.notes)
-
-
-def best_rows(rows: Iterable[Row], by: str, value: str) -> list[Row]:
-    """For each value of column `by`, in order of appearance, the row with the largest `value`."""
-    best: dict[Any, Row] = {}
-    for row in rows:
-        known = best.get(row[by])
-        if row[value] is not None and (known is None or row[value] > known[value]):
-            best[row[by]] = row
-    return list(best.values())
 
 
 def ends(row: Row, name: str = "") -> str:

@@ -41,6 +41,11 @@ class Look(NamedTuple):
     colour: str
     marker: str
 
+    @property
+    def drawn(self) -> dict[str, str]:
+        """As options of `Axes.plot`."""
+        return {"color": self.colour, "marker": self.marker}
+
 
 REGION_LOOKS = MappingProxyType(
     {
@@ -126,9 +131,14 @@ def with_reach(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values [row] of a column and the lengths [2 row] of their error bars, none where an end is unknown.
 
-    The ends are columns COLUMN_lo and COLUMN_hi, or lo and hi; what reaches below `least` is cut there.
+    What reaches below `least` is cut there.
     """
-    value = floats([row[column] for row in rows])
-    ends = [f"{column}_{end}" if rows and f"{column}_{end}" in rows[0] else end for end in ("lo", "hi")]
-    low, high = (floats([row[end] for row in rows]) for end in ends)
+    value, (low, high) = floats([row[column] for row in rows]), ends_of(rows, column)
     return value, np.nan_to_num(np.abs(np.stack([np.maximum(low, least), high]) - value))
+
+
+def ends_of(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends [row] of a column's interval: columns COLUMN_lo and COLUMN_hi, or lo and hi."""
+    named = [f"{column}_{end}" if rows and f"{column}_{end}" in rows[0] else end for end in ("lo", "hi")]
+    low, high = (floats([row[end] for row in rows]) for end in named)
+    return low, high

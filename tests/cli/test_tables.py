@@ -17,8 +17,8 @@ from paths import GOLDEN
 from rich.console import Console
 from synthetic import cka, evaluation, patch, probe
 
+from cwr_mech.analysis.best import DECODED, best_of_each
 from cwr_mech.render.columns import COLUMNS, column
-from cwr_mech.render.markdown import best_rows
 from cwr_mech.render.numbers import number
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -39,7 +39,7 @@ def of(title: str, columns: Sequence[str], records: Sequence[dict[str, object]])
 
 def screens() -> dict[str, Table]:
     """The tables that commands print, with names as long as those of the zoo."""
-    layers = best_rows(probe().tables["layers"], "task", "r2")
+    layers = best_of_each(probe().tables["layers"], "task", DECODED)
     columns = ["task", "layer", "r2", "lo", "hi", "error_mean", "error_median"]
     columns += [f"control_r2_{name}" for name in ("shuffled", "digits", "untrained")]
     found = {"probe": of("best layer for each prompt, held-out cities", columns, layers)}

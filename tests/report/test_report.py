@@ -12,9 +12,10 @@ from PIL import Image
 
 from cwr_mech.activations.reader import digests
 from cwr_mech.activations.writer import write_store
+from cwr_mech.analysis.best import DECODED, best_of_each
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
-from cwr_mech.render.markdown import best_rows, markdown_table
+from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
 from cwr_mech.report.contents import SHOWS
 from cwr_mech.report.figures import figure_names
@@ -65,7 +66,7 @@ def test_numbers_of_the_results_are_in_the_text(written: Path) -> None:
     scores = synthetic.evaluation().tables["tasks"]
     for row in (scores[0], scores[-1]):
         assert f"| {number(row['value_mean'])} |" in text
-    best = best_rows(synthetic.probe().tables["layers"], "task", "r2")
+    best = best_of_each(synthetic.probe().tables["layers"], "task", DECODED)
     assert all(f"{number(row['lo'])} to {number(row['hi'])}" in text for row in best)
     assert "| distance | final | unembed.hook_in |" in text
     assert "180 of 256 pairs kept (left out: clean answer wrong 50)" in text

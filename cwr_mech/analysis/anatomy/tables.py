@@ -4,22 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.anatomy.grafts import Graft, answerer, graft, planned
 from cwr_mech.analysis.anatomy.modules import sides
 from cwr_mech.analysis.anatomy.update import module_rows, update_rows
 from cwr_mech.analysis.locating.survey import Located, Survey
 from cwr_mech.analysis.patching.sites import first_read
-from cwr_mech.analysis.stats.intervals import mean_interval
+from cwr_mech.analysis.stats.means import given, mean_columns, mean_of
 from cwr_mech.analysis.transfer.answers import Questions, tuned_of
-from cwr_mech.analysis.transfer.means import finite, given, mean_of
 from cwr_mech.analysis.transfer.transfer import Base, Tuned, score_rows
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN, condition_of
 from cwr_mech.model.evaluation import Evaluation, answer_rows
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import Run
 
@@ -203,8 +200,7 @@ def carried(rows: Sequence[Row]) -> list[Row]:
     learned, retention of the trained tasks, and both improvements as shares of the whole update's.
     """
     found: list[Row] = []
-    for name in dict.fromkeys(row["graft"] for row in rows):
-        mine = [row for row in rows if row["graft"] == name]
+    for mine in groups(rows, "graft").values():
         trained = [row for row in mine if row["trained"]]
         others = [row["ni"] for row in mine if not row["trained"] and row["learned"]]
         kept = {key: mine[0][key] for key in ("kind", "graft", "modules", "alpha")}
@@ -224,14 +220,9 @@ def _share(row: Row, whole: Row | None, key: str) -> float | None:
 def summary(rows: Sequence[Row]) -> list[Row]:
     """Means over bases with intervals, for every trained set and part."""
     found = []
-    for trained, part in dict.fromkeys((row["set"], row["graft"]) for row in rows):
-        mine = [row for row in rows if (row["set"], row["graft"]) == (trained, part)]
+    for (trained, part), mine in groups(rows, "set", "graft").items():
         line: Row = {"set": trained, "kind": mine[0]["kind"], "graft": part, "models": len(mine)}
         for key in MEASURES:
-            values = [row[key] for row in mine if given(row[key])]
-            mean = mean_interval(np.array(values)) if values else None
-            line |= {key: mean.value if mean else None}
-            line |= {f"{key}_lo": finite(mean.lo) if mean else None}
-            line |= {f"{key}_hi": finite(mean.hi) if mean else None}
+            line |= mean_columns(key, [row[key] for row in mine])
         found.append(line)
     return found

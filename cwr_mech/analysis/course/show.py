@@ -1,14 +1,15 @@
 """Figure and report section of a course: improvement against steps, and against the trained task's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cwr_mech.render.lines import line
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind, plot
-from cwr_mech.render.style import caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row
+from cwr_mech.render.style import caption, new_figure, task_look
+from cwr_mech.results import Result, Row, groups
 
 
 @plot("Improvement along fine-tunings")
@@ -21,9 +22,9 @@ def course_figure(result: Result) -> Figure:
     rows = [row for row in rows if row["condition"] == rows[0]["condition"]]
     figure = new_figure(3.2)
     left, middle, right = figure.subplots(1, 3)
-    _lines(left, rows, lambda row: row["step"], "own")
-    _lines(middle, rows, lambda row: row["step"], "others")
-    _lines(right, rows, lambda row: row["own"], "others")
+    _lines(left, rows, "step", "own")
+    _lines(middle, rows, "step", "others")
+    _lines(right, rows, "own", "others")
     for ax, title in ((left, "trained task"), (middle, "other tasks")):
         first = max(1, min(row["step"] for row in rows if row["step"]))
         ax.set_xscale("symlog", linthresh=first)
@@ -43,17 +44,13 @@ def course_figure(result: Result) -> Figure:
     )
 
 
-def _lines(ax: Axes, rows: Sequence[Row], x: Callable[[Row], float], key: str) -> None:
+def _lines(ax: Axes, rows: Sequence[Row], x: str, key: str) -> None:
     named: set[str] = set()
-    for run in dict.fromkeys(row["run"] for row in rows):
-        mine = [row for row in rows if row["run"] == run]
-        look, trained = task_look(mine[0]["set"]), mine[0]["set"]
+    for mine in groups(rows, "run").values():
+        trained = mine[0]["set"]
         label = trained if trained not in named else None
         named.add(trained)
-        places = floats([x(row) for row in mine])
-        ax.plot(
-            places, floats([row[key] for row in mine]), color=look.colour, marker=look.marker, label=label
-        )
+        line(ax, mine, x, key, label=label, **task_look(trained).drawn)
     for y in (0, 1):
         ax.axhline(y, color="#bbbbbb", linewidth=0.6)
     ax.set_ylim(-1.1, 1.7)

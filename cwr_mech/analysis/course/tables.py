@@ -4,16 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import mean
 
-import numpy as np
-
 from cwr_mech.analysis.course.matched import LEVELS, at_level
 from cwr_mech.analysis.locating.survey import Survey
-from cwr_mech.analysis.stats.intervals import mean_interval
+from cwr_mech.analysis.stats.means import mean_columns
 from cwr_mech.analysis.transfer.answers import evaluations, tuned_of
-from cwr_mech.analysis.transfer.means import finite
 from cwr_mech.analysis.transfer.transfer import Base, score_rows
 from cwr_mech.experiments.finetuning import condition_of
-from cwr_mech.results import Row
+from cwr_mech.results import Row, groups
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 from cwr_mech.training.runs import Run
 
@@ -81,8 +78,7 @@ def places(run: Run, step: int, trained: Sequence[str], survey: Survey) -> Row:
 def matched_rows(course: Sequence[Row]) -> list[Row]:
     """What stands at LEVELS of the trained task, run by run; None for what a run never reached."""
     found = []
-    for run in dict.fromkeys(row["run"] for row in course):
-        mine = [row for row in course if row["run"] == run]
+    for mine in groups(course, "run").values():
         keys = [key for key in OUTCOMES if key in mine[0]]
         columns = {key: [row[key] for row in mine] for key in keys}
         about = {key: mine[0][key] for key in ABOUT}
@@ -93,13 +89,7 @@ def matched_rows(course: Sequence[Row]) -> list[Row]:
 def summary_rows(matched: Sequence[Row]) -> list[Row]:
     """Means over bases at each level, with 95 % over bases: a row for each set of tasks and condition."""
     found = []
-    groups = dict.fromkeys((row["condition"], row["set"], row["level"]) for row in matched)
-    for condition, trained, level in groups:
-        mine = [
-            row
-            for row in matched
-            if (row["condition"], row["set"], row["level"]) == (condition, trained, level)
-        ]
+    for (condition, trained, level), mine in groups(matched, "condition", "set", "level").items():
         reached = [row for row in mine if row["step"] is not None]
         row: Row = {
             "condition": condition,
@@ -109,13 +99,7 @@ def summary_rows(matched: Sequence[Row]) -> list[Row]:
             "reached": len(reached),
         }
         for key in [key for key in ("step", *OUTCOMES[1:]) if key in mine[0]]:
-            values = np.array([one[key] for one in reached if one[key] is not None], dtype=np.float64)
-            interval = mean_interval(values, unit="model") if len(values) else None
-            row |= {
-                key: interval and interval.value,
-                f"{key}_lo": interval and finite(interval.lo),
-                f"{key}_hi": interval and finite(interval.hi),
-            }
+            row |= mean_columns(key, [one[key] for one in reached])
         found.append(row)
     return found
 

@@ -1,12 +1,11 @@
-"""Figures."""
-
-from typing import Any
+"""Figure of what erasing the map costs."""
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cwr_mech.render.lines import line, panels
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, caption, new_figure, with_reach
+from cwr_mech.render.style import BASELINE, caption, new_figure
 from cwr_mech.results import Result
 
 
@@ -19,28 +18,22 @@ def erasure_figure(result: Result) -> Figure:
     rows = result.tables["conditions"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    columns = min(4, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = new_figure(0.9 + 1.9 * lines)
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True)
-    for ax in axes.flat[len(tasks) :]:
-        ax.set_visible(False)
+    figure = new_figure(0.9 + 1.9 * -(-len(tasks) // min(4, len(tasks))))
+    axes = panels(figure, len(tasks), sharey=True, sharex=True)
     styles = (("black", "o", "-"), ("#7a7a7a", "s", "--"), ("#aaaaaa", "^", ":"))
-    for ax, task in zip(axes.flat, tasks, strict=False):
-        for condition, (colour, marker, line) in zip(conditions, styles, strict=False):
+    for ax, task in zip(axes, tasks, strict=True):
+        for condition, (colour, marker, stroke) in zip(conditions, styles, strict=False):
             mine = [row for row in rows if (row["task"], row["condition"]) == (task, condition)]
-            style: dict[str, Any] = {"color": colour, "marker": marker, "ls": line, "capsize": 2}
-            style["label"] = {"leace": "places (LEACE)"}.get(condition, condition)
-            value, reach = with_reach(mine, "lost")
-            ax.errorbar([row["layer"] for row in mine], value, yerr=reach, **style)
+            label = {"leace": "places (LEACE)"}.get(condition, condition)
+            line(ax, mine, "layer", "lost", caps=2, color=colour, marker=marker, ls=stroke, label=label)
         ax.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         ax.axhline(1, color=BASELINE, lw=0.8, ls=":", zorder=0)
         ax.set_ylim(-0.25, 1.6)
         ax.set_title(task)
         ax.set_xlabel("after block")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0, 0].set_ylabel("share of the gain lost")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    axes[0].set_ylabel("share of the gain lost")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return caption(
         figure,
         f"n = {rows[0]['n']} test questions a task; bars: 95 % over questions. 0: nothing lost, 1 "

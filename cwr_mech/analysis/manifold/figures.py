@@ -1,14 +1,13 @@
 """Figures of the manifold: the share that is place, new cities on and off it, what components carry."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
+from cwr_mech.render.lines import line
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, task_look, with_reach
-from cwr_mech.results import Result
+from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, task_look
+from cwr_mech.results import Result, groups
 
 OFF_UNITS = {"euclidean": "units of the activation", "residual": "deviations of training cities"}
 
@@ -23,15 +22,10 @@ def manifold_figure(result: Result) -> Figure:
     figure = new_figure(2.9)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1])
     rows = result.tables["layers"]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = [row for row in rows if row["task"] == task]
-        look = task_look(task)
-        layers = [row["layer"] for row in mine]
-        value, reach = with_reach(mine, "share")
-        style: dict[str, Any] = {"color": look.colour, "capsize": 2, "label": task}
-        left.errorbar(layers, value, yerr=reach, fmt=look.marker + "-", **style)
-        left.plot(layers, floats([row["share_shuffled"] for row in mine]), ".:", color=BASELINE)
-        left.set_xticks(layers)
+    for task, mine in groups(rows, "task").items():
+        line(left, mine, "layer", "share", caps=2, label=task, **task_look(task).drawn)
+        line(left, mine, "layer", "share_shuffled", marker=".", ls=":", color=BASELINE)
+        left.set_xticks([row["layer"] for row in mine])
     left.set_ylim(-0.05, 1)
     left.set_xlabel("layer")
     left.set_title("share that is a function of place")
@@ -75,25 +69,17 @@ def timeline_figure(result: Result) -> Figure:
     figure = new_figure(2.8)
     left, right = figure.subplots(1, 2)
     curves = (
-        ("r2", "R² of the map", "o-", "black"),
-        ("share", "share that is a function of place", "s--", "#666666"),
-        ("cka_final", "CKA with the last checkpoint", "^-.", "#999999"),
+        ("r2", "R² of the map", "o", "-", "black"),
+        ("share", "share that is a function of place", "s", "--", "#666666"),
+        ("cka_final", "CKA with the last checkpoint", "^", "-.", "#999999"),
     )
-    for column, label, style, colour in curves:
-        value, reach = with_reach(rows, column)
-        left.errorbar(seen, value, yerr=reach, fmt=style, color=colour, capsize=2, label=label)
-    shuffled = floats([row["r2_shuffled"] for row in rows])
-    left.plot(seen, shuffled, ":", color=BASELINE, label="R², shuffled places")
+    for column, label, marker, stroke, colour in curves:
+        line(left, rows, "rows", column, caps=2, marker=marker, ls=stroke, color=colour, label=label)
+    line(left, rows, "rows", "r2_shuffled", ls=":", color=BASELINE, label="R², shuffled places")
     left.set_ylim(-0.3, 1.05)
     left.legend()
-    right.plot(
-        seen,
-        floats([row["participation_singular"] for row in rows]),
-        "o-",
-        color="black",
-        label="effective rank",
-    )
-    right.plot(seen, floats([row["twonn"] for row in rows]), "s--", color="#888888", label="TwoNN dimension")
+    line(right, rows, "rows", "participation_singular", marker="o", color="black", label="effective rank")
+    line(right, rows, "rows", "twonn", marker="s", ls="--", color="#888888", label="TwoNN dimension")
     right.set_ylim(0, 1.3 * float(np.nanmax(floats([row["participation_singular"] for row in rows]))))
     right.legend(loc="upper right", ncols=2)
     for ax in (left, right):

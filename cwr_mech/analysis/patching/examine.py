@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cwr_mech.analysis.best import CAUSAL, best
 from cwr_mech.analysis.patching.cells import COMPONENTS, Cell, check_places, grid
 from cwr_mech.analysis.patching.estimates import attribution_part, paths_part
 from cwr_mech.analysis.patching.interchange import interchange, interchange_rows, swapped_answers
-from cwr_mech.analysis.patching.known_steps import best_cell, map_part, steps_part
+from cwr_mech.analysis.patching.known_steps import map_part, steps_part
 from cwr_mech.analysis.patching.layout import CONDITIONS, INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.parts import Question, ask, das_part, subspace_part
@@ -114,12 +115,12 @@ def examine(
     """Everything that follows a sweep, as one Result of kind "patch"."""
     rng = np.random.default_rng(np.random.SeedSequence((question.seed, 9)))
     tables: dict[str, list[Row]] = {}
-    tables["interchange"], arrays, best = decoded_part(model, pairs, rng)
-    tables["steps"], changes = steps_part(model, world, pairs, best, rng)
+    tables["interchange"], arrays, cell = decoded_part(model, pairs, rng)
+    tables["steps"], changes = steps_part(model, world, pairs, cell, rng)
     tables["attribution"], notes = attribution_part(model, pairs, swept)
     tables["paths"], agreement, missed = paths_part(model, pairs, rng)
     tables["attribution"] += agreement
-    notes = [*steps_notes(tables["steps"], best), *notes, *missed]
+    notes = [*steps_notes(tables["steps"], cell), *notes, *missed]
     if extras.subspaces or extras.das:
         kinds = extras.subspaces or SUBSPACES
         tables["subspaces"], n = subspace_part(model, world, question, kinds)
@@ -139,7 +140,7 @@ def examine(
         runs=[run],
         params={"group": question.group, "tolerance": question.tolerance, "step": step},
         tables=tables,
-        arrays={**arrays, **changes, **map_part(model, world, pairs, best)},
+        arrays={**arrays, **changes, **map_part(model, world, pairs, cell)},
         notes=notes,
     )
 
@@ -151,22 +152,26 @@ def decoded_part(
     cells = grid(model.cfg, ("resid_post",), DECODED)
     found = interchange(model, pairs, cells, conditions=INTERCHANGE)
     rows = interchange_rows(found, pairs, rng)
-    best = best_cell(cells, [row["iia"] for row in rows[len(cells) :]])
-    answers = swapped_answers(found, pairs, best)
+    # Whole digits are left out: after the embedding they are the other city.
+    noised = [
+        row | {"cell": c} for c, row in enumerate(rows[len(cells) :]) if row["span"] != "swapped_digits"
+    ]
+    followed = best(noised, CAUSAL)["cell"]
+    answers = swapped_answers(found, pairs, followed)
     arrays = {f"swapped_{name}": np.asarray(values, dtype=np.float64) for name, values in answers.items()}
-    arrays["swapped_place"] = np.array([f"layer {cells[best].layer}", cells[best].span])
-    return rows, arrays, cells[best]
+    arrays["swapped_place"] = np.array([f"layer {cells[followed].layer}", cells[followed].span])
+    return rows, arrays, cells[followed]
 
 
-def steps_notes(rows: Sequence[Row], best: Cell) -> list[str]:
+def steps_notes(rows: Sequence[Row], cell: Cell) -> list[str]:
     """How far answers go when the source is moved by known steps; nothing for labels."""
     whole = {(row["layer"], row["span"]): row for row in rows if row["step"] is None}
-    patched, own = whole[best.layer, best.span], whole[None, None]
+    patched, own = whole[cell.layer, cell.span], whole[None, None]
     if patched["slope"] != patched["slope"]:
         return []
     return [
-        f"Sources moved by known steps on the map, {patched['n']} swaps at {best.span.replace('_', ' ')} "
-        f"after layer {best.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
+        f"Sources moved by known steps on the map, {patched['n']} swaps at {cell.span.replace('_', ' ')} "
+        f"after layer {cell.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
         f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} [{own['lo']:.2f}, "
         f"{own['hi']:.2f}]."
     ]

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cwr_mech.render.grids import matrix
+from cwr_mech.render.lines import BARS, layer_ticks, line, panels
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row
+from cwr_mech.render.style import BASELINE, caption, new_figure, task_look
+from cwr_mech.results import Result, Row, groups
 
 SHADES = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 SMALL = 0.02
@@ -51,11 +52,9 @@ def sites_figure(result: Result) -> Figure:
     columns = min(len(reading), 4 if few else 2)
     lines = -(-len(reading) // columns)
     figure = new_figure(0.9 + lines * ((0.9 if few else 1.2) + 0.3 * len(layers)))
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for ax in axes.flat[len(reading) :]:
-        ax.set_visible(False)
+    axes = panels(figure, len(reading), most=columns, sharey=True)
     image = None
-    for ax, read in zip(axes.flat, reading, strict=False):
+    for ax, read in zip(axes, reading, strict=True):
         mine = [row for row in rows if (row["task"], row["slot"]) == (read["task"], read["slot"])]
         positions = list(dict.fromkeys(row["position"] for row in mine))
         grid = np.full((len(layers), len(positions)), np.nan)
@@ -98,12 +97,12 @@ def subspaces_figure(result: Result) -> Figure:
     figure = new_figure(3.9)
     panels = figure.subplots(1, len(sides), sharey=True)
     for ax, (title, chosen) in zip(panels, sides, strict=True):
-        line(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
+        followed(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
         for number, name in enumerate(chosen, start=1):
             mine = [row for row in rows if row["subspace"] == name]
             ranks = sorted({round(row["rank"]) for row in mine if row["rank"] is not None})
             size = "" if not ranks else f" ({ranks[0]})" if len(ranks) == 1 else f" ({ranks[0]}-{ranks[-1]})"
-            line(ax, mine, f"{name.removeprefix('not-')}{size}", number, shift=0.05 * (number - 2))
+            followed(ax, mine, f"{name.removeprefix('not-')}{size}", number, shift=0.05 * (number - 2))
         layers_axis(ax, rows, "IIA" if ax is panels[0] else "")
         ax.set_title(title)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=7)
@@ -165,18 +164,12 @@ def tasks_figure(result: Result) -> Figure:
         strict=True,
     ):
         mine = [row for row in rows if row["span"] == span]
-        for task in dict.fromkeys(row["task"] for row in mine):
+        for task, own in groups(sorted(mine, key=lambda row: row["layer"]), "task").items():
             look = task_look(task)
-            own = sorted((row for row in mine if row["task"] == task), key=lambda row: row["layer"])
-            x = [row["layer"] for row in own]
-            low, high, share, null = (
-                floats([row[name] for row in own]) for name in ("lo", "hi", "recovered", "null")
-            )
-            ax.vlines(x, low, high, color=look.colour, lw=0.7)
-            ax.plot(x, share, color=look.colour, marker=look.marker, label=task)
-            ax.plot(x, null, color=look.colour, lw=0.8, ls=":")
+            line(ax, own, "layer", "recovered", bars=BARS, label=task, **look.drawn)
+            line(ax, own, "layer", "null", color=look.colour, lw=0.8, ls=":")
         ax.set_title(title)
-        ax.set_xticks(x, [f"L{layer}" for layer in x])
+        layer_ticks(ax, [row["layer"] for row in own])
     panels[0].set_ylabel(f"share of the {result.params['metric'].replace('_', ' ')} recovered")
     panels[0].legend(loc="best")
     return caption(
@@ -210,13 +203,12 @@ def parts_figure(result: Result) -> Figure:
             ]
             for number, (subspace, label) in enumerate(PART_LINES.items()):
                 own = [row for row in mine if row["subspace"] == subspace]
-                line(ax, own, label, number, shift=0.06 * (number - 2.5))
+                followed(ax, own, label, number, shift=0.06 * (number - 2.5))
             models = mine[0]["models"] if mine else 0
             n = f"{models} models" if models > 1 else f"{mine[0]['n'] if mine else 0} pairs"
             ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[key]}, {n}", fontsize=7.5)
             ax.set_ylim(-0.03, 1.03)
-            layers = sorted({row["layer"] for row in rows})
-            ax.set_xticks(layers, [f"L{layer}" for layer in layers])
+            layer_ticks(ax, sorted({row["layer"] for row in rows}))
         axes[i, 0].set_ylabel("IIA")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
@@ -228,18 +220,15 @@ def parts_figure(result: Result) -> Figure:
     )
 
 
-def line(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0.0) -> None:
-    """One line over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
+def followed(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0.0) -> None:
+    """IIA over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
     rows = sorted(rows, key=lambda row: row["layer"])
-    x, colour = [row["layer"] + shift for row in rows], SHADES[number % len(SHADES)]
-    low, high, share = (floats([row[name] for row in rows]) for name in ("lo", "hi", "iia"))
-    ax.vlines(x, low, high, color=colour, lw=0.7)
-    ax.plot(x, share, color=colour, marker=MARKS[number % len(MARKS)], label=label)
+    look = {"color": SHADES[number % len(SHADES)], "marker": MARKS[number % len(MARKS)]}
+    line(ax, rows, [row["layer"] + shift for row in rows], "iia", bars=BARS, label=label, **look)
 
 
 def layers_axis(ax: Axes, rows: list[Row], label: str) -> None:
     """Layers along the bottom, a share upwards."""
-    layers = sorted({row["layer"] for row in rows})
-    ax.set_xticks(layers, [f"L{layer}" for layer in layers])
+    layer_ticks(ax, sorted({row["layer"] for row in rows}))
     ax.set_ylim(-0.03, 1.03)
     ax.set_ylabel(label)

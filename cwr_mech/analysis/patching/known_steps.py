@@ -6,7 +6,6 @@ way, and 0 when it does not move; the slope of the same questions asked outright
 best. With all cities in the place of one city of one question, the answers can be drawn on the map.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -140,12 +139,3 @@ def map_part(model: HookedQwen2, world: World, pairs: Pairs, cell: Cell) -> dict
         "map_others": np.delete(places, pairs.slot[row], axis=0),
         "map_swapped": places[[pairs.slot[row]]],
     }
-
-
-def best_cell(cells: Sequence[Cell], iia: Sequence[float]) -> int:
-    """The number of the cell with the highest IIA; whole digits, which are trivial, do not count."""
-    ranked = [
-        (-1.0 if share != share or cell.span == "swapped_digits" else share, -c)
-        for c, (cell, share) in enumerate(zip(cells, iia, strict=True))
-    ]
-    return -max(ranked)[1]

@@ -27,13 +27,13 @@ from cwr_mech.analysis.patching.subspaces import (
     graft,
     states_at,
 )
-from cwr_mech.analysis.patching.summary import group_of, grouped, verdict
+from cwr_mech.analysis.patching.summary import GROUPED, verdict
 from cwr_mech.analysis.patching.table import pool_followed
 from cwr_mech.analysis.study import stage, uses
 from cwr_mech.errors import AnalysisError, ConfigError
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
@@ -222,13 +222,14 @@ def parts_result(rows: Sequence[Row], asked: Sequence[Row], runs: Sequence[str],
         )
     pooled = pooled_parts(rows)
     notes = []
-    for key, mine in grouped(pooled).items():
+    taught = groups(rows, *GROUPED)
+    for key, mine in groups(pooled, *GROUPED).items():
         trained, task, group, direction, states_from = key
         question = "a new city, source old" if direction == "noise" else "a training city, source new"
         cities = "training cities" if group == "old" else question
         taken = "" if states_from == "own" else f", states of {states_from}"
-        runs_here = dict.fromkeys(row["run"] for row in rows if group_of(row) == key)
-        notes.append(f"{trained} ({', '.join(runs_here)}), {task}, {cities}{taken}: {verdict(mine)}.")
+        runs_here = ", ".join(dict.fromkeys(row["run"] for row in taught[key]))
+        notes.append(f"{trained} ({runs_here}), {task}, {cities}{taken}: {verdict(mine)}.")
     return Result(
         kind="patch_parts",
         command="",
@@ -243,11 +244,10 @@ def pooled_parts(rows: Sequence[Row]) -> list[Row]:
     """Rows of models taught the same as one: means over models and Student's t, n counting models; a model
     that stands alone keeps its rows and intervals over cities. `models` says how many there are."""
     pooled: list[Row] = []
-    for mine in grouped(rows).values():
-        runs = list(dict.fromkeys(row["run"] for row in mine))
-        tables = [[row for row in mine if row["run"] == run] for run in runs]
+    for mine in groups(rows, *GROUPED).values():
+        tables = list(groups(mine, "run").values())
         together = tables[0] if len(tables) == 1 else pool_followed(tables)
         pooled += [
-            {name: row[name] for name in row if name != "run"} | {"models": len(runs)} for row in together
+            {name: row[name] for name in row if name != "run"} | {"models": len(tables)} for row in together
         ]
     return pooled

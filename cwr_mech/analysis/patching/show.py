@@ -12,12 +12,12 @@ from cwr_mech.analysis.patching.figures import (
     tasks_figure,
 )
 from cwr_mech.analysis.patching.grid import grid_explorer, patch_figure
-from cwr_mech.analysis.patching.summary import best_layer, grouped
+from cwr_mech.analysis.patching.summary import GROUPED, best_layer
 from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 
 MOST_CELLS = 12
 HEARD = 0.2
@@ -116,7 +116,7 @@ def patching(result: Result) -> str:
 def part_lines(result: Result) -> list[Row]:
     """One line a model, task, group of cities and origin of the states, at the layer that carries most."""
     shown = []
-    for rows in grouped(result.tables["pooled"]).values():
+    for rows in groups(result.tables["pooled"], *GROUPED).values():
         layer = best_layer(rows)
         at = {row["subspace"]: row for row in rows if row["layer"] == layer}
         line = rows[0] | {"layer": layer, "cities": PART_COLUMNS[rows[0]["group"], rows[0]["direction"]]}

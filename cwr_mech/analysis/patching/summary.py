@@ -8,6 +8,7 @@ a place counts as holding the city when it recovers at least half of what an unr
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cwr_mech.analysis.best import CAUSAL, best
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.results import Row
 
@@ -140,23 +141,9 @@ def _share(row: Row) -> str:
     )
 
 
-def group_of(row: Row) -> tuple[Any, ...]:
-    """Which comparison of GROUPED a row belongs to."""
-    return tuple(row[name] for name in GROUPED)
-
-
-def grouped(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows by comparison, in order of appearance."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(group_of(row), []).append(row)
-    return groups
-
-
 def best_layer(rows: Sequence[Row]) -> int:
     """The layer at which replacing the city's whole state moves the answer most."""
-    whole = [row for row in rows if row["subspace"] is None]
-    return int(max(whole, key=lambda row: _number(row["iia"]))["layer"])
+    return int(best([row for row in rows if row["subspace"] is None], CAUSAL)["layer"])
 
 
 def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:

@@ -5,10 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
 
-from cwr_mech.analysis.patching.figures import layers_axis, line
+from cwr_mech.analysis.patching.figures import followed, layers_axis
+from cwr_mech.render.lines import line
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, new_figure
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.registry import get_task
 
 READER_COLOURS = {"q": "#0072b2", "k": "#009e73", "v": "#d55e00", "mlp": "#000000", None: "#888888"}
@@ -31,8 +32,8 @@ def answers_figure(result: Result) -> Figure:
     else:  # several models: their answers are not one cloud of points
         right = figure.subplots()
     rows = [row for row in result.tables["interchange"] if row["direction"] == "noise"]
-    for number, span in enumerate(dict.fromkeys(row["span"] for row in rows)):
-        line(right, [row for row in rows if row["span"] == span], span.replace("_", " "), number)
+    for number, (span, mine) in enumerate(groups(rows, "span").items()):
+        followed(right, mine, span.replace("_", " "), number)
     layers_axis(right, rows, "IIA")
     unit = "pairs" if "swapped_given" in result.arrays else "models"
     n = max((row["n"] for row in rows), default=0)
@@ -81,8 +82,7 @@ def steps_figure(result: Result) -> Figure:
     looks = ((best, place, "o-", SWAPPED), (own, "asked outright", "x--", OUTRIGHT))
     for mine, label, style, colour in looks:
         steps = [row for row in mine if row["step"] is not None]
-        x, y = [row["step"] for row in steps], [row["truth"] for row in steps]
-        panels[0].plot(x, y, style, color=colour, label=label)
+        line(panels[0], steps, "step", "truth", marker=style[0], ls=style[1:], color=colour, label=label)
     panels[0].set_xlabel("distance of the source, tenths of a degree")
     panels[0].set_ylabel("share of answers right for the source")
     panels[0].set_ylim(-0.03, 1.03)

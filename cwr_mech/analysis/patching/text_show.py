@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from cwr_mech.render.lines import layer_ticks, line
 from cwr_mech.render.markdown import ends, markdown_table
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
@@ -40,19 +41,16 @@ def figure(result: Result) -> Figure:
     axes = drawn.subplots(1, len(components), sharey=True, squeeze=False)[0]
     for ax, component in zip(axes, components, strict=True):
         for position, (colour, marker, size) in LOOKS.items():
-            line = [row for row in rows if (row["component"], row["position"]) == (component, position)]
-            x = [row["layer"] for row in line]
+            mine = [row for row in rows if (row["component"], row["position"]) == (component, position)]
             style = {"marker": marker, "markersize": size, "fillstyle": "none" if size > 6 else "full"}
-            ax.plot(x, [row["recovered"] for row in line], color=colour, label=position, **style)
-            ax.vlines(x, [row["lo"] for row in line], [row["hi"] for row in line], color=colour, lw=0.8)
-            ax.plot(x, [row["null"] for row in line], color=colour, ls="--", lw=0.8)
+            line(ax, mine, "layer", "recovered", bars={"lw": 0.8}, color=colour, label=position, **style)
+            line(ax, mine, "layer", "null", color=colour, ls="--", lw=0.8)
         for level in (0.0, 1.0):
             ax.axhline(level, color="#cccccc", lw=0.6, zorder=0)
         ax.set_title(component)
         ax.set_xlabel("layer")
         layers = sorted({row["layer"] for row in rows})
-        shown = layers[:: -(-len(layers) // 8)]
-        ax.set_xticks(shown, [layer_name(layer, None) for layer in shown])
+        layer_ticks(ax, layers[:: -(-len(layers) // 8)])
     axes[0].set_ylabel("recovered")
     handles, labels = axes[0].get_legend_handles_labels()
     drawn.legend(handles, [label.replace("_", " ") for label in labels], loc="outside right center")

@@ -5,10 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_mech.render.grids import matrix
+from cwr_mech.render.lines import line
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look, with_reach
-from cwr_mech.results import Result, Row
+from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
+from cwr_mech.results import Result, Row, groups
 
 R2_FLOOR = -0.5
 
@@ -29,16 +30,8 @@ def readout_figure(result: Result) -> Figure:
         _across_prompts(ax, result.arrays["transfer"], prompts)
         words += " A prompt whose column is low codes places in another way, so a probe must be read in the "
         words += "prompt it was fitted in."
-    for task in dict.fromkeys(row["task"] for row in result.tables["learning"]):
-        mine = [row for row in result.tables["learning"] if row["task"] == task]
-        look = task_look(task)
-        right.plot(
-            [row["n_train"] for row in mine],
-            np.maximum(floats([row["r2"] for row in mine]), R2_FLOOR),
-            look.marker + "-",
-            color=look.colour,
-            label=task,
-        )
+    for task, mine in groups(result.tables["learning"], "task").items():
+        line(right, mine, "n_train", "r2", least=R2_FLOOR, label=task, **task_look(task).drawn)
     right.set_xscale("log")
     right.set_ylim(R2_FLOOR - 0.05, 1.05)
     right.set_xlabel("training cities")
@@ -68,17 +61,11 @@ def probe_layers_figure(result: Result) -> Figure:
     spots = {layer: index for index, (layer, _) in enumerate(layers)}
     figure = new_figure(3.6)
     left, right = figure.subplots(1, 2)
-    for task in dict.fromkeys(row["task"] for row in table):
-        rows = sorted((row for row in table if row["task"] == task), key=lambda row: row["layer"])
-        look = task_look(task)
-        x = np.array([spots[row["layer"]] for row in rows])
-        r2 = floats([row["r2"] for row in rows])
-        style = {"color": look.colour, "marker": look.marker, "label": task}
-        if "lo" in rows[0]:
-            ends = floats([row["lo"] for row in rows]), floats([row["hi"] for row in rows])
-            left.vlines(x, np.maximum(ends[0], R2_FLOOR), ends[1], color=look.colour, lw=0.8, alpha=0.6)
-        left.plot(x, np.maximum(r2, R2_FLOOR), **style)
-        right.plot(x, floats([row["error_mean"] for row in rows]), **style)
+    bars = {"lw": 0.8, "alpha": 0.6} if "lo" in table[0] else None
+    for task, mine in groups(sorted(table, key=lambda row: row["layer"]), "task").items():
+        x, style = [spots[row["layer"]] for row in mine], {"label": task, **task_look(task).drawn}
+        line(left, mine, x, "r2", bars=bars, least=R2_FLOOR, **style)
+        line(right, mine, x, "error_mean", **style)
     _controls(left, table, spots)
     left.set_ylim(R2_FLOOR - 0.04, 1.04)
     left.set_ylabel("R² on held-out cities")
@@ -147,12 +134,9 @@ def surfacing_figure(result: Result) -> Figure:
     for ax, (column, title) in zip(axes, SURFACING, strict=True):
         for layer, shade in zip(layers, shades, strict=True):
             mine = [row for row in rows if row["layer"] == layer]
-            k = [row["k"] for row in mine]
-            ax.plot(k, floats([row[column] for row in mine]), "o-", color=shade, label=layer_name(layer))
+            line(ax, mine, "k", column, marker="o", color=shade, label=layer_name(layer))
         if column == "alignment":
-            ax.plot(
-                k, [row["alignment_random"] for row in mine], ":", color=BASELINE, label="random directions"
-            )
+            line(ax, mine, "k", "alignment_random", ls=":", color=BASELINE, label="random directions")
         ax.set_xscale("log", base=2)
         ax.set_ylim(-0.05, 1.05)
         ax.set_xlabel("first k components")
@@ -182,21 +166,16 @@ def surfacing_tasks_figure(result: Result) -> Figure:
     figure = new_figure(3.2)
     axes = figure.subplots(1, 3, sharey=True)
     for ax, (column, title) in zip(axes, SURFACING, strict=True):
-        for run in dict.fromkeys(row["run"] for row in single):
-            mine = [row for row in single if row["run"] == run]
-            shade = shades[counts.index(mine[0]["n_tasks"])]
-            ax.plot([row["k"] for row in mine], floats([row[column] for row in mine]), color=shade, lw=0.5)
+        for mine in groups(single, "run").values():
+            line(ax, mine, "k", column, color=shades[counts.index(mine[0]["n_tasks"])], lw=0.5)
         for count, shade, marker in zip(counts, shades, MARKERS, strict=False):
             mine = [row for row in means if row["n_tasks"] == count]
-            value, reach = with_reach(mine, column)
             label = f"{count} task{'s' if count > 1 else ''}, {mine[0]['models']} model(s)"
-            ks = [row["k"] for row in mine]
-            ax.errorbar(ks, value, yerr=reach, fmt=marker + "-", color=shade, capsize=2, label=label)
+            line(ax, mine, "k", column, caps=2, marker=marker, color=shade, label=label)
         control = {"r2": "r2_shuffled", "alignment": "alignment_random"}.get(column)
         if control:
-            run = single[0]["run"]
-            mine = [row for row in single if row["run"] == run]
-            ax.plot([row["k"] for row in mine], floats([row[control] for row in mine]), ":", color=BASELINE)
+            first = [row for row in single if row["run"] == single[0]["run"]]
+            line(ax, first, "k", control, ls=":", color=BASELINE)
         ax.set_xscale("log", base=2)
         ax.set_ylim(-0.15, 1.05)
         ax.set_xlabel("first k components")

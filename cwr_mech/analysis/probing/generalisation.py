@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.best import DECODED, best_of_each
 from cwr_mech.analysis.paper_values import PROBES
 from cwr_mech.analysis.probing.controls import (
     code_length,
@@ -43,12 +44,12 @@ def best_sites(
     """
     known = TrainingCities.of([store], folds=folds, seed=seed)
 
-    def r2(hook: str, task: str, site: str) -> float:
-        x = store.get(hook, task, site, known.ids)
-        return score(cross_decode(x, known.xy[None], known.fold)[0], known.xy).r2
+    def r2(item: Item) -> float:
+        return score(cross_decode(item.get(known.ids), known.xy[None], known.fold)[0], known.xy).r2
 
-    pairs = [(hook, site) for hook in hooks for site in sites]
-    return {task: max(pairs, key=lambda pair: r2(pair[0], task, pair[1])) for task in tasks}
+    items = [Item(store, hook, task, site) for task in tasks for hook in hooks for site in sites]
+    rows = [item.columns | {DECODED: r2(item)} for item in items]
+    return {row["task"]: (row["hook"], row["site"]) for row in best_of_each(rows, "task", DECODED)}
 
 
 def readout_result(

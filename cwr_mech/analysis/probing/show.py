@@ -1,10 +1,11 @@
 """How probe results are shown: sections of a report, figures, short tables."""
 
+from cwr_mech.analysis.best import DECODED, best_of_each
 from cwr_mech.analysis.probing.figures import probe_layers_figure, readout_figure, surfacing_tasks_figure
 from cwr_mech.analysis.probing.maps import map_figure, pca_figure
 from cwr_mech.analysis.probing.places import states_figure
 from cwr_mech.analysis.probing.places import text as places
-from cwr_mech.render.markdown import best_rows, paragraphs, table_of
+from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
@@ -106,7 +107,7 @@ MOST_ROWS = 40
 
 def _best(result: Result) -> list[Row]:
     """The best-decodable layer of each prompt."""
-    return best_rows(result.tables["layers"], "task", "r2")
+    return best_of_each(result.tables["layers"], "task", DECODED)
 
 
 def _new(result: Result) -> list[Row]:
@@ -127,7 +128,7 @@ def _deepest(result: Result) -> list[Row]:
 def _best_of_states(result: Result) -> list[Row]:
     """The best-decodable layer of each prompt, model by model."""
     rows = [row | {"place": (row["run"], row["step"], row["task"])} for row in result.tables["scores"]]
-    return best_rows(rows, "place", "r2")
+    return best_of_each(rows, "place", DECODED)
 
 
 SHOWS = by_kind(

@@ -1,7 +1,6 @@
 """Does the map surface in the leading components, more so with more tasks (the paper's open question 2)?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from cwr_mech.analysis.stats.models import Member
 from cwr_mech.analysis.stats.testing import permutation_test
 from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 
 MEASURED = ("variance", "r2", "alignment")
 
@@ -49,17 +48,9 @@ def surfacing_result(
     )
 
 
-def _cells(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows grouped by the values of some columns, in order."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
-
-
 def _by_tasks(rows: Sequence[Row]) -> list[Row]:
     means: list[Row] = []
-    for (layer, n_tasks, k), mine in _cells(rows, "layer", "n_tasks", "k").items():
+    for (layer, n_tasks, k), mine in groups(rows, "layer", "n_tasks", "k").items():
         row: Row = {"layer": layer, "n_tasks": n_tasks, "k": k, "models": len(mine)}
         for name in MEASURED:
             interval = mean_interval(np.array([one[name] for one in mine]))
@@ -71,7 +62,7 @@ def _by_tasks(rows: Sequence[Row]) -> list[Row]:
 def _trends(rows: Sequence[Row], seed: int) -> list[Row]:
     """Slope of R2 with the number of tasks; nothing where all models have equally many."""
     found: list[Row] = []
-    for (layer, k), mine in _cells(rows, "layer", "k").items():
+    for (layer, k), mine in groups(rows, "layer", "k").items():
         tasks, r2 = np.array([row["n_tasks"] for row in mine]), np.array([row["r2"] for row in mine])
         if np.ptp(tasks) == 0:
             continue

@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_mech.render.grids import matrix
-from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.lines import BARS, layer_ticks, line
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row
+from cwr_mech.render.style import BASELINE, caption, new_figure, task_look
+from cwr_mech.results import Result, Row, groups
 
 UPDATE_TITLES = {"gradient": "gradient at the city", "adam": "one Adam step", "plain": "one plain step"}
 LEAST_MAP = 0.3
@@ -73,14 +73,10 @@ def _legend(figure: Figure, ax: Axes) -> None:
 
 def _by_layer(ax: Axes, rows: list[Row], layers: list[int], column: str, *, ends: bool = False) -> None:
     """A line a task over layers, with its intervals from columns lo and hi where `ends`."""
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = sorted((row for row in rows if row["task"] == task), key=lambda row: row["layer"])
-        look, x = task_look(task), [layers.index(row["layer"]) for row in mine]
-        if ends:
-            low, high = (floats([row[end] for row in mine]) for end in ("lo", "hi"))
-            ax.vlines(x, low, high, color=look.colour, lw=0.7)
-        ax.plot(x, floats([row[column] for row in mine]), color=look.colour, marker=look.marker, label=task)
-    ax.set_xticks(range(len(layers)), [layer_name(layer) for layer in layers])
+    for task, mine in groups(sorted(rows, key=lambda row: row["layer"]), "task").items():
+        x = [layers.index(row["layer"]) for row in mine]
+        line(ax, mine, x, column, bars=BARS if ends else None, label=task, **task_look(task).drawn)
+    layer_ticks(ax, layers, range(len(layers)))
     ax.set_xlim(-0.3, len(layers) - 0.7)
 
 

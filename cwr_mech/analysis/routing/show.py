@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from cwr_mech.analysis.best import EXPLAINED, best_of_each
 from cwr_mech.analysis.routing.figures import conflict_figure, directions_figure, subspace_figure
-from cwr_mech.analysis.transfer.means import mean_of
+from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.render.markdown import best_rows, paragraphs, table_of
+from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
 from cwr_mech.results import Result, Row
@@ -22,7 +23,8 @@ def subspace(result: Result) -> str:
     ):
         spots = {row["task"]: row for row in result.tables["spaces"] if row.get(column)}
         if not spots and column == "decodable":  # results without sites by cause
-            spots = {row["task"]: row for row in best_rows(result.tables["spaces"], "task", "map_variance")}
+            clearest = best_of_each(result.tables["spaces"], "task", EXPLAINED)
+            spots = {row["task"]: row for row in clearest}
         if spots:
             parts.append(f"Updates of {result.values['n_new']} new cities {words}:")
             parts += [_shares_at(result, spots), _weak(spots), _ways_at(result, spots)]

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import Site
+from cwr_mech.analysis.best import EXPLAINED, best
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.manifold.placement import place_all
 from cwr_mech.analysis.patching.sites import HALF, CausalSites, first_read, known_sites
@@ -87,16 +88,17 @@ def clearest(
     one by one, in a task's prompt. Only layers that an answer can read are tried: all but the last.
     """
     old, xy = world.old(), world.xy[world.old()].astype(np.float64)
-    found = []
+    found: list[Row] = []
     for position in sites:
         x = city_states(model, task, world.ids[old], position, world.config.id_digits)
         for layer in range(model.cfg.n_layers - 1) if layers is None else layers:
             if np.ptp(x[layer + 1], axis=0).max() > 0:
                 at = Site.parse(layer, position=position)
-                found.append(Spot(task, at, fit_manifold(x[layer + 1], xy).variance))
+                found.append({"at": at, EXPLAINED: fit_manifold(x[layer + 1], xy).variance})
     if not found:
         raise AnalysisError(f"cities cannot be told apart anywhere in a {task} prompt")
-    return max(found, key=lambda spot: spot.variance)
+    clear = best(found, EXPLAINED)
+    return Spot(task, clear["at"], clear[EXPLAINED])
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -111,15 +113,15 @@ def spots_of(model: HookedQwen2, world: World, task: str, known: Sequence[str]) 
         found = known_sites(model, world, task)
     with suppress(AnalysisError):
         site = (found or first_read(model, world, known)).primary
-    best = clearest(model, world, task)
-    best = replace(best, iia=_iia(found, best.at))
+    clear = clearest(model, world, task)
+    clear = replace(clear, iia=_iia(found, clear.at))
     if site is None:
-        return (best,)
+        return (clear,)
     old, spot = world.old(), Spot(task, site, 0.0, "cause", _iia(found, site))
     x = read(model, world, spot)[old]
     if np.ptp(x, axis=0).max():
         spot = replace(spot, variance=fit_manifold(x, world.xy[old].astype(np.float64)).variance)
-    return spot, best
+    return spot, clear
 
 
 def _iia(found: CausalSites | None, site: Site) -> float | None:

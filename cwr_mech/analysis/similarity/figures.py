@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from cwr_mech.render.grids import MOST_NUMBERED, hundredths, matrix
+from cwr_mech.render.lines import line, panels
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, with_reach
@@ -54,12 +55,8 @@ def matrices_figure(result: Result) -> Figure:
 
 def _equal_panels(n: int, models: int) -> list[Axes]:
     columns = 3 if n == 3 else min(2, n)
-    lines = -(-n // columns)
-    figure = new_figure(0.9 + lines * float(np.clip(0.9 + 0.3 * models, 1.9, 4.2)))
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for ax in axes[n:]:
-        ax.set_visible(False)
-    return list(axes[:n])
+    figure = new_figure(0.9 + -(-n // columns) * float(np.clip(0.9 + 0.3 * models, 1.9, 4.2)))
+    return panels(figure, n, most=columns)
 
 
 def _large_and_small(n: int) -> list[Axes]:
@@ -117,14 +114,11 @@ def groups_figure(result: Result) -> Figure:
     left_out = ("disjoint, of the ceiling", "disjoint, change per task")
     rows = [row for row in rows if row["layer"] == layer and row["group"] not in left_out]
     measures = list(dict.fromkeys(row["measure"] for row in rows)) or ["none"]
-    columns = min(4, len(measures))
-    lines = -(-len(measures) // columns)
     names = list(dict.fromkeys(row["group"] for row in rows))
+    lines = -(-len(measures) // 4)
     figure = new_figure(1.2 + lines * (0.55 + 0.26 * max(2, len(names))))
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for ax in axes.flat[len(measures) :]:
-        ax.set_visible(False)
-    for ax, measure in zip(axes.flat, measures, strict=False):
+    axes = panels(figure, len(measures), sharey=True)
+    for ax, measure in zip(axes, measures, strict=True):
         mine = [row for row in rows if row["measure"] == measure]
         spots = [names.index(row["group"]) for row in mine]
         value, reach = with_reach(mine, "value")
@@ -141,7 +135,7 @@ def groups_figure(result: Result) -> Figure:
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="x")
     if rows:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return caption(
         figure,
         f"{result.values['models']} models, {layer_name(layer)}, n = {result.values['n']} cities. Means over "
@@ -196,10 +190,9 @@ def _by_layer(ax: Axes, rows: list[Row], runs: list[str]) -> None:
     """A line for each model."""
     for index, run in enumerate(runs):
         mine = [row for row in rows if row["run"] == run]
-        layers = [row["layer"] for row in mine]
-        style, colour = "o" + LINES[index % len(LINES)], GREYS[index % 3]
-        ax.plot(layers, floats([row["value"] for row in mine]), style, color=colour, label=run)
-        ax.set_xticks(layers)
+        style = {"marker": "o", "ls": LINES[index % len(LINES)], "color": GREYS[index % 3], "label": run}
+        line(ax, mine, "layer", "value", **style)
+        ax.set_xticks([row["layer"] for row in mine])
     ax.set_xlabel("layer")
 
 

@@ -1,12 +1,12 @@
 """Averages of transfer tables: over models for each set and task, and over tasks for each set."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from cwr_mech.analysis.stats.intervals import mean_interval
-from cwr_mech.results import Row
+from cwr_mech.analysis.stats.means import mean_columns, mean_of
+from cwr_mech.results import Row, groups
 
 RAW = ("base_new", "base_new_read", "new", "new_read", "base_old", "old", "old_read")
 """Raw scores and shares of answers that can be read, averaged over models beside the derived figures."""
@@ -26,11 +26,11 @@ def cell(condition: str, label: str, task: str, scores: Sequence[Row], deviation
         "metric": mine[0]["metric"],
         "unit": mine[0]["unit"],
         **{column: mean_of(row[column] for row in mine) for column in RAW},
-        **_averaged("ni", [row["ni"] for row in mine]),
+        **mean_columns("ni", [row["ni"] for row in mine]),
         "ni_learned": mean_of(row["ni"] for row in mine if row["learned"]),
         "ni_paper": mean_of(row["ni_paper"] for row in mine),
-        **_averaged("retention", [row["retention"] for row in mine]),
-        **_averaged("deviation", [row["deviation"] for row in beside]),
+        **mean_columns("retention", [row["retention"] for row in mine]),
+        **mean_columns("deviation", [row["deviation"] for row in beside]),
     }
 
 
@@ -41,8 +41,8 @@ def set_row(condition: str, label: str, scores: Sequence[Row], deviation: Sequen
         for kind, trained in (("trained", True), ("transfer", False)):
             mine = [row for row in rows if row["trained"] == trained]
             learned = [row for row in mine if row["learned"]]
-            averages |= _averaged(f"{column}_{kind}", _by_model(mine, column))
-            averages |= _averaged(f"{column}_{kind}_learned", _by_model(learned, column))
+            averages |= mean_columns(f"{column}_{kind}", _by_model(mine, column))
+            averages |= mean_columns(f"{column}_{kind}_learned", _by_model(learned, column))
     return {"condition": condition, "set": label, "models": len({row["run"] for row in scores})} | averages
 
 
@@ -53,29 +53,4 @@ def share_learned(scores: Sequence[Row], task: str) -> float:
 
 
 def _by_model(rows: Sequence[Row], column: str) -> list[float | None]:
-    runs = dict.fromkeys(row["run"] for row in rows)
-    return [mean_of(row[column] for row in rows if row["run"] == run) for run in runs]
-
-
-def _averaged(name: str, values: Sequence[float | None]) -> Row:
-    kept = np.array([value for value in values if given(value)], dtype=np.float64)
-    if not kept.size:
-        return {name: None, f"{name}_lo": None, f"{name}_hi": None}
-    found = mean_interval(kept)
-    return {key: finite(value) for key, value in found.columns(name).items()}
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """Mean of the numbers among `values`; None without any."""
-    kept = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(kept)) if kept else None
-
-
-def given(value: float | None) -> bool:
-    """Whether there is a number."""
-    return value is not None and math.isfinite(value)
-
-
-def finite(value: float) -> float | None:
-    """`value`, None where it is infinite or NaN."""
-    return value if math.isfinite(value) else None
+    return [mean_of(row[column] for row in mine) for mine in groups(rows, "run").values()]

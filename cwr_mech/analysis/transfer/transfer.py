@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from cwr_mech.analysis.stats.means import finite, given, mean_of
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.analysis.transfer.means import cell, finite, given, mean_of, set_row, share_learned
+from cwr_mech.analysis.transfer.means import cell, set_row, share_learned
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement

@@ -28,7 +28,7 @@ from cwr_mech.analysis.patching.parts import (
     pooled_parts,
 )
 from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces, split_by_readers
-from cwr_mech.analysis.patching.summary import best_layer, group_of, verdict
+from cwr_mech.analysis.patching.summary import GROUPED, best_layer, verdict
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.world.cities import load_world
@@ -148,9 +148,9 @@ def test_new_cities_are_asked_in_both_directions(monkeypatch):
     assert all(row["models"] == 1 for row in result.tables["pooled"])
     twice = pooled_parts([*rows, *({**row, "run": "twin", "iia": 0.0} for row in rows)])
     assert len(twice) == len(rows)
-    found = {(group_of(row), row["layer"], row["subspace"]): row for row in twice}
+    found = {(*(row[name] for name in GROUPED), row["layer"], row["subspace"]): row for row in twice}
     for row in rows:
-        pooled = found[group_of(row), row["layer"], row["subspace"]]
+        pooled = found[*(row[name] for name in GROUPED), row["layer"], row["subspace"]]
         assert (pooled["models"], pooled["n"]) == (2, 2)
         assert pooled["iia"] == pytest.approx(row["iia"] / 2)
 
