@@ -89,7 +89,8 @@ def command(
         paper_config,
     )
     from cwr_mech.experiments.presets import with_label_noise
-    from cwr_mech.training.runs import load_run, require_free
+    from cwr_mech.training.begin import require_free
+    from cwr_mech.training.runs import load_run
 
     from .common import RUNS
 

@@ -82,8 +82,9 @@ def command(
     from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.presets import preset as find_preset
     from cwr_mech.experiments.presets import with_label_noise
+    from cwr_mech.training.begin import require_free
     from cwr_mech.training.folders import latest_run
-    from cwr_mech.training.runs import load_run, require_free
+    from cwr_mech.training.runs import load_run
     from cwr_mech.world.cities import load_world
 
     from .common import RUNS, say

@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
+from cwr_mech.artifacts import one_line
+
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SEAL = re.compile(rb"\ncwr-mech sha256 ([0-9a-f]{64})\n")
 SEAL_BYTES = len(b"\ncwr-mech sha256 ") + 64 + 1

@@ -27,13 +27,14 @@ from cwr_mech.errors import ConfigError, ProcessLost, TrainingDiverged
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import ordered
+from cwr_mech.training.begin import create_run, update_manifest
 from cwr_mech.training.compute import Compute
 from cwr_mech.training.distributed import Processes
 from cwr_mech.training.engine import GradientHook
 from cwr_mech.training.meter import Meter
 from cwr_mech.training.optimizer import Optimizer, rate_at
 from cwr_mech.training.parameters import FlatParameters, check_trainable
-from cwr_mech.training.runs import Run, checkpoint_path, create_run, load_run, update_manifest
+from cwr_mech.training.runs import Run, checkpoint_path, load_run
 from cwr_mech.training.state import TrainingState, recover_state, remove_states, write_state
 
 METRICS_LINES = 1000

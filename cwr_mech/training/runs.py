@@ -8,11 +8,8 @@ runs/NAME/
     state-0.safetensors, state-1.safetensors   optimiser states, written in turn, for a resume
 """
 
-import json
 import logging
-import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,28 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwr_mech.artifacts import (
-    atomic_file,
     is_locked,
-    provenance,
     read_json,
     require_file,
     sha256_file,
-    write_json,
 )
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import (
     ArtifactError,
-    ArtifactExists,
     ConfigError,
     CorruptArtifact,
     MissingArtifact,
     UserError,
 )
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
-from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
+from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.training.folders import RUNS, ZOO, find_run, holds_run, latest_run, newest_first, run_folders
+from cwr_mech.training.metrics import latest_lines
 from cwr_mech.world.cities import World, load_world
-from cwr_mech.world.sources import is_file
 
 if TYPE_CHECKING:  # torch takes seconds to import; lists of runs do without it
     import cwr_mech.model.bridge
@@ -52,21 +45,6 @@ _log = logging.getLogger(__name__)
 SCHEMA = "cwr-mech/run/1"
 CITIES = "cities.csv"
 _STEP = re.compile(r"step-([0-9]{1,15})")
-MOST_METRICS_BYTES = 500_000_000
-LONGEST_QUESTION = 64
-"""Positions that a question with its answer may take."""
-METRICS = (
-    "step",
-    "steps",
-    "rows",
-    "loss",
-    "lr",
-    "grad_norm",
-    "rows_per_second",
-    "tokens_per_second",
-    "seconds",
-)
-"""Numbers of a metrics line that are read again."""
 FIELDS = {"config": dict, "state": str, "world_sha256": str, "parent": dict, "checkpoints": dict}
 """Fields of a manifest that are read again -> JSON type."""
 
@@ -250,30 +228,7 @@ class Run:
 
     def latest_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl, the last one first, each parsed when it is asked for."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        require_file(path, most_bytes=MOST_METRICS_BYTES)
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        yield from (record for record in map(_metrics_line, reversed(lines)) if record is not None)
-
-
-def _metrics_line(line: str) -> dict[str, Any] | None:
-    """A line of metrics, None where it is none: an object with a step, numbers, and tables of numbers."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
-    tables = [record.get(name, {}) for name in ("losses", "scores", "scores_new")]
-    plain = [value for name, value in record.items() if name in METRICS]
-    if not all(isinstance(table, dict) for table in tables):
-        return None
-    values = [*plain, *(value for table in tables for value in table.values() if value is not None)]
-    return (
-        record if all(isinstance(value, int | float) and math.isfinite(value) for value in values) else None
-    )
+        return latest_lines(self.folder / "metrics.jsonl")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -285,66 +240,6 @@ def with_source(config: RunConfig, source: Path) -> RunConfig:
     """`config` with its cities read from the file `source`."""
     world = config.world.model_copy(update={"source": source.as_posix()})
     return config.model_copy(update={"world": world})
-
-
-def require_free(folder: Path) -> None:
-    """Raises ArtifactExists when `folder` holds a run, or anything else that is not ours."""
-    if (folder / "manifest.json").exists():
-        raise ArtifactExists(
-            f"{folder} holds a run already", "continue it with --resume, or choose another --out"
-        )
-    own = (".lock", "checkpoints", CITIES)
-    if folder.exists() and any(path.name not in own for path in folder.iterdir()):
-        raise ArtifactExists(f"{folder} exists and is not a run", "choose another --out")
-
-
-def create_run(
-    folder: Path,
-    config: RunConfig,
-    model: "cwr_mech.model.qwen2.HookedQwen2",
-    parent: Run | None = None,
-    parent_step: int | None = None,
-) -> Run:
-    """Begin a run that starts from `model`: write its first checkpoint, then the manifest.
-
-    The manifest comes last, so where there is one there is also a model to start from, whatever it was made
-    of. Cities from a user's CSV file are copied, so that the run stands without it. `parent` is the run whose
-    checkpoint `model` is, the last one or that of `parent_step`. Raises ArtifactExists when the folder is
-    taken, ConfigError for a model too small for questions.
-    """
-    require_free(folder)
-    if config.model.d_vocab < len(VOCAB) or config.model.n_ctx < LONGEST_QUESTION:
-        raise ConfigError(
-            f"d_vocab {config.model.d_vocab} and n_ctx {config.model.n_ctx} are too few for our questions",
-            f"they need {len(VOCAB)} tokens and {LONGEST_QUESTION} positions at least",
-        )
-    world = load_world(config.world)
-    parents: dict[str, Any] = {}
-    if parent is not None:
-        step = parent.last_step if parent_step is None else parent_step
-        parents = {"run": parent.name, "folder": parent.source, "step": step, "sha256": parent.sha256(step)}
-    if is_file(config.world.source):
-        with atomic_file(folder / CITIES) as part:
-            shutil.copyfile(config.world.source, part)
-    model.save_pretrained(checkpoint_path(folder, 0))
-    manifest = {
-        "schema": SCHEMA,
-        "config": config.model_dump(mode="json"),
-        "world_sha256": world.sha256,
-        "tokenizer_sha256": Tokenizer().sha256,
-        "parent": parents,
-        "state": "running",
-        "checkpoints": {"0": sha256_file(checkpoint_path(folder, 0) / "model.safetensors")},
-        "provenance": provenance(),
-    }
-    write_json(folder / "manifest.json", manifest)
-    return load_run(folder)
-
-
-def update_manifest(run: Run, **changes: Any) -> Run:
-    """Write changed manifest fields and return the run as it now stands."""
-    write_json(run.folder / "manifest.json", {**run.manifest, **changes})
-    return load_run(run.folder)
 
 
 def load_run(name: Path | str | None = None) -> Run:

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.experiments.presets import nearest, preset
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.runs import Run, create_run, load_run
+from cwr_mech.training.begin import create_run
+from cwr_mech.training.runs import Run, load_run
 from cwr_mech.training.state import FILES, TrainingState, write_state
 
 CONFIG = preset("tiny").with_settings(["steps=1200", "data.tasks=distance,compass"])

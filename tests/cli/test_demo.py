@@ -15,7 +15,8 @@ from cwr_mech.errors import ArtifactExists
 from cwr_mech.experiments import processes
 from cwr_mech.experiments.presets import for_tasks, preset
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.runs import create_run, load_run, update_manifest
+from cwr_mech.training.begin import create_run, update_manifest
+from cwr_mech.training.runs import load_run
 
 
 def script(text: str) -> list[str]:

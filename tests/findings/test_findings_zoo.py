@@ -20,7 +20,8 @@ from cwr_mech.report.page import MOST_ROWS
 from cwr_mech.report.write import check_report
 from cwr_mech.results import Result, load_result
 from cwr_mech.tasks.registry import PAPER_TASKS
-from cwr_mech.training.runs import checkpoint_path, create_run, update_manifest
+from cwr_mech.training.begin import create_run, update_manifest
+from cwr_mech.training.runs import checkpoint_path
 
 N = 8
 FOLDER = Path("reports/zoo/results")

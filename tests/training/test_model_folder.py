@@ -9,8 +9,9 @@ from qwen_cases import bpe, qwen2, saved
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
 from cwr_mech.errors import AnalysisError, ConfigError, CwrError, MissingArtifact, SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.begin import create_run
 from cwr_mech.training.model_folder import ModelFolder, _world_of_run
-from cwr_mech.training.runs import checkpoint_path, create_run, load_run
+from cwr_mech.training.runs import checkpoint_path, load_run
 
 SMALL = ModelConfig(n_layers=1, d_model=8, n_heads=2, d_mlp=8)
 

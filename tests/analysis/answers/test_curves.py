@@ -24,7 +24,8 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
 from cwr_mech.training import folders
-from cwr_mech.training.runs import Run, create_run, load_run
+from cwr_mech.training.begin import create_run
+from cwr_mech.training.runs import Run, load_run
 
 CONFIG = RunConfig(
     world=WorldConfig(n_cities=40, new="atlantis", n_new=8),
