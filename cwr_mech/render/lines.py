@@ -11,7 +11,7 @@ from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.style import ends_of, floats, with_reach
 from cwr_mech.results import Row
 
-BARS: Mapping[str, float] = {"lw": 0.7}
+BARS: Mapping[str, Any] = {"lw": 0.7}
 """Intervals as thin lines without caps."""
 
 
@@ -21,7 +21,7 @@ def line(
     x: str | Sequence[float],
     y: str,
     *,
-    bars: Mapping[str, float] | None = None,
+    bars: Mapping[str, Any] | None = None,
     caps: float = 0,
     least: float = -np.inf,
     **style: Any,

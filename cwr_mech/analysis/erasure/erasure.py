@@ -135,7 +135,7 @@ def erased(
 ) -> Iterator[None]:
     """While the block runs, every question of `task` passes `layer` with its cities' sites erased.
 
-    A question's shape is known from its length; single tokens of an answer pass untouched.
+    A question's shape is known from its length; single tokens of an answer pass unchanged.
     """
     definition = TASKS[task]
     shapes = {

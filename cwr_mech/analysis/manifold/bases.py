@@ -1,6 +1,6 @@
 """Subspaces of the residual stream that carry the map: orthonormal columns, fitted on the cities given.
 
-probe     span of the ridge probe's two weight vectors: what a linear read-out of place looks at
+probe     span of the ridge probe's two weight vectors: what a linear probe of coordinates looks at
 pca       leading principal components of the activations: where cities differ most, for any reason
 manifold  leading directions of the fitted map f(place): where cities differ because of their place
 Fit a basis on one half of the cities and measure on the other: in-sample energy is inflated.

@@ -37,7 +37,7 @@ def manifold_figure(result: Result) -> Figure:
     ):
         values = result.arrays[name]
         bins = np.linspace(0, float(np.nanquantile(values, 0.99)) * 1.05, 24)
-        ax.hist(values[~is_new], bins, density=True, color=GREYS[2], label="ordinary, held out")
+        ax.hist(values[~is_new], bins, density=True, color=GREYS[2], label="training cities, held out")
         if is_new.any():
             ax.hist(
                 np.minimum(values[is_new], bins[-1]),

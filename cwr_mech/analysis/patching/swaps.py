@@ -1,4 +1,4 @@
-"""Figures of answers after a swap: against the truth, over known steps, on the map; and who tells whom."""
+"""Figures of answers after a swap (against the truth, over known steps, on the map) and of path patching."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -162,7 +162,7 @@ def swap_map_figure(result: Result) -> Figure:
 
 @plot("Path patching: direct effects", "paths", needs="paths")
 def paths_figure(result: Result) -> Figure:
-    """Who tells whom: the strongest paths from heads to later heads, MLPs and the answer.
+    """Direct effects: the strongest paths from heads to later heads, MLPs and the answer.
 
     Reads table `paths` {sender, receiver, reader, n, recovered, lo, hi}; heads are named layer.head.
     """

@@ -1,6 +1,4 @@
-"""What a single probe score hides: other prompts, whole regions, few cities, nonlinear read-outs, code
-length.
-"""
+"""Probe generalisation: other prompts, whole regions, few cities, nonlinear probes, code length."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Figures of what a probe's score hides, of erasure, and of checkpoints."""
+"""Figures of probes: by layer, their generalisation, coordinate variance in the first components."""
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, shares, unit_fields
 from cwr_mech.analysis.routing.gradients import at_mentions
-from cwr_mech.analysis.routing.trajectory import Spot, spots_of
+from cwr_mech.analysis.routing.trajectory import ChosenSite, chosen_sites
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
 from cwr_mech.analysis.study import each
 from cwr_mech.data.rows import Rows, generate
@@ -51,7 +51,7 @@ def subspace_result(
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
     layers = range(model.cfg.n_layers) if layers is None else layers
-    spots = {task: spots_of(model, world, task, tasks) for task in tasks}
+    spots = {task: chosen_sites(model, world, task, tasks) for task in tasks}
     read_at = [spot.at.position for several in spots.values() for spot in several if spot.chosen == "cause"]
     asked = Asked(layers, list(dict.fromkeys([*sites, *read_at])), rank, n_rows, batch, lr, seed)
     found = measured(model, world, tasks, asked, store)
@@ -184,7 +184,7 @@ def _gradients(
         found.halves[key] = half[np.searchsorted(world.old(), at)] if group == "old" else None
 
 
-def _chosen(spots: Sequence[Spot], site: str, layer: int) -> Row:
+def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:
     """Whether a site was chosen by cause or decodability, and its interchange intervention accuracy if so."""
     here = [spot for spot in spots if (spot.at.position, spot.layer) == (site, layer)]
     by = {spot.chosen for spot in here}

@@ -45,7 +45,7 @@ SITES_NOTE = (
 
 
 @dataclass(frozen=True)
-class Spot:
+class ChosenSite:
     """The site at which a prompt's cities are read, and why there.
 
     `variance`: share of the activations' variance that the map explains; `iia`: share of answers that follow
@@ -83,7 +83,7 @@ def clearest(
     *,
     sites: Sequence[str] = SITES,
     layers: Iterable[int] | None = None,
-) -> Spot:
+) -> ChosenSite:
     """The layer and site at which place explains the largest share of training cities' variance, left out
     one by one, in a task's prompt. Only layers that an answer can read are tried: all but the last.
     """
@@ -98,11 +98,11 @@ def clearest(
     if not found:
         raise AnalysisError(f"cities cannot be told apart anywhere in a {task} prompt")
     clear = best(found, EXPLAINED)
-    return Spot(task, clear["at"], clear[EXPLAINED])
+    return ChosenSite(task, clear["at"], clear[EXPLAINED])
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def spots_of(model: HookedQwen2, world: World, task: str, known: Sequence[str]) -> tuple[Spot, ...]:
+def chosen_sites(model: HookedQwen2, world: World, task: str, known: Sequence[str]) -> tuple[ChosenSite, ...]:
     """The sites of a task's prompt in a base: chosen by cause, then by decodability.
 
     A task that the base answers too seldom to be interchanged is read where the first of the tasks `known`
@@ -117,7 +117,7 @@ def spots_of(model: HookedQwen2, world: World, task: str, known: Sequence[str]) 
     clear = replace(clear, iia=_iia(found, clear.at))
     if site is None:
         return (clear,)
-    old, spot = world.old(), Spot(task, site, 0.0, "cause", _iia(found, site))
+    old, spot = world.old(), ChosenSite(task, site, 0.0, "cause", _iia(found, site))
     x = read(model, world, spot)[old]
     if np.ptp(x, axis=0).max():
         spot = replace(spot, variance=fit_manifold(x, world.xy[old].astype(np.float64)).variance)
@@ -170,7 +170,7 @@ def placed(x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Ge
     }
 
 
-def read(model: HookedQwen2, world: World, spot: Spot) -> Float[np.ndarray, "city d_model"]:
+def read(model: HookedQwen2, world: World, spot: ChosenSite) -> Float[np.ndarray, "city d_model"]:
     """Activations of all cities at a spot."""
     at = spot.at.position, world.config.id_digits
     return city_states(model, spot.task, world.ids, *at, layers=[spot.layer])[0]
@@ -179,9 +179,9 @@ def read(model: HookedQwen2, world: World, spot: Spot) -> Float[np.ndarray, "cit
 def trajectory(
     models: Mapping[int, Callable[[], HookedQwen2]],
     world: World,
-    spots: Sequence[Spot],
+    spots: Sequence[ChosenSite],
     *,
-    origins: Mapping[Spot, Origin] = MappingProxyType({}),
+    origins: Mapping[ChosenSite, Origin] = MappingProxyType({}),
     followed: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Row]:
@@ -224,8 +224,8 @@ class Paths:
     seed: int = 0
     runs: list[Run] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    _spots: dict[tuple[str, str], tuple[Spot, ...]] = field(default_factory=dict)
-    _starts: dict[tuple[str, Spot], tuple[list[Row], Origin]] = field(default_factory=dict)
+    _spots: dict[tuple[str, str], tuple[ChosenSite, ...]] = field(default_factory=dict)
+    _starts: dict[tuple[str, ChosenSite], tuple[list[Row], Origin]] = field(default_factory=dict)
 
     def follow(self, run: Run) -> None:
         """Add the rows of a fine-tuned run. A run of which the end alone is kept begins with its base."""
@@ -245,13 +245,13 @@ class Paths:
         self.rows += [about | row for row in (*(row for rows, _ in known for row in rows), *ends)]
         self.runs.append(run)
 
-    def _spots_of(self, base: Run, world: World, task: str) -> tuple[Spot, ...]:
+    def _spots_of(self, base: Run, world: World, task: str) -> tuple[ChosenSite, ...]:
         if (base.name, task) not in self._spots:
-            self._spots[base.name, task] = spots_of(base.model(), world, task, base.config.data.tasks)
+            self._spots[base.name, task] = chosen_sites(base.model(), world, task, base.config.data.tasks)
         return self._spots[base.name, task]
 
     def _start(
-        self, digest: str, step: int, model: Callable[[], HookedQwen2], world: World, spot: Spot
+        self, digest: str, step: int, model: Callable[[], HookedQwen2], world: World, spot: ChosenSite
     ) -> tuple[list[Row], Origin]:
         """Rows and origin of the weights that a run started from, at one spot."""
         key = digest, spot

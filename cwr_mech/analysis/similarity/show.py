@@ -1,4 +1,4 @@
-"""What a report says about similarity between models, the manifold, read-outs, erasure and checkpoints."""
+"""What a report says about similarity between layers and models."""
 
 from collections.abc import Mapping
 

@@ -21,7 +21,7 @@ def finite(value: float) -> float | None:
 
 def mean_of(values: Iterable[float | None]) -> float | None:
     """Mean of the numbers among `values`; None without any."""
-    kept = [value for value in values if given(value)]
+    kept = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(kept)) if kept else None
 
 

@@ -9,11 +9,11 @@ from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing import trajectory as trajectories
 from cwr_mech.analysis.routing.displacement import Origin, displaced
 from cwr_mech.analysis.routing.trajectory import (
-    Spot,
+    ChosenSite,
+    chosen_sites,
     clearest,
     placed,
     read,
-    spots_of,
     trajectory,
 )
 from cwr_mech.config import ModelConfig, WorldConfig
@@ -101,7 +101,7 @@ def test_the_clearest_place_is_where_place_explains_most() -> None:
 
 def test_a_base_is_read_where_its_answers_read_and_where_its_map_is_clearest() -> None:
     run = load_run("zoo:small-seed2")
-    cause, decodable = spots_of(run.model(), run.world(), "distance", run.config.data.tasks)
+    cause, decodable = chosen_sites(run.model(), run.world(), "distance", run.config.data.tasks)
     assert (cause.chosen, str(cause.at)) == ("cause", "L1, last digit")
     assert cause.iia > 0.8
     assert not cause.weak
@@ -111,12 +111,12 @@ def test_a_base_is_read_where_its_answers_read_and_where_its_map_is_clearest() -
     assert decodable.weak
     row = trajectory({8000: run.model}, run.world(), [cause, decodable])
     assert [(r["chosen"], r["weak"]) for r in row] == [("cause", False), ("decodability", True)]
-    untrained = spots_of(model(), world(), "distance", ("distance", "angle"))  # reads no city anywhere
+    untrained = chosen_sites(model(), world(), "distance", ("distance", "angle"))  # reads no city anywhere
     assert [(spot.chosen, spot.weak) for spot in untrained] == [("decodability", True)]
 
 
 def test_followed_prompts_are_read_everywhere_and_others_at_the_end() -> None:
-    spots = [Spot("distance", Site(1), 0.5), Spot("angle", Site(0, position="delimiter"), 0.5)]
+    spots = [ChosenSite("distance", Site(1), 0.5), ChosenSite("angle", Site(0, position="delimiter"), 0.5)]
     loads: list[int] = []
 
     def loader(step: int):
@@ -162,7 +162,7 @@ def test_a_planted_share_of_the_displacement_is_recovered(share: float) -> None:
 
 
 def test_displacements_are_told_from_the_origin_and_only_where_there_is_one() -> None:
-    spots = [Spot("distance", Site(1), 0.5), Spot("angle", Site(0, position="delimiter"), 0.5)]
+    spots = [ChosenSite("distance", Site(1), 0.5), ChosenSite("angle", Site(0, position="delimiter"), 0.5)]
     origin = {spots[0]: Origin.fit(read(model(0), world(), spots[0]), world())}
     (plain, other), (first, second) = (
         trajectory({9: lambda: model(1)}, world(), spots, origins=given) for given in ({}, origin)
