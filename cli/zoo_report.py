@@ -165,7 +165,7 @@ def conditions(models: "list[Run]", report: str) -> None:
 def located(models: "list[Run]", report: str) -> None:
     """Where answers of the bases, of unprojected fine-tunings and of models that had all cities put new
     cities."""
-    from cwr_mech.findings.routing import LOCATED
+    from cwr_mech.analysis.locating.tables import LOCATED
 
     tuned_on = [
         model

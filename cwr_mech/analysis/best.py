@@ -15,6 +15,8 @@ from cwr_mech.results import Row, groups
 
 DECODED, EXPLAINED, CAUSAL = "r2", "map_variance", "iia"
 """Columns by which rows about layers and sites are compared."""
+LEAST_MAP = 0.3
+"""Share of the variance that coordinates must explain for directions of a map to mean anything."""
 
 
 def best(rows: Iterable[Row], criterion: str) -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import mean
 
+from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
@@ -15,8 +16,6 @@ from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, others, own
 DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
 """Tasks whose fine-tuning integrates held-out cities in the paper, beside which distance is held."""
-LOCATED = ("distance", "compass", "perimeter")
-"""Tasks whose answers determine coordinates well enough to tell two places of a city apart."""
 FURTHER, FURTHER_WHY = round(math.log(1.5), 2), "one place 1.5 times as far off as the other"
 
 

@@ -42,7 +42,7 @@ class Look(NamedTuple):
     marker: str
 
     @property
-    def drawn(self) -> dict[str, str]:
+    def drawn(self) -> dict[str, Any]:
         """As options of `Axes.plot`."""
         return {"color": self.colour, "marker": self.marker}
 

@@ -7,7 +7,7 @@ state graft      the residual stream of one model at the tokens at which new cit
                  write elsewhere
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.anatomy.modules import sides
+from cwr_mech.analysis.transfer.answers import Answerer
 from cwr_mech.data.mentions import mentions_of
 from cwr_mech.data.rows import Rows
 from cwr_mech.model.evaluation import BATCH, Answers, answer_rows
@@ -27,7 +28,6 @@ from cwr_mech.training.parameters import module_of
 
 ALPHAS = (0.25, 0.5, 0.75, 1.25)
 """Factors of the scaled grafts; 0 is the base and 1 the whole update."""
-Answerer = Callable[[Rows], Answers]
 
 
 @dataclass(frozen=True)

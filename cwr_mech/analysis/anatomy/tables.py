@@ -9,6 +9,7 @@ from cwr_mech.analysis.anatomy.grafts import Graft, answerer, graft, planned
 from cwr_mech.analysis.anatomy.modules import sides
 from cwr_mech.analysis.anatomy.update import module_rows, update_rows
 from cwr_mech.analysis.locating.survey import Located, Survey
+from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.patching.sites import first_read
 from cwr_mech.analysis.stats.means import given, mean_columns, mean_of
 from cwr_mech.analysis.transfer.answers import Questions, tuned_of
@@ -26,8 +27,6 @@ COLUMNS = (
 )
 """Columns of `score_rows` that a row of `grafts` takes over."""
 BASE, WHOLE = "base", "whole update"
-LOCATED = ("distance", "compass", "perimeter")
-"""Tasks whose answers say well where a city is."""
 MEASURES = ("own", "others", "retention", "own_share", "others_share")
 Advance = Callable[[int], object]
 
@@ -103,8 +102,6 @@ def anatomy_result(
     both = [sides(runs[0][1].config.model.modules, layer) for layer in layers]
     return Result(
         kind="anatomy",
-        command="",
-        inputs={},
         params={"runs": [run.name for run, _ in runs], "tasks": list(tasks), "rows": n, "seed": seed},
         values={"n_models": len(runs), "n_bases": len(bases), "layers": layers},
         tables=tables | {"summary": summary(tables["carried"])},

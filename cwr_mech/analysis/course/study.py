@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from cwr_mech.analysis.study import Names, Opt, names, stage, study, uses
+from cwr_mech.analysis.study import FineTunedArg, Opt, QuestionSeed, names, stage, study, uses
 from cwr_mech.results import Result
 
 _PLACED = (
@@ -13,12 +13,10 @@ _PLACED = (
 
 @study("course")
 def course(
-    runs: Annotated[
-        Names, Opt("Fine-tuned runs, or bases, which stand for all their fine-tunings in runs/.")
-    ] = None,
+    runs: FineTunedArg = None,
     *,
     rows: Annotated[int, Opt("Questions a task and group of cities.", min=1)] = 200,
-    seed: Annotated[int, Opt("Seed of the questions.", min=0)] = 42,
+    seed: QuestionSeed = 42,
     places: Annotated[bool, Opt("Also where answers put new cities at every checkpoint.")] = False,
     questions: Annotated[int, Opt("With --places: questions about a city for each task.", min=4)] = 32,
 ) -> Result:
@@ -31,9 +29,9 @@ def course(
     from cwr_mech.analysis.course.matched import LEVELS
     from cwr_mech.analysis.course.tables import course_rows, matched_rows, summary_rows, tasks_of
     from cwr_mech.analysis.locating.survey import Survey
+    from cwr_mech.analysis.locating.tables import LOCATED
     from cwr_mech.analysis.transfer.runs import fine_tunings
 
-    located = ("distance", "compass", "perimeter")
     tuned = fine_tunings(names(runs))
     answers = sum(2 * rows * len(tasks_of(run)) * (1 + sum(step > 0 for step in run.steps)) for run in tuned)
     found = []
@@ -41,13 +39,11 @@ def course(
         for run in tuned:
             uses(run.source, run.sha256())
             uses(run.base().source, run.base().sha256())
-            survey = Survey(run.world(), located, questions, draws=20) if places else None
+            survey = Survey(run.world(), LOCATED, questions, draws=20) if places else None
             found += course_rows(run, n=rows, seed=seed, survey=survey, advance=advance)
     matched = matched_rows(found)
     return Result(
         kind="course",
-        command="",
-        inputs={},
         params={"runs": [run.name for run in tuned], "rows": rows, "seed": seed, "places": places},
         values={
             "n_models": len(tuned),
@@ -60,6 +56,6 @@ def course(
             "mean over tasks that were not trained and that the base had learned.",
             "Matched: where the trained task first reaches that improvement, interpolated between "
             "checkpoints; a run that never does has no number and is counted as not reached.",
-            *([_PLACED.format(questions=questions, tasks=", ".join(located))] if places else []),
+            *([_PLACED.format(questions=questions, tasks=", ".join(LOCATED))] if places else []),
         ],
     )

@@ -225,8 +225,6 @@ def locate_result(
     tables = _tables(runs, survey, found, probes)
     return Result(
         kind="locate",
-        command="",
-        inputs={},
         params={
             "runs": [run.name for run in runs],
             "tasks": list(survey.asked),

@@ -15,6 +15,8 @@ from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.results import Row
 
 NEW, TRAINING = "new", "training"
+LOCATED = ("distance", "compass", "perimeter")
+"""Tasks whose answers determine coordinates well enough to tell two places of a city apart."""
 TRUE, DEALT = "true coordinates", "dealt at random"
 """Answers without a model: the right ones, and these dealt to other questions."""
 DRAWS = 1000

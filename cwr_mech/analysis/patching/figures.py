@@ -223,7 +223,7 @@ def parts_figure(result: Result) -> Figure:
 def followed(ax: Axes, rows: list[Row], label: str, number: int, *, shift: float = 0.0) -> None:
     """IIA over layers with its intervals, moved aside by `shift` so that intervals do not meet."""
     rows = sorted(rows, key=lambda row: row["layer"])
-    look = {"color": SHADES[number % len(SHADES)], "marker": MARKS[number % len(MARKS)]}
+    look: dict[str, Any] = {"color": SHADES[number % len(SHADES)], "marker": MARKS[number % len(MARKS)]}
     line(ax, rows, [row["layer"] + shift for row in rows], "iia", bars=BARS, label=label, **look)
 
 

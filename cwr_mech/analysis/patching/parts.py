@@ -232,8 +232,6 @@ def parts_result(rows: Sequence[Row], asked: Sequence[Row], runs: Sequence[str],
         notes.append(f"{trained} ({runs_here}), {task}, {cities}{taken}: {verdict(mine)}.")
     return Result(
         kind="patch_parts",
-        command="",
-        inputs={},
         params={"runs": list(runs), "seed": seed},
         tables={"parts": list(rows), "pooled": pooled, "asked": list(asked)},
         notes=notes,

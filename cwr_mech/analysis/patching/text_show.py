@@ -1,5 +1,7 @@
 """How swapped entities are shown."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from cwr_mech.render.lines import layer_ticks, line
@@ -42,7 +44,8 @@ def figure(result: Result) -> Figure:
     for ax, component in zip(axes, components, strict=True):
         for position, (colour, marker, size) in LOOKS.items():
             mine = [row for row in rows if (row["component"], row["position"]) == (component, position)]
-            style = {"marker": marker, "markersize": size, "fillstyle": "none" if size > 6 else "full"}
+            style: dict[str, Any] = {"marker": marker, "markersize": size}
+            style["fillstyle"] = "none" if size > 6 else "full"
             line(ax, mine, "layer", "recovered", bars={"lw": 0.8}, color=colour, label=position, **style)
             line(ax, mine, "layer", "null", color=colour, ls="--", lw=0.8)
         for level in (0.0, 1.0):

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cwr_mech.analysis.best import LEAST_MAP
 from cwr_mech.render.grids import matrix
 from cwr_mech.render.lines import BARS, layer_ticks, line
 from cwr_mech.render.shown import plot
@@ -11,8 +12,6 @@ from cwr_mech.render.style import BASELINE, caption, new_figure, task_look
 from cwr_mech.results import Result, Row, groups
 
 UPDATE_TITLES = {"gradient": "gradient at the city", "adam": "one Adam step", "plain": "one plain step"}
-LEAST_MAP = 0.3
-"""Share of the variance that coordinates must explain for directions of a map to mean anything."""
 GAINS = {"cosine": "cosine with the target", "gain_on": "gain, on-manifold", "gain_off": "gain, off-manifold"}
 SITE_NAMES = {"last_digit": "last digit", "delimiter": "delimiter"}
 

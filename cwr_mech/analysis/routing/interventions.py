@@ -26,23 +26,23 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from cwr_mech.activations.cities import residual_at
+from cwr_mech.activations.site import POSITIONS
+from cwr_mech.analysis.best import LEAST_MAP
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
-from cwr_mech.analysis.routing.projection import Frame, Keep, Place, RowsHook, penalise, project
+from cwr_mech.analysis.routing.projection import Frame, Keep, Place, penalise, project
 from cwr_mech.config import RouteConfig
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import get_task
+from cwr_mech.training.loop import RowsHook
 from cwr_mech.world.cities import World
 
 Choose = Callable[[Float[np.ndarray, "p rank"], Float[np.ndarray, "city p"]], Float[np.ndarray, "p rank"]]
 """(the manifold's directions at a site, training cities' activations there) -> directions to use."""
-SITES = ("last_digit", "delimiter")
 ROWS = 3000
-LEAST_MAP = 0.3
-"""Share of the activations' variance that place must explain, by leave-one-out error, where one routes."""
 
 
 def fit_frames(
@@ -51,7 +51,7 @@ def fit_frames(
     tasks: Sequence[str],
     layers: Sequence[int],
     *,
-    sites: Sequence[str] = SITES,
+    sites: Sequence[str] = POSITIONS,
     rank: int,
     choose: Choose | None = None,
     least_map: float = LEAST_MAP,

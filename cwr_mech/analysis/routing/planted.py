@@ -25,7 +25,7 @@ from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.fields import Space, fit_space
 from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.stats.intervals import Interval, mean_interval
-from cwr_mech.analysis.stats.subspaces import energy
+from cwr_mech.analysis.stats.subspaces import Vectors, energy
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 from cwr_mech.training.runs import Run
@@ -35,7 +35,6 @@ ERROR = 75.0
 SEPARATION = 4.0
 CODES = ("linear", "cluster", "on", "dealt")
 OFF_MANIFOLD = ("linear", "cluster")
-Vectors = Float[np.ndarray, "city p"]
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,6 @@ def power_result(bases: Sequence[tuple[Moved, Site]], task: str, draws: int, see
     found = share_contrast([base.shares() for base in moved], task, others)
     return Result(
         kind="routing_power",
-        command="",
-        inputs={},
         params={"bases": [base.base for base in moved], "task": task, "others": others}
         | {"draws": draws, "seed": seed, "error": ERROR, "separation": SEPARATION},
         values=found.columns("contrast"),

@@ -21,8 +21,8 @@ from cwr_mech.data.rows import Rows
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.engine import GradientHook
+from cwr_mech.training.loop import RowsHook
 
-RowsHook = Callable[[Rows], GradientHook]
 Keep = Literal["inside", "outside"]
 MOST_SCALED = 10.0
 """Largest factor by which a projected gradient is scaled up to the norm it had. A random subspace of 4 of 64

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.cities import city_states
-from cwr_mech.activations.site import Site
+from cwr_mech.activations.site import POSITIONS, Site
 from cwr_mech.analysis.best import EXPLAINED, best
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.manifold.placement import place_all
@@ -35,7 +35,6 @@ from cwr_mech.results import Result, Row
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
-SITES = ("last_digit", "delimiter")
 Chosen = Literal["cause", "decodability"]
 SITES_NOTE = (
     "Each prompt is read at two sites: by cause, where interchanging the base's state moves the answers, and "
@@ -81,7 +80,7 @@ def clearest(
     world: World,
     task: str,
     *,
-    sites: Sequence[str] = SITES,
+    sites: Sequence[str] = POSITIONS,
     layers: Iterable[int] | None = None,
 ) -> ChosenSite:
     """The layer and site at which place explains the largest share of training cities' variance, left out

@@ -1,6 +1,7 @@
 """Figures of similarity between models: matrices, means over groups of pairs, references."""
 
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -190,7 +191,12 @@ def _by_layer(ax: Axes, rows: list[Row], runs: list[str]) -> None:
     """A line for each model."""
     for index, run in enumerate(runs):
         mine = [row for row in rows if row["run"] == run]
-        style = {"marker": "o", "ls": LINES[index % len(LINES)], "color": GREYS[index % 3], "label": run}
+        style: dict[str, Any] = {
+            "marker": "o",
+            "ls": LINES[index % len(LINES)],
+            "color": GREYS[index % 3],
+            "label": run,
+        }
         line(ax, mine, "layer", "value", **style)
         ax.set_xticks([row["layer"] for row in mine])
     ax.set_xlabel("layer")

@@ -5,8 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from cwr_mech.activations.site import Site
-from cwr_mech.analysis.routing import trajectory as trajectories
+from cwr_mech.activations.site import POSITIONS, Site
 from cwr_mech.analysis.routing.displacement import Origin, displaced
 from cwr_mech.analysis.routing.trajectory import (
     ChosenSite,
@@ -89,7 +88,7 @@ def test_the_clearest_place_is_where_place_explains_most() -> None:
     spot = clearest(model(), world(), "distance")
     tried = [
         clearest(model(), world(), "distance", sites=[site], layers=[layer]).variance
-        for site in trajectories.SITES
+        for site in POSITIONS
         for layer in (0, 1)
     ]
     assert spot.variance == max(tried)
