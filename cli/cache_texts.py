@@ -54,7 +54,8 @@ def cache_texts(
         prompts = read_prompts(options.prompts, options.templates)
     else:
         prompts = city_prompts(options.templates, options.n_cities)
-    path = out or texts_path(run, _stem(options), untrained=untrained)
+    stem = options.prompts.stem if options.prompts else "cities"
+    path = out or texts_path(run, stem, untrained=untrained)
     rows = encode_prompts(read_tokenizer(run.checkpoint(step)), prompts, *run.text_sizes)
     model = untrained_model(run.settings) if untrained else run.text_model(step)
     digest = model_digest(model) if untrained else run.sha256(step)
@@ -83,8 +84,3 @@ def cache_texts(
     say(f"{path}  {size(path)}, {duration(seconds)}, {number(n / seconds)} texts/s")
     say(f"{prompts.entities.n} entities x {len(rows)} prompts; --show {path} prints what is inside")
     say(f"go on with: cwr-mech probe --activations {path}")
-
-
-def _stem(options: TextOptions) -> str:
-    """What a file is called after: the file of prompts, else the world's cities."""
-    return "cities" if options.prompts is None else options.prompts.stem

@@ -103,11 +103,6 @@ def token_features(store: ActivationStore, ids: Int[np.ndarray, "city"]) -> dict
     return {"bag of id digits": bag_of_digits(ids), "id digits in place": digits_in_place(ids)}
 
 
-def id_width(ids: Int[np.ndarray, "city"]) -> int:
-    """Digits of the longest id."""
-    return len(str(int(ids.max())))
-
-
 def bag_of_digits(ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city 10"]:
     """How often each digit stands in the id: what a model could know without order and without a map."""
     return digits_in_place(ids).reshape(len(ids), -1, 10).sum(axis=1)
@@ -118,6 +113,6 @@ def digits_in_place(ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city fea
 
     Its span holds the bag of digits, so as the input of a probe it is the stricter token-only control.
     """
-    width = id_width(ids)
+    width = len(str(int(ids.max())))  # digits of the longest id
     digits = np.array([[int(char) for char in f"{city:0{width}d}"] for city in ids.tolist()])
     return np.eye(10)[digits].reshape(len(ids), -1)

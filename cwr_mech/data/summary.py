@@ -63,7 +63,10 @@ def task_stats(world: World, task: str, n: int, **options: Unpack[StreamOptions]
         drawn[name] = generate(world, task, n, **options)
     rows = drawn[split]
     sizes = (rows.cities >= 0).sum(axis=1)
-    asked = {name: _queries(definition, part) for name, part in drawn.items()}
+    asked = {
+        name: query_hash(definition, part.cities[:, : definition.n_max].astype(np.int64))
+        for name, part in drawn.items()
+    }
     return TaskStats(
         task=definition,
         rows=len(rows),
@@ -78,10 +81,6 @@ def task_stats(world: World, task: str, n: int, **options: Unpack[StreamOptions]
             for second in SPLITS[i + 1 :]
         },
     )
-
-
-def _queries(task: Task, rows: Rows) -> np.ndarray:
-    return query_hash(task, rows.cities[:, : task.n_max].astype(np.int64))
 
 
 def _answers(task: Task, values: np.ndarray) -> dict[str, float]:

@@ -125,7 +125,8 @@ def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: 
     AnalysisError without any.
     """
     saved = Saved(results)
-    asked = {question.id for question in QUESTIONS if _asked(question, results)}
+    here = {result.kind for result in results.values()}
+    asked = {question.id for question in QUESTIONS if set(question.needs) <= here}
     if not asked:
         raise AnalysisError(
             "no question can be asked of these results", "cwr-mech zoo analyse makes all that they need"
@@ -143,10 +144,6 @@ def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: 
         | {name: sum(row["verdict"] == name for row in findings) for name in VERDICTS},
         tables={"claims": rows, "agreement": agreement_rows(values), "values": values},
     )
-
-
-def _asked(question: Question, results: Mapping[str, Result]) -> bool:
-    return set(question.needs) <= {result.kind for result in results.values()}
 
 
 def sources(folder: Path, kinds: Sequence[str] = READ) -> tuple[dict[str, Result], dict[str, str]]:

@@ -34,7 +34,9 @@ def anchor(title: str) -> str:
 
 def answer(row: Row) -> str:
     """The answer to a claim in one sentence of the field's words."""
-    statement = row["statement"] if row["verdict"] == "supported" else _lower(row["statement"])
+    statement = row["statement"]
+    if row["verdict"] != "supported":
+        statement = statement[:1].lower() + statement[1:]
     joint = " " if row["verdict"] in ("inconclusive", "refuted") else ": "
     return f"{ANSWERS[row['verdict']]}{joint}{statement}."
 
@@ -43,10 +45,6 @@ def here(row: Row) -> str:
     """Our value with its interval."""
     found = ends(row)
     return number(row["value"]) if found == "-" else f"{number(row['value'])} ({found})"
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def summary(result: Result) -> str:

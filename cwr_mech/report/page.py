@@ -9,7 +9,7 @@ from cwr_mech.activations.reader import IDENTITY
 from cwr_mech.config import EARTH_UNIT
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.findings import show
-from cwr_mech.findings.questions import Question, asked
+from cwr_mech.findings.questions import asked
 from cwr_mech.render.markdown import escaped, markdown_table, notes, source_line
 from cwr_mech.render.units import in_unit, unit_of
 from cwr_mech.report.contents import SHOWS, show_of
@@ -101,7 +101,7 @@ class _Page:
                 f"## {question.title}",
                 self.short(show.claims(found, question.id), f"claims-{question.id}"),
             ]
-            mine = _of(question, left)
+            mine = {name: result for name, result in left.items() if result.kind in question.shows}
             parts += self.sections(mine, "###")
             left = {name: result for name, result in left.items() if name not in mine}
         name = next(key for key, result in results.items() if result is found)
@@ -151,10 +151,6 @@ class _Page:
             whole = f"{most} of {len(lines) - 2:,} rows; all: [tables/{file}](tables/{file})"
             kept += ["\n".join(lines[: most + 2]), whole]
         return "\n\n".join(kept)
-
-
-def _of(question: Question, results: Mapping[str, Result]) -> dict[str, Result]:
-    return {name: result for name, result in results.items() if result.kind in question.shows}
 
 
 def _body(name: str, result: Result) -> str:

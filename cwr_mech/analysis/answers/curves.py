@@ -51,7 +51,7 @@ def training_result(run: Run, command: str) -> Result:
             "steps": losses[-1]["step"],
             "rows": losses[-1]["rows"],
             "seconds": _seconds(losses),
-            "n_parameters": _n_parameters(run),
+            "n_parameters": sum(parameter.numel() for parameter in run.model().parameters()),
             "rows_per_second": float(np.median([line["rows_per_second"] for line in losses])),
             "loss": losses[-1]["loss"],
         },
@@ -165,7 +165,3 @@ def _seconds(losses: list[dict[str, Any]]) -> float:
     clocks = [line["seconds"] for line in losses]
     ends = [a for a, b in pairwise(clocks) if b < a]
     return float(sum(ends) + clocks[-1])
-
-
-def _n_parameters(run: Run) -> int:
-    return sum(parameter.numel() for parameter in run.model().parameters())

@@ -15,6 +15,7 @@ from cwr_mech.tasks.registry import ordered
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
 SETTLED = 0.02
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 SWITCH = "#777777"
 MOST_SHOWN = 2.2
 """Errors beyond this many times the constant answer's are cut off: unread answers count thousands."""
@@ -159,7 +160,8 @@ def _bars_panel(panel: Axes, rows: list[Row], bars: list[tuple[str, str]], runs:
     panel.plot(base, spots, color=BASELINE, marker="|", ls="", markersize=11, mew=1.8, zorder=5)
     for spot, value in enumerate(values):
         if bars[spot] in mine:
-            _bar_number(panel, float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03, spot, value)
+            beside = float(np.clip(np.nan_to_num(value), 0, widest)) + widest * 0.03
+            panel.text(beside, spot, number(value), va="center", fontsize=7, bbox=BEHIND)
     panel.set_xlim(0, widest * 1.35)
     panel.set_title(f"{rows[0]['task']}\n{measure(rows[0])}", fontsize=8)
     panel.xaxis.set_major_locator(MaxNLocator(3))
@@ -170,8 +172,3 @@ def _bars_panel(panel: Axes, rows: list[Row], bars: list[tuple[str, str]], runs:
 def tick(value: float, _position: int) -> str:
     """A number at an axis, as short as it can be."""
     return f"{value:,g}"
-
-
-def _bar_number(panel: Axes, x: float, y: int, value: float) -> None:
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-    panel.text(x, y, number(value), va="center", fontsize=7, bbox=behind)

@@ -143,7 +143,7 @@ def errors_figure(result: Result) -> Figure:
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.grid(True, axis="x")
     ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.set_yticks(range(len(labels)), [_wrapped(label, _models(rows, label)) for label in labels])
+    ax.set_yticks(range(len(labels)), [_wrapped(label, rows) for label in labels])
     ax.set_xlabel("distance of implied from true coordinates (0.1°)")
     handles = [
         Line2D([], [], color=task_look(name).colour, linestyle="", label=name,
@@ -160,12 +160,9 @@ def errors_figure(result: Result) -> Figure:
     )
 
 
-def _wrapped(label: str, models: int) -> str:
-    return label.replace("; ", "\n") + f" (n = {models})"
-
-
-def _models(rows: Sequence[Row], label: str) -> int:
-    return max(row["n"] for row in rows if row["models"] == label)
+def _wrapped(label: str, rows: Sequence[Row]) -> str:
+    n = max(row["n"] for row in rows if row["models"] == label)
+    return label.replace("; ", "\n") + f" (n = {n})"
 
 
 def _resolution(result: Result) -> str:

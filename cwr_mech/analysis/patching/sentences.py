@@ -27,14 +27,12 @@ def strongest(result: Result) -> str:
 
 def compared(result: Result) -> str:
     """Until which layer a city is held where it is named, and from which '=' has what the answer needs."""
-    return (
-        "; ".join(
-            f"{row['task']}: exchangeable where it is named {_until(row['city_held_until'])}, at '=' "
-            f"{_from(row['answer_from'])}"
-            for row in result.tables["tasks"]
-        )
-        + "."
-    )
+    told = [
+        f"{row['task']}: exchangeable where it is named {_layers('up to', row['city_held_until'])}, at '=' "
+        + _layers("from", row["answer_from"], " on")
+        for row in result.tables["tasks"]
+    ]
+    return "; ".join(told) + "."
 
 
 def read_parts(rows: list[Row]) -> str:
@@ -80,9 +78,5 @@ def _words(name: str) -> str:
     return name.replace("_", " ").replace("+", " with ")
 
 
-def _until(layer: int | None) -> str:
-    return "at no layer" if layer is None else f"up to {layer_name(layer)}"
-
-
-def _from(layer: int | None) -> str:
-    return "at no layer" if layer is None else f"from {layer_name(layer)} on"
+def _layers(before: str, layer: int | None, after: str = "") -> str:
+    return "at no layer" if layer is None else f"{before} {layer_name(layer)}{after}"

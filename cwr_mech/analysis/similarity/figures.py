@@ -13,7 +13,7 @@ from cwr_mech.render.lines import line, panels
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, with_reach
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 
 LINES = ("-", "--", "-.", ":")
 MOST_LINES = 8
@@ -45,7 +45,9 @@ def matrices_figure(result: Result) -> Figure:
             ax.set_xticks([])
     figure = axes[0].get_figure(root=True)
     assert isinstance(figure, Figure)
-    nulls = [f"{m} {hundredths(_mean_null(pairs, m))}" for m in measures]
+    mine = groups(pairs, "measure")
+    null = {name: float(np.nanmean(floats([row["null_mean"] for row in mine[name]]))) for name in measures}
+    nulls = [f"{name} {hundredths(value)}" for name, value in null.items()]
     return caption(
         figure,
         f"{layer_name(layer)}, n = {result.values['n']} cities; intervals of the cells are in the table. "
@@ -75,10 +77,6 @@ def without_common_start(runs: list[str]) -> list[str]:
     shared = "".join(letters[0] for letters in alike) if len(set(runs)) > 1 else ""
     start = max(shared.rfind("-"), shared.rfind(":")) + 1
     return [run[start:] for run in runs]
-
-
-def _mean_null(pairs: list[Row], measure: str) -> float:
-    return float(np.nanmean(floats([row["null_mean"] for row in pairs if row["measure"] == measure])))
 
 
 def _square(

@@ -30,14 +30,6 @@ Prepared = Any
 """What `Measure.prepare` makes of one representation."""
 
 
-def _as_it_is(x: Side) -> Side:
-    return x
-
-
-def _rows(x: Side, order: Order) -> Side:
-    return x[order]
-
-
 @dataclass(frozen=True)
 class Measure:
     """`between(prepare(x), prepare(y))` over the same cities; `alike` is its value for equal representations.
@@ -49,8 +41,8 @@ class Measure:
     between: Callable[[Prepared, Prepared], float]
     alike: float
     source: str
-    prepare: Callable[[Side], Prepared] = _as_it_is
-    reorder: Callable[[Prepared, Order], Prepared] = _rows
+    prepare: Callable[[Side], Prepared] = lambda x: x
+    reorder: Callable[[Prepared, Order], Prepared] = lambda x, order: x[order]
     symmetric: bool = True
     needs_more_cities: bool = False
 
@@ -70,10 +62,6 @@ def _predictivity(x: Side, y: Side) -> float:
     return shape.predictivity(x, y, random_folds(len(x), np.random.default_rng(0)))
 
 
-def _biased(first: Features, second: Features) -> float:
-    return similarity.cka_of(first, second, debiased=False)
-
-
 def _reordered_features(side: Features, order: Order) -> Features:
     return Features(side.x[order], side.norms[order], side.reason)
 
@@ -84,30 +72,8 @@ def _reordered_ranks(ranks: Float[np.ndarray, "pair"], order: Order) -> Float[np
 
 NEIGHBOURS = 10
 """Neighbours whose overlap `mutual_knn` is."""
-
-
-def _nearest(x: Side) -> Int[np.ndarray, "city k"]:
-    return neighbours.nearest(shape.centre(x), NEIGHBOURS)
-
-
-def _reordered_neighbours(rows: Int[np.ndarray, "city k"], order: Order) -> Int[np.ndarray, "city k"]:
-    return np.argsort(order)[rows[order]]
-
-
-def _reordered_bases(side: tuple[Side, Side], order: Order) -> tuple[Side, Side]:
-    return side[0][order], side[1][order]
-
-
-def _three_components(x: Side) -> Side:
-    return shape.first_components(x, min(3, x.shape[1]))
-
-
 ANGLES = 10
 """Leading components between whose spaces `angles` is taken."""
-
-
-def _leading_components(x: Side) -> Side:
-    return shape.first_components(x, min(ANGLES, *x.shape))
 
 
 def _angles(first: Side, second: Side) -> float:
@@ -115,81 +81,33 @@ def _angles(first: Side, second: Side) -> float:
     return float(np.arccos(shape.canonical_correlations(first[:, :k], second[:, :k])).mean())
 
 
-MEASURES: Mapping[str, Measure] = MappingProxyType(
-    {
-        measure.name: measure
-        for measure in (
-            Measure(
-                "cka",
-                similarity.cka_of,
-                1.0,
-                "Kornblith 2019, debiased after Song 2012",
-                prepare=prepare,
-                reorder=_reordered_features,
-            ),
-            Measure(
-                "cka_biased",
-                _biased,
-                1.0,
-                "Kornblith 2019; the paper's",
-                prepare=prepare,
-                reorder=_reordered_features,
-            ),
-            Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
-            Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
-            Measure(
-                "procrustes_3",
-                shape.procrustes_disparity,
-                0.0,
-                "the same on 3 principal components; the paper's",
-                prepare=_three_components,
-            ),
-            Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
-            Measure(
-                "rsa",
-                np.dot,
-                1.0,
-                "Kriegeskorte 2008, Spearman of distances",
-                prepare=shape.distance_ranks,
-                reorder=_reordered_ranks,
-            ),
-            Measure(
-                "svcca",
-                shape.mean_correlation,
-                1.0,
-                "Raghu 2017, 99 % of variance",
-                prepare=shape.leading_basis,
-            ),
-            Measure(
-                "pwcca",
-                shape.weighted_correlation,
-                1.0,
-                "Morcos 2018",
-                prepare=shape.with_basis,
-                reorder=_reordered_bases,
-                symmetric=False,
-                needs_more_cities=True,
-            ),
-            Measure(
-                "angles",
-                _angles,
-                0.0,
-                "mean principal angle of 10 components, radians",
-                prepare=_leading_components,
-            ),
-            Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
-            Measure(
-                "mutual_knn",
-                neighbours.overlap,
-                1.0,
-                "Huh 2024, k = 10; the paper's shared neighbours",
-                prepare=_nearest,
-                reorder=_reordered_neighbours,
-            ),
-            Measure("cknna", neighbours.cknna, 1.0, "Huh 2024, k = 10"),
-        )
-    }
-)
+_MEASURES = (
+    Measure("cka", similarity.cka_of, 1.0, "Kornblith 2019, debiased after Song 2012",
+        prepare=prepare, reorder=_reordered_features),
+    Measure("cka_biased", partial(similarity.cka_of, debiased=False), 1.0, "Kornblith 2019; the paper's",
+        prepare=prepare, reorder=_reordered_features),
+    Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
+    Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
+    Measure("procrustes_3", shape.procrustes_disparity, 0.0,
+        "the same on 3 principal components; the paper's",
+        prepare=lambda x: shape.first_components(x, min(3, x.shape[1]))),
+    Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
+    Measure("rsa", np.dot, 1.0, "Kriegeskorte 2008, Spearman of distances",
+        prepare=shape.distance_ranks, reorder=_reordered_ranks),
+    Measure("svcca", shape.mean_correlation, 1.0, "Raghu 2017, 99 % of variance",
+        prepare=shape.leading_basis),
+    Measure("pwcca", shape.weighted_correlation, 1.0, "Morcos 2018", prepare=shape.with_basis,
+        reorder=lambda side, order: (side[0][order], side[1][order]),
+        symmetric=False, needs_more_cities=True),
+    Measure("angles", _angles, 0.0, "mean principal angle of 10 components, radians",
+        prepare=lambda x: shape.first_components(x, min(ANGLES, *x.shape))),
+    Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
+    Measure("mutual_knn", neighbours.overlap, 1.0, "Huh 2024, k = 10; the paper's shared neighbours",
+        prepare=lambda x: neighbours.nearest(shape.centre(x), NEIGHBOURS),
+        reorder=lambda rows, order: np.argsort(order)[rows[order]]),
+    Measure("cknna", neighbours.cknna, 1.0, "Huh 2024, k = 10"),
+)  # fmt: skip
+MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _MEASURES})
 
 
 def choose_measures(names: Sequence[str] | None) -> list[Measure]:

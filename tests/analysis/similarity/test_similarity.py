@@ -223,22 +223,6 @@ def test_jackknife_interval_covers_the_population_value() -> None:
     assert 0.90 <= np.mean(held) <= 0.985
 
 
-def test_minibatches_average_hsic_terms_not_values() -> None:
-    rng = np.random.default_rng(2)
-    x, y = related(rng, 2000, 6, 5)
-    streamed, values = similarity.MinibatchCka(), []
-    for rows in np.array_split(rng.permutation(2000), 100):
-        streamed.update(x[rows], y[rows])
-        values.append(similarity.linear_cka(x[rows], y[rows]))
-    whole = similarity.linear_cka(x, y)
-    assert streamed.value() == pytest.approx(whole, abs=0.03)
-    one = similarity.MinibatchCka()
-    one.update(x, y)
-    assert one.value() == pytest.approx(whole, abs=1e-12)
-    with pytest.raises(AnalysisError, match="no batch"):
-        similarity.MinibatchCka().value()
-
-
 def test_shape_measures_by_second_routes(pair: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = pair
     width = min(x.shape[1], y.shape[1])
