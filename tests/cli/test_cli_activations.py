@@ -15,12 +15,8 @@ from cwr_mech.analysis.sources import open_sources
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import load_result
-from cwr_mech.training.runs import (
-    Run,
-    checkpoint_path,
-    create_run,
-    load_run,
-)
+from cwr_mech.training.begin import create_run
+from cwr_mech.training.runs import Run, checkpoint_path, load_run
 
 FILE = Path("activations/demo-step3.h5")
 

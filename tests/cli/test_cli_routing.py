@@ -16,13 +16,8 @@ from cwr_mech.config import RouteConfig, RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import load_result
-from cwr_mech.training.runs import (
-    Run,
-    checkpoint_path,
-    create_run,
-    load_run,
-    update_manifest,
-)
+from cwr_mech.training.begin import create_run, update_manifest
+from cwr_mech.training.runs import Run, checkpoint_path, load_run
 
 TASKS = ("distance", "angle")
 

@@ -40,12 +40,8 @@ from cwr_mech.experiments.zoo_files import (
 from cwr_mech.findings.models import described, readme, write_readme
 from cwr_mech.model import evaluation
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.runs import (
-    Run,
-    create_run,
-    load_run,
-    update_manifest,
-)
+from cwr_mech.training.begin import create_run, update_manifest
+from cwr_mech.training.runs import Run, load_run
 
 N = 20
 SHIPPED = ROOT / "zoo"

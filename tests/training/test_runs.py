@@ -10,14 +10,9 @@ from cwr_mech.artifacts import sha256_file, write_json
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
 from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact, SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.begin import create_run, update_manifest
 from cwr_mech.training.folders import latest_run, newest_first
-from cwr_mech.training.runs import (
-    checkpoint_path,
-    create_run,
-    load_run,
-    readable_runs,
-    update_manifest,
-)
+from cwr_mech.training.runs import checkpoint_path, load_run, readable_runs
 
 CONFIG = RunConfig(
     name="r",
