@@ -161,4 +161,4 @@ def excess(
     upper, lower = np.quantile(t, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = root(value - np.array([lower, upper]) * np.sqrt(variance(one, two) + shared))
     method = f"studentised bootstrap over city with the map's own error, {DRAWS} draws"
-    return Interval(float(root(value)), float(low), float(high), one.size, "city", method, LEVEL)
+    return Interval(float(root(value)), float(low), float(high), one.size, "city", method)

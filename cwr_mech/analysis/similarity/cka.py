@@ -113,15 +113,13 @@ def _hsic_without_each(first: Features, second: Features) -> Float[np.ndarray, "
     return (new_trace + new_sums / ((m - 1) * (m - 2)) - 2 * new_middle / (m - 2)) / (m * (m - 3))
 
 
-def linear_cka_interval(
-    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, level: float = 0.95
-) -> Interval:
+def linear_cka_interval(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> Interval:
     """Debiased linear CKA with an interval over cities: the jackknife, leaving out every city once.
 
     A bootstrap would draw a city twice and count its similarity with itself, which is the bias that the
     debiased estimator removes. It says how precise the value is for these two models, nothing about seeds.
     """
-    return cka_interval(linear_cka_matrix([x, y]), 0, 1, level=level)
+    return cka_interval(linear_cka_matrix([x, y]), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -139,10 +137,10 @@ class CkaMatrix:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-def cka_interval(matrix: CkaMatrix, i: int, j: int, *, level: float = 0.95) -> Interval:
+def cka_interval(matrix: CkaMatrix, i: int, j: int) -> Interval:
     """CKA of two of the representations with its interval over cities (jackknife)."""
     value, error = float(matrix.values[i, j]), float(matrix.standard_error[i, j])
-    return normal_interval(value, error, matrix.n, unit="city", method="jackknife over city", level=level)
+    return normal_interval(value, error, matrix.n, unit="city", method="jackknife over city")
 
 
 def linear_cka_matrix(

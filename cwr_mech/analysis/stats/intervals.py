@@ -20,13 +20,14 @@ LEAST_UNITS = 3
 """Fewer models, tasks or batches give no interval: with two, Student's t has one degree of freedom (12.7
 standard errors), and a jackknife has two values."""
 
+LEVEL = 0.95
 TOGETHER = 1 << 22
 """Rows drawn at once by a bootstrap that looks at many draws together: 32 MB."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with an interval that covers the truth in a share `level` of repetitions.
+    """An estimate with an interval that covers the truth in LEVEL of repetitions, or in what its maker says.
 
     `n` counts the units, `unit` names them, `method` says how the interval was made, `reason` says why
     `lo` and `hi` are NaN when they are. `error`: the standard error where the interval is value +- t * error.
@@ -38,7 +39,6 @@ class Interval:
     n: int
     unit: str
     method: str
-    level: float = 0.95
     reason: str | None = None
     error: float = float("nan")
 
@@ -56,24 +56,26 @@ class Interval:
         return {name: self.value, f"{name}_lo": self.lo, f"{name}_hi": self.hi}
 
 
-def _unknown(value: float, n: int, unit: str, method: str, level: float, reason: str) -> Interval:
-    return Interval(value, np.nan, np.nan, n, unit, method, level, reason)
+def _unknown(value: float, n: int, unit: str, method: str, reason: str) -> Interval:
+    return Interval(value, np.nan, np.nan, n, unit, method, reason)
 
 
 def t_interval(
-    value: float, error: float, n: int, *, unit: str = "model", method: str, level: float = 0.95
+    value: float, error: float, n: int, *, unit: str = "model", method: str, level: float = LEVEL
 ) -> Interval:
     """value +- t(n - 1) * standard error; NaN ends with the reason below LEAST_UNITS units."""
     if n < LEAST_UNITS:
         few = f"one {unit} has no spread" if n == 1 else f"{n} {unit}s are too few for an interval"
-        return _unknown(value, n, unit, method, level, few)
+        return _unknown(value, n, unit, method, few)
     if not np.isfinite(error):
-        return _unknown(value, n, unit, method, level, "no standard error")
+        return _unknown(value, n, unit, method, "no standard error")
     reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    return Interval(value, value - reach, value + reach, n, unit, method, level, error=error)
+    return Interval(value, value - reach, value + reach, n, unit, method, error=error)
 
 
-def mean_interval(values: Float[np.ndarray, "unit"], *, unit: str = "model", level: float = 0.95) -> Interval:
+def mean_interval(
+    values: Float[np.ndarray, "unit"], *, unit: str = "model", level: float = LEVEL
+) -> Interval:
     """Mean with Student's t interval: for few units such as seeds, where resampling is too narrow."""
     values = np.asarray(values, dtype=np.float64)
     enough(values.size, 1, unit)
@@ -84,11 +86,7 @@ def mean_interval(values: Float[np.ndarray, "unit"], *, unit: str = "model", lev
 
 
 def jackknife(
-    statistic: Callable[[Sequence[Any]], float],
-    units: Sequence[Any],
-    *,
-    unit: str = "model",
-    level: float = 0.95,
+    statistic: Callable[[Sequence[Any]], float], units: Sequence[Any], *, unit: str = "model"
 ) -> Interval:
     """A statistic of several units with the delete-one jackknife (Tukey 1958), Student's t with n - 1 degrees
     of freedom. NaN ends with the reason where it is undefined without one of them, or n < LEAST_UNITS.
@@ -100,8 +98,8 @@ def jackknife(
     method = f"jackknife over {unit}s"
     if not np.isfinite(without).all():
         reason = f"{n} {unit}s are too few: without one of them nothing is left to average"
-        return _unknown(value, n, unit, method, level, reason)
-    return t_interval(value, jackknife_error(without), n, unit=unit, method=method, level=level)
+        return _unknown(value, n, unit, method, reason)
+    return t_interval(value, jackknife_error(without), n, unit=unit, method=method)
 
 
 def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
@@ -112,13 +110,11 @@ def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
     return float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
 
 
-def normal_interval(
-    value: float, standard_error: float, n: int, *, unit: str, method: str, level: float = 0.95
-) -> Interval:
+def normal_interval(value: float, standard_error: float, n: int, *, unit: str, method: str) -> Interval:
     """value +- the normal quantile times the standard error: for many units, such as cities."""
-    reach = float(stats.norm.ppf((1 + level) / 2)) * standard_error
+    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * standard_error
     reason = None if np.isfinite(reach) else "no standard error"
-    return Interval(value, value - reach, value + reach, n, unit, method, level, reason)
+    return Interval(value, value - reach, value + reach, n, unit, method, reason)
 
 
 def bootstrap(
@@ -127,7 +123,6 @@ def bootstrap(
     rng: np.random.Generator,
     *,
     draws: int = 1000,
-    level: float = 0.95,
     unit: str = "city",
     together: bool = False,
 ) -> Interval:
@@ -148,7 +143,7 @@ def bootstrap(
             vectorized=together,
             batch=max(1, TOGETHER // n) if together else None,
             n_resamples=draws,
-            confidence_level=level,
+            confidence_level=LEVEL,
             method="percentile",
             rng=rng,
         )
@@ -156,24 +151,20 @@ def bootstrap(
     usable = drawn[np.isfinite(drawn)]
     if usable.size < 0.9 * draws or usable.size < 20:
         reason = f"only {usable.size} of {draws} resamples gave a number"
-        return _unknown(value, n, unit, method, level, reason)
-    lo, hi = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(lo), float(hi), n, unit, method, level)
+        return _unknown(value, n, unit, method, reason)
+    lo, hi = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(lo), float(hi), n, unit, method)
 
 
-def halves(
-    n: int, rng: np.random.Generator, draws: int, *, unit: str = "city"
-) -> list[Int[np.ndarray, "half"]]:
+def halves(n: int, rng: np.random.Generator, draws: int) -> list[Int[np.ndarray, "half"]]:
     """`draws` random halves of n rows, without replacement, each in order; `half_interval` makes an interval
     of a statistic's values on them. Raises AnalysisError for fewer than 8 rows.
     """
-    enough(n, 8, unit)
+    enough(n, 8, "city")
     return [np.sort(rng.permutation(n)[: n // 2]) for _ in range(draws)]
 
 
-def half_interval(
-    value: float, values: Float[np.ndarray, "draw"], n: int, *, level: float = 0.95, unit: str = "city"
-) -> Interval:
+def half_interval(value: float, values: Float[np.ndarray, "draw"], n: int) -> Interval:
     """Interval around the `value` on all n rows from `values` on `halves` (delete-half jackknife, Shao
     and Wu 1989).
 
@@ -182,12 +173,12 @@ def half_interval(
     is value +- the normal quantile times that spread, which ignores how the statistic's bias changes with n.
     """
     draws = values.size
-    method = f"halves of the {unit} set, {draws} draws"
+    method = f"halves of the city set, {draws} draws"
     usable = values[np.isfinite(values)]
     if usable.size < 0.9 * draws:
         reason = f"only {usable.size} of {draws} half samples gave a number"
-        return _unknown(value, n, unit, method, level, reason)
-    return normal_interval(value, float(usable.std(ddof=1)), n, unit=unit, method=method, level=level)
+        return _unknown(value, n, "city", method, reason)
+    return normal_interval(value, float(usable.std(ddof=1)), n, unit="city", method=method)
 
 
 def enough(n: int, least: int, unit: str) -> None:

@@ -52,7 +52,7 @@ class Group:
     interval: Interval
 
 
-def pair_mean(matrix: Matrix, chosen: Bool[np.ndarray, "model model"], *, level: float = 0.95) -> Interval:
+def pair_mean(matrix: Matrix, chosen: Bool[np.ndarray, "model model"]) -> Interval:
     """Mean over the chosen pairs (upper triangle), with a jackknife interval over models: every model that
     is in a chosen pair is left out once, with all its pairs, and Student's t has models - 1 degrees of
     freedom.
@@ -68,7 +68,7 @@ def pair_mean(matrix: Matrix, chosen: Bool[np.ndarray, "model model"], *, level:
         values = [matrix[i, j] for i, j in pairs if i in kept and j in kept]
         return float(np.mean(values)) if values else float("nan")
 
-    return jackknife(mean, sorted({model for pair in pairs for model in pair}), level=level)
+    return jackknife(mean, sorted({model for pair in pairs for model in pair}))
 
 
 def same_tasks(members: Sequence[Member]) -> Bool[np.ndarray, "model model"]:
