@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
 from cwr_mech.analysis.probing.probe import place_errors
-from cwr_mech.analysis.stats.intervals import Interval
+from cwr_mech.analysis.stats.intervals import LEVEL, Interval
 from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 
@@ -126,7 +126,7 @@ def place_each(
     ]
 
 
-DRAWS, LEVEL = 1000, 0.95
+DRAWS = 1000
 
 
 def excess(
