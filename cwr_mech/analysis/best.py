@@ -33,5 +33,5 @@ def best_of_each(rows: Iterable[Row], by: str, criterion: str) -> list[Row]:
     return [best(mine, criterion) for mine in groups(measured, by).values()]
 
 
-def _missing(value: float | None) -> bool:
+def _missing(value: float | int | None) -> bool:
     return value is None or math.isnan(value)

@@ -22,7 +22,7 @@ def line(
     y: str,
     *,
     bars: Mapping[str, Any] | None = None,
-    caps: float = 0,
+    caps: int = 0,
     least: float = -np.inf,
     **style: Any,
 ) -> None:

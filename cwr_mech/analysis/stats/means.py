@@ -9,7 +9,7 @@ from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.results import Row
 
 
-def given(value: float | None) -> bool:
+def given(value: float | int | None) -> bool:
     """Whether there is a number."""
     return value is not None and math.isfinite(value)
 
@@ -19,13 +19,13 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def mean_of(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | int | None]) -> float | None:
     """Mean of the numbers among `values`; None without any."""
     kept = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(kept)) if kept else None
 
 
-def mean_columns(name: str, values: Iterable[float | None]) -> Row:
+def mean_columns(name: str, values: Iterable[float | int | None]) -> Row:
     """Mean over models and its 95 % interval (Student's t) as columns NAME, NAME_lo, NAME_hi; None where
     there is none.
     """
