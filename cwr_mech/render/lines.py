@@ -18,7 +18,7 @@ BARS: Mapping[str, Any] = {"lw": 0.7}
 def line(
     ax: Axes,
     rows: Sequence[Row],
-    x: str | Sequence[float],
+    x: str | Sequence[float | int],
     y: str,
     *,
     bars: Mapping[str, Any] | None = None,
