@@ -31,7 +31,7 @@ def line(
     bars: draw the interval (columns Y_lo and Y_hi, or lo and hi) as lines of this style; caps: or as error
     bars with caps of this size. What lies below `least` is drawn there. style: as `Axes.plot` takes it.
     """
-    at = [row[x] for row in rows] if isinstance(x, str) else x
+    at = floats([row[x] for row in rows] if isinstance(x, str) else x)
     value = np.maximum(floats([row[y] for row in rows]), least)
     if caps:
         ax.errorbar(at, value, yerr=with_reach(rows, y)[1], capsize=caps, **style)
