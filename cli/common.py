@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.numbers import number as number
+from cwr_mech.render.numbers import with_layer_name
 from cwr_mech.training.folders import RUNS as RUNS
 from cwr_mech.training.folders import find_run as find_run
 
@@ -25,8 +25,6 @@ REPORTS = Path("reports")
 ACTIVATIONS = Path("activations")
 PLAIN_WIDTH, USUAL_WIDTH, LEAST_WIDTH = 100, 80, 20
 PLAIN_SECONDS = 10.0
-LAYERS = ("layer", "layer_a", "layer_b")
-"""Columns that hold the number of a layer."""
 
 
 def _console(stderr: bool) -> Console:
@@ -212,11 +210,4 @@ def check_log(log: str | None) -> None:
 
 def rows_of(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[list[object]]:
     """The cells of tidy `records` in the order of `columns`, for `table`; layers by name."""
-    return [[_cell(record, name) for name in columns] for record in records]
-
-
-def _cell(record: dict[str, Any], name: str) -> object:
-    value = record.get(name)
-    if name in LAYERS and isinstance(value, int):
-        return layer_name(value, record.get(name.replace("layer", "hook")))
-    return value
+    return [[with_layer_name(record, name) for name in columns] for record in records]

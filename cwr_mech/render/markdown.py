@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from cwr_mech.render.columns import column
-from cwr_mech.render.numbers import layer_name, number
+from cwr_mech.render.numbers import number, with_layer_name
 from cwr_mech.results import Result, Row
 
-LAYERS = ("layer", "layer_a", "layer_b")
-"""Columns that hold the number of a layer; readers see its name."""
 POSITIONS = ("position", "site", "span")
 """Columns that hold the name of a token position."""
 
@@ -37,13 +35,11 @@ def _given(row: Row, name: str) -> bool:
 
 def shown(row: Row, name: str) -> object:
     """The cell of a column of `table_of` as a reader sees it."""
-    value = row.get(name.rstrip("~"))
+    value = with_layer_name(row, name.rstrip("~"))
     if name == "interval":
         return ends(row)
     if name.endswith("~"):
         return with_ends(row, name[:-1])
-    if name in LAYERS and isinstance(value, int):
-        return layer_name(value, row.get(name.replace("layer", "hook")))
     return value.replace("_", " ") if name in POSITIONS and isinstance(value, str) else value
 
 

@@ -1,9 +1,12 @@
 """Numbers and layers as a reader sees them: the same in the terminal, in figures and in reports."""
 
 import math
+from collections.abc import Mapping
 
 DIGITS = 3
 """Significant digits of a number that nothing else is said about."""
+LAYERS = ("layer", "layer_a", "layer_b")
+"""Columns that hold the number of a layer; readers see its name."""
 
 
 def number(value: object, digits: int = DIGITS) -> str:
@@ -31,3 +34,11 @@ def layer_name(layer: int, hook: str | None = None) -> str:
     if layer < 0:
         return "embed"
     return "final" if hook and not hook.startswith("blocks.") else f"L{layer}"
+
+
+def with_layer_name(row: Mapping[str, object], column: str) -> object:
+    """The cell of a row, the name in the place of a layer's number."""
+    value, hook = row.get(column), row.get(column.replace("layer", "hook"))
+    if column not in LAYERS or not isinstance(value, int):
+        return value
+    return layer_name(value, None if hook is None else str(hook))
