@@ -176,11 +176,9 @@ def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -
     for rows in zip(*tables, strict=True):
         column = {name: np.array([_nan(row[name]) for row in rows]) for name in AVERAGED}
         shares = column["recovered"][np.isfinite(column["recovered"])]
-        low = high = p = float("nan")
-        if shares.size >= 2:
-            interval = mean_interval(shares, unit="model")
-            low, high = interval.lo, interval.hi
-            p = sign_flip_test(column["effect"][np.isfinite(column["effect"])], rng).p
+        low, high = _ends(shares)
+        effects = column["effect"][np.isfinite(column["effect"])]
+        p = sign_flip_test(effects, rng).p if shares.size >= 2 else float("nan")
         means = {name: _mean(values, np.isfinite(values)) for name, values in column.items()}
         pooled.append({**rows[0], "n": int(shares.size), **means, "lo": low, "hi": high, "p": p})
     for group in {(row["direction"], row["metric"]) for row in pooled}:
@@ -208,16 +206,18 @@ def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, 
         ends: dict[str, float] = {}
         for name, keys in (("iia", ("lo", "hi")), ("slope", ("slope_lo", "slope_hi"))):
             values = np.array([_nan(row.get(name)) for row in rows])
-            values = values[np.isfinite(values)]
-            low = high = float("nan")
-            if len(values) >= 2:
-                interval = mean_interval(values, unit="model")
-                low, high = interval.lo, interval.hi
-            ends |= dict(zip(keys, (low, high), strict=True)) if keys[0] in rows[0] else {}
+            found = _ends(values[np.isfinite(values)])
+            ends |= dict(zip(keys, found, strict=True)) if keys[0] in rows[0] else {}
         ends |= {"lo": max(ends["lo"], 0.0), "hi": min(ends["hi"], 1.0)}  # NaN stays: comparisons are false
         count = sum(row["iia"] is not None and row["iia"] == row["iia"] for row in rows)
         pooled.append({**rows[0], **means, **ends, "n": count})
     return pooled
+
+
+def _ends(values: Float64[np.ndarray, " model"]) -> tuple[float, float]:
+    """Ends of Student's t over models; NaN for fewer than two."""
+    found = mean_interval(values, unit="model") if len(values) >= 2 else None
+    return (found.lo, found.hi) if found else (float("nan"), float("nan"))
 
 
 def _nan(value: int | float | None) -> float:
