@@ -80,7 +80,7 @@ class Engine:
         hook: GradientHook | None = None,
         *,
         weights: bool = True,
-        lowest: int = 0,
+        only: int | None = None,
     ) -> Float[Tensor, " row"]:
         """Add a whole batch's gradient to the flat vector; return each row's summed loss, in nats.
 
@@ -88,14 +88,14 @@ class Engine:
         `total_weight`, which is the number of predictions for a mean. A hook that changes nothing changes no
         bit. What rows share at their beginning (up to the first city's id) it sees in the first of them; in
         the others the gradient is zero there. weights: False leaves the flat vector alone, for gradients that
-        a hook takes, and the backward pass ends at the input of block `lowest`.
+        a hook takes. only: the backward pass ends at the input of this block, and the hook sees that alone.
         """
         losses = torch.zeros(len(lengths))
         self._fold()
         multiple = BFLOAT16_TOKENS if self.bfloat16 else 1
         made = packs(tokens, lengths, first, self.heads, budget=self.pack_tokens, multiple=multiple)
         for pack in made:
-            losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook, weights, lowest)
+            losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook, weights, only)
         if weights:
             self._unfold()
         return losses
@@ -139,7 +139,7 @@ class Engine:
                 grad.zero_()
 
     def _loss_and_grad(
-        self, pack: Pack, total_weight: float, hook: GradientHook | None, weights: bool, lowest: int
+        self, pack: Pack, total_weight: float, hook: GradientHook | None, weights: bool, only: int | None
     ) -> Float[Tensor, " b"]:
         """Add a pack's gradient, unless `weights` is False; return its rows' summed losses."""
         cfg, p, g = self.cfg, self.flat.p, self.flat.g
@@ -171,7 +171,7 @@ class Engine:
             saved.append((unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act))
         by_row, dx = self._predict(pack, x, total_weight, weights)
         add = _add_product if weights else _nothing
-        for i in reversed(range(lowest, cfg.n_layers)):
+        for i in reversed(range(only or 0, cfg.n_layers)):
             unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act = saved.pop()
             # out = mid + act W_down:  dW_down = act^T dout,  dact = dout W_down^T.
             dout = dx.to(act.dtype)
@@ -201,7 +201,7 @@ class Engine:
             dqkv = dqkv.to(n1.dtype)
             add(self.qkv_grad[i], n1, dqkv)
             dx += _normalise_backward(torch.mm(dqkv, self.qkv[i].T).float(), unit1, rstd1)
-            if hook is not None:
+            if hook is not None and only in (None, i):
                 dx = _hooked(hook, i, dx, unit1 / rstd1, pack)
         # x = E[token]:  dE[t] = sum of dx over the places of token t.
         if weights:

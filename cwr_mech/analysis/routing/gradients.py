@@ -82,17 +82,18 @@ def at_mentions(
     slots: Sequence[int] | None = None,
     loss: Loss = "answer",
     id_digits: int = 4,
-    layer: int = -1,
+    layer: int | None = None,
 ) -> AtMentions:
     """Gradient of each question's mean loss, and activation, at `site` of mentions of the cities `ids`.
 
     `site` names a token position, or several joined by "+", which are put side by side (d_model of each).
     `ids` None takes all cities. `slots` keeps mentions in these places of the question only, 0 being its
-    first city. `layer`: the earliest block after which gradients are wanted; before it they and the
-    activations are NaN, which saves their backward pass. Raises AnalysisError when no question mentions one
-    of them, and for a layer that no gradient reaches.
+    first city. `layer`: the one block after which gradients are wanted, all by default; those of others, and
+    their activations, are NaN, which saves their backward pass. Raises AnalysisError when no question
+    mentions one of the cities, and for a layer that no gradient reaches.
     """
-    _reached(layer, model.cfg.n_layers)
+    if layer is not None:
+        _reached(layer, model.cfg.n_layers)
     every = [mentions_of(rows, position, ids, id_digits) for position in site.split("+")]
     if slots is not None:
         every = [one.take(np.isin(one.slot, slots)) for one in every]
@@ -112,8 +113,8 @@ def at_mentions(
         activations[block, mine] = activation.numpy()[at].reshape(-1, width)
         return gradient
 
-    first = first_predicted(rows, loss)
-    engine.batch(rows.tokens, rows.lengths, first, 1.0, keep, weights=False, lowest=layer + 1)
+    first, only = first_predicted(rows, loss), None if layer is None else layer + 1
+    engine.batch(rows.tokens, rows.lengths, first, 1.0, keep, weights=False, only=only)
     gradients /= (rows.lengths - first)[found.row][:, None]
     return AtMentions(found, gradients, activations)
 

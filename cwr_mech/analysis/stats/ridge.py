@@ -140,12 +140,13 @@ class Decomposed:
     def _pooled(self, penalties: Float[np.ndarray, "penalty"], free: Float[np.ndarray, "row"]) -> "_Pooled":
         if penalties.tobytes() not in self._kept:
             spared = self._spared(penalties)
-            weight = np.maximum(free[:, None] + self._square @ spared, np.finfo(np.float64).tiny) ** -2
-            squares = np.empty((penalties.size, self._s.size, self._s.size))
+            inverse = 1 / np.maximum(free[:, None] + self._square @ spared, np.finfo(np.float64).tiny)
+            squares, side = np.empty((penalties.size, self._s.size, self._s.size)), np.empty_like(self._u)
             for index in range(penalties.size):
-                side = np.sqrt(weight[:, index, None]) * self._u * spared[:, index]
-                squares[index] = side.T @ side
-            found = _Pooled(spared, weight, squares.reshape(penalties.size, -1))
+                np.multiply(self._u, inverse[:, index, None], out=side)
+                side *= spared[:, index]
+                np.matmul(side.T, side, out=squares[index])
+            found = _Pooled(spared, inverse**2, squares.reshape(penalties.size, -1))
             self._kept = {penalties.tobytes(): found}
         return self._kept[penalties.tobytes()]
 

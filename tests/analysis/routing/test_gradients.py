@@ -82,8 +82,11 @@ def test_gradients_at_mentions_equal_automatic_differentiation(loss: str) -> Non
         assert found.activations[layer] == pytest.approx(kept[layer].detach()[at].numpy(), abs=2e-5)
 
 
-def test_gradients_from_a_block_on_are_those_of_the_whole_pass() -> None:
+def test_gradients_after_one_block_are_those_of_the_whole_pass() -> None:
     whole = at_mentions(model(), rows(), "last_digit")
+    embedded = at_mentions(model(), rows(), "last_digit", layer=-1)
+    np.testing.assert_array_equal(embedded.gradients[0], whole.gradients[0])
+    assert np.isnan(embedded.gradients[1]).all()
     later = at_mentions(model(), rows(), "last_digit", layer=0)
     np.testing.assert_array_equal(later.gradients[1], whole.gradients[1])
     np.testing.assert_array_equal(later.activations[1], whole.activations[1])
