@@ -15,6 +15,11 @@ def check_words(args: Sequence[str]) -> None:
 
     What is not understood here is left to the command. Raises MissingArtifact or UnknownName.
     """
+    if list(args[:2]) == ["zoo", "check"]:  # what follows are models of the zoo, with or without its prefix
+        args = [
+            "check",
+            *(word if word[:1] == "-" else f"zoo:{word.removeprefix('zoo:')}" for word in args[2:]),
+        ]
     if not args or args[0].startswith("-") or args[0] in NO_RUNS or {"-h", "--help"} & set(args):
         return
     for word in args[1:]:

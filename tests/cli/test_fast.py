@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cwr_mech_cli.quick import check_words
 from paths import ROOT
 
+from cwr_mech.errors import MissingArtifact
 from cwr_mech.training.folders import HOME
 
 PLAN = '[[run]]\ntasks = ["distance"]\n[[run]]\nbase = "small-distance"\ntasks = ["angle"]\n'
@@ -53,6 +55,7 @@ ANSWERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("zoo list", 0, ("zoo:small", "zoo:small-ft-compass", "models")),
     ("zoo feed", 2, ("unknown action 'feed'",)),
     ("zoo check zoo:smal", 2, ("did you mean 'zoo:small'?",)),
+    ("zoo check smal", 2, ("did you mean 'zoo:small'?",)),
     ("zoo add nothing", 2, ("no such run: 'nothing'",)),
     ("data --task dist", 2, ("unknown task 'dist'",)),
     ("report nothing", 2, ("there are no results",)),
@@ -126,6 +129,13 @@ def test_answers_without_torch(answers: dict[str, str], line: str, code: int, wo
     for word in words:
         assert word in text, text
     assert heavy == []
+
+
+@pytest.mark.parametrize("name", ["small", "zoo:small"])
+def test_models_to_check_are_found_with_or_without_their_prefix(name: str) -> None:
+    check_words(["zoo", "check", name])
+    with pytest.raises(MissingArtifact):
+        check_words(["zoo", "check", f"{name}er"])
 
 
 def test_a_command_that_needs_torch_is_seen_to(here: Path) -> None:
