@@ -89,7 +89,8 @@ def show() -> None:
     if len(rows) <= len(SHIPPED):
         say(OTHER_MODELS)
     say("learned: share of the gap between the best constant answer and perfect ones, mean over its tasks")
-    mend(models)
+    if not faults:  # else the list would lose what can be restored
+        mend(models)
 
 
 def mend(models: "Sequence[Run]") -> None:
@@ -151,7 +152,8 @@ def check(names: list[str] | None, ask: bool) -> None:
         found = problems(model, ask=ask)
         wrong += bool(found)
         say(f"{model.name}: {'; '.join(found) or 'as added'}")
-    mend(models)
+    if not faults:
+        mend(models)
     if wrong:
         raise CorruptArtifact(
             f"{wrong} of {len(asked) + len(damaged)} models are not as they were added", "git checkout zoo"

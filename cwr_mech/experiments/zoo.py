@@ -20,13 +20,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cwr_mech.artifacts import PART
 from cwr_mech.config import RunConfig
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import CorruptArtifact, UserError
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS
-from cwr_mech.training.folders import run_folders
+from cwr_mech.training.folders import holds_run, run_folders, zoo_folders
 from cwr_mech.training.folders import zoo_models as found_models
 from cwr_mech.training.runs import Run, load_run
 
@@ -93,6 +94,11 @@ def models_and_faults(root: Path | str | None = None) -> tuple[list[Run], dict[P
                 found.append(run)
         except UserError as error:
             faults[folder] = error.message
+    for place in zoo_folders() if root is None else [Path(root)]:
+        for checkpoints in sorted(place.glob("*/checkpoints")):
+            folder = checkpoints.parent
+            if PART not in folder.name and not holds_run(folder):
+                faults[folder] = "there are checkpoints and no manifest.json"
     found.sort(key=lambda run: (run.parent is not None, -len(run.config.data.tasks), run.name))
     return found, faults
 

@@ -258,6 +258,7 @@ def test_a_damaged_model_is_named_and_hides_no_other(
 ) -> None:
     add(made("whole"), n=N)
     model = add(made("plain"), n=N)
+    write_readme("zoo")
     assert said(call("zoo", "check", "--quick"))  # control
     about = json.loads(json.dumps(model.manifest["zoo"]))
     change(about)
@@ -268,6 +269,10 @@ def test_a_damaged_model_is_named_and_hides_no_other(
     assert (outcome.exit_code, "1 of 2 models" in outcome.stderr) == (2, True)
     assert "zoo:whole: as added" in outcome.stdout
     assert said_of_it in problems(load_run("zoo:plain"))[0]
+    (model.folder / "manifest.json").unlink()
+    assert "zoo/plain: there are checkpoints and no manifest.json" in said(call("zoo", "list"))
+    assert call("zoo", "check", "--quick").exit_code == 2
+    assert "zoo:plain" in Path("zoo/README.md").read_text()  # what can be restored stays in the list
 
 
 def test_scores_that_lack_a_number_are_named() -> None:
