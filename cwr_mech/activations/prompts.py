@@ -17,7 +17,7 @@ from cwr_mech.config import WorldConfig
 from cwr_mech.errors import AnalysisError, WorldError
 from cwr_mech.model.text import quoted
 from cwr_mech.world.cities import World
-from cwr_mech.world.csv_file import NUMBER, no_number, read_table
+from cwr_mech.world.csv_file import NUMBER, decimals, read_table
 from cwr_mech.world.places import tenths
 from cwr_mech.world.sources import shipped
 
@@ -172,7 +172,7 @@ def _entities(names: Sequence[str], xy: np.ndarray, groups: Sequence[str], sourc
 def _number(where: str, column: str, text: str) -> float:
     """A coordinate. Raises WorldError where it is no number, out of range, or a broken x or y."""
     if not NUMBER.fullmatch(text) or abs(float(text)) >= MOST:
-        raise no_number(where, column, text)
+        raise WorldError(f"{where}: {column} {quoted(text)} is not a number", decimals(text))
     value = float(text)
     limit = {"lon": 180, "lat": 90}.get(column)
     if limit is not None and abs(value) > limit:

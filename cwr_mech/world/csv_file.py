@@ -154,12 +154,9 @@ def _quote(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
-def no_number(place: str, column: str, text: str) -> WorldError:
-    """The error for a coordinate that is none; where semicolons separate, decimals often have commas."""
-    return WorldError(
-        f"{place}: {column} {_quote(text)} is not a number",
-        "write decimals with a point" if "," in text else None,
-    )
+def decimals(text: str) -> str | None:
+    """A hint about a coordinate that is no number: where semicolons separate, decimals often have commas."""
+    return "write decimals with a point" if "," in text else None
 
 
 def _id(place: str, text: str, ids: range) -> int:
@@ -176,7 +173,7 @@ def _id(place: str, text: str, ids: range) -> int:
 def _coordinate(place: str, column: str, text: str) -> float:
     """One coordinate as given: degrees, or whole units."""
     if not NUMBER.fullmatch(text):
-        raise no_number(place, column, text)
+        raise WorldError(f"{place}: {column} {_quote(text)} is not a number", decimals(text))
     value, limit, unit = float(text), X_MAX if column in ("x", "lon") else Y_MAX, "units"
     if column in ("lon", "lat"):
         limit, unit = limit // 10, "degrees"
