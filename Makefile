@@ -3,7 +3,6 @@
 # make docs    the documentation site in build/docs; its tutorials are run (DOCS_EXECUTE=false: shown only)
 # make readme  the README's tables of analyses and verdicts anew
 # make bench   time and memory of the parts that claim to be fast
-# make routing reports/routing anew, from the models that `cwr-mech sweep routing` trains
 # make patching reports/patching anew, from the zoo
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
@@ -14,12 +13,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 BASES := small small-seed2 small-seed3
-ROUTING := $(BASES) small-seed4 small-seed5 small-seed6
-TASKS := distance trianglearea angle compass inside perimeter crossing
-ALONE := $(foreach task,$(TASKS),$(BASES:small%=zoo:small-$(task)%))
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs readme bench routing patching env clean FORCE
+.PHONY: demo test docs readme bench patching env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -40,17 +36,6 @@ readme: .venv/.ready
 
 bench: .venv/.ready
 	@$(PY) tests/benchmarks/run.py
-
-routing: .venv/.ready
-	@for run in $(ROUTING); do \
-	  $(CWR) subspace $$run --tasks distance,angle,compass,perimeter --report routing && \
-	  $(CWR) conflict $$run --tasks distance,angle,compass,perimeter --report routing || exit; done
-	@$(CWR) trajectory $(ROUTING) --prompts all --report routing
-	@for run in $(ALONE); do $(CWR) cache-acts $$run || exit; done
-	@$(CWR) similarity $(ALONE) --measures cka --layers 2 --report routing
-	@$(CWR) predict $(firstword $(ROUTING)) --rows 1024 --report routing \
-	  $(addprefix --outcomes ,$(firstword $(wildcard reports/routing/results/transfer.json)))
-	@$(CWR) report routing
 
 patching: .venv/.ready
 	@$(CWR) sites zoo:$(firstword $(BASES)) --report patching

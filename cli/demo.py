@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 Argv = tuple[str, ...]
 
-PRESET, TASK, STEPS = "quick", "distance", 5000
+PRESET, TASK, STEPS = "ripe", "distance", 5000
 """What is trained: one model, on one task, in the cities of the zoo's models."""
-ZOO_MODELS = ("zoo:small", "zoo:small-seed2")
-"""Models of all seven tasks that it is compared with: what they have in common is the yardstick."""
+ZOO_MODELS = ("zoo:ripe-seed2", "zoo:ripe")
+"""Models of all seven tasks that it is compared with: what they have in common is the yardstick, and the
+first is probed beside it.
+"""
 SHORT_STEPS = 150
 STILL_SECONDS = 60.0
 """Without a terminal, a long stage says this often how far it is."""
@@ -59,7 +61,10 @@ def stages(
         Stage(
             "probe",
             "is there a map",
-            ((("probe", name, "--prompts", "own", *to),), (("readout", name, "--prompts", "own", *to),)),
+            (
+                (("probe", models[0], *to), ("probe", name, "--prompts", "own", *to)),
+                (("readout", name, "--prompts", "own", *to),),
+            ),
         ),
         Stage(
             "places", "the map in motion, for report --html", ((("places", name, "--steps", "all", *to),),)

@@ -18,24 +18,23 @@ NONE_HERE = "no models of the zoo are found here; add a finished run with: cwr-m
 def command(
     action: Annotated[
         str,
-        typer.Argument(
-            help="list; add RUN...; check: files unchanged, same answers; analyse: all into reports/zoo."
-        ),
+        typer.Argument(help="list; add RUN...; check: files unchanged, same answers; analyse: into reports."),
     ] = "list",
     names: Annotated[
         list[str] | None, typer.Argument(help="For add: finished runs. For check: models; all by default.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Add: another name than the run's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Add: replace a model of the same name.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Add: keep float16 weights even where that changes answers.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Check: files only, ask no questions.")] = False,
     part: Annotated[
         str | None, typer.Option(help="Analyse: only these parts, by comma; models, maps, ... in turn.")
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="Analyse: the models of this preset, by default that of most; into reports/PRESET."
-        ),
+        typer.Option(help="Analyse: the models of this preset only; by default those of every preset."),
     ] = None,
     log: LogResult = None,
 ) -> None:
@@ -49,7 +48,7 @@ def command(
             raise ConfigError("no run was named", "cwr-mech zoo add RUN...; cwr-mech runs lists them")
         if name and len(names) > 1:
             raise ConfigError(f"{len(names)} runs cannot all be named '{name}'", "add them one by one")
-        add(names, name, force)
+        add(names, name, force, half)
     elif action == "check":
         check(names, ask=not quick)
     elif action == "analyse":
@@ -110,7 +109,7 @@ def mend(models: "Sequence[Run]") -> None:
             say(f"list    {path}, which was an old one")
 
 
-def add(names: list[str], new_name: str | None, force: bool) -> None:
+def add(names: list[str], new_name: str | None, force: bool, half: bool) -> None:
     """Add runs, and write the list of models into zoo/README.md."""
     from cwr_mech.training.folders import own_zoo
     from cwr_mech.training.runs import load_run
@@ -122,9 +121,10 @@ def add(names: list[str], new_name: str | None, force: bool) -> None:
     from cwr_mech.findings.models import write_readme
 
     for run in runs:
-        model = add_model(run, root, name=new_name, replace=force)
+        model = add_model(run, root, name=new_name, replace=force, halve=half)
         about = model.manifest["zoo"]
-        said = f": float16 would change an answer to {about['differs']}" if about["differs"] else ""
+        would, changed = "changed" if about["dtype"] == "float16" else "would change", about["changed"]
+        said = f": float16 {would} {changed} of {about['asked']:,} answers" if changed else ""
         say(f"added   {model.folder}  {about['dtype']}{said}")
     say(f"list    {write_readme(root)}")
 

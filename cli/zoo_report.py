@@ -14,50 +14,44 @@ QUESTIONS = 200
 
 
 class Family(NamedTuple):
-    """Models of one preset, which share a world, and the reports about them: one about maps and what models
-    teach, one about the routes of updates.
-    """
+    """Models of one preset, which share a world; the reports about them, and the parts these are made of."""
 
     models: "list[Run]"
     maps: str
     routing: str
+    parts: tuple[str, ...]
 
 
-def family_of(models: "Sequence[Run]", preset: str | None) -> Family:
-    """The models of a preset, with reports of that name; those of the preset with most models, with the
-    reports `zoo` and `routing`, when none is named. Raises UnknownName.
-    """
-    from collections import Counter
+def families(models: "Sequence[Run]", preset: str | None) -> list[Family]:
+    """The models of every preset, or of the one named, that of most models first. Raises UnknownName."""
+    from collections import defaultdict
 
     from cwr_mech.errors import UnknownName
     from cwr_mech.experiments.presets import nearest
 
-    made_by = {model.folder: nearest(model.config) or "other" for model in models}
-    counts = Counter(made_by.values()).most_common()
-    if preset is not None and preset not in dict(counts):
-        raise UnknownName("preset of zoo models", preset, dict(counts))
-    chosen = preset or counts[0][0]
-    mine = [model for model in models if made_by[model.folder] == chosen]
-    return Family(mine, preset, f"{preset}-routing") if preset else Family(mine, "zoo", "routing")
+    made_by: dict[str, list[Run]] = defaultdict(list)
+    for model in models:
+        made_by[nearest(model.config) or "other"].append(model)
+    if preset is not None and preset not in made_by:
+        raise UnknownName("preset of zoo models", preset, made_by)
+    chosen = [preset] if preset else sorted(made_by, key=lambda name: -len(made_by[name]))
+    usual = {name: (name, f"{name}-routing", tuple(PARTS)) for name in chosen}
+    return [Family(made_by[name], *(usual | REPORTS)[name]) for name in chosen]
 
 
 def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: str | None = None) -> None:
     """Run the analyses that the reports are made of (all, or the parts named), and write these.
 
-    Models of one `preset` are analysed together, by default of that with most models. `log` names a tracker
-    that gets the reports' results and figures.
+    Models of one preset share a world and are analysed together; `preset` names the only one wanted. `log`
+    names a tracker that gets the reports' results and figures.
 
     Each part is saved when it is done; a part that the models here do not allow yet is named and left out.
     Raises AnalysisError without models, UnknownName for another part.
     """
-    import time
-
     from cwr_mech.errors import AnalysisError, UnknownName
     from cwr_mech.experiments.zoo import zoo_models
-    from cwr_mech.findings.questions import write_findings
-    from cwr_mech.report.write import write_report
 
-    from .common import check_log, duration, log_report, report_folder, say
+    from .common import check_log
     from .zoo import NONE_HERE
 
     check_log(log)
@@ -68,18 +62,38 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: 
     found = zoo_models()
     if not found:
         raise AnalysisError(*NONE_HERE.split("; "))
-    family = family_of(found, preset)
+    for family in families(found, preset):
+        wanted = [name for name in family.parts if names is None or name in names]
+        if wanted:
+            _analyse(family, wanted, log)
+
+
+def _analyse(family: Family, names: Sequence[str], log: str | None) -> None:
+    """These parts of the reports about a family."""
+    import time
+
+    from cwr_mech.errors import AnalysisError
+    from cwr_mech.findings.questions import write_findings
+    from cwr_mech.report.write import write_report
+
+    from .common import duration, log_report, report_folder, say
+
     began = time.monotonic()
-    for name in names or PARTS:
+    reports = dict.fromkeys(getattr(family, PARTS[name].report) for name in names)
+    say(f"{len(family.models)} models into reports {', '.join(reports)}")
+    for name in names:
         start = time.monotonic()
         try:
             PARTS[name].make(family.models, getattr(family, PARTS[name].report))
         except AnalysisError as error:
             say(f"{name} left out: {error.message}")
         say(f"{name:<12} {duration(time.monotonic() - start):>8}")
-    for report in dict.fromkeys(getattr(family, PARTS[name].report) for name in names or PARTS):
+    for report in reports:
         folder = report_folder(report)
-        say(f"result  {write_findings(folder, COMMAND)}")
+        try:
+            say(f"result  {write_findings(folder, COMMAND)}")
+        except AnalysisError as error:
+            say(f"findings left out: {error.message}")
         say(f"report  {write_report(folder)}, {duration(time.monotonic() - began)} in all")
         if log:
             log_report(log, folder)
@@ -217,6 +231,17 @@ PARTS = {
     "patching": Part("routing", parts),
 }
 """The parts of the reports in the order in which they need each other."""
+
+PRETRAINED = ("models", "maps", "decoded", "similarity")
+"""Parts about models trained from fresh weights."""
+REPORTS = {
+    "ripe": ("ripe", "routing", tuple(name for name in PARTS if name != "similarity")),
+    "small": ("zoo", "routing", PRETRAINED),
+}
+"""Preset -> report about maps and what models teach, report about the routes of updates, and parts; others
+have `PRESET` and `PRESET-routing`, and all parts. Fine-tunings of `small` stop before they have learned their
+task (reports/LOG.md), so nothing is concluded from them; of `ripe` there are no single-task models yet.
+"""
 
 
 def conditioned(models: "list[Run]") -> "list[Run]":

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from cwr_mech.config import PAPER, DataConfig, Part, Protocol, RunConfig, WorldConfig, parse
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import AnalysisError, ConfigError, UnknownName
 from cwr_mech.tasks.registry import PAPER_TASKS, get_task, ordered
 from cwr_mech.world.cities import load_world
 
@@ -237,6 +237,28 @@ def _assemble(
 def total_rows(parts: Sequence[Part]) -> int:
     """Rows of a set all of whose parts are finite."""
     return sum(part.rows or 0 for part in parts)
+
+
+def check_recipes(configs: Mapping[str, RunConfig]) -> None:
+    """Run -> settings of fine-tunings that are to be averaged over bases.
+
+    Raises AnalysisError when two of one set and condition differ in steps, rows a step, rate or optimizer:
+    that difference would be taken for one of bases.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    for name, config in configs.items():
+        other = first.setdefault((config.data.tasks, condition_of(config)), name)
+        ours, theirs = recipe_text(config), recipe_text(configs[other])
+        if ours != theirs:
+            raise AnalysisError(
+                f"{other} and {name} cannot be averaged: {theirs} and {ours}", "analyse them apart"
+            )
+
+
+def recipe_text(config: RunConfig) -> str:
+    """How long and at which rate a model was trained, in words."""
+    train = config.train
+    return f"{train.steps} steps of {train.batch_size} rows at {train.lr:g} ({train.optimizer})"
 
 
 def condition_of(config: RunConfig) -> str:

@@ -44,8 +44,8 @@ SETTINGS: Mapping[str, Preset] = MappingProxyType(
         ),
         # The zoo's: as quick, trained for longer, so that every seed learns all tasks, and kept in float16.
         "small": Preset("quick", "steps=8000 save_every=1000 eval_every=2000 final_dtype=float16"),
-        # Trained until the tasks are learned: 512 real cities, ids of 4 digits, all tasks from step 0.
-        # The pilot that fixes this recipe is still under way (reports/LOG.md).
+        # Trained until the tasks are learned: 512 real cities, ids of 4 digits, all tasks from step 0 (recipe
+        # fixed in reports/PREREGISTRATION.md).
         "ripe": Preset(
             "quick",
             "n_cities=512 id_digits=4 new=scattered n_new=32 first_tasks=none d_mlp=256 steps=50000 "

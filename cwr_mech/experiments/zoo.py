@@ -1,11 +1,11 @@
-"""The zoo: small trained models that ship with the repository; three of them inside the wheel.
+"""The zoo: small trained models that ship with the repository; a few of them inside the wheel.
 
 zoo/NAME/ is a run folder (`cwr_mech.training.runs`) with one checkpoint, so whatever reads a run reads it,
 by the name `zoo:NAME`. Its manifest has one more entry, "zoo":
 
     source     name, step and weights' hash of the run it was made from
-    dtype      "float16" where that changed no answer to the questions below, else "float32"
-    differs    the first task and group of cities whose answers float16 would have changed, if any
+    dtype      "float16" where that changed no answer to the questions below or was asked for, else "float32"
+    changed    how many answers float16 changes, or would have changed
     questions  how many for each task and group of cities, and their seed
     scores     a row for each task and group of cities (`cwr_mech.model.evaluation.TaskScore`)
     files      path -> sha256 of everything but the manifest

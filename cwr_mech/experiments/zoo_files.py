@@ -30,7 +30,7 @@ CURVE_POINTS = 24
 DIGITS = 5
 """Significant digits of the numbers in a training curve."""
 ANSWERS = "answers.json.gz"
-MOST_BYTES = 60_000_000
+MOST_BYTES = 40_000_000
 """The zoo is part of the repository; more than this is not added to it."""
 TOLERANCE = 0.01
 """Share of the answers that another processor may round to something else."""
@@ -73,14 +73,6 @@ def questions(run: Run, n: int, seed: int) -> Iterator[tuple[str, Rows]]:
             yield f"{task}/{group}", rows
 
 
-def first_change(model: HookedQwen2, run: Run, texts: Texts, n: int) -> str | None:
-    """The first "task/group" in which `model` answers otherwise than `texts`; None where it never does."""
-    for key, rows in questions(run, n, SEED):
-        if list(answer_rows(model, rows).texts) != texts[key]:
-            return key
-    return None
-
-
 def differing(first: Texts, second: Texts) -> int:
     """How many answers differ. Raises CorruptArtifact for answers to other questions."""
     if {key: len(texts) for key, texts in first.items()} != {
@@ -96,12 +88,15 @@ def add(
     *,
     name: str | None = None,
     replace: bool = False,
+    halve: bool = False,
     n: int = QUESTIONS,
     advance: Callable[[int], object] | None = None,
 ) -> Run:
     """Put the last checkpoint of a finished run into the zoo `root` (by default `own_zoo`), under the run's
     name or another.
 
+    Weights are kept in float16 where that changes none of its answers, or with `halve` in any case: answers
+    and scores that are recorded are those of the weights that are kept, and how many changed stands beside.
     The base of a fine-tuned run is named by its place in the zoo when it is there. Raises ConfigError for a
     run that is not finished and when the zoo would outgrow MOST_BYTES, ArtifactExists when the name is taken
     and not to be replaced.
@@ -118,9 +113,11 @@ def add(
     exact = run.model()
     texts, scores = answers(exact, run, n=n, advance=advance)
     halved = half(exact)
-    same = all(torch.equal(a, b) for a, b in zip(exact.parameters(), halved.parameters(), strict=True))
-    differs = None if same else first_change(halved, run, texts, n)
-    dtype = torch.float32 if differs else torch.float16
+    rounded_texts, rounded_scores = answers(halved, run, n=n)
+    changed = differing(texts, rounded_texts)
+    dtype = torch.float16 if halve or not changed else torch.float32
+    if dtype == torch.float16:
+        exact, texts, scores = halved, rounded_texts, rounded_scores
     with atomic_folder(target, last="manifest.json", stale=_own_files(target)) as part:
         weights = checkpoint_path(part, run.last_step)
         exact.save_pretrained(weights, dtype=dtype)
@@ -131,7 +128,7 @@ def add(
         about = {
             "source": {"run": run.name, "step": run.last_step, "sha256": run.sha256()},
             "dtype": str(dtype).removeprefix("torch."),
-            "differs": differs,
+            "changed": changed,
             "asked": sum(map(len, texts.values())),
             "questions": {"n": n, "seed": SEED, "split": "test"},
             "scores": [vars(score) for score in scores],

@@ -1,7 +1,8 @@
 """The list of the zoo's models, in the terminal and in zoo/README.md."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.experiments.zoo import family, folder_bytes, recorded_gains, recorded_scores, zoo_models
@@ -26,7 +27,8 @@ A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
 `transformers.AutoModelForCausalLM.from_pretrained` and `cwr_mech.HookedQwen2.from_pretrained` read. Its
 `manifest.json` says from which settings, seeds, base and versions it was made and holds the hash of every
 file; `answers.json.gz` is what it answers to fixed test questions, `metrics.jsonl` its training curve,
-thinned. Weights are in float16 where that changes not one of these answers, in float32 otherwise.
+thinned. Weights are in float16, with the number of these answers that rounding them changed where it changed
+any, and in float32 where that was not accepted; what is recorded is what the weights here answer.
 
 The models know the cities of the shipped table (`cwr_mech/world/README.md` says where it is from); the
 weights are under the MIT licence, as the code. Made with `cwr-mech train --preset ...` (or
@@ -45,7 +47,7 @@ def described(model: Run) -> Row:
         "base": model.parent,
         "seed": model.config.train.seed,
         "steps": model.last_step,
-        "dtype": model.manifest["zoo"]["dtype"],
+        "dtype": _dtype(model.manifest["zoo"]),
         "kB": round(folder_bytes(model.folder) / 1000),
         "learned": sum(learned.values()) / len(learned),
         "least": min(learned, key=lambda task: learned[task]),
@@ -56,6 +58,11 @@ def described(model: Run) -> Row:
             if score["task"] in data.tasks
         ),
     }
+
+
+def _dtype(about: Mapping[str, Any]) -> str:
+    changed = about.get("changed", 0) if about["dtype"] == "float16" else 0
+    return f"{about['dtype']}, {changed} of {about['asked']:,} answers changed" if changed else about["dtype"]
 
 
 def readme(models: Iterable[Run]) -> str:

@@ -38,8 +38,8 @@ QUESTIONS = (
         ("zoo", "eval", "train", "curves"),
         "",
         "Learned: half of the gap between constant prediction and perfect answers is closed. Not learned "
-        "within this budget does not mean not learnable: angle alone is learned with six times as many "
-        "rows.",
+        "within this budget does not mean not learnable: the small preset's angle model learns it with six "
+        "times as many rows.",
     ),
     Question(
         "maps",
@@ -65,8 +65,8 @@ QUESTIONS = (
         ("zoo", "maps", "transfer"),
         ("transfer", "course"),
         "distance-teaches-less",
-        "Fine-tunings of 8.7 % of the base's steps stop before their own task is learned, and new cities "
-        "stand in one cluster that is smaller than the bases' error.",
+        "Compared at the end of fine-tunings that have learned their own tasks unequally well; the "
+        "comparison at matched competence stands beside it.",
     ),
     Question(
         "relation",
@@ -98,8 +98,8 @@ QUESTIONS = (
         ("zoo", "transfer", "locate"),
         ("transfer", "trajectory", "patch_parts"),
         "off-manifold-own-distance",
-        "Gradients are projected at the tokens of new cities after the first three blocks; all other "
-        "gradients are free. Projected gradients keep their norm.",
+        "Gradients are projected at tokens of new cities after the blocks that a condition names; all other "
+        "gradients are free.",
     ),
     Question(
         "shares",

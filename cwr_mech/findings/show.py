@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
-from cwr_mech.findings.questions import Question, asked, headline
+from cwr_mech.findings.questions import QUESTIONS, Question, asked, headline
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Show, by_kind
@@ -75,7 +75,7 @@ def checks(result: Result, question: Question) -> str:
     """Which tasks are learned, with all others and alone, of a question without a headline."""
     found: dict[str, dict[bool, list[str]]] = {}
     for row in result.tables["claims"]:
-        if row["question"] == question.id:
+        if row["question"] == question.id and row["value"] is not None:
             task, _, how = row["statement"].removeprefix("Models learn ").partition(" ")
             lists = found.setdefault(how, {True: [], False: []})
             lists[row["verdict"] == "supported"].append(task)
@@ -129,17 +129,25 @@ def agreement(result: Result) -> str:
 
 
 def readme_rows(reports: Mapping[str, Result]) -> str:
-    """The table of verdicts for the README: the headline of each question, from findings by report's name."""
-    rows = []
+    """The table of verdicts for the README: each question's headline, from findings by report's name; of
+    several reports that ask it the first that has a number.
+    """
+    found: dict[str, list[tuple[str, Row]]] = {}
     for name, result in reports.items():
         for question in asked(result):
             row = headline(result.tables["claims"], question)
             if row is not None:
-                here_ = "-" if row["value"] is None else f"{here(row)}, n = {row['n']}"
-                paper = "not published" if row["published"] is None else number(row["published"])
-                link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
-                told = {"question": link, "statement": row["statement"], "paper": paper, "here": here_}
-                rows.append(told | {"verdict": row["verdict"]})
+                found.setdefault(question.id, []).append((name, row))
+    rows = []
+    for question in QUESTIONS:
+        if question.id in found:
+            named = found[question.id]
+            name, row = next((one for one in named if one[1]["value"] is not None), named[0])
+            here_ = "-" if row["value"] is None else f"{here(row)}, n = {row['n']}"
+            paper = "not published" if row["published"] is None else number(row["published"])
+            link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
+            told = {"question": link, "statement": row["statement"], "paper": paper, "here": here_}
+            rows.append(told | {"verdict": row["verdict"]})
     return table_of(rows, "question statement paper here verdict", here="here (95 %), n models")
 
 
@@ -159,9 +167,12 @@ def models(result: Result) -> str:
                     | {"gain": _mean(mine, "gain"), "least": min(gains), "most": max(gains)}
                 )
     heads = {"models": "n", "value": "mean score", "gain": "share of the gap closed"}
-    return paragraphs(
-        "What the plan (`cwr-mech sweep zoo`) asks for, and what is here:",
+    plan = [
+        f"What the plan (`cwr-mech sweep {result.params['plan']}`) asks for, and what is here:",
         table_of(result.tables["plan"], "family planned here", here="here"),
+    ]
+    return paragraphs(
+        *(plan if result.tables["plan"] else []),
         "Scores on training cities in the tasks a model was trained on; the share of the gap is 0 for the "
         "best constant answer and 1 for perfect ones. Every model's own scores are in the result file and in "
         "[zoo/README.md](../../zoo/README.md).",

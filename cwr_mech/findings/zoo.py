@@ -9,7 +9,7 @@ from cwr_mech.analysis.probing.tables import probe_result
 from cwr_mech.analysis.selection import choose_hooks
 from cwr_mech.data.summary import gain
 from cwr_mech.experiments.plans import find_plan
-from cwr_mech.experiments.presets import preset
+from cwr_mech.experiments.presets import nearest, preset
 from cwr_mech.experiments.zoo import family
 from cwr_mech.experiments.zoo_files import QUESTIONS, SEED
 from cwr_mech.results import Result, Row
@@ -17,16 +17,19 @@ from cwr_mech.training.parameters import FlatParameters
 from cwr_mech.training.runs import Run
 
 SITE = "last_digit+delimiter"
+PLAN_OF = {"small": "zoo", "ripe": "ripe"}
+"""Preset -> the plan of its models in the zoo."""
 
 
 def models_result(models: Sequence[Run], command: str) -> Result:
     """The result of kind "zoo".
 
     Tables: `models`, `scores` (recorded when the models were added), `plan` (models of each kind in the plan
-    `cwr-mech sweep zoo`, and how many of them are here).
+    that their preset was made for, and how many of them are here).
     """
     table: list[Row] = []
     scores: list[Row] = []
+    plan = PLAN_OF.get(nearest(models[0].config) or "")
     for model in models:
         train, about = model.config.train, model.manifest["zoo"]
         row: Row = {"run": model.name, "tasks": "+".join(model.config.data.tasks), "base": model.parent}
@@ -44,9 +47,10 @@ def models_result(models: Sequence[Run], command: str) -> Result:
         kind="zoo",
         command=command,
         inputs={model.checkpoint().as_posix(): model.sha256() for model in models},
-        params={"runs": [model.name for model in models], "questions": QUESTIONS, "seed": SEED},
+        params={"runs": [model.name for model in models], "questions": QUESTIONS, "seed": SEED}
+        | {"plan": plan},
         values=_sizes(models),
-        tables={"models": table, "scores": scores, "plan": plan_rows(table)},
+        tables={"models": table, "scores": scores, "plan": plan_rows(table, plan) if plan else []},
         notes=[f"{QUESTIONS} test questions a task and group; new: at least one new city in the question."],
     )
 
@@ -65,9 +69,9 @@ def _sizes(models: Sequence[Run]) -> dict[str, int]:
     }
 
 
-def plan_rows(models: Sequence[Row]) -> list[Row]:
-    """Models of each family in the plan of the zoo, and how many are there."""
-    plan = find_plan("zoo")
+def plan_rows(models: Sequence[Row], name: str) -> list[Row]:
+    """Models of each family in a plan, and how many are there."""
+    plan = find_plan(name)
     planned = Counter(family(run.config, run.base is not None) for run in plan.runs(preset(plan.preset)))
     here = Counter(str(row["family"]) for row in models)
     return [

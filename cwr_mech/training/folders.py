@@ -22,9 +22,9 @@ from cwr_mech.errors import MissingArtifact
 
 RUNS, ZOO = Path("runs"), Path("zoo")
 HOME = "CWR_MECH_HOME"
-SHIPPED = ("small", "small-ft-distance", "small-ft-compass")
+SHIPPED = ("small", "small-ft-distance", "small-ft-compass", "ripe-seed2")
 """Models of the zoo that a wheel carries: one that was trained on all tasks, and it taught new cities through
-a task whose answers are numbers and through one whose answers are labels."""
+a task whose answers are numbers and through one whose answers are labels; and one trained for longer."""
 PACKAGE = Path(__file__).parents[1]
 PREFIX = "zoo:"
 OTHER_MODELS = (

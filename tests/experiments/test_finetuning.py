@@ -8,11 +8,12 @@ import pytest
 from cwr_mech.config import PAPER, STRICT, DataConfig, Part, WorldConfig
 from cwr_mech.data.batches import Batches
 from cwr_mech.data.rows import concat
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import AnalysisError, ConfigError, UnknownName
 from cwr_mech.experiments.finetuning import (
     PAIRS,
     RECIPES,
     TRIPLES,
+    check_recipes,
     finetuning_config,
     finetuning_parts,
     paper_config,
@@ -160,3 +161,18 @@ def test_what_makes_no_set_is_refused(call: object, error: type[Exception], mess
 
 def test_every_recipe_is_tested() -> None:
     assert {row[0] for row in PAPER_SETS} == set(RECIPES)
+
+
+def test_fine_tunings_trained_otherwise_are_not_averaged() -> None:
+    """Bases would seem to differ where only the rate does."""
+    base = preset("tiny")
+    one, two = (finetuning_config(base, ("angle",), lr=rate) for rate in (1e-3, 1e-4))
+    with pytest.raises(AnalysisError, match=r"a and b cannot be averaged: .* at 0\.001 .* at 0\.0001"):
+        check_recipes({"a": one, "b": two})
+    other_set = finetuning_config(base, ("compass",), lr=1e-4)
+    frozen = two.with_settings(["train.train_only=E"])
+    check_recipes(
+        {"a": one, "b": other_set, "c": frozen}
+    )  # another set or condition is never averaged with it
+    seed = one.with_settings(["train.seed=2"])
+    check_recipes({"a": one, "b": seed})

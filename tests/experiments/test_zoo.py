@@ -90,9 +90,25 @@ def test_float16_only_where_no_answer_changes() -> None:
         assert {tensor.dtype for tensor in tensors.values()} == {dtype}
         about = model.manifest["zoo"]
         # Shrunk a thousand million times the last layer is 0 in float16, and the first answers are others.
-        assert about["differs"] == (None if dtype == torch.float16 else "distance/old")
+        assert (about["changed"] == 0) == (dtype == torch.float16)
         assert about["asked"] == 2 * 2 * N
         assert differing(answers(run.model(), run, n=N)[0], answers(model.model(), model, n=N)[0]) == 0
+        assert "answers changed" not in described(model)["dtype"]
+
+
+def test_float16_on_demand_says_how_many_answers_change() -> None:
+    run = made("fine", shrink=1e-9)
+    model = add(run, n=N, halve=True)
+    about, (exact, _), (kept, scores) = (
+        model.manifest["zoo"],
+        answers(run.model(), run, n=N),
+        answers(model.model(), model, n=N),
+    )
+    assert about["dtype"] == "float16"
+    assert about["changed"] == differing(exact, kept) > 0
+    assert about["scores"] == [vars(score) for score in scores]  # of the weights that are kept
+    assert problems(model) == []
+    assert described(model)["dtype"] == f"float16, {about['changed']} of {4 * N} answers changed"
 
 
 def test_a_model_of_the_zoo_is_a_run() -> None:

@@ -24,7 +24,7 @@ from cwr_mech.training.begin import create_run, update_manifest
 from cwr_mech.training.runs import checkpoint_path
 
 N = 8
-FOLDER = Path("reports/zoo/results")
+FOLDER = Path("reports/other/results")
 
 app = typer.Typer()
 app.command("zoo")(guarded(zoo_command.command))
@@ -75,11 +75,13 @@ def test_models_beside_the_plan() -> None:
         "zoo:base0-ft-distance",
         "zoo:base1-ft-distance",
     ]
-    plan = {row["family"]: (row["planned"], row["here"]) for row in result.tables["plan"]}
+    rows = plan_rows(result.tables["models"], "zoo")
+    plan = {row["family"]: (row["planned"], row["here"]) for row in rows}
+    assert result.tables["plan"] == []  # models of no preset
     assert plan["all seven tasks"] == (3, 2)
     assert plan["fine-tuned on 1 task"] == (21, 2)
     assert plan["1 task"] == (21, 0)
-    assert all(row["here"] == 0 for row in plan_rows([]))
+    assert all(row["here"] == 0 for row in plan_rows([], "zoo"))
     assert len(result.tables["scores"]) == 4 * 7 * 2
 
 
@@ -108,7 +110,7 @@ def test_the_report_begins_with_its_answers_and_follows_from_its_results() -> No
     assert {"models", "maps", "transfer", "findings"} <= set(results)
     families = {row["family"] for row in results["maps"].tables["layers"]}
     assert families == {"all seven tasks", "fine-tuned on 1 task"}
-    text = Path("reports/zoo/report.md").read_text()
+    text = Path("reports/other/report.md").read_text()
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert headings[:2] == ["Summary", "Contents"]
     assert headings[2:5] == [q.title for q in QUESTIONS if q.id in ("tasks", "maps", "transfer")]
@@ -118,7 +120,7 @@ def test_the_report_begins_with_its_answers_and_follows_from_its_results() -> No
     assert "What this scale cannot say" in summary
     longest = max(len(block.splitlines()) for block in text.split("\n\n") if block.startswith("| "))
     assert longest - 2 <= MOST_ROWS
-    assert check_report("reports/zoo") == []
+    assert check_report("reports/other") == []
 
 
 def test_a_part_that_is_not_there_is_refused() -> None:

@@ -196,7 +196,7 @@ return { seen: [...seen].map((words) => words.split(",")[1].trim()), button: but
 
 @in_browser
 def test_implied_places_are_those_of_the_task(shown: Page, tmp_path: Path) -> None:
-    result = load_result(ROOT / "reports/implied/results/locate.json")
+    result = load_result(ROOT / "reports/routing/results/locate.json")
     result.save(tmp_path / "implied" / "results", "locate")
     shown.open(write_html(tmp_path / "implied"), 390)
     run, task = 3, 1

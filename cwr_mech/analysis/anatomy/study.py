@@ -33,11 +33,12 @@ def anatomy(
     """
     from cwr_mech.analysis.anatomy.tables import anatomy_result, n_answers
     from cwr_mech.analysis.transfer.runs import fine_tunings
-    from cwr_mech.experiments.finetuning import in_order
+    from cwr_mech.experiments.finetuning import check_recipes, in_order
     from cwr_mech.tasks.registry import PAPER_TASKS
 
     asked = in_order(names(tasks) or PAPER_TASKS)
     pairs = [(run, run.base()) for run in fine_tunings(names(runs))]
+    check_recipes({run.name: run.config for run, _ in pairs})
     for one in dict.fromkeys(run.folder for pair in pairs for run in pair):
         run = next(run for pair in pairs for run in pair if run.folder == one)
         uses(run.source, run.sha256())

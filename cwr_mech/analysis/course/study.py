@@ -31,8 +31,10 @@ def course(
     from cwr_mech.analysis.locating.survey import Survey
     from cwr_mech.analysis.locating.tables import LOCATED
     from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.experiments.finetuning import check_recipes
 
     tuned = fine_tunings(names(runs))
+    check_recipes({run.name: run.config for run in tuned})
     answers = sum(2 * rows * len(tasks_of(run)) * (1 + sum(step > 0 for step in run.steps)) for run in tuned)
     found = []
     with stage("answering", answers, "questions") as advance:

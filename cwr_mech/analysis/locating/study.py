@@ -25,9 +25,11 @@ def locate(
     """
     from cwr_mech.analysis.locating.survey import LOCATING, Survey, locate_result
     from cwr_mech.analysis.sources import runs_of
+    from cwr_mech.experiments.finetuning import check_recipes
 
     named = runs_of(runs)
     found = list({run.name: run for run in [*named, *(run.base() for run in named if run.parent)]}.values())
+    check_recipes({run.name: run.config for run in found if run.parent})
     asked = names(tasks) or LOCATING
     survey = Survey(found[0].world(), asked, questions, seed, draws)
     with stage("answering", len(found) * survey.answers, "questions") as advance:
