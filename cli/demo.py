@@ -53,18 +53,15 @@ def stages(
             "cache-acts",
             "what the models hold about every city",
             (
-                (("cache-acts", name), ("cache-acts", name, "--untrained")),
+                (("cache-acts", name), ("cache-acts", models[0], "--untrained")),
                 tuple(("cache-acts", model) for model in models),
             ),
         ),
         Stage("cka", "how alike the models arrange the cities", ((("cka", *runs, *to),),)),
         Stage(
             "probe",
-            "is there a map",
-            (
-                (("probe", models[0], *to), ("probe", name, "--prompts", "own", *to)),
-                (("readout", name, "--prompts", "own", *to),),
-            ),
+            "is there a map with all tasks, and here",
+            ((("probe", models[0], *to),), (("readout", name, "--prompts", "own", *to),)),
         ),
         Stage(
             "places", "the map in motion, for report --html", ((("places", name, "--steps", "all", *to),),)

@@ -75,7 +75,7 @@ def checks(result: Result, question: Question) -> str:
     """Which tasks are learned, with all others and alone, of a question without a headline."""
     found: dict[str, dict[bool, list[str]]] = {}
     for row in result.tables["claims"]:
-        if row["question"] == question.id and row["value"] is not None:
+        if row["question"] == question.id and row.get("n") != 0:
             task, _, how = row["statement"].removeprefix("Models learn ").partition(" ")
             lists = found.setdefault(how, {True: [], False: []})
             lists[row["verdict"] == "supported"].append(task)
