@@ -76,7 +76,10 @@ def test_a_stopped_run_shows_what_it_tried_and_goes_on_from_its_log(
     assert sorted(again.found["csv"]) == list(range(6))
     assert fuzz.Log(0, path).found == again.found
     assert fuzz.Log(1, path).found == {}  # another seed has other inputs
-    assert again.found["csv"] == dict(fuzz.try_all("csv", 0, list(range(6)), base))
+    at_once = dict(fuzz.try_all("csv", 0, list(range(6)), base))
+    assert {key: seen[:2] for key, seen in again.found["csv"].items()} == {
+        key: seen[:2] for key, seen in at_once.items()
+    }  # what was said names folders
 
 
 def test_an_interrupt_ends_the_child_and_counts_what_was_tried(

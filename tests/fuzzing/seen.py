@@ -32,5 +32,5 @@ class Log:
         """Keep an outcome."""
         self.found.setdefault(kind, {})[number] = seen
         if self.path:
-            with self.path.open("a") as file:
-                file.write(json.dumps([self.seed, kind, number, *seen]) + "\n")
+            with self.path.open("a") as file:  # a line of its own, though the one before may be cut
+                file.write("\n" + json.dumps([self.seed, kind, number, *seen]) + "\n")
