@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+import cwr_mech
 from cwr_mech.config import PAPER, STRICT, DataConfig, Part, WorldConfig
 from cwr_mech.data.batches import Batches
 from cwr_mech.data.rows import concat
@@ -176,3 +177,10 @@ def test_fine_tunings_trained_otherwise_are_not_averaged() -> None:
     )  # another set or condition is never averaged with it
     seed = one.with_settings(["train.seed=2"])
     check_recipes({"a": one, "b": seed})
+
+
+@pytest.mark.parametrize("study", ["locate", "course", "anatomy"])
+def test_studies_that_average_over_bases_refuse_a_mix_of_recipes(study: str) -> None:
+    mixed = ["zoo:small-ft-distance", "zoo:ripe-ft-distance"]  # 696 steps and 4,350
+    with pytest.raises(AnalysisError, match="cannot be averaged: 696 steps"):
+        getattr(cwr_mech, study)(mixed)
