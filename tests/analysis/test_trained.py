@@ -78,14 +78,15 @@ def test_the_answer_follows_the_city_that_is_swapped_inside() -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_fine_tuning_brings_new_cities_nearer_to_their_places(name: str) -> None:
+def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str) -> None:
     base, world = run(name).model(), run(name).world()
     spot = clearest(base, world, "angle")
-    before, after = (
+    before, after, off = (
         placed(read(model, world, spot), world, np.random.default_rng(0))["along_new"]
-        for model in (base, run(f"{name}-ft-angle").model())
+        for model in (base, *(run(f"{name}-ft-angle{arm}").model() for arm in ("", "-complement")))
     )
     assert after < 0.6 * before
+    assert off > 0.8 * before
 
 
 def test_a_model_of_the_zoo_has_failed_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
