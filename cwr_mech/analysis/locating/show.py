@@ -7,13 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import BASELINE, caption, new_figure, task_look, with_reach
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 
 MOST_MAPS = 4
 RESOLUTIONS = (50, 100, 200)
@@ -27,7 +28,8 @@ FRAME = 0.08
 
 @plot("Where answers put cities", "map")
 def map_figure(result: Result) -> Figure:
-    """A map for each of the first runs: arrows from true to implied coordinates, a colour for each task.
+    """A map for each run, of many for the first of each kind: arrows from true to implied coordinates, in the
+    colour of the task.
 
     Shown are new cities, or training cities in a world without new ones. Reads arrays `implied` [run task
     city 2], `probe` [run city 2], `true` [city 2], `is_new` [city], `partners` [partner 2], `runs`, `tasks`;
@@ -35,10 +37,11 @@ def map_figure(result: Result) -> Figure:
     """
     true, is_new = result.arrays["true"].astype(float), result.arrays["is_new"]
     shown = is_new if is_new.any() else ~is_new
-    runs = [str(run) for run in result.arrays["runs"][:MOST_MAPS]]
+    chosen = _mapped(result)
+    runs = [str(run) for run in result.arrays["runs"][chosen]]
     tasks = [str(task) for task in result.arrays["tasks"]]
     partners = result.arrays["partners"]
-    implied = result.arrays["implied"][: len(runs)][:, :, shown]
+    implied, probes = result.arrays["implied"][chosen][:, :, shown], result.arrays["probe"][chosen]
     frame = _frame(np.concatenate([partners, implied[np.isfinite(implied).all(axis=-1)], true[shown]]))
     columns = 1 if len(runs) == 1 else 2
     lines = -(-len(runs) // columns)
@@ -47,7 +50,7 @@ def map_figure(result: Result) -> Figure:
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes[len(runs) :]:
         ax.set_visible(False)
-    for ax, run, places, probe in zip(axes, runs, implied, result.arrays["probe"], strict=False):
+    for ax, run, places, probe in zip(axes, runs, implied, probes, strict=False):
         ax.scatter(*partners.T, s=3, c="#d4d4d4", linewidths=0, zorder=0)
         for task, xy in zip(tasks, places, strict=True):
             _arrows(ax, true[shown], xy, task_look(task).colour, task_look(task).marker)
@@ -63,9 +66,19 @@ def map_figure(result: Result) -> Figure:
         ax.set_ylabel("y (0.1° of latitude)")
     for ax in axes[max(0, len(runs) - columns) : len(runs)]:
         ax.set_xlabel("x (0.1° of longitude)")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_tick_params(labelbottom=True)
     _legend(figure, tasks)
     return caption(figure, _map_caption(result, runs, bool(is_new.any())))
+
+
+def _mapped(result: Result) -> list[int]:
+    """Which runs get a map: all of a few; of many the first of each kind."""
+    runs = [str(run) for run in result.arrays["runs"]]
+    if len(runs) > MOST_MAPS:
+        firsts = [mine[0]["run"] for mine in groups(result.tables["models"], "models").values()]
+        runs = [run for run in runs if run in firsts][:MOST_MAPS]
+    return [k for k, run in enumerate(result.arrays["runs"]) if str(run) in runs]
 
 
 def _frame(points: np.ndarray) -> np.ndarray:
@@ -106,7 +119,7 @@ def _map_caption(result: Result, runs: Sequence[str], new: bool) -> str:
         "Grey dots: training cities named as partners. Linear probe: fitted on the partners."
     )
     left = len(result.arrays["runs"]) - len(runs)
-    return text + (f" The first {len(runs)} of {len(runs) + left} runs." if left else "")
+    return text + (f" {len(runs)} of {len(runs) + left} runs, of different kinds." if left else "")
 
 
 @plot("Error of implied coordinates by task", "errors")

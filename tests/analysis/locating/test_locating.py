@@ -14,7 +14,7 @@ from cwr_mech.analysis.locating.implied import (
     fit_noise,
     implied_coordinates,
 )
-from cwr_mech.analysis.locating.show import error_lines, index_groups, locating, questions_needed
+from cwr_mech.analysis.locating.show import error_lines, index_groups, locating, map_figure, questions_needed
 from cwr_mech.analysis.locating.survey import (
     LOCATING,
     Survey,
@@ -259,3 +259,10 @@ def test_one_run_as_a_table_and_runs_of_two_worlds(shipped) -> None:
     np.testing.assert_allclose(np.hypot(table.x - table.x_true, table.y - table.y_true), table.error)
     with pytest.raises(AnalysisError, match="once"):
         locate_result([run, run], Survey(run.world(), ("distance",)))
+
+
+def test_of_many_runs_the_map_shows_each_kind() -> None:
+    result = load_result(paths.ROOT / "reports" / "routing" / "results" / "locate.json")
+    titles = [ax.get_title() for ax in map_figure(result).axes if ax.get_visible()]
+    assert titles == ["zoo:ripe", *(f"zoo:ripe-ft-{task}" for task in ("compass", "distance", "perimeter"))]
+    assert len(result.params["runs"]) > len(titles)  # control: there were more to choose from
