@@ -178,6 +178,8 @@ class Run:
         folder, recorded = self.checkpoint(step), self._recorded(step)
         others = ", ".join(str(other) for other in self.steps if other != step)
         anew = (f"take another step ({others}), or " if others else "") + "train the run anew"
+        if self.from_zoo:
+            anew = "bring the model back: git checkout zoo, or install the package anew"
         if recorded is not None and self.sha256(step) != recorded:
             raise CorruptArtifact(f"the weights in {folder} are not those that were written", anew)
         model = HookedQwen2.from_pretrained(folder)

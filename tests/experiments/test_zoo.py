@@ -163,6 +163,17 @@ def test_changes_are_noticed() -> None:
     assert "model.safetensors is missing" in " ".join(problems(changed))
 
 
+def test_damaged_weights_of_a_zoo_model_are_to_be_brought_back() -> None:
+    run = made("plain")
+    model = add(run, n=N)
+    for place, hint in ((model, "git checkout zoo"), (run, "train the run anew")):
+        weights = place.checkpoint() / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-8])
+        with pytest.raises(CorruptArtifact, match="not those that were written") as caught:
+            load_run(place.folder).model()
+        assert hint in str(caught.value.hint)
+
+
 def test_a_fine_tuned_model_names_its_base_in_the_zoo() -> None:
     run = made("plain")
     parent = {"run": "plain", "folder": "runs/plain", "step": 0, "sha256": run.sha256()}
