@@ -110,11 +110,17 @@ def explain(error: BaseException) -> int:
         _silence_full()
         place = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if error.errno == errno.ENOENT and not place:  # os.getcwd names no file
+            one_line("the current folder is no longer there", "go to another: cd ..")
+            return EXIT_USAGE
         one_line(place + os.strerror(error.errno), "free some space" if full else "choose another file")
         return EXIT_USAGE
     if isinstance(error, MemoryError):
         one_line("there is not enough memory", "take fewer models, layers or cities, or another machine")
         return EXIT_FAILED
+    if _of_matplotlib(error):
+        one_line(f"matplotlib cannot read its settings: {error}", "mend or remove your matplotlibrc")
+        return EXIT_USAGE
     from rich.traceback import Traceback
 
     from .common import err_console
@@ -122,6 +128,13 @@ def explain(error: BaseException) -> int:
     err_console.print(Traceback.from_exception(type(error), error, error.__traceback__, suppress=[typer]))
     one_line("this is a bug in cwr-mech", REPORT_IT)
     return EXIT_FAILED
+
+
+def _of_matplotlib(error: BaseException) -> bool:
+    """Whether matplotlib failed on the user's own settings, which it reads when it is imported."""
+    import traceback
+
+    return any(frame.name == "_rc_params_in_file" for frame in traceback.extract_tb(error.__traceback__))
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,10 +209,16 @@ def _check_known(args: Sequence[str]) -> None:
 
 
 def _check_text(args: Sequence[str]) -> None:
-    """Raises ConfigError for a word that is no text in this locale: it could be neither shown nor stored."""
+    """Raises ConfigError for a word that is no text in this locale: it could be neither shown nor stored.
+
+    So does an empty word: what an unset variable of a script leaves must not stand for a default.
+    """
     from cwr_mech.errors import ConfigError
 
-    for arg in args:
+    for before, arg in zip(("", *args), args, strict=False):
+        if not arg.strip() or (arg.startswith("--") and arg.endswith("=")):
+            place = arg.strip(" =") or (before if before.startswith("-") and before != "--" else "a word")
+            raise ConfigError(f"{place} is empty", "a variable may be unset; leave it out for the default")
         if any("\ud800" <= letter <= "\udfff" for letter in arg):
             raise ConfigError(f"{arg!r} is not valid UTF-8", "rename the file, or set LC_ALL=C.UTF-8")
 

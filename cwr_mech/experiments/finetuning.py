@@ -161,8 +161,8 @@ def finetuning_config(
         tasks, replay=replay, elicitation=elicitation, new_rows=new_rows, replay_rows=replay_rows
     )
     train = base.train.model_dump() | {
-        "steps": steps or max(1, round(base.train.steps * STEP_SHARE)),
-        "lr": lr or base.train.lr * LR_SHARE,
+        "steps": max(1, round(base.train.steps * STEP_SHARE)) if steps is None else steps,
+        "lr": base.train.lr * LR_SHARE if lr is None else lr,
         "optimizer": "adamw",
         "train_only": (),
         "seed": base.train.seed if seed is None else seed,

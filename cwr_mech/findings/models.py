@@ -1,5 +1,6 @@
 """The list of the zoo's models, in the terminal and in zoo/README.md."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def mend_readme(root: Path | str, models: Iterable[Run]) -> Path | None:
 
     An adding that was stopped between model and list leaves it behind. Returns its path where it was written.
     """
-    path, own = Path(root) / "README.md", Path(root).resolve()
-    here = [model for model in models if model.folder.resolve().parent == own]
+    path, own = Path(root) / "README.md", os.path.realpath(root)
+    here = [model for model in models if os.path.realpath(model.folder.parent) == own]
     text = readme(here)
     if not here or (path.is_file() and path.read_bytes() == text.encode()):
         return None

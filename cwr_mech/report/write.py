@@ -8,6 +8,7 @@ reports/ are hashed anew; activations of the same model and world that another p
 apart from other activations (`other_floats`).
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,9 +70,7 @@ def check_report(folder: Path | str) -> list[str]:
             problems += _compare_text(folder / "tables" / name, content)
         for one in drawn:
             problems += _compare_figure(folder / "figures" / one.name, one)
-    return problems + [
-        line for line, same in _changed_inputs(results, folder.resolve().parents[1]) if not same
-    ]
+    return problems + [line for line, same in _changed_inputs(results, _root(folder)) if not same]
 
 
 def other_floats(folder: Path | str) -> list[str]:
@@ -79,7 +78,7 @@ def other_floats(folder: Path | str) -> list[str]:
     another processor adds in another order. No reason to doubt the report.
     """
     folder = Path(folder)
-    changed = _changed_inputs(saved_results(folder), folder.resolve().parents[1])
+    changed = _changed_inputs(saved_results(folder), _root(folder))
     return [line for line, same in changed if same]
 
 
@@ -145,6 +144,11 @@ def _compare_figure(path: Path, fresh: Path) -> list[str]:
     if pixels[0].shape != pixels[1].shape or np.abs(pixels[0] - pixels[1]).mean() > PIXEL_TOLERANCE:
         return [f"{path} does not look like what its result gives"]
     return []
+
+
+def _root(report: Path) -> Path:
+    """What a result's inputs are relative to: the folder that holds reports/, be that a link or not."""
+    return Path(os.path.abspath(report)).parent.parent
 
 
 def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[tuple[str, bool]]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from cwr_mech.artifacts.disk import one_line
 from cwr_mech.errors import ConfigError, ProcessLost
 
 
@@ -62,9 +63,11 @@ class Processes:
 def launched(environment: Mapping[str, str], device: str) -> Processes:
     """The processes that `accelerate launch` (or torchrun) has started, and this one's device among them.
 
-    device: "cpu" or "cuda". Raises ConfigError where the launcher was asked for several and started one.
+    device: "cpu" or "cuda". Raises ConfigError where the launcher was asked for several and started one, or
+    where what the environment says of other processes cannot be: left over from another program.
     """
-    if int(environment.get("WORLD_SIZE", 1)) == 1:
+    count = environment.get("WORLD_SIZE", "1")
+    if count == "1":
         if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment:
             raise ConfigError(
                 "accelerate launch was asked for several processes and started one",
@@ -73,7 +76,13 @@ def launched(environment: Mapping[str, str], device: str) -> Processes:
         return Processes(device=device)
     from accelerate import PartialState  # slow to import, and only needed here
 
-    state = PartialState(cpu=device == "cpu")
+    try:
+        state = PartialState(cpu=device == "cpu")
+    except ValueError as error:
+        raise ConfigError(
+            f"WORLD_SIZE is {count!r}, and there are no such processes: {one_line(error)}",
+            "start them with accelerate launch, or unset WORLD_SIZE to train in this process alone",
+        ) from error
     atexit.register(state.destroy_process_group)  # NCCL complains otherwise
     return Processes(
         state.process_index, state.num_processes, device if device == "cpu" else str(state.device)

@@ -9,6 +9,7 @@ runs/NAME/
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -71,7 +72,7 @@ class Run:
     def reference(self) -> str:
         """What commands here find it by: its name for runs/NAME and for a model of the zoo, else its path."""
         folder, here = self.folder.resolve(), Path.cwd()
-        if self.from_zoo or folder == (RUNS / self.folder.name).resolve():
+        if self.from_zoo or str(folder) == os.path.realpath(RUNS / self.folder.name):
             return self.name
         if not folder.is_relative_to(here):
             return folder.as_posix()

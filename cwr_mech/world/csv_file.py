@@ -119,11 +119,13 @@ def read_table(path: Path, kind: str = "world file") -> list[tuple[int, list[str
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise MissingArtifact(f"no such {kind}: {path}") from error
-    except OSError as error:
-        raise WorldError(f"cannot read the {kind} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise WorldError(
             f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV in UTF-8"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise WorldError(
+            f"cannot read the {kind} {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

@@ -64,6 +64,37 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
     assert "not valid UTF-8" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("eval tiny --tasks ''", "--tasks"),
+        ("probe tiny --report=", "--report"),
+        ("runs ' '", "a word"),
+        ("plot -- ''", "a word"),
+    ],
+)
+def test_an_empty_word_is_no_way_to_ask_for_the_default(words: str, named: str, tmp_path: Path) -> None:
+    done = shell(f"{CLI} {words}", tmp_path)
+    assert done.returncode == 2
+    assert f"error: {named} is empty" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_matplotlib_that_it_cannot_read_are_no_bug_of_ours(tmp_path: Path) -> None:
+    code = (
+        "import sys; from cwr_mech_cli import main as cli\n"
+        "try: import matplotlib\nexcept Exception as error: sys.exit(cli.explain(error))"
+    )
+    (tmp_path / "program.py").write_text(code)
+    command = f"{sys.executable} program.py"
+    assert shell(command, tmp_path).returncode == 0  # control
+    (tmp_path / "matplotlibrc").write_text("font.family: Größe", encoding="latin-1")
+    done = shell(command, tmp_path)
+    assert done.returncode == 2
+    assert "error: matplotlib cannot read its settings" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 BUSY = """
 import sys
 from pathlib import Path

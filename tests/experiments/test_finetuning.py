@@ -109,6 +109,12 @@ def test_new_rows_name_a_new_city_and_replay_names_none() -> None:
         assert all(bool(new_ids & set(row)) == named for row in rows.cities.tolist())
 
 
+@pytest.mark.parametrize("given", [{"lr": 0.0}, {"steps": 0}])
+def test_zero_is_no_way_to_ask_for_the_default(given: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"train.{next(iter(given))}"):
+        finetuning_config(BASE, ("distance",), **given)
+
+
 def test_arms_of_a_comparison_differ_in_one_thing() -> None:
     one = finetuning_config(BASE, ("distance",))
     two = finetuning_config(BASE, ("distance", "compass"))

@@ -137,8 +137,13 @@ def test_check_refuses_edited_results(folder: Path) -> None:
         write_report(folder)
 
 
-def test_check_hashes_inputs_that_are_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_check_hashes_inputs_that_are_here(tmp_path: Path, linked: bool) -> None:
+    """They lie beside reports/, also where that is a link to another disk."""
     folder, source = tmp_path / "reports" / "r", "activations/quick-step0008000.h5"
+    if linked:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "reports").symlink_to(tmp_path / "disk")
     synthetic.probe().save(folder / "results", "probe")
     write_report(folder)
     assert check_report(folder) == []

@@ -81,6 +81,19 @@ def test_launchers_that_start_one_process_are_told_so() -> None:
         launched({**plain, "MASTER_PORT": "29500"}, "cpu")
 
 
+@pytest.mark.parametrize("left", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "x"}, {"WORLD_SIZE": ""}])
+def test_what_another_launcher_left_in_the_environment_is_named(
+    left: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import PartialState
+
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    PartialState._reset_state()  # it is one object in a process, also when it could not be made
+    with pytest.raises(ConfigError, match="unset WORLD_SIZE"):
+        launched(left, "cpu")
+
+
 def test_a_batch_must_have_a_row_for_each_process(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a batch of 9 rows is too small for 10 processes"):
         Processes(0, 10).check_batch(9)

@@ -72,6 +72,18 @@ def test_runs_are_found_by_name_and_by_age(
         latest_run(tmp_path / "empty")
 
 
+def test_a_link_to_itself_of_the_same_name_is_another_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "r").symlink_to("r")
+    assert load_run(folder).reference == "./r"
+    (tmp_path / "runs" / "r").unlink()
+    (tmp_path / "runs" / "r").symlink_to(folder)  # control: a link to the run is the run
+    assert load_run(folder).reference == "r"
+
+
 def test_checkpoints_that_are_not_there(folder: Path) -> None:
     run = load_run(folder)
     with pytest.raises(MissingArtifact, match="steps: 0"):

@@ -120,6 +120,11 @@ def test_faults_of_a_csv_are_named(tmp_path: Path, content: bytes, message: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match="cannot read the world file"):
+        load_world(source=f"{tmp_path}/a\0b.csv")
+
+
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 CITIES = st.lists(
     st.tuples(st.integers(0, 9999), TEXTS, st.integers(-X_MAX, X_MAX), st.integers(-Y_MAX, Y_MAX), TEXTS),

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from jaxtyping import Float64
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.artifacts import atomic_file, read_json, sha256_bytes, write_json
-from cwr_mech.errors import ArtifactError
+from cwr_mech.errors import ArtifactError, CorruptArtifact, MissingArtifact
 
 SCHEMA = "cwr-mech/sweep/1"
 
@@ -33,19 +34,23 @@ def sweep_key(
 
 
 class SweepStore:
-    """Parts of one sweep in a folder. With `resume`, parts that an equal sweep left there are kept."""
+    """Parts of one sweep in a folder. With `resume`, parts that an equal sweep left there are kept.
+
+    A folder whose sweep.json is missing or broken was left by a sweep that was killed at its beginning, or
+    while it was removed: whose its parts are can't be told, so they are made anew.
+    """
 
     def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
         """Raises ArtifactError when `resume` finds parts of a different sweep."""
         self.folder = folder
-        if folder.exists() and resume:
-            found = read_json(folder / "sweep.json", schema=SCHEMA)
-            if found.get("key") != key:
+        with suppress(MissingArtifact, CorruptArtifact):
+            if resume and read_json(folder / "sweep.json", schema=SCHEMA).get("key") == key:
+                return
+            if resume:
                 raise ArtifactError(
                     f"the sweep stopped in {folder} was a different one: model, pairs or cells have changed",
                     "start it anew without --resume",
                 )
-            return
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "sweep.json", {"schema": SCHEMA, "key": key})
 
@@ -55,9 +60,10 @@ class SweepStore:
         return len(list(self.folder.glob("*.npy")))
 
     def load(self, name: str) -> Float64[np.ndarray, "condition cell metric pair"] | None:
-        """The scores of a part, or None when it is not there."""
-        path = self.folder / f"{name}.npy"
-        return np.load(path, allow_pickle=False) if path.exists() else None
+        """The scores of a part, or None when it is not there or broken (zeros after a power cut, say)."""
+        with suppress(OSError, EOFError, ValueError):
+            return np.load(self.folder / f"{name}.npy", allow_pickle=False)
+        return None
 
     def save(self, name: str, values: Float64[np.ndarray, "condition cell metric pair"]) -> None:
         """Keep the scores of a part."""

@@ -1,5 +1,7 @@
 """Exact patching: equal to one full forward a cell, and the invariants that any patching must keep."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -218,6 +220,23 @@ def test_a_stopped_sweep_resumes_and_ends_the_same(tmp_path):
     assert again.parts > kept
     with pytest.raises(ArtifactError, match="different"):
         SweepStore(tmp_path / "s", sweep_key("other", pairs, cells, (), []), resume=True)
+
+
+def test_what_a_sweep_left_that_was_killed_at_its_beginning_is_made_anew(tmp_path):
+    folder, part = tmp_path / "s", "left.npy"
+    values = np.zeros((1, 2, 1, 3))
+    SweepStore(folder, "key", resume=False).save("left", values)
+    assert SweepStore(folder, "key", resume=True).parts == 1  # control: it is gone on with
+    (folder / part).write_bytes(bytes((folder / part).stat().st_size))
+    assert SweepStore(folder, "key", resume=True).load("left") is None
+    for damage in (Path.unlink, lambda path: path.write_bytes(bytes(100))):
+        SweepStore(folder, "key", resume=False).save("left", values)
+        (folder / "sweep.json.part-vm-1-1-00000000").write_text("half")
+        damage(folder / "sweep.json")
+        again = SweepStore(folder, "key", resume=True)
+        assert [path.name for path in folder.iterdir()] == ["sweep.json"]
+        again.save("left", values)
+        assert SweepStore(folder, "key", resume=True).parts == 1
 
 
 @torch.no_grad()
