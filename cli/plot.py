@@ -18,6 +18,7 @@ def command(
     Runs that cannot be read are named and left out; without names, the latest run that can be is drawn.
     """
     from cwr_mech.analysis.answers.curves import curves_result, losses_of, training_result
+    from cwr_mech.analysis.study import names
     from cwr_mech.errors import MissingArtifact, UserError
     from cwr_mech.training.folders import newest_first
     from cwr_mech.training.runs import load_run
@@ -26,17 +27,18 @@ def command(
 
     check_log(log)
     found = []
-    names = runs or newest_first(RUNS) or [None]
-    for name in names:
+    named = names(runs)
+    wanted = named or newest_first(RUNS) or [None]
+    for name in wanted:
         try:
             run = load_run(name)
             losses_of(run)
             found.append(run)
         except UserError as error:
-            if len(names) == 1:
+            if len(wanted) == 1:
                 raise
             say(f"left out {name}: {error.message}")
-        if found and not runs:
+        if found and not named:
             break
     if not found:
         raise MissingArtifact("none of these runs can be drawn", "cwr-mech runs lists what there is")

@@ -31,6 +31,7 @@ from cwr_mech.artifacts import (
     atomic_file,
     one_line,
     one_writer,
+    other_schema,
     provenance,
     read_json,
     require_file,
@@ -42,7 +43,6 @@ from cwr_mech.errors import (
     ArtifactError,
     CorruptArtifact,
     CwrError,
-    SchemaMismatch,
     UnknownName,
 )
 
@@ -194,9 +194,7 @@ def load_result(path: Path | str) -> Result:
     command = content.get("command")
     hint = f"make it anew with: {command}" if isinstance(command, str) and command else None
     if content.get("schema") != SCHEMA:
-        raise SchemaMismatch(
-            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA!r}", hint
-        )
+        raise other_schema(path, content.get("schema"), SCHEMA, hint)
     claimed = content.pop("sha256", None)
     if claimed != _digest(content):
         raise CorruptArtifact(f"{path} was changed after it was written", hint)

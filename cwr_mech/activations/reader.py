@@ -23,14 +23,13 @@ from cwr_mech.activations import h5
 from cwr_mech.activations.site import HOOKS, Site
 from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.views import Views
-from cwr_mech.artifacts import require_file, sha256_bytes, sha256_file
+from cwr_mech.artifacts import other_schema, require_file, sha256_bytes, sha256_file
 from cwr_mech.config import WorldConfig, parse
 from cwr_mech.errors import (
     AnalysisError,
     ArtifactLocked,
     CorruptArtifact,
     MissingArtifact,
-    SchemaMismatch,
     UnknownName,
 )
 from cwr_mech.world.cities import World, cities_digest
@@ -164,9 +163,7 @@ class ActivationStore(Views):
         if not str(schema).startswith("cwr-mech/activations/"):
             raise self._corrupt("is an HDF5 file of another program: it has no cwr-mech schema")
         if schema != SCHEMA:
-            raise SchemaMismatch(
-                f"{self.path} has schema '{schema}'; this version reads '{SCHEMA}'", self._hint
-            )
+            raise other_schema(self.path, schema, SCHEMA, self._hint)
         for name in ("world_sha256", "model_sha256", *AXES):
             if not isinstance(found.get(name), str):
                 raise self._corrupt(f"has no attribute '{name}' that is a text")

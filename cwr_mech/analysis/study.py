@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
 from cwr_mech.config import EARTH_UNIT
+from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
 
 P = ParamSpec("P")
@@ -110,11 +111,21 @@ def measured_in(unit: float) -> None:
 
 
 def names(value: Names | Path | Sequence[str | Path]) -> list[str] | None:
-    """The single names in an option: "a,b" and ["a", "b"] are the same. None stays None."""
+    """The single names in an option: "a,b" and ["a", "b"] are the same. None stays None.
+
+    Raises AnalysisError for a text without a name, which must not stand for the default, and for a name given
+    twice, whose rows would count twice in every mean.
+    """
     if value is None:
         return None
     parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, Path) else value
-    return [str(part).strip() for part in parts if str(part).strip()]
+    found = [str(part).strip() for part in parts if str(part).strip()]
+    if not found and isinstance(value, str):
+        raise AnalysisError(f"{value!r} names nothing", "leave the option out for its default")
+    for name in found:
+        if found.count(name) > 1:
+            raise AnalysisError(f"{name} was given twice", "name each once")
+    return found
 
 
 def command_line(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:

@@ -52,7 +52,7 @@ def read_json(path: Path | str, *, schema: str | None = None, rebuild: str | Non
     hint = f"make it with: {rebuild}" if rebuild else None
     require_file(path, hint, MOST_JSON_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise CorruptArtifact(
@@ -61,10 +61,16 @@ def read_json(path: Path | str, *, schema: str | None = None, rebuild: str | Non
     if not isinstance(content, dict):
         raise CorruptArtifact(f"{path} holds no JSON object", hint)
     if schema is not None and content.get("schema") != schema:
-        raise SchemaMismatch(
-            f"{path} has schema {content.get('schema')!r}; this version reads {schema!r}", hint
-        )
+        raise other_schema(path, content.get("schema"), schema, hint)
     return content
+
+
+def other_schema(path: Path, found: object, wanted: str, hint: str | None) -> SchemaMismatch:
+    """The error for a file of ours whose form this version does not know; `hint` says how to make it anew."""
+    told = "the version of cwr-mech that wrote it reads it"
+    return SchemaMismatch(
+        f"{path} has schema {found!r}; this version reads {wanted!r}", f"{told}; or {hint}" if hint else told
+    )
 
 
 def provenance() -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 import cwr_mech
 from cwr_mech.analysis.registry import ANALYSES, shows
 from cwr_mech.analysis.study import Opt, RunsArg, each, followed_by, names, stage, study, uses
+from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
 
 
@@ -45,6 +46,17 @@ def test_the_command_of_a_call_makes_it_again(args: tuple, options: dict, comman
     found = measure(*args, **options)
     assert found.command == command
     assert found.inputs == {"a.h5": "0" * 64}
+
+
+def test_a_list_of_names_holds_each_once() -> None:
+    assert names(" one, two,") == names(["one", "two"]) == ["one", "two"]  # control
+    assert names(None) is None
+    for value in ("one,two,one", ["one", " one"]):
+        with pytest.raises(AnalysisError, match="one was given twice"):
+            names(value)
+    for value in ("", ",", " , "):
+        with pytest.raises(AnalysisError, match="names nothing"):
+            names(value)
 
 
 def test_inputs_belong_to_the_study_that_used_them() -> None:

@@ -69,6 +69,8 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
     [
         ("eval tiny --tasks ''", "--tasks"),
         ("probe tiny --report=", "--report"),
+        ("eval tiny --tasks , -n 4", "--tasks"),
+        ("probe tiny --layers=,", "--layers"),
         ("runs ' '", "a word"),
         ("plot -- ''", "a word"),
     ],

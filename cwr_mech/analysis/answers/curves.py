@@ -124,7 +124,10 @@ def losses_of(run: Run, metrics: list[dict[str, Any]] | None = None) -> list[dic
     """The metrics lines with losses. Raises MissingArtifact when there is none."""
     losses = [line for line in (run.metrics() if metrics is None else metrics) if line.keys() >= LOSSES]
     if not losses:
-        raise MissingArtifact(f"run {run.name} has no metrics", "its training has not begun, or not here")
+        raise MissingArtifact(
+            f"run {run.name} has no metrics",
+            "its training has not begun, or not here, or no line of its metrics.jsonl can be read",
+        )
     return losses
 
 
