@@ -14,6 +14,8 @@ from types import FrameType
 
 PATIENCE = 1.0
 """Seconds until the main thread must have noticed."""
+AGAIN = 0.1
+"""Seconds until an interruption that was swallowed comes again."""
 LONG_PATIENCE = 60.0
 """The same for commands that save the state of a training, after the step at hand."""
 TRAINING = ("train", "finetune", "sweep", "demo")
@@ -29,6 +31,18 @@ _noticed = threading.Event()
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     _noticed.set()
     raise KeyboardInterrupt
+
+
+def _not_raised(event: "sys.UnraisableHookArgs") -> None:
+    """Interrupt again where Python dropped the exception: a signal came amid a finaliser or a callback of a
+    library, which can raise nothing.
+    """
+    if isinstance(event.exc_value, KeyboardInterrupt):
+        again = threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(event)
 
 
 def _watch(pipe: int, patience: float) -> None:
@@ -51,6 +65,7 @@ def answer_signals(command: str | None) -> None:
     for wish in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if wish != signal.SIGHUP or signal.getsignal(wish) != signal.SIG_IGN:
             signal.signal(wish, _interrupt)
+    sys.unraisablehook = _not_raised
     heard, told = os.pipe()
     os.set_blocking(told, False)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)

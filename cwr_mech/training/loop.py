@@ -98,6 +98,7 @@ def train(
         if run.state == "done":
             if processes.is_main:
                 remove_states(folder)
+            run.checkpoint()  # nothing is left to do, unless the last one was taken away
             return run
         if run.state == "diverged":
             raise TrainingDiverged(

@@ -60,8 +60,7 @@ class Run:
 
     def __repr__(self) -> str:
         tasks, steps = self.config.data.tasks, self.config.train.steps
-        reached = max((int(step) for step in self.manifest.get("checkpoints", ())), default=0)
-        return f"Run({self.name!r}, {'+'.join(tasks)}, checkpoint {reached:,} of {steps:,} steps)"
+        return f"Run({self.name!r}, {'+'.join(tasks)}, checkpoint {self._reached:,} of {steps:,} steps)"
 
     @property
     def name(self) -> str:
@@ -151,12 +150,35 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """The newest checkpoint's step. Raises MissingArtifact when there is none."""
-        if not self.steps:
+        """The newest checkpoint's step.
+
+        Raises MissingArtifact when there is none, or when a finished run's last one was taken away: an older
+        one must be asked for by its step.
+        """
+        steps = self.steps
+        if self.state == "done" and self._reached > max(steps, default=-1):
+            others = f"take another step ({', '.join(map(str, steps))}), or " if steps else ""
+            raise MissingArtifact(
+                f"the last checkpoint of run {self.name}, step {self._reached}, is gone", others + self._anew
+            )
+        if not steps:
             raise MissingArtifact(
                 f"run {self.name} has no checkpoint yet", f"cwr-mech train --resume --out {self.folder}"
             )
-        return self.steps[-1]
+        return steps[-1]
+
+    @property
+    def _reached(self) -> int:
+        """The last step with a checkpoint by the manifest, 0 where it names none."""
+        named = self.manifest.get("checkpoints", ())
+        return max((int(step) for step in named if step.isdecimal()), default=0)
+
+    @property
+    def _anew(self) -> str:
+        """What brings lost or damaged weights back."""
+        if self.from_zoo:
+            return "bring the model back: git checkout zoo, or install the package anew"
+        return "train the run anew"
 
     def checkpoint(self, step: int | None = None) -> Path:
         """Folder of a checkpoint, the last one by default. Raises MissingArtifact."""
@@ -178,9 +200,7 @@ class Run:
         step = self.last_step if step is None else step
         folder, recorded = self.checkpoint(step), self._recorded(step)
         others = ", ".join(str(other) for other in self.steps if other != step)
-        anew = (f"take another step ({others}), or " if others else "") + "train the run anew"
-        if self.from_zoo:
-            anew = "bring the model back: git checkout zoo, or install the package anew"
+        anew = (f"take another step ({others}), or " if others and not self.from_zoo else "") + self._anew
         if recorded is not None and self.sha256(step) != recorded:
             raise CorruptArtifact(f"the weights in {folder} are not those that were written", anew)
         model = HookedQwen2.from_pretrained(folder)

@@ -64,6 +64,32 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
     assert "not valid UTF-8" in done.stderr
 
 
+AMID_A_CALLBACK = """
+import os, signal, sys, time, weakref
+from cwr_mech_cli.interrupt import answer_signals
+if sys.argv[1] == "answered":
+    answer_signals(None)
+else:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+thing = type("Thing", (), {})()
+kept = weakref.ref(thing, lambda gone: os.kill(os.getpid(), signal.SIGTERM) or len("here"))
+try:
+    del thing
+    time.sleep(1)
+    print("went on")
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+@pytest.mark.parametrize(("how", "end"), [("answered", "ended"), ("as Python does", "went on")])
+def test_a_signal_amid_a_callback_is_not_lost(how: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(AMID_A_CALLBACK)
+    done = shell(f"{sys.executable} program.py '{how}'", tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, end)
+    assert ("Exception ignored" in done.stderr) == (end == "went on")
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

@@ -12,6 +12,7 @@ from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, Missin
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.training.begin import create_run, update_manifest
 from cwr_mech.training.folders import latest_run, newest_first
+from cwr_mech.training.loop import train
 from cwr_mech.training.runs import checkpoint_path, load_run, readable_runs
 
 CONFIG = RunConfig(
@@ -91,6 +92,25 @@ def test_checkpoints_that_are_not_there(folder: Path) -> None:
     checkpoint_path(folder, 0).rename(folder / "elsewhere")
     with pytest.raises(MissingArtifact, match="no checkpoint yet"):
         run.model()
+
+
+def test_a_finished_run_without_its_last_checkpoint_does_not_pass_for_an_older_one(folder: Path) -> None:
+    HookedQwen2(CONFIG.model, seed=1).save_pretrained(checkpoint_path(folder, 7))
+    weights = {str(step): sha256_file(checkpoint_path(folder, step) / "model.safetensors") for step in (0, 7)}
+    run = update_manifest(load_run(folder), checkpoints=weights, state="done")
+    assert run.last_step == 7  # control
+    checkpoint_path(folder, 7).rename(folder / "elsewhere")
+    with pytest.raises(MissingArtifact, match=r"step 7, is gone.*another step \(0\), or train the run anew"):
+        load_run(folder).model()
+    assert load_run(folder).model(0) is not None
+    with pytest.raises(MissingArtifact, match="step 7, is gone"):
+        train(CONFIG, folder, resume=True)
+    update_manifest(run, state="interrupted")  # control: it is going on from there
+    assert load_run(folder).last_step == 0
+    checkpoint_path(folder, 0).rename(folder / "beside")
+    update_manifest(run, state="done")
+    with pytest.raises(MissingArtifact, match=r"gone \(train the run anew"):
+        load_run(folder).model()
 
 
 def test_half_a_metrics_line_is_left_out(folder: Path) -> None:
