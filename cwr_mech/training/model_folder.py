@@ -118,7 +118,8 @@ class ModelFolder(Run):
         """The world that questions are about. Raises AnalysisError for a model that reads text."""
         if self.reads_text:
             raise AnalysisError(
-                f"{self.folder} has a tokenizer of its own, or none: our questions about cities do not fit",
+                f"{self.folder} has a tokenizer of its own, or none, so our questions about cities do not "
+                "fit it",
                 f"keep what it holds about texts: cwr-mech cache-acts {self.folder} --prompts FILE.csv, or "
                 "--template 'The city of {name} is in'",
             )
