@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cwr_mech.config import Part, RouteConfig, RunConfig, parse
-from cwr_mech.experiments.finetuning import Elicitation, finetuning_config
+from cwr_mech.experiments.finetuning import Elicitation, Replay, finetuning_config
 from cwr_mech.experiments.presets import for_tasks
 
 
@@ -35,16 +36,14 @@ def pretraining(preset: RunConfig, sets: Iterable[Sequence[str]], seeds: Iterabl
 def finetunings(
     bases: Iterable[Planned],
     sets: Iterable[Sequence[str]],
+    replay: Replay = "trained",
     elicitation: Elicitation = "none",
     lr: float | None = None,
 ) -> list[Planned]:
     """A fine-tuning of each base for each set of tasks."""
     wanted = [tuple(tasks) for tasks in sets]
-    return [
-        Planned(finetuning_config(base.config, tasks, elicitation=elicitation, lr=lr), base.name)
-        for base in bases
-        for tasks in wanted
-    ]
+    make = partial(finetuning_config, replay=replay, elicitation=elicitation, lr=lr)
+    return [Planned(make(base.config, tasks), base.name) for base in bases for tasks in wanted]
 
 
 def seeds_only(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:

@@ -150,12 +150,15 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     Half of the seeds are exploratory. Their bases and the fine-tunings of these on every task come first,
     then the same of the sealed seeds; models of one task; fine-tunings of four bases on the six pairs with
     distance and six without, and on distance, angle and compass under every condition; models of two tasks,
-    each with the steps of its tasks alone together, and of one task with as many.
+    each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on tasks whose
+    answers place a city are made once more with replay of all seven tasks, so that the others are not
+    forgotten, and of two bases with the paper's few elicitation rows, about training cities.
     """
     half = (len(seeds) + 1) // 2
     explored, sealed = (seeds_only(preset, few) for few in (seeds[:half], seeds[half:]))
     four = [*explored, *sealed][:4]
     tuned = partial(finetunings, lr=RIPE_RATE)
+    placed = [("distance",), ("compass",), ("perimeter",)]
     studied = tuned(four, [(task,) for task in ("distance", "angle", "compass")])
     reading = preset.model.n_layers // 2  # modules up to the block after which a city is read
     city = ("E", *(f"L{layer}" for layer in range(reading)))
@@ -164,12 +167,15 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     return [
         *explored,
         *tuned(explored, _singles(preset)),
+        *tuned(explored, placed, replay="all"),
+        *tuned(explored[:2], placed, elicitation="world"),
         *alone(preset, seeds[:half]),
         *routed(studied[:9], routes),
         *frozen(studied[:9], sides),
         *tuned(explored, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
         *sealed,
         *tuned(sealed, _singles(preset)),
+        *tuned(sealed, placed, replay="all"),
         *routed(studied[9:], routes),
         *frozen(studied[9:], sides),
         *tuned(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
