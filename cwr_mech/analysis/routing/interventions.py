@@ -27,7 +27,6 @@ from jaxtyping import Float, Float32
 
 from cwr_mech.activations.cities import residual_at
 from cwr_mech.activations.site import POSITIONS
-from cwr_mech.analysis.best import LEAST_MAP
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.projection import Frame, Keep, Place, penalise, project
@@ -43,6 +42,10 @@ from cwr_mech.world.cities import World
 Choose = Callable[[Float[np.ndarray, "p rank"], Float[np.ndarray, "city p"]], Float[np.ndarray, "p rank"]]
 """(the manifold's directions at a site, training cities' activations there) -> directions to use."""
 ROWS = 3000
+LEAST_PROJECTED = 0.1
+"""Share of the variance that coordinates must explain where a gradient is projected. Less than for a report
+about directions (`cwr_mech.analysis.best.LEAST_MAP`): where a city is read from two tokens, either holds part
+of it, and a token left unprojected is a way round."""
 
 
 def fit_frames(
@@ -54,7 +57,7 @@ def fit_frames(
     sites: Sequence[str] = POSITIONS,
     rank: int,
     choose: Choose | None = None,
-    least_map: float = LEAST_MAP,
+    least_map: float = LEAST_PROJECTED,
     n_rows: int = ROWS,
     seed: int = 0,
 ) -> dict[Place, Frame]:
@@ -63,10 +66,10 @@ def fit_frames(
 
     Each city counts once, with its mean activation over the questions that name it in that slot. `choose`
     gives other directions in place of the manifold's. Raises AnalysisError for a layer without a
-    gradient, for too few cities, for a rank they cannot give, and when there is a map nowhere.
+    gradient, for too few cities, for a rank they cannot give, and when a slot has a map at none of the layers
+    at some site: updates would pass there unprojected.
     """
     frames: dict[Place, Frame] = {}
-    best = -np.inf
     for task in tasks:
         rows = generate(world, task, n_rows, split="train", seed=seed, group="old")
         for site in sites:
@@ -74,6 +77,7 @@ def fit_frames(
             activations = read_mentions(model, rows, found, layers)
             for slot in range(get_task(task).n_max):
                 here = found.slot == slot
+                best = -np.inf
                 for layer in layers:
                     ids, x = means_by_city(found.city[here], activations[layer][here])
                     xy = world.xy_of(ids).astype(np.float64)
@@ -84,12 +88,13 @@ def fit_frames(
                         columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
                         columns = choose(columns, x) if choose else columns
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
-    if not frames:
-        raise AnalysisError(
-            f"there is no map to project onto: place explains at most {best:.2f} of the activations' "
-            f"variance at the layers chosen, {least_map} is needed",
-            "choose other layers, or train the base for longer",
-        )
+                if best < least_map:
+                    raise AnalysisError(
+                        f"there is no map to project onto at {site} (city {slot + 1} of {task}): place "
+                        f"explains at most {best:.2f} of the activations' variance at the layers chosen, "
+                        f"{least_map} is needed",
+                        "choose other layers or positions, or train the base for longer",
+                    )
     return frames
 
 

@@ -1,5 +1,6 @@
 """Frames are where they should be, and the arms repair or ruin as they must in models that are understood."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,9 +10,11 @@ from routing_cases import TASKS, D, model, rows, world
 
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing import interventions
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.interventions import (
+    LEAST_PROJECTED,
     condition_hook,
     fit_frames,
     random_directions,
@@ -95,6 +98,28 @@ def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
     with pytest.raises(AnalysisError, match="rank 60"):
         fit_frames(model(), world(), ["distance"], [0], rank=60, n_rows=200, least_map=-1.0)
     assert set(CONDITIONS) > {"unprojected", "on-manifold", "off-manifold", "random"}
+
+
+def test_no_position_named_is_left_unprojected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a city is read from two tokens, a gradient that passes at one of them undoes the projection."""
+    shares = iter([])
+
+    def with_share(x: np.ndarray, xy: np.ndarray) -> object:
+        return replace(fit_manifold(x, xy), variance=next(shares))
+
+    monkeypatch.setattr(interventions, "fit_manifold", with_share)
+    both = {"layers": [0, 1], "sites": ("last_digit", "digit2"), "rank": 2, "n_rows": 200}
+    for given, missing in (
+        ([0.5, 0.0, 0.2, 0.0, 0.0, 0.2, 0.5, 0.5], ""),  # each city of each token: in some layer
+        ([0.5, 0.5, 0.5, 0.5, 0.0, 0.05, 0.5, 0.5], r"at digit2 \(city 1 of distance\).* 0.05 "),
+    ):
+        shares = iter(given)
+        if missing:
+            with pytest.raises(AnalysisError, match=missing):
+                fit_frames(model(3), world(), ["distance"], **both)
+        else:
+            found = fit_frames(model(3), world(), ["distance"], **both)
+            assert [share >= LEAST_PROJECTED for share in given].count(True) == len(found)
 
 
 # Planted truth for the arms. Activations h of ordinary cities lie on a curved surface; the other tasks read
