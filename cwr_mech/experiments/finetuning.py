@@ -35,6 +35,8 @@ NEW_ROWS, REPLAY_ROWS, ELICITATION_ROWS = 100_000, 20_000, 256
 PAPER_LR = 1e-5
 PLAIN = "replay trained, elicitation none"
 """How `condition_of` calls the usual fine-tuning, to which it adds what is done to the update."""
+REHEARSED = "replay all, elicitation none"
+"""How it calls one whose replay covers all tasks, so that the others' answers are not forgotten."""
 STEP_SHARE = 0.087
 """Steps of a fine-tuning as a share of its base's: the paper's 28,560 of 328,128."""
 LR_SHARE = 1 / 30

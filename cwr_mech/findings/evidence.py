@@ -191,10 +191,10 @@ class Saved:
             str(key): float(v) for key, v in rows[rows["set"] == task].groupby("task")["ni"].mean().items()
         }
 
-    def transient(self, tasks: Sequence[str] = PAPER_TASKS) -> str:
+    def transient(self, tasks: Sequence[str] = PAPER_TASKS, condition: str = PLAIN) -> str:
         """Why transfer cannot be compared: fine-tunings that stop before their own task is learned, "" if
         none."""
-        own = [value for task in tasks for value in self.own(task).values()]
+        own = [value for task in tasks for value in self.own(task, condition).values()]
         below = sum(value < AT_CEILING for value in own)
         if not below:
             return ""

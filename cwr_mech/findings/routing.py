@@ -4,11 +4,14 @@ network. Hypotheses were made on the first three bases; later bases are judged a
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from statistics import mean
 
 from cwr_mech.analysis.locating.tables import LOCATED
-from cwr_mech.experiments.finetuning import PLAIN
+from cwr_mech.config import RouteConfig, parse
+from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
+from cwr_mech.experiments.plans import RIPE_ROUTES
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
 from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, others, own
@@ -19,10 +22,11 @@ CONVERGENT = ("angle", "compass", "perimeter")
 FURTHER, FURTHER_WHY = round(math.log(1.5), 2), "one place 1.5 times as far off as the other"
 
 
-OFF, ON, RANDOM, OFF_RANDOM = (
-    f"{PLAIN}, {name}" for name in ("off-manifold", "on-manifold", "random", "random-complement")
-)
-"""Conditions of the gradient at city tokens, as results name them."""
+PROJECTED = [f"{PLAIN}, {parse(RouteConfig, dict(route)).name}" for route in RIPE_ROUTES]
+ON, OFF, *MATCHED = PROJECTED
+"""Conditions of the gradient at the tokens of new cities, as results name them: on- and off-manifold, and on
+covariance-matched subspaces, several draws."""
+PROJECTED_TASKS = ("distance", "angle", "compass")
 
 
 def place_claims() -> Iterator[Claim]:
@@ -50,6 +54,14 @@ def place_claims() -> Iterator[Claim]:
         ),
     )
     yield claim(
+        id="rehearsed-divergence-distance",
+        statement="After fine-tuning on distance with replay of all tasks, other tasks' answers put new "
+        "cities elsewhere than distance's do",
+        contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, new "
+        "minus training cities",
+        evidence=lambda saved: of_units(_divergence(saved, DIVERGENT, f"; {REHEARSED}")),
+    )
+    yield claim(
         id="places-in-pretraining",
         statement="Answers of models that had the cities in pretraining put them as near as training cities",
         contrast="log ratio of errors of implied coordinates: new over training cities, mean over tasks",
@@ -62,10 +74,11 @@ def _place(saved: Saved, task: str) -> Evidence:
     return of_units(_divergence(saved, task))
 
 
-def _divergence(saved: Saved, task: str) -> dict[str, float]:
-    """Base -> divergence index of its usual fine-tuning on `task`, beyond that of training cities."""
+def _divergence(saved: Saved, task: str, condition: str = "") -> dict[str, float]:
+    """Base -> divergence index of its fine-tuning on `task`, the usual one or that of a condition (as
+    `label_of` words it), beyond that of training cities."""
     rows, models = saved.table("locate", "divergence"), saved.table("locate", "models")
-    usual = models[models["models"] == f"fine-tuned on {task}"].set_index("run")["base"]
+    usual = models[models["models"] == f"fine-tuned on {task}{condition}"].set_index("run")["base"]
     rows = rows[rows["run"].isin(usual.index) & rows["task"].isin(LOCATED) & (rows["trained"] == task)]
     by_run = rows.groupby("run")["excess"].mean()
     return {str(usual[run]): float(value) for run, value in by_run.items() if usual[run] in saved.bases}
@@ -117,7 +130,7 @@ def _graft(saved: Saved, task: str, graft: str, outcome: str) -> dict[str, float
 def condition_claims() -> Iterator[Claim]:
     """What answers say when gradients at city tokens are projected on or off the manifold."""
     claim = partial(Claim, question="conditions", smallest=TENTH, why=TENTH_WHY)
-    for task in (DIVERGENT, *CONVERGENT):
+    for task in PROJECTED_TASKS:
         yield claim(
             id=f"off-manifold-own-{task}",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches {task}",
@@ -131,44 +144,40 @@ def condition_claims() -> Iterator[Claim]:
             contrast="mean normalised improvement in untrained tasks, gradients off-manifold",
             evidence=partial(others, task=task, condition=OFF),
         )
-    for name, words, against in (
-        ("on-manifold", "projected onto the manifold", PLAIN),
-        ("on-manifold-random", "projected onto the manifold rather than random directions", RANDOM),
-        ("penalty", "penalised for leaving the manifold", PLAIN),
-    ):
         yield claim(
-            id=f"repair-{name}",
-            statement=f"With updates {words}, fine-tuning on distance teaches the other tasks more",
-            contrast=f"mean improvement in untrained tasks: {words}, minus "
-            f"{'random directions of equal rank' if against != PLAIN else 'unprojected'}",
-            evidence=partial(_repair, condition=f"{PLAIN}, {name.removesuffix('-random')}", against=against),
+            id=f"on-manifold-own-{task}",
+            statement=f"Gradients projected on-manifold teach {task} more than gradients projected on "
+            "directions in which activations vary as much",
+            contrast="improvement in the trained task: on-manifold, minus covariance-matched",
+            evidence=partial(_beyond_matched, task=task),
         )
     yield claim(
-        id="on-manifold-keeps",
-        statement="Projecting gradients onto the manifold costs the other tasks' own learning",
-        contrast="improvement in the trained task: on-manifold, minus unprojected; mean of angle, compass, "
-        "perimeter",
-        evidence=lambda saved: of_units(
-            mean_over([minus(saved.own(t, ON), saved.own(t)) for t in CONVERGENT])
-        ),
-        predicted="below",
-        kind="control",
+        id="repair-on-manifold",
+        statement="With gradients projected on-manifold, fine-tuning on distance teaches the other tasks "
+        "more",
+        contrast="mean improvement in untrained tasks: on-manifold, minus unprojected",
+        evidence=lambda saved: of_units(minus(saved.others(DIVERGENT, ON), saved.others(DIVERGENT))),
     )
     yield claim(
-        id="random-off-keeps",
-        statement="Projecting gradients off random directions of equal rank costs the trained task",
-        contrast="improvement in the trained task: off random directions, minus unprojected; mean of four "
-        "tasks",
+        id="on-manifold-keeps",
+        statement="Projecting gradients on-manifold costs the trained task",
+        contrast="improvement in the trained task: on-manifold, minus unprojected; mean of three tasks",
         evidence=lambda saved: of_units(
-            mean_over([minus(saved.own(t, OFF_RANDOM), saved.own(t)) for t in (DIVERGENT, *CONVERGENT)])
+            mean_over([minus(saved.own(t, ON), saved.own(t)) for t in PROJECTED_TASKS])
         ),
         predicted="below",
         kind="control",
     )
 
 
-def _repair(saved: Saved, condition: str, against: str) -> Evidence:
-    return of_units(minus(saved.others(DIVERGENT, condition), saved.others(DIVERGENT, against)))
+def _beyond_matched(saved: Saved, task: str) -> Evidence:
+    """On-manifold minus the mean of the covariance-matched draws that were trained."""
+    draws: list[Mapping[str, float]] = []
+    for condition in MATCHED:
+        with suppress(NoResults):
+            draws.append(saved.own(task, condition))
+    control = mean_over([draw for draw in draws if draw])
+    return of_units(minus(saved.own(task, ON), control))
 
 
 def share_claims() -> Iterator[Claim]:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from cwr_mech.analysis.published import content, matrix
-from cwr_mech.experiments.finetuning import PLAIN
+from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
 from cwr_mech.findings import show
 from cwr_mech.findings.evidence import EXPLORED, Saved
 from cwr_mech.findings.finetuned import published_transfer
 from cwr_mech.findings.pretrained import published_pairs
 from cwr_mech.findings.questions import CLAIMS, QUESTIONS, findings, headline, write_findings
+from cwr_mech.findings.routing import MATCHED, OFF, ON
 from cwr_mech.findings.tables import MEASURES, agreement_rows
 from cwr_mech.results import Result, Row, load_result
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -38,6 +39,8 @@ def planted(
     apart: float = 1.4,
     city: float = 0.5,
     share: float = -0.3,
+    matched: float = 0.4,
+    rehearsed: float = 0.0,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -45,7 +48,9 @@ def planted(
     distance; distance teaches others 0.05, other tasks 0.5; pairs with distance miss the better teacher by
     `harm`. own, off: improvement in the trained task, unprojected and off-manifold. apart: log ratio of
     implied places after tuning on distance, half of it after other tasks. city: what the city side carries
-    more than the answer side. share: how much less of distance's updates lies in the manifold.
+    more than the answer side. share: how much less of distance's updates lies in the manifold. matched: how
+    much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
+    teaches others, and how much less places differ, with replay of all tasks.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -92,10 +97,11 @@ def planted(
             pairs += [head | {"measure": measure, "value": value} for measure in MEASURES]
     taught, deviation = [], []
     for k, base in enumerate(names):
-        conditions = {PLAIN: own, f"{PLAIN}, off-manifold": off, f"{PLAIN}, on-manifold": own}
+        conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
         for condition, mine in conditions.items():
             for trained in PAPER_TASKS:
-                others = 0.0 if "off-" in condition else 0.05 if trained == "distance" else 0.5
+                others = 0.0 if condition == OFF else 0.05 if trained == "distance" else 0.5
+                others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
                 taught += [
                     {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
                     | {"condition": condition, "retention": 0.0, "base_gain": 0.9}
@@ -116,11 +122,13 @@ def planted(
         "maps": result("maps", layers=layers, new=new),
         "similarity": result("similarity", pairs=pairs),
         "transfer": result("transfer", scores=taught, deviation=deviation),
-        **mechanism(names, apart, city, share),
+        **mechanism(names, apart, city, share, rehearsed),
     }
 
 
-def mechanism(names: list[str], apart: float, city: float, share: float) -> dict[str, Result]:
+def mechanism(
+    names: list[str], apart: float, city: float, share: float, rehearsed: float
+) -> dict[str, Result]:
     """Implied places, grafts, reading sites, shares and displacements of the planted bases."""
     located, divergence, carried, moved, shares, sites = [], [], [], [], [], {}
     for k, base in enumerate(names):
@@ -133,6 +141,12 @@ def mechanism(names: list[str], apart: float, city: float, share: float) -> dict
                 for o in ("distance", "compass")
                 if o != task
             ]
+        run = f"{base}-distance-replay-all"
+        label = f"fine-tuned on distance; {REHEARSED}"
+        located.append({"run": run, "models": label, "base": f"zoo:{base}", "seed": k})
+        divergence.append(
+            {"run": run, "trained": "distance", "task": "compass", "excess": apart - rehearsed + 0.01 * k}
+        )
         for task in ROUTED:
             for side, value in (("city side", 0.3 + city), ("answer side", 0.3)):
                 head = {"base": f"zoo:{base}", "set": task, "graft": side}
@@ -187,6 +201,10 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("probe-error", {"bases": 1}, "supported", "inconclusive"),
     ("off-manifold-own-compass", {"off": 0.0}, "supported", "no effect of that size"),
     ("off-manifold-others-compass", {"off": 0.0}, "no effect of that size", "no effect of that size"),
+    ("on-manifold-own-distance", {"matched": 0.0}, "supported", "no effect of that size"),
+    ("on-manifold-own-compass", {"matched": -0.4}, "supported", "refuted"),
+    ("rehearsed-distance-teaches-less", {"rehearsed": 0.45}, "supported", "no effect of that size"),
+    ("rehearsed-divergence-distance", {"rehearsed": 1.4}, "supported", "no effect of that size"),
     ("divergence-distance", {"apart": 0.0}, "supported", "no effect of that size"),
     ("divergence-distance-more", {"apart": -1.4}, "supported", "refuted"),
     ("city-side-angle-own", {"city": -0.3}, "supported", "refuted"),
