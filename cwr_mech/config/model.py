@@ -42,10 +42,13 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
+        self._check_width()
+        if self.n_heads % self.n_kv:
+            raise ConfigError(f"n_heads {self.n_heads} must be a multiple of n_key_value_heads {self.n_kv}")
+        return self
+
+    def _check_width(self) -> None:
         if self.d_model % self.n_heads or self.d_head % 2:
             raise ConfigError(
                 f"d_model {self.d_model} must be n_heads {self.n_heads} times an even head width"
             )
-        if self.n_heads % self.n_kv:
-            raise ConfigError(f"n_heads {self.n_heads} must be a multiple of n_key_value_heads {self.n_kv}")
-        return self

@@ -43,6 +43,7 @@ def scaled_frequencies(cfg: "HookedConfig | ForeignConfig") -> tuple[Float[Tenso
         settings = Qwen2Config(
             hidden_size=cfg.d_model,
             num_attention_heads=cfg.n_heads,
+            head_dim=cfg.d_head,
             max_position_embeddings=cfg.n_ctx,
             rope_parameters=rope,
         )

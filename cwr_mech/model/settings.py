@@ -51,11 +51,25 @@ MOST_POSITIONS = 2**20
 
 
 class ForeignConfig(ModelConfig):
-    """A Qwen2 made elsewhere. `rope_scaling`, `window` and `windowed` as in `layers.HookedConfig`."""
+    """A Qwen2 made elsewhere. `rope_scaling`, `window` and `windowed` as in `layers.HookedConfig`; `head_dim`
+    where heads are not as wide as d_model / n_heads.
+    """
 
+    head_dim: int | None = Field(None, ge=2)
     rope_scaling: dict[str, Any] | None = None
     window: int | None = Field(None, ge=1)
     windowed: tuple[int, ...] = ()
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.head_dim or super().d_head
+
+    def _check_width(self) -> None:
+        if self.head_dim is None:
+            super()._check_width()
+        elif self.head_dim % 2:
+            raise ConfigError(f"head_dim {self.head_dim} must be even")
 
 
 def hf_settings(config: ModelConfig) -> dict[str, Any]:
@@ -69,6 +83,7 @@ def hf_settings(config: ModelConfig) -> dict[str, Any]:
     sliding = {"sliding_window": foreign.window, "layer_types": kinds} if foreign.windowed else {}
     return {
         **settings,
+        **({"head_dim": foreign.head_dim} if foreign.head_dim else {}),
         "hidden_act": "silu",
         "attention_dropout": 0.0,
         "use_sliding_window": bool(foreign.windowed),
@@ -101,21 +116,22 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
     content["rope_theta"] = rope.pop("rope_theta")
     if content["n_key_value_heads"] == content["n_heads"]:
         content["n_key_value_heads"] = None
-    config = parse(ModelConfig, content)
+    config = parse(ForeignConfig, content | {"head_dim": settings.get("head_dim")})
     if config.n_ctx > MOST_POSITIONS:
         raise ConfigError(
             f"max_position_embeddings is {config.n_ctx:,}; at most {MOST_POSITIONS:,} are supported"
         )
-    if settings.get("head_dim") not in (None, config.d_head):
-        raise ConfigError(f"head_dim is {short(settings['head_dim'])}; only hidden_size / heads is supported")
+    if config.head_dim and config.head_dim * config.n_heads == config.d_model:
+        config = config.model_copy(update={"head_dim": None})
     window, windowed = _windows(settings, config.n_layers)
-    if rope["rope_type"] == "default" and not windowed:
-        return config
     scaling = None if rope["rope_type"] == "default" else rope
-    found = parse(ForeignConfig, content | {"rope_scaling": scaling, "window": window, "windowed": windowed})
+    if not (scaling or windowed or config.head_dim):
+        return parse(ModelConfig, content)
+    found = {"head_dim": config.head_dim, "rope_scaling": scaling, "window": window, "windowed": windowed}
+    config = parse(ForeignConfig, content | found)
     if scaling is not None:
-        scaled_frequencies(found)
-    return found
+        scaled_frequencies(config)
+    return config
 
 
 def refuse_quantised(settings: Mapping[str, Any]) -> None:

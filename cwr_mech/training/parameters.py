@@ -23,7 +23,8 @@ def check_trainable(cfg: ModelConfig) -> None:
     """Raise ConfigError for a model whose attention the training step does not have."""
     if isinstance(cfg, ForeignConfig):
         raise ConfigError(
-            "rotary scaling and sliding windows are read, but not trained", "fine-tune it with transformers"
+            "rotary scaling, sliding windows and heads of another width are read, but not trained",
+            "fine-tune it with transformers",
         )
 
 

@@ -13,6 +13,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from cwr_mech.analysis.patching.forward import Forward, Tree
 from cwr_mech.errors import ArtifactError, ConfigError
 from cwr_mech.model.checkpoint import pad_token
+from cwr_mech.model.decoding import greedy_decode
+from cwr_mech.model.folded import foldable
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.model.settings import DEFAULTS, MOST_POSITIONS
 from cwr_mech.training.parameters import FlatParameters
@@ -49,6 +51,17 @@ def in_bfloat16(folder: Path) -> None:
     weights(folder, lambda t: t.update({name: value.bfloat16() for name, value in t.items()}))
 
 
+def saved(folder: Path, **changes: Any) -> None:
+    """A model of transformers with random weights, in `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(Qwen2Config(**(SIZES | changes)))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+
+
 READ: dict[str, Callable[[Path], object]] = {
     "as it is": lambda f: None,
     "sharded": sharded,
@@ -76,6 +89,11 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 32}
 WINDOW = {"use_sliding_window": True, "sliding_window": 7}
+HEADS = {
+    "heads wider than the stream": {"head_dim": 16},
+    "a width that heads do not divide": {"hidden_size": 30},
+}
+HEADS["a width that heads do not divide"] |= {"head_dim": 8, "num_key_value_heads": 4}
 FOREIGN: dict[str, dict[str, Any]] = {
     "linear": {"rope_scaling": {"type": "linear", "factor": 4.0}},
     "dynamic": {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
@@ -94,6 +112,11 @@ READ |= {
     name: lambda f, changes=changes: settings(f, **({"rope_parameters": ...} | changes))
     for name, changes in FOREIGN.items()
 }
+
+READ |= {name: lambda f, changes=changes: saved(f, **changes) for name, changes in HEADS.items()}
+READ["wide heads with yarn"] = lambda f: saved(
+    f, head_dim=16, rope_parameters={"rope_type": "yarn", "rope_theta": 5e3} | YARN
+)
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
@@ -144,7 +167,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "each of 2 layers must be full_attention or sliding_attention",
     ),
     "kinds of other layers": (lambda f: settings(f, layer_types=["full_attention"] * 3), "each of 2 layers"),
-    "head width of its own": (lambda f: settings(f, head_dim=16), "head_dim is 16"),
+    "wider heads than the weights have": (lambda f: settings(f, head_dim=16), "has shape"),
+    "heads of an odd width": (lambda f: settings(f, head_dim=7), "head_dim 7 must be even"),
+    "heads of a width that is a word": (lambda f: settings(f, head_dim="wide"), "head_dim"),
     "quantised": (lambda f: settings(f, quantization_config={"quant_method": "fp8"}), "quantised"),
     "bytes": (
         lambda f: weights(f, lambda t: t.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})),
@@ -191,13 +216,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(tmp_path / "m")
+    saved(tmp_path / "m")
     return tmp_path / "m"
 
 
@@ -225,8 +244,8 @@ def test_what_is_read_has_the_logits_and_states_of_transformers(
         assert logits.std() > 1, "the control: logits are large enough to differ"
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_scaled_angles_and_windows_change_logits_and_are_kept(
+@pytest.mark.parametrize("name", [*FOREIGN, *HEADS])
+def test_scaled_angles_windows_and_wide_heads_change_logits_and_are_kept(
     name: str, folder: Path, tmp_path: Path
 ) -> None:
     plain = HookedQwen2.from_pretrained(folder)
@@ -264,13 +283,27 @@ def test_what_would_be_read_wrongly_is_refused(
 def test_what_is_read_but_not_trained_or_patched_is_said(folder: Path) -> None:
     READ["a sliding layer"](folder)
     model = HookedQwen2.from_pretrained(folder)
-    with pytest.raises(ConfigError, match="sliding windows are read, but not trained"):
+    with pytest.raises(ConfigError, match=r"sliding windows and .* read, but not trained"):
         FlatParameters(model.config)
     with torch.no_grad():
         kept = Forward(model).record(TOKENS[:, :7], Tree(7)).resid[-1]
         assert farthest(kept, model(TOKENS[:, :7], stop_at_layer=2)) < 1e-5
     with pytest.raises(ConfigError, match="questions of 8 tokens are longer than the sliding window of 7"):
         Forward(model).record(TOKENS[:, :8], Tree(8))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_another_width_are_decoded_and_patched_as_they_are_run(name: str, folder: Path) -> None:
+    READ[name](folder)
+    model = HookedQwen2.from_pretrained(folder)
+    with torch.no_grad():
+        kept = Forward(model).record(TOKENS, Tree(TOKENS.shape[1])).resid[-1]
+        assert farthest(kept, model(TOKENS, stop_at_layer=2)) < 1e-5
+        theirs = model.to_hf().generate(TOKENS, max_new_tokens=6, do_sample=False, eos_token_id=-1)
+    assert foldable(model)
+    assert torch.equal(greedy_decode(model, TOKENS, 6, eos=-1), theirs[:, TOKENS.shape[1] :])
+    with pytest.raises(ConfigError, match="heads of another width are read, but not trained"):
+        FlatParameters(model.config)
 
 
 def test_defaults_are_those_of_transformers() -> None:
