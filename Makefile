@@ -12,7 +12,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-BASES := small small-seed2 small-seed3
+BASES := ripe ripe-seed2 ripe-seed3
 CWR := $(PY) -m cwr_mech_cli.main
 
 .PHONY: demo test docs readme bench patching env clean FORCE
@@ -40,7 +40,7 @@ bench: .venv/.ready
 patching: .venv/.ready
 	@$(CWR) sites zoo:$(firstword $(BASES)) --report patching
 	@for task in distance angle compass; do $(CWR) patch $(BASES:%=zoo:%) --task $$task \
-	  --spans swapped_last,equals,answer1,answer2 --metric logit_diff --subspace all --report patching || exit; done
+	  --spans swapped_digit3+last_digit,swapped_last,equals,answer1,answer2 --metric logit_diff --subspace all --report patching || exit; done
 	@$(CWR) patch-tasks $(BASES:%=zoo:%) --tasks distance,angle,compass --report patching
 	@$(CWR) patch-parts $(foreach run,$(BASES),zoo:$(run)-ft-distance zoo:$(run)-ft-angle) --tasks distance,angle \
 	  --cities old,new --report patching

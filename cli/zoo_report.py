@@ -177,15 +177,11 @@ def conditions(models: "list[Run]", report: str) -> None:
 
 
 def located(models: "list[Run]", report: str) -> None:
-    """Where answers of the bases, of unprojected fine-tunings and of models that had all cities put new
-    cities."""
+    """Where answers put new cities: of the bases, of their fine-tunings under every condition, and of models
+    that had all cities."""
     from cwr_mech.analysis.locating.tables import LOCATED
 
-    tuned_on = [
-        model
-        for model in conditioned(models)
-        if unprojected(model) and set(model.config.data.tasks) <= set(LOCATED)
-    ]
+    tuned_on = [model for model in conditioned(models) if set(model.config.data.tasks) <= set(LOCATED)]
     told = [model for model in models if model.parent is None and has_new(model)]
     study("locate", report, [*all_tasks(models), *tuned_on, *told], tasks=",".join(LOCATED))
 

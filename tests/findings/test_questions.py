@@ -13,6 +13,7 @@ from cwr_mech.analysis.published import content, matrix
 from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
 from cwr_mech.findings import show
 from cwr_mech.findings.evidence import EXPLORED, Saved
+from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
 from cwr_mech.findings.finetuned import published_transfer
 from cwr_mech.findings.pretrained import published_pairs
 from cwr_mech.findings.questions import CLAIMS, QUESTIONS, findings, headline, write_findings
@@ -122,8 +123,21 @@ def planted(
         "maps": result("maps", layers=layers, new=new),
         "similarity": result("similarity", pairs=pairs),
         "transfer": result("transfer", scores=taught, deviation=deviation),
+        "course": result("course", matched=courses(names)),
         **mechanism(names, apart, city, share, rehearsed),
     }
+
+
+def courses(names: list[str]) -> list[Row]:
+    """Others' improvement at matched competence. Triangle area gets there in all bases but the first, with
+    numbers that would drown the rest."""
+    return [
+        {"base": f"zoo:{base}", "set": task, "condition": PLAIN, "level": MATCHED_AT}
+        | {"others": other if k else None if task == "trianglearea" else other}
+        for k, base in enumerate(names)
+        for task in PAPER_TASKS
+        for other in [{"distance": 0.1 + 0.01 * k, "trianglearea": -9.0}.get(task, 0.4)]
+    ]
 
 
 def mechanism(
@@ -222,7 +236,8 @@ def test_planted_truths_are_found(name: str, changes: dict[str, Any], usual: str
 def test_values_are_those_planted() -> None:
     rows = claims()
     expected = {
-        "interference": -0.4, "distance-teaches-less": -0.45, "outlier-svcca": None, "outlier-cka": 0.3,
+        "interference": -0.4, "distance-teaches-less": -0.45, "matched-distance-teaches-less": -0.29,
+        "outlier-svcca": None, "outlier-cka": 0.3,
         "off-manifold-own-distance": 0.61, "divergence-distance": 1.41, "divergence-distance-more": 0.7,
         "city-side-compass-own": 0.5, "share-step": -0.3, "share-whole": -0.3,
         "probe-error": np.log(np.array([400 / 100, 401 / 101, 402 / 102])).mean(),
