@@ -186,6 +186,17 @@ def located(models: "list[Run]", report: str) -> None:
     study("locate", report, [*all_tasks(models), *tuned_on, *told], tasks=",".join(LOCATED))
 
 
+def trajectories(models: "list[Run]", report: str) -> None:
+    """Where fine-tuning on the tasks that claims about shares compare moves new cities."""
+    from cwr_mech.findings.routing import CONVERGENT, DIVERGENT
+
+    compared = {DIVERGENT, *CONVERGENT}
+    chosen = [
+        model for model in conditioned(models) if plain(model) and {*model.config.data.tasks} <= compared
+    ]
+    study("trajectory", report, chosen, prompts="all")
+
+
 def sides(models: "list[Run]", report: str) -> None:
     """Which side of the network carries what single-task fine-tunings teach."""
     chosen = [model for model in conditioned(models) if model.config.data.tasks[0] in SIDES and plain(model)]
@@ -219,7 +230,7 @@ PARTS = {
     "conditions": Part("routing", conditions),
     "sites": Part("routing", lambda models, to: each("sites", to, all_tasks(models), tasks=PATCHED)),
     "locate": Part("routing", located),
-    "places": Part("routing", lambda models, to: study("trajectory", to, conditioned(models), prompts="all")),
+    "places": Part("routing", trajectories),
     "shares": Part("routing", lambda models, to: each("subspace", to, all_tasks(models))),
     "gradients": Part("routing", lambda models, to: each("conflict", to, all_tasks(models))),
     "sides": Part("routing", sides),
