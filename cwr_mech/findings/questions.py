@@ -18,15 +18,15 @@ from cwr_mech.results import Result, Row, load_results
 
 
 class Question(NamedTuple):
-    """What a chapter of a report asks: kinds of results that it needs and that it shows, the claim that
-    answers it, and what it cannot say.
+    """What a chapter of a report asks: kinds of results that it needs and that it shows, the claims that
+    answer it (the first of which there is a number), and what it cannot say.
     """
 
     id: str
     title: str
     needs: tuple[str, ...]
     shows: tuple[str, ...]
-    headline: str
+    headline: tuple[str, ...]
     limits: str
 
 
@@ -36,7 +36,7 @@ QUESTIONS = (
         "Which tasks do the models learn?",
         ("zoo", "maps"),
         ("zoo", "eval", "train", "curves"),
-        "",
+        (),
         "Learned: half of the gap between constant prediction and perfect answers is closed. Not learned "
         "within this budget does not mean not learnable: the small preset's angle model learns it with six "
         "times as many rows.",
@@ -46,7 +46,7 @@ QUESTIONS = (
         "Do models hold a linear map of the cities?",
         ("zoo", "maps"),
         ("maps", "probe", "readout", "timeline", "manifold", "surfacing", "erasure"),
-        "map-all-tasks",
+        ("map-all-tasks",),
         "What a probe decodes need not be what answers use; the best layer and prompt of each model are "
         "taken.",
     ),
@@ -55,7 +55,7 @@ QUESTIONS = (
         "Do models of different tasks arrive at similar representations?",
         ("zoo", "similarity"),
         ("similarity", "cka"),
-        "convergence",
+        ("convergence",),
         "Only over models that have learned their task, so over few tasks; numbers of tasks, rows and the "
         "order of learning are confounded.",
     ),
@@ -64,7 +64,7 @@ QUESTIONS = (
         "What does fine-tuning on one task teach about new cities in others?",
         ("zoo", "maps", "transfer"),
         ("transfer", "course"),
-        "distance-teaches-less",
+        ("rehearsed-distance-teaches-less", "distance-teaches-less"),
         "Compared at the end of fine-tunings that have learned their own tasks unequally well; the "
         "comparison at matched competence stands beside it.",
     ),
@@ -73,7 +73,7 @@ QUESTIONS = (
         "Does representational similarity predict transfer?",
         ("zoo", "similarity", "transfer"),
         (),
-        "similarity-predicts-transfer",
+        ("similarity-predicts-transfer",),
         "Tasks are the units, and few are learned alone.",
     ),
     Question(
@@ -81,7 +81,7 @@ QUESTIONS = (
         "Do different tasks' answers put a new city in the same place?",
         ("zoo", "locate"),
         ("locate",),
-        "divergence-distance",
+        ("rehearsed-divergence-distance", "divergence-distance"),
         "Distance, compass and perimeter only: angle and area determine coordinates too poorly.",
     ),
     Question(
@@ -89,7 +89,7 @@ QUESTIONS = (
         "Which side of the network carries what fine-tuning teaches?",
         ("zoo", "anatomy"),
         ("anatomy", "sites"),
-        "city-side-distance-own",
+        ("city-side-distance-own",),
         "Grafts of one side leave the other side as it was before; the two together are not the sum of both.",
     ),
     Question(
@@ -97,7 +97,7 @@ QUESTIONS = (
         "Are new cities learned when gradients are kept on or off the manifold?",
         ("zoo", "transfer", "locate"),
         ("transfer", "trajectory", "patch_parts"),
-        "off-manifold-own-distance",
+        ("off-manifold-own-distance",),
         "Gradients are projected at tokens of new cities after the blocks that a condition names; all other "
         "gradients are free.",
     ),
@@ -106,7 +106,7 @@ QUESTIONS = (
         "Do updates on distance leave the manifold where cities are read?",
         ("zoo", "subspace"),
         ("subspace", "conflict"),
-        "share-step",
+        ("share-step",),
         "The manifold's span is that of five to seven directions; a point in the span may lie off the curved "
         "manifold. A share says where an update points, not what answers use.",
     ),
@@ -166,6 +166,10 @@ def asked(result: Result) -> list[Question]:
 
 
 def headline(rows: Sequence[Row], question: Question) -> Row | None:
-    """The row that answers a question: its headline claim over confirmatory bases where there are any."""
+    """The row that answers a question: of its headline claims the first with a number, over confirmatory
+    bases where there are any.
+    """
     found = {row["id"]: row for row in rows}
-    return found.get(f"{question.headline}-confirmed") or found.get(question.headline)
+    named = [*(f"{claim}-confirmed" for claim in question.headline), *question.headline]
+    here = [found[name] for name in named if name in found]
+    return next((row for row in here if row["n"]), here[0] if here else None)

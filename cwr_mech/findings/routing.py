@@ -32,35 +32,28 @@ PROJECTED_TASKS = ("distance", "angle", "compass")
 def place_claims() -> Iterator[Claim]:
     """Do answers in different tasks imply different coordinates for the same city?"""
     claim = partial(Claim, question="places", smallest=FURTHER, why=FURTHER_WHY)
-    for task in LOCATED:
-        yield claim(
-            id=f"divergence-{task}",
-            statement=f"After fine-tuning on {task}, other tasks' answers put new cities elsewhere than "
-            f"{task}'s do",
-            contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, new "
-            "minus training cities",
-            evidence=partial(_place, task=task),
-        )
-    yield claim(
-        id="divergence-distance-more",
-        statement="Fine-tuning on distance makes tasks disagree about new cities more than compass or "
-        "perimeter do",
-        contrast="divergence index: trained on distance, minus mean of trained on compass and on perimeter",
-        evidence=lambda saved: of_units(
-            minus(
-                _divergence(saved, DIVERGENT),
-                mean_over([_divergence(saved, task) for task in LOCATED if task != DIVERGENT]),
+    for name, words, condition in (
+        ("", "", ""),
+        ("rehearsed-", " with replay of all tasks", f"; {REHEARSED}"),
+    ):
+        index = partial(_divergence, condition=condition)
+        for task in LOCATED:
+            yield claim(
+                id=f"{name}divergence-{task}",
+                statement=f"After fine-tuning on {task}{words}, other tasks' answers put new cities "
+                f"elsewhere than {task}'s do",
+                contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
+                "new minus training cities",
+                evidence=partial(_place, index=partial(index, task=task)),
             )
-        ),
-    )
-    yield claim(
-        id="rehearsed-divergence-distance",
-        statement="After fine-tuning on distance with replay of all tasks, other tasks' answers put new "
-        "cities elsewhere than distance's do",
-        contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, new "
-        "minus training cities",
-        evidence=lambda saved: of_units(_divergence(saved, DIVERGENT, f"; {REHEARSED}")),
-    )
+        yield claim(
+            id=f"{name}divergence-distance-more",
+            statement=f"Fine-tuning on distance{words} makes tasks disagree about new cities more than "
+            "compass or perimeter do",
+            contrast="divergence index: trained on distance, minus mean of trained on compass and on "
+            "perimeter",
+            evidence=partial(_more, index=index),
+        )
     yield claim(
         id="places-in-pretraining",
         statement="Answers of models that had the cities in pretraining put them as near as training cities",
@@ -70,8 +63,13 @@ def place_claims() -> Iterator[Claim]:
     )
 
 
-def _place(saved: Saved, task: str) -> Evidence:
-    return of_units(_divergence(saved, task))
+def _place(saved: Saved, index: Callable[[Saved], dict[str, float]]) -> Evidence:
+    return of_units(index(saved))
+
+
+def _more(saved: Saved, index: Callable[[Saved, str], dict[str, float]]) -> Evidence:
+    rest = [index(saved, task) for task in LOCATED if task != DIVERGENT]
+    return of_units(minus(index(saved, DIVERGENT), mean_over(rest)))
 
 
 def _divergence(saved: Saved, task: str, condition: str = "") -> dict[str, float]:

@@ -269,6 +269,11 @@ def test_later_bases_are_judged_apart_and_lead_the_summary() -> None:
     question = next(question for question in QUESTIONS if question.id == "shares")
     assert headline(many.tables["claims"], question) == rows["share-step-confirmed"]
     assert headline(few.tables["claims"], question)["role"] == "exploratory"  # type: ignore[index]
+    places = next(question for question in QUESTIONS if question.id == "places")
+    rehearsed = headline(few.tables["claims"], places)
+    assert rehearsed == {row["id"]: row for row in few.tables["claims"]}["rehearsed-divergence-distance"]
+    unrehearsed = [row | ({"n": 0} if row == rehearsed else {}) for row in few.tables["claims"]]
+    assert headline(unrehearsed, places)["id"] == "divergence-distance"  # type: ignore[index]
 
 
 def test_shares_are_read_where_interchange_moves_answers() -> None:
@@ -291,7 +296,7 @@ def test_every_claim_belongs_to_a_question_and_says_what_would_be_too_small() ->
         assert claim.smallest > 0 or claim.kind != "finding"
         assert claim.published is None or abs(claim.published - claim.against) > 0
     for question in QUESTIONS:
-        assert not question.headline or any(claim.id == question.headline for claim in CLAIMS)
+        assert set(question.headline) <= {claim.id for claim in CLAIMS}
 
 
 def test_only_questions_with_results_are_asked() -> None:
