@@ -76,7 +76,8 @@ def _divergence(saved: Saved, task: str, condition: str = "") -> dict[str, float
     """Base -> divergence index of its fine-tuning on `task`, the usual one or that of a condition (as
     `label_of` words it), beyond that of training cities."""
     rows, models = saved.table("locate", "divergence"), saved.table("locate", "models")
-    usual = models[models["models"] == f"fine-tuned on {task}{condition}"].set_index("run")["base"]
+    chosen = models[models["models"] == f"fine-tuned on {task}{condition}"].drop_duplicates("run")
+    usual = chosen.set_index("run")["base"]
     rows = rows[rows["run"].isin(usual.index) & rows["task"].isin(LOCATED) & (rows["trained"] == task)]
     by_run = rows.groupby("run")["excess"].mean()
     return {str(usual[run]): float(value) for run, value in by_run.items() if usual[run] in saved.bases}

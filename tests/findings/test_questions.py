@@ -246,6 +246,15 @@ def test_values_are_those_planted() -> None:
         assert value is None or rows[name]["value"] == pytest.approx(value, abs=0.002), name
 
 
+def test_a_model_in_two_results_counts_once() -> None:
+    results = planted()
+    again = {"locate-again": results["locate"], "transfer-again": results["transfer"]}
+    rows = {row["id"]: row for row in findings(results | again, {}, "test").tables["claims"]}
+    for name in ("divergence-distance", "rehearsed-divergence-distance", "distance-teaches-less", "transfer"):
+        assert rows[name]["n"] == claims()[name]["n"] == 3
+        assert rows[name]["value"] == pytest.approx(claims()[name]["value"])
+
+
 def test_models_that_have_not_learned_give_no_number_and_the_reason_is_told() -> None:
     row = row_of("convergence", single=0.2)
     assert (row["value"], row["n"]) == (None, 0)
