@@ -21,7 +21,7 @@ from cwr_mech.tasks.registry import PAPER_TASKS
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
-SIZES += [("ripe", 6 * 8 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
+SIZES += [("ripe", 6 * (8 + 3) + 2 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
 
 
 def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:
@@ -110,6 +110,14 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
     for config in frozen:
         plain = by_name[config.name.partition("-only-")[0]]
         assert config.with_settings(["train.train_only=none", f"name={plain.name}"]) == plain
+    rehearsed = [run.config for run in planned if run.name.endswith("-replay-all")]
+    assert len(rehearsed) == 6 * 3
+    for config in rehearsed:
+        plain = by_name[config.name.removesuffix("-replay-all")]
+        data = config.data.model_copy(update={"parts": plain.data.parts})
+        assert config.model_copy(update={"name": plain.name, "data": data}) == plain
+        old = [sum(p.rows or 0 for p in c.data.parts if p.group == "old") for c in (config, plain)]
+        assert 0 <= old[0] - old[1] < 7  # as many rows of replay, rounded up for each of seven tasks
     alone = {run.name: run.config.train.steps for run in planned if len(run.config.data.tasks) == 1}
     assert alone["ripe-distance"] * 2 == alone["ripe-distance-longer"]
     assert by_name["ripe-angle+compass"].train.steps == alone["ripe-angle"] + alone["ripe-compass"]
