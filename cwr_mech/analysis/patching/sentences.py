@@ -1,5 +1,6 @@
 """What results of patching found, in a sentence each: the summary of a report."""
 
+from cwr_mech.analysis.patching.sites import HALF
 from cwr_mech.render.markdown import ends
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row
@@ -39,12 +40,20 @@ def read_parts(rows: list[Row]) -> str:
     """What moves answers, for the first kind of models and task: lines of the section's table."""
     first = rows[0]
     more = f" {len(rows) - 1} more lines in the table." if len(rows) > 1 else ""
+    more = weak_lines(rows) + more
     return (
         f"Models {first['training_tasks']}, {first['task']}, {first['cities']}: {number(first['whole'])} of "
         f"answers follow the whole state, {number(first['inside'])} ({ends(first, 'inside')}) its part "
         f"inside the manifold's directions, {number(first['outside'])} ({ends(first, 'outside')}) its part "
         f"outside.{more}"
     )
+
+
+def weak_lines(rows: list[Row]) -> str:
+    """How many of the lines stand at a site that answers do not read; "" for none."""
+    weak = [row for row in rows if row["whole"] is not None and row["whole"] < HALF]
+    told = f" Causally weak, so no evidence about what answers read: {len(weak)} of {len(rows)} lines, where "
+    return f"{told}fewer than half of the answers follow the whole state at the last digit." if weak else ""
 
 
 def read_at(result: Result) -> str:

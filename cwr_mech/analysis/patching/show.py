@@ -134,6 +134,7 @@ def parts(result: Result) -> str:
         "IIA: share of decoded answers that become the source's (95 % over models, over cities where there "
         "is one model), at the layer where the whole state carries most:",
         table_of(part_lines(result), f"training_tasks models task cities states_from layer {shares}"),
+        sentences.weak_lines(part_lines(result)).strip(),
         "Question pairs: candidates, exclusions, and pairs kept:",
         table_of(result.tables["asked"], ASKED, group="cities"),
     )
