@@ -15,6 +15,8 @@ from cwr_mech.results import Row, groups
 
 DECODED, EXPLAINED, CAUSAL = "r2", "map_variance", "iia"
 """Columns by which rows about layers and sites are compared."""
+HALF = 0.5
+"""A site whose interchange moves a smaller share of the answers is causally weak."""
 LEAST_MAP = 0.3
 """Share of the variance that coordinates must explain for directions of a map to mean anything."""
 

@@ -1,6 +1,6 @@
 """What results of patching found, in a sentence each: the summary of a report."""
 
-from cwr_mech.analysis.patching.sites import HALF
+from cwr_mech.analysis.best import HALF
 from cwr_mech.render.markdown import ends
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row

@@ -24,6 +24,7 @@ from scipy.stats import binomtest
 
 from cwr_mech.activations.extract import model_digest
 from cwr_mech.activations.site import EMBED, Site
+from cwr_mech.analysis.best import HALF
 from cwr_mech.analysis.patching.cells import Cell, ends_of_id
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
@@ -34,9 +35,6 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
-
-HALF = 0.5
-"""A site whose interchange moves a smaller share of the answers is causally weak."""
 
 FULL = 0.9
 """A site carries the whole effect when it moves at least this share of what the strongest site moves."""

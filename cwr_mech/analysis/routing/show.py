@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cwr_mech.analysis.best import EXPLAINED, best_of_each
+from cwr_mech.analysis.best import EXPLAINED, HALF, best_of_each
 from cwr_mech.analysis.routing.figures import conflict_figure, directions_figure, subspace_figure
 from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.experiments.finetuning import PLAIN
@@ -68,8 +68,6 @@ def _rows_at(result: Result, table: str, spots: dict[str, Row]) -> list[Row]:
 
 def _weak(spots: dict[str, Row]) -> str:
     """Which of the sites are causally weak."""
-    from cwr_mech.analysis.patching.sites import HALF  # loads torch: not for other reports
-
     weak = [task for task, row in spots.items() if "iia" in row and (row["iia"] is None or row["iia"] < HALF)]
     return (
         f"Causally weak (interchange there moves less than half of the answers): {', '.join(weak)}. These "

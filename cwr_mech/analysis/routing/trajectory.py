@@ -20,10 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import POSITIONS, Site
-from cwr_mech.analysis.best import EXPLAINED, best
+from cwr_mech.analysis.best import EXPLAINED, HALF, best
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.manifold.placement import place_all
-from cwr_mech.analysis.patching.sites import HALF, CausalSites, first_read, known_sites
+from cwr_mech.analysis.patching.sites import CausalSites, first_read, known_sites
 from cwr_mech.analysis.probing.probe import place_errors, random_folds
 from cwr_mech.analysis.routing.displacement import Origin, displaced
 from cwr_mech.analysis.similarity.cka import linear_cka
