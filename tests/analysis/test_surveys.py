@@ -401,7 +401,7 @@ BAD = [
     (
         None,
         ("cka", "--activations", "one.h5", "--activations", "one.h5"),
-        "one was given twice|one@10 was given",
+        "one.h5 was given twice|one@10 was given",
     ),
 ]
 

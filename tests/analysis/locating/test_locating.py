@@ -264,5 +264,8 @@ def test_one_run_as_a_table_and_runs_of_two_worlds(shipped) -> None:
 def test_of_many_runs_the_map_shows_each_kind() -> None:
     result = load_result(paths.ROOT / "reports" / "routing" / "results" / "locate.json")
     titles = [ax.get_title() for ax in map_figure(result).axes if ax.get_visible()]
-    assert titles == ["zoo:ripe", *(f"zoo:ripe-ft-{task}" for task in ("compass", "distance", "perimeter"))]
+    assert titles == [
+        "zoo:ripe",
+        *(f"zoo:ripe-ft-{kind}" for kind in ("compass", "distance", "distance-replay-all")),
+    ]
     assert len(result.params["runs"]) > len(titles)  # control: there were more to choose from
