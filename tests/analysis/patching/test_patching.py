@@ -18,6 +18,7 @@ from cwr_mech.analysis.patching.cells import (
 from cwr_mech.analysis.patching.forward import Forward, Tree
 from cwr_mech.analysis.patching.layout import CONDITIONS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
+from cwr_mech.analysis.patching.sentences import weak_lines
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.sweep import prepare, rows_computed, sweep
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
@@ -270,3 +271,11 @@ def test_unknown_and_skewed_subspaces_are_refused():
         sweep(model, pairs, [cell])
     with pytest.raises(AnalysisError, match="not orthonormal"):
         sweep(model, pairs, [cell], bases={"plane": torch.ones(32, 2)})
+
+
+def test_lines_at_a_site_that_answers_do_not_read_are_marked_weak() -> None:
+    lines = [{"whole": 0.9}, {"whole": 0.5}, {"whole": None}]
+    assert weak_lines(lines) == ""
+    told = weak_lines([*lines, {"whole": 0.49}])
+    assert "Causally weak" in told
+    assert "1 of 4 lines" in told
