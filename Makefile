@@ -13,8 +13,6 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 BASES := ripe ripe-seed2 ripe-seed3
-# These read a city at the last digit of its id, where patch-tasks and patch-parts exchange it; BASES from two digits.
-LAST := small small-seed2 small-seed3
 CWR := $(PY) -m cwr_mech_cli.main
 
 .PHONY: demo test docs readme bench patching env clean FORCE
@@ -42,9 +40,9 @@ bench: .venv/.ready
 patching: .venv/.ready
 	@$(CWR) sites zoo:$(firstword $(BASES)) --report patching
 	@for task in distance angle compass; do $(CWR) patch $(BASES:%=zoo:%) --task $$task \
-	  --spans swapped_digit3+last_digit,swapped_last,equals,answer1,answer2 --metric logit_diff --subspace all --report patching || exit; done
-	@$(CWR) patch-tasks $(LAST:%=zoo:%) --tasks distance,angle,compass --report patching
-	@$(CWR) patch-parts $(foreach run,$(LAST),zoo:$(run)-ft-distance zoo:$(run)-ft-compass) --tasks distance,compass \
+	  --spans swapped_reading,swapped_last,equals,answer1,answer2 --metric logit_diff --subspace all --report patching || exit; done
+	@$(CWR) patch-tasks $(BASES:%=zoo:%) --tasks distance,angle,compass --report patching
+	@$(CWR) patch-parts $(foreach run,$(BASES),zoo:$(run)-ft-distance zoo:$(run)-ft-compass) --tasks distance,compass \
 	  --cities old,new --report patching
 	@$(CWR) report patching
 

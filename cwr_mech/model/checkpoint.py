@@ -6,6 +6,7 @@ A checkpoint is a Hugging Face folder: `config.json`, `model.safetensors` and th
 
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -186,6 +187,11 @@ def read_folder(folder: Path | str) -> Checkpoint:
     files = weight_files(folder)
     try:
         settings = read_json(folder / "config.json")
+        if (folder / "config.json").read_bytes().startswith(BOM_UTF8):  # or it would be a folder for us alone
+            raise ConfigError(
+                "config.json begins with a byte order mark, which transformers refuses",
+                "save it as UTF-8 without one",
+            )
         config = model_config(settings)
         shapes = _shapes(files)
         if config.tied and shapes.get("lm_head.weight") not in (

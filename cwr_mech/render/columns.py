@@ -103,6 +103,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "back": Column("second to first"),
         # patching
         "span": Column("position"),
+        "reading": Column("city read at"),
         "recovered": Column("recovered (normalised)"),
         "iia": Column("IIA"),
         "n_kept": Column("pairs kept"),

@@ -178,7 +178,10 @@ class Run:
         """What brings lost or damaged weights back."""
         if self.from_zoo:
             return "bring the model back: git checkout zoo, or install the package anew"
-        return "train the run anew"
+        settings = self.folder / "manifest.json"
+        if self.parent:
+            return f"fine-tune it anew, with the settings in {settings}"
+        return f"cwr-mech train --config {settings} --out {self.folder}-again"
 
     def checkpoint(self, step: int | None = None) -> Path:
         """Folder of a checkpoint, the last one by default. Raises MissingArtifact."""

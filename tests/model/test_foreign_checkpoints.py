@@ -1,6 +1,7 @@
 """Checkpoints as transformers writes them, old and new: the same logits, or one line that refuses them."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "infinite in float32": (
         lambda f: weights(f, lambda t: t.update({EMBED: t[EMBED].double() * 1e300})),
         "not finite",
+    ),
+    "a byte order mark": (
+        lambda f: (f / "config.json").write_bytes(BOM_UTF8 + (f / "config.json").read_bytes()),
+        "byte order mark",
     ),
     "pickled weights": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),

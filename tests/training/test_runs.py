@@ -100,7 +100,9 @@ def test_a_finished_run_without_its_last_checkpoint_does_not_pass_for_an_older_o
     run = update_manifest(load_run(folder), checkpoints=weights, state="done")
     assert run.last_step == 7  # control
     checkpoint_path(folder, 7).rename(folder / "elsewhere")
-    with pytest.raises(MissingArtifact, match=r"step 7, is gone.*another step \(0\), or train the run anew"):
+    with pytest.raises(
+        MissingArtifact, match=r"step 7, is gone.*another step \(0\), or cwr-mech train --config"
+    ):
         load_run(folder).model()
     assert load_run(folder).model(0) is not None
     with pytest.raises(MissingArtifact, match="step 7, is gone"):
@@ -109,7 +111,7 @@ def test_a_finished_run_without_its_last_checkpoint_does_not_pass_for_an_older_o
     assert load_run(folder).last_step == 0
     checkpoint_path(folder, 0).rename(folder / "beside")
     update_manifest(run, state="done")
-    with pytest.raises(MissingArtifact, match=r"gone \(train the run anew"):
+    with pytest.raises(MissingArtifact, match=r"gone \(cwr-mech train --config .*manifest.json --out"):
         load_run(folder).model()
 
 

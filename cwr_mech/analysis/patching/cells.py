@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cwr_mech.analysis.patching.forward import Forward, Record, Tree
 from cwr_mech.analysis.patching.metrics import Answers
+from cwr_mech.analysis.patching.pairs import READING
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.layers import HookedConfig
 from cwr_mech.tasks.grammar import spans
@@ -33,7 +34,7 @@ RESIDUAL = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
 """Components that are the residual stream -> boundary within the layer. Only these take a subspace."""
 
 SPANS = (
-    "swapped_digits", "swapped_last", "swapped_delimiter",
+    "swapped_digits", READING, "swapped_delimiter",
     "later_digits", "later_last", "later_delimiter", "equals",
 )  # fmt: skip
 """Places relative to the swapped city, in the order of the text; the answer follows as answer1, ..."""
@@ -83,14 +84,20 @@ def grid(
     return cells
 
 
+def swapped_span(position: str) -> str:
+    """The span of a position of the swapped city, named as in `activations.site`: `last_digit`, `digit2`"""
+    return {"last_digit": "swapped_last"}.get(position, f"swapped_{position}")
+
+
 def span_positions(
-    task: str, n_cities: int, slot: int, id_digits: int, tree: Tree
+    task: str, n_cities: int, slot: int, id_digits: int, tree: Tree, reading: str = "last_digit"
 ) -> dict[str, tuple[int, ...]]:
     """Span name -> positions in a run's tree, for questions whose city `slot` (from 0) is swapped.
 
     Absolute names are those of `prompts.spans` and `posN` for the single position N of the prompt; names
     that begin with `swapped` and `later` follow the swapped city and the cities after it, `swapped_digitN` is
-    the N-th digit of the swapped city's id, `swapped_digitN+...+last_digit` that digit and all after it.
+    the N-th digit of the swapped city's id, `swapped_digitN+...+last_digit` that digit and all after it, and
+    `swapped_reading` is the one of these that belongs to the position `reading`.
     `answerN` is the N-th answer token, in every branch that has one; `everywhere` is the whole run.
     """
     absolute = spans(task, n_cities, id_digits)
@@ -110,7 +117,8 @@ def span_positions(
         found[f"later{end}"] = tuple(p for place in later for p in place)
     digits = found["swapped_digits"]
     found |= {f"swapped_digit{n}": (p,) for n, p in enumerate(digits, start=1)}
-    return found | {f"swapped_{name}": digits[n:] for n, name in enumerate(ends_of_id(id_digits))}
+    found |= {f"swapped_{name}": digits[n:] for n, name in enumerate(ends_of_id(id_digits))}
+    return found | {READING: found[swapped_span(reading)]}
 
 
 def ends_of_id(id_digits: int) -> list[str]:
@@ -179,7 +187,8 @@ class Editor:
     """Turns cells into edits for runs of one record.
 
     `bases` holds columns B by a subspace's name, or by (name, layer, span) where they differ: a patch adds
-    B B^T (source - clean). Orthonormal columns make that a projection. Two matrices (R, W) stand for
+    B B^T (source - clean), at each position of the span, or once for all of them side by side where B has
+    d_model rows for each. Orthonormal columns make that a projection. Two matrices (R, W) stand for
     W R^T, which sees the difference through R only and writes W: the part of a projection that readers see.
     """
 
@@ -205,7 +214,11 @@ class Editor:
         before = at(boundary, base, positions)
         if cell.component in RESIDUAL:
             seen, written = self.basis(cell)
-            change = (at(boundary, source, positions) - before) @ seen @ written.T
+            differ = at(boundary, source, positions) - before
+            if seen.shape[0] == differ.shape[2]:
+                change = differ @ seen @ written.T
+            else:
+                change = (differ.flatten(1) @ seen @ written.T).view_as(differ)
         elif cell.component in ("attn_out", "mlp_out"):
             theirs = at(boundary, source, positions) - at(boundary - 1, source, positions)
             change = theirs + at(boundary - 1, base, positions) - before
@@ -215,7 +228,7 @@ class Editor:
             change = self._heads(Swap(cell, list(span), positions, base, source))
         return Edit(boundary, positions, before + change)
 
-    def basis(self, cell: Cell) -> Float[Tensor, "2 d_model rank"]:
+    def basis(self, cell: Cell) -> Float[Tensor, "2 d_states rank"]:
         """The matrices (R, W) of a cell's subspace. Raises UnknownName, or AnalysisError when R is not
         orthonormal.
         """
@@ -224,7 +237,8 @@ class Editor:
             if key in self.bases:
                 basis = self.bases[key].to(self.forward.device, torch.float32)
                 both = basis if basis.ndim == 3 else basis.expand(2, *basis.shape)
-                if (both[0].T @ both[0] - torch.eye(both.shape[2], device=both.device)).abs().max() > 1e-4:
+                unit = torch.eye(both.shape[2]).to(both)
+                if not torch.allclose(both[0].T @ both[0], unit, rtol=0, atol=1e-4):
                     raise AnalysisError(f"the basis of subspace '{cell.subspace}' is not orthonormal")
                 return both
         raise UnknownName("subspace", cell.subspace, self.bases)

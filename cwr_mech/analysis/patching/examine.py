@@ -13,7 +13,7 @@ from cwr_mech.analysis.patching.estimates import attribution_part, paths_part
 from cwr_mech.analysis.patching.interchange import interchange, interchange_rows, swapped_answers
 from cwr_mech.analysis.patching.known_steps import map_part, steps_part
 from cwr_mech.analysis.patching.layout import CONDITIONS, INTERCHANGE
-from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.pairs import READING, Pairs
 from cwr_mech.analysis.patching.parts import Question, ask, das_part, subspace_part
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
@@ -27,7 +27,7 @@ from cwr_mech.training.folders import RUNS
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
-DECODED = ("swapped_digits", "swapped_last", "equals")
+DECODED = ("swapped_digits", READING, "equals")
 """Spans at which the residual stream is replaced to see which city the decoded answer follows."""
 
 

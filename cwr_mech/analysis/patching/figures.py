@@ -110,7 +110,7 @@ def subspaces_figure(result: Result) -> Figure:
     unit = "models" if "n_models" in result.values else "pairs"
     return caption(
         figure,
-        f"{result.params['task']}: {n} {unit}, the first city's last digit; dimensions in brackets. IIA: "
+        f"{result.params['task']}: {n} {unit}, the first city where it is read; dimensions in brackets. IIA: "
         "share of answers that become the model's answer to the source question. covariance-matched: "
         "directions in which cities vary at all; random: drawn evenly; both of the manifold's rank, mean "
         f"over draws. Bars: 95 % over {'models' if unit == 'models' else 'cities'}.",
@@ -157,13 +157,10 @@ def tasks_figure(result: Result) -> Figure:
     rows = result.tables["lines"]
     figure = new_figure(3.2)
     panels = figure.subplots(1, 2, sharey=True)
-    for ax, span, title in zip(
-        panels,
-        ("swapped_last", "equals"),
-        ("the city's last digit", "'=', where the answer is read"),
-        strict=True,
+    for ax, title in zip(
+        panels, ("the city, where it is read", "'=', where the answer is read"), strict=True
     ):
-        mine = [row for row in rows if row["span"] == span]
+        mine = [row for row in rows if (row["span"] == "equals") == (ax is panels[1])]
         for task, own in groups(sorted(mine, key=lambda row: row["layer"]), "task").items():
             look = task_look(task)
             line(ax, own, "layer", "recovered", bars=BARS, label=task, **look.drawn)
@@ -215,8 +212,8 @@ def parts_figure(result: Result) -> Figure:
     return caption(
         figure,
         "IIA: share of decoded answers that become the source's when only a part of the first city's state, "
-        "at its last digit, is the source's. PCA, covariance-matched and random directions: as many as the "
-        "manifold's. Bars: 95 % over models, over cities where there is one model. Empty: too few answers.",
+        "where the model reads it, is the source's. PCA, covariance-matched and random directions: as many "
+        "as the manifold's. Bars: 95 % over models, over cities where there is one. Empty: too few answers.",
     )
 
 

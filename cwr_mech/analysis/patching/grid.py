@@ -43,7 +43,8 @@ def grid_explorer(result: Result) -> Explorer | None:
     if not cells:
         return None
     spans = [str(span) for span in result.arrays["spans"]]
-    axis, question = _tokens(str(result.params["task"]), spans)
+    reading = next(iter(result.params.get("reading", {}).values()), "last_digit")
+    axis, question = _tokens(str(result.params["task"]), spans, reading)
     controls = {
         "Component": list(dict.fromkeys(_component(row) for row in cells)),
         "Direction": list(dict.fromkeys(str(row["direction"]) for row in cells)),
@@ -71,7 +72,7 @@ def _component(row: Row) -> str:
     return f"{row['component']} within {row['subspace']}" if row.get("subspace") else str(row["component"])
 
 
-def _tokens(task: str, spans: Sequence[str]) -> tuple[list[str], str]:
+def _tokens(task: str, spans: Sequence[str], reading: str) -> tuple[list[str], str]:
     """What stands along the axis, tokens above the name of their span, and the question they are from."""
     if task not in TASKS:
         return [span.replace("_", " ") for span in spans], f"one of {task}"
@@ -83,7 +84,7 @@ def _tokens(task: str, spans: Sequence[str]) -> tuple[list[str], str]:
     from cwr_mech.analysis.patching.forward import Tree
 
     tree = Tree(len(tokens), (about.max_answer_tokens,))
-    places = span_positions(task, about.n_min, 0, ID_DIGITS, tree)
+    places = span_positions(task, about.n_min, 0, ID_DIGITS, tree, reading)
     found = []
     for span in spans:
         letters = "".join(tokens[place] for place in places.get(span, ()) if place < len(tokens))

@@ -15,7 +15,7 @@ from scipy.spatial.distance import pdist
 from cwr_mech.analysis.patching.cells import Cell, grid
 from cwr_mech.analysis.patching.interchange import NEAR, answer_values, interchange, moved, through_origin
 from cwr_mech.analysis.patching.layout import INTERCHANGE
-from cwr_mech.analysis.patching.pairs import Pairs, correct, true_answers
+from cwr_mech.analysis.patching.pairs import READING, Pairs, correct, true_answers
 from cwr_mech.analysis.patching.table import resample
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -68,7 +68,7 @@ def steps_part(
 ) -> tuple[list[Row], dict[str, np.ndarray]]:
     """Table `steps`, and the changes at the cell `best` as arrays steps_{true,given,own,size} [pair].
 
-    One row for each layer at the city's last digit and at '=', and for each step; step None is all steps
+    One row for each layer where the model reads a city and at '=', and for each step; step None is all steps
     together, layer None is asking outright. Slopes are through the origin, intervals resample swapped
     cities; NaN for labels.
     """
@@ -76,7 +76,7 @@ def steps_part(
     asked = with_sources(world, pairs, rows, sources)
     outright = answers_outright(model, asked)
     asked = replace(asked, corrupt_answer=outright)
-    cells = [*dict.fromkeys([*grid(model.cfg, ("resid_post",), ("swapped_last", "equals")), best])]
+    cells = [*dict.fromkeys([*grid(model.cfg, ("resid_post",), (READING, "equals")), best])]
     found = interchange(model, asked, cells, conditions=INTERCHANGE[1:])
     size = steps[np.arange(len(asked)) % len(steps)]
     table = []

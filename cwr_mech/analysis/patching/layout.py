@@ -102,7 +102,7 @@ def _layout(
     tokens = torch.cat([torch.tensor(prompts), answers.forced.repeat(len(questions), 1)], 1)
     differ = (tokens[:, None] != tokens[None]).numpy()
     first = np.where(differ.any(-1), differ.argmax(-1), tokens.shape[1]).astype(np.int64)
-    spans = span_positions(pairs.task, size, slot, pairs.id_digits, answers.tree)
+    spans = span_positions(pairs.task, size, slot, pairs.id_digits, answers.tree, pairs.reading)
     return Layout(rows, tuple(questions), answers, tokens, spans, has, first)
 
 

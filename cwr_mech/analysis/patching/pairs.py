@@ -35,6 +35,9 @@ BATCH, PATIENCE = 512, 8
 
 GROUPS = ("old", "new")
 
+READING = "swapped_reading"
+"""Span of the token, or tokens, at which the model reads the swapped city: `Pairs.reading` says which."""
+
 REASONS = ("kept", "clean answer wrong", "corrupt answer wrong", "answers too close", "asked before")
 
 
@@ -46,7 +49,8 @@ class Pairs(Entries):
     own words, truths are the task's answer values. `equal` has -1 in the first column where there is none.
     `order` is None where the task has no symmetry that keeps the answer. `tolerance` is in the task's unit
     (0 for labels), as is `constant_error`, the mean error of the constant-prediction baseline.
-    `attrition` counts candidates by what became of them, REASONS in order.
+    `attrition` counts candidates by what became of them, REASONS in order. `reading`: the position at which
+    the model reads a city, by cause (see `sites.CausalSites.reading`); several are joined by "+".
     """
 
     task: str
@@ -66,6 +70,7 @@ class Pairs(Entries):
     tolerance: float
     constant_error: float
     attrition: dict[str, int]
+    reading: str = "last_digit"
 
     @property
     def cluster(self) -> Int64[np.ndarray, " pair"]:

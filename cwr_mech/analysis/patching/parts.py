@@ -13,13 +13,13 @@ from itertools import product
 import numpy as np
 import torch
 
-from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.cells import Cell, swapped_span
 from cwr_mech.analysis.patching.das import das
 from cwr_mech.analysis.patching.interchange import Interchange, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
-from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
+from cwr_mech.analysis.patching.pairs import READING, Pairs, find_pairs
+from cwr_mech.analysis.patching.sites import known_sites
 from cwr_mech.analysis.patching.subspaces import (
-    SPAN,
     Fitted,
     aligned_states,
     describe,
@@ -56,9 +56,10 @@ class Question:
 def ask(
     model: HookedQwen2, world: World, question: Question, *, n: int | None = None, first: bool = False
 ) -> Pairs:
-    """Pairs the model answers, `n` instead of the question's number; `first` swaps first cities only."""
+    """Pairs the model answers, `n` instead of the question's number; `first` swaps first cities only. With
+    the position at which it reads a city (see `reading`)."""
     answerer = partial(decode_text, model, max_new_tokens=get_task(question.task).max_answer_tokens)
-    return find_pairs(
+    pairs = find_pairs(
         answerer,
         world,
         question.task,
@@ -68,6 +69,16 @@ def ask(
         slot=0 if first else question.slot,
         tolerance=question.tolerance,
     )
+    return replace(pairs, reading=reading(model, world, question.task))
+
+
+def reading(model: HookedQwen2, world: World, task: str) -> str:
+    """The position at which a model reads the first city of a task's questions, by interchange of other
+    questions than are asked here; the last digit where it answers too few about training cities to tell."""
+    try:
+        return known_sites(model, world, task).primary.position
+    except AnalysisError:
+        return "last_digit"
 
 
 def subspace_part(
@@ -75,7 +86,7 @@ def subspace_part(
 ) -> tuple[list[Row], int]:
     """Table `subspaces`: what the answer follows when only a part of the first city's state is replaced."""
     pairs = ask(model, world, question, first=True)
-    fitted = fit_subspaces(model, world, question.task, kinds, seed=question.seed)
+    fitted = fit_subspaces(model, world, question.task, kinds, position=pairs.reading, seed=question.seed)
     return followed(model, pairs, fitted, question.seed), len(pairs)
 
 
@@ -93,11 +104,16 @@ DAS_PAIRS = 512
 
 
 def das_part(model: HookedQwen2, world: World, question: Question, layer: int, rank: int) -> list[Row]:
-    """Table `das`: a learned subspace, its controls and the manifold after one layer, at the last digit."""
+    """Table `das`: a learned subspace, its controls and the manifold after one layer, at the last token at
+    which the model reads a city: the search is made for one token."""
     pairs = ask(model, world, question, n=DAS_PAIRS, first=True)
-    fitted = fit_subspaces(model, world, question.task, ("manifold",), seed=question.seed)
-    others = {"manifold": fitted.bases["manifold", layer, SPAN]}
-    return das(model, pairs, layer, SPAN, rank=rank, others=others, seed=question.seed)
+    last = pairs.reading.split("+")[-1]
+    span = swapped_span(last)
+    fitted = fit_subspaces(
+        model, world, question.task, ("manifold",), position=last, span=span, seed=question.seed
+    )
+    others = {"manifold": fitted.bases["manifold", layer, span]}
+    return das(model, pairs, layer, span, rank=rank, others=others, seed=question.seed)
 
 
 def from_another(
@@ -116,7 +132,7 @@ def from_another(
     asked, source = (world.rows(ids[here, pairs.slot]) for ids in (pairs.clean, pairs.corrupt))
     rng = np.random.default_rng(np.random.SeedSequence((seed, 12)))
     folds = np.where(world.is_new, -1, rng.integers(FOLDS, size=world.n))
-    own, theirs = (states_at(each, world, pairs.task, world.ids, SPAN) for each in (model, other))
+    own, theirs = (states_at(each, world, pairs.task, world.ids, pairs.reading) for each in (model, other))
     whole = torch.eye(own.shape[-1])
     rows: list[Row] = []
     for layer, states in enumerate(own):
@@ -126,9 +142,9 @@ def from_another(
                 np.float64
             )
             for kind in (None, "manifold", "not-manifold"):
-                basis = (whole if kind is None else fitted.bases[kind, layer, SPAN]).double().numpy()
-                words = graft(model, pairs, layer, SPAN, states[asked] + change @ basis @ basis.T)
-                cell = Cell("resid_post", layer, None, SPAN, subspace=kind)
+                basis = (whole if kind is None else fitted.bases[kind, layer, READING]).double().numpy()
+                words = graft(model, pairs, layer, READING, states[asked] + change @ basis @ basis.T)
+                cell = Cell("resid_post", layer, None, READING, subspace=kind)
                 shape = (1, 1, len(pairs))
                 found = Interchange(
                     (cell,), INTERCHANGE[1:], np.ones(shape, bool), words[None, None], np.full(shape, np.nan)
@@ -162,15 +178,16 @@ def parts_study(
     try:
         pairs = ask(model, world, question, first=True)
     except AnalysisError as error:
-        return [], {**about, "pairs": 0, "tried": None, "left_out": error.message}
+        return [], {**about, "reading": None, "pairs": 0, "tried": None, "left_out": error.message}
     kinds = list(dict.fromkeys(["manifold", *kinds]))
-    fitted = fit_subspaces(model, world, question.task, kinds, seed=question.seed)
+    fitted = fit_subspaces(model, world, question.task, kinds, position=pairs.reading, seed=question.seed)
     rows = [{"states_from": "own"} | row for row in followed(model, pairs, fitted, question.seed)]
     for source, other in sources:
         rows += from_another(model, world, pairs, fitted, other, source, question.seed)
     lost = ", ".join(f"{n} {reason}" for reason, n in pairs.attrition.items() if reason != "kept")
     tried = sum(pairs.attrition.values())
-    return [about | row for row in rows], {**about, "pairs": len(pairs), "tried": tried, "left_out": lost}
+    asked = {"reading": pairs.reading, "pairs": len(pairs), "tried": tried, "left_out": lost}
+    return [about | row for row in rows], about | asked
 
 
 def parts_of_runs(

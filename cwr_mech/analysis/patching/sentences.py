@@ -53,7 +53,7 @@ def weak_lines(rows: list[Row]) -> str:
     """How many of the lines stand at a site that answers do not read; "" for none."""
     weak = [row for row in rows if row["whole"] is not None and row["whole"] < HALF]
     told = f" Causally weak, so no evidence about what answers read: {len(weak)} of {len(rows)} lines, where "
-    return f"{told}fewer than half of the answers follow the whole state at the last digit." if weak else ""
+    return f"{told}fewer than half of the answers follow the whole state." if weak else ""
 
 
 def read_at(result: Result) -> str:

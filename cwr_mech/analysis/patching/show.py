@@ -12,7 +12,7 @@ from cwr_mech.analysis.patching.figures import (
     tasks_figure,
 )
 from cwr_mech.analysis.patching.grid import grid_explorer, patch_figure
-from cwr_mech.analysis.patching.summary import GROUPED, best_layer
+from cwr_mech.analysis.patching.summary import CITY, GROUPED, best_layer
 from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
@@ -80,7 +80,7 @@ def patching(result: Result) -> str:
             "interchange",
             "Answers decoded after the whole residual stream was replaced:",
             "layer span n iia interval truth unchanged neither error_to_source slope",
-            lambda row: row["direction"] == "noise" and row["span"] in ("swapped_last", "equals"),
+            lambda row: row["direction"] == "noise" and row["span"] in (*CITY, "equals"),
         ),
         part(
             "steps",
@@ -91,7 +91,7 @@ def patching(result: Result) -> str:
         ),
         part(
             "subspaces",
-            "The same with only a part of the first city's state replaced, at its last digit:",
+            "The same with only a part of the first city's state replaced, where the model reads it:",
             "layer subspace rank draws variance iia interval slope truth unchanged",
             lambda row: row["layer"] in heard,
             subspace="whole state",
@@ -140,7 +140,7 @@ def parts(result: Result) -> str:
     )
 
 
-ASKED = "run task group pairs tried left_out"
+ASKED = "run task group reading pairs tried left_out"
 TASKS = "task n_kept city_held_until answer_from head head_recovered iia_at_equals"
 
 

@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from cwr_mech.activations.extract import model_digest
 from cwr_mech.activations.site import EMBED, Site
 from cwr_mech.analysis.best import HALF
-from cwr_mech.analysis.patching.cells import Cell, ends_of_id
+from cwr_mech.analysis.patching.cells import Cell, ends_of_id, swapped_span
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
@@ -151,7 +151,7 @@ def _interchanged(
 
 def _cell(site: Site) -> Cell:
     """The patch of a site of the swapped city."""
-    span = {"last_digit": "swapped_last"}.get(site.position, f"swapped_{site.position}")
+    span = swapped_span(site.position)
     if site.component == EMBED:
         return Cell("resid_pre", 0, None, span)
     return Cell(site.component, site.number(), None, span)

@@ -113,7 +113,7 @@ def patch(
     ] = None,
     components: Annotated[Names, Opt("What is patched, e.g. resid_post,z,mlp_out; or all.")] = PATCHED,
     spans: Annotated[
-        Names, Opt("Where: default, positions, or spans such as swapped_last,equals.")
+        Names, Opt("Where: default, positions, or spans such as swapped_reading,equals.")
     ] = "default",
     pairs: Pairs = 64,
     metric: Annotated[
@@ -193,17 +193,19 @@ def patch_tasks(
 ) -> Result:
     """Tasks beside each other: until which layer a city is held where it is named, from where '=' has it.
 
-    Patches the residual stream and single heads at the city's last digit and at '=', by the logit difference.
+    Patches the residual stream and single heads where the model reads the city, found by interchange, and at
+    '=', by the logit difference.
     """
     from cwr_mech.analysis.sources import runs_of
 
     found = runs_of(runs)
     asked = _tasks(tasks, found[0])
     from cwr_mech.analysis.patching.examine import Sweeping, swept_result
+    from cwr_mech.analysis.patching.pairs import READING
     from cwr_mech.analysis.patching.parts import Question
     from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 
-    sweeping = Sweeping(("resid_post", "z"), ("swapped_last", "equals"), ("logit_diff",))
+    sweeping = Sweeping(("resid_post", "z"), (READING, "equals"), ("logit_diff",))
     leading, lost = [], []
     for name in asked:
         results = []
@@ -239,6 +241,7 @@ def patch_parts(
 ) -> Result:
     """Which part of the first city's state do answers read? Manifold, its complement, and their controls.
 
+    The state stands at the token, or tokens side by side, at which the model reads a city by interchange.
     Run by run and task by task; runs trained alike are pooled, with models as the units.
     """
     from cwr_mech.analysis.sources import runs_of

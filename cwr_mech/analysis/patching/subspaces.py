@@ -1,8 +1,9 @@
 """Which part of a city's state do answers read? Interchange interventions inside and outside of a subspace.
 
-For questions whose first city is exchanged, the residual stream at that city's last digit (and at the
-delimiter after it) equals what a bare city prompt gives there, because nothing before it differs. Subspaces
-are fitted on such states of training cities, after every block:
+For questions whose first city is exchanged, the residual stream at that city's tokens (and at the delimiter
+after it) equals what a bare city prompt gives there, because nothing before it differs. Subspaces are fitted
+on such states of training cities, after every block, at the token where the model reads a city; where it
+reads several, their states side by side are one vector, and a subspace is one of that space:
 
 manifold            directions in which cities differ because of their coordinates (`manifold.bases`)
 pca                 as many leading principal components: where cities differ most, for any reason
@@ -32,16 +33,13 @@ from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, basis_name
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
 from cwr_mech.analysis.patching.layout import layouts
-from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.pairs import READING, Pairs
 from cwr_mech.analysis.patching.sweep import prepare
 from cwr_mech.analysis.stats.ridge import fit_linear
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
-
-SITES = {"swapped_last": "last_digit", "swapped_delimiter": "delimiter"}
-"""Span of a pair whose first city is swapped -> the same place in a bare city prompt."""
 
 FITTED = ("manifold", "pca", "probe")
 RANDOM = ("covariance-matched", "random")
@@ -66,25 +64,30 @@ class Fitted:
 
 
 def states_at(
-    model: HookedQwen2, world: World, task: str, ids: Int64[np.ndarray, " city"], span: str
-) -> Float64[np.ndarray, "layer city d_model"]:
-    """Residual stream after every block at a place of SITES in bare prompts about these cities."""
-    if span not in SITES:
-        raise UnknownName("place of a single city", span, SITES)
-    at = SITES[span], world.config.id_digits
-    return city_states(model, task, ids, *at, layers=range(model.cfg.n_layers))
+    model: HookedQwen2, world: World, task: str, ids: Int64[np.ndarray, " city"], position: str
+) -> Float64[np.ndarray, "layer city d_states"]:
+    """Residual stream after every block at a position in bare prompts about these cities: d_model numbers
+    for each of the tokens that `position` joins by "+"."""
+    digits = world.config.id_digits
+    return city_states(model, task, ids, position, digits, layers=range(model.cfg.n_layers))
 
 
 MOST = 2000
-SPAN = "swapped_last"
-"""Where subspaces are fitted and states are replaced: by then the whole id has been read."""
 
 
 def fit_subspaces(
-    model: HookedQwen2, world: World, task: str, kinds: Sequence[str], *, seed: int = 0
+    model: HookedQwen2,
+    world: World,
+    task: str,
+    kinds: Sequence[str],
+    *,
+    position: str = "last_digit",
+    span: str = READING,
+    seed: int = 0,
 ) -> Fitted:
     """Fit subspaces on (at most MOST) training cities, for every layer, each with its complement.
 
+    `position` is where their states are read, `span` what the patches there are called in pairs.
     Kinds are those of SUBSPACES; the random ones are drawn DRAWS times. All but the probe's plane have the
     manifold's rank. "readers" adds the row space and the null space of what later blocks read, by
     themselves and within each fitted kind. Raises UnknownName for a kind.
@@ -98,9 +101,9 @@ def fit_subspaces(
     bases: dict[BasisName, Tensor] = {}
     variance: dict[BasisName, float] = {}
     cells: list[Cell] = []
-    states = states_at(model, world, task, world.ids[rows], SPAN)
+    states = states_at(model, world, task, world.ids[rows], position)
     for layer, x in enumerate(states):
-        cells.append(Cell("resid_post", layer, None, SPAN))
+        cells.append(Cell("resid_post", layer, None, span))
         equal = fit_basis("manifold", x, xy, seed=seed).rank
         found = {
             kind: [fit_basis(kind, x, xy, rank=None if kind == "probe" else equal, seed=seed).columns]
@@ -116,20 +119,21 @@ def fit_subspaces(
             maps += [(kind, d, v) for d, v in enumerate(drawn)]
             maps += [(f"not-{kind}", d, v) for d, v in enumerate(complements)]
         if READERS in kinds and layer < model.cfg.n_layers - 1:
-            maps += [(name, 0, v) for name, v in split_by_readers(model, layer, fitted)]
+            tokens = position.count("+") + 1
+            maps += [(name, 0, v) for name, v in split_by_readers(model, layer, fitted, tokens)]
         for name, draw, columns in maps:
-            key = (basis_name(name, draw), layer, SPAN)
+            key = (basis_name(name, draw), layer, span)
             bases[key] = torch.from_numpy(columns).float()
             variance[key] = _variance(x, columns)
-            cells.append(Cell("resid_post", layer, None, SPAN, subspace=name, draw=draw))
+            cells.append(Cell("resid_post", layer, None, span, subspace=name, draw=draw))
     return Fitted(bases, variance, tuple(cells))
 
 
-def _drawn(kind: str, x: Float64[np.ndarray, "city d_model"], rank: int, rng: np.random.Generator) -> Basis:
+def _drawn(kind: str, x: Float64[np.ndarray, "city d_states"], rank: int, rng: np.random.Generator) -> Basis:
     return random_basis(x.shape[1], rank, rng) if kind == "random" else random_basis_like(x, rank, rng)
 
 
-def _variance(x: Float64[np.ndarray, "city d_model"], columns: np.ndarray) -> float:
+def _variance(x: Float64[np.ndarray, "city d_states"], columns: np.ndarray) -> float:
     """Share of the cities' variance that a subspace (or a pair of matrices) passes on."""
     centred = x - x.mean(0)
     seen, written = columns if columns.ndim == 3 else (columns, columns)
@@ -137,7 +141,10 @@ def _variance(x: Float64[np.ndarray, "city d_model"], columns: np.ndarray) -> fl
 
 
 def split_by_readers(
-    model: HookedQwen2, layer: int, fitted: Sequence[tuple[str, Float64[np.ndarray, "d_model _"]]]
+    model: HookedQwen2,
+    layer: int,
+    fitted: Sequence[tuple[str, Float64[np.ndarray, "d_states _"]]],
+    tokens: int = 1,
 ) -> list[tuple[str, np.ndarray]]:
     """The row space R and the null space N of what reads a city's state after block `layer`, and the parts
     of each subspace V in `fitted` that lie in them: pairs (V, R R^T V) and (V, N N^T V).
@@ -147,7 +154,8 @@ def split_by_readers(
     the network never uses it, when its part in N varies with the city and its part in R is dormant (Makelov
     et al. 2023, arXiv 2311.17030); then the first of the pair moves nothing that the second does not
     disturb. Matrices of full rank have no strict null space: R is the fewest leading singular directions with
-    READ of their squared weights, N the rest.
+    READ of their squared weights, N the rest. Readers take from each token by itself, so for the states of
+    several `tokens` side by side R and N have that many equal blocks.
     """
     gains = []
     for block in Forward(model).blocks[layer + 1 :]:
@@ -156,7 +164,8 @@ def split_by_readers(
             gains.append((read / read.norm()).detach().double().cpu().numpy())
     u, s, _ = np.linalg.svd(np.concatenate(gains, axis=1))
     rank = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), READ)) + 1
-    sides = {"row-space": u[:, :rank], "null-space": u[:, rank:]}
+    each = np.eye(tokens)
+    sides = {"row-space": np.kron(each, u[:, :rank]), "null-space": np.kron(each, u[:, rank:])}
     found: list[tuple[str, np.ndarray]] = list(sides.items())
     for kind, v in fitted:
         found += [(f"{kind}-{side}", np.stack([v, w @ w.T @ v])) for side, w in sides.items()]
@@ -180,21 +189,19 @@ def describe(fitted: Fitted, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def graft(
-    model: HookedQwen2, pairs: Pairs, layer: int, span: str, values: Float64[np.ndarray, "pair d_model"]
+    model: HookedQwen2, pairs: Pairs, layer: int, span: str, values: Float64[np.ndarray, "pair d_states"]
 ) -> Shaped[np.ndarray, " pair"]:
-    """Answers decoded when given vectors stand in the clean runs after `layer` at a span of one token.
-
-    Raises AnalysisError when the span has more than one position.
+    """Answers decoded when given states stand in the clean runs after `layer` at a span: d_model numbers for
+    each of its tokens.
     """
     forward, task = Forward(model), get_task(pairs.task)
     words = np.full(len(pairs), "", dtype="<U16")
     for layout in layouts(pairs, (), roles=("clean", "corrupt")):
         positions = layout.spans[span]
-        if len(positions) != 1:
-            raise AnalysisError(f"one vector a pair needs a span of one token, '{span}' has several")
         batch = prepare(forward, layout)
         base = torch.from_numpy(layout.runs("clean")).to(forward.device)
-        new = torch.from_numpy(values[layout.rows]).float().to(forward.device)[:, None]
+        new = torch.from_numpy(values[layout.rows]).float().to(forward.device)
+        new = rearrange(new, "pair (token d_model) -> pair token d_model", token=len(positions))
         words[layout.rows] = decode(batch, Edit(2 * layer + 2, positions, new), base, task)[0]
     return words
 

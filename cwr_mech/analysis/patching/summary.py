@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cwr_mech.analysis.best import CAUSAL, best
-from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.pairs import READING, Pairs
 from cwr_mech.results import Row
 
 HALF, LEAST, MOST_HEADS = 0.5, 0.1, 4
+CITY = (READING, "swapped_last")
+"""Spans at which a city is said to be held: where the model reads it, or its last digit if only that was
+patched."""
 GROUPED = ("training_tasks", "task", "group", "direction", "states_from")
 """Columns of table `parts` that name one comparison of subspaces; models taught the same are its units."""
 
@@ -29,7 +32,8 @@ def in_words(rows: Sequence[Row], values: Mapping[str, Any], pairs: Pairs) -> li
     lost = ", ".join(f"{n} {reason}" for reason, n in pairs.attrition.items() if reason != "kept")
     notes = [
         f"{len(pairs)} pairs were used, of {values['n_pairs']} candidates tried ({lost}); spans follow the "
-        "swapped city, and layers count from 0 after their block (the paper's layer L is our L - 1)."
+        f"swapped city, {READING} is where this model reads it ({pairs.reading}), and layers count from 0 "
+        "after their block (the paper's layer L is our L - 1)."
     ]
     notes += course(rows)
     for direction, verb in (("denoise", "restores"), ("noise", "destroys")):
@@ -50,14 +54,15 @@ def in_words(rows: Sequence[Row], values: Mapping[str, Any], pairs: Pairs) -> li
 
 def course(rows: Sequence[Row]) -> list[str]:
     """Up to three sentences: where the city is read, how it moves to '=', where the answer is formed."""
-    of, (held, arrived) = stream(rows), turning_points(rows)
+    of, (held, arrived), city = stream(rows), turning_points(rows), city_span(rows)
     told = []
     if held is not None:
-        first = min(layer for (span, layer), row in of.items() if span == "swapped_last" and _holds(row))
-        until = f", and still after layer {held}: {_share(of['swapped_last', held])}" if held > first else ""
+        first = min(layer for (span, layer), row in of.items() if span == city and _holds(row))
+        until = f", and still after layer {held}: {_share(of[city, held])}" if held > first else ""
+        where = "last digit stands" if city != READING else "tokens where the model reads it stand"
         told.append(
-            f"Read: after layer {first} the city's last digit stands for the whole city: "
-            f"{_share(of['swapped_last', first])}{until}.{_heads(rows, 'swapped_last', 'It is gathered by')}"
+            f"Read: after layer {first} the city's {where} for the whole city: "
+            f"{_share(of[city, first])}{until}.{_heads(rows, city, 'It is gathered by')}"
         )
     if carriers := _heads(rows, "equals", "Moved: it is brought to '=' by"):
         told.append(carriers.strip())
@@ -87,10 +92,17 @@ def course(rows: Sequence[Row]) -> list[str]:
     return told
 
 
+def city_span(rows: Sequence[Row]) -> str:
+    """The first span of CITY that was patched, the last of them where none was."""
+    there = {row["span"] for row in rows}
+    return next((span for span in CITY if span in there), CITY[-1])
+
+
 def turning_points(rows: Sequence[Row]) -> tuple[int | None, int | None]:
-    """Last layer whose residual stream holds the city at its last digit, and the first at which '=' does."""
-    of = stream(rows)
-    held = [layer for (span, layer), row in of.items() if span == "swapped_last" and _holds(row)]
+    """Last layer whose residual stream holds the city at its span (`city_span`), and the first at which '='
+    holds what the answer needs."""
+    of, city = stream(rows), city_span(rows)
+    held = [layer for (span, layer), row in of.items() if span == city and _holds(row)]
     arrived = [layer for (span, layer), row in of.items() if span == "equals" and _holds(row)]
     return max(held, default=None), min(arrived, default=None)
 
@@ -153,8 +165,8 @@ def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
     told = [f"whole state {at[None]['iia']:.2f}"]
     told += [f"{name} ({row['rank']} dimensions) {row['iia']:.2f}" for name, row in at.items() if name]
     return [
-        f"IIA over {n} pairs when only a part of the first city's state after layer {layer} is replaced, at "
-        f"its last digit: {', '.join(told)}."
+        f"IIA over {n} pairs when only a part of the first city's state after layer {layer} is replaced, "
+        f"where the model reads it: {', '.join(told)}."
     ]
 
 

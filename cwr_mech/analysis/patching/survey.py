@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.summary import course, in_words, stream, turning_points
+from cwr_mech.analysis.patching.pairs import READING, Pairs
+from cwr_mech.analysis.patching.summary import city_span, course, in_words, stream, turning_points
 from cwr_mech.analysis.patching.sweep import Sweep
 from cwr_mech.analysis.patching.table import confirm, pool, pool_followed, tabulate
 from cwr_mech.results import Result, Row
@@ -58,6 +58,7 @@ def patch_result(
             "task": pairs.task,
             "metric": sweep.metrics[0],
             "seed": seed,
+            "reading": dict.fromkeys(runs, pairs.reading),
             **(params or {}),
         },
         values=values,
@@ -95,14 +96,15 @@ def pooled_result(results: Sequence[Result], *, seed: int) -> Result:
         kind="patch",
         command=first.command,
         inputs={name: digest for result in results for name, digest in result.inputs.items()},
-        params={**first.params, "runs": runs},
+        params={**first.params, "runs": runs, "reading": _readings(results)},
         values=values,
         tables={"cells": cells, **followed},
         arrays={"spans": first.arrays["spans"]},
         notes=[
             f"Units are {len(results)} models ({', '.join(runs)}): shares are means over models, intervals "
             "are Student's t, p values flip the signs of models' mean effects, n counts models. Single heads "
-            "are not averaged: their numbers mean nothing across models.",
+            "are not averaged: their numbers mean nothing across models. Cities are read (span "
+            f"{READING}) at " + "; ".join(f"{at} in {run}" for run, at in _readings(results).items()) + ".",
             *course([row for row in cells if row["metric"] == first.params["metric"]]),
         ],
     )
@@ -118,7 +120,7 @@ def tasks_result(results: Sequence[Result]) -> Result:
             {"task": result.params["task"]}
             | {name: row[name] for name in ("layer", "span", "n", "recovered", "lo", "hi", "null")}
             for (span, _), row in stream(cells).items()
-            if span in ("swapped_last", "equals")
+            if span in (city_span(cells), "equals")
         ]
         moved = [
             row["iia"]
@@ -143,8 +145,8 @@ def tasks_result(results: Sequence[Result]) -> Result:
         params={"runs": first.params["runs"], "metric": first.params["metric"], "seed": first.params["seed"]},
         tables={"tasks": rows, "lines": lines},
         notes=[
-            "city_held_until: last layer at which exchanging the city's last digit restores half of what an "
-            "unrelated city leaves open; answer_from: first layer at which exchanging '=' does; "
+            "city_held_until: last layer at which exchanging the city where it is read restores half of what "
+            "an unrelated city leaves open; answer_from: first layer at which exchanging '=' does; "
             "iia_at_equals: largest IIA of the whole state at '='."
         ],
     )
@@ -163,6 +165,11 @@ def _best_head(cells: Sequence[Row]) -> Row:
     if best is None:
         return {"head": None, "head_recovered": None}
     return {"head": f"{best['layer']}.{best['head']}", "head_recovered": best["recovered"]}
+
+
+def _readings(results: Sequence[Result]) -> dict[str, str]:
+    """Where each run reads a city."""
+    return {run: position for result in results for run, position in result.params["reading"].items()}
 
 
 def _key(row: Row) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ The functions below are imported when they are asked for: a command needs the si
 from importlib import import_module
 from typing import Any
 
-__all__ = ["linear_cka", "linear_cka_interval", "linear_cka_matrix", "undefined_reason"]
+__all__ = ["MinibatchCka", "linear_cka", "linear_cka_interval", "linear_cka_matrix", "undefined_reason"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,12 +21,14 @@ from jaxtyping import Float
 
 from cwr_mech.analysis.similarity.feature_products import (
     Features,
+    as_matrix,
     prepare,
     squared_product,
     squared_products,
 )
 from cwr_mech.analysis.similarity.shape import same_cities
 from cwr_mech.analysis.stats.intervals import Interval, jackknife_error, normal_interval
+from cwr_mech.errors import AnalysisError
 
 
 def hsic(first: Features, second: Features, *, debiased: bool = True, square: float | None = None) -> float:
@@ -169,3 +171,49 @@ def linear_cka_matrix(
                 error = 0.0 if i == j else jackknife_error(_hsic_without_each(reps[i], reps[j]) / scale)
                 standard_error[i, j] = standard_error[j, i] = error
     return CkaMatrix(values, standard_error, n, debiased, reasons)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Cities that arrive in batches
+
+
+class MinibatchCka:
+    """Debiased linear CKA of data that never fit in memory at once (Nguyen et al. 2021, arXiv 2010.15327).
+
+    The three HSIC_1 terms are averaged over batches and divided once at the end; averaging the CKA of batches
+    would be biased. Every batch holds at least 4 cities, the same in both representations.
+    """
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(3)
+        self._batches = 0
+        self._units: list[float] = [0.0, 0.0]
+        """Norm of each side's first batch that has one; sums are in this unit, and no square overflows."""
+
+    def update(self, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> None:
+        """Add one batch."""
+        same_cities(len(x), len(y))
+        # `prepare` scales each batch to norm 1, which would weigh batches differently: undo it.
+        first, second = prepare(x), prepare(y)
+        size_x, size_y = (self._size(side, features) for side, features in enumerate((x, y)))
+        self._sums += (
+            hsic(first, second) * size_x * size_y,
+            hsic(first, first) * size_x**2,
+            hsic(second, second) * size_y**2,
+        )
+        self._batches += 1
+
+    def _size(self, side: int, features: Float[np.ndarray, "n p"]) -> float:
+        """Squared norm of centred features, in units of the first batch's."""
+        x = as_matrix(features)
+        largest = float(np.abs(x).max(initial=0.0)) or 1.0
+        norm = largest * float(np.linalg.norm((x - x.mean(axis=0)) / largest))
+        self._units[side] = self._units[side] or norm
+        return (norm / self._units[side]) ** 2 if norm else 0.0
+
+    def value(self) -> float:
+        """CKA over all batches so far; NaN when a self-term is not positive."""
+        if not self._batches:
+            raise AnalysisError("no batch was given")
+        cross, first, second = (float(total) for total in self._sums / self._batches)
+        return _ratio(cross, first, second) if first > 0 and second > 0 else float("nan")

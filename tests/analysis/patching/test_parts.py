@@ -7,10 +7,12 @@ import planted
 import pytest
 import torch
 from patching_cases import WORLD, first_slot_pairs, model_of, only_here, some_pairs, truth_of
+from paths import ROOT
 
 from cwr_mech.analysis.patching import parts as patch_parts
-from cwr_mech.analysis.patching.cells import Cell
+from cwr_mech.analysis.patching.cells import Cell, swapped_span
 from cwr_mech.analysis.patching.estimates import paths_part
+from cwr_mech.analysis.patching.interchange import interchange_rows
 from cwr_mech.analysis.patching.known_steps import (
     _followed,
     map_part,
@@ -18,9 +20,10 @@ from cwr_mech.analysis.patching.known_steps import (
     steps_part,
     with_sources,
 )
-from cwr_mech.analysis.patching.pairs import find_pairs
+from cwr_mech.analysis.patching.pairs import READING, find_pairs
 from cwr_mech.analysis.patching.parts import (
     Question,
+    ask,
     flipped,
     from_another,
     parts_result,
@@ -29,8 +32,10 @@ from cwr_mech.analysis.patching.parts import (
 )
 from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces, split_by_readers
 from cwr_mech.analysis.patching.summary import GROUPED, best_layer, verdict
+from cwr_mech.analysis.patching.sweep import sweep
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import TASKS
+from cwr_mech.training.runs import load_run
 from cwr_mech.world.cities import load_world
 
 RNG = np.random.default_rng
@@ -108,20 +113,61 @@ def test_a_source_from_the_same_model_moves_answers_as_its_own_state_does():
     assert ranks["manifold"] == ranks["random"] == 32 - ranks["not-manifold"]
 
 
-def test_a_graft_of_the_sources_own_state_is_a_patch():
-    model, pairs = model_of(), some_pairs("distance", 8, slot=0)
+READINGS = ("last_digit", "delimiter", "digit3+last_digit")
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_graft_of_the_sources_own_state_is_a_patch(reading):
+    model = model_of()
+    pairs = replace(some_pairs("distance", 8, slot=0), reading=reading)
     with torch.no_grad():
         model.unembed.W_U.mul_(3)
     here = np.arange(len(pairs))
-    states = patch_parts.states_at(model, WORLD, "distance", WORLD.ids, "swapped_last")
+    states = patch_parts.states_at(model, WORLD, "distance", WORLD.ids, reading)
+    assert states.shape == (model.cfg.n_layers, WORLD.n, 32 * (reading.count("+") + 1))
     source = states[1][WORLD.rows(pairs.corrupt[here, pairs.slot])]
-    cell = Cell("resid_post", 1, None, "swapped_last")
-    patched = patch_parts.interchange(model, pairs, [cell], conditions=patch_parts.INTERCHANGE[1:]).answer[
-        0, 0
-    ]
-    np.testing.assert_array_equal(patch_parts.graft(model, pairs, 1, "swapped_last", source), patched)
+    cells = [Cell("resid_post", 1, None, span) for span in (READING, swapped_span(reading))]
+    found = patch_parts.interchange(model, pairs, cells, conditions=patch_parts.INTERCHANGE[1:])
+    patched = found.answer[0, 0]
+    np.testing.assert_array_equal(patched, found.answer[0, 1])
+    np.testing.assert_array_equal(patch_parts.graft(model, pairs, 1, READING, source), patched)
     base = states[1][WORLD.rows(pairs.clean[here, pairs.slot])]
-    assert (patch_parts.graft(model, pairs, 1, "swapped_last", base) != patched).any()
+    assert (patch_parts.graft(model, pairs, 1, READING, base) != patched).any()
+
+
+def test_a_subspace_of_two_tokens_takes_their_states_as_one_vector():
+    """Everything inside is the whole patch and nothing of it the unpatched run; the first token's coordinates
+    alone are a patch of that token. Control: those of the second token are not."""
+    model = model_of()
+    pairs = replace(some_pairs("distance", 8, slot=0), reading="digit3+last_digit")
+    both = torch.eye(64)
+    named = {"all": both, "first": both[:, :32], "second": both[:, 32:], "none": both[:, :0]}
+    cells = [Cell("resid_post", 1, None, READING, subspace=name) for name in named]
+    plain = [Cell("resid_post", 1, None, span) for span in (READING, "swapped_digit3", "swapped_last")]
+    found = sweep(model, pairs, [*cells, *plain], bases=named, conditions=patch_parts.INTERCHANGE[1:])
+    inside = dict(zip((*named, "whole", "third digit", "last digit"), found.patched[0, :, 0], strict=True))
+    gap = np.abs(found.clean - found.corrupt).max()
+    for one, other in (("all", "whole"), ("first", "third digit"), ("second", "last digit")):
+        assert inside[one] == pytest.approx(inside[other], abs=1e-5 * gap)
+    assert inside["none"] == pytest.approx(found.clean[0], abs=1e-5 * gap)
+    assert np.abs(inside["first"] - inside["last digit"]).max() > 1e-3 * gap
+
+
+def test_ripe_models_are_patched_at_both_digits_that_they_read():
+    """By cause: the last digit alone, where the old code stood, moves fewer answers than half."""
+    run = load_run(ROOT / "zoo/ripe")
+    model, world = run.model(), run.world()
+    rows, asked = parts_study(model, world, TINY, Question("distance", 24, slot=0), ("random",))
+    assert asked["reading"] == "digit3+last_digit"
+    at = {row["subspace"]: row for row in rows if row["layer"] == best_layer(rows)}
+    assert at[None]["iia"] > 0.8
+    assert at["manifold"]["rank"] + at["not-manifold"]["rank"] == 2 * model.cfg.d_model
+    assert at["random"]["rank"] == at["manifold"]["rank"]
+    assert at["random"]["iia"] < 0.3
+    pairs = ask(model, world, Question("distance", 24, slot=0), first=True)
+    cells = [Cell("resid_post", layer, None, "swapped_last") for layer in range(model.cfg.n_layers)]
+    found = patch_parts.interchange(model, pairs, cells, conditions=patch_parts.INTERCHANGE[1:])
+    assert max(row["iia"] for row in interchange_rows(found, pairs, RNG(0))) < 0.5
 
 
 def test_new_cities_are_asked_in_both_directions(monkeypatch):
@@ -214,10 +260,10 @@ def test_paths_of_the_planted_relay_stand_beside_their_estimates():
 
 def test_fitted_subspaces_have_complements():
     fitted = fit_subspaces(model_of(), WORLD, "distance", ("probe",))
-    inside, outside = (fitted.bases[name, 1, "swapped_last"] for name in ("probe", "not-probe"))
+    inside, outside = (fitted.bases[name, 1, READING] for name in ("probe", "not-probe"))
     assert inside.shape == (32, 2)
     assert torch.allclose(inside @ inside.T + outside @ outside.T, torch.eye(32), atol=1e-5)
-    shares = [fitted.variance[name, 1, "swapped_last"] for name in ("probe", "not-probe")]
+    shares = [fitted.variance[name, 1, READING] for name in ("probe", "not-probe")]
     assert sum(shares) == pytest.approx(1.0)
 
 
@@ -238,6 +284,12 @@ def test_readers_split_a_subspace_into_what_later_blocks_can_take_and_the_rest()
         assert parts[name][0] == pytest.approx(v)
     both = parts["plane-row-space"][1] + parts["plane-null-space"][1]
     assert both == pytest.approx(v)
+    two = dict(split_by_readers(model, 0, [], tokens=2))
+    for side, one in parts.items():
+        if side in two:
+            blocks = [two[side][:32, : one.shape[1]], two[side][32:, one.shape[1] :]]
+            assert all(np.array_equal(block, one) for block in blocks)
+            assert np.abs(two[side]).sum() == pytest.approx(2 * np.abs(one).sum()), "readers see one token"
     with torch.no_grad():
         model.blocks[1].attn.W_K.normal_(generator=torch.Generator().manual_seed(0))
     assert np.abs(dict(split_by_readers(model, 0, []))["row-space"][10:]).max() > 0.1

@@ -223,6 +223,37 @@ def test_jackknife_interval_covers_the_population_value() -> None:
     assert 0.90 <= np.mean(held) <= 0.985
 
 
+def test_minibatches_average_hsic_terms_not_values() -> None:
+    rng = np.random.default_rng(2)
+    x, y = related(rng, 2000, 6, 5)
+    streamed, values = similarity.MinibatchCka(), []
+    for rows in np.array_split(rng.permutation(2000), 100):
+        streamed.update(x[rows], y[rows])
+        values.append(similarity.linear_cka(x[rows], y[rows]))
+    whole = similarity.linear_cka(x, y)
+    assert streamed.value() == pytest.approx(whole, abs=0.03)
+    assert abs(np.mean(values) - whole) > abs(streamed.value() - whole)
+    one = similarity.MinibatchCka()
+    one.update(x, y)
+    assert one.value() == pytest.approx(whole, abs=1e-12)
+    with pytest.raises(AnalysisError, match="no batch"):
+        similarity.MinibatchCka().value()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_batches_of_short_floats_have_the_value_of_float64(dtype: type) -> None:
+    """Sums of squares of activations of 30 overflow float16; one batch that is constant adds nothing."""
+    rng = np.random.default_rng(3)
+    x, y = related(rng, 400, 6, 5)
+    short, full = similarity.MinibatchCka(), similarity.MinibatchCka()
+    for rows in np.array_split(np.arange(400), 4):
+        short.update((30 * x[rows]).astype(dtype), (30 * y[rows]).astype(dtype))
+        full.update(x[rows], y[rows])
+    assert short.value() == pytest.approx(full.value(), abs=5e-3)
+    short.update(np.ones((50, 6), dtype), y[:50].astype(dtype))
+    assert np.isfinite(short.value())
+
+
 def test_shape_measures_by_second_routes(pair: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = pair
     width = min(x.shape[1], y.shape[1])
