@@ -4,6 +4,7 @@
 # make readme  the README's tables of analyses and verdicts anew
 # make bench   time and memory of the parts that claim to be fast
 # make patching reports/patching anew, from the zoo
+# make routes  results about fine-tuned runs that are not in the zoo, from runs/ (see below)
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
 
@@ -15,7 +16,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 BASES := ripe ripe-seed2 ripe-seed3
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs readme bench patching env clean FORCE
+.PHONY: demo test docs readme bench patching routes env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -45,6 +46,26 @@ patching: .venv/.ready
 	@$(CWR) patch-parts $(foreach run,$(BASES),zoo:$(run)-ft-distance zoo:$(run)-ft-compass) --tasks distance,compass \
 	  --cities old,new --report patching
 	@$(CWR) report patching
+
+# Results about runs for which the zoo has no room: `cwr-mech sweep ripe` trains them, some minutes each beside the bases'
+# hour or more.
+WHERE := digit3+last_digit-unscaled
+every = $(foreach run,$(BASES),$(foreach task,$(1),$(foreach end,$(2),$(run)-ft-$(task)-$(end))))
+REHEARSED = $(call every,distance compass perimeter,replay-all)
+PROJECTED = $(call every,distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
+FROZEN = $(call every,distance compass angle,only-city only-answer)
+TUNED = $(foreach run,$(BASES),$(foreach task,distance trianglearea angle compass inside perimeter crossing,$(run)-ft-$(task)))
+
+routes: .venv/.ready
+	@$(CWR) course $(TUNED) --rows 64 --report ripe
+	@$(CWR) transfer $(REHEARSED) --rows 200 --suffix rehearsed --report ripe
+	@$(CWR) locate $(foreach run,$(BASES),$(run) $(run)-ft-distance) $(REHEARSED) --tasks distance,compass,perimeter \
+	  --suffix rehearsed --report routing
+	@$(CWR) transfer $(PROJECTED) --rows 200 --suffix projected --report routing
+	@$(CWR) locate $(PROJECTED) --tasks distance,compass,perimeter --suffix projected --report routing
+	@$(CWR) transfer $(FROZEN) --rows 200 --suffix frozen --report routing
+	@$(CWR) anatomy $(FROZEN) --suffix frozen --report routing
+	@for report in ripe routing; do $(CWR) report $$report || exit; done
 
 env: .venv/.ready
 

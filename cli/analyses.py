@@ -14,7 +14,7 @@ from cwr_mech.analysis.registry import ANALYSES, Analysis
 from cwr_mech.analysis.study import Opt
 
 from .common import plain_name
-from .options import LogResult, Report
+from .options import LogResult, Report, Suffix
 
 if TYPE_CHECKING:
     from cwr_mech.results import Result
@@ -32,24 +32,32 @@ def command_of(row: Analysis) -> Callable[..., None]:
     study = row.function
     given = inspect.signature(study).parameters
 
-    def command(report: str | None = None, log: str | None = None, **options: Any) -> None:
-        run(row.name, report, log=log, **options)
+    def command(
+        report: str | None = None, suffix: str | None = None, log: str | None = None, **options: Any
+    ) -> None:
+        run(row.name, report, suffix=suffix, log=log, **options)
 
     command.__doc__ = study.__doc__
     parameters = [_option(parameter, set(given)) for parameter in given.values()]
     kind = inspect.Parameter.KEYWORD_ONLY
-    for name, annotation in (("report", Report), ("log", LogResult)):
+    for name, annotation in (("report", Report), ("suffix", Suffix), ("log", LogResult)):
         parameters.append(inspect.Parameter(name, kind, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
 
 
 def run(
-    name: str, report: str | None, *, said: str | None = None, log: str | None = None, **options: Any
+    name: str,
+    report: str | None,
+    *,
+    suffix: str | None = None,
+    said: str | None = None,
+    log: str | None = None,
+    **options: Any,
 ) -> None:
     """Run the study of a command, print its short tables and save its result in a report.
 
-    `said`: the command that the result is to name instead of this one.
+    `suffix`: what its name ends with there. `said`: the command that it is to name instead of this one.
     """
     from dataclasses import replace
 
@@ -61,11 +69,13 @@ def run(
     check_log(log)
     with followed_by(progress):
         result = row.function(**options)
-    result = replace(result, command=said or result.command)
+    ending = f" --suffix {suffix}" if suffix else ""
+    result = replace(result, command=said or result.command + ending)
     show_result(result)
     if "task" in options and options["task"] is None:
         options = options | {"task": result.params.get("task")}
-    keep_result(result, report, file_name(row, result, options), log)
+    named = "-".join(part for part in (file_name(row, result, options), suffix) if part)
+    keep_result(result, report, named, log)
 
 
 def file_name(row: Analysis, result: "Result", options: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Options that several commands share, so that they read alike everywhere."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,25 @@ Step = Annotated[int | None, typer.Option(help="Checkpoint; the last by default.
 Report = Annotated[
     str | None,
     typer.Option(help="Report that gets the result; the first run's by default.", callback=report_name),
+]
+
+
+def result_suffix(text: str | None) -> str | None:
+    """Refuse what cannot end a file's name before anything is computed. Raises ConfigError."""
+    if text is not None and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text):
+        from cwr_mech.errors import ConfigError
+
+        raise ConfigError(
+            f"'{text}' cannot end a result's name", "take small letters and digits, joined by hyphens"
+        )
+    return text
+
+
+Suffix = Annotated[
+    str | None,
+    typer.Option(
+        help="End of the result's name, for a report that holds several of a kind.", callback=result_suffix
+    ),
 ]
 
 Layers = Annotated[str | None, typer.Option(help="Layers, e.g. embed,0,2,final; all by default.")]

@@ -143,3 +143,18 @@ def test_what_is_left_out_of_a_resume_is_said(run: Run) -> None:
     assert "going on from step 20" in said()
     (run.folder / FILES[0]).write_bytes(b"")
     assert "beginning again with step 0" in said()
+
+
+def test_a_report_holds_several_results_of_a_kind_by_their_suffix(cli: Cli) -> None:
+    create_run(Path("runs/one"), CONFIG, HookedQwen2(CONFIG.model, seed=0))
+    for suffix, seed in ((), 1), (("--suffix", "again-2"), 2):
+        assert cli("eval", "one", "-n", "8", "--seed", str(seed), *suffix)[0] == 0
+    results = Path("reports/one/results")
+    plain, again = (json.loads((results / f"{name}.json").read_text()) for name in ("eval", "eval-again-2"))
+    assert plain["params"]["seed"] == 1, "the second has not taken its place"
+    assert again["command"].endswith("--suffix again-2")
+    assert cli("report", "one")[0] == 0
+    for wrong in ("../x", "A", "a b", "a-"):
+        code, _, errors = cli("eval", "one", "--suffix", wrong)
+        assert (code, "cannot end a result's name" in " ".join(errors.split())) == (2, True), wrong
+    assert sorted(path.name for path in results.iterdir()) == ["eval-again-2.json", "eval.json"]
