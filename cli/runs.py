@@ -50,7 +50,7 @@ def row(folder: Path) -> list[object]:
 
 def _row(run: "Run") -> list[object]:
     from cwr_mech.experiments.presets import nearest
-    from cwr_mech.tasks.registry import PAPER_TASKS, ordered
+    from cwr_mech.tasks.registry import PAPER_TASKS, TASKS, ordered
 
     config = run.config
     others = [task for task in config.data.tasks if task not in PAPER_TASKS]
@@ -68,6 +68,7 @@ def _row(run: "Run") -> list[object]:
     words = [
         "/".join(in_short(task, scores[task]) for scores in (old, new) if task in scores)
         for task in ordered(old)
+        if task in TASKS  # another program's task may have been scored, or the name be damaged
     ]
     far = f"{done:,}" if done == steps else f"{done:,}/{steps:,}"
     return [run.name, tasks, nearest(config), far, " ".join(words) or None, run.state]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cwr_mech.analysis.best import CAUSAL, DECODED, best, best_of_each
+from cwr_mech.analysis.best import CAUSAL, DECODED, FULL, best, best_of_each, carrying
 
 ROWS = [
     {"layer": 0, "task": "angle", DECODED: 0.5, CAUSAL: 0.9},
@@ -24,3 +24,11 @@ def test_the_highest_is_best_by_each_criterion() -> None:
 def test_each_group_has_its_best_where_something_was_measured() -> None:
     assert [row["layer"] for row in best_of_each(ROWS, "task", CAUSAL)] == [0, 0]
     assert [row["task"] for row in best_of_each(ROWS, "task", DECODED)] == ["angle"]
+
+
+def test_what_carries_the_whole_effect_keeps_its_order_and_leaves_out_what_was_not_measured() -> None:
+    shares = (0.97, 1.0, FULL, 0.89, float("nan"), None)
+    rows = [{"layer": layer, CAUSAL: share} for layer, share in enumerate(shares)]
+    assert [row["layer"] for row in carrying(rows)] == [0, 1, 2]
+    assert best(rows, CAUSAL)["layer"] == 1, "the maximum is another question"
+    assert carrying(rows[4:]) == []

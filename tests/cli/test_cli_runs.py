@@ -55,7 +55,10 @@ def listed(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
 
 
 def test_runs_are_listed_on_one_line_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = {"scores": {"distance": 90.0, "compass": 0.9}, "scores_new": {"distance": 101.2}}
+    scores = {
+        "scores": {"distance": 90.0, "compass": 0.9, "of another program": 7.0},
+        "scores_new": {"distance": 101.2},
+    }
     (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 300} | scores) + "\n")
     (run.folder.parent / "broken").mkdir()
     (run.folder.parent / "broken" / "manifest.json").write_text("{")

@@ -17,7 +17,7 @@ from cwr_mech.analysis.patching.pairs import READING, Pairs
 from cwr_mech.analysis.patching.parts import Question, ask, das_part, subspace_part
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
-from cwr_mech.analysis.patching.summary import best_layer, subspace_notes
+from cwr_mech.analysis.patching.summary import reading_layer, subspace_notes
 from cwr_mech.analysis.patching.survey import patch_result
 from cwr_mech.analysis.patching.sweep import Sweep, rows_computed, sweep
 from cwr_mech.analysis.study import stage, uses
@@ -126,7 +126,7 @@ def examine(
         tables["subspaces"], n = subspace_part(model, world, question, kinds)
         notes += subspace_notes(tables["subspaces"], n)
     if extras.das:
-        layer = best_layer(tables["subspaces"])
+        layer = reading_layer(tables["subspaces"])
         tables["das"] = das_part(model, world, question, layer, extras.das)
         told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
         notes.append(

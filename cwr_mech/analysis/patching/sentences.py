@@ -5,6 +5,9 @@ from cwr_mech.render.markdown import ends
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.results import Result, Row
 
+WORDS = {"swapped_reading": "where the city is read", "equals": "'='"}
+"""Spans whose names are no words."""
+
 
 def strongest(result: Result) -> str:
     """The cell that restores most beyond an unrelated city, by the leading metric."""
@@ -84,7 +87,7 @@ def followed(result: Result) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("+", " with ")
+    return WORDS.get(name) or name.replace("_", " ").replace("+", " with ")
 
 
 def _layers(before: str, layer: int | None, after: str = "") -> str:

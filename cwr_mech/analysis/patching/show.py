@@ -12,7 +12,7 @@ from cwr_mech.analysis.patching.figures import (
     tasks_figure,
 )
 from cwr_mech.analysis.patching.grid import grid_explorer, patch_figure
-from cwr_mech.analysis.patching.summary import CITY, GROUPED, best_layer
+from cwr_mech.analysis.patching.summary import CITY, GROUPED, reading_layer
 from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
@@ -114,10 +114,10 @@ def patching(result: Result) -> str:
 
 
 def part_lines(result: Result) -> list[Row]:
-    """One line a model, task, group of cities and origin of the states, at the layer that carries most."""
+    """One line a model, task, group and origin of the states, at the layer after which the city is read."""
     shown = []
     for rows in groups(result.tables["pooled"], *GROUPED).values():
-        layer = best_layer(rows)
+        layer = reading_layer(rows)
         at = {row["subspace"]: row for row in rows if row["layer"] == layer}
         line = rows[0] | {"layer": layer, "cities": PART_COLUMNS[rows[0]["group"], rows[0]["direction"]]}
         for key, name in LINES.items():
@@ -132,7 +132,7 @@ def parts(result: Result) -> str:
     shares = " ".join(f"{key}~" for key in LINES)
     return paragraphs(
         "IIA: share of decoded answers that become the source's (95 % over models, over cities where there "
-        "is one model), at the layer where the whole state carries most:",
+        "is one model), at the last layer where the whole state carries as much as at any:",
         table_of(part_lines(result), f"training_tasks models task cities states_from layer {shares}"),
         sentences.weak_lines(part_lines(result)).strip(),
         "Question pairs: candidates, exclusions, and pairs kept:",
@@ -168,9 +168,9 @@ def _by_strength(result: Result) -> list[Row]:
 
 
 def _read_subspaces(result: Result) -> list[Row]:
-    """Subspaces at the layer where the whole state moves most answers."""
+    """Subspaces at the layer after which the city is read."""
     rows = result.tables.get("subspaces", [])
-    layer = best_layer(rows) if rows else None
+    layer = reading_layer(rows) if rows else None
     return [row | {"subspace": row["subspace"] or "whole state"} for row in rows if row["layer"] == layer]
 
 

@@ -24,7 +24,7 @@ from scipy.stats import binomtest
 
 from cwr_mech.activations.extract import model_digest
 from cwr_mech.activations.site import EMBED, Site
-from cwr_mech.analysis.best import HALF
+from cwr_mech.analysis.best import HALF, carrying
 from cwr_mech.analysis.patching.cells import Cell, ends_of_id, swapped_span
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
@@ -35,9 +35,6 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
-
-FULL = 0.9
-"""A site carries the whole effect when it moves at least this share of what the strongest site moves."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +74,11 @@ class CausalSites:
         """Where city `slot` is read: the last site that carries the whole effect.
 
         Up to there the answer takes what it needs of the city from this state, or from these states side by
-        side; above it, other positions have read it. "Whole" is FULL of the strongest site's iia; the last is
-        the highest layer, there the fewest positions, then the last position. A model that reads the city
-        nowhere gets a site that `flag` calls weak.
+        side; above it, other positions have read it. "Whole" is FULL of the strongest site's iia (see
+        `best.carrying`); the last is the highest layer, there the fewest positions, then the last position. A
+        model that reads the city nowhere gets a site that `flag` calls weak.
         """
-        rows = [row for row in self.rows if row["slot"] == slot]
-        most = max(row["iia"] for row in rows)
-        whole = [row for row in rows if row["iia"] >= FULL * most]
+        whole = carrying(row for row in self.rows if row["slot"] == slot)
         top = [row for row in whole if row["layer"] == whole[-1]["layer"]]
         fewest = min(row["position"].count("+") for row in top)
         return _site([row for row in top if row["position"].count("+") == fewest][-1])

@@ -8,7 +8,7 @@ a place counts as holding the city when it recovers at least half of what an unr
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cwr_mech.analysis.best import CAUSAL, best
+from cwr_mech.analysis.best import carrying
 from cwr_mech.analysis.patching.pairs import READING, Pairs
 from cwr_mech.results import Row
 
@@ -153,14 +153,18 @@ def _share(row: Row) -> str:
     )
 
 
-def best_layer(rows: Sequence[Row]) -> int:
-    """The layer at which replacing the city's whole state moves the answer most."""
-    return int(best([row for row in rows if row["subspace"] is None], CAUSAL)["layer"])
+def reading_layer(rows: Sequence[Row]) -> int:
+    """The layer after which the city is read: the last whose whole state moves answers as much as any does.
+
+    Below it the tokens of the id carry the city one by one, and no subspace of their states is a map.
+    """
+    whole = sorted((row for row in rows if row["subspace"] is None), key=lambda row: row["layer"])
+    return int((carrying(whole) or whole)[-1]["layer"])
 
 
 def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
-    """What the subspaces carry at the layer where the whole state carries most."""
-    layer = best_layer(rows)
+    """What the subspaces carry at the layer after which the city is read."""
+    layer = reading_layer(rows)
     at = {row["subspace"]: row for row in rows if row["layer"] == layer}
     told = [f"whole state {at[None]['iia']:.2f}"]
     told += [f"{name} ({row['rank']} dimensions) {row['iia']:.2f}" for name, row in at.items() if name]
@@ -177,7 +181,7 @@ def verdict(rows: Sequence[Row]) -> str:
     less than half of the answers, there is nothing to divide. The manifold's span says something about
     coordinates only if it carries more than covariance-matched directions do.
     """
-    layer = best_layer(rows)
+    layer = reading_layer(rows)
     at = {row["subspace"]: row for row in rows if row["layer"] == layer}
     inside, outside, matched = at["manifold"], at["not-manifold"], at.get("covariance-matched")
     told = ", ".join(

@@ -31,7 +31,7 @@ from cwr_mech.analysis.patching.parts import (
     pooled_parts,
 )
 from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces, split_by_readers
-from cwr_mech.analysis.patching.summary import GROUPED, best_layer, verdict
+from cwr_mech.analysis.patching.summary import GROUPED, reading_layer, verdict
 from cwr_mech.analysis.patching.sweep import sweep
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import TASKS
@@ -159,7 +159,7 @@ def test_ripe_models_are_patched_at_both_digits_that_they_read():
     model, world = run.model(), run.world()
     rows, asked = parts_study(model, world, TINY, Question("distance", 24, slot=0), ("random",))
     assert asked["reading"] == "digit3+last_digit"
-    at = {row["subspace"]: row for row in rows if row["layer"] == best_layer(rows)}
+    at = {row["subspace"]: row for row in rows if row["layer"] == reading_layer(rows)}
     assert at[None]["iia"] > 0.8
     assert at["manifold"]["rank"] + at["not-manifold"]["rank"] == 2 * model.cfg.d_model
     assert at["random"]["rank"] == at["manifold"]["rank"]
@@ -227,8 +227,21 @@ def test_verdicts(whole, inside, outside, words):
         for layer in range(3)
         for kind, share in kinds.items()
     ]
-    assert best_layer(rows) == 1
+    assert reading_layer(rows) == 1
     assert verdict(rows).startswith(f"{words}: after layer 1, whole state {whole:.2f}")
+
+
+def test_parts_are_compared_where_the_city_is_read_not_where_its_tokens_stand() -> None:
+    """Below the layer that puts the city together its digits move every answer, and no map does."""
+    whole, inside = (1.0, 0.95, 0.2), (0.0, 0.9, 0.1)
+    rows = [
+        {"subspace": kind, "layer": layer, "rank": 4, "iia": share, "lo": share - 0.05, "hi": share + 0.05}
+        for kind, shares in ((None, whole), ("manifold", inside), ("not-manifold", (1.0, 0.1, 0.1)))
+        for layer, share in enumerate(shares)
+    ]
+    assert reading_layer(rows) == 1
+    assert verdict(rows).startswith("through the manifold's span: after layer 1")
+    assert reading_layer([row | {"iia": float("nan")} for row in rows]) == 2
 
 
 def test_a_manifold_that_carries_no_more_than_matched_directions_is_said_so():
