@@ -47,6 +47,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
@@ -83,7 +84,13 @@ def try_line(rng: random.Random, base: Base, scratch: Path) -> Seen:
         code = run_line(words)
     text, name = said.getvalue(), f"cwr-mech {words[0][:20] if words else ''}"
     about = f"{words} -> {code} {text[-1500:]}"
-    strange = [path for path in listing(scratch) if path not in around and not path.startswith("work")]
+    # Where a line says itself that its file is to go (--out ../x), the file is no stray.
+    asked = [os.path.normpath(f"work/{value}") for flag, value in pairwise(words) if flag == "--out"]
+    strange = [
+        path
+        for path in listing(scratch)
+        if path not in around and not any(Path(path).is_relative_to(one) for one in ("work", *asked))
+    ]
     if strange or (scratch / "outside.txt").read_text() != "precious":
         return Seen("outside", name, f"{about} {strange}")
     after = listing(work)
