@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cwr_mech.artifacts import atomic_file, provenance, sha256_file, write_json
+from cwr_mech.artifacts import PART, atomic_file, provenance, sha256_file, write_json
 from cwr_mech.config import RunConfig
 from cwr_mech.errors import ArtifactExists, ConfigError
 from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
@@ -26,7 +26,8 @@ def require_free(folder: Path) -> None:
             f"{folder} holds a run already", "continue it with --resume, or choose another --out"
         )
     own = (".lock", "checkpoints", CITIES)
-    if folder.exists() and any(path.name not in own for path in folder.iterdir()):
+    here = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if any(name not in own and PART not in name for name in here):  # parts of a killed one are swept away
         raise ArtifactExists(f"{folder} exists and is not a run", "choose another --out")
 
 

@@ -10,7 +10,7 @@ from cwr_mech.artifacts import sha256_file, write_json
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
 from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact, SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.begin import create_run, update_manifest
+from cwr_mech.training.begin import create_run, require_free, update_manifest
 from cwr_mech.training.folders import latest_run, newest_first
 from cwr_mech.training.loop import train
 from cwr_mech.training.runs import checkpoint_path, load_run, readable_runs
@@ -239,3 +239,14 @@ def test_one_bad_folder_hides_no_run(folder: Path, tmp_path: Path) -> None:
     assert "juggling" in said["task"]
     assert "not valid JSON" in said["zeros"]
     assert not any("\n" in line for line in said.values())
+
+
+def test_a_run_begins_where_a_kill_left_only_parts_of_one(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    checkpoint_path(folder, 0).mkdir(parents=True)
+    for name in (".lock", "manifest.json.part-elsewhere-1-1-0123abcd"):
+        (folder / name).touch()
+    require_free(folder)  # before anything is computed; training sweeps the part away
+    (folder / "notes.txt").touch()
+    with pytest.raises(ArtifactExists, match="is not a run"):
+        require_free(folder)
