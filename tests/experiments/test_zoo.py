@@ -166,7 +166,7 @@ def test_changes_are_noticed() -> None:
 def test_damaged_weights_of_a_zoo_model_are_to_be_brought_back() -> None:
     run = made("plain")
     model = add(run, n=N)
-    for place, hint in ((model, "git checkout zoo"), (run, "train the run anew")):
+    for place, hint in ((model, "git checkout zoo"), (run, "cwr-mech train --config")):
         weights = place.checkpoint() / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-8])
         with pytest.raises(CorruptArtifact, match="not those that were written") as caught:
