@@ -41,6 +41,16 @@ class UserError(CwrError):
     """The input is wrong and the user can mend it."""
 
 
+LONGEST = 100
+"""Characters of a name that an error quotes."""
+
+
+def quoted(name: object) -> str:
+    """A name from a file or a command line in quotes, cut to what a line can hold."""
+    text = str(name)
+    return f"'{text}'" if len(text) <= LONGEST else f"'{text[:LONGEST]}...' ({len(text):,} characters)"
+
+
 class UnknownName(UserError):
     """A name that is not in a table; says the nearest one or lists them all."""
 
@@ -49,7 +59,9 @@ class UnknownName(UserError):
         near = get_close_matches(str(name), known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         shown = ", ".join(known[:24]) + (f", ... ({len(known)} in all)" if len(known) > 24 else "")
-        super().__init__(f"unknown {kind} '{name}'", f"{hint}known: {shown}" if known else "there are none")
+        super().__init__(
+            f"unknown {kind} {quoted(name)}", f"{hint}known: {shown}" if known else "there are none"
+        )
 
 
 class ConfigError(UserError):

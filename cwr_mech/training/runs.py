@@ -31,6 +31,7 @@ from cwr_mech.errors import (
     CorruptArtifact,
     MissingArtifact,
     UserError,
+    quoted,
 )
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import Tokenizer
@@ -295,7 +296,7 @@ def load_run(name: Path | str | None = None) -> Run:
         config = parse(RunConfig, manifest["config"])
     except UnknownTask as error:
         raise ArtifactError(
-            f"run {path.name} needs the task '{error.name}', which is not known here", PLUGIN_HINT
+            f"run {path.name} needs the task {quoted(error.name)}, which is not known here", PLUGIN_HINT
         ) from error
     if (path / CITIES).exists():  # the manifest says what was typed, which may not be there any more
         config = with_source(config, path / CITIES)

@@ -8,8 +8,17 @@ import pytest
 
 from cwr_mech.artifacts import sha256_file, write_json
 from cwr_mech.config import ModelConfig, RunConfig, WorldConfig
-from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact, MissingArtifact, SchemaMismatch
+from cwr_mech.errors import (
+    ArtifactError,
+    ArtifactExists,
+    ConfigError,
+    CorruptArtifact,
+    MissingArtifact,
+    SchemaMismatch,
+    UnknownName,
+)
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.tasks.registry import get_task
 from cwr_mech.training.begin import create_run, require_free, update_manifest
 from cwr_mech.training.folders import latest_run, newest_first
 from cwr_mech.training.loop import train
@@ -250,3 +259,17 @@ def test_a_run_begins_where_a_kill_left_only_parts_of_one(tmp_path: Path) -> Non
     (folder / "notes.txt").touch()
     with pytest.raises(ArtifactExists, match="is not a run"):
         require_free(folder)
+
+
+def test_a_name_of_any_length_is_quoted_on_a_line_that_can_be_read(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["data"]["tasks"] = ["x" * 10_000]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"needs the task 'x{100}\.\.\.' \(10,000 characters\)") as caught:
+        load_run(folder)
+    assert len(str(caught.value)) < 500
+    with pytest.raises(UnknownName, match=r"unknown task 'x{100}\.\.\.'") as unknown:
+        get_task("x" * 10_000)
+    assert len(unknown.value.message) < 200
+    with pytest.raises(UnknownName, match="unknown task 'distanse'"):
+        get_task("distanse")
