@@ -144,7 +144,8 @@ def readme_rows(reports: Mapping[str, Result]) -> str:
             named = found[question.id]
             name, row = next((one for one in named if one[1]["value"] is not None), named[0])
             here_ = "-" if row["value"] is None else f"{here(row)}, n = {row['n']}"
-            paper = "not published" if row["published"] is None else number(row["published"])
+            stands = str(row["agreement"]).split(":")[0]  # the report says why it cannot be compared
+            paper = stands if row["published"] is None else f"{number(row['published'])} ({stands})"
             link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
             told = {"question": link, "statement": row["statement"], "paper": paper, "here": here_}
             rows.append(told | {"verdict": row["verdict"]})
