@@ -35,6 +35,7 @@ def answers_figure(result: Result) -> Figure:
     for number, (span, mine) in enumerate(groups(rows, "span").items()):
         followed(right, mine, span.replace("_", " "), number)
     layers_axis(right, rows, "IIA")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
     unit = "pairs" if "swapped_given" in result.arrays else "models"
     n = max((row["n"] for row in rows), default=0)
     return caption(
