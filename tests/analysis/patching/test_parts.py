@@ -30,6 +30,7 @@ from cwr_mech.analysis.patching.parts import (
     parts_study,
     pooled_parts,
 )
+from cwr_mech.analysis.patching.study import patch, patch_tasks
 from cwr_mech.analysis.patching.subspaces import aligned_states, fit_subspaces, split_by_readers
 from cwr_mech.analysis.patching.summary import GROUPED, reading_layer, verdict
 from cwr_mech.analysis.patching.sweep import sweep
@@ -306,3 +307,17 @@ def test_readers_split_a_subspace_into_what_later_blocks_can_take_and_the_rest()
     with torch.no_grad():
         model.blocks[1].attn.W_K.normal_(generator=torch.Generator().manual_seed(0))
     assert np.abs(dict(split_by_readers(model, 0, []))["row-space"][10:]).max() > 0.1
+
+
+def test_tasks_are_compared_where_a_ripe_model_reads() -> None:
+    """Control: at the last digit alone much less of the score is restored."""
+    run = (ROOT / "zoo/ripe").as_posix()
+    found = patch_tasks(run, tasks="distance", pairs=16)
+    assert {row["span"] for row in found.tables["lines"]} == {READING, "equals"}
+    assert found.tables["tasks"][0]["city_held_until"] >= 1
+    last = patch(
+        run, task="distance", pairs=16, components="resid_post", spans="swapped_last", metric="logit_diff"
+    )
+    shares = [row["recovered"] for row in last.tables["cells"] if row["direction"] == "denoise"]
+    there = {row["layer"]: row["recovered"] for row in found.tables["lines"] if row["span"] == READING}
+    assert there[1] > 0.8 > 0.6 > max(shares)
