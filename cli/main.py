@@ -24,30 +24,27 @@ from .quick import check_words
 
 
 class Command(NamedTuple):
-    """One command: its name, the module of cli/ and function behind it, and the line that `--help` shows."""
+    """One command: its name, that of a module of cli/ or of an analysis, and the line that `--help` shows."""
 
     name: str
-    module: str
-    function: str
     help: str
+    is_analysis: bool = False
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("data", "data", "command", "Print rows of the training data, or their statistics."),
-    Command("train", "train", "command", "Train a model, or go on with one."),
-    Command("finetune", "finetune", "command", "Teach a model new cities through some of its tasks."),
-    Command("sweep", "sweep", "command", "Train a named plan of models, resumable."),
-    Command("plot", "plot", "command", "Draw learning curves, one or several runs in a figure."),
-    Command("runs", "runs", "command", "List the models trained here."),
-    Command(
-        "cache-acts", "cache_acts", "command", "Cache residual-stream activations at city tokens, as HDF5."
-    ),
-    *(Command(row.name, "analyses", "", row.help) for row in ANALYSES),
-    Command("zoo", "zoo", "command", "Trained models that ship with this, and what they show together."),
-    Command("report", "report", "command", "Write a report from saved results, or check one."),
-    Command("demo", "demo", "command", "Everything once: train, look inside, write the report."),
+    Command("data", "Print rows of the training data, or their statistics."),
+    Command("train", "Train a model, or go on with one."),
+    Command("finetune", "Teach a model new cities through some of its tasks."),
+    Command("sweep", "Train a named plan of models, resumable."),
+    Command("plot", "Draw learning curves, one or several runs in a figure."),
+    Command("runs", "List the models trained here."),
+    Command("cache-acts", "Cache residual-stream activations at city tokens, as HDF5."),
+    *(Command(row.name, row.help, is_analysis=True) for row in ANALYSES),
+    Command("zoo", "Trained models that ship with this, and what they show together."),
+    Command("report", "Write a report from saved results, or check one."),
+    Command("demo", "Everything once: train, look inside, write the report."),
 )
-"""Every command, in the order of the help text. A new one is one row here and one module in cli/."""
+"""Every command, in the order of the help text. A new one is one row here and a module in cli/ with `command`."""
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 REPORT_IT = (
@@ -155,11 +152,11 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _load(row: Command) -> Callable[..., Any]:
-    if row.module == "analyses":
+    if row.is_analysis:
         from .analyses import command_of, commands
 
         return command_of(commands()[row.name])
-    return getattr(import_module(f"{__package__}.{row.module}"), row.function)
+    return import_module(f"{__package__}.{row.name.replace('-', '_')}").command
 
 
 def unwrapped(text: str | None) -> str:

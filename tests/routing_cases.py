@@ -13,7 +13,7 @@ D = 16
 
 @lru_cache
 def world() -> World:
-    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=5))
+    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=6))
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """Activations of texts against transformers' hidden states; what a kill leaves; what does not fit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,25 @@ def model() -> HookedQwen2:
     return HookedQwen2.from_hf(qwen2(PIECES), PIECES)
 
 
+@pytest.fixture
+def extract(
+    tmp_path: Path, prompts: Prompts, rows: dict[str, TokenRows], model: HookedQwen2
+) -> Callable[..., ActivationStore]:
+    """Extract into a file of this name and open it; `model` unless another one is given."""
+
+    def run(name: str, model: HookedQwen2 = model, **options: object) -> ActivationStore:
+        extract_texts(model, prompts.entities, rows, tmp_path / name, **options)  # type: ignore[arg-type]
+        return ActivationStore(tmp_path / name)
+
+    return run
+
+
+@pytest.fixture
+def kept_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is on the disk before the next."""
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
+
+
 def test_a_sharded_tied_bf16_checkpoint_has_the_hidden_states_of_transformers(
     tmp_path: Path, prompts: Prompts
 ) -> None:
@@ -69,15 +89,11 @@ def test_a_sharded_tied_bf16_checkpoint_has_the_hidden_states_of_transformers(
             assert control > 1e-2 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("kept_at_once")
 def test_a_killed_extraction_goes_on_and_ends_alike(
-    tmp_path: Path,
-    prompts: Prompts,
-    rows: dict[str, TokenRows],
-    model: HookedQwen2,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, extract: Callable[..., ActivationStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
-    extract_texts(model, prompts.entities, rows, tmp_path / "whole.h5", batch_tokens=100)
+    a = extract("whole.h5", batch_tokens=100)
     ran: list[int] = []
     original = module.run_texts
 
@@ -90,54 +106,40 @@ def test_a_killed_extraction_goes_on_and_ends_alike(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "run_texts", counted)
-    path = tmp_path / "cut.h5"
     with pytest.raises(KeyboardInterrupt):
-        extract_texts(model, prompts.entities, rows, path, batch_tokens=100, advance=killed)
-    assert not path.exists()
+        extract("cut.h5", batch_tokens=100, advance=killed)
+    assert not (tmp_path / "cut.h5").exists()
     already, shown = sum(ran), []
     ran.clear()
-    extract_texts(model, prompts.entities, rows, path, batch_tokens=100, advance=shown.append)
+    b = extract("cut.h5", batch_tokens=100, advance=shown.append)
     assert sum(ran) == 2 * len(NAMES) - already < 2 * len(NAMES)
     assert sum(shown) == 2 * len(NAMES), "what was done before counts as progress"
     assert [place.name for place in tmp_path.glob("*.partial")] == []
-    a, b = ActivationStore(tmp_path / "whole.h5"), ActivationStore(path)
     for hook in a.hooks:
         for task in a.tasks:
             assert (a.get(hook, task, "last_token") == b.get(hook, task, "last_token")).all()
 
 
+@pytest.mark.usefixtures("kept_at_once")
 def test_what_another_model_left_behind_is_not_gone_on_with(
-    tmp_path: Path,
-    prompts: Prompts,
-    rows: dict[str, TokenRows],
-    model: HookedQwen2,
-    monkeypatch: pytest.MonkeyPatch,
+    model: HookedQwen2, extract: Callable[..., ActivationStore]
 ) -> None:
-    monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
-
     def killed(n: int) -> None:
         raise KeyboardInterrupt
 
     other = HookedQwen2(model.config, seed=9)
     with pytest.raises(KeyboardInterrupt):
-        extract_texts(other, prompts.entities, rows, tmp_path / "a.h5", advance=killed)
-    extract_texts(model, prompts.entities, rows, tmp_path / "a.h5")
-    extract_texts(model, prompts.entities, rows, tmp_path / "b.h5")
-    a, b = ActivationStore(tmp_path / "a.h5"), ActivationStore(tmp_path / "b.h5")
+        extract("a.h5", other, advance=killed)
+    a, b = extract("a.h5"), extract("b.h5")
     assert (a.get("final", "template1", "last_token") == b.get("final", "template1", "last_token")).all()
 
 
 def test_a_large_file_is_written_on_the_disk_and_is_the_same(
-    tmp_path: Path,
-    prompts: Prompts,
-    rows: dict[str, TokenRows],
-    model: HookedQwen2,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, extract: Callable[..., ActivationStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extract_texts(model, prompts.entities, rows, tmp_path / "a.h5")
+    a = extract("a.h5")
     monkeypatch.setattr(writer, "MOST_IN_MEMORY", 0)
-    extract_texts(model, prompts.entities, rows, tmp_path / "b.h5", batch_tokens=150)
-    a, b = ActivationStore(tmp_path / "a.h5"), ActivationStore(tmp_path / "b.h5")
+    b = extract("b.h5", batch_tokens=150)
     for hook in a.hooks:  # other batches: sums of the same numbers in another order
         x, y = (store.get(hook, "template1", "last_token") for store in (a, b))
         np.testing.assert_allclose(x, y, atol=1e-5 * np.abs(x).max())
@@ -149,10 +151,13 @@ def test_a_large_file_is_written_on_the_disk_and_is_the_same(
 
 
 def test_the_file_holds_what_was_read(
-    tmp_path: Path, prompts: Prompts, rows: dict[str, TokenRows], model: HookedQwen2
+    tmp_path: Path,
+    prompts: Prompts,
+    rows: dict[str, TokenRows],
+    model: HookedQwen2,
+    extract: Callable[..., ActivationStore],
 ) -> None:
-    extract_texts(model, prompts.entities, rows, tmp_path / "a.h5", hooks=["embed", 1], attrs={"run": "m"})
-    store = ActivationStore(tmp_path / "a.h5")
+    store = extract("a.h5", hooks=["embed", 1], attrs={"run": "m"})
     assert store.reads_text
     assert store.world().sha256 == prompts.entities.sha256
     assert (store.xy == XY).all()
@@ -171,9 +176,9 @@ def test_the_file_holds_what_was_read(
         np.abs(again.get(1, "template1", "last_token") - store.get(1, "template1", "last_token")).max() > 0.1
     )
     with pytest.raises(UnknownName, match="'last_digit'"):
-        extract_texts(model, prompts.entities, rows, tmp_path / "c.h5", sites=["last_digit"])
+        extract("c.h5", sites=["last_digit"])
     with pytest.raises(AnalysisError, match="logits are not kept"):
-        extract_texts(model, prompts.entities, rows, tmp_path / "c.h5", hooks=["unembed.hook_out"])
+        extract("c.h5", hooks=["unembed.hook_out"])
     assert not (tmp_path / "c.h5").exists()
 
 

@@ -55,15 +55,21 @@ def best(name: str) -> dict[str, float]:
     return max(rows, key=lambda row: row["r2"])
 
 
-def test_a_planted_map_is_found_and_an_absent_one_is_not(folder: Path) -> None:
-    for model in ("planted", "plain"):
-        assert "120 entities x 1 prompts" in said(call("cache-acts", model, *TEXTS))
-        said(call("probe", model, "--draws", 3))
+def told_apart() -> tuple[dict[str, float], dict[str, float]]:
+    """The best probes of both models, of which one finds the map, its controls and the other do not."""
     found, absent = best("planted"), best("plain")
     assert found["r2"] > 0.9
     for control in ("control_r2_shuffled", "control_r2_untrained", "control_r2_tokens"):
         assert found[control] < 0.1, control
     assert absent["r2"] < 0.1
+    return found, absent
+
+
+def test_a_planted_map_is_found_and_an_absent_one_is_not(folder: Path) -> None:
+    for model in ("planted", "plain"):
+        assert "120 entities x 1 prompts" in said(call("cache-acts", model, *TEXTS))
+        said(call("probe", model, "--draws", 3))
+    found, absent = told_apart()
     assert found["error_mean"] < 200 < absent["error_mean"]
     assert "is up to date" in said(call("cache-acts", "planted", *TEXTS))
     store = ActivationStore("activations/planted-towns.h5")
@@ -97,11 +103,7 @@ def test_a_map_in_another_architecture_is_found_and_an_absent_one_is_not(
         saved(Path(name), model, TOKENIZER)
         said(call("cache-acts", name, *TEXTS))
         said(call("probe", name, "--draws", 2))
-    found, absent = best("planted"), best("plain")
-    assert found["r2"] > 0.9
-    for control in ("control_r2_shuffled", "control_r2_untrained", "control_r2_tokens"):
-        assert found[control] < 0.1, control
-    assert absent["r2"] < 0.1
+    told_apart()
     said(call("patch", "planted", "--pairs", 8, "--components", "resid_post,mlp_out"))
     cells = load_result(Path("reports/planted/results/patch-texts-template1.json")).tables["cells"]
     whole = [row for row in cells if (row["layer"], row["position"]) == (-1, "span")]

@@ -41,6 +41,11 @@ FAULTS = [
     ("weights=1,2", ConfigError, "7 positive numbers"),
     ("train_only=E,L6", UnknownName, "unknown module 'L6'"),
     ("name=../x", ConfigError, "name"),
+    ("learning_rate=1", ConfigError, "train.lr"),
+    ("warmpu=1", ConfigError, "did you mean train.warmup?"),
+    ("nlayers=1", ConfigError, "did you mean model.n_layers?"),
+    ("batchsize=1", ConfigError, "did you mean train.batch_size?"),
+    ("curriculum=1", ConfigError, "data.first_tasks"),
 ]
 
 
@@ -86,7 +91,7 @@ def test_a_wrong_setting_is_one_clear_line(setting: str, error: type, words: str
     with pytest.raises(error) as caught:
         RunConfig().with_settings([setting])
     assert isinstance(caught.value, UserError)
-    assert words in caught.value.message
+    assert words in f"{caught.value.message}; {caught.value.hint}"
     assert "\n" not in str(caught.value)
 
 

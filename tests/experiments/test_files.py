@@ -111,20 +111,3 @@ def test_a_setting_can_be_typed_as_it_is_shown() -> None:
         f"{row['setting']}={row['value']}" for row in setting_rows(config) if row["setting"] != "data.parts"
     ]
     assert RunConfig().with_settings(typed) == config
-
-
-NEAR = (
-    ("learning_rate", "train.lr"),
-    ("warmpu", "train.warmup"),
-    ("nlayers", "model.n_layers"),
-    ("batchsize", "train.batch_size"),
-    ("curriculum", "data.first_tasks"),
-)
-
-
-@pytest.mark.parametrize(("typed", "meant"), NEAR)
-def test_near_settings_are_named(typed: str, meant: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        preset("tiny").with_settings([f"{typed}=1"])
-    assert caught.value.hint is not None
-    assert meant in caught.value.hint

@@ -54,6 +54,12 @@ def randomised(config: ModelConfig) -> HookedQwen2:
     return model
 
 
+def loaded(model: HookedQwen2) -> FlatParameters:
+    flat = FlatParameters(model.config)
+    flat.load(model)
+    return flat
+
+
 def plain(model: HookedQwen2, tokens: np.ndarray, lengths: np.ndarray, first: np.ndarray) -> torch.Tensor:
     """Each row's summed loss by the plain model, one padded batch."""
     x = torch.from_numpy(tokens.astype(np.int64))
@@ -96,8 +102,7 @@ def test_loss_and_every_gradient_equal_the_plain_model(
     expected = plain(model, tokens, lengths, first)
     (expected.sum() / total).backward()
 
-    flat = FlatParameters(config)
-    flat.load(model)
+    flat = loaded(model)
     got = Engine(flat, pack_tokens=100).batch(tokens, lengths, first, total, hook)
     torch.testing.assert_close(got, expected.detach(), rtol=1e-5, atol=1e-5)
     ours = HookedQwen2(config, seed=0)
@@ -120,8 +125,7 @@ def test_products_in_bfloat16_change_the_gradient_by_their_rounding(
     first = answer if answers_only else np.ones_like(answer)
     found = []
     for low in (False, True, True):
-        flat = FlatParameters(config)
-        flat.load(randomised(config))
+        flat = loaded(randomised(config))
         losses = Engine(flat, bfloat16=low, pack_tokens=150).batch(tokens, lengths, first, 5.0)
         found.append((losses, flat.grads.clone(), {name: grad.clone() for name, grad in flat.g.items()}))
     (loss, grads, by_name), (low_loss, low_grads, low_by_name), again = found
@@ -139,8 +143,7 @@ def test_small_products_stay_in_float32() -> None:
     tokens, lengths, first = families(4)
     found = []
     for low in (False, True):
-        flat = FlatParameters(config)
-        flat.load(randomised(config))
+        flat = loaded(randomised(config))
         Engine(flat, bfloat16=low).batch(tokens, lengths, first, 5.0)
         found.append(flat.grads)
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
@@ -156,8 +159,7 @@ def test_a_hook_that_changes_nothing_changes_no_bit(
     tokens, lengths, first = made(4)
     found = []
     for hook in (None, no_change):
-        flat = FlatParameters(config)
-        flat.load(randomised(config))
+        flat = loaded(randomised(config))
         engine = Engine(flat, bfloat16=bfloat16, pack_tokens=120)
         losses = engine.batch(tokens, lengths, first, 5.0, hook)
         found.append((losses, flat.grads))
@@ -168,8 +170,7 @@ def test_a_hook_that_changes_nothing_changes_no_bit(
 def test_what_a_hook_adds_at_shared_tokens_counts_for_all_rows() -> None:
     config = ModelConfig(**SHAPES[0])
     tokens, lengths, first = families(5)
-    flat = FlatParameters(config)
-    flat.load(randomised(config))
+    flat = loaded(randomised(config))
     engine = Engine(flat)
 
     def add(layer: int, grad: torch.Tensor, x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
@@ -188,8 +189,7 @@ def test_what_a_hook_adds_at_shared_tokens_counts_for_all_rows() -> None:
 
 def test_gradients_add_up_over_batches() -> None:
     config = ModelConfig(**SHAPES[1])
-    flat = FlatParameters(config)
-    flat.load(randomised(config))
+    flat = loaded(randomised(config))
     tokens, lengths, first = families(2)
     engine = Engine(flat)
     engine.batch(tokens, lengths, first, 3.0)
@@ -228,8 +228,7 @@ def test_a_hook_sees_the_gradient_and_the_input_of_every_layer() -> None:
             seen[layer, index] += 1
         return grad
 
-    flat = FlatParameters(config)
-    flat.load(model)
+    flat = loaded(model)
     Engine(flat, pack_tokens=150).batch(tokens, lengths, first, total, check)
     assert (seen == 1).all()
 
@@ -237,8 +236,7 @@ def test_a_hook_sees_the_gradient_and_the_input_of_every_layer() -> None:
 def test_weights_survive_the_flat_vector() -> None:
     config = ModelConfig(**SHAPES[1])
     model, other = randomised(config), HookedQwen2(config, seed=9)
-    flat = FlatParameters(config)
-    flat.load(model)
+    flat = loaded(model)
     flat.store(other)
     assert sum(p.numel() for p in model.parameters()) == len(flat.values)
     for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):

@@ -1,6 +1,7 @@
 """Planted circuits are found exactly; gradients agree with exact patching where they should."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import planted
@@ -36,20 +37,10 @@ def test_the_planted_relay_is_found_and_nothing_else():
     for sign, base, values in ((1, found.corrupt, found.patched[0]), (-1, found.clean, found.patched[1])):
         for cell, each in zip(cells, values, strict=True):
             recovered[cell, sign] = sign * (each - base).mean() / gap
-    carrier = {
-        ("resid_pre", 0, None, "swapped_digits"),
-        ("v", 0, 0, "swapped_digits"),
-        ("z", 0, 0, "swapped_delimiter"),
-        ("attn_out", 0, None, "swapped_delimiter"),
-        ("resid_mid", 0, None, "swapped_delimiter"),
-        ("resid_post", 0, None, "swapped_delimiter"),
-        ("resid_pre", 1, None, "swapped_delimiter"),
-        ("v", 1, 1, "swapped_delimiter"),
-        ("z", 1, 1, "equals"),
-        ("attn_out", 1, None, "equals"),
-        ("resid_mid", 1, None, "equals"),
-        ("resid_post", 1, None, "equals"),
-    }
+    carrier = set()
+    for layer, (here, there) in enumerate(pairwise(["swapped_digits", "swapped_delimiter", "equals"])):
+        carrier |= {("resid_pre", layer, None, here), ("v", layer, layer, here), ("z", layer, layer, there)}
+        carrier |= {(name, layer, None, there) for name in ("attn_out", "resid_mid", "resid_post")}
     for (cell, _), share in recovered.items():
         expected = 1.0 if (cell.component, cell.layer, cell.head, cell.span) in carrier else 0.0
         assert share == pytest.approx(expected, abs=0.02), cell

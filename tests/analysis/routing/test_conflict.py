@@ -4,31 +4,19 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from routing_cases import model, world
 
 from cwr_mech.analysis.routing import grams
 from cwr_mech.analysis.routing.conflict import conflict_result
 from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of
 from cwr_mech.analysis.routing.grams import gradient_set
 from cwr_mech.analysis.stats.subspaces import energy, null_share
-from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result
 from cwr_mech.training.engine import Engine
-from cwr_mech.world.cities import World, load_world
 
 TASKS = ("distance", "angle", "compass")
-
-
-@lru_cache
-def world() -> World:
-    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=6))
-
-
-@lru_cache
-def model() -> HookedQwen2:
-    return HookedQwen2(ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
 
 
 def gradients_of(rows: Rows, batch: int) -> dict[str, np.ndarray]:

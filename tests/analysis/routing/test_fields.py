@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from routing_cases import model, world
 
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.fields import (
@@ -15,10 +16,9 @@ from cwr_mech.analysis.routing.fields import (
     unit_fields,
 )
 from cwr_mech.analysis.routing.tables import subspace_result
-from cwr_mech.config import ModelConfig, WorldConfig
+from cwr_mech.config import WorldConfig
 from cwr_mech.errors import AnalysisError
-from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.world.cities import World, load_world
+from cwr_mech.world.cities import load_world
 
 P, N, NEW, RANK = 20, 160, 40, 4
 
@@ -146,17 +146,10 @@ def test_directions_tell_steps_towards_the_true_place_from_steps_away() -> None:
     assert directions(Field(off.updates, off.x, off.xy, False), ground(), None, rng)["gain"] is None
 
 
-@lru_cache
-def untrained() -> tuple[HookedQwen2, World]:
-    config = ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24, init_std=0.3)
-    return HookedQwen2(config, seed=3).eval(), load_world(WorldConfig(n_cities=60, new="atlantis", n_new=6))
-
-
 def test_a_random_models_shares_sit_in_their_null() -> None:
     """Gradients of an untrained model know no map; its steps lean to where its activations vary at all."""
-    model, world = untrained()
     result = subspace_result(
-        model, world, ["distance", "angle"], run="r", layers=[0, 1], rank=3, n_rows=256, batch=32
+        model(), world(), ["distance", "angle"], run="r", layers=[0, 1], rank=3, n_rows=256, batch=32
     )
     rows = [row for row in result.tables["shares"] if row["basis"] in ("manifold", "probe")]
     gradients = [row for row in rows if row["update"] == "gradient"]
@@ -173,15 +166,14 @@ def test_a_random_models_shares_sit_in_their_null() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    model, world = untrained()
     call = {"run": "r", "layers": [0], "sites": ["last_digit"], "n_rows": 128, "batch": 32}
     with pytest.raises(AnalysisError, match="no new cities"):
-        subspace_result(model, load_world(WorldConfig(n_cities=60)), ["distance"], **call)
+        subspace_result(model(), load_world(WorldConfig(n_cities=60)), ["distance"], **call)
     few = load_world(WorldConfig(n_cities=30, new="atlantis", n_new=6))
     with pytest.raises(AnalysisError, match="too few to split"):
-        subspace_result(model, few, ["distance"], **call)
+        subspace_result(model(), few, ["distance"], **call)
     with pytest.raises(AnalysisError, match="rank 17 was asked for"):
-        subspace_result(model, world, ["distance"], rank=17, **call)
+        subspace_result(model(), world(), ["distance"], rank=17, **call)
     wide = np.ones((N, P + 1))
     _, xy, _ = planted()
     with pytest.raises(AnalysisError, match="same model and layer"):

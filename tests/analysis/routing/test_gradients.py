@@ -5,31 +5,20 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from routing_cases import model, world
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cwr_mech.analysis.routing import updates
 from cwr_mech.analysis.routing.gradients import at_mentions, batch_gradient, engine_of
 from cwr_mech.analysis.routing.updates import Reader, step_direction
-from cwr_mech.config import ModelConfig, WorldConfig
 from cwr_mech.data.mentions import mentions
 from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.tokenizer import Tokenizer
-from cwr_mech.world.cities import World, load_world
 
 MIXED = ("distance", "inside", "perimeter", "crossing")
-
-
-@lru_cache
-def world() -> World:
-    return load_world(WorldConfig(n_cities=60, new="atlantis", n_new=5))
-
-
-@lru_cache
-def model() -> HookedQwen2:
-    return HookedQwen2(ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24, init_std=0.3), seed=3).eval()
 
 
 @lru_cache
