@@ -44,7 +44,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("report", "Write a report from saved results, or check one."),
     Command("demo", "Everything once: train, look inside, write the report."),
 )
-"""Every command, in the order of the help text. A new one is one row here and a module in cli/ with `command`."""
+"""Every command, in the order of the help text. A new one: a row here, a module in cli/ with `command`."""
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 REPORT_IT = (

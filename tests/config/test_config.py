@@ -43,7 +43,7 @@ FAULTS = [
     ("name=../x", ConfigError, "name"),
     ("learning_rate=1", ConfigError, "train.lr"),
     ("warmpu=1", ConfigError, "did you mean train.warmup?"),
-    ("nlayers=1", ConfigError, "did you mean model.n_layers?"),
+    ("nlayers=1", ConfigError, "did you mean model.n_layers"),
     ("batchsize=1", ConfigError, "did you mean train.batch_size?"),
     ("curriculum=1", ConfigError, "data.first_tasks"),
 ]

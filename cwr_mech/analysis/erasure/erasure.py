@@ -181,9 +181,9 @@ def erase_task(
     task: str,
     layer: int,
     *,
-    n_fit: int = 1500,
-    n_test: int = 400,
-    seed: int = 0,
+    n_fit: int,
+    n_test: int,
+    seed: int,
     draws: int = 400,
 ) -> list[dict[str, Any]]:
     """Rows (one a condition) of what `task` loses when the map is erased after block `layer`.

@@ -23,8 +23,8 @@ def timeline_result(
     site: str,
     *,
     rows_a_step: int,
-    draws: int = 5,
-    seed: int = 0,
+    draws: int,
+    seed: int,
 ) -> Result:
     """`stores`: step -> activation file, of one run. Table `steps`, a row for each; the last step is the one
     that the others are compared with.

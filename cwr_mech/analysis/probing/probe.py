@@ -205,7 +205,7 @@ def probe(
     fold: Int[np.ndarray, "city"],
     rng: np.random.Generator,
     *,
-    draws: int = 10,
+    draws: int,
     method: Method = "ridge",
 ) -> Probe:
     """Cross-fit a probe and `draws` shuffled-label controls. Raises as `cross_decode` does."""

@@ -122,7 +122,7 @@ def bootstrap(
     n: int,
     rng: np.random.Generator,
     *,
-    draws: int = 1000,
+    draws: int,
     unit: str = "city",
     together: bool = False,
 ) -> Interval:

@@ -36,7 +36,7 @@ class Energy:
         whole = float(self.total.sum())
         return float(self.inside.sum()) / whole if whole > 0 else float("nan")
 
-    def interval(self, rng: np.random.Generator, *, draws: int = 500) -> Interval:
+    def interval(self, rng: np.random.Generator, *, draws: int) -> Interval:
         """The share with a bootstrap interval over cities."""
         return bootstrap(
             lambda rows: float(self.inside[rows].sum() / self.total[rows].sum()),

@@ -150,7 +150,7 @@ def test_benjamini_hochberg_controls_the_false_discovery_rate() -> None:
 
 def test_too_few_units_and_undefined_draws_are_told() -> None:
     with pytest.raises(AnalysisError, match="1 city given, at least 2 needed"):
-        bootstrap(lambda rows: 0.0, 1, rng())
+        bootstrap(lambda rows: 0.0, 1, rng(), draws=40)
     found = bootstrap(lambda rows: float("nan"), 5, rng(), draws=40)
     assert np.isnan(found.lo)
     assert found.reason == "only 0 of 40 resamples gave a number"
