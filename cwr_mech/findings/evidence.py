@@ -204,11 +204,6 @@ class Saved:
         )
 
 
-def among(values: Mapping[tuple[str, str], float], runs: Sequence[str]) -> list[float]:
-    """Values of the pairs of these models that are known."""
-    return [values[pair] for pair in combinations(runs, 2) if pair in values]
-
-
 def across(
     values: Mapping[tuple[str, str], float], groups: Mapping[str, Sequence[str]], kept: Sequence[str]
 ) -> dict[tuple[str, str], float]:

@@ -8,7 +8,6 @@ A linear probe fitted on the partners shows where the cities stand for a reader 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,9 +35,6 @@ from cwr_mech.render.numbers import layer_name
 from cwr_mech.results import Result, Row
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LOCATING = ("distance", "trianglearea", "angle", "compass", "perimeter")
 """Tasks whose answers determine coordinates well; those of inside and crossing can be asked for, too."""
@@ -146,45 +142,6 @@ class Survey:
             if error < best:
                 best, label, decoded = error, layer_name(layer), found
         return label, decoded
-
-
-def implied_places(
-    run: Run,
-    tasks: Sequence[str] = LOCATING,
-    *,
-    questions: int = QUESTIONS,
-    seed: int = 0,
-    draws: int = DRAWS,
-    step: int | None = None,
-) -> "pd.DataFrame":
-    """Where a run's answers put each city: a row for each task and city.
-
-    Columns: run, task, city (its id), name, cities ("new" or "training"), x_true, y_true, x, y, error,
-    radius (95 % of the coordinates implied by resampled questions lie within it), all in tenths of a degree,
-    and read (share of the answers that can be read). Raises UnknownName, AnalysisError.
-    """
-    import pandas as pd
-
-    survey = Survey(run.world(), tasks, questions, seed, draws)
-    return pd.DataFrame(coordinate_rows(run.name, survey, survey.model(run.model(step))))
-
-
-def coordinate_rows(run: str, survey: Survey, located: Located) -> list[Row]:
-    """The rows of `implied_places`."""
-    cities, world = survey.cities, survey.world
-    about = [
-        {"city": int(world.ids[row]), "name": world.names[row], "cities": "new" if new else "training"}
-        for row, new in zip(cities.rows, cities.is_new, strict=True)
-    ]
-    return [
-        {"run": run, "task": task}
-        | about[city]
-        | dict(zip(("x_true", "y_true", "x", "y"), (*located.true[city], *found.xy[city]), strict=True))
-        | {"error": errors[city], "radius": radius[city], "read": located.read[task][city]}
-        for task, found in located.implied.items()
-        for errors, radius in [(located.errors(task), located.radius(task))]
-        for city in range(len(cities.rows))
-    ]
 
 
 def label_of(run: Run) -> str:

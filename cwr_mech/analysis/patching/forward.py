@@ -60,7 +60,6 @@ class Tree:
 class Record:
     """What is kept of some runs: residuals at all boundaries, rotated queries and keys, values, outputs z."""
 
-    tokens: Int[Tensor, "run pos"]
     resid: Float[Tensor, "boundary run pos d_model"]
     q: Float[Tensor, "layer run pos head d_head"]
     k: Float[Tensor, "layer run kv_head pos d_head"]
@@ -194,9 +193,7 @@ class Forward:
             mid = resid + self.write(layer, z)
             resid = mid + self.mlp(layer, mid)
             boundaries += [mid, resid]
-        return Record(
-            tokens, torch.stack(boundaries), *(torch.stack(each) for each in zip(*kept, strict=True))
-        )
+        return Record(torch.stack(boundaries), *(torch.stack(each) for each in zip(*kept, strict=True)))
 
     @torch.no_grad()
     def resume(

@@ -7,13 +7,12 @@ One function for every condition of a fine-tuning. Models of the zoo were asked 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from cwr_mech.analysis.transfer.transfer import Base, Tuned, score_rows
+from cwr_mech.analysis.transfer.transfer import Base, Tuned
 from cwr_mech.config import STRICT, Protocol
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.experiments.zoo_files import QUESTIONS, SEED, recorded
 from cwr_mech.model.evaluation import Answers, Evaluation, answer_rows, score_answers
-from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
@@ -138,12 +137,3 @@ def asked_of(
         for step in steps[run.name]
     }
     return before, after
-
-
-def answers_of(run: Run, base: Run, *, n: int = QUESTIONS, seed: int = SEED) -> list[Row]:
-    """One row a task of a fine-tuned run: scores on new and training cities before and after, the constant
-    answer's, improvement on new cities (share of the gap to training cities that is closed) and retention.
-    """
-    tasks = tasks_of((base, run))
-    before, after = (evaluations(one, tasks=tasks, world=run.world(), n=n, seed=seed) for one in (base, run))
-    return list(score_rows(tuned_of(run, after), Base(str(run.parent), before["old"], before["new"])))

@@ -18,7 +18,6 @@ from cwr_mech.analysis.locating.show import error_lines, index_groups, locating,
 from cwr_mech.analysis.locating.survey import (
     LOCATING,
     Survey,
-    implied_places,
     locate_result,
 )
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, TRUE, divergence_rows
@@ -245,18 +244,8 @@ def test_the_result_is_shown(shipped, tmp_path) -> None:
     assert shipped.arrays["implied"].shape == (4, 2, 32, 2)
 
 
-def test_one_run_as_a_table_and_runs_of_two_worlds(shipped) -> None:
+def test_runs_are_named_once() -> None:
     run = load_run(paths.ROOT / "zoo" / "small-ft-distance")
-    table = implied_places(run, ("distance",), questions=32, draws=40)
-    assert len(table) == 32
-    found = table[table.cities == "new"]["error"].mean()
-    (row,) = (
-        row
-        for row in shipped.tables["errors"]
-        if (row["run"], row["task"], row["cities"]) == (run.name, "distance", "new")
-    )
-    assert found == pytest.approx(row["error"])
-    np.testing.assert_allclose(np.hypot(table.x - table.x_true, table.y - table.y_true), table.error)
     with pytest.raises(AnalysisError, match="once"):
         locate_result([run, run], Survey(run.world(), ("distance",)))
 
