@@ -42,7 +42,9 @@ FineTunedArg = Annotated[
 ]
 RunsArg = Annotated[Names, Opt("Runs to compare; the latest by default.")]
 Layers = Annotated[Names, Opt("Layers, e.g. embed,0,2,final; all by default.")]
+BlockLayers = Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")]
 Prompts = Annotated[Names, Opt("Prompts: own (the run's first task), all, or tasks by name.")]
+OnePrompt = Annotated[str, Opt("Prompt: own (each run's first task) or a task.")]
 Sites = Annotated[
     Names,
     Opt("Token positions, comma-separated, a+b side by side; last_digit+delimiter, or a text's last_token."),
@@ -52,6 +54,7 @@ Site = Annotated[
     Opt("Token position, a+b side by side; by default last_digit+delimiter, or a text's last_token."),
 ]
 Cities = Annotated[str, Opt("old, new or all cities.")]
+Shuffles = Annotated[int, Opt("Shuffled-label controls for each probe.", min=1)]
 Folds = Annotated[int, Opt("Folds of the cities.", min=2)]
 Seed = Annotated[int, Opt("Seed of folds, controls and resampling.", min=0)]
 Questions = Annotated[int, Opt("Questions a task and group of cities.", min=1, short="-n")]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cwr_mech.analysis.similarity.model_groups import trend
 from cwr_mech.analysis.stats.intervals import LEAST_UNITS, jackknife
-from cwr_mech.analysis.stats.models import Member, trend
+from cwr_mech.analysis.stats.models import Member
 from cwr_mech.analysis.stats.testing import (
     difference_p,
     equivalence_p,

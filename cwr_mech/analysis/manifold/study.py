@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from cwr_mech.analysis.study import (
     ActivationFiles,
+    BlockLayers,
     Folds,
     Names,
     Opt,
@@ -23,7 +24,7 @@ from cwr_mech.results import Result
 def manifold(
     run: RunArg = None,
     *,
-    layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
+    layers: BlockLayers = None,
     prompts: Prompts = "own",
     site: Site = None,
     metric: Annotated[

@@ -4,14 +4,16 @@ from typing import Annotated, Literal
 
 from cwr_mech.analysis.study import (
     ActivationFiles,
+    BlockLayers,
     Folds,
     Layers,
-    Names,
+    OnePrompt,
     Opt,
     Prompts,
     RunArg,
     RunsArg,
     Seed,
+    Shuffles,
     Site,
     Sites,
     Step,
@@ -32,7 +34,7 @@ def probe(
     sites: Sites = None,
     method: Annotated[Method, Opt("ridge, or ols as in the paper.")] = "ridge",
     folds: Folds = 5,
-    draws: Annotated[int, Opt("Shuffled-label controls for each probe.", min=1)] = 10,
+    draws: Shuffles = 10,
     seed: Seed = 0,
     step: Step = None,
     activations: ActivationFiles = None,
@@ -83,8 +85,8 @@ def readout(
 def surfacing(
     runs: RunsArg = None,
     *,
-    layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
-    prompts: Annotated[str, Opt("Prompt: own (each run's first task) or a task.")] = "own",
+    layers: BlockLayers = None,
+    prompts: OnePrompt = "own",
     site: Site = None,
     folds: Folds = 5,
     seed: Seed = 0,
@@ -120,7 +122,7 @@ def places(
     prompts: Prompts = "own",
     site: Site = None,
     folds: Folds = 5,
-    draws: Annotated[int, Opt("Shuffled-label controls for each probe.", min=1)] = 5,
+    draws: Shuffles = 5,
     seed: Seed = 0,
 ) -> Result:
     """Decoded places of every city, by layer, prompt and checkpoint: the map in motion of `report --html`."""

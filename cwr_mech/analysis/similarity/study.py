@@ -4,9 +4,11 @@ from typing import Annotated
 
 from cwr_mech.analysis.study import (
     ActivationFiles,
+    BlockLayers,
     Cities,
     Layers,
     Names,
+    OnePrompt,
     Opt,
     Prompts,
     RunsArg,
@@ -64,8 +66,8 @@ def similarity(
     runs: RunsArg = None,
     *,
     measures: Annotated[Names, Opt("Measures, e.g. cka,rsa,mutual_knn; all by default.")] = None,
-    layers: Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")] = None,
-    prompts: Annotated[str, Opt("Prompt: own (each run's first task) or a task.")] = "own",
+    layers: BlockLayers = None,
+    prompts: OnePrompt = "own",
     site: Site = None,
     cities: Cities = "old",
     draws: Annotated[int, Opt("Half samples of the cities for an interval.", min=20)] = 50,
