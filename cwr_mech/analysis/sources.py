@@ -12,7 +12,7 @@ from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, measured_in, names, stage, uses
 from cwr_mech.artifacts import provenance, sha256_bytes
 from cwr_mech.errors import AnalysisError, ArtifactError, MissingArtifact, UnknownName
-from cwr_mech.tasks.registry import TASKS
+from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.training.runs import Run, load_run
 
 if TYPE_CHECKING:
@@ -119,6 +119,12 @@ def run_of(name: str | Path | None) -> Run:
 def runs_of(runs: Names | Path) -> list[Run]:
     """The runs named, the latest without names. Raises MissingArtifact."""
     return [run_of(name) for name in names(runs) or (None,)]
+
+
+def tasks_named(tasks: Names, run: Run) -> list[str]:
+    """Tasks by name, or those a run was trained on ("own"). Raises UnknownName."""
+    asked = names(tasks) or ["own"]
+    return list(run.config.data.tasks) if asked == ["own"] else [get_task(name).name for name in asked]
 
 
 def activations_of(run: Run, step: int | None = None) -> Path:

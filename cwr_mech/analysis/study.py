@@ -45,6 +45,7 @@ Layers = Annotated[Names, Opt("Layers, e.g. embed,0,2,final; all by default.")]
 BlockLayers = Annotated[Names, Opt("Layers, e.g. 0,2,final; all blocks by default.")]
 Prompts = Annotated[Names, Opt("Prompts: own (the run's first task), all, or tasks by name.")]
 OnePrompt = Annotated[str, Opt("Prompt: own (each run's first task) or a task.")]
+OwnTasks = Annotated[Names, Opt("Tasks by name; own are those the (first) run was trained on.")]
 Sites = Annotated[
     Names,
     Opt("Token positions, comma-separated, a+b side by side; last_digit+delimiter, or a text's last_token."),

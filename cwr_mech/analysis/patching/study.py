@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from cwr_mech.analysis.study import Names, Opt, RunArg, RunsArg, Seed, Step, names, stage, study, uses
+from cwr_mech.analysis.study import (
+    Names,
+    Opt,
+    OwnTasks,
+    RunArg,
+    RunsArg,
+    Seed,
+    Step,
+    names,
+    stage,
+    study,
+    uses,
+)
 from cwr_mech.errors import AnalysisError, ConfigError
 from cwr_mech.results import Result
 
@@ -17,14 +29,6 @@ Tolerance = Annotated[
 ]
 PATCHED = "resid_post,attn_out,mlp_out,z"
 CitiesHere = Annotated[str, Opt("old, or new (training cities are put in new ones' places).")]
-
-
-def _tasks(tasks: Names, run: "Run") -> list[str]:
-    """Tasks by name, or those a run was trained on ("own"). Raises UnknownName."""
-    from cwr_mech.tasks.registry import get_task
-
-    asked = names(tasks) or ["own"]
-    return list(run.config.data.tasks) if asked == ["own"] else [get_task(name).name for name in asked]
 
 
 def _patched_texts(
@@ -49,7 +53,7 @@ def _patched_texts(
 def sites(
     run: RunArg = None,
     *,
-    tasks: Annotated[Names, Opt("Tasks, comma-separated; own are those it was trained on.")] = "own",
+    tasks: OwnTasks = "own",
     cities: CitiesHere = "old",
     city: Annotated[str, Opt("Which city of the question, from 1; several by comma.")] = "1",
     pairs: Pairs = 64,
@@ -64,10 +68,10 @@ def sites(
     A site where fewer than half of the answers become the source's is causally weak: what a probe decodes
     there is not what the answers use.
     """
-    from cwr_mech.analysis.sources import run_of
+    from cwr_mech.analysis.sources import run_of, tasks_named
 
     found = run_of(run)
-    asked = _tasks(tasks, found)
+    asked = tasks_named(tasks, found)
     places = names(city) or []
     if not places or not all(place.isdigit() and int(place) > 0 for place in places):
         raise ConfigError(f"'{city}' names no city of a question", "count them from 1, as in --city 1,2")
@@ -141,13 +145,13 @@ def patch(
     In a model with a tokenizer of its own one entity is swapped for another of equal length, in the texts
     that cache-acts has read: how far does the next token follow? There --task is a prompt.
     """
-    from cwr_mech.analysis.sources import runs_of
+    from cwr_mech.analysis.sources import runs_of, tasks_named
 
     found = runs_of(runs)
     if found[0].reads_text:
         kept = [name for name in names(components) or () if name != "z" or components != PATCHED]
         return _patched_texts(found, task, kept, pairs, seed)
-    asked = _tasks(task or "distance", found[0])
+    asked = tasks_named(task or "distance", found[0])
     if len(asked) > 1:
         raise ConfigError(
             f"patch takes one task, not {', '.join(asked)}", "put tasks beside each other with patch-tasks"
@@ -183,9 +187,7 @@ def patch(
 def patch_tasks(
     runs: RunsArg = None,
     *,
-    tasks: Annotated[
-        Names, Opt("Tasks, comma-separated; own are those the first run was trained on.")
-    ] = "own",
+    tasks: OwnTasks = "own",
     pairs: Pairs = 64,
     tolerance: Tolerance = 0.25,
     seed: Seed = 42,
@@ -196,10 +198,10 @@ def patch_tasks(
     Patches the residual stream and single heads where the model reads the city, found by interchange, and at
     '=', by the logit difference.
     """
-    from cwr_mech.analysis.sources import runs_of
+    from cwr_mech.analysis.sources import runs_of, tasks_named
 
     found = runs_of(runs)
-    asked = _tasks(tasks, found[0])
+    asked = tasks_named(tasks, found[0])
     from cwr_mech.analysis.patching.examine import Sweeping, swept_result
     from cwr_mech.analysis.patching.pairs import READING
     from cwr_mech.analysis.patching.parts import Question
@@ -244,10 +246,10 @@ def patch_parts(
     The state stands at the token, or tokens side by side, at which the model reads a city by interchange.
     Run by run and task by task; runs trained alike are pooled, with models as the units.
     """
-    from cwr_mech.analysis.sources import runs_of
+    from cwr_mech.analysis.sources import runs_of, tasks_named
 
     found, others = runs_of(runs), runs_of(states_from) if states_from else []
-    asked = _tasks(tasks, found[0])
+    asked = tasks_named(tasks, found[0])
     from cwr_mech.analysis.patching.parts import Question, parts_of_runs
     from cwr_mech.analysis.patching.subspaces import SUBSPACES
 

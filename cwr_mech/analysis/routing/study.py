@@ -8,6 +8,7 @@ from cwr_mech.analysis.study import (
     Layers,
     Names,
     Opt,
+    OwnTasks,
     QuestionSeed,
     RunArg,
     Seed,
@@ -22,23 +23,14 @@ from cwr_mech.analysis.study import (
 from cwr_mech.results import Result
 
 if TYPE_CHECKING:
-    from cwr_mech.training.runs import Run
-
-Tasks = Annotated[Names, Opt("Tasks by name; own are those the run was trained on.")]
-
-
-def _tasks(tasks: Names, run: "Run") -> tuple[str, ...]:
-    """Tasks by name, or those a run was trained on ("own"), in the order used everywhere."""
-    from cwr_mech.experiments.finetuning import in_order
-
-    return in_order(run.config.data.tasks if tasks == "own" else names(tasks) or ())
+    pass
 
 
 @study("subspace")
 def subspace(
     run: RunArg = None,
     *,
-    tasks: Tasks = "own",
+    tasks: OwnTasks = "own",
     layers: Layers = None,
     sites: Sites = "last_digit,delimiter",
     rank: Annotated[
@@ -59,10 +51,11 @@ def subspace(
     from cwr_mech.activations.reader import ActivationStore
     from cwr_mech.activations.site import Site
     from cwr_mech.analysis.routing.tables import subspace_result
-    from cwr_mech.analysis.sources import run_of
+    from cwr_mech.analysis.sources import run_of, tasks_named
+    from cwr_mech.experiments.finetuning import in_order
 
     found = run_of(run)
-    asked, places = _tasks(tasks, found), names(sites) or []
+    asked, places = in_order(tasks_named(tasks, found)), names(sites) or []
     digest, world, depth = found.sha256(step), found.world(), found.config.model.n_layers
     uses(found.source, digest)
     file = next(iter(names(activations) or ()), None)
@@ -86,7 +79,7 @@ def subspace(
 def conflict(
     run: RunArg = None,
     *,
-    tasks: Tasks = "own",
+    tasks: OwnTasks = "own",
     batch: Annotated[int, Opt("Questions of a gradient; each task has 16.", min=1)] = 32,
     rank: Annotated[int, Opt("Leading directions of a task's gradients.", min=1)] = 4,
     seed: QuestionSeed = 0,
@@ -94,10 +87,11 @@ def conflict(
 ) -> Result:
     """Do tasks pull the weights the same way? Cosines and subspaces of their gradients, matrix by matrix."""
     from cwr_mech.analysis.routing.conflict import conflict_result
-    from cwr_mech.analysis.sources import run_of
+    from cwr_mech.analysis.sources import run_of, tasks_named
+    from cwr_mech.experiments.finetuning import in_order
 
     found = run_of(run)
-    asked = _tasks(tasks, found)
+    asked = in_order(tasks_named(tasks, found))
     uses(found.source, found.sha256(step))
     return conflict_result(
         found.model(step), found.world(), asked, run=found.name, batch=batch, rank=rank, seed=seed
