@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator
 
 from cwr_mech.findings.questions import asked, headline
 from cwr_mech.render.grids import matrix
+from cwr_mech.render.lines import panels
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import GREYS, caption, new_figure
@@ -33,13 +34,9 @@ def maps_figure(result: Result) -> Figure:
     rows = result.tables["layers"]
     places = sorted({(row["layer"], row["hook"]) for row in rows})
     families = list(dict.fromkeys(row["family"] for row in rows))[:FAMILIES]
-    lines = -(-len(families) // A_LINE)
-    figure = new_figure(0.5 + 2.5 * lines)
-    axes = figure.subplots(lines, min(A_LINE, len(families)), squeeze=False).ravel()
-    for ax in axes[len(families) :]:
-        ax.set_axis_off()
+    figure, axes = panels(len(families), margin=0.5, line=2.5, most=A_LINE)
     tasks = ordered(row["task"] for row in rows)
-    for index, (ax, family) in enumerate(zip(axes, families, strict=False)):
+    for index, (ax, family) in enumerate(zip(axes, families, strict=True)):
         mine = [row for row in rows if row["family"] == family]
         grid = np.full((len(tasks), len(places)), np.nan)
         for i, task in enumerate(tasks):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_mech.render.numbers import layer_name
-from cwr_mech.render.style import ends_of, floats, with_reach
+from cwr_mech.render.style import ends_of, floats, new_figure, with_reach
 from cwr_mech.results import Row
 
 BARS: Mapping[str, Any] = {"lw": 0.7}
@@ -42,13 +42,16 @@ def line(
     ax.plot(at, value, **style)
 
 
-def panels(figure: Figure, n: int, *, most: int = 4, **options: Any) -> list[Axes]:
-    """Axes for `n` panels in lines of at most `most`; places that stay empty are not shown."""
+def panels(n: int, *, margin: float, line: float, most: int = 4, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `n` panels in lines of at most `most`, each `line` inches high beside `margin` for all;
+    places that stay empty are not shown."""
     columns = min(most, n)
-    axes = figure.subplots(-(-n // columns), columns, squeeze=False, **options).ravel()
+    lines = -(-n // columns)
+    figure = new_figure(margin + lines * line)
+    axes = figure.subplots(lines, columns, squeeze=False, **options).ravel()
     for ax in axes[n:]:
         ax.set_visible(False)
-    return list(axes[:n])
+    return figure, list(axes[:n])
 
 
 def layer_ticks(ax: Axes, layers: Sequence[int], at: Sequence[int] | None = None) -> None:

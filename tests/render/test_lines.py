@@ -45,8 +45,8 @@ def test_columns_of_an_interval_go_by_the_name_of_the_value() -> None:
 
 @pytest.mark.parametrize(("n", "shape"), [(1, (1, 1)), (3, (1, 3)), (5, (2, 4))])
 def test_panels_that_stay_empty_are_hidden(n: int, shape: tuple[int, int]) -> None:
-    figure = Figure()
-    axes = panels(figure, n)
+    figure, axes = panels(n, margin=1.0, line=2.0)
+    assert figure.get_figheight() == 1.0 + 2.0 * shape[0]
     assert len(axes) == n == sum(ax.get_visible() for ax in figure.axes)
     assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
 

@@ -5,7 +5,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cwr_mech.render.lines import line, panels
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, caption, new_figure
+from cwr_mech.render.style import BASELINE, caption
 from cwr_mech.results import Result
 
 
@@ -18,8 +18,7 @@ def erasure_figure(result: Result) -> Figure:
     rows = result.tables["conditions"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    figure = new_figure(0.9 + 1.9 * -(-len(tasks) // min(4, len(tasks))))
-    axes = panels(figure, len(tasks), sharey=True, sharex=True)
+    figure, axes = panels(len(tasks), margin=0.9, line=1.9, sharey=True, sharex=True)
     styles = (("black", "o", "-"), ("#7a7a7a", "s", "--"), ("#aaaaaa", "^", ":"))
     for ax, task in zip(axes, tasks, strict=True):
         for condition, (colour, marker, stroke) in zip(conditions, styles, strict=False):

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
+from cwr_mech.render.lines import panels
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind, plot
@@ -44,27 +45,23 @@ def map_figure(result: Result) -> Figure:
     implied, probes = result.arrays["implied"][chosen][:, :, shown], result.arrays["probe"][chosen]
     frame = _frame(np.concatenate([partners, implied[np.isfinite(implied).all(axis=-1)], true[shown]]))
     columns = 1 if len(runs) == 1 else 2
-    lines = -(-len(runs) // columns)
     span_x, span_y = frame[1] - frame[0]
-    figure = new_figure(0.9 + lines * (0.5 + 7.4 / columns * span_y / span_x))
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for ax in axes[len(runs) :]:
-        ax.set_visible(False)
-    for ax, run, places, probe in zip(axes, runs, implied, probes, strict=False):
-        ax.scatter(*partners.T, s=3, c="#d4d4d4", linewidths=0, zorder=0)
+    line = 0.5 + 7.4 / columns * span_y / span_x
+    figure, axes = panels(len(runs), margin=0.9, line=line, most=columns, sharex=True, sharey=True)
+    for ax, run, places, probe in zip(axes, runs, implied, probes, strict=True):
+        ax.scatter(partners[:, 0], partners[:, 1], s=3, c="#d4d4d4", linewidths=0, zorder=0)
         for task, xy in zip(tasks, places, strict=True):
             _arrows(ax, true[shown], xy, task_look(task).colour, task_look(task).marker)
         _arrows(ax, true[shown], probe[shown], "#7a7a7a", "+")
-        ax.scatter(
-            *true[shown].T, s=42, c="#ffffff", marker="*", linewidths=0.7, edgecolors="black", zorder=6
-        )
+        x, y = true[shown].T
+        ax.scatter(x, y, s=42, c="#ffffff", marker="*", linewidths=0.7, edgecolors="black", zorder=6)
         ax.set_title(run)
         ax.set_xlim(frame[0, 0], frame[1, 0])
         ax.set_ylim(frame[0, 1], frame[1, 1])
         ax.set_aspect("equal")
     for ax in axes[::columns]:
         ax.set_ylabel("y (0.1° of latitude)")
-    for ax in axes[max(0, len(runs) - columns) : len(runs)]:
+    for ax in axes[-columns:]:
         ax.set_xlabel("x (0.1° of longitude)")
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_tick_params(labelbottom=True)

@@ -49,10 +49,8 @@ def sites_figure(result: Result) -> Figure:
     rows, reading = result.tables["sites"], result.tables["reading"]
     layers = sorted({row["layer"] for row in rows})
     few = len({row["position"] for row in rows}) <= FEW
-    columns = min(len(reading), 4 if few else 2)
-    lines = -(-len(reading) // columns)
-    figure = new_figure(0.9 + lines * ((0.9 if few else 1.2) + 0.3 * len(layers)))
-    axes = panels(figure, len(reading), most=columns, sharey=True)
+    most, line = (4, 0.9) if few else (2, 1.2)
+    figure, axes = panels(len(reading), margin=0.9, line=line + 0.3 * len(layers), most=most, sharey=True)
     image = None
     for ax, read in zip(axes, reading, strict=True):
         mine = [row for row in rows if (row["task"], row["slot"]) == (read["task"], read["slot"])]

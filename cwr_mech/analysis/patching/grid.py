@@ -150,7 +150,7 @@ def patch_figure(result: Result) -> Figure:
     """
     metric = result.params.get("metric") or result.tables["cells"][0]["metric"]
     cells = [row for row in result.tables["cells"] if row["metric"] == metric]
-    components = list(dict.fromkeys(_within(row) for row in cells))
+    components = list(dict.fromkeys(_component(row) for row in cells))
     directions = list(dict.fromkeys(row["direction"] for row in cells))
     spans = [str(span) for span in result.arrays["spans"] if any(row["span"] == span for row in cells)]
     heights = [len(_places(cells, component)) for component in components]
@@ -163,7 +163,7 @@ def patch_figure(result: Result) -> Figure:
     for line, component in enumerate(components):
         for column, direction in enumerate(directions):
             ax = axes[line, column]
-            mine = [row for row in cells if (_within(row), row["direction"]) == (component, direction)]
+            mine = [row for row in cells if (_component(row), row["direction"]) == (component, direction)]
             image = _patch_panel(ax, mine, _places(cells, component), spans, top)
             ax.set_title(f"{component}, {DIRECTIONS.get(direction, direction)}" if line == 0 else component)
             if line < len(components) - 1:
@@ -175,13 +175,8 @@ def patch_figure(result: Result) -> Figure:
     return caption(figure, _patch_caption(result, str(metric)))
 
 
-def _within(row: Row) -> str:
-    subspace = row.get("subspace")
-    return f"{row['component']} within {subspace}" if subspace else str(row["component"])
-
-
 def _places(cells: list[Row], component: str) -> list[tuple[int, int | None]]:
-    found = {(row["layer"], row["head"]) for row in cells if _within(row) == component}
+    found = {(row["layer"], row["head"]) for row in cells if _component(row) == component}
     return sorted(found, key=lambda place: (place[0], -1 if place[1] is None else place[1]))
 
 

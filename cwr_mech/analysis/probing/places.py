@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from cwr_mech.activations.reader import ActivationStore
+from cwr_mech.analysis.best import best
 from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_errors, random_folds, score
 from cwr_mech.analysis.selection import layer_number, shared_ids
 from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 from cwr_mech.render.grids import MOST_NUMBERED, matrix
+from cwr_mech.render.lines import panels
+from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import caption, new_figure
-from cwr_mech.results import Result, Row
+from cwr_mech.render.style import caption
+from cwr_mech.results import Result, Row, groups
 
 
 class State(NamedTuple):
@@ -113,16 +116,11 @@ def states_figure(result: Result) -> Figure:
     states = [(row["run"], row["step"]) for row in result.tables["states"]]
     hooks = list(dict.fromkeys((row["layer"], row["hook"]) for row in scores))
     tasks = list(dict.fromkeys(row["task"] for row in scores))[:MOST_PANELS]
-    columns = min(len(tasks), 2)
-    lines = -(-len(tasks) // columns)
-    figure = new_figure(1.1 + lines * (0.9 + 0.24 * max(len(states), 2)))
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure, axes = panels(len(tasks), margin=1.1, line=0.9 + 0.24 * max(len(states), 2), most=2)
     found = {(row["run"], row["step"], row["task"], row["hook"]): row["r2"] for row in scores}
-    for ax in axes[len(tasks) :]:
-        ax.set_visible(False)
-    for index, (ax, task) in enumerate(zip(axes, tasks, strict=False)):
+    for index, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
         grid = np.array([[found[(*state, task, hook)] for _, hook in hooks] for state in states], dtype=float)
-        labels = [f"{run}, step {step}" if index % columns == 0 else "" for run, step in states]
+        labels = [f"{run}, step {step}" if index % 2 == 0 else "" for run, step in states]
         size = 6.5 if len(states) <= MOST_NUMBERED else None
         layers = [layer_name(*place) for place in hooks]
         matrix(ax, grid, labels, layers, ends=(0, 1), cmap="Greys", numbers=size, rotation=0)
@@ -139,21 +137,19 @@ MOST_PANELS = 8
 
 def text(result: Result) -> str:
     """Best layer of each state, and where the places can be seen."""
-    from cwr_mech.render.markdown import markdown_table
-
-    best: dict[tuple[Any, ...], Row] = {}
-    for row in result.tables["scores"]:
-        key = row["run"], row["step"]
-        if key not in best or row["r2"] > best[key]["r2"]:
-            best[key] = row
-    rows = [row | {"where": layer_name(row["layer"], row["hook"])} for row in best.values()]
-    heads = {"run": "model", "step": "step", "task": "prompt", "where": "best layer", "r2": "R²"}
-    heads |= {"r2_shuffled": "R², shuffled places", "error_mean": "mean error", "error_new": "new cities"}
+    rows = [best(mine, "r2") for mine in groups(result.tables["scores"], "run", "step").values()]
     last = rows[-1]
-    return "\n\n".join(
-        [
-            f"In {last['run']} at step {last['step']} held-out cities decode with an R² of "
-            f"{number(last['r2'])}, {number(last['error_mean'])} from their true places on average.",
-            markdown_table(rows, {key: head for key, head in heads.items() if rows[0].get(key) is not None}),
-        ]
+    return paragraphs(
+        f"In {last['run']} at step {last['step']} held-out cities decode with an R² of "
+        f"{number(last['r2'])}, {number(last['error_mean'])} from their true places on average.",
+        table_of(
+            rows,
+            "run step task layer r2 r2_shuffled error_mean error_new",
+            run="model",
+            task="prompt",
+            layer="best layer",
+            r2_shuffled="R², shuffled places",
+            error_mean="mean error",
+            error_new="new cities",
+        ),
     )

@@ -33,18 +33,20 @@ def matrices_figure(result: Result) -> Figure:
     pairs = [row for row in result.tables["pairs"] if row["layer"] == layer]
     present = [name for name in SHOWN if name in result.params["measures"]]
     measures = present or result.params["measures"][:4]
-    many = len(runs) > MOST_NUMBERED
-    axes = _large_and_small(len(measures)) if many else _equal_panels(len(measures), len(runs))
+    many, columns = len(runs) > MOST_NUMBERED, 3 if len(measures) == 3 else min(2, len(measures))
+    size = float(np.clip(0.9 + 0.3 * len(runs), 1.9, 4.2))
+    figure, axes = (
+        _large_and_small(len(measures))
+        if many
+        else panels(len(measures), margin=0.9, line=size, most=columns)
+    )
     for ax, measure in zip(axes, measures, strict=True):
         _matrix(ax, [row for row in pairs if row["measure"] == measure], runs, measure)
-    columns = 3 if len(measures) == 3 else min(2, len(measures))
     for index, ax in enumerate(axes):
         if index > 0 if many else index % columns:
             ax.set_yticks([])
         if index > 0 if many else index < len(axes) - columns:
             ax.set_xticks([])
-    figure = axes[0].get_figure(root=True)
-    assert isinstance(figure, Figure)
     mine = groups(pairs, "measure")
     null = {name: float(np.nanmean(floats([row["null_mean"] for row in mine[name]]))) for name in measures}
     nulls = [f"{name} {hundredths(value)}" for name, value in null.items()]
@@ -56,19 +58,13 @@ def matrices_figure(result: Result) -> Figure:
     )
 
 
-def _equal_panels(n: int, models: int) -> list[Axes]:
-    columns = 3 if n == 3 else min(2, n)
-    figure = new_figure(0.9 + -(-n // columns) * float(np.clip(0.9 + 0.3 * models, 1.9, 4.2)))
-    return panels(figure, n, most=columns)
-
-
-def _large_and_small(n: int) -> list[Axes]:
+def _large_and_small(n: int) -> tuple[Figure, list[Axes]]:
     """One panel in which names of many models can be read on both sides, and small ones for the others."""
     figure = new_figure(8.6 + (2.6 if n > 1 else 0))
     if n == 1:
-        return [figure.subplots()]
+        return figure, [figure.subplots()]
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.3, 1])[:, 0]
-    return [top.subplots(), *bottom.subplots(1, n - 1, squeeze=False)[0]]
+    return figure, [top.subplots(), *bottom.subplots(1, n - 1, squeeze=False)[0]]
 
 
 def without_common_start(runs: list[str]) -> list[str]:
@@ -114,9 +110,7 @@ def groups_figure(result: Result) -> Figure:
     rows = [row for row in rows if row["layer"] == layer and row["group"] not in left_out]
     measures = list(dict.fromkeys(row["measure"] for row in rows)) or ["none"]
     names = list(dict.fromkeys(row["group"] for row in rows))
-    lines = -(-len(measures) // 4)
-    figure = new_figure(1.2 + lines * (0.55 + 0.26 * max(2, len(names))))
-    axes = panels(figure, len(measures), sharey=True)
+    figure, axes = panels(len(measures), margin=1.2, line=0.55 + 0.26 * max(2, len(names)), sharey=True)
     for ax, measure in zip(axes, measures, strict=True):
         mine = [row for row in rows if row["measure"] == measure]
         spots = [names.index(row["group"]) for row in mine]
