@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 
 PARTS = ("whole", "parameters", "state", "condition")
 """Kinds of part that have a line of their own; scaled updates are a curve."""
@@ -106,7 +107,10 @@ def _parts(
 def anatomy(result: Result) -> str:
     """The section of a report: sides and sites, norms, parts, and scores of the trained task."""
     weak = [row["base"] for row in result.tables["sites"] if row["weak"]]
-    modules = [_mean_share(_of_usual(result, "modules"), name) for name in _modules(result)]
+    modules = [
+        {"module": name, "side": mine[0]["side"], "share": mean_of(row["share"] for row in mine)}
+        for name, mine in groups(_of_usual(result, "modules"), "module").items()
+    ]
     ranks = _ranks(_of_usual(result, "matrices"))
     columns = "set graft models own~ own_share others~ others_share retention"
     return paragraphs(
@@ -127,13 +131,10 @@ def _places(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    lines: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        line = lines.setdefault((row["set"], row["graft"]), {"set": row["set"], "graft": row["graft"]})
-        line.setdefault(row["task"], []).append(row["error_new"])
     table = [
-        line | {task: float(np.mean(line[task])) if line.get(task) else None for task in tasks}
-        for line in lines.values()
+        {"set": trained, "graft": graft}
+        | {task: mean_of(row["error_new"] for row in mine if row["task"] == task) for task in tasks}
+        for (trained, graft), mine in groups(rows, "set", "graft").items()
     ]
     return [
         "Mean error of the coordinates that answers imply for new cities (tenths of a degree):",
@@ -141,29 +142,17 @@ def _places(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _modules(result: Result) -> list[str]:
-    return list(dict.fromkeys(row["module"] for row in result.tables["modules"]))
-
-
-def _mean_share(rows: Sequence[Row], module: str) -> Row:
-    mine = [row for row in rows if row["module"] == module]
-    return {
-        "module": module,
-        "side": mine[0]["side"],
-        "share": float(np.mean([row["share"] for row in mine])),
-    }
-
-
 def _ranks(rows: Sequence[Row]) -> list[Row]:
     """Medians over models and blocks for each kind of matrix."""
-    kinds: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["effective_rank"] is not None and row["share"] > 0:
-            kinds.setdefault(row["parameter"].split(".")[-1], []).append(row)
+    ranked = [
+        row | {"parameter": row["parameter"].split(".")[-1]}
+        for row in rows
+        if row["effective_rank"] is not None and row["share"] > 0
+    ]
     keys = ("effective_rank", "rank90", "numerical_rank", "full_rank")
     return [
         {"parameter": name} | {key: float(np.median([row[key] for row in mine])) for key in keys}
-        for name, mine in kinds.items()
+        for name, mine in groups(ranked, "parameter").items()
     ]
 
 

@@ -186,17 +186,13 @@ def questions_needed(result: Result) -> list[Row]:
     """For each task the smallest number of questions with a mean error of at most each of RESOLUTIONS, for
     training cities over all runs and for answers from true coordinates; None where none was enough."""
     found = []
+    curves = groups(result.tables["curve"], "task", "answers", "cities")
     for task in result.params["tasks"]:
         for source in ("model", TRUE):
-            curve: dict[int, list[float]] = {}
-            for row in result.tables["curve"]:
-                if (row["task"], row["answers"], row["cities"]) == (task, source, TRAINING):
-                    curve.setdefault(row["questions"], []).append(row["error"])
-            means = {k: float(np.mean(curve[k])) for k in sorted(curve)}
-            line: Row = {"task": task, "answers": source}
-            for size in RESOLUTIONS:
-                line[str(size)] = next((k for k, error in means.items() if error <= size), None)
-            found.append(line)
+            curve = groups(curves.get((task, source, TRAINING), []), "questions")
+            means = {k: np.mean([row["error"] for row in curve[k]]) for k in sorted(curve)}
+            enough = {str(size): next((k for k in means if means[k] <= size), None) for size in RESOLUTIONS}
+            found.append({"task": task, "answers": source} | enough)
     return found
 
 
@@ -230,24 +226,28 @@ def _key(row: Row) -> tuple[str | None, str, str]:
 
 def index_groups(result: Result) -> list[Row]:
     """Divergence index against all other tasks for each kind of model."""
-    lines: dict[str, Row] = {}
-    for row in result.tables["divergence_groups"]:
-        if row["task"] == ALL_OTHERS:
-            line = lines.setdefault(row["models"], {"models": row["models"], "n": row["n"]})
-            line |= {row["measure"]: row["value"]}
-            line |= {f"{row['measure']}_{end}": row[end] for end in ("lo", "hi")}
-    return list(lines.values())
+    rows = [row for row in result.tables["divergence_groups"] if row["task"] == ALL_OTHERS]
+    return [
+        {"models": models, "n": mine[0]["n"]}
+        | {row["measure"]: row["value"] for row in mine}
+        | {f"{row['measure']}_{end}": row[end] for row in mine for end in ("lo", "hi")}
+        for models, mine in groups(rows, "models").items()
+    ]
 
 
 def group_lines(result: Result) -> list[Row]:
     """A row for each kind of model, a column of new and one of training cities for each task."""
-    lines: dict[str, Row] = {}
-    for row in result.tables["groups"]:
-        line = lines.setdefault(row["models"], {"models": row["models"], "n": row["n"]})
-        line[f"{row['task']}_{row['cities']}"] = row["error"]
-        if row["cities"] == NEW:
-            line |= {f"{row['task']}_{NEW}_{end}": row[end] for end in ("lo", "hi")}
-    return list(lines.values())
+    return [
+        {"models": models, "n": mine[0]["n"]}
+        | {f"{row['task']}_{row['cities']}": row["error"] for row in mine}
+        | {
+            f"{row['task']}_{NEW}_{end}": row[end]
+            for row in mine
+            if row["cities"] == NEW
+            for end in ("lo", "hi")
+        }
+        for models, mine in groups(result.tables["groups"], "models").items()
+    ]
 
 
 def locating(result: Result) -> str:

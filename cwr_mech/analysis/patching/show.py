@@ -37,11 +37,10 @@ def sites(result: Result) -> str:
     """Where each task reads its cities, then the IIA of every layer and token position."""
     rows = result.tables["sites"]
     positions = {row["position"]: row["position"].replace("_", " ") for row in rows}
-    lines: dict[tuple[str, int, int], Row] = {}
-    for row in rows:
-        key = row["task"], row["slot"], row["layer"]
-        line = {"task": row["task"], "city": row["slot"] + 1, "layer": row["layer"]}
-        lines.setdefault(key, line)[row["position"]] = row["iia"]
+    lines = [
+        {"task": task, "city": slot + 1, "layer": layer} | {row["position"]: row["iia"] for row in mine}
+        for (task, slot, layer), mine in groups(rows, "task", "slot", "layer").items()
+    ]
     reading = [row | {"city": row["slot"] + 1} for row in result.tables["reading"]]
     return paragraphs(
         "The site at which a task reads a city is the last layer and token position whose whole state, "
@@ -55,7 +54,7 @@ def sites(result: Result) -> str:
             interval="95 % over pairs",
         ),
         "IIA at every site; a site below one half is causally weak:",
-        table_of(list(lines.values()), f"task city layer {' '.join(positions)}", **positions),
+        table_of(lines, f"task city layer {' '.join(positions)}", **positions),
     )
 
 
@@ -161,7 +160,7 @@ def _strongest(result: Result, units: Mapping[str, str]) -> str:
 
 def _by_strength(result: Result) -> list[Row]:
     """Cells by the share of the leading metric that they recover, the largest first."""
-    rows = [row for row in result.tables["cells"] if row["metric"] == result.params["metric"]]
+    rows = groups(result.tables["cells"], "metric").get(result.params["metric"], [])
     return sorted(
         (row for row in rows if row["recovered"] is not None), key=lambda row: -abs(row["recovered"])
     )

@@ -9,7 +9,7 @@ from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 
 
 def subspace(result: Result) -> str:
@@ -28,7 +28,7 @@ def subspace(result: Result) -> str:
         if spots:
             parts.append(f"Updates of {result.values['n_new']} new cities {words}:")
             parts += [_shares_at(result, spots), _weak(spots), _ways_at(result, spots)]
-    return "\n\n".join(part for part in parts if part)
+    return paragraphs(*parts)
 
 
 def _shares_at(result: Result, spots: dict[str, Row]) -> str:
@@ -113,16 +113,13 @@ def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
             column: mean_of(row[column] for row in mine) for column in PLACED.split()
         }
 
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in ends:
-        beside = str(row["condition"]).removesuffix(f", {row['route']}")
-        groups.setdefault((row["route"], beside, row["set"]), []).append(row)
-    order = sorted(groups, key=lambda of: (of[0] != "unprojected", of[0], of[1] != PLAIN, of[2].count("+")))
+    ends = [row | {"rows": str(row["condition"]).removesuffix(f", {row['route']}")} for row in ends]
+    kinds = groups(ends, "route", "rows", "set")
+    order = sorted(kinds, key=lambda of: (of[0] != "unprojected", of[0], of[1] != PLAIN, of[2].count("+")))
     before = [row for row in rows if row["step"] == 0]
     found = [{"set": "nothing yet"} | means(before, "base")] if before else []
-    for route, beside, trained in order:
-        how = {"rows": beside, "set": trained, "route": route}
-        found.append(how | means(groups[route, beside, trained], "run"))
+    for of in order:
+        found.append(dict(zip(("route", "rows", "set"), of, strict=True)) | means(kinds[of], "run"))
     return found
 
 
@@ -196,7 +193,7 @@ def _new_cities_one_step(table: str) -> Callable[[Result], list[Row]]:
 def _ends(result: Result) -> list[Row]:
     """The last checkpoint of every run."""
     rows = result.tables["trajectory"]
-    last = {run: max(row["step"] for row in rows if row["run"] == run) for run in {r["run"] for r in rows}}
+    last = {run: max(row["step"] for row in mine) for run, mine in groups(rows, "run").items()}
     return [row for row in rows if row["step"] == last[row["run"]]]
 
 
