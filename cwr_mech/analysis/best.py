@@ -39,14 +39,14 @@ def best_of_each(rows: Iterable[Row], by: str, criterion: str) -> list[Row]:
     return [best(mine, criterion) for mine in groups(measured, by).values()]
 
 
-def carrying(rows: Iterable[R], criterion: str = CAUSAL) -> list[R]:
-    """The rows with at least FULL of the highest `criterion`, in their order; those that were measured.
+def carrying(rows: Iterable[R]) -> list[R]:
+    """The rows with at least FULL of the highest IIA, in their order; those that were measured.
 
     Of layers from below, a city is read at the last: above it, other positions carry what the answer takes.
     """
-    measured = [row for row in rows if not _missing(row[criterion])]
-    most = max((row[criterion] for row in measured), default=0.0)
-    return [row for row in measured if row[criterion] >= FULL * most]
+    measured = [row for row in rows if not _missing(row[CAUSAL])]
+    most = max((row[CAUSAL] for row in measured), default=0.0)
+    return [row for row in measured if row[CAUSAL] >= FULL * most]
 
 
 def _missing(value: float | int | None) -> bool:

@@ -65,18 +65,17 @@ class Correlation:
 def correlate(
     similarity: Float[np.ndarray, "task task"],
     transfer: Float[np.ndarray, "trained asked"],
-    tasks: Sequence[str] = PAPER_TASKS,
     *,
     leave_out: Sequence[str] = (),
     leave_out_trainers: Sequence[str] = (),
 ) -> Correlation:
-    """Correlate over the ordered pairs of different tasks.
+    """Correlate over the ordered pairs of different tasks of PAPER_TASKS.
 
     leave_out: tasks that are in no pair; leave_out_trainers: tasks that are not the trained one of a pair.
     Raises AnalysisError for fewer than 4 pairs.
     """
-    kept = [i for i, task in enumerate(tasks) if task not in leave_out]
-    pairs = [(i, j) for i in kept for j in kept if i != j and tasks[i] not in leave_out_trainers]
+    kept = [i for i, task in enumerate(PAPER_TASKS) if task not in leave_out]
+    pairs = [(i, j) for i in kept for j in kept if i != j and PAPER_TASKS[i] not in leave_out_trainers]
     if len(pairs) < 4:
         raise AnalysisError(f"{len(pairs)} pairs of tasks are too few to correlate")
     x = np.array([similarity[pair] for pair in pairs])

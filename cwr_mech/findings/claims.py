@@ -48,12 +48,12 @@ class Evidence:
     p: float | None = None
 
 
-def of_units(values: Mapping[str, float | None], unit: str = "model") -> Evidence:
-    """One number for each unit; units without one are left out."""
+def of_units(values: Mapping[str, float | None]) -> Evidence:
+    """One number for each model; models without one are left out."""
     given = [value for value in values.values() if value is not None and math.isfinite(value)]
     if not given:
         return withheld("no models to tell from")
-    return Evidence(mean_interval(np.array(given, dtype=np.float64), unit=unit))
+    return Evidence(mean_interval(np.array(given, dtype=np.float64)))
 
 
 def of_statistic(

@@ -175,14 +175,14 @@ class Saved:
         mine = rows[(rows["set"] == task) & ~rows["trained"]]
         return {str(base): float(value) for base, value in mine.groupby("base")["ni"].mean().items()}
 
-    def matched(self, task: str, outcome: str, condition: str = PLAIN) -> dict[str, float]:
-        """Base -> `outcome` ("others", "index") of its fine-tuning on `task` alone where that task's own
+    def matched(self, task: str) -> dict[str, float]:
+        """Base -> mean improvement in other tasks of its fine-tuning on `task` alone where that task's own
         improvement reaches MATCHED; bases whose fine-tuning never gets there are left out.
         """
         rows = self.table("course", "matched")
-        rows = rows[(rows["condition"] == condition) & (rows["set"] == task) & (rows["level"] == MATCHED)]
-        rows = rows[rows["base"].isin(self.bases) & rows[outcome].notna()]
-        return {str(base): float(value) for base, value in zip(rows["base"], rows[outcome], strict=True)}
+        rows = rows[(rows["condition"] == PLAIN) & (rows["set"] == task) & (rows["level"] == MATCHED)]
+        rows = rows[rows["base"].isin(self.bases) & rows["others"].notna()]
+        return {str(base): float(value) for base, value in zip(rows["base"], rows["others"], strict=True)}
 
     def by_task(self, task: str) -> dict[str, float]:
         """Task -> mean improvement over bases, by fine-tunings on `task`."""

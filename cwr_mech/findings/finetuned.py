@@ -198,8 +198,8 @@ def _distance_less(saved: Saved, condition: str = PLAIN) -> Evidence:
 def _matched_less(saved: Saved) -> Evidence:
     """The same where each has learned its own task equally well. A task that gets there in some bases only is
     left out in all of them, so that bases differ in nothing else."""
-    mine = saved.matched("distance", "others")
-    rest = [saved.matched(task, "others") for task in _trained(saved) if task != "distance"]
+    mine = saved.matched("distance")
+    rest = [saved.matched(task) for task in _trained(saved) if task != "distance"]
     return of_units(minus(mine, mean_over([theirs for theirs in rest if set(mine) <= set(theirs)])))
 
 

@@ -177,11 +177,11 @@ def _said(name: str, result: Result, words: Callable[[Result], str]) -> str:
         ) from error
 
 
-def _sentences(text: str, most: int = 220) -> str:
-    """The first sentences of a text, as many as fit into `most` letters, at least one."""
+def _sentences(text: str) -> str:
+    """The first sentences of a text, as many as fit into 220 letters, at least one."""
     kept = ""
     for sentence in re.split(r"(?<=[.?!]) (?=[A-Z])", text.replace("\n", " ").strip()):
-        if kept and len(kept) + len(sentence) >= most:
+        if kept and len(kept) + len(sentence) >= 220:
             break
         kept = f"{kept} {sentence}".strip()
     return kept

@@ -204,10 +204,8 @@ def _share_and_noise(
     method = "delta method over city"
     left = float(power.mean() / spread.mean())
     error = float(np.std(power - left * spread, ddof=1) / np.sqrt(n) / spread.mean())
-    share = normal_interval(1 - left, error, n, unit="city", method=method)
-    squared = normal_interval(
-        float(power.mean()), float(power.std(ddof=1) / np.sqrt(n)), n, unit="city", method=method
-    )
+    share = normal_interval(1 - left, error, n, method=method)
+    squared = normal_interval(float(power.mean()), float(power.std(ddof=1) / np.sqrt(n)), n, method=method)
     value, low, high = np.sqrt(np.maximum([squared.value, squared.lo, squared.hi], 0) / p).tolist()
     return share, Interval(value, low, high, n, "city", method)
 

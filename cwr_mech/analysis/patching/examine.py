@@ -75,7 +75,7 @@ def swept(run: Run, step: int | None, question: Question, sweeping: Sweeping) ->
     key = sweep_key(run.sha256(step), pairs, cells, metrics, labels)
     name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
     store = SweepStore(RUNS / ".sweeps" / name, key, resume=sweeping.resume)
-    rows = rows_computed(model.cfg, pairs, cells, metrics, CONDITIONS)
+    rows = rows_computed(model.cfg, pairs, cells, metrics)
     with stage(f"patch {question.task}", rows, "patches") as advance:
         found = sweep(
             model, pairs, cells, metrics=metrics, conditions=CONDITIONS, store=store, advance=advance

@@ -11,6 +11,7 @@ Edge attribution (Syed et al., arXiv 2310.10348) estimates all such effects at o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,22 +43,14 @@ class Path:
     reader: Reader = "q"
 
 
-def all_paths(model: HookedQwen2, span: str, readers: Sequence[Reader] = READERS) -> list[Path]:
-    """Every head to every later reader and to the answer; k and v are read by key/value heads."""
+def all_paths(model: HookedQwen2, span: str) -> list[Path]:
+    """Every head to every later reader and to the answer; k and v are read by key/value heads. The MLP of the
+    sender's own layer comes after it.
+    """
     cfg, paths = model.cfg, []
-    for layer in range(cfg.n_layers):
-        for head in range(cfg.n_heads):
-            paths += paths_from(model, (layer, head), span, readers)
-    return paths
-
-
-def paths_from(
-    model: HookedQwen2, sender: tuple[int, int], span: str, readers: Sequence[Reader] = READERS
-) -> list[Path]:
-    """One head to every later reader and to the answer. The MLP of the sender's own layer comes after it."""
-    cfg, paths = model.cfg, [Path(sender, span)]
-    for layer in range(sender[0], cfg.n_layers):
-        for reader in readers:
+    for sender in product(range(cfg.n_layers), range(cfg.n_heads)):
+        paths.append(Path(sender, span))
+        for layer, reader in product(range(sender[0], cfg.n_layers), READERS):
             if reader == "mlp":
                 paths.append(Path(sender, span, (layer, None), reader))
             elif layer > sender[0]:

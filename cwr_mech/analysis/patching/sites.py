@@ -157,13 +157,13 @@ _KNOWN: dict[tuple[Any, ...], CausalSites | AnalysisError] = {}
 
 
 def known_sites(
-    model: HookedQwen2, world: World, task: str, *, n_pairs: int = 64, seed: int = 0, cities: str = "old"
+    model: HookedQwen2, world: World, task: str, *, n_pairs: int = 64, seed: int = 0
 ) -> CausalSites:
     """`causal_sites`, computed once for equal weights, world and question in one process, refusals too."""
-    key = (model_digest(model), world.sha256, task, n_pairs, seed, cities)
+    key = (model_digest(model), world.sha256, task, n_pairs, seed)
     if key not in _KNOWN:
         try:
-            _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed, cities=cities)
+            _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed)
         except AnalysisError as error:
             _KNOWN[key] = AnalysisError(error.message, error.hint)  # without the frames that it was raised in
     known = _KNOWN[key]

@@ -220,9 +220,7 @@ def row_bytes(forward: Forward, width: int, start: int) -> int:
     return 4 * (keys + open_ * per_position + 2 * width * cfg.d_vocab)
 
 
-def rows_computed(
-    cfg: HookedConfig, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str], given: Sequence[Condition]
-) -> int:
-    """How many patched rows a sweep will compute; it tells `advance` of as many."""
-    found = layouts(pairs, metrics, roles=roles_of(given))
-    return sum(len(rows) for layout in found for rows in rows_to_run(cfg, layout, cells, given))
+def rows_computed(cfg: HookedConfig, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str]) -> int:
+    """How many patched rows a sweep of CONDITIONS will compute; it tells `advance` of as many."""
+    found = layouts(pairs, metrics, roles=roles_of(CONDITIONS))
+    return sum(len(rows) for layout in found for rows in rows_to_run(cfg, layout, cells, CONDITIONS))

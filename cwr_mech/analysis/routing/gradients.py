@@ -55,15 +55,15 @@ class AtMentions:
         return AtMentions(self.mentions.take(which), self.gradients[:, which], self.activations[:, which])
 
     def city_means(
-        self, layer: int, of: Literal["gradients", "activations"] = "gradients"
+        self, layer: int
     ) -> tuple[Int64[np.ndarray, " city"], Float64[np.ndarray, "city d_model"]]:
-        """The cities mentioned, ascending, and each one's mean over its mentions, after block `layer`.
+        """The cities mentioned, ascending, and each one's mean gradient over its mentions, after block
+        `layer`.
 
         Layer -1 is the embedding. Raises AnalysisError for a layer that is not kept.
         """
-        values = getattr(self, of)
-        _reached(layer, len(values))
-        return means_by_city(self.mentions.city, values[layer + 1])
+        _reached(layer, len(self.gradients))
+        return means_by_city(self.mentions.city, self.gradients[layer + 1])
 
 
 def _reached(layer: int, n_layers: int) -> None:

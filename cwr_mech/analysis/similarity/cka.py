@@ -65,13 +65,11 @@ def cka_of(first: Features, second: Features, *, debiased: bool = True) -> float
     )
 
 
-def undefined_reason(
-    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, debiased: bool = True
-) -> str | None:
+def undefined_reason(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> str | None:
     """Why `linear_cka(x, y)` is NaN, or None when it is a number."""
     same_cities(len(x), len(y))
     for name, features in (("first", prepare(x)), ("second", prepare(y))):
-        reason = _self_term(features, debiased)[1]
+        reason = _self_term(features, True)[1]
         if reason:
             return f"{name} representation: {reason}"
     return None
@@ -142,7 +140,7 @@ class CkaMatrix:
 def cka_interval(matrix: CkaMatrix, i: int, j: int) -> Interval:
     """CKA of two of the representations with its interval over cities (jackknife)."""
     value, error = float(matrix.values[i, j]), float(matrix.standard_error[i, j])
-    return normal_interval(value, error, matrix.n, unit="city", method="jackknife over city")
+    return normal_interval(value, error, matrix.n, method="jackknife over city")
 
 
 def linear_cka_matrix(

@@ -110,11 +110,11 @@ def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
     return float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
 
 
-def normal_interval(value: float, standard_error: float, n: int, *, unit: str, method: str) -> Interval:
-    """value +- the normal quantile times the standard error: for many units, such as cities."""
+def normal_interval(value: float, standard_error: float, n: int, *, method: str) -> Interval:
+    """value +- the normal quantile times the standard error: for many cities."""
     reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * standard_error
     reason = None if np.isfinite(reach) else "no standard error"
-    return Interval(value, value - reach, value + reach, n, unit, method, reason)
+    return Interval(value, value - reach, value + reach, n, "city", method, reason)
 
 
 def bootstrap(
@@ -178,7 +178,7 @@ def half_interval(value: float, values: Float[np.ndarray, "draw"], n: int) -> In
     if usable.size < 0.9 * draws:
         reason = f"only {usable.size} of {draws} half samples gave a number"
         return _unknown(value, n, "city", method, reason)
-    return normal_interval(value, float(usable.std(ddof=1)), n, unit="city", method=method)
+    return normal_interval(value, float(usable.std(ddof=1)), n, method=method)
 
 
 def enough(n: int, least: int, unit: str) -> None:

@@ -246,7 +246,7 @@ def test_the_rows_of_a_sweep_are_known_before_it():
     cells = grid(model.cfg, ("resid_pre", "k"), check_places(["default", "bos"], "distance", 4))
     done = []
     sweep(model, pairs, cells, conditions=CONDITIONS, advance=done.append)
-    rows = rows_computed(model.cfg, pairs, cells, ("logit_diff",), CONDITIONS)
+    rows = rows_computed(model.cfg, pairs, cells, ("logit_diff",))
     assert rows == sum(done)
     assert rows < len(cells) * len(pairs) * len(CONDITIONS)  # some are known without computing
 
