@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.neighbors import NearestNeighbors
 
 from cwr_mech.analysis.similarity.kernels import kernel_hsic
-from cwr_mech.analysis.similarity.shape import centre, centred, same_cities
+from cwr_mech.analysis.similarity.shape import centred
 from cwr_mech.errors import AnalysisError
 
 
@@ -20,16 +20,10 @@ def nearest(x: Float[np.ndarray, "n p"], k: int) -> Int[np.ndarray, "n k"]:
     return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
 
 
-def mutual_knn(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], k: int = 10) -> float:
-    """Mean share of a city's k nearest neighbours that are its neighbours in both (Huh et al. 2024,
-    arXiv 2405.07987; the paper's "shared nearest neighbours", k = 10).
-    """
-    same_cities(len(x), len(y))
-    return overlap(nearest(centre(x), k), nearest(centre(y), k))
-
-
 def overlap(first: Int[np.ndarray, "n k"], second: Int[np.ndarray, "n k"]) -> float:
-    """Mean share of a row of `first` that is in the same row of `second`."""
+    """Mean share of a row of `first` that is in the same row of `second`: of `nearest`, mutual k-NN (Huh et
+    al. 2024, arXiv 2405.07987; the paper's "shared nearest neighbours", k = 10).
+    """
     return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
 

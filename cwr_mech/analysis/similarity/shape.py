@@ -77,17 +77,10 @@ def _alignment(x: Matrix, y: Other) -> float:
     return float(np.linalg.svd(product, compute_uv=False).sum())
 
 
-def rsa(x: Matrix, y: Other) -> float:
-    """Spearman correlation of the two sets of n (n - 1) / 2 Euclidean distances. With y the cities'
-    coordinates, similarity to the true map.
-    """
-    same_cities(len(x), len(y))
-    return float(distance_ranks(x) @ distance_ranks(y))
-
-
 def distance_ranks(x: Matrix) -> Float[np.ndarray, "pair"]:
     """Ranks of the Euclidean distances between cities, in the order of `pdist`, with mean 0 and norm 1: the
-    product of two of these is Spearman's correlation. NaN where all distances are the same.
+    product of two of these is Spearman's correlation, the measure `rsa`. NaN where all distances are the
+    same.
     """
     ranks = rankdata(pdist(centre(x)))
     ranks -= ranks.mean()
@@ -105,26 +98,12 @@ def _correlations(first: Matrix, second: Other) -> Float[np.ndarray, "k"]:
     return np.clip(np.linalg.svd(first.T @ second, compute_uv=False), 0.0, 1.0)
 
 
-def svcca(x: Matrix, y: Other, *, variance: float = 0.99) -> float:
-    """Mean canonical correlation of the components that carry `variance` of each side.
-
-    Rises with the number of components kept when n is small: read it beside its shuffled null.
-    """
-    same_cities(len(x), len(y))
-    return mean_correlation(leading_basis(x, variance=variance), leading_basis(y, variance=variance))
-
-
 def mean_correlation(first: Matrix, second: Other) -> float:
-    """Mean canonical correlation of two spaces of city scores, each given by an orthonormal basis."""
-    return float(_correlations(first, second).mean())
-
-
-def pwcca(x: Matrix, y: Other) -> float:
-    """Canonical correlations averaged with the weight each canonical direction has in x. Not symmetric, and
-    as published (weights are sums of absolute values over features) not blind to a rotation of x.
+    """Mean canonical correlation of two spaces of city scores, each given by an orthonormal basis: SVCCA of
+    two `leading_basis`. Rises with the number of components kept when n is small: read it beside its shuffled
+    null.
     """
-    same_cities(len(x), len(y))
-    return weighted_correlation(with_basis(x), with_basis(y))
+    return float(_correlations(first, second).mean())
 
 
 def with_basis(x: Matrix) -> tuple[Matrix, Matrix]:
@@ -134,7 +113,10 @@ def with_basis(x: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def weighted_correlation(first: tuple[Matrix, Matrix], second: tuple[Other, Other]) -> float:
-    """`pwcca` of two sides from `with_basis`."""
+    """PWCCA of two sides from `with_basis`: canonical correlations averaged with the weight that each
+    canonical direction has in the first. Not symmetric, and as published (weights are sums of absolute values
+    over features) not blind to a rotation of the first.
+    """
     (x, q_x), (_, q_y) = first, second
     turn, correlations, _ = np.linalg.svd(q_x.T @ q_y, full_matrices=False)
     weights = np.abs((q_x @ turn).T @ x).sum(axis=1)
@@ -155,12 +137,6 @@ def predictivity(x: Matrix, y: Other, fold: Int[np.ndarray, "n"]) -> float:
         left[test] = y[test] - Decomposed(x[~test]).best(y[~test], PENALTIES[::3]).predict(x[test])
         base[test] = y[test] - y[~test].mean(axis=0)
     return float(1 - np.sum(left**2) / np.sum(base**2))
-
-
-def principal_angles(x: Matrix, y: Other, k: int) -> Float[np.ndarray, "k"]:
-    """Angles in radians, ascending, between the spaces of city scores of the first k components."""
-    correlations = canonical_correlations(first_components(x, k), first_components(y, k))
-    return np.arccos(correlations)
 
 
 def _orthonormal(x: Matrix) -> Matrix:

@@ -1,5 +1,7 @@
 """CKA and its relatives: two routes to each number, invariances, the bias, and what they refuse."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from cwr_mech.analysis.similarity import (
 from cwr_mech.analysis.similarity import (
     feature_products,
     kernels,
+    measures,
     neighbours,
     shape,
 )
@@ -154,6 +157,18 @@ def changed(x: np.ndarray, change: str, rng: np.random.Generator) -> np.ndarray:
     return x @ (np.diag(np.logspace(-1, 1, p)) @ np.linalg.qr(rng.normal(size=(p, p)))[0])
 
 
+def one_way(name: str, x: np.ndarray, y: np.ndarray) -> float:
+    """A measure from x to y."""
+    measure = measures.MEASURES[name]
+    return measure.between(measure.prepare(x), measure.prepare(y))
+
+
+def angles(x: np.ndarray, y: np.ndarray, k: int = 3) -> np.ndarray:
+    """Principal angles between the spaces of city scores of the first k components."""
+    first, second = shape.first_components(x, k), shape.first_components(y, k)
+    return np.arccos(shape.canonical_correlations(first, second))
+
+
 FOLD = random_folds(60, np.random.default_rng(3))
 ALL = {ROTATION, SCALE, SHIFT}
 MEASURES = {
@@ -163,14 +178,14 @@ MEASURES = {
     "rbf cka": (kernels.rbf_cka, ALL, True),
     "procrustes": (shape.procrustes_disparity, ALL, True),
     "angular": (shape.angular_distance, ALL, True),
-    "rsa": (shape.rsa, ALL, True),
-    "svcca": (shape.svcca, ALL, True),
+    "rsa": (partial(one_way, "rsa"), ALL, True),
+    "svcca": (partial(one_way, "svcca"), ALL, True),
     "cca": (lambda x, y: float(shape.canonical_correlations(x, y).mean()), ALL, False),
     # Its weights are sums of absolute values over the features, so a rotation of x shifts them.
-    "pwcca": (shape.pwcca, {SCALE, SHIFT}, True),
+    "pwcca": (partial(one_way, "pwcca"), {SCALE, SHIFT}, True),
     "predictivity": (lambda x, y: shape.predictivity(x, y, FOLD), ALL, True),
-    "angles": (lambda x, y: float(shape.principal_angles(x, y, 3).sum()), ALL, True),
-    "mutual knn": (neighbours.mutual_knn, ALL, True),
+    "angles": (lambda x, y: float(angles(x, y).sum()), ALL, True),
+    "mutual knn": (partial(one_way, "mutual_knn"), ALL, True),
     "cknna": (neighbours.cknna, ALL, True),
     "twonn": (lambda x, y: neighbours.twonn(x), ALL, True),
     "effective rank": (lambda x, y: spectrum.spectrum(x).effective_rank, ALL, True),
@@ -262,13 +277,11 @@ def test_shape_measures_by_second_routes(pair: tuple[np.ndarray, np.ndarray]) ->
     )
     upper = np.triu_indices(len(x), 1)
     by_hand = spearmanr(cdist(x, x)[upper], cdist(y, y)[upper]).statistic
-    assert shape.rsa(x, y) == pytest.approx(by_hand, abs=TOLERANCE)
+    assert one_way("rsa", x, y) == pytest.approx(by_hand, abs=TOLERANCE)
     k = 3
     scores = [side - side.mean(0) for side in (x, y)]
     spaces = [np.linalg.svd(side, full_matrices=False)[0][:, :k] for side in scores]
-    np.testing.assert_allclose(
-        np.sort(shape.principal_angles(x, y, k)), np.sort(subspace_angles(*spaces)), atol=1e-6
-    )
+    np.testing.assert_allclose(np.sort(angles(x, y, k)), np.sort(subspace_angles(*spaces)), atol=1e-6)
 
 
 def test_canonical_correlations_against_scikit_learn() -> None:
@@ -277,9 +290,10 @@ def test_canonical_correlations_against_scikit_learn() -> None:
     left, right = fitted.transform(x, y)
     expected = [abs(np.corrcoef(left[:, i], right[:, i])[0, 1]) for i in range(3)]
     np.testing.assert_allclose(shape.canonical_correlations(x, y), expected, atol=1e-6)
-    assert shape.svcca(x, y, variance=1 - 1e-12) == pytest.approx(np.mean(expected), abs=1e-6)
-    assert min(expected) <= shape.pwcca(x, y) <= max(expected)
-    assert shape.pwcca(x, x @ np.triu(np.ones((4, 4)))) == pytest.approx(1, abs=1e-9)
+    whole = (shape.leading_basis(side, variance=1 - 1e-12) for side in (x, y))
+    assert shape.mean_correlation(*whole) == pytest.approx(np.mean(expected), abs=1e-6)
+    assert min(expected) <= one_way("pwcca", x, y) <= max(expected)
+    assert one_way("pwcca", x, x @ np.triu(np.ones((4, 4)))) == pytest.approx(1, abs=1e-9)
 
 
 def test_neighbours_against_brute_force(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -290,7 +304,8 @@ def test_neighbours_against_brute_force(pair: tuple[np.ndarray, np.ndarray]) -> 
         np.fill_diagonal(distance, np.inf)
         sets.append([set(np.argsort(row)[:5]) for row in distance])
     expected = np.mean([len(a & b) / 5 for a, b in zip(*sets, strict=True)])
-    assert neighbours.mutual_knn(x, y, 5) == pytest.approx(expected, abs=TOLERANCE)
+    found = neighbours.overlap(*(neighbours.nearest(shape.centre(side), 5) for side in (x, y)))
+    assert found == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_cknna_with_all_neighbours_is_debiased_cka(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -376,9 +391,9 @@ def test_undefined_values_are_nan_with_a_reason() -> None:
     # All cities equally far apart: only the bias is left, and the debiased self-term is 0.
     assert np.isnan(similarity.linear_cka(np.eye(20), good))
     assert "no structure" in (similarity.undefined_reason(np.eye(20), good) or "")
-    for refuse in (shape.procrustes_disparity, shape.rsa, neighbours.mutual_knn, shape.svcca):
+    for name in ("procrustes", "rsa", "mutual_knn", "svcca"):
         with pytest.raises(AnalysisError, match="same features"):
-            refuse(constant, good)
+            measures.MEASURES[name].value(constant, good)
 
 
 @settings(max_examples=60, deadline=None)
