@@ -58,42 +58,37 @@ def transfer_claims() -> Iterator[Claim]:
         published=float(content()["ft1_no_elicitation"]["transfer"]),
         incomparable=lambda saved: saved.transient(_trained(saved)),
     )
-    yield claim(
+    teaches_less = partial(
+        claim,
+        predicted="below",
+        smallest=round((rest - theirs["distance"]) / 2, 2),
+        why="half of the published difference",
+        published=theirs["distance"] - rest,
+    )
+    yield teaches_less(
         id="distance-teaches-less",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
         "does",
         contrast="mean improvement in untrained tasks: trained on distance, minus trained on another task",
         evidence=_distance_less,
-        predicted="below",
-        smallest=round((rest - theirs["distance"]) / 2, 2),
-        why="half of the published difference",
-        published=theirs["distance"] - rest,
         incomparable=lambda saved: saved.transient(_trained(saved)),
     )
-    yield claim(
+    yield teaches_less(
         id="rehearsed-distance-teaches-less",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
         "does, where replay of all tasks keeps what the others knew",
         contrast="mean improvement in untrained tasks with replay of all tasks: trained on distance, minus "
         "trained on another task",
         evidence=partial(_distance_less, condition=REHEARSED),
-        predicted="below",
-        smallest=round((rest - theirs["distance"]) / 2, 2),
-        why="half of the published difference",
-        published=theirs["distance"] - rest,
         incomparable=lambda saved: saved.transient(_trained(saved, REHEARSED), REHEARSED),
     )
-    yield claim(
+    yield teaches_less(
         id="matched-distance-teaches-less",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
         "does, where both have learned their own task equally well",
         contrast=f"others' improvement where the trained task reaches {MATCHED}: trained on distance, "
         "minus trained on another task (those that reach it in every base)",
         evidence=_matched_less,
-        predicted="below",
-        smallest=round((rest - theirs["distance"]) / 2, 2),
-        why="half of the published difference",
-        published=theirs["distance"] - rest,
     )
 
 

@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cwr_mech.analysis.answers.lines import MOST_SHOWN, SETTLED, mark_switches, measure, tick
+from cwr_mech.analysis.answers.lines import MOST_SHOWN, SETTLED, loss_and_scores, mark_switches, measure, tick
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import plot
-from cwr_mech.render.style import BASELINE, TASK_LOOKS, Look, caption, floats, new_figure
+from cwr_mech.render.style import BASELINE, TASK_LOOKS, Look, caption, floats
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import ordered
 
@@ -27,13 +27,9 @@ def curves_figure(result: Result) -> Figure:
     runs = [str(run) for run in result.params["runs"]]
     scores = result.tables["tasks"]
     tasks = ordered(row["task"] for row in scores)
-    columns = min(4, max(1, len(tasks)))
-    lines = -(-len(tasks) // columns)
-    figure = new_figure(2.8 + 0.1 * len(runs) + 1.6 * lines)
-    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.4] + [1.6] * lines)
-    _loss_panel(figure.add_subplot(grid[0, :]), result.tables["loss"], runs)
-    for index, task in enumerate(tasks):
-        panel = figure.add_subplot(grid[1 + index // columns, index % columns])
+    figure, top, small = loss_and_scores(len(tasks), 2.8 + 0.1 * len(runs))
+    _loss_panel(top, result.tables["loss"], runs)
+    for panel, task in zip(small, tasks, strict=True):
         _score_panel(panel, [row for row in scores if row["task"] == task], runs)
         panel.set_title(f"{task}\n{measure(next(row for row in scores if row['task'] == task))}", fontsize=8)
     counts = sorted(set(result.params["eval_rows"]))

@@ -30,11 +30,7 @@ def learning_figure(result: Result) -> Figure:
     """
     tasks = [str(task) for task in result.arrays["tasks"]]
     rows = result.arrays["rows"] / 1000
-    columns = min(4, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = new_figure(2.8 + 1.6 * lines)
-    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.4] + [1.6] * lines)
-    ax = figure.add_subplot(grid[0, :])
+    figure, ax, small = loss_and_scores(len(tasks), 2.8)
     for index, task in enumerate(tasks):
         look = task_look(task)
         ax.plot(rows, result.arrays["loss_by_task"][:, index], color=look.colour, lw=0.9, alpha=0.85)
@@ -45,8 +41,7 @@ def learning_figure(result: Result) -> Figure:
     ax.set_ylabel("nats a predicted token")
     ax.set_xlabel("thousand rows seen")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    for index, task in enumerate(tasks):
-        panel = figure.add_subplot(grid[1 + index // columns, index % columns])
+    for panel, task in zip(small, tasks, strict=True):
         _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
     switch = mark_switches(figure.axes, result)
     return caption(
@@ -54,6 +49,20 @@ def learning_figure(result: Result) -> Figure:
         f"{number(float(result.arrays['rows'][-1]))} rows; losses of the first {SETTLED:.0%} may be cut off. "
         f"Small panels, against thousand rows: mean over {result.params['eval_rows']} validation questions; "
         f"dashed: the best constant answer or majority label.{switch}",
+    )
+
+
+def loss_and_scores(n: int, margin: float) -> tuple[Figure, Axes, list[Axes]]:
+    """A figure with a wide panel for the loss above, and below it small ones for the scores of `n` tasks."""
+    columns = min(4, max(1, n))
+    lines = -(-n // columns)
+    figure = new_figure(margin + 1.6 * lines)
+    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.4] + [1.6] * lines)
+    top = figure.add_subplot(grid[0, :])
+    return (
+        figure,
+        top,
+        [figure.add_subplot(grid[1 + index // columns, index % columns]) for index in range(n)],
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cwr_mech.analysis.stats.intervals import mean_interval
-from cwr_mech.results import Row
+from cwr_mech.results import Row, groups
 
 NEW, TRAINING = "new", "training"
 LOCATED = ("distance", "compass", "perimeter")
@@ -134,15 +134,12 @@ def group_rows(
 
     labels: run -> label. Rows of runs without a label are left out.
     """
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        if row["run"] in labels:
-            groups.setdefault((labels[row["run"]], *(row[name] for name in by)), []).append(row)
+    labelled = [row | {"models": labels[row["run"]]} for row in rows if row["run"] in labels]
     return [
         dict(zip(("models", *by), key, strict=True))
         | {"n": len(found)}
         | mean_columns(
             [np.nan if row[value] is None else row[value] for row in found], "model", name or value
         )
-        for key, found in groups.items()
+        for key, found in groups(labelled, "models", *by).items()
     ]

@@ -1,7 +1,6 @@
 """Probe generalisation: other prompts, whole regions, few cities, nonlinear probes, code length."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,31 +22,25 @@ LANDMARKS = 400
 SUBSAMPLE = 1000
 
 
-@dataclass(frozen=True)
-class PromptTransfer:
-    """R2 of a probe fitted in one prompt (row) and read in another (column), always on held-out cities."""
-
-    prompts: tuple[str, ...]
-    r2: Float[np.ndarray, "fitted read"]
-
-
 def prompt_transfer(
     activations: Mapping[str, Float[np.ndarray, "city p"]],
     xy: Float[np.ndarray, "city 2"],
     fold: Int[np.ndarray, "city"],
-) -> PromptTransfer:
-    """Fit in each prompt, read in every prompt. The paper saw R2 .95 in the prompt trained on and -.2 in
-    another, and mixed prompts between seeds; this is the size of that confound.
+) -> Float[np.ndarray, "fitted read"]:
+    """R2 of a probe fitted in one prompt and read in another, in their order, always on held-out cities.
+
+    The paper saw R2 .95 in the prompt trained on and -.2 in another, and mixed prompts between seeds; this is
+    the size of that confound.
     """
-    prompts = tuple(activations)
+    prompts = list(activations.values())
     decoded = np.empty((len(prompts), len(prompts), len(xy), 2))
     for i, fitted in enumerate(prompts):
         for held in np.unique(fold):
             test = fold == held
-            probe = Decomposed(activations[fitted][~test]).best(xy[~test])
+            probe = Decomposed(fitted[~test]).best(xy[~test])
             for j, read in enumerate(prompts):
-                decoded[i, j, test] = probe.predict(activations[read][test])
-    return PromptTransfer(prompts, np.array([[score(cell, xy).r2 for cell in row] for row in decoded]))
+                decoded[i, j, test] = probe.predict(read[test])
+    return np.array([[score(cell, xy).r2 for cell in row] for row in decoded])
 
 
 def region_scores(

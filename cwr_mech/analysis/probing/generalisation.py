@@ -119,7 +119,7 @@ def readout_result(
             "published": list(PROBES),
             **({"new": new} if new else {}),
         },
-        arrays={"transfer": transfer.r2, "prompts": np.array(transfer.prompts)},
+        arrays={"transfer": transfer, "prompts": np.array(list(places))},
         notes=[
             "Code length: bits for both coordinates of a city to a tenth of a degree, sent in doubling "
             "blocks with a probe fitted on all earlier cities; controls: shuffled places, digits of the id.",
