@@ -86,27 +86,36 @@ def train(
         )
     folder = load_run(folder).folder if resume else Path(folder)
     with folder_lock(folder) if processes.is_main else nullcontext():
-        if processes.is_main:
-            sweep_parts(folder, deep=True)
-            if not resume:
-                step = base.last_step if base else None  # the base may be trained on meanwhile
-                create_run(folder, config, _first_model(config, base, step), base, step)
-        processes.wait()
-        run = load_run(folder)
-        if not run.has_settings(config):
-            raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
+        run = begun_run(config, folder, resume=resume, base=base, processes=processes)
         if run.state == "done":
-            if processes.is_main:
-                remove_states(folder)
-            run.checkpoint()  # nothing is left to do, unless the last one was taken away
             return run
-        if run.state == "diverged":
-            raise TrainingDiverged(
-                f"run {run.name} diverged, and would again", "train anew with a lower lr or a longer warmup"
-            )
         if begun:
             begun(run)
         return Trainer(run, listener, hook, compute, processes).fit()
+
+
+def begun_run(
+    config: RunConfig, folder: Path, *, resume: bool, base: Run | None, processes: Processes = ALONE
+) -> Run:
+    """The run in a locked folder, begun now or before; it may be done. Raises as `train`."""
+    if processes.is_main:
+        sweep_parts(folder, deep=True)
+        if not resume:
+            step = base.last_step if base else None  # the base may be trained on meanwhile
+            create_run(folder, config, _first_model(config, base, step), base, step)
+    processes.wait()
+    run = load_run(folder)
+    if not run.has_settings(config):
+        raise ConfigError(f"{folder} was begun with other settings", "resume without --set and --preset")
+    if run.state == "done":
+        if processes.is_main:
+            remove_states(folder)
+        run.checkpoint()  # nothing is left to do, unless the last one was taken away
+    if run.state == "diverged":
+        raise TrainingDiverged(
+            f"run {run.name} diverged, and would again", "train anew with a lower lr or a longer warmup"
+        )
+    return run
 
 
 def _first_model(config: RunConfig, base: Run | None, step: int | None) -> HookedQwen2:
@@ -181,11 +190,15 @@ class Trainer:
             raise
         finally:
             self.ahead.close()
+        self.finish()
+        self.processes.wait()
+        return load_run(self.run.folder)
+
+    def finish(self) -> None:
+        """All steps are done."""
         self._mark("done")
         if self.processes.is_main:
             remove_states(self.run.folder)
-        self.processes.wait()
-        return load_run(self.run.folder)
 
     def _mark(self, state: str, **changes: Any) -> None:
         """Say in the manifest how the run stands."""
@@ -194,12 +207,15 @@ class Trainer:
 
     def _computed(self) -> list[dict[str, Any]]:
         """What computed the run so far, from which step on; a new entry where something changes."""
-        now = {**self.compute.described(), "processes": self.processes.count}
+        now = self._described()
         known = list(self.run.manifest.get("computed", []))
         while known and known[-1]["from_step"] >= self.step:
             known.pop()
         before = {key: value for key, value in known[-1].items() if key != "from_step"} if known else None
         return known if now == before else [*known, {"from_step": self.step, **now}]
+
+    def _described(self) -> dict[str, Any]:
+        return {**self.compute.described(), "processes": self.processes.count}
 
     def _loop(self) -> None:
         """What is due at a step (state, checkpoint, answers) is done before the next one begins.

@@ -31,9 +31,9 @@ class Meter:
         self._steps = self._rows = self._tokens = 0
         self._data_seconds = self._step_seconds = 0.0
 
-    def begin(self) -> None:
-        """A step begins."""
-        self._began = time.perf_counter()
+    def begin(self, seconds: float = 0.0) -> None:
+        """A step begins, or began `seconds` ago."""
+        self._began = time.perf_counter() - seconds
 
     def data_ready(self) -> None:
         """Its rows are there."""

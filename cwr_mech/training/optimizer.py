@@ -80,7 +80,7 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """All tensors a resume needs, the parameters included."""
         tensors = {"values": self.flat.values}
-        for prefix, optimizer, part in self._parts():
+        for prefix, optimizer, part in self.parts():
             for name, value in optimizer.state[part].items():
                 tensors[prefix + name] = value
         return tensors
@@ -90,20 +90,20 @@ class Optimizer:
 
         Raises SchemaMismatch for the state of another optimiser or version.
         """
-        known = ("values", *(prefix for prefix, _, _ in self._parts()))
+        known = ("values", *(prefix for prefix, _, _ in self.parts()))
         if foreign := [name for name in tensors if not name.startswith(known)]:
             raise SchemaMismatch(
                 f"the saved state holds '{foreign[0]}', which {self.train.optimizer} here does not have",
                 "it was written by another version; train anew",
             )
         self.flat.values.copy_(tensors["values"])
-        for prefix, optimizer, part in self._parts():
+        for prefix, optimizer, part in self.parts():
             mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             for name, value in mine.items():
                 like = torch.empty_like(part if value.shape == part.shape else value, device=part.device)
                 optimizer.state[part][name] = like.copy_(value)
 
-    def _parts(self) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
+    def parts(self) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
         """(beginning of its names in the state, optimizer, parameter) for every parameter."""
         return [
             (f"{name}.{i}.", optimizer, part)
@@ -140,18 +140,19 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_lerp_(momenta, grads, 1 - self.MOMENTUM)
             ahead = torch._foreach_lerp(grads, momenta, self.MOMENTUM)
             wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
-            update = self._orthogonal(torch.stack(wide).bfloat16()).to(parts[0].dtype)
+            update = self.orthogonal(torch.stack(wide).bfloat16()).to(parts[0].dtype)
             torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
             turned = [u if p.shape[0] <= p.shape[1] else u.T for u, p in zip(update, parts, strict=True)]
             torch._foreach_add_(parts, turned, alpha=-0.2 * math.sqrt(longer) * group["lr"])
 
-    def _orthogonal(self, x: Float[Tensor, "n a b"]) -> Float[Tensor, "n a b"]:
+    @classmethod
+    def orthogonal(cls, x: Float[Tensor, "n a b"]) -> Float[Tensor, "n a b"]:
         """Singular values near one in place of those of `x` (a <= b), by the Newton-Schulz iteration
         X <- A X + (B G + C G^2) X with G = X X^T."""
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-        for _ in range(self.STEPS):
+        for _ in range(cls.STEPS):
             gram = torch.bmm(x, x.mT)
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=self.B, alpha=self.C), x, beta=self.A)
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cls.B, alpha=cls.C), x, beta=cls.A)
         return x
 
 

@@ -1,0 +1,378 @@
+"""Train many runs of one shape as one batched model; each has the folder, and the resume, of a run by itself.
+
+This process computes the steps (`cwr_mech.training.batched`). Worker processes own the run folders: they make
+rows and write metrics, checkpoints, answers scored on the way and states. Rows, schedule, update and files
+are those of `cwr_mech.training.loop`, so a run begun here may be resumed alone and the other way round; the
+gradient's sums have another order, so weights agree to rounding, not in every bit.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, UInt8
+from torch import Tensor
+
+from cwr_mech.artifacts import folder_lock
+from cwr_mech.config import RunConfig
+from cwr_mech.data.rows import Rows
+from cwr_mech.errors import ConfigError
+from cwr_mech.training.batched import BatchedModels, StepInput, Stepper, rates_of
+from cwr_mech.training.compute import Compute
+from cwr_mech.training.loop import CPU, Trainer, begun_run, checkpoint_steps
+from cwr_mech.training.runs import Run, load_run
+
+BLOCK = 64
+"""Steps whose rows are made, and computed, at once."""
+BLOCKS_AHEAD = 6
+"""A worker that scores answers makes no rows: these bridge the time."""
+
+Listener = Callable[[Mapping[str, Any]], None]
+"""Called after every block with "models" (still trained), "step" (of the run furthest behind), "left" (steps of
+all models together) and "rows_per_second"."""
+
+
+class Job(NamedTuple):
+    """A run to train: its settings, its folder, and the run whose last checkpoint it starts from."""
+
+    config: RunConfig
+    folder: Path
+    base: Run | None = None
+
+
+class Block(NamedTuple):
+    """Rows of some steps, as `Rows` has them, the steps first; `first`: where predictions begin."""
+
+    tokens: UInt8[np.ndarray, "step row pos"]
+    lengths: Int32[np.ndarray, "step row"]
+    first: Int32[np.ndarray, "step row"]
+
+
+class Vectors(NamedTuple):
+    """A model's parameters and moments in the order of FlatParameters (`BatchedModels`), after `step`."""
+
+    step: int
+    values: Float32[np.ndarray, " parameter"]
+    first: Float32[np.ndarray, " parameter"]
+    second: Float32[np.ndarray, " parameter"]
+
+
+class Member(Trainer):
+    """A training whose steps another process computes: it makes the rows and writes the files."""
+
+    def __init__(self, run: Run, described: dict[str, Any]) -> None:
+        self.described = described
+        super().__init__(run)
+        self.given: dict[int, tuple[Rows, Int32[np.ndarray, " row"]]] = {}
+        self._mark("running", computed=self._computed())
+
+    def _described(self) -> dict[str, Any]:
+        return self.described
+
+    def vectors(self) -> Vectors:
+        """Where the training stands."""
+        first, second = (np.zeros(self.flat.values.shape[0], np.float32) for _ in range(2))
+        for prefix, optimizer, part in self.optimizer.parts():
+            for name, vector in (("exp_avg", first), ("momentum_buffer", first), ("exp_avg_sq", second)):
+                if name in optimizer.state[part]:
+                    _like(torch.from_numpy(vector), part).copy_(optimizer.state[part][name])
+        return Vectors(self.step, self.flat.values.numpy().copy(), first, second)
+
+    def arrive(self, vectors: Vectors) -> None:
+        """Take the model as it is at the member's step, and write what is due."""
+        tensors = {"values": torch.from_numpy(vectors.values)}
+        first, second = torch.from_numpy(vectors.first), torch.from_numpy(vectors.second)
+        for prefix, _, part in self.optimizer.parts():
+            if prefix.startswith("muon"):
+                tensors[f"{prefix}momentum_buffer"] = _like(first, part)
+            elif self.step:
+                tensors[f"{prefix}step"] = torch.tensor(float(self.step))
+                tensors[f"{prefix}exp_avg"] = _like(first, part)
+                tensors[f"{prefix}exp_avg_sq"] = _like(second, part)
+        self.optimizer.load_state(tensors)
+        self._write_due(self.step == self.train.steps)
+
+    def rows(self, start: int, n: int) -> Block:
+        """The rows of the steps from `start` on; they are held until `record` is told their losses."""
+        for step in range(start, start + n):
+            rows = self.batches.at(step)
+            answers = self.train.loss == "answer"
+            self.given[step] = rows, rows.answer_start if answers else np.ones_like(rows.lengths)
+        blocks = [self.given[step] for step in range(start, start + n)]
+        width = max(int(rows.lengths.max()) for rows, _ in blocks)
+        tokens = np.zeros((n, self.train.batch_size, width), np.uint8)
+        for place, (rows, _) in zip(tokens, blocks, strict=True):
+            place[:, : rows.tokens.shape[1]] = rows.tokens[:, :width]
+        lengths, first = np.stack([rows.lengths for rows, _ in blocks]), np.stack([one for _, one in blocks])
+        return Block(tokens, lengths, first)
+
+    def record(
+        self, losses: Float32[np.ndarray, "step row"], norms: Float32[np.ndarray, " step"], seconds: float
+    ) -> None:
+        """Steps were computed, in `seconds`: write the metrics lines that are due."""
+        for row, norm in zip(losses, norms.tolist(), strict=True):
+            self.meter.begin(seconds / len(losses))
+            rows, first = self.given.pop(self.step)
+            self.step += 1
+            self.meter.add(rows, row, norm, first)
+            self._tell()
+
+    def end(self, state: str) -> None:
+        """The training is over, for this reason."""
+        if state == "done":
+            self.finish()
+        else:
+            self._mark(state)
+
+
+def _like(flat: Tensor, part: Tensor) -> Tensor:
+    """The numbers of a vector in the order of FlatParameters that stand where `part` stands in the values."""
+    return torch.as_strided(flat, part.shape, part.stride(), part.storage_offset())
+
+
+_members: dict[str, Member] = {}
+"""In a worker process: the members it has, by folder."""
+
+
+def _begin_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that computes says when to stop
+    torch.set_num_threads(threads)
+
+
+def _start(folder: Path, described: dict[str, Any]) -> Vectors:
+    member = _members[str(folder)] = Member(load_run(folder), described)
+    return member.vectors()
+
+
+def _call(folder: Path, what: str, *given: Any) -> Any:
+    return getattr(_members[str(folder)], what)(*given)
+
+
+@dataclass
+class _Remote:
+    """A member as the computing process sees it."""
+
+    run: Run
+    worker: ProcessPoolExecutor
+    step: int = 0
+    ahead: deque[Future[Block]] = field(default_factory=deque)
+    made: int = 0
+    """The step up to which rows are asked for."""
+    block: Block | None = None
+
+    def __post_init__(self) -> None:
+        train = self.run.config.train
+        self.steps = train.steps
+        every = {*range(0, train.steps, train.save_every), *range(0, train.steps, train.eval_every)}
+        self.due = every | checkpoint_steps(train.steps, train.checkpoints)
+
+    @property
+    def until_due(self) -> int:
+        """Steps until it writes something."""
+        return min(due for due in self.due if due > self.step) - self.step
+
+    def call(self, what: str, *given: Any) -> Future[Any]:
+        """Ask the member for something; it does one thing after another."""
+        return self.worker.submit(_call, self.run.folder, what, *given)
+
+    def take(self, n: int) -> Block:
+        """The rows of the next `n` steps."""
+        taken: list[Block] = []
+        while n:
+            while len(self.ahead) < BLOCKS_AHEAD and self.made < self.steps:
+                size = min(BLOCK, self.steps - self.made)
+                self.ahead.append(self.call("rows", self.made, size))
+                self.made += size
+            block = self.block or self.ahead.popleft().result()
+            few = min(n, len(block.tokens))
+            taken.append(Block(*(part[:few] for part in block)))
+            left = Block(*(part[few:] for part in block))
+            self.block = left if len(left.tokens) else None
+            n -= few
+        return _joined(taken, axis=0)
+
+
+def _joined(blocks: Sequence[Block], axis: int) -> Block:
+    """Blocks along an axis, padded to the widest."""
+    width = max(block.tokens.shape[-1] for block in blocks)
+    pads = [[(0, 0)] * (block.tokens.ndim - 1) + [(0, width - block.tokens.shape[-1])] for block in blocks]
+    tokens = [np.pad(block.tokens, pad) for block, pad in zip(blocks, pads, strict=True)]
+    rest = (np.concatenate([block[i] for block in blocks], axis) for i in (1, 2))
+    return Block(np.concatenate(tokens, axis), *rest)
+
+
+def train_together(
+    jobs: Sequence[Job],
+    *,
+    resume: bool = False,
+    compute: Compute = CPU,
+    workers: int | None = None,
+    listener: Listener | None = None,
+) -> list[Run]:
+    """Train runs whose models have one shape, and their optimizers one kind; return them finished.
+
+    resume: runs that were begun go on, and finished ones are left as they are. workers: processes that make
+    rows and write files (default: one a core, but one). A run whose loss is no longer a number is marked
+    as diverged and left; the others go on.
+    Raises as `train`, and ConfigError for runs that cannot be trained as one batch. An interruption loses the
+    steps since the last state.
+    """
+    check_together([job.config for job in jobs])
+    with ExitStack() as stack:
+        runs = []
+        for job in jobs:
+            stack.enter_context(folder_lock(job.folder))
+            begun = resume and (job.folder / "manifest.json").exists()
+            runs.append(begun_run(job.config, job.folder, resume=begun, base=job.base))
+        todo = [run for run in runs if run.state != "done"]
+        if todo:
+            count = min(len(todo), workers or max(1, len(os.sched_getaffinity(0)) - 1))
+            spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU's library
+            pools = [
+                stack.enter_context(
+                    ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin_worker, initargs=(1,))
+                )
+                for _ in range(count)
+            ]
+            members = [_Remote(run, pools[i % count]) for i, run in enumerate(todo)]
+            _Together(members, compute, listener).fit()
+    return [load_run(run.folder) for run in runs]
+
+
+def check_together(configs: Sequence[RunConfig]) -> None:
+    """Raises ConfigError for runs that cannot be trained as one batch."""
+    for config in configs:
+        if config.route.condition != "unprojected":
+            raise ConfigError(f"run {config.name} changes its gradients", "train it by itself")
+        if config.model != configs[0].model:
+            raise ConfigError(f"{configs[0].name} and {config.name} have models of different shapes")
+
+
+class _Together:
+    """The loop over blocks of steps."""
+
+    def __init__(self, members: list[_Remote], compute: Compute, listener: Listener | None) -> None:
+        self.members, self.compute, self.listener = members, compute, listener
+        self.told: list[tuple[_Remote, Future[Any]]] = []
+
+    def fit(self) -> None:
+        """Train every member to its end."""
+        how = {**self.compute.described(), "gradient": f"autograd, {len(self.members)} models together"}
+        described = {**how, "processes": 1}
+        try:
+            started = [m.worker.submit(_start, m.run.folder, described) for m in self.members]
+            vectors = [future.result() for future in started]
+            for member, one in zip(self.members, vectors, strict=True):
+                member.step = member.made = one.step
+                if one.step == 0:
+                    self._tell(member, "arrive", one)
+            device = self.compute.device
+            stacked = [torch.from_numpy(np.stack(parts)).to(device) for parts in list(zip(*vectors))[1:]]
+            first = self.members[0].run.config
+            models = BatchedModels(first.model, [m.run.config.train for m in self.members], *stacked)
+            self._loop(self._stepper(models))
+        except BaseException:
+            for member in self.members:
+                member.call("end", "interrupted")
+            raise
+
+    def _stepper(self, models: BatchedModels) -> Stepper:
+        bfloat16 = self.compute.precision == "bfloat16"
+        return Stepper(models, bfloat16=bfloat16, compiled=self.compute.compiled)
+
+    def _loop(self, stepper: Stepper) -> None:
+        given: StepInput | None = self._input(self._length())
+        while given is not None:
+            start, size = time.perf_counter(), len(given.rates)
+            found = stepper.run(given)
+            for member in self.members:
+                member.step += size
+            staying = [i for i, member in enumerate(self.members) if member.step < member.steps]
+            following = self._input(self._length(staying), staying) if staying else None
+            losses, norms = (part.cpu().numpy() for part in found)  # waits for the device
+            seconds = time.perf_counter() - start
+            finite = np.isfinite(losses).all((0, 2)) & np.isfinite(norms).all(0)
+            self._report(stepper.models, losses, norms, seconds, finite)
+            kept = [i for i in staying if finite[i]]
+            if following is not None and len(kept) < len(staying):
+                places = [staying.index(i) for i in kept]
+                following = StepInput(*(part[:, places] for part in following))
+            if len(kept) < len(self.members):
+                self.members = [self.members[i] for i in kept]
+                settings = [member.run.config.train for member in self.members]
+                if kept:
+                    stepper = self._stepper(
+                        stepper.models.keep(torch.tensor(kept, device=found[1].device), settings)
+                    )
+            given = following if kept else None
+            self._collect(wait=given is None)
+
+    def _length(self, which: Sequence[int] | None = None) -> int:
+        """Steps until something is due for one of the members, at most a block."""
+        members = self.members if which is None else [self.members[i] for i in which]
+        return min(BLOCK, *(member.until_due for member in members))
+
+    def _input(self, n: int, which: Sequence[int] | None = None) -> StepInput:
+        """The inputs of the next `n` steps, on the device, the steps first."""
+        members = self.members if which is None else [self.members[i] for i in which]
+        blocks = [Block(*(part[:, None] for part in member.take(n))) for member in members]
+        block = _joined(blocks, axis=1)
+        width = -(-block.tokens.shape[-1] // 4) * 4  # few widths, so that few graphs are recorded
+        tokens = np.pad(block.tokens, [(0, 0)] * 3 + [(0, width - block.tokens.shape[-1])])
+        place = np.arange(width)
+        counts = (place >= block.first[..., None]) & (place < block.lengths[..., None])
+        rates = np.stack([rates_of(member.run.config.train, member.step, n) for member in members], axis=1)
+        given = (tokens, counts, rates.astype(np.float32))
+        return StepInput(
+            *(torch.from_numpy(part).to(self.compute.device, non_blocking=True) for part in given)
+        )
+
+    def _report(
+        self,
+        models: BatchedModels,
+        losses: Float32[np.ndarray, "step model row"],
+        norms: Float32[np.ndarray, "step model"],
+        seconds: float,
+        finite: np.ndarray,
+    ) -> None:
+        """Tell the members what was computed, and hand over the models of those that write something now."""
+        left = 0
+        for i, member in enumerate(self.members):
+            if not finite[i]:
+                self._tell(member, "end", "diverged")
+                continue
+            self._tell(member, "record", losses[:, i].copy(), norms[:, i].copy(), seconds)
+            left += member.steps - member.step
+            if member.step in member.due:
+                vectors = (models.values[i], models.first[i], models.second[i])
+                self._tell(
+                    member, "arrive", Vectors(member.step, *(part.cpu().numpy() for part in vectors))
+                )
+            if member.step == member.steps:
+                self._tell(member, "end", "done")
+        if self.listener:
+            rows = losses.shape[0] * losses.shape[1] * losses.shape[2]
+            step = min(member.step for member in self.members)
+            about = {"models": len(self.members), "step": step, "left": left}
+            self.listener({**about, "rows_per_second": rows / seconds})
+
+    def _tell(self, member: _Remote, what: str, *given: Any) -> None:
+        self.told.append((member, member.call(what, *given)))
+
+    def _collect(self, *, wait: bool) -> None:
+        """Raise what a member raised; with `wait` all of them have done what they were told."""
+        open_ = [(member, future) for member, future in self.told if wait or not future.done()]
+        for _, future in self.told:
+            if wait or future.done():
+                future.result()
+        self.told = [] if wait else open_
