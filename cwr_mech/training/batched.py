@@ -6,7 +6,7 @@ little more than one. The mathematics is that of `cwr_mech.training.autograd` an
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class BatchedModels:
         first: Float[Tensor, "model parameter"],
         second: Float[Tensor, "model parameter"],
     ) -> None:
-        """All on one device. Raises ConfigError when the models' optimizers differ in more than their rates."""
+        """All on one device. Raises ConfigError when optimizers differ in more than rate, steps and modules."""
         self.cfg, self.train = cfg, train[0]
         alike = ("optimizer", "beta1", "beta2", "weight_decay", "clip", "batch_size")
         for name in alike:
@@ -63,6 +63,7 @@ class BatchedModels:
         self.trained = self._trained(train)
         cos, sin = rotary_tables(hooked_config(cfg))
         self.cos, self.sin = cos.to(values.device), sin.to(values.device)
+        self.vocabulary = torch.arange(cfg.d_vocab, dtype=torch.uint8, device=values.device)
         self.hidden = self._hidden() if self.train.optimizer == "muon" else {}
         self.by_adamw = [slice(None)] if not self.hidden else self._beside_hidden()
 
@@ -124,7 +125,7 @@ class BatchedModels:
             return F.rms_norm(x, (cfg.d_model,), eps=eps) * p[gain][:, None]
 
         # A one-hot product in place of a lookup: its gradient is a product too, the same in every run.
-        hot = F.one_hot(tokens.flatten(1).long(), cfg.d_vocab).to(self.values.dtype)
+        hot = (tokens.flatten(1)[:, :, None] == self.vocabulary).to(self.values.dtype)
         x = torch.bmm(hot, p["embed"])
         for layer in range(cfg.n_layers):
             into = normed(x, f"{layer}.ln1")
@@ -199,7 +200,9 @@ class BatchedModels:
         update = Muon.orthogonal(torch.cat(wide).bfloat16()).to(self.values.dtype)
         for (value, _, _), turned in zip(parts, update.chunk(len(parts)), strict=True):
             value.mul_(1 - rate * self.train.weight_decay)
-            value.sub_((0.2 * longer**0.5) * rate * (turned if value.shape[1] <= value.shape[2] else turned.mT))
+            value.sub_(
+                (0.2 * longer**0.5) * rate * (turned if value.shape[1] <= value.shape[2] else turned.mT)
+            )
 
     def keep(self, models: Int[Tensor, " kept"], train: Sequence[TrainConfig]) -> "BatchedModels":
         """The same without the models that are not named; `train`: the settings of those that are."""
@@ -221,6 +224,7 @@ class Stepper:
         self.models, self.device = models, models.values.device
         self.bfloat16 = bfloat16
         self.losses = models.losses if compiled == "off" else torch.compile(models.losses, dynamic=False)
+        self.pool: Any = None
         self.recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, StepInput, tuple[Tensor, Tensor]]] = {}
 
     def run(self, steps: StepInput) -> tuple[Float[Tensor, "step model row"], Float[Tensor, "step model"]]:
@@ -245,9 +249,7 @@ class Stepper:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.models.step(given, self.losses)
 
-    def _record(
-        self, given: StepInput
-    ) -> tuple[torch.cuda.CUDAGraph, StepInput, tuple[Tensor, Tensor]]:
+    def _record(self, given: StepInput) -> tuple[torch.cuda.CUDAGraph, StepInput, tuple[Tensor, Tensor]]:
         """A graph of one step. Steps that warm up the allocator change the models, so these are put back."""
         models, into = self.models, StepInput(*(value.clone() for value in given))
         state = (models.values, models.first, models.second)
@@ -259,7 +261,8 @@ class Stepper:
                 self._step(into)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self.pool = self.pool or torch.cuda.graph_pool_handle()  # graphs replayed in turn share their memory
+        with torch.cuda.graph(graph, pool=self.pool):
             out = self._step(into)
         for vector, old in zip(state, before, strict=True):
             vector.copy_(old)

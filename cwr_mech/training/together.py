@@ -38,8 +38,8 @@ BLOCKS_AHEAD = 6
 """A worker that scores answers makes no rows: these bridge the time."""
 
 Listener = Callable[[Mapping[str, Any]], None]
-"""Called after every block with "models" (still trained), "step" (of the run furthest behind), "left" (steps of
-all models together) and "rows_per_second"."""
+"""Called after every block with "models" (still trained), "step" (of the run furthest behind), "left" (steps
+of all models together) and "rows_per_second"."""
 
 
 class Job(NamedTuple):
@@ -82,7 +82,7 @@ class Member(Trainer):
     def vectors(self) -> Vectors:
         """Where the training stands."""
         first, second = (np.zeros(self.flat.values.shape[0], np.float32) for _ in range(2))
-        for prefix, optimizer, part in self.optimizer.parts():
+        for _, optimizer, part in self.optimizer.parts():
             for name, vector in (("exp_avg", first), ("momentum_buffer", first), ("exp_avg_sq", second)):
                 if name in optimizer.state[part]:
                     _like(torch.from_numpy(vector), part).copy_(optimizer.state[part][name])
@@ -277,7 +277,8 @@ class _Together:
                 if one.step == 0:
                     self._tell(member, "arrive", one)
             device = self.compute.device
-            stacked = [torch.from_numpy(np.stack(parts)).to(device) for parts in list(zip(*vectors))[1:]]
+            parts = [[getattr(one, name) for one in vectors] for name in ("values", "first", "second")]
+            stacked = [torch.from_numpy(np.stack(part)).to(device) for part in parts]
             first = self.members[0].run.config
             models = BatchedModels(first.model, [m.run.config.train for m in self.members], *stacked)
             self._loop(self._stepper(models))
@@ -355,9 +356,7 @@ class _Together:
             left += member.steps - member.step
             if member.step in member.due:
                 vectors = (models.values[i], models.first[i], models.second[i])
-                self._tell(
-                    member, "arrive", Vectors(member.step, *(part.cpu().numpy() for part in vectors))
-                )
+                self._tell(member, "arrive", Vectors(member.step, *(part.cpu().numpy() for part in vectors)))
             if member.step == member.steps:
                 self._tell(member, "end", "done")
         if self.listener:
