@@ -18,7 +18,7 @@ from cwr_mech.config import ModelConfig, TrainConfig
 from cwr_mech.errors import ConfigError
 from cwr_mech.model.arithmetic import spread
 from cwr_mech.model.qwen2 import hooked_config
-from cwr_mech.model.rotary import rotary_tables, rotate
+from cwr_mech.model.rotary import rotary_tables
 from cwr_mech.training.optimizer import Muon, rate_at
 from cwr_mech.training.parameters import FlatParameters
 
@@ -49,7 +49,7 @@ class BatchedModels:
         first: Float[Tensor, "model parameter"],
         second: Float[Tensor, "model parameter"],
     ) -> None:
-        """All on one device. Raises ConfigError when optimizers differ in more than rate, steps and modules."""
+        """All on one device. Raises ConfigError for optimizers that differ in more than rates and modules."""
         self.cfg, self.train = cfg, train[0]
         alike = ("optimizer", "beta1", "beta2", "weight_decay", "clip", "batch_size")
         for name in alike:
@@ -62,10 +62,12 @@ class BatchedModels:
         self.leaves = {name: torch.nn.Parameter(view) for name, view in self.p.items()}
         self.trained = self._trained(train)
         cos, sin = rotary_tables(hooked_config(cfg))
-        self.cos, self.sin = cos.to(values.device), sin.to(values.device)
+        self.angles = torch.complex(cos, sin).to(values.device)
         self.vocabulary = torch.arange(cfg.d_vocab, dtype=torch.uint8, device=values.device)
-        self.hidden = self._hidden() if self.train.optimizer == "muon" else {}
-        self.by_adamw = [slice(None)] if not self.hidden else self._beside_hidden()
+        self.muon = self.train.optimizer == "muon"
+        if self.muon:
+            self.ahead, self.update = torch.zeros_like(values), torch.zeros_like(values)
+            self.hidden = self._hidden()
 
     def _views(self, flat: Float[Tensor, "model parameter"]) -> dict[str, Tensor]:
         views, at = {}, 0
@@ -75,6 +77,12 @@ class BatchedModels:
             at += size
         return views
 
+    def _side_by_side(self, qkv: Float[Tensor, "model x qkv"]) -> Float[Tensor, "model x qkv"]:
+        """Columns for queries and keys with the two of a rotary pair, (i, i + d_head/2), side by side."""
+        half, shared = self.cfg.d_head // 2, self.cfg.n_kv * self.cfg.d_head
+        qk, v = qkv.split([qkv.shape[2] - shared, shared], 2)
+        return torch.cat([qk.unflatten(2, (-1, 2, half)).transpose(3, 4).flatten(2), v], 2)
+
     def _trained(self, train: Sequence[TrainConfig]) -> Float[Tensor, "model parameter"] | None:
         """1 where a model's parameter is trained, 0 where `train_only` leaves its module out."""
         if not any(one.train_only for one in train):
@@ -83,27 +91,19 @@ class BatchedModels:
         rows = [self.layout.within(one.train_only) if one.train_only else whole for one in train]
         return torch.stack(rows).to(self.values)
 
-    def _beside_hidden(self) -> list[slice]:
-        return [slice(0, self.layout.n_embed), slice(self.layout.n_decay, None)]
-
-    def _hidden(self) -> dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]]:
-        """Shape -> (value, gradient, momentum) [model a b] of the blocks' matrices, as Muon takes them."""
-        cfg, found = self.cfg, dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]]()
+    def _hidden(self) -> dict[tuple[int, int], list[tuple[Tensor, Tensor]]]:
+        """Shape -> (what Muon orthogonalises, its update) [model a b] of the blocks' matrices, a <= b."""
+        cfg, found = self.cfg, dict[tuple[int, int], list[tuple[Tensor, Tensor]]]()
         q, kv = cfg.n_heads * cfg.d_head, cfg.n_kv * cfg.d_head
-        widths = {
-            "qkv": [q, kv, kv],
-            "o": [cfg.d_model],
-            "gate_up": [cfg.d_mlp] * 2,
-            "down": [cfg.d_model],
-        }
-        momenta = self._views(self.first)
+        widths = {"qkv": [q, kv, kv], "o": [cfg.d_model], "gate_up": [cfg.d_mlp] * 2, "down": [cfg.d_model]}
+        ahead, update = self._views(self.ahead), self._views(self.update)
         for layer in range(cfg.n_layers):
             for name, parts in widths.items():
                 key = f"{layer}.{name}"
-                pieces = (views[key].split(parts, 2) for views in (self.p, self.g, momenta))
-                for value, grad, momentum in zip(*pieces, strict=True):
-                    shape = sorted(value.shape[1:])
-                    found.setdefault((shape[0], shape[1]), []).append((value, grad, momentum))
+                for pair in zip(ahead[key].split(parts, 2), update[key].split(parts, 2), strict=True):
+                    if pair[0].shape[1] > pair[0].shape[2]:
+                        pair = (pair[0].mT, pair[1].mT)
+                    found.setdefault((pair[0].shape[1], pair[0].shape[2]), []).append(pair)
         return found
 
     def losses(
@@ -118,30 +118,36 @@ class BatchedModels:
         """Next-token logits of every model for its own rows."""
         cfg, p = self.cfg, self.leaves
         models, rows, length = tokens.shape
-        cos, sin = self.cos[:length], self.sin[:length]
-        eps, heads, shared = cfg.rms_eps, cfg.n_heads, cfg.n_kv
+        shared, heads = cfg.n_kv, cfg.n_heads
+        by = self.angles[:length]
 
-        def normed(x: Tensor, gain: str) -> Tensor:
-            return F.rms_norm(x, (cfg.d_model,), eps=eps) * p[gain][:, None]
+        def normed(x: Tensor) -> Tensor:
+            return F.rms_norm(x, (cfg.d_model,), eps=cfg.rms_eps)
+
+        def behind(gain: str, matrix: Tensor) -> Tensor:
+            # (x g) W = x (g W): the gain is multiplied into the smaller of the two.
+            return p[gain][:, :, None] * matrix
 
         # A one-hot product in place of a lookup: its gradient is a product too, the same in every run.
         hot = (tokens.flatten(1)[:, :, None] == self.vocabulary).to(self.values.dtype)
         x = torch.bmm(hot, p["embed"])
         for layer in range(cfg.n_layers):
-            into = normed(x, f"{layer}.ln1")
-            qkv = torch.baddbmm(p[f"{layer}.qkv_bias"][:, None], into, p[f"{layer}.qkv"])
-            q, k, v = (
-                part.reshape(models * rows, length, -1, cfg.d_head)
-                for part in qkv.split([heads * cfg.d_head, shared * cfg.d_head, shared * cfg.d_head], 2)
-            )
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            matrix = self._side_by_side(behind(f"{layer}.ln1", p[f"{layer}.qkv"]))
+            bias = self._side_by_side(p[f"{layer}.qkv_bias"][:, None])
+            qkv = torch.baddbmm(bias, normed(x), matrix).view(models * rows, length, -1, cfg.d_head)
+            qk, v = qkv.split([heads + shared, shared], 2)
+            pairs = torch.view_as_complex(qk.float().unflatten(3, (-1, 2)))
+            turned = torch.view_as_real(pairs * by).flatten(3).to(qk.dtype)
+            q, k = turned.split([heads, shared], 2)
             k, v = (spread(part.transpose(1, 2), heads // shared) for part in (k, v))
             z = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, is_causal=True)
-            x = x + torch.bmm(z.transpose(1, 2).reshape(models, rows * length, -1), p[f"{layer}.o"])
-            gate, up = torch.bmm(normed(x, f"{layer}.ln2"), p[f"{layer}.gate_up"]).chunk(2, 2)
-            x = x + torch.bmm(F.silu(gate) * up, p[f"{layer}.down"])
+            z = z.transpose(1, 2).reshape(models, rows * length, -1)
+            x = torch.baddbmm(x, z, p[f"{layer}.o"])
+            matrix = behind(f"{layer}.ln2", p[f"{layer}.gate_up"])
+            gate, up = torch.bmm(normed(x), matrix).chunk(2, 2)
+            x = torch.baddbmm(x, F.silu(gate) * up, p[f"{layer}.down"])
         out = p["embed"].transpose(1, 2) if cfg.tied else p["unembed"]
-        return torch.bmm(normed(x, "ln_final"), out).unflatten(1, (rows, length))
+        return torch.bmm(normed(x), behind("ln_final", out)).unflatten(1, (rows, length))
 
     def step(
         self, given: StepInput, losses: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -169,40 +175,31 @@ class BatchedModels:
     def _update(self, rates: Float[Tensor, "model 3"]) -> None:
         train, (rate, one, two) = self.train, rates[:, :, None].unbind(1)
         before = self.values.clone() if self.trained is not None else None
-        for part in self.by_adamw:
-            value, grad = self.values[:, part], self.grads[:, part]
-            m, v = self.first[:, part], self.second[:, part]
-            # m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p <- p (1 - r d) - r (m/c1) / (sqrt(v/c2) + eps).
+        embed, decay = self.layout.n_embed, self.layout.n_decay
+        beside = [slice(0, embed), slice(decay, None)] if self.muon else [slice(None)]
+        self.values[:, :decay].mul_(1 - rate * train.weight_decay)  # gains and biases do not decay
+        for part in beside:
+            grad, m, v = (vector[:, part] for vector in (self.grads, self.first, self.second))
+            # m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p <- p - r (m/c1) / (sqrt(v/c2) + eps).
             m.lerp_(grad, 1 - train.beta1)
             v.mul_(train.beta2).addcmul_(grad, grad, value=1 - train.beta2)
-            decayed = self._decayed(part, value.shape[1])
-            decayed.mul_(1 - rate * train.weight_decay)
-            value.sub_(rate / one * m / ((v / two).sqrt_().add_(1e-8)))
-        for (_, longer), parts in self.hidden.items():
-            self._muon(parts, longer, rate[:, :, None])
+            self.values[:, part].sub_(rate / one * m / ((v / two).sqrt_().add_(1e-8)))
+        if self.muon:
+            self._orthogonalise(slice(embed, decay))
+            self.values[:, embed:decay].sub_(rate * self.update[:, embed:decay])
         if before is not None and self.trained is not None:
             self.values.copy_(torch.where(self.trained > 0, self.values, before))
 
-    def _decayed(self, part: slice, size: int) -> Float[Tensor, "model decayed"]:
-        """The matrices in a part of the vector; gains and biases do not decay."""
-        start = part.start or 0
-        return self.values[:, start : max(start, min(start + size, self.layout.n_decay))]
-
-    def _muon(
-        self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], longer: int, rate: Float[Tensor, "model 1 1"]
-    ) -> None:
-        """Muon's update of all matrices of one shape, of all models at once (see `Muon`)."""
-        ahead = []
-        for _, grad, momentum in parts:
-            momentum.lerp_(grad, 1 - Muon.MOMENTUM)
-            ahead.append(torch.lerp(grad, momentum, Muon.MOMENTUM))
-        wide = [x if x.shape[1] <= x.shape[2] else x.mT for x in ahead]
-        update = Muon.orthogonal(torch.cat(wide).bfloat16()).to(self.values.dtype)
-        for (value, _, _), turned in zip(parts, update.chunk(len(parts)), strict=True):
-            value.mul_(1 - rate * self.train.weight_decay)
-            value.sub_(
-                (0.2 * longer**0.5) * rate * (turned if value.shape[1] <= value.shape[2] else turned.mT)
-            )
+    def _orthogonalise(self, part: slice) -> None:
+        """Muon's direction for the blocks' matrices, all of one shape of all models at once (see `Muon`)."""
+        grad, momentum = self.grads[:, part], self.first[:, part]
+        momentum.lerp_(grad, 1 - Muon.MOMENTUM)
+        torch.lerp(grad, momentum, Muon.MOMENTUM, out=self.ahead[:, part])
+        for (_, longer), pairs in self.hidden.items():
+            wide = torch.cat([ahead for ahead, _ in pairs]).bfloat16()
+            found = Muon.orthogonal(wide).float().mul_(0.2 * longer**0.5)
+            for (_, update), direction in zip(pairs, found.chunk(len(pairs)), strict=True):
+                update.copy_(direction)
 
     def keep(self, models: Int[Tensor, " kept"], train: Sequence[TrainConfig]) -> "BatchedModels":
         """The same without the models that are not named; `train`: the settings of those that are."""

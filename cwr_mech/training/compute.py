@@ -38,9 +38,10 @@ class Compute:
     @property
     def slower(self) -> bool:
         """Whether bfloat16 costs time here: the processor has no instructions for it."""
+        if self.device != "cpu" or self.precision != "bfloat16":
+            return False
         known = torch.cpu.get_capabilities()
-        has = any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-        return self.device == "cpu" and self.precision == "bfloat16" and not has
+        return not any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
     def on(self, device: str) -> "Compute":
         """The same on another device of the kind."""

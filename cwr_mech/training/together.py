@@ -263,6 +263,7 @@ class _Together:
 
     def __init__(self, members: list[_Remote], compute: Compute, listener: Listener | None) -> None:
         self.members, self.compute, self.listener = members, compute, listener
+        self.width = 0
         self.told: list[tuple[_Remote, Future[Any]]] = []
 
     def fit(self) -> None:
@@ -328,7 +329,10 @@ class _Together:
         members = self.members if which is None else [self.members[i] for i in which]
         blocks = [Block(*(part[:, None] for part in member.take(n))) for member in members]
         block = _joined(blocks, axis=1)
-        width = -(-block.tokens.shape[-1] // 4) * 4  # few widths, so that few graphs are recorded
+        if which is None or len(which) < len(self.members):
+            self.width = 0
+        # A width that only grows: for each a graph is recorded anew, or compiled.
+        self.width = width = max(self.width, block.tokens.shape[-1])
         tokens = np.pad(block.tokens, [(0, 0)] * 3 + [(0, width - block.tokens.shape[-1])])
         place = np.arange(width)
         counts = (place >= block.first[..., None]) & (place < block.lengths[..., None])
