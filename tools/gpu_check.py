@@ -3,9 +3,10 @@
     python tools/gpu_check.py --out gpu.json            on a card
     python tools/gpu_check.py --out /tmp/c.json --small the same parts on a processor, in small
 
-Parts: equality (losses of the first steps against the hand-written gradient on the processor, float32), speed
-(rows a second eager, compiled and with CUDA graphs, in float32 and bfloat16, against transformers' Trainer in
-eager mode on the same device), large (`--preset large` for fifty steps, with the peak of memory), and paper
+Parts: equality (losses of the first steps against the hand-written gradient on the processor, float32),
+together (rows a second of 1 to 64 models trained as one batched model), speed (rows a second eager, compiled
+and with CUDA graphs, in float32 and bfloat16, against transformers' Trainer in eager mode on the same
+device), large (`--preset large` for fifty steps, with the peak of memory), and paper
 (as many steps of `--preset paper` as fit, in a folder that `cwr-mech train --resume` goes on from).
 """
 
@@ -26,6 +27,7 @@ from cwr_mech.config import RunConfig
 from cwr_mech.data.batches import Batches
 from cwr_mech.experiments.presets import preset
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.training.batched import BatchedModels, StepInput, Stepper, rates_of
 from cwr_mech.training.compute import Compute, choose
 from cwr_mech.training.loop import train
 from cwr_mech.training.optimizer import Optimizer
@@ -67,6 +69,38 @@ def equality(config: RunConfig, device: str, steps: int) -> list[Row]:
     there, _ = Steps(config, Compute()).run(steps)
     worst = max(abs(a / b - 1) for a, b in zip(here, there, strict=True))
     return [{"part": "equality", "steps": steps, "largest_relative_difference": worst, "losses": here}]
+
+
+def together(config: RunConfig, device: str, steps: int, sizes: tuple[int, ...]) -> list[Row]:
+    """Rows a second of several models as one batched model, float32, and the first steps' difference from a
+    model by itself."""
+    alone, _ = Steps(config, Compute(device, by_hand=False)).run(steps)
+    batches = Batches(config.data, load_world(config.world), config.train.batch_size)
+    made = [batches.at(step) for step in range(steps)]
+    width = max(int(rows.lengths.max()) for rows in made)
+    tokens = np.stack([np.pad(rows.tokens, [(0, 0), (0, width)])[:, :width] for rows in made])
+    place = np.arange(width)
+    counts = np.stack([(place >= 1) & (place < rows.lengths[:, None]) for rows in made])
+    flat = FlatParameters(config.model)
+    flat.load(HookedQwen2(config.model, seed=0))
+    found: list[Row] = []
+    for size in sizes:
+        values = flat.values.repeat(size, 1).to(device)
+        models = BatchedModels(
+            config.model, [config.train] * size, values, values.clone().zero_(), values.clone().zero_()
+        )
+        arrays = (tokens, counts, rates_of(config.train, 0, steps).astype(np.float32))
+        given = StepInput(
+            *(torch.from_numpy(part)[:, None].repeat_interleave(size, 1).to(device) for part in arrays)
+        )
+        stepper = Stepper(models)
+        losses = stepper.run(given)[0].mean((1, 2)).tolist()
+        start = time.perf_counter()
+        stepper.run(given)[0].cpu()
+        rate = size * steps * config.train.batch_size / (time.perf_counter() - start)
+        worst = max(abs(a / b - 1) for a, b in zip(losses, alone, strict=True))
+        found.append({"part": "together", "models": size, "rows_per_second": rate, "difference": worst})
+    return found
 
 
 def speed(config: RunConfig, device: str, steps: int, compiled: tuple[str, ...]) -> list[Row]:
@@ -156,6 +190,9 @@ def main(argv: list[str]) -> int:
     options.add_argument("--run", type=Path, default=Path("runs/gpu-paper"), help="folder of the paper's run")
     options.add_argument("--small", action="store_true", help="small sizes, on a processor too")
     options.add_argument("--seconds", type=float, default=120.0, help="for the paper's run")
+    options.add_argument(
+        "--parts", default="equality,together,speed,large,paper", help="which, and in which order"
+    )
     given = options.parse_args(argv)
     if not (given.small or torch.cuda.is_available()):
         sys.stderr.write("error: there is no GPU here (hint: --small tries the parts on a processor)\n")
@@ -168,20 +205,22 @@ def main(argv: list[str]) -> int:
     endless = configs["paper"].with_settings(["rows_per_task=none"])
     few = 4 if given.small else 50
     ways = ("off", "default", "reduce-overhead") if compute.device != "cpu" else ("off",)
-    parts = (
-        lambda: equality(configs["ripe"], compute.device, few),
-        lambda: speed(endless, compute.device, few, ways),
-        lambda: large(configs["large"].with_settings(["rows_per_task=none"]), compute, few),
-        lambda: paper(configs["paper"], given.run, compute, given.seconds),
-    )
+    sizes = (1, 2) if given.small else (1, 8, 32, 64)
+    parts = {
+        "equality": lambda: equality(configs["ripe"], compute.device, few),
+        "together": lambda: together(configs["ripe"], compute.device, few, sizes),
+        "speed": lambda: speed(endless, compute.device, few, ways),
+        "large": lambda: large(configs["large"].with_settings(["rows_per_task=none"]), compute, few),
+        "paper": lambda: paper(configs["paper"], given.run, compute, given.seconds),
+    }
     cuda = compute.device != "cpu"
     found: Row = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
         "rows": [],
     }
-    for part in parts:
-        found["rows"] += part()
+    for name in given.parts.split(","):
+        found["rows"] += parts[name]()
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
