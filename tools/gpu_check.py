@@ -14,8 +14,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,7 +72,7 @@ def equality(config: RunConfig, device: str, steps: int) -> list[Row]:
     return [{"part": "equality", "steps": steps, "largest_relative_difference": worst, "losses": here}]
 
 
-def together(config: RunConfig, device: str, steps: int, sizes: tuple[int, ...]) -> list[Row]:
+def together(config: RunConfig, device: str, steps: int, sizes: tuple[int, ...]) -> Iterator[Row]:
     """Rows a second of several models as one batched model, float32, and the first steps' difference from a
     model by itself."""
     alone, _ = Steps(config, Compute(device, by_hand=False)).run(steps)
@@ -83,7 +84,6 @@ def together(config: RunConfig, device: str, steps: int, sizes: tuple[int, ...])
     counts = np.stack([(place >= 1) & (place < rows.lengths[:, None]) for rows in made])
     flat = FlatParameters(config.model)
     flat.load(HookedQwen2(config.model, seed=0))
-    found: list[Row] = []
     for size in sizes:
         values = flat.values.repeat(size, 1).to(device)
         models = BatchedModels(
@@ -99,30 +99,21 @@ def together(config: RunConfig, device: str, steps: int, sizes: tuple[int, ...])
         stepper.run(given)[0].cpu()
         rate = size * steps * config.train.batch_size / (time.perf_counter() - start)
         worst = max(abs(a / b - 1) for a, b in zip(losses, alone, strict=True))
-        found.append({"part": "together", "models": size, "rows_per_second": rate, "difference": worst})
-    return found
+        yield {"part": "together", "models": size, "rows_per_second": rate, "difference": worst}
 
 
-def speed(config: RunConfig, device: str, steps: int, compiled: tuple[str, ...]) -> list[Row]:
-    """Rows a second of every way, the first steps (compilation) left out, and of the Trainer."""
-    rows: list[Row] = []
+def speed(config: RunConfig, device: str, steps: int, compiled: tuple[str, ...]) -> Iterator[Row]:
+    """Rows a second of the Trainer and of every way, the first steps (compilation) left out."""
     for precision in ("float32", "bfloat16"):
+        rate = peer(config, device, steps, precision)
+        yield {"part": "trainer", "precision": precision, "rows_per_second": rate}
         for way in compiled:
             run = Steps(config, Compute(device, precision, way, by_hand=False))
             start = time.perf_counter()
             run.run(max(3, steps // 4))
             row = {"part": "speed", "precision": precision, "compiled": way}
-            rows.append(
-                row | {"first_seconds": time.perf_counter() - start, "rows_per_second": run.run(steps)[1]}
-            )
-        rows.append(
-            {
-                "part": "trainer",
-                "precision": precision,
-                "rows_per_second": peer(config, device, steps, precision),
-            }
-        )
-    return rows
+            row |= {"first_seconds": time.perf_counter() - start, "rows_per_second": run.run(steps)[1]}
+            yield row
 
 
 def peer(config: RunConfig, device: str, steps: int, precision: str) -> float:
@@ -198,6 +189,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("error: there is no GPU here (hint: --small tries the parts on a processor)\n")
         return 2
     compute = choose()
+    eager = replace(compute, compiled="off")
     configs = {name: preset(name) for name in ("ripe", "paper", "large")}
     if given.small:
         configs = {name: config.with_settings([*SMALL, "warmup=0"]) for name, config in configs.items()}
@@ -206,11 +198,11 @@ def main(argv: list[str]) -> int:
     few = 4 if given.small else 50
     ways = ("off", "default", "reduce-overhead") if compute.device != "cpu" else ("off",)
     sizes = (1, 2) if given.small else (1, 8, 32, 64)
-    parts = {
+    parts: dict[str, Callable[[], Iterable[Row]]] = {
         "equality": lambda: equality(configs["ripe"], compute.device, few),
         "together": lambda: together(configs["ripe"], compute.device, few, sizes),
         "speed": lambda: speed(endless, compute.device, few, ways),
-        "large": lambda: large(configs["large"].with_settings(["rows_per_task=none"]), compute, few),
+        "large": lambda: large(configs["large"].with_settings(["rows_per_task=none"]), eager, few),
         "paper": lambda: paper(configs["paper"], given.run, compute, given.seconds),
     }
     cuda = compute.device != "cpu"
@@ -220,8 +212,9 @@ def main(argv: list[str]) -> int:
         "rows": [],
     }
     for name in given.parts.split(","):
-        found["rows"] += parts[name]()
-        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        for row in parts[name]():
+            found["rows"].append(row)
+            given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
