@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DryRun, Settings
+from .options import Device, DryRun, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +42,11 @@ def command(
         str, typer.Option(help="More options for Snakemake, as in --snakemake '--executor slurm'.")
     ] = "",
     only: Annotated[str | None, typer.Option(help="Train this run of the plan and no other.")] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train up to so many runs of one shape as one batched model, for a GPU."),
+    ] = None,
+    device: Device = "auto",
 ) -> None:
     """Train all models of a plan, bases before what starts from them.
 
@@ -57,10 +62,12 @@ def command(
     options += ["--seeds", seeds] if seeds else []
     options += [word for setting in settings or [] for word in ("--set", setting)]
     argv = [sys.executable, "-m", "cwr_mech_cli.main", "sweep", *options, "--out", str(out)]
-    if only is not None:
-        train_one(planned, only, out)
-    elif dry_run:
+    if dry_run:
         show_costs(plan, planned, out, jobs, measure)
+    elif only is not None:
+        train_one(planned, only, out)
+    elif together is not None:
+        go_together(plan, planned, out, together, device)
     elif emit is not None:
         write_workflow(planned, out, argv, emit)
         say(f"workflow {emit}")
@@ -226,10 +233,10 @@ def go(
 ) -> None:
     """Train what is not done yet and report how every run stands. Raises CwrError when some are not done."""
     from cwr_mech.artifacts import folder_lock
-    from cwr_mech.errors import CwrError, UnknownName
+    from cwr_mech.errors import UnknownName
     from cwr_mech.experiments.sweep import Sweep
 
-    from .common import console, say, table
+    from .common import say
 
     if engine not in ("local", "snakemake"):
         raise UnknownName("engine", engine, ("local", "snakemake"))
@@ -245,6 +252,43 @@ def go(
             outcomes = sweep.run()
         else:
             outcomes = by_snakemake(planned, root, argv, jobs, more)
+    report(plan, outcomes, root)
+
+
+def go_together(plan: str, planned: "Sequence[Planned]", root: Path, most: int, device: str) -> None:
+    """Train a plan group by group, each as one batched model. Raises CwrError when some runs are not done."""
+    import time
+
+    from cwr_mech.artifacts import folder_lock
+    from cwr_mech.experiments.together import sweep_together
+    from cwr_mech.training.compute import choose
+
+    from .common import say
+
+    compute = choose(device, "float32", "off")
+    told = [0.0]
+
+    def begun(names: "Sequence[str]") -> None:
+        say(f"training {len(names)} together: {', '.join(names)}")
+
+    def listen(record: "Mapping[str, float]") -> None:
+        if time.monotonic() - told[0] > 10:
+            told[0] = time.monotonic()
+            left = record["left"]
+            say(f"  {record['models']} models from step {record['step']:,} on; in all {left:,} steps left  "
+                f"{record['rows_per_second']:,.0f} rows/s")  # fmt: skip
+
+    with folder_lock(root / ".sweep" / Path(plan).stem):
+        outcomes = sweep_together(planned, root, compute, most, begun=begun, listener=listen)
+    report(plan, outcomes, root)
+
+
+def report(plan: str, outcomes: "Sequence[Outcome]", root: Path) -> None:
+    """Say how every run stands. Raises CwrError when some are not done."""
+    from cwr_mech.errors import CwrError
+
+    from .common import console, say, table
+
     bad = [outcome for outcome in outcomes if outcome.state != "done"]
     if bad:
         columns = ["run", "state", "why"]

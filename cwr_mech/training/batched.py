@@ -22,6 +22,14 @@ from cwr_mech.model.rotary import rotary_tables
 from cwr_mech.training.optimizer import Muon, rate_at
 from cwr_mech.training.parameters import FlatParameters
 
+ALIKE = ("batch_size", "optimizer", "beta1", "beta2", "weight_decay", "clip")
+"""Settings that models trained together have in common."""
+
+
+def alike(train: TrainConfig) -> tuple[object, ...]:
+    """The values of ALIKE."""
+    return tuple(getattr(train, name) for name in ALIKE)
+
 
 class StepInput(NamedTuple):
     """What one step of all models takes; each field has the models first.
@@ -51,9 +59,8 @@ class BatchedModels:
     ) -> None:
         """All on one device. Raises ConfigError for optimizers that differ in more than rates and modules."""
         self.cfg, self.train = cfg, train[0]
-        alike = ("optimizer", "beta1", "beta2", "weight_decay", "clip", "batch_size")
-        for name in alike:
-            if len({getattr(one, name) for one in train}) > 1:
+        for name, values_of in zip(ALIKE, zip(*map(alike, train), strict=True), strict=True):
+            if len(set(values_of)) > 1:
                 raise ConfigError(f"models trained together need one {name}", "train them apart")
         self.values, self.first, self.second = values, first, second
         self.grads = torch.zeros_like(values)

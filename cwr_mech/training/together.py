@@ -7,8 +7,10 @@ gradient's sums have another order, so weights agree to rounding, not in every b
 """
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +149,15 @@ _members: dict[str, Member] = {}
 def _begin_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that computes says when to stop
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _start(folder: Path, described: dict[str, Any]) -> Vectors:
@@ -255,7 +266,9 @@ def check_together(configs: Sequence[RunConfig]) -> None:
         if config.route.condition != "unprojected":
             raise ConfigError(f"run {config.name} changes its gradients", "train it by itself")
         if config.model != configs[0].model:
-            raise ConfigError(f"{configs[0].name} and {config.name} have models of different shapes")
+            raise ConfigError(
+                f"{configs[0].name} and {config.name} have models of different shapes", "train them apart"
+            )
 
 
 class _Together:
