@@ -80,7 +80,7 @@ def command(
     from functools import partial
 
     from cwr_mech.activations.extract import DEFAULT_SITES, extract
-    from cwr_mech.analysis.sources import untrained_state
+    from cwr_mech.analysis.sources import drawn_from, untrained_state
 
     found = load_run(run)
     if prompts is not None or template:
@@ -106,6 +106,9 @@ def command(
         if wanted == kept:
             say(f"{path} is up to date; --force writes it anew, --show {path} prints what is inside")
             return
+    attrs: dict[str, str | int] = {"run": found.reference, "step": at, "model_sha256": digest}
+    if untrained:
+        attrs["drawn"] = drawn_from(found)
     began = time.monotonic()
     total = world.n * len(wanted.tasks)
     with progress(f"caching {path.name}", total, "prompts") as advance:
@@ -114,7 +117,7 @@ def command(
             world,
             path,
             **wanted._asdict(),
-            attrs={"run": found.reference, "step": at, "model_sha256": digest},
+            attrs=attrs,
             advance=advance,
         )
     seconds = time.monotonic() - began

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -74,6 +73,8 @@ def correlate(
     leave_out: tasks that are in no pair; leave_out_trainers: tasks that are not the trained one of a pair.
     Raises AnalysisError for fewer than 4 pairs.
     """
+    from scipy import stats  # takes a second to import
+
     kept = [i for i, task in enumerate(PAPER_TASKS) if task not in leave_out]
     pairs = [(i, j) for i in kept for j in kept if i != j and PAPER_TASKS[i] not in leave_out_trainers]
     if len(pairs) < 4:

@@ -172,15 +172,19 @@ def untrained_state(run: Run) -> tuple[Path, str, "Callable[[], HookedQwen2]", i
     return activations_path(run.reference, None, FOLDER), model_digest(model), lambda: model, 0
 
 
+def drawn_from(run: Run) -> str:
+    """Digest of the settings and the version that a run's first weights are drawn from: attribute `drawn`."""
+    settings = [provenance()["cwr-mech"], run.config.model.model_dump(mode="json"), run.config.train.seed]
+    return sha256_bytes(json.dumps(settings, sort_keys=True).encode())
+
+
 def _drawn(run: Run) -> Path:
     """The file of a run before training; made where it is missing, broken or of other weights.
 
     A file that says it was drawn from these settings by this version is taken at its word: drawing the
     weights again to compare them would cost more than most analyses of the file.
     """
-    settings = [provenance()["cwr-mech"], run.config.model.model_dump(mode="json"), run.config.train.seed]
-    drawn = sha256_bytes(json.dumps(settings, sort_keys=True).encode())
-    path = activations_path(run.reference, None, FOLDER)
+    path, drawn = activations_path(run.reference, None, FOLDER), drawn_from(run)
     try:
         if ActivationStore(path, world=run.world()).attrs.get("drawn") == drawn:
             return path

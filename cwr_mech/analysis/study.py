@@ -163,6 +163,7 @@ def study(name: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+            import scipy.linalg  # noqa: F401  only libraries that are loaded are kept to one thread
             from threadpoolctl import threadpool_limits
 
             call = signature.bind(*args, **kwargs)

@@ -109,6 +109,10 @@ def test_an_untrained_model_is_drawn_once(run: Run, monkeypatch: pytest.MonkeyPa
         file.attrs["drawn"] = "other settings"
     source.untrained()
     assert len(drawn) == 2, "control: a file of other settings is not believed"
+    said(call("cache-acts", "--untrained", "--force"))
+    made = len(drawn)
+    source.untrained()
+    assert len(drawn) == made, "the command's own file is believed, too"
 
 
 def test_show_prints_what_is_inside(run: Run) -> None:

@@ -5,8 +5,10 @@ et al. 2012 (JMLR 13) eq. 5 for the debiased HSIC_1. Memory is n x n: linear CKA
 better way, `similarity.py`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.distance import pdist, squareform
 
 from cwr_mech.errors import AnalysisError
@@ -20,11 +22,43 @@ def kernel_hsic(
     if not debiased:
         centred = first - first.mean(axis=0) - first.mean(axis=1)[:, None] + first.mean()
         return float(np.sum(centred * second)) / (n - 1) ** 2
-    k, m = first - np.diag(np.diag(first)), second - np.diag(np.diag(second))
-    # Kernels that were cut to neighbours need not be symmetric: then transposes matter.
-    trace, sums = float(np.sum(k * m.T)), float(k.sum() * m.sum())
-    middle = float(k.sum(axis=0) @ m.sum(axis=1))
+    # Diagonals do not count. Kernels that were cut to neighbours need not be symmetric: transposes matter.
+    own, other = first.diagonal(), second.diagonal()
+    trace = float(np.sum(first * second.T) - own @ other)
+    columns, rows = first.sum(axis=0) - own, second.sum(axis=1) - other
+    sums = float(columns.sum() * rows.sum())
+    middle = float(columns @ rows)
     return (trace + sums / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3))
+
+
+class Kernel(NamedTuple):
+    """A kernel with its HSIC with itself; NaN where that is not positive."""
+
+    values: Float[np.ndarray, "n n"]
+    alone: float
+
+
+def with_itself(values: Float[np.ndarray, "n n"], *, debiased: bool = True) -> Kernel:
+    """What `cka_of` needs of a kernel of n >= 4 rows. Raises AnalysisError for fewer."""
+    if len(values) < 4:
+        raise AnalysisError(f"a kernel of {len(values)} cities", "CKA needs 4 or more")
+    alone = kernel_hsic(values, values, debiased=debiased)
+    return Kernel(values, alone if alone > 1e-14 * float(np.mean(values**2)) else np.nan)
+
+
+def reordered(kernel: Kernel, order: Int[np.ndarray, "n"]) -> Kernel:
+    """The kernel of the rows in another order."""
+    return Kernel(kernel.values[np.ix_(order, order)], kernel.alone)
+
+
+def cka_of(first: Kernel, second: Kernel, *, debiased: bool = True) -> float:
+    """CKA of two kernels over the same rows. Raises AnalysisError for kernels of different size."""
+    if first.values.shape != second.values.shape:
+        raise AnalysisError(
+            f"kernels of {len(first.values)} and {len(second.values)} cities", "CKA needs the same, 4 or more"
+        )
+    both = kernel_hsic(first.values, second.values, debiased=debiased)
+    return both / float(np.sqrt(first.alone) * np.sqrt(second.alone))
 
 
 def kernel_cka(
@@ -34,19 +68,13 @@ def kernel_cka(
 
     Raises AnalysisError for kernels of different size and for n < 4.
     """
-    if first.shape != second.shape or len(first) < 4:
-        raise AnalysisError(
-            f"kernels of {len(first)} and {len(second)} cities", "CKA needs the same, 4 or more"
-        )
-    selves = [kernel_hsic(kernel, kernel, debiased=debiased) for kernel in (first, second)]
-    floor = 1e-14 * float(np.mean(first**2) * np.mean(second**2)) ** 0.5
-    if min(selves) <= floor:
-        return float("nan")
-    return kernel_hsic(first, second, debiased=debiased) / float(np.sqrt(selves[0]) * np.sqrt(selves[1]))
+    sides = [with_itself(kernel, debiased=debiased) for kernel in (first, second)]
+    return cka_of(*sides, debiased=debiased)
 
 
 def rbf_kernel(x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n n"]:
-    """exp(-d^2 / (2 s^2)), s = the median distance of two different rows.
+    """exp(-d^2 / (2 s^2)), s = the median distance of two different rows. CKA of two of these is like the
+    linear one, but near neighbours count and far ones do not.
 
     Raises AnalysisError where the median distance is 0: more than half of the pairs coincide.
     """
@@ -57,8 +85,3 @@ def rbf_kernel(x: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n n"]:
     kernel = squareform(np.exp(-(distances**2) / (2 * scale**2)))
     np.fill_diagonal(kernel, 1.0)
     return kernel
-
-
-def rbf_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, debiased: bool = True) -> float:
-    """CKA with RBF kernels: like linear CKA, but near neighbours count and far ones do not."""
-    return kernel_cka(rbf_kernel(x), rbf_kernel(y), debiased=debiased)

@@ -21,6 +21,7 @@ from cwr_mech.analysis.probing.probe import random_folds
 from cwr_mech.analysis.similarity import cka as similarity
 from cwr_mech.analysis.similarity import kernels, neighbours, shape
 from cwr_mech.analysis.similarity.feature_products import Features, prepare
+from cwr_mech.analysis.similarity.predictivity import Folded, predicted
 from cwr_mech.analysis.stats.intervals import Interval, half_interval, halves
 from cwr_mech.errors import AnalysisError, UnknownName
 
@@ -34,11 +35,12 @@ Prepared = Any
 class Measure:
     """`between(prepare(x), prepare(y))` over the same cities; `alike` is its value for equal representations.
     `reorder(prepare(x), order)` is `prepare(x[order])`. `source`: citation. `symmetric`: whether x and y may
-    be exchanged. `needs_more_cities`: it is 1 whatever it is given unless cities outnumber features.
+    be exchanged; where they may not, `between` gives both ways. `needs_more_cities`: it is 1 whatever it is
+    given unless cities outnumber features.
     """
 
     name: str
-    between: Callable[[Prepared, Prepared], float]
+    between: Callable[[Prepared, Prepared], Any]
     alike: float
     source: str
     prepare: Callable[[Side], Prepared] = lambda x: x
@@ -48,18 +50,35 @@ class Measure:
 
     def both_ways(self, first: Prepared, second: Prepared) -> tuple[float, float]:
         """The value from one prepared side to the other and back; their mean is what stands in a matrix."""
-        there = self.between(first, second)
-        return there, there if self.symmetric else self.between(second, first)
+        found = self.between(first, second)
+        there, back = (found, found) if self.symmetric else found
+        return float(there), float(back)
 
     def value(self, x: Side, y: Side) -> float:
         """The mean of both ways, of representations that are not prepared."""
         shape.same_cities(len(x), len(y))
         return sum(self.both_ways(self.prepare(x), self.prepare(y))) / 2
 
+    def told(
+        self, first: Prepared | AnalysisError, second: Prepared | AnalysisError
+    ) -> tuple[tuple[float, float], str | None]:
+        """Both ways of sides from `prepared`; NaN, with the reason, where a side or the measure refused."""
+        try:
+            for side in (first, second):
+                if isinstance(side, AnalysisError):
+                    raise side
+            return self.both_ways(first, second), None
+        except AnalysisError as error:
+            return (np.nan, np.nan), error.message
 
-def _predictivity(x: Side, y: Side) -> float:
+
+def _folded(x: Side) -> Folded:
     """On folds that are always the same."""
-    return shape.predictivity(x, y, random_folds(len(x), np.random.default_rng(0)))
+    return Folded(shape.centre(x), random_folds(len(x), np.random.default_rng(0)))
+
+
+def _predictivity(first: Folded, second: Folded) -> tuple[float, float]:
+    return predicted(first, second), predicted(second, first)
 
 
 def _reordered_features(side: Features, order: Order) -> Features:
@@ -78,7 +97,9 @@ ANGLES = 10
 
 def _angles(first: Side, second: Side) -> float:
     k = min(first.shape[1], second.shape[1])
-    return float(np.arccos(shape.canonical_correlations(first[:, :k], second[:, :k])).mean())
+    return float(
+        np.arccos(shape.correlations(*(shape.there(side[:, :k]) for side in (first, second)))).mean()
+    )
 
 
 _MEASURES = (
@@ -86,26 +107,28 @@ _MEASURES = (
         prepare=prepare, reorder=_reordered_features),
     Measure("cka_biased", partial(similarity.cka_of, debiased=False), 1.0, "Kornblith 2019; the paper's",
         prepare=prepare, reorder=_reordered_features),
-    Measure("cka_rbf", kernels.rbf_cka, 1.0, "Kornblith 2019, RBF at the median distance, debiased"),
-    Measure("procrustes", shape.procrustes_disparity, 0.0, "squared Procrustes distance"),
-    Measure("procrustes_3", shape.procrustes_disparity, 0.0,
-        "the same on 3 principal components; the paper's",
-        prepare=lambda x: shape.first_components(x, min(3, x.shape[1]))),
-    Measure("angular", shape.angular_distance, 0.0, "Williams 2021, radians"),
+    Measure("cka_rbf", kernels.cka_of, 1.0, "Kornblith 2019, RBF at the median distance, debiased",
+        prepare=lambda x: kernels.with_itself(kernels.rbf_kernel(x)), reorder=kernels.reordered),
+    Measure("procrustes", shape.disparity, 0.0, "squared Procrustes distance", prepare=shape.to_norm_one),
+    Measure("procrustes_3", shape.disparity, 0.0, "the same on 3 principal components; the paper's",
+        prepare=lambda x: shape.to_norm_one(shape.first_components(x, min(3, x.shape[1])))),
+    Measure("angular", shape.angle, 0.0, "Williams 2021, radians", prepare=shape.to_norm_one),
     Measure("rsa", np.dot, 1.0, "Kriegeskorte 2008, Spearman of distances",
         prepare=shape.distance_ranks, reorder=_reordered_ranks),
     Measure("svcca", shape.mean_correlation, 1.0, "Raghu 2017, 99 % of variance",
         prepare=shape.leading_basis),
-    Measure("pwcca", shape.weighted_correlation, 1.0, "Morcos 2018", prepare=shape.with_basis,
+    Measure("pwcca", shape.weighted_correlations, 1.0, "Morcos 2018", prepare=shape.with_basis,
         reorder=lambda side, order: (side[0][order], side[1][order]),
         symmetric=False, needs_more_cities=True),
     Measure("angles", _angles, 0.0, "mean principal angle of 10 components, radians",
-        prepare=lambda x: shape.first_components(x, min(ANGLES, *x.shape))),
-    Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False),
+        prepare=lambda x: shape.component_basis(x, min(ANGLES, *x.shape))),
+    Measure("predictivity", _predictivity, 1.0, "held-out R2 of a ridge map", symmetric=False,
+        prepare=_folded, reorder=lambda side, order: Folded(side.x[order], side.fold)),
     Measure("mutual_knn", neighbours.overlap, 1.0, "Huh 2024, k = 10; the paper's shared neighbours",
         prepare=lambda x: neighbours.nearest(shape.centre(x), NEIGHBOURS),
         reorder=lambda rows, order: np.argsort(order)[rows[order]]),
-    Measure("cknna", neighbours.cknna, 1.0, "Huh 2024, k = 10"),
+    Measure("cknna", neighbours.local_cka, 1.0, "Huh 2024, k = 10",
+        prepare=neighbours.near, reorder=neighbours.reordered),
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _MEASURES})
 
@@ -150,34 +173,58 @@ def compare(
 
 
 def compare_all(
-    measure: Measure, sides: Sequence[Side], rng: np.random.Generator, *, draws: int = 50, shuffles: int = 20
+    measure: Measure,
+    sides: Sequence[Side],
+    rng: np.random.Generator,
+    *,
+    draws: int = 50,
+    shuffles: int = 20,
+    whole: Sequence[Prepared | AnalysisError] | None = None,
 ) -> dict[tuple[int, int], Comparison]:
     """One measure between all pairs of representations of the same cities, by their numbers (i < j).
 
     Debiased CKA has the exact jackknife; the others half samples of the cities, the same ones for every pair.
     Each shuffle reorders the cities of every representation on its own. A measure that refuses a side or a
-    pair gives NaN there and its message as the reason.
+    pair gives NaN there and its message as the reason. `whole`: the sides as `prepared` gives them,
+    where they are known.
     """
     n = len(sides[0])
     pairs = list(combinations(range(len(sides)), 2))
     refusals: dict[tuple[int, int], str] = {}
 
-    def of_pairs(prepared: Sequence[Prepared]) -> Float[np.ndarray, "pair way"]:
-        return np.array([_both_ways(measure, prepared, pair, refusals) for pair in pairs])
+    def of_pairs(
+        prepared: Sequence[Prepared], some: Sequence[tuple[int, int]]
+    ) -> Float[np.ndarray, "pair way"]:
+        found = [measure.told(prepared[i], prepared[j]) for i, j in some]
+        for pair, (_, reason) in zip(some, found, strict=True):
+            if reason:
+                refusals.setdefault(pair, reason)
+        return np.array([both for both, _ in found]).reshape(-1, 2)
 
-    whole = [_prepared(measure, side, n) for side in sides]
-    ways = of_pairs(whole)
+    if whole is None:
+        whole = [prepared(measure, side, n) for side in sides]
+    ways = of_pairs(whole, pairs)
     orders = [[rng.permutation(n) for _ in sides] for _ in range(shuffles)]
-    null = np.array([of_pairs(list(map(partial(_moved, measure), whole, order))) for order in orders])
+    null = np.array([of_pairs(list(map(partial(_moved, measure), whole, order)), pairs) for order in orders])
+    few = [pair for pair in pairs if _too_few(measure, n, sides, pair)]
     if measure.name == "cka":
         intervals = _jackknifed(sides, [pair for pair in pairs if pair not in refusals])
     else:
-        chosen = halves(n, rng, draws)
-        halved = np.array(
-            [of_pairs([_prepared(measure, side[rows], len(rows)) for side in sides]) for rows in chosen]
-        )
+        chosen, enough = halves(n, rng, draws), [pair for pair in pairs if pair not in few]
+        needed = {side for pair in enough for side in pair}
+        halved = [
+            of_pairs(
+                [
+                    prepared(measure, side[rows], len(rows)) if k in needed else None
+                    for k, side in enumerate(sides)
+                ],
+                enough,
+            ).mean(axis=-1)
+            for rows in chosen
+        ]
+        of_halves = dict(zip(enough, np.transpose(halved), strict=True))
         intervals = {
-            pair: half_interval(float(ways[k].mean()), halved[:, k].mean(axis=-1), n)
+            pair: half_interval(float(ways[k].mean()), of_halves.get(pair, np.full(draws, np.nan)), n)
             for k, pair in enumerate(pairs)
         }
     found = {}
@@ -188,16 +235,22 @@ def compare_all(
         interval, reason = intervals[i, j], None
         if not np.isfinite(interval.value):
             reason = similarity.undefined_reason(sides[i], sides[j])
-        features = sides[i].shape[1] + sides[j].shape[1]
-        if measure.needs_more_cities and n // 2 <= features:
+        if (i, j) in few:
+            features = sides[i].shape[1] + sides[j].shape[1]
             reason = f"half of {n} cities are too few for an interval with {features} features"
-            interval = replace(interval, lo=np.nan, hi=np.nan, reason=reason)
+            interval = replace(interval, reason=reason)
         there, back = map(float, ways[k])
         found[i, j] = Comparison(measure, interval, (there, back), null[:, k].mean(axis=-1), reason)
     return found
 
 
-def _prepared(measure: Measure, side: Side, n: int) -> Prepared | AnalysisError:
+def _too_few(measure: Measure, n: int, sides: Sequence[Side], pair: tuple[int, int]) -> bool:
+    """Whether half of the cities would give 1 whatever the measure is given."""
+    return measure.needs_more_cities and n // 2 <= sum(sides[k].shape[1] for k in pair)
+
+
+def prepared(measure: Measure, side: Side, n: int) -> Prepared | AnalysisError:
+    """One representation of n cities as the measure needs it, or why the measure refuses it."""
     try:
         shape.same_cities(n, len(side))
         return measure.prepare(side)
@@ -207,24 +260,6 @@ def _prepared(measure: Measure, side: Side, n: int) -> Prepared | AnalysisError:
 
 def _moved(measure: Measure, side: Prepared | AnalysisError, order: Order) -> Prepared | AnalysisError:
     return side if isinstance(side, AnalysisError) else measure.reorder(side, order)
-
-
-def _both_ways(
-    measure: Measure,
-    prepared: Sequence[Prepared | AnalysisError],
-    pair: tuple[int, int],
-    refusals: dict[tuple[int, int], str],
-) -> tuple[float, float]:
-    """Both values of a pair; NaN, with the reason in `refusals`, when a side or the measure refused."""
-    sides = [prepared[k] for k in pair]
-    try:
-        for side in sides:
-            if isinstance(side, AnalysisError):
-                raise side
-        return measure.both_ways(*sides)
-    except AnalysisError as error:
-        refusals.setdefault(pair, error.message)
-        return np.nan, np.nan
 
 
 def _jackknifed(sides: Sequence[Side], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Interval]:

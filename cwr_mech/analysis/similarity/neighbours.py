@@ -4,12 +4,14 @@ Global measures can agree where local ones do not, and the other way round (for 
 contradict each other), so both are reported. Overlap of neighbours depends on n and k: chance is k / (n - 1).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.neighbors import NearestNeighbors
 
 from cwr_mech.analysis.similarity.kernels import kernel_hsic
-from cwr_mech.analysis.similarity.shape import centred
+from cwr_mech.analysis.similarity.shape import centre
 from cwr_mech.errors import AnalysisError
 
 
@@ -27,22 +29,40 @@ def overlap(first: Int[np.ndarray, "n k"], second: Int[np.ndarray, "n k"]) -> fl
     return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
 
-def cknna(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], k: int = 10) -> float:
-    """Debiased CKA of linear kernels of which only cells between common neighbours are kept (CKNNA, Huh et
+class Near(NamedTuple):
+    """A linear kernel of norm-1 features, which of its cells are among the k largest of their row, and the
+    debiased HSIC of what those keep.
+    """
+
+    kernel: Float[np.ndarray, "n n"]
+    mask: Bool[np.ndarray, "n n"]
+    alone: float
+
+
+def near(x: Float[np.ndarray, "n p"], k: int = 10) -> Near:
+    """What `local_cka` needs of one side."""
+    moved = centre(x)
+    moved /= np.linalg.norm(moved)
+    kernel = moved @ moved.T
+    mask = _largest(kernel, k)
+    return Near(kernel, mask, kernel_hsic(kernel * mask, kernel * mask))
+
+
+def reordered(side: Near, order: Int[np.ndarray, "n"]) -> Near:
+    """`near` of the rows in another order."""
+    rows = np.ix_(order, order)
+    return Near(side.kernel[rows], side.mask[rows], side.alone)
+
+
+def local_cka(first: Near, second: Near) -> float:
+    """CKNNA: debiased CKA of linear kernels of which only cells between common neighbours are kept (Huh et
     al. 2024). Neighbours are the k largest kernel values of a row, as there. NaN without common structure.
     """
-    x, y = centred(x, y)
-    kernels = [side @ side.T for side in (x / np.linalg.norm(x), y / np.linalg.norm(y))]
-    masks = [_largest(kernel, k) for kernel in kernels]
-
-    def local(i: int, j: int) -> float:
-        both = masks[i] & masks[j]
-        return kernel_hsic(kernels[i] * both, kernels[j] * both)
-
-    selves = local(0, 0), local(1, 1)
-    if min(selves) <= 0:
+    if min(first.alone, second.alone) <= 0:
         return float("nan")
-    return local(0, 1) / float(np.sqrt(selves[0] * selves[1]))
+    both = first.mask & second.mask
+    local = kernel_hsic(first.kernel * both, second.kernel * both)
+    return local / float(np.sqrt(first.alone * second.alone))
 
 
 def _largest(kernel: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"]:

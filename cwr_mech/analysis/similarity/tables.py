@@ -4,11 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from cwr_mech.analysis.paper_values import RANKS, published_pair
 from cwr_mech.analysis.probing.dimension import spectrum
 from cwr_mech.analysis.selection import Item, shared_ids, token_features
-from cwr_mech.analysis.similarity.measures import Comparison, Measure, compare_all, sample_cities
+from cwr_mech.analysis.similarity.measures import (
+    Comparison,
+    Measure,
+    Prepared,
+    compare_all,
+    prepared,
+    sample_cities,
+)
 from cwr_mech.analysis.similarity.model_groups import group_rows
 from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.stats.models import Member, ceilings
@@ -18,6 +26,7 @@ from cwr_mech.results import Result, Row
 MOST = 1000
 
 
+@threadpool_limits.wrap(limits=1)  # scikit-learn's too, which a study's own limit came before
 def similarity_result(
     layers: Mapping[int, Sequence[Item]],
     measures: Sequence[Measure],
@@ -51,12 +60,15 @@ def similarity_result(
     rng = np.random.default_rng([seed, 1])
     for layer, items in layers.items():
         arrays = [item.get(ids) for item in items]
+        starts = [(untrained or {}).get(f"{item.run} {layer}") for item in items]
+        before = [None if start is None else start.get(ids) for start in starts]
         known = [members[item.run] for item in items]
         dimensions += [_dimensions(layer, member, x) for member, x in zip(known, arrays, strict=True)]
         for measure in measures:
             matrix, null = np.full((2, len(items), len(items)), np.nan)
             rows: dict[tuple[int, int], Row] = {}
-            for (i, j), found in compare_all(measure, arrays, rng, draws=draws).items():
+            whole = [prepared(measure, x, len(ids)) for x in arrays]
+            for (i, j), found in compare_all(measure, arrays, rng, draws=draws, whole=whole).items():
                 rows[i, j] = _pair(layer, items[i], items[j], found)
                 rows[i, j]["published"] = published_pair(measure.name, known[i].tasks, known[j].tasks)
                 matrix[i, j] = matrix[j, i] = found.interval.value
@@ -67,12 +79,10 @@ def similarity_result(
                 if measure.alike and np.isfinite(most[cell]):
                     row |= {"ceiling": float(most[cell]), "of_ceiling": float(matrix[cell] / most[cell])}
             pairs += rows.values()
-            for item, x in zip(items, arrays, strict=True):
-                others = dict(fixed)
-                start = (untrained or {}).get(f"{item.run} {layer}")
-                if start is not None:
-                    others["itself untrained"] = start.get(ids)
-                references += [_reference(measure, layer, item, x, name, y) for name, y in others.items()]
+            common = {name: prepared(measure, y, len(ids)) for name, y in fixed.items()}
+            for item, x, start in zip(items, whole, before, strict=True):
+                own = {} if start is None else {"itself untrained": prepared(measure, start, len(ids))}
+                references += [_reference(measure, layer, item, x, *one) for one in (common | own).items()]
             found_groups = group_rows(measure.name, matrix, null, known, rng, has_ceiling=bool(measure.alike))
             groups += [{"layer": layer, **row} for row in found_groups]
     return Result(
@@ -140,17 +150,13 @@ def _reference(
     measure: Measure,
     layer: int,
     item: Item,
-    x: Float[np.ndarray, "city p"],
+    x: Prepared | AnalysisError,
     name: str,
-    y: Float[np.ndarray, "city q"],
+    y: Prepared | AnalysisError,
 ) -> Row:
-    value, reason = float("nan"), None
-    try:
-        value = measure.value(x, y)
-    except AnalysisError as error:
-        reason = error.message
+    ways, reason = measure.told(x, y)
     row: Row = {"measure": measure.name, "layer": layer, "run": item.run, "reference": name}
-    return row | {"value": value, "reason": reason}
+    return row | {"value": sum(ways) / 2, "reason": reason}
 
 
 def _member(member: Member) -> Row:

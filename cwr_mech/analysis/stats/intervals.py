@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy import special
 
 from cwr_mech.errors import AnalysisError
 
@@ -69,7 +69,7 @@ def t_interval(
         return _unknown(value, n, unit, method, few)
     if not np.isfinite(error):
         return _unknown(value, n, unit, method, "no standard error")
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    reach = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
     return Interval(value, value - reach, value + reach, n, unit, method, error=error)
 
 
@@ -79,7 +79,7 @@ def mean_interval(
     """Mean with Student's t interval: for few units such as seeds, where resampling is too narrow."""
     values = np.asarray(values, dtype=np.float64)
     enough(values.size, 1, unit)
-    error = float(stats.sem(values)) if values.size > 1 else np.nan
+    error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
     return t_interval(
         float(values.mean()), error, values.size, unit=unit, method=f"Student's t over {unit}s", level=level
     )
@@ -112,7 +112,7 @@ def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
 
 def normal_interval(value: float, standard_error: float, n: int, *, method: str) -> Interval:
     """value +- the normal quantile times the standard error: for many cities."""
-    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * standard_error
+    reach = float(special.ndtri((1 + LEVEL) / 2)) * standard_error
     reason = None if np.isfinite(reach) else "no standard error"
     return Interval(value, value - reach, value + reach, n, "city", method, reason)
 
@@ -132,6 +132,8 @@ def bootstrap(
     Not for measures made of pairs of rows (CKA, neighbours, RSA): a city drawn twice is its own perfect
     neighbour. Use `halves` there. Raises AnalysisError for fewer than 2 units.
     """
+    from scipy import stats  # takes a second to import
+
     enough(n, 2, unit)
     value = float(statistic(np.arange(n)))
     method = f"bootstrap over {unit}, {draws} draws"

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 from scipy.linalg import subspace_angles
 
 from cwr_mech.analysis.stats.intervals import Interval, bootstrap, jackknife
@@ -75,6 +74,8 @@ def _null(mean: float, sd: float) -> NullShare:
     """The 95 % range is that of the Beta distribution with this mean and deviation."""
     if sd == 0 or not 0 < mean < 1:
         return NullShare(mean, sd, mean, mean)
+    from scipy import stats  # takes a second to import
+
     size = mean * (1 - mean) / sd**2 - 1
     lo, hi = (float(stats.beta.ppf(end, mean * size, (1 - mean) * size)) for end in (0.025, 0.975))
     return NullShare(mean, sd, lo, hi)

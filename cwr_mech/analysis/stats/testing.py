@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special
 
 from cwr_mech.analysis.stats.intervals import Interval, enough
 
@@ -51,6 +51,8 @@ def permutation_test(
     `statistic` pairs one side in its own order with the other side in the order it is given. All n! orders
     are used when they are no more than `draws` (then p is exact).
     """
+    from scipy import stats  # takes a second to import
+
     enough(n, 2, "row")
     found = stats.permutation_test(
         (np.arange(n),),
@@ -98,6 +100,8 @@ def mantel_test(
     alternative: Alternative = "greater",
 ) -> PermutationTest:
     """Correlation of the off-diagonal cells of two symmetric matrices over the same items (Mantel 1967)."""
+    from scipy import stats
+
     n = first.shape[0]
     enough(n, 4, "item")
     rows, columns = np.triu_indices(n, 1)
@@ -130,6 +134,8 @@ def sign_flip_test(values: Float[np.ndarray, "unit"], rng: np.random.Generator) 
 
     All 2^n sign patterns are used when they are no more than FLIPS.
     """
+    from scipy import stats
+
     values = np.asarray(values, dtype=np.float64)
     enough(values.size, 1, "unit")
     found = stats.permutation_test(
@@ -162,7 +168,7 @@ def difference_p(found: Interval, against: float = 0.0) -> float:
         return float("nan")
     if found.error == 0:
         return 1.0 if found.value == against else 0.0
-    return float(2 * stats.t.sf(abs(found.value - against) / found.error, found.n - 1))
+    return float(2 * special.stdtr(found.n - 1, -abs(found.value - against) / found.error))
 
 
 def equivalence_p(found: Interval, margin: float, against: float = 0.0) -> float:
@@ -175,11 +181,13 @@ def equivalence_p(found: Interval, margin: float, against: float = 0.0) -> float
     room = margin - abs(found.value - against)
     if found.error == 0:
         return 0.0 if room > 0 else 1.0
-    return float(stats.t.sf(room / found.error, found.n - 1))
+    return float(special.stdtr(found.n - 1, -room / found.error))
 
 
 def benjamini_hochberg(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
     """Adjusted p values that control the false discovery rate (Benjamini, Hochberg 1995); NaN stays NaN."""
+    from scipy import stats
+
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     given: Bool[np.ndarray, "test"] = np.isfinite(p)

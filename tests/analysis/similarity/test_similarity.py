@@ -1,5 +1,6 @@
 """CKA and its relatives: two routes to each number, invariances, the bias, and what they refuse."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from scipy.spatial import procrustes
-from scipy.spatial.distance import cdist
-from scipy.stats import spearmanr
+from scipy.spatial.distance import cdist, pdist
+from scipy.stats import rankdata, spearmanr
 from sklearn.cross_decomposition import CCA
 
 from cwr_mech.analysis.probing import dimension as spectrum
@@ -22,8 +23,10 @@ from cwr_mech.analysis.similarity import (
     kernels,
     measures,
     neighbours,
+    predictivity,
     shape,
 )
+from cwr_mech.analysis.stats.ridge import Decomposed
 from cwr_mech.errors import AnalysisError
 
 TOLERANCE = 1e-8
@@ -160,7 +163,13 @@ def changed(x: np.ndarray, change: str, rng: np.random.Generator) -> np.ndarray:
 def one_way(name: str, x: np.ndarray, y: np.ndarray) -> float:
     """A measure from x to y."""
     measure = measures.MEASURES[name]
-    return measure.between(measure.prepare(x), measure.prepare(y))
+    return measure.both_ways(measure.prepare(x), measure.prepare(y))[0]
+
+
+def predicted(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> float:
+    """Predictivity from x to y on these folds."""
+    first, second = (predictivity.Folded(shape.centre(side), fold) for side in (x, y))
+    return predictivity.predicted(first, second)
 
 
 def angles(x: np.ndarray, y: np.ndarray, k: int = 3) -> np.ndarray:
@@ -175,18 +184,18 @@ MEASURES = {
     # name: (function, changes of x that leave it alone, whether a general linear map of x changes it)
     "cka": (similarity.linear_cka, ALL, True),
     "biased cka": (lambda x, y: similarity.linear_cka(x, y, debiased=False), ALL, True),
-    "rbf cka": (kernels.rbf_cka, ALL, True),
-    "procrustes": (shape.procrustes_disparity, ALL, True),
-    "angular": (shape.angular_distance, ALL, True),
+    "rbf cka": (partial(one_way, "cka_rbf"), ALL, True),
+    "procrustes": (partial(one_way, "procrustes"), ALL, True),
+    "angular": (partial(one_way, "angular"), ALL, True),
     "rsa": (partial(one_way, "rsa"), ALL, True),
     "svcca": (partial(one_way, "svcca"), ALL, True),
     "cca": (lambda x, y: float(shape.canonical_correlations(x, y).mean()), ALL, False),
     # Its weights are sums of absolute values over the features, so a rotation of x shifts them.
     "pwcca": (partial(one_way, "pwcca"), {SCALE, SHIFT}, True),
-    "predictivity": (lambda x, y: shape.predictivity(x, y, FOLD), ALL, True),
+    "predictivity": (lambda x, y: predicted(x, y, FOLD), ALL, True),
     "angles": (lambda x, y: float(angles(x, y).sum()), ALL, True),
     "mutual knn": (partial(one_way, "mutual_knn"), ALL, True),
-    "cknna": (neighbours.cknna, ALL, True),
+    "cknna": (partial(one_way, "cknna"), ALL, True),
     "twonn": (lambda x, y: neighbours.twonn(x), ALL, True),
     "effective rank": (lambda x, y: spectrum.spectrum(x).effective_rank, ALL, True),
     "participation": (lambda x, y: spectrum.spectrum(x).participation, ALL, True),
@@ -272,7 +281,7 @@ def test_batches_of_short_floats_have_the_value_of_float64(dtype: type) -> None:
 def test_shape_measures_by_second_routes(pair: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = pair
     width = min(x.shape[1], y.shape[1])
-    assert shape.procrustes_disparity(x[:, :width], y[:, :width]) == pytest.approx(
+    assert one_way("procrustes", x[:, :width], y[:, :width]) == pytest.approx(
         procrustes(x[:, :width], y[:, :width])[2], abs=TOLERANCE
     )
     upper = np.triu_indices(len(x), 1)
@@ -310,8 +319,10 @@ def test_neighbours_against_brute_force(pair: tuple[np.ndarray, np.ndarray]) -> 
 
 def test_cknna_with_all_neighbours_is_debiased_cka(pair: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = pair
-    assert neighbours.cknna(x, y, len(x) - 1) == pytest.approx(similarity.linear_cka(x, y), abs=TOLERANCE)
-    assert neighbours.cknna(x, x, 3) == pytest.approx(1, abs=TOLERANCE)
+    everyone = (neighbours.near(side, len(x) - 1) for side in (x, y))
+    assert neighbours.local_cka(*everyone) == pytest.approx(similarity.linear_cka(x, y), abs=TOLERANCE)
+    few = neighbours.near(x, 3)
+    assert neighbours.local_cka(few, few) == pytest.approx(1, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 4])
@@ -328,9 +339,91 @@ def test_predictivity_is_about_unseen_cities_and_not_symmetric() -> None:
     x = rng.normal(size=(100, 6))
     part = x[:, :2]
     fold = random_folds(100, rng)
-    assert shape.predictivity(x, part, fold) > 0.99
-    assert shape.predictivity(part, x, fold) == pytest.approx(2 / 6, abs=0.1)
-    assert shape.predictivity(x, rng.normal(size=(100, 3)), fold) < 0.02
+    assert predicted(x, part, fold) > 0.99
+    assert predicted(part, x, fold) == pytest.approx(2 / 6, abs=0.1)
+    assert predicted(x, rng.normal(size=(100, 3)), fold) < 0.02
+
+
+def plain_predictivity(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> float:
+    """The definition: a ridge map by singular values from the other folds, for each fold."""
+    x, y = (side - side.mean(0) for side in (x, y))
+    left, base = np.empty_like(y), np.empty_like(y)
+    for held in np.unique(fold):
+        test = fold == held
+        fitted = Decomposed(x[~test]).best(y[~test], predictivity.PENALTIES_TRIED)
+        left[test] = y[test] - fitted.predict(x[test])
+        base[test] = y[test] - y[~test].mean(0)
+    return float(1 - np.sum(left**2) / np.sum(base**2))
+
+
+def same_span(rng: np.random.Generator, n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """y is a linear map of x, whose directions span six orders of magnitude: the least penalty is best."""
+    x = rng.normal(size=(n, p)) * np.logspace(0, -6, p)
+    y = x / np.linalg.norm(x, axis=0) @ rng.normal(size=(p, q))
+    return x @ np.linalg.qr(rng.normal(size=(p, p)))[0], y
+
+
+def unrelated(rng: np.random.Generator, n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+    return rng.normal(size=(n, p)), rng.normal(size=(n, q))
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "p", "q"),
+    [*DATA, (unrelated, 60, 90, 80), (unrelated, 90, 30, 40), (same_span, 90, 12, 4), (same_span, 30, 60, 3)],
+)
+def test_predictivity_is_that_of_the_plain_formula(
+    make: Callable[..., tuple[np.ndarray, np.ndarray]], n: int, p: int, q: int
+) -> None:
+    x, y = make(np.random.default_rng(4), n, p, q)
+    fold = random_folds(n, np.random.default_rng(0))
+    for first, second in ((x, y), (y, x), (x, x)):
+        expected = plain_predictivity(first, second, fold)
+        assert predicted(first, second, fold) == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+def test_where_rounding_would_decide_singular_values_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = random_folds(90, np.random.default_rng(0))
+    pairs = [same_span(np.random.default_rng(seed), 90, 12, 4) for seed in range(4)]
+    expected = np.array([plain_predictivity(x, y, fold) for x, y in pairs])
+    np.testing.assert_allclose([predicted(x, y, fold) for x, y in pairs], expected, atol=1e-12)
+    monkeypatch.setattr(predictivity, "LEAST_SHARE", 0.0)  # control: products of the features alone
+    assert np.abs([predicted(x, y, fold) for x, y in pairs] - expected).max() > 1e-10
+
+
+@pytest.mark.parametrize(("make", "n", "p", "q"), [*DATA, (same_span, 40, 12, 4)])
+def test_components_are_those_of_singular_values(
+    make: Callable[..., tuple[np.ndarray, np.ndarray]], n: int, p: int, q: int
+) -> None:
+    x, _ = make(np.random.default_rng(4), n, p, q)
+    u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    k = min(10, *x.shape)
+    scores = shape.first_components(x, k)
+    np.testing.assert_allclose(
+        scores @ scores.T, (u[:, :k] * s[:k] ** 2) @ u[:, :k].T, atol=1e-12 * s[0] ** 2
+    )
+    kept = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), 0.99)) + 1
+    basis = shape.leading_basis(x)
+    assert basis.shape == (n, kept)
+    np.testing.assert_allclose(basis @ basis.T, u[:, :kept] @ u[:, :kept].T, atol=1e-10)
+
+
+def test_components_that_are_not_there_are_left_out() -> None:
+    """Counts of ten digits sum to the same number: nine directions, the tenth is rounding."""
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(4, np.full(10, 0.1), 60).astype(float)
+    assert shape.there(shape.component_basis(counts, 10)).shape == (60, 9)
+    other = rng.normal(size=(60, 10))
+    spaces = [np.linalg.svd(side - side.mean(0), full_matrices=False)[0] for side in (counts, other)]
+    expected = subspace_angles(spaces[0][:, :9], spaces[1]).mean()
+    assert measures.MEASURES["angles"].value(counts, other) == pytest.approx(expected, abs=1e-10)
+
+
+def test_ranks_of_equal_distances_are_scipys() -> None:
+    grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(4.0)), -1).reshape(-1, 2)
+    ranks = rankdata(pdist(grid - grid.mean(0)))
+    assert len(np.unique(ranks)) < len(ranks) / 4  # control: most distances are equal
+    ranks -= ranks.mean()
+    np.testing.assert_allclose(shape.distance_ranks(grid), ranks / np.linalg.norm(ranks), atol=1e-14)
 
 
 def test_spectrum_of_known_shares() -> None:

@@ -54,7 +54,9 @@ def test_rbf_kernel_is_scikit_learns(case: dict[str, Any]) -> None:
     for side in (x, y):
         middle = np.median(euclidean_distances(side)[np.triu_indices(len(side), 1)])
         made.append(rbf_kernel(side, gamma=1 / (2 * middle**2)))
-    assert kernels.rbf_cka(x, y, debiased=False) == pytest.approx(cka(*made), abs=TOLERANCE)
+    assert kernels.kernel_cka(kernels.rbf_kernel(x), kernels.rbf_kernel(y), debiased=False) == pytest.approx(
+        cka(*made), abs=TOLERANCE
+    )
 
 
 def test_canonical_correlations_solve_the_eigenproblem(case: dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ def test_canonical_correlations_solve_the_eigenproblem(case: dict[str, Any]) -> 
     np.testing.assert_allclose(shape.canonical_correlations(x, y), correlations, atol=TOLERANCE)
     variables = x @ vectors[:, order]
     weights = np.abs((variables / np.linalg.norm(variables, axis=0)).T @ x).sum(axis=1)
-    weighted = shape.weighted_correlation(shape.with_basis(x), shape.with_basis(y))
+    weighted = shape.weighted_correlations(shape.with_basis(x), shape.with_basis(y))[0]
     assert weighted == pytest.approx(weights @ correlations / weights.sum(), abs=TOLERANCE)
 
 
@@ -93,4 +95,6 @@ def test_cknna_by_the_loops_of_platonic_rep(case: dict[str, Any], k: int) -> Non
         return float((np.sum(first * second.T) + both - middle) / n / (n - 3))
 
     expected = local(0, 1) / np.sqrt(local(0, 0) * local(1, 1))
-    assert neighbours.cknna(case["x"], case["y"], k) == pytest.approx(expected, abs=TOLERANCE)
+    assert neighbours.local_cka(*(neighbours.near(case[side], k) for side in "xy")) == pytest.approx(
+        expected, abs=TOLERANCE
+    )

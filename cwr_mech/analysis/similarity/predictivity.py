@@ -1,0 +1,117 @@
+"""How much of a representation a ridge map from another predicts on unseen cities (Yamins and DiCarlo 2016).
+
+The map of one fold is `ridge.Decomposed(x).best(y, PENALTIES_TRIED)`. Here it comes from the eigenvectors of
+the smaller product of the features instead of their singular values, at half the cost, wherever rounding
+decides neither the penalty nor the value; elsewhere from `Decomposed` itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed
+from cwr_mech.errors import AnalysisError
+
+PENALTIES_TRIED = PENALTIES[::3]
+"""With many targets the choice among penalties is what takes the time."""
+LEAST_SHARE = 1e-6
+"""Eigenvalues of a product are wrong by about 1e-16 of the largest: a penalty above this share of it keeps at
+least 10 digits of the map."""
+MARGIN, LEAST_FREE = 1e-3, 1e-8
+"""Smaller penalties lose up to half of the digits of their leave-one-out errors. They count as worse where
+they are worse by this share, and where no row has a smaller 1 - leverage."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Centred training rows and held-out rows, and what every map from them needs.
+
+    The hat matrix of penalty c is B diag(scale / (squares + c)) B', predictions are P diag(1 / (squares + c))
+    B'y. With fewer rows than features B are the eigenvectors U of X X', scale = squares, P = X_held X' U;
+    else B = X V with V those of X'X, scale = 1, P = X_held V.
+    """
+
+    train: Float[np.ndarray, "row p"]
+    held: Float[np.ndarray, "left p"]
+
+    @cached_property
+    def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """B [row k], squares [k], scale [k] and P [left k]."""
+        x = self.train
+        if len(x) <= x.shape[1]:
+            squares, basis = np.linalg.eigh(x @ x.T)
+            squares = np.maximum(squares, 0.0)
+            return basis, squares, squares, self.held @ x.T @ basis
+        squares, axes = np.linalg.eigh(x.T @ x)
+        return x @ axes, np.maximum(squares, 0.0), np.ones_like(squares), self.held @ axes
+
+    def predict(self, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "left target"]:
+        """Centred targets of the held-out rows from those of the training rows."""
+        basis, squares, scale, project = self._turned
+        penalties = PENALTIES_TRIED * float(squares.mean())
+        if not penalties[0] > 0:
+            return self._by_singular_values(y)
+        turned = basis.T @ y
+        inverse = 1 / (squares[:, None] + penalties)
+        shrunk = scale[:, None] * inverse
+        free = 1 - 1 / len(y) - basis**2 @ shrunk
+        # Residuals y - B shrunk B'y of all penalties by one product.
+        left = (basis @ (shrunk[:, :, None] * turned[:, None]).reshape(len(turned), -1)).reshape(
+            len(y), -1, y.shape[1]
+        )
+        np.subtract(y[:, None], left, out=left)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = np.sum(np.einsum("rpt,rpt->rp", left, left) / free**2, axis=0)
+        best = int(np.argmin(errors))
+        small = penalties < LEAST_SHARE * squares[-1]
+        if small[best] or free.min() < LEAST_FREE or not np.all(errors[small] > (1 + MARGIN) * errors[best]):
+            return self._by_singular_values(y)
+        return project @ (inverse[:, best, None] * turned)
+
+    def _by_singular_values(self, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "left target"]:
+        return self._decomposed.best(y, PENALTIES_TRIED).predict(self.held)
+
+    @cached_property
+    def _decomposed(self) -> Decomposed:
+        return Decomposed(self.train)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A representation with columns of mean 0, and its folds, each made when it is asked for."""
+
+    x: Float[np.ndarray, "city p"]
+    fold: Int[np.ndarray, "city"]
+
+    @cached_property
+    def folds(self) -> list[Fold]:
+        """Each fold as the held-out rows."""
+        return list(self._folds())
+
+    def _folds(self) -> Iterator[Fold]:
+        for number in np.unique(self.fold):
+            held = self.fold == number
+            train = self.x[~held]
+            if len(train) < 3:
+                raise AnalysisError(
+                    f"{len(train)} cities are too few to fit a probe", "at least 3 are needed"
+                )
+            mean = train.mean(axis=0)
+            yield Fold(train - mean, self.x[held] - mean)
+
+    @cached_property
+    def spread(self) -> float:
+        """Squared distance of held-out rows from the mean of the training rows."""
+        return float(sum(np.sum(fold.held**2) for fold in self.folds))
+
+
+def predicted(x: Folded, y: Folded) -> float:
+    """Share of y's variance that maps from x predict on held-out folds (can be negative)."""
+    left = sum(
+        np.sum((there.held - here.predict(there.train)) ** 2)
+        for here, there in zip(x.folds, y.folds, strict=True)
+    )
+    return float(1 - left / y.spread)
