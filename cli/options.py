@@ -20,7 +20,6 @@ def report_name(name: str | None) -> str | None:
 
 Run = Annotated[str | None, typer.Argument(help="The run; the latest by default.")]
 RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")]
-Step = Annotated[int | None, typer.Option(help="Checkpoint; the last by default.")]
 Report = Annotated[
     str | None,
     typer.Option(help="Report that gets the result; the first run's by default.", callback=report_name),
@@ -78,7 +77,6 @@ NewCities = Annotated[
 ]
 
 Split = Annotated[str, typer.Option(help="train, val or test.")]
-QuestionSeed = Annotated[int, typer.Option(min=0, help="Seed of the questions.")]
 
 LabelNoise = Annotated[
     float | None, typer.Option(help="Share of rows with a wrong answer; none, or the base's, by default.")

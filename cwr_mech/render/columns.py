@@ -205,8 +205,3 @@ def column(name: str) -> Column:
         return Column(ENDS[end])
     about = column(base)
     return about._replace(heading=f"{about.heading}, {ENDS[end]}")
-
-
-def headings(names: list[str]) -> dict[str, str]:
-    """Column -> heading, for `cwr_mech.render.markdown.markdown_table`."""
-    return {name: column(name).heading for name in names}

@@ -29,7 +29,6 @@ from cwr_mech.analysis.similarity.measures import (
     MEASURES,
     Measure,
     choose_measures,
-    compare,
     compare_all,
     sample_cities,
 )
@@ -222,14 +221,14 @@ def test_every_measure_sees_the_map_and_not_shuffled_cities(stores: dict[str, Ac
     ids = shared_ids([stores["one"], stores["two"]], "old")
     x, y = (item.get(ids) for item in items(stores, "one", "two"))
     for measure in MEASURES.values():
-        found = compare(measure, x, y, np.random.default_rng(0), draws=20, shuffles=5)
+        found = compare_all(measure, [x, y], np.random.default_rng(0), draws=20, shuffles=5)[0, 1]
         assert found.reason is None or measure.needs_more_cities
         towards = 1 if measure.alike else -1
         assert towards * (found.interval.value - found.null_best) > 0, measure.name
     assert [measure.name for measure in choose_measures(["rsa"])] == ["rsa"]
     with pytest.raises(UnknownName, match="did you mean 'cka'"):
         choose_measures(["ckka"])
-    constant = compare(MEASURES["rsa"], np.ones_like(x), y, np.random.default_rng(0))
+    constant = compare_all(MEASURES["rsa"], [np.ones_like(x), y], np.random.default_rng(0))[0, 1]
     assert constant.reason == "a representation has the same features for every city"
     assert sample_cities(50, 20, np.random.default_rng(0)).size == 20
 

@@ -54,9 +54,7 @@ def choose_cities(world: World, seed: int) -> Cities:
     Raises AnalysisError for a world too small to leave partners.
     """
     old = np.random.default_rng([seed, _CITIES]).permutation(world.old())
-    n = len(world.new()) or FEWEST_CONTROLS
-    if len(old) < n + 12:
-        n = len(old) - 12
+    n = min(len(world.new()) or FEWEST_CONTROLS, len(old) - FEWEST_PARTNERS)
     if n < 2:
         raise AnalysisError(f"{len(old)} training cities are too few to locate others by", "14 are needed")
     rows = np.concatenate([world.new(), old[:n]])

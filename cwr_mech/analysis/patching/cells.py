@@ -62,6 +62,11 @@ class Cell:
     neurons: tuple[int, ...] | None = None
     draw: int = 0
 
+    @property
+    def columns(self) -> dict[str, str | int | None]:
+        """Which patch it is, as columns of a table."""
+        return {name: getattr(self, name) for name in ("component", "layer", "head", "span", "subspace")}
+
 
 def grid(
     cfg: HookedConfig,

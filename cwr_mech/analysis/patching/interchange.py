@@ -167,11 +167,7 @@ def interchange_rows(
                 {
                     "direction": condition.direction,
                     "source": condition.source,
-                    "component": cell.component,
-                    "layer": cell.layer,
-                    "head": cell.head,
-                    "span": cell.span,
-                    "subspace": cell.subspace,
+                    **cell.columns,
                     "draws": len(draws),
                     "n": int(has.sum()),
                     "iia": _mean(hit[has]),

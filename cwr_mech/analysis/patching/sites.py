@@ -137,10 +137,9 @@ def _interchanged(
     rows = []
     for site, row in zip(sites, measured, strict=True):
         interval = binomtest(round(row["iia"] * row["n"]), row["n"]).proportion_ci(method="wilson")
-        where = {"layer": site.layer, "component": site.component, "position": site.position}
         kept = ("n", "iia", "lo", "hi", "truth", "slope", "slope_lo", "slope_hi")
         ends = {"lo": float(interval.low), "hi": float(interval.high), "weak": row["iia"] < HALF}
-        rows.append({"slot": slot} | where | {name: row[name] for name in kept} | ends)
+        rows.append({"slot": slot} | vars(site) | {name: row[name] for name in kept} | ends)
     return rows
 
 
@@ -196,10 +195,9 @@ def sites_result(
     for each in found:
         for slot in dict.fromkeys(row["slot"] for row in each.rows):
             site = each.reading(slot)
-            kept = ("n", "iia", "lo", "hi", "slope", "slope_lo", "slope_hi", "weak")
             row = each.row(site, slot=slot)
-            where = {"layer": site.layer, "component": site.component, "position": site.position}
-            reading.append({"task": each.task, "slot": slot} | where | {name: row[name] for name in kept})
+            kept = {name: row[name] for name in row if name != "truth"}
+            reading.append({"task": each.task} | kept)
     weak = [row["task"] for row in reading if row["weak"]]
     notes = [
         f"A city is read at {Site(row['layer'], row['component'], row['position'])} in {row['task']} (city "

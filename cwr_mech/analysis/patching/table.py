@@ -18,10 +18,6 @@ from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.stats.testing import benjamini_hochberg, sign_flip_test
 from cwr_mech.errors import AnalysisError
 
-COLUMNS = (
-    "source", "direction", "component", "layer", "head", "span", "subspace", "metric", "n", "clean",
-    "corrupt", "patched", "effect", "recovered", "lo", "hi", "p", "p_adj",
-)  # fmt: skip
 KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
 AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
 FOLLOWED = (
@@ -67,7 +63,8 @@ def effects(sweep: Sweep, condition: int, metric: int) -> Float64[np.ndarray, "c
 def tabulate(
     sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """One row for every condition, metric and cell, with COLUMNS. `clusters` names each pair's swapped city.
+    """One row for every condition, metric and cell: scores `clean`, `corrupt` and `patched`, the effect, the
+    share recovered with its interval, p and adjusted p. `clusters` names each pair's swapped city.
 
     NaN where a value is not defined: no pair has the span, or clean and corrupt score alike on average.
     """
@@ -84,11 +81,7 @@ def tabulate(
                     {
                         "source": condition.source,
                         "direction": condition.direction,
-                        "component": cell.component,
-                        "layer": cell.layer,
-                        "head": cell.head,
-                        "span": cell.span,
-                        "subspace": cell.subspace,
+                        **cell.columns,
                         "metric": metric,
                         "n": int(has.sum()),
                         "clean": _mean(sweep.clean[m], has),

@@ -31,7 +31,6 @@ from cwr_mech.results import Row
 COMPONENTS = ("resid_post", "attn_out", "mlp_out")
 POSITIONS = ("span", "last_token", "text_end")
 """All tokens of the entity, its last one, and the last token of the text, where the next one is predicted."""
-SOURCES = ("counterfactual", "unrelated")
 LEAST_PAIRS = 8
 DRAWS = 400
 

@@ -165,13 +165,6 @@ class Comparison:
         return float(np.quantile(self.null, 0.95 if self.measure.alike else 0.05))
 
 
-def compare(
-    measure: Measure, x: Side, y: Side, rng: np.random.Generator, *, draws: int = 50, shuffles: int = 20
-) -> Comparison:
-    """One measure between two representations with its interval and its null: `compare_all` of two."""
-    return compare_all(measure, [x, y], rng, draws=draws, shuffles=shuffles)[0, 1]
-
-
 def compare_all(
     measure: Measure,
     sides: Sequence[Side],
