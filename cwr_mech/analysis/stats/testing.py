@@ -32,11 +32,6 @@ class PermutationTest:
     alternative: Alternative
     reason: str | None = None
 
-    @property
-    def null_mean(self) -> float:
-        """Mean of the null values."""
-        return float(self.null.mean())
-
 
 def permutation_test(
     statistic: Callable[[Int[np.ndarray, "n"]], float],
