@@ -66,18 +66,17 @@ def rebuild_command(path: Path | str) -> str:
     return f"cwr-mech cache-acts {run} {f'--step {named[3]}' if named[3] else '--untrained'}"
 
 
-def digests(path: Path | str) -> dict[str, str]:
+def digests(store: "ActivationStore") -> dict[str, str]:
     """What a result records of an activation file it was computed from: the file's sha256, and under
     NAME#model+world the identity of what it was made from, which no processor changes.
     """
-    name = Path(path).as_posix()
-    return {name: sha256_file(path), f"{name}{IDENTITY}": identity(path)}
+    name = store.path.as_posix()
+    return {name: sha256_file(store.path), f"{name}{IDENTITY}": identity(store)}
 
 
-def identity(path: Path | str) -> str:
+def identity(store: "ActivationStore") -> str:
     """sha256 of the hashes of the model and the world that an activation file was made from."""
-    attrs = ActivationStore(path).attrs
-    return sha256_bytes(f"{attrs['model_sha256']} {attrs['world_sha256']}".encode())
+    return sha256_bytes(f"{store.attrs['model_sha256']} {store.attrs['world_sha256']}".encode())
 
 
 class ActivationStore(Views):

@@ -89,7 +89,7 @@ class Source:
         if self.store.reads_text:
             return ActivationStore(_untrained_texts(self.store))
         run = self.trained()
-        return None if run is None or run.parent else ActivationStore(_drawn(run))
+        return None if run is None or run.parent else _drawn(run)
 
 
 def open_sources(
@@ -104,7 +104,7 @@ def open_sources(
     else:
         found = [_of_run(run, step) for run in runs_of(runs)]
     for source in found:
-        for name, digest in digests(source.path).items():
+        for name, digest in digests(source.store).items():
             uses(name, digest)
     return _labelled(found)
 
@@ -127,8 +127,8 @@ def tasks_named(tasks: Names, run: Run) -> list[str]:
     return list(run.config.data.tasks) if asked == ["own"] else [get_task(name).name for name in asked]
 
 
-def activations_of(run: Run, step: int | None = None) -> Path:
-    """The activation file of a checkpoint, the last one by default; made if missing or of other weights."""
+def activations_of(run: Run, step: int | None = None) -> ActivationStore:
+    """The activations of a checkpoint, the last one by default; made if missing or of other weights."""
     at = run.last_step if step is None else step
     return _made(run, activations_path(run.reference, at, FOLDER), run.sha256(at), lambda: run.model(at), at)
 
@@ -178,16 +178,17 @@ def drawn_from(run: Run) -> str:
     return sha256_bytes(json.dumps(settings, sort_keys=True).encode())
 
 
-def _drawn(run: Run) -> Path:
-    """The file of a run before training; made where it is missing, broken or of other weights.
+def _drawn(run: Run) -> ActivationStore:
+    """Activations of a run before training; made where it is missing, broken or of other weights.
 
     A file that says it was drawn from these settings by this version is taken at its word: drawing the
     weights again to compare them would cost more than most analyses of the file.
     """
     path, drawn = activations_path(run.reference, None, FOLDER), drawn_from(run)
     try:
-        if ActivationStore(path, world=run.world()).attrs.get("drawn") == drawn:
-            return path
+        store = ActivationStore(path, world=run.world())
+        if store.attrs.get("drawn") == drawn:
+            return store
     except ArtifactError:
         pass
     return _made(run, *untrained_state(run), drawn=drawn)
@@ -195,26 +196,25 @@ def _drawn(run: Run) -> Path:
 
 def _made(
     run: Run, path: Path, sha256: str, model: "Callable[[], HookedQwen2]", step: int, **more: str
-) -> Path:
-    """`path`, with the activations of these weights: made where it is missing, broken or of other weights."""
+) -> ActivationStore:
+    """The activations of these weights at `path`: made where it is missing, broken or of other weights."""
     world = run.world()
     try:
-        ActivationStore(path, world=world, model_sha256=sha256)
+        return ActivationStore(path, world=world, model_sha256=sha256)
     except ArtifactError:
         from cwr_mech.activations.extract import extract
 
         with stage(f"activations of {path.stem}", world.n * len(TASKS), "prompts") as advance:
             attrs: dict[str, str | int] = {"run": run.reference, "step": step, "model_sha256": sha256, **more}
             extract(model(), world, path, attrs=attrs, advance=advance)
-    return path
+    return ActivationStore(path, world=world, model_sha256=sha256)
 
 
 def _of_run(run: Run, step: int | None) -> Source:
     if run.reads_text:
         return _of_texts(run)
-    path = activations_of(run, step)
-    store = ActivationStore(path, world=run.world(), model_sha256=run.sha256(step))
-    return Source(store, path, run.reference, tuple(run.config.data.tasks))
+    store = activations_of(run, step)
+    return Source(store, store.path, run.reference, tuple(run.config.data.tasks))
 
 
 def _of_texts(folder: Run) -> Source:

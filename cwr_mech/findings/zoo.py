@@ -96,7 +96,7 @@ def maps_result(
         kind = {"family": family(model.config, model.parent is not None)}
         for name, rows in tables.items():
             rows += [row | kind for row in found.tables.get(name, [])]
-        inputs |= digests(path)
+        inputs |= digests(store)
         notes = [note for note in found.notes if "untrained" not in note]
         advance(1)
     runs = [model.name for model in models]

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from cwr_mech.activations.reader import IDENTITY, identity
+from cwr_mech.activations.reader import IDENTITY, ActivationStore, identity
 from cwr_mech.artifacts import atomic_file, sha256_file
 from cwr_mech.errors import ArtifactError, MissingArtifact
 from cwr_mech.report.figures import CAPTION, SOURCE, draw
@@ -179,6 +179,6 @@ def _changed_inputs(results: Mapping[str, Result], root: Path) -> list[tuple[str
 def _identity(file: Path) -> str | None:
     """Of which model and world an activation file is; None for a file that is none."""
     try:
-        return identity(file)
+        return identity(ActivationStore(file))
     except ArtifactError:
         return None

@@ -10,7 +10,7 @@ import pytest
 import synthetic
 from PIL import Image
 
-from cwr_mech.activations.reader import digests
+from cwr_mech.activations.reader import ActivationStore, digests
 from cwr_mech.activations.writer import write_store
 from cwr_mech.analysis.best import DECODED, best_of_each
 from cwr_mech.config import WorldConfig
@@ -161,7 +161,8 @@ def test_activations_made_anew_on_another_processor_are_no_reason_to_doubt(tmp_p
         world = load_world(WorldConfig(source="uniform", n_cities=8, new="none"))
         scaled = {key: scale * array for key, array in arrays.items()}
         write_store(path, world, scaled, attrs={"run": "one", "step": 1, "model_sha256": model})
-        return {str(Path(key).relative_to(tmp_path)): value for key, value in digests(path).items()}
+        made = digests(ActivationStore(path))
+        return {str(Path(key).relative_to(tmp_path)): value for key, value in made.items()}
 
     made_from = store("a" * 64, 1.0)
     replace(synthetic.probe(), inputs=made_from).save(folder / "results", "probe")

@@ -20,9 +20,11 @@ PENALTIES_TRIED = PENALTIES[::3]
 LEAST_SHARE = 1e-6
 """Eigenvalues of a product are wrong by about 1e-16 of the largest: a penalty above this share of it keeps at
 least 10 digits of the map."""
-MARGIN, LEAST_FREE = 1e-3, 1e-8
-"""Smaller penalties lose up to half of the digits of their leave-one-out errors. They count as worse where
-they are worse by this share, and where no row has a smaller 1 - leverage."""
+MARGIN = 1e-3
+"""Penalties whose leave-one-out errors differ by less than this share are not told apart in float32, nor
+where one is below LEAST_SHARE and has lost digits."""
+LEAST_FREE, LEAST_LEFT = 1e-8, 1e-5
+"""Least 1 - leverage of a row, and least share of the targets that is left, with which that holds."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ class Fold:
     train: Float[np.ndarray, "row p"]
     held: Float[np.ndarray, "left p"]
 
+    @property
+    def _by_rows(self) -> bool:
+        return len(self.train) <= self.train.shape[1]
+
     @cached_property
     def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """B [row k], squares [k], scale [k] and P [left k]."""
         x = self.train
-        if len(x) <= x.shape[1]:
+        if self._by_rows:
             squares, basis = np.linalg.eigh(x @ x.T)
             squares = np.maximum(squares, 0.0)
             return basis, squares, squares, self.held @ x.T @ basis
@@ -54,22 +60,39 @@ class Fold:
         penalties = PENALTIES_TRIED * float(squares.mean())
         if not penalties[0] > 0:
             return self._by_singular_values(y)
-        turned = basis.T @ y
-        inverse = 1 / (squares[:, None] + penalties)
-        shrunk = scale[:, None] * inverse
-        free = 1 - 1 / len(y) - basis**2 @ shrunk
-        # Residuals y - B shrunk B'y of all penalties by one product.
-        left = (basis @ (shrunk[:, :, None] * turned[:, None]).reshape(len(turned), -1)).reshape(
-            len(y), -1, y.shape[1]
-        )
-        np.subtract(y[:, None], left, out=left)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            errors = np.sum(np.einsum("rpt,rpt->rp", left, left) / free**2, axis=0)
-        best = int(np.argmin(errors))
+        turned, inverse = basis.T @ y, 1 / (squares[:, None] + penalties)
+        free = 1 - 1 / len(y) - basis**2 @ (scale[:, None] * inverse)
         small = penalties < LEAST_SHARE * squares[-1]
-        if small[best] or free.min() < LEAST_FREE or not np.all(errors[small] > (1 + MARGIN) * errors[best]):
+        for kind in (np.float32, np.float64):
+            left = self._left(y, turned, penalties * inverse if self._by_rows else inverse, kind)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                errors = np.sum(left / free**2, axis=0)
+                best = int(np.argmin(errors))
+                close = errors <= (1 + MARGIN) * errors[best]
+            if close.sum() == 1 and left[:, best].sum() > LEAST_LEFT * np.vdot(y, y):
+                break
+        if (small & close).any() or free.min() < LEAST_FREE:
             return self._by_singular_values(y)
         return project @ (inverse[:, best, None] * turned)
+
+    def _left(
+        self,
+        y: Float[np.ndarray, "row target"],
+        turned: Float[np.ndarray, "k target"],
+        weights: Float[np.ndarray, "k penalty"],
+        kind: type[np.floating],
+    ) -> Float[np.ndarray, "row penalty"]:
+        """Squared residuals of each row, for all penalties c by one product: B diag(c / (squares + c)) B'y
+        where B is a whole basis, else y - B diag(1 / (squares + c)) B'y.
+        """
+        basis, weighted = (
+            self._turned[0].astype(kind),
+            weights.astype(kind)[:, :, None] * turned.astype(kind)[:, None],
+        )
+        left = (basis @ weighted.reshape(len(turned), -1)).reshape(len(y), -1, y.shape[1])
+        if not self._by_rows:
+            np.subtract(y.astype(kind)[:, None], left, out=left)
+        return np.einsum("rpt,rpt->rp", left, left).astype(np.float64)
 
     def _by_singular_values(self, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "left target"]:
         return self._decomposed.best(y, PENALTIES_TRIED).predict(self.held)
