@@ -5,6 +5,7 @@
 # make bench   time and memory of the parts that claim to be fast
 # make patching reports/patching anew, from the zoo
 # make routes  results about fine-tuned runs that are not in the zoo, from runs/ (see below)
+# make sealed  the same of the bases that were kept sealed
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
 
@@ -14,9 +15,10 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 BASES := ripe ripe-seed2 ripe-seed3
+SEALED := ripe-seed4 ripe-seed5 ripe-seed6
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs readme bench patching routes env clean FORCE
+.PHONY: demo test docs readme bench patching routes sealed env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -50,21 +52,35 @@ patching: .venv/.ready
 # Results about runs for which the zoo has no room: `cwr-mech sweep ripe` trains them, some minutes each beside the bases'
 # hour or more.
 WHERE := digit3+last_digit-unscaled
-every = $(foreach run,$(BASES),$(foreach task,$(1),$(foreach end,$(2),$(run)-ft-$(task)-$(end))))
-REHEARSED = $(call every,distance compass perimeter,replay-all)
-PROJECTED = $(call every,distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
-FROZEN = $(call every,distance compass angle,only-city only-answer)
-TUNED = $(foreach run,$(BASES),$(foreach task,distance trianglearea angle compass inside perimeter crossing,$(run)-ft-$(task)))
+SINGLES := distance trianglearea angle compass inside perimeter crossing
+TWO := $(addprefix distance+,trianglearea crossing angle perimeter compass inside) angle+compass inside+perimeter \
+  trianglearea+angle compass+inside perimeter+crossing trianglearea+compass
+# of = $(call of,bases,sets,conditions): all fine-tunings of these bases on these sets under these conditions
+of = $(foreach run,$(1),$(foreach set,$(2),$(foreach end,$(3),$(run)-ft-$(set)$(filter-out -none,-$(end)))))
+REHEARSED = $(call of,$(1),distance compass perimeter,replay-all)
+PROJECTED = $(call of,$(BASES),distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
+FROZEN = $(call of,$(BASES),distance compass angle,only-city only-answer)
+PLACES := --tasks distance,compass,perimeter
 
 routes: .venv/.ready
-	@$(CWR) course $(TUNED) --rows 64 --report ripe
-	@$(CWR) transfer $(REHEARSED) --rows 200 --suffix rehearsed --report ripe
-	@$(CWR) locate $(foreach run,$(BASES),$(run) $(run)-ft-distance) $(REHEARSED) --tasks distance,compass,perimeter \
-	  --suffix rehearsed --report routing
+	@$(CWR) course $(call of,$(BASES),$(SINGLES),none) --rows 64 --report ripe
+	@$(CWR) transfer $(call REHEARSED,$(BASES)) --rows 200 --suffix rehearsed --report ripe
+	@$(CWR) transfer $(call of,$(BASES),$(SINGLES) $(TWO),none) --rows 200 --suffix pairs --report ripe
+	@$(CWR) locate $(BASES) $(call of,$(BASES),distance,none replay-all) $(call of,$(BASES),compass perimeter,replay-all) \
+	  $(PLACES) --suffix rehearsed --report routing
 	@$(CWR) transfer $(PROJECTED) --rows 200 --suffix projected --report routing
-	@$(CWR) locate $(PROJECTED) --tasks distance,compass,perimeter --suffix projected --report routing
+	@$(CWR) locate $(PROJECTED) $(PLACES) --suffix projected --report routing
 	@$(CWR) transfer $(FROZEN) --rows 200 --suffix frozen --report routing
 	@$(CWR) anatomy $(FROZEN) --suffix frozen --report routing
+	@for report in ripe routing; do $(CWR) report $$report || exit; done
+
+# The same of the bases that were sealed until what is asked of them was fixed (reports/PREREGISTRATION.md).
+sealed: .venv/.ready
+	@$(CWR) course $(call of,$(SEALED),$(SINGLES),none) --rows 64 --suffix sealed --report ripe
+	@$(CWR) transfer $(call of,$(SEALED),$(SINGLES),none) --rows 200 --suffix sealed --report ripe
+	@$(CWR) transfer $(call REHEARSED,$(SEALED)) --rows 200 --suffix rehearsed-sealed --report ripe
+	@$(CWR) locate $(SEALED) $(call of,$(SEALED),distance compass perimeter,none replay-all) $(PLACES) --suffix sealed \
+	  --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
 
 env: .venv/.ready

@@ -3,6 +3,7 @@ learned."""
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
@@ -57,11 +58,16 @@ class Saved:
 
     @cached_property
     def bases(self) -> list[str]:
-        """Bases of the fine-tunings, by seed. Raises NoResults without any."""
+        """Bases of the fine-tunings, by seed. Raises NoResults without any.
+
+        A fine-tuning need not be among the models: there may be results about a run alone.
+        """
         if self._chosen is not None:
             return list(self._chosen)
         models = self.models
         found = set(models["base"].dropna())
+        with suppress(NoResults):
+            found |= set(self.table("transfer", "scores")["base"])
         return list(models[models["run"].isin(found)].sort_values("seed", kind="stable")["run"])
 
     def explored(self) -> "Saved":
