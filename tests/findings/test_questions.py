@@ -374,6 +374,17 @@ def test_bases_are_in_the_order_of_their_seeds() -> None:
     assert Saved(results).later().bases == ["all-0"]
 
 
+def test_a_base_counts_whose_fine_tunings_are_results_only() -> None:
+    """They may be runs for which the zoo has no room."""
+    results = planted(bases=4)
+    models = [row for row in results["models"].tables["models"] if row["base"] != "zoo:all-3"]
+    assert len(models) < len(results["models"].tables["models"])
+    results["models"] = result("zoo", models=models, scores=results["models"].tables["scores"])
+    assert Saved(results).bases == ["all-0", "all-1", "all-2", "all-3"]
+    del results["transfer"]  # the control: no result names it
+    assert Saved(results).bases == ["all-0", "all-1", "all-2"]
+
+
 def test_models_of_other_tasks_change_no_claim() -> None:
     """A zoo may hold models of a user's own task, even of one that is not known where the report is made."""
     usual = planted()
