@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import Device, DryRun, Settings
+from .options import DryRun, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def command(
     plan: Annotated[
         str,
         typer.Argument(
-            help="singles, pairs, seeds, tune, routing, zoo, paper, trial, or your own TOML or JSON file."
+            help="singles, pairs, seeds, tune, routing, zoo, ripe, paper, trial, or your TOML or JSON file."
         ),
     ],
     preset: Annotated[str | None, typer.Option(help="Settings of the models; the plan's by default.")] = None,
@@ -46,12 +46,15 @@ def command(
         int | None,
         typer.Option(min=1, help="Train up to so many runs of one shape as one batched model, for a GPU."),
     ] = None,
-    device: Device = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="With --together; auto takes a GPU where there is one."),
+    ] = "auto",
 ) -> None:
     """Train all models of a plan, bases before what starts from them.
 
-    A plan of your own is a file with [[run]] tables; cwr_mech.experiments.files has an example. Stopped at
-    any moment, the same command goes on where it was: finished runs are left alone, begun ones
+    A plan of your own is a file with a table "run" for each; cwr_mech.experiments.files has an example.
+    Stopped at any moment, the same command goes on where it was: finished runs are left alone, begun ones
     resumed. A failed run is reported and does not stop the others.
     """
     from .common import say
