@@ -76,7 +76,7 @@ routes: .venv/.ready
 
 # The same of the bases that were sealed until what is asked of them was fixed (reports/PREREGISTRATION.md).
 sealed: .venv/.ready
-	@$(CWR) course $(call of,$(SEALED),$(SINGLES),none) --rows 64 --suffix sealed --report ripe
+	@$(foreach run,$(SEALED),$(CWR) course $(call of,$(run),$(SINGLES),none) --rows 64 --suffix $(run) --report ripe &&) true
 	@$(CWR) transfer $(call of,$(SEALED),$(SINGLES),none) --rows 200 --suffix sealed --report ripe
 	@$(CWR) transfer $(call REHEARSED,$(SEALED)) --rows 200 --suffix rehearsed-sealed --report ripe
 	@$(CWR) locate $(SEALED) $(call of,$(SEALED),distance compass perimeter,none replay-all) $(PLACES) --suffix sealed \

@@ -202,7 +202,7 @@ def _interference(saved: Saved) -> Evidence:
     rows = saved.table("transfer", "deviation")
     rows = rows[(rows["condition"] == PLAIN) & ~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
     rows = rows[rows["base"].isin(saved.bases)]
-    inside = rows["set"].str.split("+").map(lambda tasks: "distance" in tasks)
+    inside = rows["set"].str.split("+").map(lambda tasks: "distance" in tasks).astype(bool)
     with_it, without = (
         rows[chosen].groupby("base")["deviation"].mean().to_dict() for chosen in (inside, ~inside)
     )

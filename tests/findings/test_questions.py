@@ -385,6 +385,19 @@ def test_a_base_counts_whose_fine_tunings_are_results_only() -> None:
     assert Saved(results).bases == ["all-0", "all-1", "all-2"]
 
 
+def test_later_bases_need_not_have_what_the_first_have() -> None:
+    """Pairs of tasks may have been fine-tuned from the first bases alone."""
+    results = planted(bases=2 * EXPLORED)
+    tables = dict(results["transfer"].tables)
+    first = {f"zoo:{base}" for base in Saved(results).bases[:EXPLORED]}
+    tables["deviation"] = [row for row in tables["deviation"] if row["base"] in first]
+    results["transfer"] = result("transfer", **tables)
+    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    assert rows["interference"]["n"] == EXPLORED
+    assert "interference-confirmed" not in rows
+    assert rows["distance-teaches-less-confirmed"]["n"] == EXPLORED  # the control
+
+
 def test_models_of_other_tasks_change_no_claim() -> None:
     """A zoo may hold models of a user's own task, even of one that is not known where the report is made."""
     usual = planted()
