@@ -3,7 +3,6 @@ learned."""
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
@@ -65,9 +64,8 @@ class Saved:
         if self._chosen is not None:
             return list(self._chosen)
         models = self.models
-        found = set(models["base"].dropna())
-        with suppress(NoResults):
-            found |= set(self.table("transfer", "scores")["base"])
+        tables = (rows for result in self.results.values() for rows in result.tables.values())
+        found = {str(row.get("base")).removeprefix("zoo:") for rows in tables for row in rows}
         return list(models[models["run"].isin(found)].sort_values("seed", kind="stable")["run"])
 
     def explored(self) -> "Saved":
