@@ -372,8 +372,10 @@ class _Together:
             self._tell(member, "record", losses[:, i].copy(), norms[:, i].copy(), seconds)
             left += member.steps - member.step
             if member.step in member.due:
+                # Copies: they are sent by a thread, while the next steps change the models in place.
                 vectors = (models.values[i], models.first[i], models.second[i])
-                self._tell(member, "arrive", Vectors(member.step, *(part.cpu().numpy() for part in vectors)))
+                copies = (part.clone().cpu().numpy() for part in vectors)
+                self._tell(member, "arrive", Vectors(member.step, *copies))
             if member.step == member.steps:
                 self._tell(member, "end", "done")
         if self.listener:
