@@ -180,6 +180,7 @@ class _Remote:
     made: int = 0
     """The step up to which rows are asked for."""
     block: Block | None = None
+    ended: bool = False
 
     def __post_init__(self) -> None:
         train = self.run.config.train
@@ -288,8 +289,14 @@ class _Together:
             vectors = [future.result() for future in started]
             for member, one in zip(self.members, vectors, strict=True):
                 member.step = member.made = one.step
-                if one.step == 0:
-                    self._tell(member, "arrive", one)
+                self._tell(member, "arrive", one)  # what was due at a saved step may not have been written
+                if one.step == member.steps:
+                    self._end(member, "done")
+            vectors = [one for one, member in zip(vectors, self.members, strict=True) if not member.ended]
+            self.members = [member for member in self.members if not member.ended]
+            if not self.members:
+                self._collect(wait=True)
+                return
             device = self.compute.device
             parts = [[getattr(one, name) for one in vectors] for name in ("values", "first", "second")]
             stacked = [torch.from_numpy(np.stack(part)).to(device) for part in parts]
@@ -298,7 +305,8 @@ class _Together:
             self._loop(self._stepper(models))
         except BaseException:
             for member in self.members:
-                member.call("end", "interrupted")
+                if not member.ended:
+                    self._end(member, "interrupted")
             raise
 
     def _stepper(self, models: BatchedModels) -> Stepper:
@@ -367,7 +375,7 @@ class _Together:
         left = 0
         for i, member in enumerate(self.members):
             if not finite[i]:
-                self._tell(member, "end", "diverged")
+                self._end(member, "diverged")
                 continue
             self._tell(member, "record", losses[:, i].copy(), norms[:, i].copy(), seconds)
             left += member.steps - member.step
@@ -377,12 +385,16 @@ class _Together:
                 copies = (part.clone().cpu().numpy() for part in vectors)
                 self._tell(member, "arrive", Vectors(member.step, *copies))
             if member.step == member.steps:
-                self._tell(member, "end", "done")
+                self._end(member, "done")
         if self.listener:
             rows = losses.shape[0] * losses.shape[1] * losses.shape[2]
             step = min(member.step for member in self.members)
             about = {"models": len(self.members), "step": step, "left": left}
             self.listener({**about, "rows_per_second": rows / seconds})
+
+    def _end(self, member: _Remote, state: str) -> None:
+        member.ended = True
+        self._tell(member, "end", state)
 
     def _tell(self, member: _Remote, what: str, *given: Any) -> None:
         self.told.append((member, member.call(what, *given)))
