@@ -166,6 +166,22 @@ def test_what_was_stopped_goes_on_together_or_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_stopped_after_its_last_step_is_finished(tmp_path: Path) -> None:
+    configs = settings()[1:]
+
+    def stop(record: dict) -> None:
+        if "scores" in record:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(configs[1], tmp_path / "run2", listener=stop)
+    before = load_run(tmp_path / "run2")
+    assert (before.state, before.last_step) == ("interrupted", configs[1].train.steps)
+    found = train_together(jobs(configs, tmp_path), compute=TOGETHER, workers=1, resume=True)
+    assert [run.state for run in found] == ["done", "done"]
+    assert largest_difference(before, found[1]) == 0.0
+
+
 def test_one_that_diverges_does_not_hold_up_the_others(tmp_path: Path) -> None:
     configs = settings()
     configs[1] = configs[1].with_settings(["lr=1e30"])
