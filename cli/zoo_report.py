@@ -136,6 +136,19 @@ def maps(models: "list[Run]", report: str) -> None:
         save_result(maps_result(models, ACTIVATIONS, COMMAND, advance), report, "maps")
 
 
+def learning(models: "list[Run]", report: str) -> None:
+    """Learning curves of the models of one task alone, and when each was learned."""
+    from cwr_mech.analysis.answers.curves import curves_result
+    from cwr_mech.errors import AnalysisError
+
+    from .common import save_result
+
+    alone = [model for model in models if model.parent is None and len(model.config.data.tasks) == 1]
+    if not alone:
+        raise AnalysisError("there is no model of one task alone")
+    save_result(curves_result(alone, COMMAND), report, "curves")
+
+
 def decoded(models: "list[Run]", report: str) -> None:
     """Places decoded from the bases at every layer and prompt: the map in motion of `report --html`."""
     study("places", report, all_tasks(models), prompts="all")
@@ -222,6 +235,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "models": Part("maps", overview),
+    "learning": Part("maps", learning),
     "maps": Part("maps", maps),
     "decoded": Part("maps", decoded),
     "similarity": Part("maps", alike),
@@ -239,15 +253,13 @@ PARTS = {
 }
 """The parts of the reports in the order in which they need each other."""
 
-PRETRAINED = ("models", "maps", "decoded", "similarity")
-"""Parts about models trained from fresh weights."""
-REPORTS = {
-    "ripe": ("ripe", "routing", tuple(name for name in PARTS if name != "similarity")),
-    "small": ("zoo", "routing", PRETRAINED),
+REPORTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "ripe": ("ripe", "routing", tuple(PARTS)),
+    "small": ("zoo", "routing", ()),
 }
 """Preset -> report about maps and what models teach, report about the routes of updates, and parts; others
-have `PRESET` and `PRESET-routing`, and all parts. Fine-tunings of `small` stop before they have learned their
-task (reports/LOG.md), so nothing is concluded from them; of `ripe` there are no single-task models yet.
+have `PRESET` and `PRESET-routing`, and all parts. Models of `small` stop before they have learned most tasks
+(reports/LOG.md): they are examples for tutorials and tests, and nothing is concluded from them.
 """
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from cwr_mech.analysis.published import content
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.config import RunConfig
 from cwr_mech.data.rows import StreamOptions, generate
-from cwr_mech.data.summary import baseline
+from cwr_mech.data.summary import baseline, gain
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import TASKS
@@ -78,7 +79,8 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
 
     Table `loss` {run, step, rows, loss}: nats a predicted token, averaged since the metrics line before.
     Table `tasks`: validation scores on training cities and, for fine-tuned runs, on new ones (`group`), with
-    the score of the best constant answer. Raises MissingArtifact for a run without metrics.
+    the score of the best constant answer. Table `breakout`: see `breakouts`, of runs that began with fresh
+    weights. Raises MissingArtifact for a run without metrics.
     """
     losses: list[Row] = []
     scores: list[Row] = []
@@ -88,6 +90,8 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
         losses += [{"run": run.name} | {key: line[key] for key in ("step", "rows", "loss")} for line in kept]
         for group in SCORES:
             scores += [row | {"group": group} for row in _scores(run, metrics, group)]
+    fresh = {run.name for run in runs if run.parent is None}
+    fresh_scores = [row for row in scores if row["run"] in fresh]
     return Result(
         kind="curves",
         command=command,
@@ -98,9 +102,39 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
             "curriculum": [curriculum(run.config) for run in runs],
         },
         values={"n_runs": len(runs)},
-        tables={"loss": losses, "tasks": scores},
+        tables={"loss": losses, "tasks": scores, "breakout": breakouts(fresh_scores)},
         notes=[f"Constant answers are chosen and scored on {BASELINE_ROWS} other validation questions."],
     )
+
+
+BROKEN_OUT = 0.5
+"""Share of the gap between the best constant answer and perfect answers at which a task has broken out."""
+
+
+def breakouts(scores: Sequence[Row]) -> list[Row]:
+    """Where learning broke out, for each run and task, by validation scores as in `curves_result`.
+
+    `rows_half`: rows seen when the score came to close half of its gap for good, between two validations on a
+    straight line; None where it does not at the end. `closed`: the share at the end. `published_rows`: where
+    the paper's model of that task alone left its plateau, read off its figure 8 (steps of 128 rows).
+    """
+    published = content()["breakout"]["rows"]
+    found: list[Row] = []
+    for key in dict.fromkeys((row["run"], row["task"]) for row in scores):
+        own = [row for row in scores if (row["run"], row["task"]) == key]
+        known = [row for row in own if row["value"] is not None]
+        rows = np.array([0, *(row["rows"] for row in known)], dtype=float)
+        closed = np.array([0, *(gain(row["metric"], row["value"], row["baseline"]) for row in known)])
+        below = int(np.flatnonzero(closed < BROKEN_OUT)[-1])
+        half = None
+        if below + 1 < len(closed):
+            (x0, x1), (y0, y1) = rows[below : below + 2], closed[below : below + 2]
+            half = round(float(x0 + (BROKEN_OUT - y0) / (y1 - y0) * (x1 - x0)))
+        found.append(
+            {"run": key[0], "task": key[1], "rows_half": half, "rows": int(rows[-1])}
+            | {"closed": float(closed[-1]), "published_rows": published.get(key[1])}
+        )
+    return found
 
 
 def curriculum(config: RunConfig) -> dict[str, Any] | None:

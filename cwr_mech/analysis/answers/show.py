@@ -63,6 +63,12 @@ LAST_SCORES = Table(
     _last,
     {"group": "cities", "rows": "examples seen", "value": "last score"},
 )
+BREAKOUT = Table(
+    "when tasks are learned",
+    "run task rows_half published_rows rows closed",
+    lambda result: result.tables.get("breakout", []),
+    {"rows": "examples seen in all"},
+)
 SHOWS = by_kind(
     Show("eval", "Answers by task",
         "Fresh test questions, answered greedily, beside the best constant-prediction baseline.",
@@ -72,5 +78,5 @@ SHOWS = by_kind(
         training, (learning_figure,)),
     Show("curves", "Learning curves side by side",
         "Loss and validation scores of several runs against the examples they have seen.",
-        figures=(curves_figure,), tables=(LAST_SCORES,)),
+        figures=(curves_figure,), tables=(BREAKOUT, LAST_SCORES)),
 )  # fmt: skip

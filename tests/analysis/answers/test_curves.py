@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from cwr_mech.analysis.answers.curves import (
     BASELINE_ROWS,
     MOST_POINTS_BESIDE,
+    breakouts,
     curves_result,
     training_result,
 )
@@ -74,6 +75,32 @@ def test_several_runs_lie_side_by_side(runs: list[Run]) -> None:
     alone = training_result(runs[1], "").tables["tasks"]
     assert {row["baseline"] for row in alone} == {constants["old"]}
     assert str(BASELINE_ROWS) in found.notes[0]
+
+
+def scored(task: str, metric: str, baseline: float, values: list[float | None]) -> list[dict]:
+    head = {"run": "a", "task": task, "metric": metric, "baseline": float(baseline)}
+    points = enumerate(values, start=1)
+    return [
+        head | {"rows": 1000 * n, "value": None if value is None else float(value)} for n, value in points
+    ]
+
+
+def test_a_task_has_broken_out_where_half_of_its_gap_is_closed_for_good(runs: list[Run]) -> None:
+    """Errors of 400 by a constant answer: half is closed at 200, on straight lines between validations."""
+    (smooth,) = breakouts(scored("distance", "error", 400, [400, 300, 100, 40]))
+    assert smooth == {"run": "a", "task": "distance", "rows_half": 2500, "rows": 4000} | {
+        "closed": pytest.approx(0.9),
+        "published_rows": 1_280_000,
+    }
+    (relapse,) = breakouts(scored("distance", "error", 400, [100, 300, 100, None, 0]))
+    assert (relapse["rows_half"], relapse["rows"]) == (2500, 5000)  # the first time did not last
+    (early,) = breakouts(scored("inside", "accuracy", 0.5, [1.0, 1.0]))
+    assert early["rows_half"] == 500  # a constant answer before the first row
+    (never,) = breakouts(scored("crossing", "accuracy", 0.5, [0.9, 0.6]))
+    assert (never["rows_half"], never["closed"]) == (None, pytest.approx(0.2))
+    table = curves_result(runs, "").tables["breakout"]
+    assert {row["run"] for row in table} == {"a", "b"}  # both began with fresh weights
+    assert all(row["rows_half"] for row in table if row["task"] == "distance")
 
 
 def test_the_figure_tells_runs_apart_without_colour(runs: list[Run], tmp_path: Path) -> None:
