@@ -39,7 +39,7 @@ PLAIN_SECONDS = 15.0
 def command(
     preset: Annotated[
         str | None,
-        typer.Option(help="Settings to start from: tiny, quick (the default), small, paper, large."),
+        typer.Option(help="Settings to start from: tiny, quick (the default), small, ripe, paper, large."),
     ] = None,
     tasks: Annotated[
         str | None,

@@ -249,10 +249,12 @@ def train_together(
         todo = [run for run in runs if run.state != "done"]
         if todo:
             count = min(len(todo), workers or max(1, len(os.sched_getaffinity(0)) - 1))
-            spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU's library
+            # A fork of this process could not use the GPU's library; its server imports once for all workers.
+            server = multiprocessing.get_context("forkserver")
+            server.set_forkserver_preload([__name__])
             pools = [
                 stack.enter_context(
-                    ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin_worker, initargs=(1,))
+                    ProcessPoolExecutor(1, mp_context=server, initializer=_begin_worker, initargs=(1,))
                 )
                 for _ in range(count)
             ]
