@@ -51,7 +51,7 @@ def analyses() -> str:
     return "\n".join(["| command | what it asks |", "|---|---|", *rows])
 
 
-def linked_verdicts(reports: Sequence[str] = ("ripe", "routing", "zoo")) -> str:
+def linked_verdicts(reports: Sequence[str] = ("ripe", "routing")) -> str:
     """The headline of each question in the committed reports, linked to its section."""
     from cwr_mech.findings.show import readme_rows
     from cwr_mech.results import load_result
@@ -84,7 +84,7 @@ def limits() -> str:
     from cwr_mech.findings import show
     from cwr_mech.results import load_result
 
-    return show.limits(load_result(ROOT / "reports" / "zoo" / "results" / "models.json"))
+    return show.limits(load_result(ROOT / "reports" / "ripe" / "results" / "models.json"))
 
 
 PAGES: Mapping[str, Callable[[], str]] = {

@@ -22,7 +22,7 @@ Small trained models, ready to look into: every command takes `zoo:NAME` where i
     cwr-mech probe zoo:small                 is there a map in it?
     cwr-mech finetune zoo:small --tasks angle
     cwr-mech zoo check                       files unchanged, same answers as when they were added
-    cwr-mech zoo analyse                     every analysis of the zoo, into reports/zoo/report.md
+    cwr-mech zoo analyse                     every analysis of the zoo, into reports/ripe and routing
 
 A model is a run folder with one checkpoint, `NAME/checkpoints/step-N`, which
 `transformers.AutoModelForCausalLM.from_pretrained` and `cwr_mech.HookedQwen2.from_pretrained` read. Its

@@ -52,4 +52,4 @@ print(placed.to_pandas("scores")[["run", "r2", "error_mean", "error_new"]].round
 # cities on the map?* asks the model itself.
 #
 # One seed shows how to look; it decides nothing. The verdicts, with trained models as units, are in the
-# [table of verdicts](../index.md#is-the-paper-right) and in `reports/zoo/report.md`.
+# [table of verdicts](../index.md#is-the-paper-right) and in the reports `ripe` and `routing`.
