@@ -1,19 +1,29 @@
 """What a report may hold, in the order of the report. Kinds without a row come last, shown as they are."""
 
+from functools import cache
+
 from cwr_mech.analysis.registry import shows
-from cwr_mech.findings import show
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.shown import Show, Shows
 from cwr_mech.results import Result, Row
 
-SHOWS: Shows = {**shows(), **show.SHOWS}
+OF_ANALYSES: Shows = shows()
 MOST_ROWS = 40
 """Longer tables of a kind without a row are left to the result file."""
 
 
+@cache
+def all_shows() -> Shows:
+    """Kind of result -> how it is shown, in the order of a report; findings take a second to import."""
+    from cwr_mech.findings import show
+
+    return {**OF_ANALYSES, **show.SHOWS}
+
+
 def show_of(result: Result) -> Show:
     """How a result is shown; its values and short tables as they are for a kind without a row."""
-    return SHOWS.get(result.kind) or Show(result.kind, result.kind, "", plain)
+    found = OF_ANALYSES.get(result.kind) or all_shows().get(result.kind)
+    return found or Show(result.kind, result.kind, "", plain)
 
 
 def plain(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Figures of results, drawn by the functions that SHOWS lists for each kind.
+"""Figures of results, drawn by the functions listed for each kind.
 
 A figure is drawn from a Result and nothing else; each function's docstring says which tables and arrays it
 reads. The PNG carries the digest of its result and matplotlib's version, so that a reader can tell whether a

@@ -12,14 +12,12 @@ from cwr_mech.findings import show
 from cwr_mech.findings.questions import asked
 from cwr_mech.render.markdown import escaped, markdown_table, notes, source_line
 from cwr_mech.render.units import in_unit, unit_of
-from cwr_mech.report.contents import SHOWS, show_of
+from cwr_mech.report.contents import all_shows, show_of
 from cwr_mech.report.figures import figure_names
 from cwr_mech.results import Result, Row
 
 MOST_ROWS = 30
 """Rows of a table that are shown; the whole of a longer one lies in tables/ as CSV."""
-
-_ORDER = {kind: index for index, kind in enumerate(SHOWS)}
 
 
 def report_text(
@@ -34,7 +32,8 @@ def report_text(
     captions: figure file -> caption, as text beside the figure. `most_rows`: rows of a table that are shown,
     all when None.
     """
-    ranked = dict(sorted(results.items(), key=lambda item: (_ORDER.get(item[1].kind, len(_ORDER)), item[0])))
+    order = {kind: place for place, kind in enumerate(all_shows())}
+    ranked = dict(sorted(results.items(), key=lambda item: (order.get(item[1].kind, len(order)), item[0])))
     page = _Page(captions or {}, most_rows)
     found = next((result for result in results.values() if result.kind == "findings"), None)
     chapters = page.sections(ranked, "##") if found is None else page.questions(ranked, found)

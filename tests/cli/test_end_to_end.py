@@ -7,7 +7,7 @@ from pathlib import Path
 from command_line import Cli
 from paths import ROOT
 
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import all_shows
 from cwr_mech.results import load_result
 
 README = ROOT / "README.md"
@@ -47,7 +47,7 @@ def test_from_nothing_to_a_checked_report(cli: Cli, tmp_path: Path) -> None:
     assert code == 0, err
     assert "reports/tiny/report.md" in out
     text = Path("reports/tiny/report.md").read_text()
-    shown = [SHOWS[kind].title for kind in ("probe", "eval", "train", "cka")]
+    shown = [all_shows()[kind].title for kind in ("probe", "eval", "train", "cka")]
     assert [title for title in shown if f"## {title}" not in text] == []
 
     curves = load_result("reports/tiny/results/train-tiny.json")

@@ -32,7 +32,7 @@ from cwr_mech.render.style import (
     region_looks,
     task_look,
 )
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import all_shows
 from cwr_mech.report.figures import draw, figure_names
 from cwr_mech.results import Result
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -137,7 +137,7 @@ def test_the_table_of_pairs_calls_the_last_norm_final_and_no_block_it_lacks() ->
         for layer in range(5)
     ]
     result = synthetic.cka(runs=("quick",), n_layers=4)
-    pairs = SHOWS["cka"].tables[0].of(replace(result, tables={"cells": cells}))
+    pairs = all_shows()["cka"].tables[0].of(replace(result, tables={"cells": cells}))
     named = {row[side].split()[-1] for row in pairs for side in "ab"}
     assert named == {"embed", "L0", "L1", "L2", "L3", "final"}
 
@@ -147,7 +147,7 @@ def test_new_cities_stand_in_the_order_of_the_table_above_them() -> None:
     layers = [known | {"task": task} for task in ("distance", "angle", "compass")]
     new = [row | {"error_mean": 1.0} for row in (*layers[::-1], layers[0] | {"layer": 2})]
     result = replace(synthetic.probe(), tables={"layers": layers, "new": new})
-    best, held_out = (table.of(result) for table in SHOWS["probe"].tables)
+    best, held_out = (table.of(result) for table in all_shows()["probe"].tables)
     assert [row["task"] for row in held_out] == [row["task"] for row in best]
     assert [row["task"] for row in held_out] == ["distance", "angle", "compass"]
     assert {row["layer"] for row in held_out} == {1}

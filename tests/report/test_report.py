@@ -17,7 +17,7 @@ from cwr_mech.config import WorldConfig
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.numbers import number
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import all_shows
 from cwr_mech.report.figures import figure_names
 from cwr_mech.report.page import MOST_ROWS, report_text
 from cwr_mech.report.write import check_report, other_floats, write_report
@@ -51,7 +51,7 @@ def folder(small: Path, tmp_path: Path) -> Path:
 def test_everything_is_in_the_report(written: Path) -> None:
     text = (written / "report.md").read_text()
     kinds = {make().kind for make in synthetic.ALL.values()}
-    for section in (row for row in SHOWS.values() if row.opening):
+    for section in (row for row in all_shows().values() if row.opening):
         assert (f"## {section.title}" in text) == (section.kind in kinds)
     for name in synthetic.ALL:
         assert f"[{name}.json](results/{name}.json)" in text

@@ -2,8 +2,8 @@
 
 The map is a ridge regression from functions of place to the whole activation: the two coordinates
 themselves, so that it goes on straight where cities are rare, and Gaussian bumps around some of the cities
-(scikit-learn's Nystroem features of the RBF kernel: Williams and Seeger 2001). The width of the bumps and the
-penalty are the pair with the least exact leave-one-out error over the cities given; nothing is set by eye.
+(`bumps.py`). The width of the bumps and the penalty are the pair with the least exact leave-one-out error
+over the cities given; nothing is set by eye.
 
 For an activation h the nearest point f(z) of the map splits what a probe's error mixes:
   along   |z - true coordinates|   how far off the city is on the map, in tenths of a degree
@@ -18,11 +18,8 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.distance import cdist
-from sklearn import config_context
-from sklearn.covariance import ledoit_wolf
-from sklearn.kernel_approximation import Nystroem
 
+from cwr_mech.analysis.manifold.bumps import Bumps, fit_bumps, shrunk_covariance
 from cwr_mech.analysis.stats.intervals import Interval, normal_interval
 from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, LinearMap
 from cwr_mech.errors import AnalysisError
@@ -50,7 +47,7 @@ class Manifold:
 
     centre: Float[np.ndarray, "2"]
     spread: float
-    bumps: Nystroem
+    bumps: Bumps
     linear: LinearMap
     whiten: Float[np.ndarray, "p p"] | None
     candidates: Float[np.ndarray, "candidate 2"]
@@ -62,7 +59,7 @@ class Manifold:
 
     def map(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p"]:
         """Activation that the map gives to places (tenths of a degree)."""
-        return self.linear.predict(_features(self.bumps, self._unit(xy)))
+        return self.linear.predict(self.bumps.features(self._unit(xy)))
 
     def tangents(self, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p 2"]:
         """Change of the mapped activation per tenth of a degree eastwards and northwards."""
@@ -75,19 +72,18 @@ class Manifold:
         With K the kernel of places z and landmarks l, R its weights and A those of the coordinates:
         f = z A + K R + c,  df/dz_k = A_k + ((-2 gamma (z_k - l_k)) K) R.
         """
-        landmarks, mixing, weights = self.bumps.components_, self.bumps.normalization_, self.linear.weights
-        gamma = self.bumps.gamma
+        landmarks, mixing, weights = self.bumps.landmarks, self.bumps.mixing, self.linear.weights
         if turn is not None:
             weights = weights @ turn.T
-        straight, round_ = weights[:2], mixing.T @ weights[2:]
+        straight, round_ = weights[:2], mixing @ weights[2:]
 
         def look(xy: Float[np.ndarray, "city 2"]) -> tuple[np.ndarray, np.ndarray]:
             unit = self._unit(xy)
-            kernel = np.exp(-gamma * cdist(unit, landmarks, "sqeuclidean"))
+            kernel = self.bumps.kernel(unit)
             # The bumps first: R alone is a difference of numbers up to a million times larger.
-            mapped = self.linear.predict(np.concatenate([unit, kernel @ mixing.T], axis=1))
+            mapped = self.linear.predict(np.concatenate([unit, kernel @ mixing], axis=1))
             mapped = mapped if turn is None else mapped @ turn.T
-            kernel *= -2 * gamma / self.spread
+            kernel *= -2 * self.bumps.gamma / self.spread
             apart = unit[:, :, None] - landmarks.T
             along = [(apart[:, k] * kernel) @ round_ + straight[k] / self.spread for k in (0, 1)]
             return mapped, np.stack(along, axis=-1)
@@ -177,8 +173,7 @@ def fit_manifold(
     share, noise = _share_and_noise(x, features.noise_power(x, penalty))
     whiten = None
     if metric == "residual":
-        covariance, _ = ledoit_wolf(x - linear.predict(_features(bumps, unit)))
-        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = np.linalg.eigh(shrunk_covariance(x - linear.predict(bumps.features(unit))))
         whiten = (vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))) @ vectors.T
     return Manifold(
         centre=centre,
@@ -211,26 +206,16 @@ def _share_and_noise(
 
 
 @lru_cache(maxsize=4)
-def _features_of_places(unit: bytes, seed: int) -> list[tuple[float, Nystroem, Decomposed]]:
+def _features_of_places(unit: bytes, seed: int) -> list[tuple[float, Bumps, Decomposed]]:
     """Width, bumps and decomposed features of places (float64 [city 2]). They depend on nothing else, so the
     maps of all layers, prompts and models through the same cities share them.
     """
     places = np.frombuffer(unit).reshape(-1, 2)
     found = []
     for width in WIDTHS:
-        bumps = Nystroem(
-            gamma=1 / (2 * width**2), n_components=min(len(places), LANDMARKS), random_state=seed
-        )
-        with config_context(assume_finite=True, skip_parameter_validation=True):  # a quarter of the fit
-            bumps.fit(places)
-        found.append((width, bumps, Decomposed(_features(bumps, places))))
+        bumps = fit_bumps(places, width, most=LANDMARKS, seed=seed)
+        found.append((width, bumps, Decomposed(bumps.features(places))))
     return found
-
-
-def _features(bumps: Nystroem, unit: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city feature"]:
-    # `bumps.transform(unit)` without its checks of the input, which cost more than the sums.
-    kernel = np.exp(-bumps.gamma * cdist(unit, bumps.components_, "sqeuclidean"))
-    return np.concatenate([unit, kernel @ bumps.normalization_.T], axis=1)
 
 
 def _grid(xy: Float[np.ndarray, "city 2"], side: int = 32) -> Float[np.ndarray, "point 2"]:

@@ -52,7 +52,9 @@ def manifold_result(
         place = item.columns
         rng = np.random.default_rng([seed, 1, index])
         whole = fit_manifold(x[old], xy[old], seed=seed)
-        control = fit_manifold(x[old], rng.permutation(xy[old]), seed=seed)
+        # The same pairs as of places in a new order; maps through places in theirs share what is computed.
+        order = np.argsort(rng.permutation(len(ids)))
+        control = fit_manifold(x[old][order], xy[old], seed=seed)
         layers.append(place | _layer(found, strict, rng) | _map(whole, control))
         counted = spectrum(x[old])
         spectra.append(

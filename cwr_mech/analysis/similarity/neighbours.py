@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial.distance import cdist
 
 from cwr_mech.analysis.similarity.kernels import kernel_hsic
 from cwr_mech.analysis.similarity.shape import centre
@@ -19,6 +19,8 @@ def nearest(x: Float[np.ndarray, "n p"], k: int) -> Int[np.ndarray, "n k"]:
     """Rows of the k nearest other cities by Euclidean distance, nearest first. AnalysisError for k >= n."""
     if not 1 <= k < len(x):
         raise AnalysisError(f"{k} neighbours were asked for among {len(x)} cities")
+    from sklearn.neighbors import NearestNeighbors  # takes a second and a half to import
+
     return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
 
 
@@ -77,6 +79,8 @@ def _largest(kernel: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"
 
 DISCARDED = 0.1
 """Share of the ratios of distances that TwoNN leaves out."""
+TOGETHER = 512
+"""Rows whose distances from all others are held at once."""
 
 
 def twonn(x: Float[np.ndarray, "n p"]) -> float:
@@ -88,8 +92,10 @@ def twonn(x: Float[np.ndarray, "n p"]) -> float:
     x = np.unique(np.asarray(x, dtype=np.float64), axis=0)
     if len(x) < 10:
         raise AnalysisError(f"{len(x)} distinct cities are too few for TwoNN", "at least 10 are needed")
-    distances, _ = NearestNeighbors(n_neighbors=2).fit(x).kneighbors()
-    ratio = np.sort(np.log(distances[:, 1] / distances[:, 0]))
+    parts = (cdist(x[start : start + TOGETHER], x) for start in range(0, len(x), TOGETHER))
+    # The least distance is a city's from itself.
+    first, second = np.concatenate([np.partition(part, (1, 2), axis=1)[:, 1:3] for part in parts]).T
+    ratio = np.sort(np.log(second / first))
     kept = int(len(ratio) * (1 - DISCARDED))
     rise = -np.log1p(-np.arange(1, kept + 1) / len(ratio))
     return float(ratio[:kept] @ rise / (ratio[:kept] @ ratio[:kept]))

@@ -5,7 +5,6 @@ What is resampled is always said by the caller: cities for the precision of one 
 tables the ends stand in columns `lo` and `hi`, or `NAME_lo` and `NAME_hi` where a row holds several.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,24 +131,15 @@ def bootstrap(
     Not for measures made of pairs of rows (CKA, neighbours, RSA): a city drawn twice is its own perfect
     neighbour. Use `halves` there. Raises AnalysisError for fewer than 2 units.
     """
-    from scipy import stats  # takes a second to import
-
     enough(n, 2, unit)
     value = float(statistic(np.arange(n)))
     method = f"bootstrap over {unit}, {draws} draws"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told below, as a reason
-        found = stats.bootstrap(
-            (np.arange(n),),
-            (lambda rows, axis: statistic(rows)) if together else (lambda rows: statistic(rows)),
-            vectorized=together,
-            batch=max(1, TOGETHER // n) if together else None,
-            n_resamples=draws,
-            confidence_level=LEVEL,
-            method="percentile",
-            rng=rng,
-        )
-    drawn = np.asarray(found.bootstrap_distribution, dtype=np.float64)
+    # The draws of scipy.stats.bootstrap (a test holds that), which takes a second to import.
+    most, values = max(1, TOGETHER // n) if together else draws, []
+    for start in range(0, draws, most):
+        rows = rng.integers(0, n, (min(most, draws - start), n))
+        values.append(statistic(rows) if together else [statistic(one) for one in rows])
+    drawn = np.concatenate(values, dtype=np.float64)
     usable = drawn[np.isfinite(drawn)]
     if usable.size < 0.9 * draws or usable.size < 20:
         reason = f"only {usable.size} of {draws} resamples gave a number"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from sklearn.covariance import ledoit_wolf
 from sklearn.kernel_approximation import Nystroem
 
 from cwr_mech.analysis.manifold import manifold as manifold_module
@@ -14,6 +15,7 @@ from cwr_mech.analysis.manifold.bases import (
     random_basis_like,
     tangent_bases,
 )
+from cwr_mech.analysis.manifold.bumps import fit_bumps, shrunk_covariance
 from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
 from cwr_mech.analysis.manifold.placement import (
     Displacement,
@@ -95,14 +97,24 @@ def test_nothing_is_a_function_of_shuffled_places(world: Planted) -> None:
     assert fit_manifold(world.x[old], world.xy[old]).variance > 0.8
 
 
-def test_features_are_scikit_learns(manifold: Manifold) -> None:
-    unit = np.random.default_rng(0).normal(size=(9, 2))
-    assert isinstance(manifold.bumps, Nystroem)
-    from cwr_mech.analysis.manifold.manifold import _features
+@pytest.mark.parametrize("most", [400, 50])
+def test_bumps_are_scikit_learns_nystroem_features(most: int) -> None:
+    places, others = np.random.default_rng(0).normal(size=(2, 90, 2))
+    ours = fit_bumps(places, 0.4, most=most, seed=3)
+    theirs = Nystroem(gamma=1 / (2 * 0.4**2), n_components=min(most, 90), random_state=3).fit(places)
+    np.testing.assert_array_equal(ours.landmarks, theirs.components_)
+    np.testing.assert_array_equal(ours.mixing, theirs.normalization_.T)
+    np.testing.assert_allclose(ours.features(others)[:, 2:], theirs.transform(others), atol=1e-10)
+    other = fit_bumps(places, 0.4, most=most, seed=4)
+    assert not np.allclose(other.features(others)[:, 2:], theirs.transform(others), atol=1e-2)
 
-    np.testing.assert_allclose(
-        _features(manifold.bumps, unit)[:, 2:], manifold.bumps.transform(unit), atol=1e-10
-    )
+
+@pytest.mark.parametrize("shape", [(40, 5), (30, 60), (8, 1)])
+def test_the_covariance_is_scikit_learns(shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(1).normal(size=shape) * np.linspace(1, 4, shape[1])
+    expected, _ = ledoit_wolf(x)
+    np.testing.assert_allclose(shrunk_covariance(x), expected, rtol=1e-12, atol=1e-14)
+    assert shape[1] == 1 or not np.allclose(np.cov(x.T, bias=True), expected, rtol=1e-2)
 
 
 def test_tangents_are_the_derivative_of_the_map(world: Planted, manifold: Manifold) -> None:

@@ -156,3 +156,15 @@ def test_too_few_units_and_undefined_draws_are_told() -> None:
     assert found.reason == "only 0 of 40 resamples gave a number"
     assert np.isnan(permutation_test(lambda order: float("nan"), 8, rng(), draws=20).p)
     assert statistics.normal_interval(1.0, float("nan"), 3, method="m").reason
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_bootstrap_is_scipys(together: bool) -> None:
+    values = rng(0).normal(size=40)
+    found = bootstrap(lambda rows: values[rows].mean(-1), 40, rng(5), draws=300, together=together)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=300, method="percentile", rng=rng(5), vectorized=True
+    )
+    np.testing.assert_allclose((found.lo, found.hi), theirs.confidence_interval, rtol=1e-12)
+    other = bootstrap(lambda rows: values[rows].mean(-1), 40, rng(6), draws=300, together=together)
+    assert abs(other.lo - found.lo) > 1e-6
