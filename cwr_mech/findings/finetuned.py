@@ -276,8 +276,8 @@ def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
 
     def correlation(kept: list[int]) -> float:
         cells = np.triu_indices(len(kept), 1)
-        both = [table[np.ix_(kept, kept)][cells] for table in (x, y)]
-        return math.nan if min(map(np.ptp, both)) == 0 else float(np.corrcoef(*both)[0, 1])
+        one, two = (table[np.ix_(kept, kept)][cells] for table in (x, y))
+        return math.nan if min(np.ptp(one), np.ptp(two)) == 0 else float(np.corrcoef(one, two)[0, 1])
 
     test = mantel_test(x, y, np.random.default_rng(0), alternative="two-sided")
     return of_statistic(lambda kept: correlation(list(kept)), range(len(tasks)), unit="task", p=test.p)
