@@ -6,14 +6,15 @@ and defaults, are those of the study; what it prints and draws is what the analy
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from cwr_mech.analysis.registry import ANALYSES, Analysis
-from cwr_mech.analysis.study import Opt
+from cwr_mech.analysis.study import Opt, followed_by
 
-from .common import plain_name
+from .common import check_log, plain_name, progress, rows_of, save_result, say, show_table
 from .options import LogResult, Report, Suffix
 
 if TYPE_CHECKING:
@@ -55,16 +56,11 @@ def run(
     log: str | None = None,
     **options: Any,
 ) -> None:
-    """Run the study of a command, print its short tables and save its result in a report.
+    """Run the study of a command, print its short tables and save its result in a report, by default that of
+    its first run, of a fine-tuning its base's.
 
     `suffix`: what its name ends with there. `said`: the command that it is to name instead of this one.
     """
-    from dataclasses import replace
-
-    from cwr_mech.analysis.study import followed_by
-
-    from .common import check_log, progress
-
     row = commands()[name]
     check_log(log)
     with followed_by(progress):
@@ -75,7 +71,8 @@ def run(
     if "task" in options and options["task"] is None:
         options = options | {"task": result.params.get("task")}
     named = "-".join(part for part in (file_name(row, result, options), suffix) if part)
-    keep_result(result, report, named, log)
+    runs = result.params.get("bases") or result.params.get("runs") or [result.kind]
+    save_result(result, report or plain_name(str(runs[0])), named, log)
 
 
 def file_name(row: Analysis, result: "Result", options: Mapping[str, Any]) -> str:
@@ -101,7 +98,7 @@ SAME = (
 def _flags(name: str, taken: set[str], short: str | None) -> list[str]:
     """How an option may be written, its own name first."""
     alike = next((group for group in SAME if name in group), ())
-    others = [f"--{other}" for other in alike if other != name and other not in taken]
+    others = [f"--{other}" for other in alike if other not in taken]
     return [f"--{name.replace('_', '-')}", *others, *([short] if short else [])]
 
 
@@ -134,17 +131,7 @@ def show_result(result: "Result") -> None:
     from cwr_mech.render.units import in_unit, unit_of
     from cwr_mech.report.short import short_tables
 
-    from .common import console, rows_of, say, table
-
     for title, columns, rows in short_tables(result):
-        console.print(table(title, columns, rows_of(rows, columns), unit_of(result)))
+        show_table(title, columns, rows_of(rows, columns), unit_of(result))
     for note in result.notes:
         say(in_unit(note, unit_of(result)))
-
-
-def keep_result(result: "Result", report: str | None, name: str, log: str | None = None) -> None:
-    """Save a result in the report named, by default that of its first run, of a fine-tuning its base's."""
-    from .common import save_result
-
-    runs = result.params.get("bases") or result.params.get("runs") or [result.kind]
-    save_result(result, report or plain_name(str(runs[0])), name, log)

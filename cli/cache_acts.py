@@ -1,14 +1,28 @@
 """`cwr-mech cache-acts`: what a model holds about every city, in an HDF5 file."""
 
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
+from rich.tree import Tree
 
+from cwr_mech.analysis.study import names
+from cwr_mech.errors import ArtifactError, ArtifactExists, MissingArtifact
+from cwr_mech.render.numbers import number
+
+from .common import ACTIVATIONS, console, duration, progress, say, size_text
 from .options import Device, Layers, Run
 
 if TYPE_CHECKING:
     from cwr_mech.activations.reader import ActivationStore
+
+UP_TO_DATE = "{0} is up to date; --force writes it anew, --show {0} prints what is inside"
 
 
 def command(
@@ -36,7 +50,6 @@ def command(
             metavar="FILE.csv",
             help="Texts for a model with a tokenizer of its own: columns entity, lon,lat or x,y, and text; "
             "span (characters that are read), group and prompt may be there.",
-            show_default=False,
         ),
     ] = None,
     template: Annotated[
@@ -44,11 +57,10 @@ def command(
         typer.Option(
             help="A text about every entity, as 'The city of {name} is in'; may be repeated. Without "
             "--prompts the entities are real cities.",
-            show_default=False,
         ),
     ] = None,
     n_cities: Annotated[
-        int | None, typer.Option(help="The most populous real cities; all by default.", show_default=False)
+        int | None, typer.Option(help="The most populous real cities; all by default.")
     ] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts run at once.")] = 4096,
     device: Device = "auto",
@@ -70,25 +82,34 @@ def command(
     from cwr_mech.activations.reader import ActivationStore, activations_path
     from cwr_mech.training.runs import load_run
 
-    from .common import ACTIVATIONS, duration, number, progress, say
-
     if show is not None:
         describe(ActivationStore(show))
         return
 
-    import time
-    from functools import partial
-
-    from cwr_mech.activations.extract import DEFAULT_SITES, extract
+    from cwr_mech.activations.extract import DEFAULT_SITES, default_hooks, extract
+    from cwr_mech.activations.site import Site
     from cwr_mech.analysis.sources import drawn_from, untrained_state
+    from cwr_mech.tasks.registry import TASKS
 
     found = load_run(run)
+    named = [Site.parse(name).hook for name in [*(names(layers) or []), *(names(hooks) or [])]]
     if prompts is not None or template:
-        from .cache_texts import TextOptions, cache_texts
+        from .cache_texts import cache_texts
 
-        options = TextOptions(prompts, template or [], n_cities, batch_tokens, device)
-        places = Places(layers, hooks, sites)
-        cache_texts(found, options, places, step=step, untrained=untrained, out=out, force=force)
+        cache_texts(
+            found,
+            prompts,
+            template or [],
+            n_cities,
+            hooks=named,
+            sites=names(sites),
+            batch_tokens=batch_tokens,
+            device=device,
+            step=step,
+            untrained=untrained,
+            out=out,
+            force=force,
+        )
         return
     at = found.last_step if step is None else step
     if untrained:
@@ -98,66 +119,37 @@ def command(
         load = partial(found.model, at)
     world = found.world()
     path, model = out or path, load()
-    wanted = Selection.parse(layers, hooks, tasks, sites or ",".join(DEFAULT_SITES), model.cfg.n_layers)
+    wanted = {
+        "hooks": named or list(default_hooks(model.cfg.n_layers)),
+        "tasks": list(TASKS) if tasks == "all" else names(tasks) or [],
+        "sites": names(sites) or list(DEFAULT_SITES),
+    }
     old = None if force else reusable(path, digest, world.sha256, named=out is not None)
     if old is not None:
-        kept = Selection(list(old.hooks), list(old.tasks), list(old.sites))
-        wanted = kept.joined(wanted)
+        kept = {"hooks": list(old.hooks), "tasks": list(old.tasks), "sites": list(old.sites)}
+        wanted = {axis: list(dict.fromkeys([*kept[axis], *wanted[axis]])) for axis in wanted}
         if wanted == kept:
-            say(f"{path} is up to date; --force writes it anew, --show {path} prints what is inside")
+            say(UP_TO_DATE.format(path))
             return
     attrs: dict[str, str | int] = {"run": found.reference, "step": at, "model_sha256": digest}
     if untrained:
         attrs["drawn"] = drawn_from(found)
+    with caching(path, world.n * len(wanted["tasks"]), "prompts") as advance:
+        chosen, asked, places = wanted.values()
+        extract(model, world, path, hooks=chosen, tasks=asked, sites=places, attrs=attrs, advance=advance)
+    held = f"{world.n} cities x {len(chosen)} hooks x {len(asked)} prompts x {len(places)} places"
+    say(f"{held}; --show {path} prints what is inside")
+
+
+@contextmanager
+def caching(path: Path, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show how far the writing of a file is; at the end its size, the time it took, and the rate."""
     began = time.monotonic()
-    total = world.n * len(wanted.tasks)
-    with progress(f"caching {path.name}", total, "prompts") as advance:
-        extract(
-            model,
-            world,
-            path,
-            **wanted._asdict(),
-            attrs=attrs,
-            advance=advance,
-        )
+    with progress(f"caching {path.name}", total, unit) as advance:
+        yield advance
     seconds = time.monotonic() - began
-    say(f"{path}  {size(path)}, {duration(seconds)}, {number(total / seconds)} prompts/s")
-    say(f"{world.n} cities x {wanted}; --show {path} prints what is inside")
-
-
-class Places(NamedTuple):
-    """Where a model is read, as the options say it."""
-
-    layers: str | None
-    hooks: str | None
-    sites: str | None
-
-
-class Selection(NamedTuple):
-    """What a file is asked to hold."""
-
-    hooks: list[str]
-    tasks: list[str]
-    sites: list[str]
-
-    @classmethod
-    def parse(cls, layers: str | None, hooks: str | None, tasks: str, sites: str, n_layers: int) -> Self:
-        """The selection that the options name."""
-        from cwr_mech.activations.extract import default_hooks
-        from cwr_mech.activations.site import Site
-        from cwr_mech.analysis.study import names
-        from cwr_mech.tasks.registry import TASKS
-
-        named = [*(Site.parse(layer).hook for layer in names(layers) or []), *(names(hooks) or [])]
-        chosen = list(TASKS) if tasks == "all" else names(tasks) or []
-        return cls(named or list(default_hooks(n_layers)), chosen, names(sites) or [])
-
-    def joined(self, other: Self) -> Self:
-        """What this or `other` asks for."""
-        return type(self)(*(list(dict.fromkeys([*a, *b])) for a, b in zip(self, other, strict=True)))
-
-    def __str__(self) -> str:
-        return f"{len(self.hooks)} hooks x {len(self.tasks)} prompts x {len(self.sites)} places"
+    size = size_text(path.stat().st_size)
+    say(f"{path}  {size}, {duration(seconds)}, {number(total / seconds)} {unit}/s")
 
 
 def reusable(path: Path, model_sha256: str, world_sha256: str, *, named: bool) -> "ActivationStore | None":
@@ -166,7 +158,6 @@ def reusable(path: Path, model_sha256: str, world_sha256: str, *, named: bool) -
     Raises ArtifactExists where the user named the file and it is something else, which only --force replaces.
     """
     from cwr_mech.activations.reader import ActivationStore
-    from cwr_mech.errors import ArtifactError, ArtifactExists, MissingArtifact
 
     try:
         store = ActivationStore(path)
@@ -184,15 +175,8 @@ def reusable(path: Path, model_sha256: str, world_sha256: str, *, named: bool) -
 
 def describe(store: "ActivationStore") -> None:
     """Print what an activation file holds."""
-    import json
-
-    from rich.text import Text
-    from rich.tree import Tree
-
-    from .common import console
-
-    attrs = store.attrs
-    tree = Tree(Text.assemble((str(store.path), "bold"), f"  {size(store.path)}, {attrs['schema']}"))
+    attrs, size = store.attrs, size_text(store.path.stat().st_size)
+    tree = Tree(Text.assemble((str(store.path), "bold"), f"  {size}, {attrs['schema']}"))
     made = tree.add(f"made from run {attrs['run'] or '?'}, step {attrs['step']}")
     for name in ("model_sha256", "world_sha256", "tokenizer_sha256"):
         made.add(f"{name} {str(attrs[name])[:16]}")
@@ -209,13 +193,3 @@ def describe(store: "ActivationStore") -> None:
         for line in lines:
             branch.add(Text(line))
     console.print(tree, soft_wrap=True)
-
-
-def size(path: Path) -> str:
-    """A file's size for a reader."""
-    return size_text(path.stat().st_size)
-
-
-def size_text(n: int) -> str:
-    """A number of bytes for a reader."""
-    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"

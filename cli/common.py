@@ -1,20 +1,21 @@
 """What every command needs: consoles, tables, progress, finding runs, saving results."""
 
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from cwr_mech.render.numbers import number as number
-from cwr_mech.render.numbers import with_layer_name
-from cwr_mech.training.folders import RUNS as RUNS
-from cwr_mech.training.folders import find_run as find_run
+from cwr_mech.errors import ConfigError
+from cwr_mech.render.numbers import number, with_layer_name
 
 from .tables import Table, visible
 
@@ -46,13 +47,17 @@ console = _console(stderr=False)
 err_console = _console(stderr=True)
 
 
-table = Table
-"""A table that fits any terminal: `console.print(table(title, columns, rows))`."""
-
-
 def say(line: str) -> None:
     """Print a line, unwrapped and without markup, so that paths can be copied; control characters escaped."""
     console.print(Text(visible(line, "\n")), soft_wrap=True)
+
+
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], unit: float | None = None
+) -> None:
+    """Print a table that fits any terminal, unless it has no row; see `Table`."""
+    if rows:
+        console.print(Table(title, columns, rows, unit))
 
 
 @contextmanager
@@ -116,10 +121,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def size_text(n: int) -> str:
+    """A number of bytes for a reader."""
+    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"
+
+
 def command_line() -> str:
     """What the user typed, for a result's `command`; a result does not depend on being resumed."""
-    import shlex
-
     return shlex.join(["cwr-mech", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
@@ -128,10 +136,6 @@ def report_folder(name: str) -> Path:
 
     Raises ConfigError when the name is no plain name.
     """
-    import re
-
-    from cwr_mech.errors import ConfigError
-
     name = name.replace("zoo:", "zoo-")
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"'{name}' cannot name a report", "use letters, digits, and . _ + -")
@@ -140,27 +144,17 @@ def report_folder(name: str) -> Path:
 
 def plain_name(run: str) -> str:
     """A run, by name or path, as part of the name of a report or of a result's file: - for other letters."""
-    import re
-
     return re.sub(r"[^\w.+-]+", "-", run).strip("-.+") or "run"
 
 
-def published_reports() -> list[str]:
-    """Names of the reports that are part of the repository one is in, by its .gitignore; none elsewhere."""
-    path = Path(".gitignore")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    kept = f"!/{REPORTS}/"
-    return [line.removeprefix(kept).rstrip("/") for line in lines if line.startswith(kept)]
-
-
+@cache
 def say_if_published(folder: Path) -> None:
-    """Say, once for each, that a report of the repository is being changed, and how to have it back."""
-    if folder.name in published_reports() and folder not in _said_published:
-        _said_published.add(folder)
+    """Say, once for each, that a report of the repository one is in (by its .gitignore) is being changed, and
+    how to have it back.
+    """
+    path = Path(".gitignore")
+    if path.is_file() and f"!/{REPORTS}/{folder.name}/" in path.read_text(encoding="utf-8").splitlines():
         say(f"note    {folder} is published; git diff shows what changes, git checkout {folder} undoes it")
-
-
-_said_published: set[Path] = set()
 
 
 def save_result(result: "Result", report: str, name: str, log: str | None = None) -> Path:

@@ -1,16 +1,19 @@
 """`cwr-mech data`: rows of the training data, or what they look like in numbers."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import WORLD, LabelNoise, LabelNoiseKind, Split, taking
+from cwr_mech.errors import UnknownName
+
+from .common import say, show_table
+from .options import WORLD, LabelNoise, LabelNoiseKind, taking
 
 if TYPE_CHECKING:
     from cwr_mech.data.summary import TaskStats
     from cwr_mech.world.cities import World as Cities
-
 
 MOST_SHARED = 0.01
 """Share of a file's places that may lie at the same coordinates before it is mentioned."""
@@ -21,11 +24,9 @@ def command(
     task: Annotated[
         str, typer.Option("--tasks", "--task", "-t", help="A task, several as a,b, or all.")
     ] = "all",
-    n: Annotated[
-        int | None, typer.Option("-n", help="Rows a task; 5, or 10000 for --stats.", show_default=False)
-    ] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Rows a task; 5, or 10000 for --stats.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Answers, baselines and overlap of splits.")] = False,
-    split: Split = "train",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     group: Annotated[
         str, typer.Option("--cities", "--group", help="old: no new city; new: at least one; all: any city.")
     ] = "old",
@@ -45,7 +46,6 @@ def command(
     from cwr_mech.config import PROTOCOLS
     from cwr_mech.data.rows import Stream, StreamOptions
     from cwr_mech.data.summary import task_stats
-    from cwr_mech.errors import UnknownName
     from cwr_mech.tasks.registry import BLOCK_ROWS, TASKS, get_task
     from cwr_mech.world.cities import load_world
 
@@ -71,8 +71,6 @@ def command(
             found, f"{split} rows, group {group}, protocol {protocol}, {cities.n} cities", cities.config.unit
         )
         return
-    from .common import say
-
     wanted = 5 if n is None else n
     for name in names:
         rows = Stream(cities, name, **kind)
@@ -83,13 +81,9 @@ def command(
 
 def say_if_crowded(world: "Cities") -> None:
     """Name the unit that tells a file's places apart where the present one does not."""
-    from pathlib import Path
-
     from cwr_mech.world.cities import id_range
     from cwr_mech.world.csv_file import finer_unit
     from cwr_mech.world.sources import is_file
-
-    from .common import say
 
     if not is_file(world.config.source) or world.shared <= MOST_SHARED:
         return
@@ -105,18 +99,15 @@ def show_stats(found: Sequence["TaskStats"], about: str, unit: float) -> None:
     """Print answers, baselines and overlap of each task as tables; `unit` in degrees."""
     from cwr_mech.render.units import in_unit
 
-    from .common import console, table
-
     answers = [[s.task.name, s.rows, s.distinct, s.mean_tokens, in_words(s, s.answers)] for s in found]
-    console.print(table(f"Answers: {about}", ["task", "rows", "distinct", "tokens", "answers"], answers))
+    show_table(f"Answers: {about}", ["task", "rows", "distinct", "tokens", "answers"], answers)
     by_size = [
         [s.task.name, size, in_words(s, part)]
         for s in found
         if len(s.by_size) > 1
         for size, part in s.by_size.items()
     ]
-    if by_size:
-        console.print(table("\nAnswers by number of cities", ["task", "cities", "answers"], by_size))
+    show_table("\nAnswers by number of cities", ["task", "cities", "answers"], by_size)
     blind = [
         [
             s.task.name,
@@ -128,10 +119,10 @@ def show_stats(found: Sequence["TaskStats"], about: str, unit: float) -> None:
         for s in found
     ]
     title = "\nScores of answers that never look at the cities"
-    console.print(table(title, ["task", "best constant", "score", "knowing how many", "measure"], blind))
+    show_table(title, ["task", "best constant", "score", "knowing how many", "measure"], blind)
     shared = [[s.task.name, *s.overlap.values()] for s in found]
     pairs = [f"{first} in {second}" for second, first in found[0].overlap]
-    console.print(table("\nQuestions of one split that occur in another", ["task", *pairs], shared))
+    show_table("\nQuestions of one split that occur in another", ["task", *pairs], shared)
 
 
 def in_words(stats: "TaskStats", answers: Mapping[str, float]) -> str:

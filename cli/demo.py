@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+from rich.text import Text
 
+from cwr_mech.errors import ArtifactExists, CwrError
+from cwr_mech.training.folders import PREFIX, RUNS, find_run, zoo_models
+
+from .common import check_log, console, duration, err_console, report_folder, say
 from .options import LogResult
+from .train import configure
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -91,12 +97,8 @@ def command(
 
     A model that is there already is kept; an interrupted one is continued.
     """
-    from cwr_mech.errors import CwrError
     from cwr_mech.experiments.presets import preset
-    from cwr_mech.training.folders import PREFIX, zoo_models
     from cwr_mech.world.cities import load_world
-
-    from .common import RUNS, check_log, duration, find_run, report_folder, say
 
     check_log(log)
     began = time.monotonic()
@@ -118,26 +120,16 @@ def command(
             failed.append(stage.name)
             line(stage.name, "failed; see the error above", start)
     say(f"all done in {duration(time.monotonic() - began)}")
-    if (folder / "report.md").is_file():
-        link(folder / "report.md")
+    if (path := folder / "report.md").is_file():  # terminals that can will let it be clicked
+        link = (str(path), f"link {path.resolve().as_uri()}")
+        console.print(Text.assemble("report: ", link), soft_wrap=True)
     if failed:
         raise CwrError(f"{', '.join(failed)} failed", f"the output of every stage is in {logs}/")
 
 
 def line(name: str, what: str, start: float) -> None:
     """Print a finished stage."""
-    from .common import duration, say
-
     say(f"{name:<11} {what:<42} {duration(time.monotonic() - start):>8}")
-
-
-def link(path: Path) -> None:
-    """Print where the report is; terminals that can will let it be clicked."""
-    from rich.text import Text
-
-    from .common import console
-
-    console.print(Text.assemble("report: ", (str(path), f"link {path.resolve().as_uri()}")), soft_wrap=True)
 
 
 def run_stage(stage: Stage, logs: Path) -> bool:
@@ -178,11 +170,8 @@ def due(argv: Argv) -> Argv | None:
     """
     if argv[0] != "train":
         return argv
-    from cwr_mech.errors import ArtifactExists
     from cwr_mech.experiments.presets import preset
     from cwr_mech.training.runs import load_run
-
-    from .train import configure
 
     _, _, preset_name, _, tasks, _, out, *options = argv
     if not (Path(out) / "manifest.json").is_file():
@@ -204,8 +193,6 @@ def start(argv: Argv, log: Path) -> "Popen[bytes]":
 @contextmanager
 def watch(stage: Stage, logs: Sequence[Path]) -> Iterator[Callable[[], None]]:
     """Yield a function to call often; it shows the stage's time and last words."""
-    from .common import console, duration, say
-
     began = said = time.monotonic()
 
     def text() -> str:
@@ -233,10 +220,6 @@ def last_line(log: Path) -> str:
 
 def show_errors(logs: Sequence[Path]) -> None:
     """Print the last lines of the logs on stderr."""
-    from rich.text import Text
-
-    from .common import err_console
-
     for log in logs:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
         err_console.print(Text("\n".join(lines), style="dim"), soft_wrap=True)

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.training.folders import RUNS
+
 from . import options
+from .common import say, show_table
+from .train import carry_out, placed
 
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
@@ -80,7 +85,6 @@ def command(
     depend on the tasks, so fine-tunings of one base can be compared. --recipe takes the paper's sets instead.
     """
     from cwr_mech.config import PROTOCOLS
-    from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.finetuning import (
         ELICITATIONS,
         REPLAYS,
@@ -91,8 +95,6 @@ def command(
     from cwr_mech.experiments.presets import with_label_noise
     from cwr_mech.training.begin import require_free
     from cwr_mech.training.runs import load_run
-
-    from .common import RUNS
 
     base = load_run(run)
     names = tuple(name.strip() for name in tasks.split(","))
@@ -140,8 +142,6 @@ def command(
     from cwr_mech.analysis.routing.interventions import condition_hook
     from cwr_mech.world.cities import load_world
 
-    from .train import carry_out, placed
-
     place = placed(**compute)
     torch.set_num_threads(threads)  # the hook's directions depend on it in their last bits
     hook = condition_hook(
@@ -173,8 +173,6 @@ def routing(condition: str, layers: str | None, sites: str, rank: int, config: "
 
 def one_of(kind: str, value: str, choices: tuple[T, ...]) -> T:
     """The choice that `value` names. Raises UnknownName."""
-    from cwr_mech.errors import UnknownName
-
     for choice in choices:
         if choice == value:
             return choice
@@ -185,12 +183,10 @@ def show_set(config: "RunConfig") -> None:
     """Print what the fine-tuning set is made of, and how long it is trained on."""
     from cwr_mech.experiments.finetuning import total_rows
 
-    from .common import console, say, table
-
     parts = config.data.parts
     rows = [[part.task, part.group, part.rows, part.start] for part in parts]
     say(f"set of {config.name}")
-    console.print(table("", ["task", "cities", "rows", "from row"], rows))
+    show_table("", ["task", "cities", "rows", "from row"], rows)
     total, train = total_rows(parts), config.train
     say(
         f"{total:,} rows; {train.steps:,} steps of {train.batch_size} rows = "

@@ -9,6 +9,7 @@ import functools
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -18,6 +19,7 @@ import typer
 from typer.models import OptionInfo
 
 from cwr_mech.analysis.registry import ANALYSES
+from cwr_mech.errors import ConfigError, CwrError, UnknownName, UserError
 
 from .interrupt import EXIT_INTERRUPTED, KEPT, answer_signals
 from .quick import check_words
@@ -56,7 +58,7 @@ REPORT_IT = (
 def version(show: bool) -> None:
     """Print the version and leave."""
     if show:
-        from importlib.metadata import version as installed
+        from importlib.metadata import version as installed  # slow, and only needed here
 
         print(f"cwr-mech {installed('cwr-mech')}")
         raise typer.Exit
@@ -77,10 +79,9 @@ def one_line(message: str, hint: str | None = None) -> None:
     from .common import err_console
     from .tables import visible
 
-    message = visible(message)
-
     with suppress(OSError):  # a full disk takes no message either
-        err_console.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
+        said = Text.assemble(("error: ", "bold red"), (visible(message), "red"))
+        err_console.print(said, soft_wrap=True)
         if hint:
             err_console.print(Text(f"hint: {visible(hint)}", style="dim"), soft_wrap=True)
 
@@ -92,8 +93,6 @@ def explain(error: BaseException) -> int:
     ours, shown with its traceback. 130: Ctrl-C, SIGTERM or SIGHUP. A closed pipe (`| head`) ends quietly with
     1.
     """
-    from cwr_mech.errors import CwrError, UserError
-
     if isinstance(error, CwrError):
         one_line(error.message, error.hint)
         return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
@@ -115,7 +114,8 @@ def explain(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         one_line("there is not enough memory", "take fewer models, layers or cities, or another machine")
         return EXIT_FAILED
-    if _of_matplotlib(error):
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.name == "_rc_params_in_file" for frame in frames):  # the user's, read when it is imported
         one_line(f"matplotlib cannot read its settings: {error}", "mend or remove your matplotlibrc")
         return EXIT_USAGE
     from rich.traceback import Traceback
@@ -125,13 +125,6 @@ def explain(error: BaseException) -> int:
     err_console.print(Traceback.from_exception(type(error), error, error.__traceback__, suppress=[typer]))
     one_line("this is a bug in cwr-mech", REPORT_IT)
     return EXIT_FAILED
-
-
-def _of_matplotlib(error: BaseException) -> bool:
-    """Whether matplotlib failed on the user's own settings, which it reads when it is imported."""
-    import traceback
-
-    return any(frame.name == "_rc_params_in_file" for frame in traceback.extract_tb(error.__traceback__))
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,8 +192,6 @@ def build_app(args: Sequence[str]) -> typer.Typer:
 
 def _check_known(args: Sequence[str]) -> None:
     """Raises UnknownName when the first word names no command."""
-    from cwr_mech.errors import UnknownName
-
     if args and not args[0].startswith("-") and args[0] not in {row.name for row in COMMANDS}:
         raise UnknownName("command", args[0], [row.name for row in COMMANDS])
 
@@ -210,8 +201,6 @@ def _check_text(args: Sequence[str]) -> None:
 
     So does an empty word: what an unset variable of a script leaves must not stand for a default.
     """
-    from cwr_mech.errors import ConfigError
-
     for before, arg in zip(("", *args), args, strict=False):
         if not arg.strip(", \t\r\n") or (arg.startswith("--") and arg.rstrip(" ,").endswith("=")):
             place = arg.strip(" =,\t\r\n") or (

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cwr_mech.errors import ConfigError
+
 from .common import report_folder
 
 
@@ -29,8 +31,6 @@ Report = Annotated[
 def result_suffix(text: str | None) -> str | None:
     """Refuse what cannot end a file's name before anything is computed. Raises ConfigError."""
     if text is not None and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text):
-        from cwr_mech.errors import ConfigError
-
         raise ConfigError(
             f"'{text}' cannot end a result's name", "take small letters and digits, joined by hyphens"
         )
@@ -52,31 +52,20 @@ World = Annotated[
         "--world",
         help="cities, uniform, grid, clusters, ring, a world of your own, or a CSV file: columns name and "
         "lon,lat (degrees) or x,y (whole units); id and region may be there, too.",
-        show_default=False,
     ),
 ]
 CityCount = Annotated[
     str | None,
-    typer.Option(
-        "--n-cities",
-        help="Number of training cities, or all; all of a file's by default.",
-        show_default=False,
-    ),
+    typer.Option("--n-cities", help="Number of training cities, or all; all of a file's by default."),
 ]
-Unit = Annotated[
-    float | None,
-    typer.Option(help="Degrees a unit for a file's lon and lat; 0.1 by default.", show_default=False),
-]
+Unit = Annotated[float | None, typer.Option(help="Degrees a unit for a file's lon and lat; 0.1 by default.")]
 NewCities = Annotated[
     str | None,
     typer.Option(
         "--new",
         help="New cities: none, atlantis, scattered, holdout:REGION, or several: scattered:32+atlantis:100.",
-        show_default=False,
     ),
 ]
-
-Split = Annotated[str, typer.Option(help="train, val or test.")]
 
 LabelNoise = Annotated[
     float | None, typer.Option(help="Share of rows with a wrong answer; none, or the base's, by default.")

@@ -4,6 +4,11 @@ from typing import Annotated
 
 import typer
 
+from cwr_mech.analysis.study import names
+from cwr_mech.errors import MissingArtifact, UserError
+from cwr_mech.training.folders import RUNS, newest_first
+
+from .common import check_log, command_line, plain_name, save_result, say
 from .options import LogResult, Report
 
 
@@ -18,12 +23,7 @@ def command(
     Runs that cannot be read are named and left out; without names, the latest run that can be is drawn.
     """
     from cwr_mech.analysis.answers.curves import curves_result, losses_of, training_result
-    from cwr_mech.analysis.study import names
-    from cwr_mech.errors import MissingArtifact, UserError
-    from cwr_mech.training.folders import newest_first
     from cwr_mech.training.runs import load_run
-
-    from .common import RUNS, check_log, command_line, plain_name, save_result, say
 
     check_log(log)
     found = []

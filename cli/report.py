@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cwr_mech.errors import CorruptArtifact, MissingArtifact
+from cwr_mech.training.folders import RUNS, find_run
+
+from .common import check_log, log_report, plain_name, report_folder, say, say_if_published
 from .options import LogResult
 
 if TYPE_CHECKING:
@@ -28,12 +32,7 @@ def command(
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
     With --html: one page without a network, with sortable tables and figures that answer to the mouse.
     """
-    from cwr_mech.errors import CorruptArtifact, MissingArtifact
-
-    from .common import check_log, find_run, log_report, plain_name, report_folder, say, say_if_published
-
     check_log(log)
-
     folder = report_folder(name or plain_name(find_run().name))
     if not any((folder / "results").glob("*.json")):
         raise MissingArtifact(
@@ -80,8 +79,6 @@ def add_learning_curves(folder: Path) -> None:
     from cwr_mech.analysis.answers.curves import training_result
     from cwr_mech.results import load_results
     from cwr_mech.training.runs import load_run
-
-    from .common import RUNS, plain_name
 
     runs = runs_of(folder.name, load_results(folder / "results"))
     for run in runs if len(runs) <= CURVES else ():

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cwr_mech.errors import UserError
+from cwr_mech.training.folders import RUNS, newest_first
+
+from .common import console, say, show_table
+
 if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
 
@@ -18,10 +23,6 @@ def command() -> None:
     The scores are the last on validation questions, a number a task in the usual order: mean errors, and
     accuracies (which begin with a point); of fine-tuned runs as old/new cities.
     """
-    from cwr_mech.training.folders import newest_first
-
-    from .common import RUNS, console, say, table
-
     found = newest_first(RUNS)
     if not found:
         say(f"no runs in {RUNS}/ yet; train one with: cwr-mech train")
@@ -29,15 +30,13 @@ def command() -> None:
     lines = [row(folder) for folder in found]
     rows = [line for line in lines if len(line) == len(COLUMNS)]
     kept = [name for name in COLUMNS if name != "preset" or console.width >= WIDE]
-    if rows:
-        console.print(table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows]))
+    show_table("", kept, [[line[COLUMNS.index(name)] for name in kept] for line in rows])
     for folder, why in (line for line in lines if len(line) < len(COLUMNS)):
         say(f"{folder}: {why}")
 
 
 def row(folder: Path) -> list[object]:
     """One line of the list; of a run that cannot be read its name and why."""
-    from cwr_mech.errors import UserError
     from cwr_mech.training.runs import load_run
 
     try:
@@ -56,14 +55,13 @@ def _row(run: "Run") -> list[object]:
     others = [task for task in config.data.tasks if task not in PAPER_TASKS]
     every = len(config.data.tasks) == len(PAPER_TASKS) + len(others)
     tasks = ", ".join(["all", *others] if every else config.data.tasks)
-    done = max(run.steps, default=0)
+    done, steps = max(run.steps, default=0), config.train.steps
     last: Mapping[str, Any] = {}
     for line in run.latest_metrics():
         done = max(done, line["step"])
         if "scores" in line:
             last = line
             break
-    steps = config.train.steps
     old, new = last.get("scores", {}), last.get("scores_new", {})
     words = [
         "/".join(in_short(task, scores[task]) for scores in (old, new) if task in scores)

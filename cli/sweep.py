@@ -1,16 +1,25 @@
 """`cwr-mech sweep`: train a named plan of models."""
 
+import shlex
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cwr_mech.artifacts import atomic_file, folder_lock
+from cwr_mech.errors import ConfigError, CwrError, MissingArtifact, UnknownName
+from cwr_mech.training.folders import RUNS, run_folders, zoo_models
+
+from .common import command_line, duration, say, show_table
 from .options import DryRun, Settings
+from .train import announce, display
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from cwr_mech.config import RunConfig
     from cwr_mech.experiments.planned import Planned
     from cwr_mech.experiments.sweep import Outcome
@@ -57,8 +66,6 @@ def command(
     Stopped at any moment, the same command goes on where it was: finished runs are left alone, begun ones
     resumed. A failed run is reported and does not stop the others.
     """
-    from .common import say
-
     planned = make_plan(plan, preset, seeds, settings or [])
     options = [plan]
     options += ["--preset", preset] if preset else []
@@ -67,22 +74,30 @@ def command(
     argv = [sys.executable, "-m", "cwr_mech_cli.main", "sweep", *options, "--out", str(out)]
     if dry_run:
         show_costs(plan, planned, out, jobs, measure)
-    elif only is not None:
+        return
+    if only is not None:
         train_one(planned, only, out)
-    elif together is not None:
-        go_together(plan, planned, out, together, device)
-    elif emit is not None:
+        return
+    if emit is not None and together is None:
         write_workflow(planned, out, argv, emit)
         say(f"workflow {emit}")
-    else:
-        go(plan, planned, out, argv, jobs, engine, snakemake)
+        return
+    if engine not in ("local", "snakemake"):
+        raise UnknownName("engine", engine, ("local", "snakemake"))
+    with folder_lock(out / ".sweep" / Path(plan).stem):
+        if together is not None:
+            outcomes = go_together(planned, out, together, device)
+        elif engine == "local":
+            outcomes = go(planned, out, argv, jobs)
+        else:
+            outcomes = by_snakemake(planned, out, argv, jobs, snakemake)
+    report(plan, outcomes, out)
 
 
 def make_plan(
-    name: str, preset: str | None, seeds: str | None, settings: "Sequence[str]"
+    name: str, preset: str | None, seeds: str | None, settings: Sequence[str]
 ) -> "tuple[Planned, ...]":
     """The runs of a plan, by its name or from the user's own file. Raises UnknownName or ConfigError."""
-    from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.plans import find_plan
     from cwr_mech.experiments.presets import preset as find_preset
 
@@ -103,14 +118,11 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     import torch
 
     from cwr_mech.analysis.routing.interventions import condition_hook
-    from cwr_mech.errors import UnknownName
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.experiments.sweep import require_base
     from cwr_mech.training.loop import train
     from cwr_mech.training.runs import load_run
     from cwr_mech.world.cities import load_world
-
-    from .train import announce, display
 
     known = {run.name: run for run in planned}
     if name not in known:
@@ -135,8 +147,6 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int, m
     from cwr_mech.experiments.finetuning import total_rows
     from cwr_mech.experiments.sweep import standing
 
-    from .common import console, duration, say, table
-
     lengths = row_lengths(rows=100)
     speeds: dict[tuple[object, ...], tuple[float, str] | None] = {}
     rows: list[list[object]] = []
@@ -154,12 +164,12 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int, m
             left += seconds or 0.0
             gpu += papers_gpu_seconds(config, lengths) or 0.0
         fixed = total_rows(config.data.parts) or (config.data.rows_per_task or 0) * len(config.data.tasks)
-        time = duration(seconds) if seconds is not None else None
-        rows.append([run.name, run.base, fixed or None, config.train.steps, time, stands.state])
+        takes = duration(seconds) if seconds is not None else None
+        rows.append([run.name, run.base, fixed or None, config.train.steps, takes, stands.state])
         if stands.state == "failed" and stands.details:
             failed.append(f"{run.name}: {stands.details}")
     columns = ["run", "starts from", "rows of set", "steps", "time", "state"]
-    console.print(table(f"plan {plan}", columns, rows))
+    show_table(f"plan {plan}", columns, rows)
     for line in failed:
         say(f"failed: {line}")
     found = [speed for speed in speeds.values() if speed]
@@ -173,10 +183,9 @@ def show_costs(plan: str, planned: "Sequence[Planned]", root: Path, jobs: int, m
         say(f"on a GPU like the paper's, at the speed its authors report: about {duration(gpu)}")
 
 
-def speed_of(config: "RunConfig", lengths: "Mapping[str, float]", measure: bool) -> tuple[float, str] | None:
+def speed_of(config: "RunConfig", lengths: Mapping[str, float], measure: bool) -> tuple[float, str] | None:
     """Tokens a second for models of this shape, measured now or recorded, and where it is from."""
     from cwr_mech.experiments.costs import recorded_speed, tokens_per_second
-    from cwr_mech.training.folders import RUNS, run_folders, zoo_models
 
     if measure:
         import torch
@@ -184,31 +193,22 @@ def speed_of(config: "RunConfig", lengths: "Mapping[str, float]", measure: bool)
         torch.set_num_threads(1)
         return tokens_per_second(config.model, config.train), "measured now on one thread"
     known = recorded_speed(config, lengths, [*run_folders(RUNS), *zoo_models().values()])
-    return (
-        (known[0], f"when {known[1].name} was trained (--measure: on this machine, now)") if known else None
-    )
+    said = "when {} was trained (--measure: on this machine, now)"
+    return (known[0], said.format(known[1].name)) if known else None
 
 
-def write_workflow(planned: "Sequence[Planned]", root: Path, argv: "Sequence[str]", path: Path) -> None:
+def write_workflow(planned: "Sequence[Planned]", root: Path, argv: Sequence[str], path: Path) -> None:
     """Write the Snakefile."""
-    from cwr_mech.artifacts import atomic_file
     from cwr_mech.experiments.workflow import snakefile
-
-    from .common import command_line
 
     with atomic_file(path) as part:
         part.write_text(snakefile(planned, root, argv, command_line()), encoding="utf-8")
 
 
 def by_snakemake(
-    planned: "Sequence[Planned]", root: Path, command: "Sequence[str]", jobs: int, more: str
+    planned: "Sequence[Planned]", root: Path, command: Sequence[str], jobs: int, more: str
 ) -> "list[Outcome]":
     """Train the plan through Snakemake. Raises MissingArtifact when it is not installed."""
-    import shlex
-    import shutil
-    import subprocess
-
-    from cwr_mech.errors import MissingArtifact
     from cwr_mech.experiments.processes import ends_with_parent
     from cwr_mech.experiments.sweep import standing
     from cwr_mech.experiments.workflow import snakemake_argv
@@ -225,77 +225,47 @@ def by_snakemake(
     return [standing(run, root) for run in planned]
 
 
-def go(
-    plan: str,
-    planned: "Sequence[Planned]",
-    root: Path,
-    argv: "Sequence[str]",
-    jobs: int,
-    engine: str,
-    more: str,
-) -> None:
-    """Train what is not done yet and report how every run stands. Raises CwrError when some are not done."""
-    from cwr_mech.artifacts import folder_lock
-    from cwr_mech.errors import UnknownName
+def go(planned: "Sequence[Planned]", root: Path, argv: Sequence[str], jobs: int) -> "list[Outcome]":
+    """Train what is not done yet with processes of this machine."""
     from cwr_mech.experiments.sweep import Sweep
 
-    from .common import say
+    said = {"busy": "waiting for"}
 
-    if engine not in ("local", "snakemake"):
-        raise UnknownName("engine", engine, ("local", "snakemake"))
-    with folder_lock(root / ".sweep" / Path(plan).stem):
-        if engine == "local":
-            said = {"done": "done", "busy": "waiting for", "started": "started", "resumed": "resumed"}
+    def event(name: str, what: str, details: str) -> None:
+        count = f"[{len(sweep.outcomes)}/{len(planned)}]"
+        say(f"{count} {said.get(what, what)} {name}" + (f": {details}" if details else ""))
 
-            def event(name: str, what: str, details: str) -> None:
-                count = f"[{len(sweep.outcomes)}/{len(planned)}]"
-                say(f"{count} {said.get(what, what)} {name}" + (f": {details}" if details else ""))
-
-            sweep = Sweep(planned, root, lambda name: [*argv, "--only", name], jobs, event)
-            outcomes = sweep.run()
-        else:
-            outcomes = by_snakemake(planned, root, argv, jobs, more)
-    report(plan, outcomes, root)
+    sweep = Sweep(planned, root, lambda name: [*argv, "--only", name], jobs, event)
+    return sweep.run()
 
 
-def go_together(plan: str, planned: "Sequence[Planned]", root: Path, most: int, device: str) -> None:
-    """Train a plan group by group, each as one batched model. Raises CwrError when some runs are not done."""
-    import time
-
-    from cwr_mech.artifacts import folder_lock
+def go_together(planned: "Sequence[Planned]", root: Path, most: int, device: str) -> "list[Outcome]":
+    """Train a plan group by group, each as one batched model."""
     from cwr_mech.experiments.together import sweep_together
     from cwr_mech.training.compute import choose
 
-    from .common import say
+    told = 0.0
 
-    compute = choose(device, "float32", "off")
-    told = [0.0]
-
-    def begun(names: "Sequence[str]") -> None:
+    def begun(names: Sequence[str]) -> None:
         say(f"training {len(names)} together: {', '.join(names)}")
 
-    def listen(record: "Mapping[str, float]") -> None:
-        if time.monotonic() - told[0] > 10:
-            told[0] = time.monotonic()
+    def listen(record: Mapping[str, float]) -> None:
+        nonlocal told
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
             left = record["left"]
             say(f"  {record['models']} models from step {record['step']:,} on; in all {left:,} steps left  "
                 f"{record['rows_per_second']:,.0f} rows/s")  # fmt: skip
 
-    with folder_lock(root / ".sweep" / Path(plan).stem):
-        outcomes = sweep_together(planned, root, compute, most, begun=begun, listener=listen)
-    report(plan, outcomes, root)
+    compute = choose(device, "float32", "off")
+    return sweep_together(planned, root, compute, most, begun=begun, listener=listen)
 
 
 def report(plan: str, outcomes: "Sequence[Outcome]", root: Path) -> None:
     """Say how every run stands. Raises CwrError when some are not done."""
-    from cwr_mech.errors import CwrError
-
-    from .common import console, say, table
-
     bad = [outcome for outcome in outcomes if outcome.state != "done"]
     if bad:
-        columns = ["run", "state", "why"]
-        console.print(table("not done", columns, [[run.name, run.state, run.details] for run in bad]))
+        show_table("not done", ["run", "state", "why"], [[run.name, run.state, run.details] for run in bad])
         raise CwrError(
             f"{len(bad)} of {len(outcomes)} runs are not done", f"what they said is in {root}/.sweep/"
         )

@@ -1,13 +1,25 @@
 """`cwr-mech train`: train one model, or go on with one."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table as Grid
+from rich.text import Text
 
+from cwr_mech.errors import ConfigError
+from cwr_mech.render.numbers import number
+from cwr_mech.training.folders import RUNS, latest_run
+
+from .common import console, duration, say, show_table
+from .data import say_if_crowded
 from .options import (
     COMPUTE,
     WORLD,
@@ -21,10 +33,9 @@ from .options import (
     Threads,
     taking,
 )
+from .tables import Table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from cwr_mech.config import RunConfig
     from cwr_mech.training.compute import Compute
     from cwr_mech.training.distributed import Processes
@@ -79,15 +90,11 @@ def command(
     and ends with the same weights as if nothing had happened. Several processes train one model when started
     by accelerate launch.
     """
-    from cwr_mech.errors import ConfigError
     from cwr_mech.experiments.presets import preset as find_preset
     from cwr_mech.experiments.presets import with_label_noise
     from cwr_mech.training.begin import require_free
-    from cwr_mech.training.folders import latest_run
     from cwr_mech.training.runs import load_run
     from cwr_mech.world.cities import load_world
-
-    from .common import RUNS, say
 
     if resume:
         given = (preset, tasks, protocol, seed, label_noise, *world.values(), *(settings or []))
@@ -134,8 +141,6 @@ def carry_out(
     from cwr_mech.training.loop import train
     from cwr_mech.training.trackers import tracked
 
-    from .common import say
-
     torch.set_num_threads(threads)
     compute, processes = place
     with display(config) as shown, tracked(log, config, folder, shown) as listener:
@@ -149,8 +154,6 @@ def print_settings(config: "RunConfig") -> None:
     """Print every setting, section by section: its value (marked where it is not the default) and meaning."""
     from cwr_mech.config import setting_rows
 
-    from .common import console, say, table
-
     sections: dict[str, list[list[object]]] = {}
     for row in setting_rows(config):
         section = row["setting"].rpartition(".")[0] or "run"
@@ -158,7 +161,7 @@ def print_settings(config: "RunConfig") -> None:
         cells = [row["setting"], row["value"].replace(",", ", "), changed, row["meaning"]]
         sections.setdefault(section, []).append(cells)
     for section, rows in sections.items():
-        console.print(table(section, ["setting", "value", "default", "meaning"], rows))
+        show_table(section, ["setting", "value", "default", "meaning"], rows)
     say("change one with --set NAME=VALUE; the last word of a name will do where it is the only one")
 
 
@@ -166,8 +169,6 @@ def placed(device: str, precision: str, compile: str) -> "tuple[Compute, Process
     """What the options say, and this process among those that the launcher started; the main one speaks."""
     from cwr_mech.training.compute import choose
     from cwr_mech.training.distributed import launched
-
-    from .common import console, say
 
     compute = choose(device, precision, compile)
     processes = launched(os.environ, compute.device)
@@ -213,9 +214,6 @@ def announce(run: "Run") -> None:
     """Say what is being trained, and from where a training goes on."""
     from cwr_mech.training.state import find_state
 
-    from .common import say
-    from .data import say_if_crowded
-
     say(f"training {run.name}: {describe(run.config, run.world())}")
     say_if_crowded(run.world())
     state, broken = find_state(run.folder)
@@ -230,14 +228,10 @@ def announce(run: "Run") -> None:
 @contextmanager
 def display(config: "RunConfig") -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield a listener for `train`: a live table on a terminal, a plain line now and then elsewhere."""
-    from .common import console
-
     state = Progress(config)
     if not console.is_terminal:
         yield state.plain
         return
-    from rich.live import Live
-
     with Live(state.table(), console=console, refresh_per_second=4) as live:
 
         def listener(record: Mapping[str, Any]) -> None:
@@ -261,11 +255,8 @@ class Progress:
     """The last losses, scores and rates of a training."""
 
     def __init__(self, config: "RunConfig") -> None:
-        import time
-
         from cwr_mech.tasks.registry import TASKS
 
-        self.clock = time.monotonic
         self.shown = float("-inf")
         self.steps = config.train.steps
         self.units = {task: TASKS[task].unit for task in config.data.tasks}
@@ -281,8 +272,6 @@ class Progress:
 
     def left(self) -> str:
         """Time left at the present rate."""
-        from .common import duration
-
         rate = self.record.get("rows_per_second")
         if not rate:
             return ""
@@ -291,10 +280,8 @@ class Progress:
 
     def plain(self, record: Mapping[str, Any]) -> None:
         """Print a line when scores come in or some time has passed."""
-        from .common import number, say
-
         self.update(record)
-        now = self.clock()
+        now = time.monotonic()
         if "scores" in record:
             parts = [
                 f"{task} {number(float(value))}{unread(task, value)}" for task, value in self.scores.items()
@@ -308,17 +295,10 @@ class Progress:
                 f"{self.left()} left"
             )
 
-    def table(self) -> "RenderableType":
+    def table(self) -> RenderableType:
         """Bar, rates and a row a task."""
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        from .common import number, table
-
         step = self.record.get("step", 0)
-        head = Table.grid(padding=(0, 2))
+        head = Grid.grid(padding=(0, 2))
         rate = self.record.get("rows_per_second")
         head.add_row(
             ProgressBar(total=self.steps, completed=step, width=28),
@@ -331,4 +311,4 @@ class Progress:
             [task, losses.get(task), self.scores.get(task), unit + unread(task, self.scores.get(task))]
             for task, unit in self.units.items()
         ]
-        return Group(head, table("", ["task", "loss (nats a token)", "error or accuracy", "unit"], rows))
+        return Group(head, Table("", ["task", "loss (nats a token)", "error or accuracy", "unit"], rows))

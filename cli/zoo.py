@@ -1,14 +1,19 @@
 """`cwr-mech zoo`: the trained models that ship with the repository."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cwr_mech.analysis.study import names as parts
+from cwr_mech.errors import ArtifactError, ConfigError, CorruptArtifact, MissingArtifact, UnknownName
+from cwr_mech.render.numbers import number
+from cwr_mech.training.folders import OTHER_MODELS, SHIPPED, own_zoo
+
+from .common import say, show_table, size_text
 from .options import LogResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cwr_mech.training.runs import Run
 
 ACTIONS = ("list", "add", "check", "analyse")
@@ -39,8 +44,6 @@ def command(
     log: LogResult = None,
 ) -> None:
     """Trained models that ship with the repository. Every command takes zoo:NAME where it takes a run."""
-    from cwr_mech.errors import ConfigError, UnknownName
-
     if action not in ACTIONS:
         raise UnknownName("action", action, ACTIONS)
     if action == "add":
@@ -52,8 +55,6 @@ def command(
     elif action == "check":
         check(names, ask=not quick)
     elif action == "analyse":
-        from cwr_mech.analysis.study import names as parts
-
         from .zoo_report import analyse
 
         analyse(parts(part), preset, log)
@@ -65,10 +66,6 @@ def show() -> None:
     """List the models, family by family."""
     from cwr_mech.experiments.zoo import models_and_faults
     from cwr_mech.findings.models import described
-    from cwr_mech.training.folders import OTHER_MODELS, SHIPPED
-
-    from .cache_acts import size_text
-    from .common import console, number, say, table
 
     models, faults = models_and_faults()
     rows = [described(run) for run in models]
@@ -83,7 +80,7 @@ def show() -> None:
         cells = [row["name"], row["steps"], row["learned"], least]
         families.setdefault(row["family"], []).append(cells)
     for family, members in families.items():
-        console.print(table(family, ["model", "steps", "learned", "least of its tasks"], members))
+        show_table(family, ["model", "steps", "learned", "least of its tasks"], members)
     say(f"{len(rows)} models, {size_text(1000 * sum(row['kB'] for row in rows))}")
     if len(rows) <= len(SHIPPED):
         say(OTHER_MODELS)
@@ -92,13 +89,9 @@ def show() -> None:
         mend(models)
 
 
-def mend(models: "Sequence[Run]") -> None:
+def mend(models: Sequence["Run"]) -> None:
     """Write the list in zoo/README.md anew, where an adding that was stopped left an old one."""
-    from cwr_mech.errors import ArtifactError
     from cwr_mech.findings.models import mend_readme
-    from cwr_mech.training.folders import own_zoo
-
-    from .common import say
 
     try:
         path = mend_readme(own_zoo(), models)
@@ -111,10 +104,7 @@ def mend(models: "Sequence[Run]") -> None:
 
 def add(names: list[str], new_name: str | None, force: bool, half: bool) -> None:
     """Add runs, and write the list of models into zoo/README.md."""
-    from cwr_mech.training.folders import own_zoo
     from cwr_mech.training.runs import load_run
-
-    from .common import say
 
     root, runs = own_zoo(), [load_run(name) for name in names]
     from cwr_mech.experiments.zoo_files import add as add_model
@@ -131,11 +121,8 @@ def add(names: list[str], new_name: str | None, force: bool, half: bool) -> None
 
 def check(names: list[str] | None, ask: bool) -> None:
     """Check models. Raises CorruptArtifact when something is wrong with any."""
-    from cwr_mech.errors import CorruptArtifact, MissingArtifact
     from cwr_mech.experiments.zoo import models_and_faults
     from cwr_mech.training.runs import load_run
-
-    from .common import say
 
     given = [f"zoo:{name.removeprefix('zoo:')}" for name in names or ()]
     models, faults = models_and_faults()

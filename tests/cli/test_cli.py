@@ -20,7 +20,7 @@ from cwr_mech.errors import CorruptArtifact, CwrError, MissingArtifact, Training
 
 CLI = ROOT / "cli"
 HEAVY = ("torch", "matplotlib", "scipy", "sklearn", "h5py", "transformers")
-LIGHT = {"typer", "rich", "cwr_mech.errors", "cwr_mech.training.folders"}
+LIGHT = {"typer", "rich", "cwr_mech.artifacts", "cwr_mech.errors", "cwr_mech.training.folders"}
 LIGHT |= {"cwr_mech.render.numbers", "cwr_mech.render.columns"}
 LIGHT |= {"cwr_mech.analysis.registry", "cwr_mech.analysis.study"}
 
@@ -231,7 +231,7 @@ def test_plain_progress_says_little_and_ends(capsys: pytest.CaptureFixture[str])
 
 def test_tables_align_numbers_and_fit_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [["distance", 12345, 0.98765, None], ["trianglearea", 7, 123.456, 1.0]]
-    common.console.print(common.table("scores", ["task", "n", "r2", "none"], rows))
+    common.show_table("scores", ["task", "n", "r2", "none"], rows)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
     first, second = lines[-2:]

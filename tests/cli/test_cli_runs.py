@@ -39,7 +39,7 @@ def test_scores_in_short(task: str, score: float, text: str) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(common, "RUNS", tmp_path)
+    monkeypatch.setattr("cwr_mech_cli.runs.RUNS", tmp_path)
     return create_run(
         tmp_path / "a-run-with-a-long-name-of-its-own", CONFIG, HookedQwen2(CONFIG.model, seed=0)
     )

@@ -124,7 +124,7 @@ def test_the_figure_tells_runs_apart_without_colour(runs: list[Run], tmp_path: P
 def test_plot_writes_one_or_several_runs(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "RUNS", tmp_path)
+    monkeypatch.setattr(report, "RUNS", tmp_path)
     monkeypatch.setattr(folders, "RUNS", tmp_path)
     monkeypatch.setattr(common, "REPORTS", tmp_path / "reports")
     plot.command(["a", "b"], report="r")
@@ -137,7 +137,7 @@ def test_plot_writes_one_or_several_runs(
     report.add_learning_curves(results.parent)
     assert not list(results.glob("train-*"))  # two runs are more than few
     monkeypatch.undo()
-    monkeypatch.setattr(common, "RUNS", tmp_path)
+    monkeypatch.setattr(report, "RUNS", tmp_path)
     monkeypatch.setattr(folders, "RUNS", tmp_path)
     report.add_learning_curves(results.parent)
     assert sorted(path.name for path in results.glob("train-*.json")) == ["train-a.json", "train-b.json"]
