@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -175,7 +176,7 @@ def placed(device: str, precision: str, compile: str) -> "tuple[Compute, Process
     console.quiet = not processes.is_main
     if compute.slower:
         say("this processor has no instructions for bfloat16: --precision float32 is faster here")
-    return compute.on(processes.device), processes
+    return replace(compute, device=processes.device), processes
 
 
 def configure(

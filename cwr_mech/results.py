@@ -38,13 +38,7 @@ from cwr_mech.artifacts import (
     sha256_bytes,
 )
 from cwr_mech.config import RENAMED_CONDITIONS
-from cwr_mech.errors import (
-    AnalysisError,
-    ArtifactError,
-    CorruptArtifact,
-    CwrError,
-    UnknownName,
-)
+from cwr_mech.errors import AnalysisError, ArtifactError, CorruptArtifact, CwrError, UnknownName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +58,7 @@ FIELDS = {
     "provenance": dict,
 }
 """Fields of a result -> JSON type."""
-ZIP_ERRORS = (BadZipFile, zlib.error, NotImplementedError)
+BROKEN = (BadZipFile, zlib.error, NotImplementedError, ValueError, OSError, EOFError, KeyError, TypeError)
 MOST_UNPACKED = 1100
 """Deflate packs at most 1,032 bytes into one: a file that declares more is forged."""
 SMALL = 1_000_000
@@ -229,7 +223,9 @@ def settle(path: Path) -> None:
         os.replace(waiting, path.with_suffix(".npz"))
 
 
-RENAMED_COLUMNS = {f"ci_{end}": end for end in ("lo", "hi")} | {
+RENAMED_COLUMNS = {
+    "ci_lo": "lo",
+    "ci_hi": "hi",
     "follow": "iia",
     "stay": "unchanged",
     "donor": "source",
@@ -349,16 +345,7 @@ def _read_arrays(path: Path, described: Mapping[str, Any]) -> dict[str, np.ndarr
                         raise wrong
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        TypeError,
-        MemoryError,
-        RuntimeError,
-        *ZIP_ERRORS,
-    ) as error:
+    except (*BROKEN, MemoryError, RuntimeError) as error:
         raise CorruptArtifact(f"{path} is truncated or no npz file") from error
     if {name: _describe(array) for name, array in arrays.items()} != described:
         raise wrong

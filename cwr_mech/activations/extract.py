@@ -92,28 +92,30 @@ def extract(
     `model_sha256` (by default of the parameters). `advance(n)` is called after every n prompts.
     Raises UnknownName, or AnalysisError for hooks without positions, answer sites and broken models.
     """
-    hooks = (
-        tuple(Site.parse(hook).hook for hook in hooks)
-        if hooks is not None
-        else default_hooks(model.cfg.n_layers)
-    )
+    hooks = chosen_hooks(model, hooks)
     tasks = tuple(TASKS) if tasks is None else tasks
     digits = world.config.id_digits
     places = {task: _places(task, sites, digits) for task in tasks}
-    _check(model, hooks, tasks, sites)
-    whole = {
-        task: max(span.stop for span in places[task].values()) > city_prompt_length(task, digits)
-        for task in tasks
+    for kind, given in (("hook", hooks), ("task", tasks), ("site", sites)):
+        if not given or len(set(given)) != len(given):
+            raise AnalysisError(f"each {kind} must be given once, got {', '.join(given) or 'none'}")
+    texts, partners = {}, {}
+    for task in tasks:
+        if max(span.stop for span in places[task].values()) > city_prompt_length(task, digits):
+            partners[task] = draw_partners(world, task, partner_seed)
+            whole = np.column_stack([world.ids, partners[task]])
+            texts[task] = get_task(task).prompt(whole, digits)
+        else:
+            texts[task] = get_task(task).city_prompt(world.ids, digits)
+    positions = {
+        task: {site: [span.start, span.stop] for site, span in found.items()}
+        for task, found in places.items()
     }
-    partners = {task: draw_partners(world, task, partner_seed) for task in tasks if whole[task]}
-    texts = {task: _questions(world, task, partners.get(task)) for task in tasks}
     meta = {
         "model_sha256": model_digest(model),
         "model": model.settings,
         "prompts": json.dumps({task: texts[task][0] for task in tasks}),
-        "positions": json.dumps(
-            {task: {site: [span.start, span.stop] for site, span in places[task].items()} for task in tasks}
-        ),
+        "positions": json.dumps(positions),
         **({"partner_seed": partner_seed} if partners else {}),
         **(attrs or {}),
     }
@@ -139,36 +141,26 @@ def _places(task: str, sites: Iterable[str], id_digits: int) -> dict[str, slice]
     """Site -> positions in the smallest question of `task`."""
     n = get_task(task).n_min
     found = {site: find_span(task, site, n, id_digits) for site in sites}
-    for site in found:
-        if site.startswith("answer"):
-            raise AnalysisError(
-                f"'{site}' lies behind the question", "the last place in a question is equals"
-            )
+    if behind := [site for site in found if site.startswith("answer")]:
+        hint = "the last place in a question is equals"
+        raise AnalysisError(f"'{behind[0]}' lies behind the question", hint)
     return found
 
 
-def _check(model: HookedQwen2, hooks: Sequence[str], tasks: Sequence[str], sites: Sequence[str]) -> None:
-    for kind, names in (("hook", hooks), ("task", tasks), ("site", sites)):
-        if not names or len(set(names)) != len(names):
-            raise AnalysisError(f"each {kind} must be given once, got {', '.join(names) or 'none'}")
-    check_hooks(model, hooks)
+def chosen_hooks(model: TextModel, given: Sequence[str | int] | None) -> tuple[str, ...]:
+    """Hook names or layers, as `Site.parse` takes them, by hook name; by default `default_hooks`.
 
-
-def check_hooks(model: TextModel, hooks: Iterable[str]) -> None:
-    """Raise UnknownName for a hook that is not there, AnalysisError for one without a vector a position."""
+    Raises UnknownName for a hook that is not there, AnalysisError for one without a vector a position.
+    """
+    if given is None:
+        return default_hooks(model.cfg.n_layers)
+    hooks = tuple(Site.parse(hook).hook for hook in given)
     for hook in hooks:
         if hook not in model.hook_dict:
             raise UnknownName("hook", hook, model.hook_dict)
         if hook.endswith(NO_POSITION):
             raise AnalysisError(f"'{hook}' has no vector for each position", "choose hook_z or a hook_resid")
-
-
-def _questions(world: World, task: str, partners: Int64[np.ndarray, "city k"] | None) -> list[str]:
-    """One text for each city, all of one length: the city prompt, or a whole question with its partners."""
-    digits = world.config.id_digits
-    if partners is None:
-        return get_task(task).city_prompt(world.ids, digits)
-    return get_task(task).prompt(np.column_stack([world.ids, partners]), digits)
+    return hooks
 
 
 @torch.no_grad()

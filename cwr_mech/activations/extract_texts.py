@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,8 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cwr_mech.activations.extract import check_hooks, default_hooks, model_digest
+from cwr_mech.activations.extract import chosen_hooks, model_digest
 from cwr_mech.activations.reader import ActivationStore
-from cwr_mech.activations.site import Site
 from cwr_mech.activations.texts import EMPTY, TEXT_SITES, TokenRows
 from cwr_mech.activations.writer import CHUNK_ROWS, store_writer
 from cwr_mech.artifacts import folder_lock, read_json, write_json
@@ -53,10 +53,7 @@ def extract_texts(
     Raises UnknownName, or AnalysisError for hooks without positions and broken models.
     """
     path = Path(path)
-    chosen = (
-        default_hooks(model.cfg.n_layers) if hooks is None else tuple(Site.parse(hook).hook for hook in hooks)
-    )
-    check_hooks(model, chosen)
+    chosen = chosen_hooks(model, hooks)
     if "unembed.hook_out" in chosen:
         raise AnalysisError("logits are not kept", "take the layer final, and multiply by the model's W_U")
     for site in sites:
@@ -78,13 +75,11 @@ def extract_texts(
         with store_writer(path, entities, chosen, list(prompts), sites, attrs=about, n_bytes=size) as writer:
             for name, rows in prompts.items():
                 writer.put_texts(name, rows)
-                for hook in chosen:
-                    for site in sites:
-                        values = partial.open(hook, name, site)
-                        for start in range(0, entities.n, CHUNK_ROWS):
-                            writer.put(
-                                (hook, name, site), start, np.asarray(values[start : start + CHUNK_ROWS])
-                            )
+                for hook, site in product(chosen, sites):
+                    values = partial.open(hook, name, site)
+                    for start in range(0, entities.n, CHUNK_ROWS):
+                        part = np.asarray(values[start : start + CHUNK_ROWS])
+                        writer.put((hook, name, site), start, part)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -100,16 +95,9 @@ def extract_again(
 
     Raises AnalysisError for a file of our questions.
     """
-    prompts = {task: store.token_rows(task) for task in store.tasks}
+    world, prompts = store.world(), {task: store.token_rows(task) for task in store.tasks}
     extract_texts(
-        model,
-        store.world(),
-        prompts,
-        path,
-        hooks=store.hooks,
-        sites=store.sites,
-        attrs=attrs,
-        advance=advance,
+        model, world, prompts, path, hooks=store.hooks, sites=store.sites, attrs=attrs, advance=advance
     )
 
 

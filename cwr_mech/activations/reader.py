@@ -25,13 +25,7 @@ from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.views import Views
 from cwr_mech.artifacts import other_schema, require_file, sha256_bytes, sha256_file
 from cwr_mech.config import WorldConfig, parse
-from cwr_mech.errors import (
-    AnalysisError,
-    ArtifactLocked,
-    CorruptArtifact,
-    MissingArtifact,
-    UnknownName,
-)
+from cwr_mech.errors import AnalysisError, ArtifactLocked, CorruptArtifact, MissingArtifact, UnknownName
 from cwr_mech.world.cities import World, cities_digest
 
 SCHEMA = "cwr-mech/activations/1"

@@ -32,7 +32,9 @@ LOCAL_CHANGE = 0.05
 """Largest relative change of a number under local noise."""
 
 Tokens = UInt8[np.ndarray, "row pos"]
+"""Rows of tokens, padded on the right."""
 Places = Int32[np.ndarray, " row"]
+"""A position in each row: its length, or where something begins."""
 
 _DIGITS = np.array([CHAR_ID[digit] for digit in "0123456789"], dtype=np.uint8)
 

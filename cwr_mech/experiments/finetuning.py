@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cwr_mech.config import PAPER, DataConfig, Part, Protocol, RunConfig, WorldConfig, parse
+from cwr_mech.config import PAPER, Part, Protocol, RunConfig, WorldConfig, parse
 from cwr_mech.errors import AnalysisError, ConfigError, UnknownName
 from cwr_mech.tasks.registry import PAPER_TASKS, get_task, ordered
 from cwr_mech.world.cities import load_world
@@ -162,11 +162,9 @@ def finetuning_config(
     parts = finetuning_parts(
         tasks, replay=replay, elicitation=elicitation, new_rows=new_rows, replay_rows=replay_rows
     )
-    train = base.train.model_dump() | {
+    train = {
         "steps": max(1, round(base.train.steps * STEP_SHARE)) if steps is None else steps,
         "lr": base.train.lr * LR_SHARE if lr is None else lr,
-        "optimizer": "adamw",
-        "train_only": (),
         "seed": base.train.seed if seed is None else seed,
     }
     differs = {
@@ -175,9 +173,9 @@ def finetuning_config(
         "new": (world.new, base.world.new),
         "seed": (train["seed"], base.train.seed),
     }
-    name = f"{base.name}-ft-{'+'.join(tasks)}"
-    name += "".join(f"-{what}-{value}" for what, (value, usual) in differs.items() if value != usual)
-    return _assemble(base, name, world, tasks, parts, protocol or base.data.protocol, train)
+    kind = "ft-" + "+".join(tasks)
+    kind += "".join(f"-{what}-{value}" for what, (value, usual) in differs.items() if value != usual)
+    return _assemble(base, kind, world, tasks, parts, protocol or base.data.protocol, train)
 
 
 def paper_config(
@@ -197,43 +195,42 @@ def paper_config(
     world = world_with_new(base, new_cities)
     parts = finetuning_parts(tasks, elicitation=kind.elicitation, repeat_rows=True)
     batch = 128
-    train = base.train.model_dump() | {
+    train = {
         "steps": kind.epochs * math.ceil(total_rows(parts) / batch),
         "batch_size": batch,
         "lr": PAPER_LR,
-        "optimizer": "adamw",
-        "train_only": (),
         "schedule": "linear",
         "warmup": 50,
         "weight_decay": 0.01,
         "seed": base.train.seed if seed is None else seed,
     }
-    name = f"{base.name}-{recipe}-{'+'.join(tasks)}"
-    if train["seed"] != base.train.seed:
-        name += f"-seed-{train['seed']}"
-    return _assemble(base, name, world, tasks, parts, PAPER, train)
+    other = f"-seed-{train['seed']}" if train["seed"] != base.train.seed else ""
+    return _assemble(base, f"{recipe}-{'+'.join(tasks)}{other}", world, tasks, parts, PAPER, train)
 
 
 def _assemble(
     base: RunConfig,
-    name: str,
+    kind: str,
     world: WorldConfig,
     tasks: tuple[str, ...],
     parts: tuple[Part, ...],
     protocol: Protocol,
     train: dict[str, object],
 ) -> RunConfig:
-    data = DataConfig(
-        tasks=tasks,
-        parts=parts,
-        protocol=protocol,
-        label_noise=base.data.label_noise,
-        label_noise_kind=base.data.label_noise_kind,
-        seed=base.data.seed,
+    """The base's settings with these in their place; what cities and gradients were trained is not kept."""
+    own = base.data
+    noise = {"label_noise": own.label_noise, "label_noise_kind": own.label_noise_kind, "seed": own.seed}
+    usual = {"optimizer": "adamw", "train_only": ()}
+    return parse(
+        RunConfig,
+        {
+            "name": re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{base.name}-{kind}"),
+            "world": world,
+            "data": {"tasks": tasks, "parts": parts, "protocol": protocol, **noise},
+            "model": base.model,
+            "train": base.train.model_dump() | usual | train,
+        },
     )
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name)
-    content = {"name": name, "world": world, "data": data, "model": base.model, "train": train}
-    return parse(RunConfig, content)
 
 
 def total_rows(parts: Sequence[Part]) -> int:

@@ -1,6 +1,6 @@
 """Experiments by name: what their settings are, and variants of them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from operator import ne
 from types import MappingProxyType
@@ -11,11 +11,6 @@ from cwr_mech.errors import UnknownName
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
 
-def weights_of(tasks: Iterable[str], **others: float) -> tuple[float, ...]:
-    """Shares of a mixture: 1 a task, but for those named."""
-    return tuple(others.get(task, 1.0) for task in tasks)
-
-
 class Preset(NamedTuple):
     """Settings as after --set, on top of those of preset `base` (of the defaults where it is None)."""
 
@@ -23,7 +18,7 @@ class Preset(NamedTuple):
     settings: str
 
 
-AREA_TWICE = "weights=" + ",".join(map(str, weights_of(PAPER_TASKS, trianglearea=2.0)))
+AREA_TWICE = "weights=" + ",".join("2.0" if task == "trianglearea" else "1.0" for task in PAPER_TASKS)
 """Triangle area, the last task to be learned, is asked twice as often as the others."""
 
 SETTINGS: Mapping[str, Preset] = MappingProxyType(
@@ -83,7 +78,6 @@ PRESETS: Mapping[str, Callable[[], RunConfig]] = MappingProxyType(
 
 def nearest(config: RunConfig) -> str | None:
     """The preset from which the fewest settings differ; None when none has a model of this shape."""
-
     mine = _settings(config)
     alike = [name for name, (model, _) in _presets().items() if model == config.model]
     return min(alike, key=lambda name: sum(map(ne, mine, _presets()[name][1])), default=None)

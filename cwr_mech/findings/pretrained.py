@@ -1,6 +1,7 @@
 """Claims about models before any fine-tuning: what they learn, their maps, how similar they are."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from statistics import mean
@@ -61,7 +62,7 @@ def map_claims() -> Iterator[Claim]:
         statement="Cities that were held out of training are decoded as well as others once they are "
         "trained on",
         contrast="R² with held-out cities in pretraining; shuffled coordinates give about 0",
-        evidence=lambda saved: of_units(_r2(saved, _with_new(saved))),
+        evidence=_with_new,
         kind="control",
     )
     published = content()["probe_r2"]["values"]
@@ -76,14 +77,13 @@ def map_claims() -> Iterator[Claim]:
 
 
 def _r2(saved: Saved, runs: Sequence[str]) -> dict[str, float]:
-    best = {run: saved.best_r2(run) for run in runs}
-    return {run: float(row["r2"]) for run, row in best.items()}
+    return {run: float(saved.best_r2(run)["r2"]) for run in runs}
 
 
-def _with_new(saved: Saved) -> list[str]:
+def _with_new(saved: Saved) -> Evidence:
     models = saved.models
     chosen = models[models["base"].isna() & models["family"].str.contains("pretraining")]
-    return list(chosen["run"])
+    return of_units(_r2(saved, list(chosen["run"])))
 
 
 def _of_learned(saved: Saved, task: str) -> Evidence:
@@ -111,7 +111,7 @@ def similarity_claims() -> Iterator[Claim]:
         id="below-ceiling",
         statement="Models of different tasks are less similar than models of one task and other seeds",
         contrast="CKA with other seeds of the same task (noise ceiling), minus CKA between tasks",
-        evidence=lambda saved: _between(saved, _gap_to_ceiling),
+        evidence=lambda saved: _between(saved, saved.similarity(CKA), _gap_to_ceiling),
         published=_gap_to_ceiling(theirs),
     )
     for measure in ("cka", "rsa", "mutual_knn"):
@@ -145,24 +145,23 @@ def published_pairs(measure: str) -> dict[tuple[str, str], float]:
     }
 
 
-def _level(saved: Saved) -> Evidence:
-    """Mean over pairs of tasks of similarity minus its null; models are the units."""
-    values, null = saved.similarity(CKA), saved.similarity(CKA, "null_mean")
-    above = {pair: value - null.get(pair, 0.0) for pair, value in values.items()}
+def _between(saved: Saved, values: Pairs, statistic: Callable[[Pairs], float]) -> Evidence:
+    """A statistic of similarities by pairs of tasks; single-task models that have learned are the units."""
     singles = saved.singles
     if len(singles) < 3:
         return withheld(saved.unlearned())
     runs = [run for mine in singles.values() for run in mine]
-    found = of_statistic(lambda kept: _mean(across(above, singles, kept), same=False), runs)
-    return Evidence(found.found, _which(saved, singles), found.p)
-
-
-def _between(saved: Saved, statistic: Callable[[Pairs], float]) -> Evidence:
-    values, singles = saved.similarity(CKA), saved.singles
-    if len(singles) < 3:
-        return withheld(saved.unlearned())
-    runs = [run for mine in singles.values() for run in mine]
     return of_statistic(lambda kept: statistic(across(values, singles, kept)), runs)
+
+
+def _level(saved: Saved) -> Evidence:
+    """Mean over pairs of tasks of similarity minus its null; names the tasks where some are not learned."""
+    null = saved.similarity(CKA, "null_mean")
+    above = {pair: value - null.get(pair, 0.0) for pair, value in saved.similarity(CKA).items()}
+    found, failed = _between(saved, above, partial(_mean, same=False)), saved.unlearned()
+    if found.found is None:
+        return found
+    return replace(found, reason=f"over {', '.join(saved.singles)} alone: {failed}" if failed else "")
 
 
 def _outlier(saved: Saved, measure: str) -> Evidence:
@@ -172,8 +171,7 @@ def _outlier(saved: Saved, measure: str) -> Evidence:
             f"only {len(singles)} of {len(PAPER_TASKS)} tasks are learned alone ({', '.join(singles)}); "
             f"{saved.unlearned()}"
         )
-    runs = [run for mine in singles.values() for run in mine]
-    return of_statistic(lambda kept: _outlier_gap(across(values, singles, kept)), runs)
+    return _between(saved, values, _outlier_gap)
 
 
 def _mean(pairs: Pairs, *, same: bool) -> float:
@@ -192,25 +190,17 @@ def _outlier_gap(pairs: Pairs) -> float:
     return mean(others) - mean(mine) if others and mine else float("nan")
 
 
-def _which(saved: Saved, singles: dict[str, list[str]]) -> str:
-    """Which tasks a number is over, where some models have not learned theirs."""
-    failed = saved.unlearned()
-    return f"over {', '.join(singles)} alone: {failed}" if failed else ""
-
-
 def _trend(saved: Saved) -> Evidence:
     """Slope over models that have learned all their tasks, with its jackknife over models."""
     rows = saved.table("similarity", "groups")
     rows = rows[(rows["measure"] == CKA) & (rows["group"] == "disjoint, change per task")]
-    row = next((one for _, one in rows.iterrows() if one["models"] == "without failed models"), None)
-    if row is None and not saved.unlearned():
-        row = next((one for _, one in rows.iterrows()), None)
-    if row is None:
+    if saved.unlearned() or (rows["models"] == "without failed models").any():
+        rows = rows[rows["models"] == "without failed models"]
+    if rows.empty:
         return withheld(f"no two numbers of tasks with models that learned them; {saved.unlearned()}")
-    value, lo, hi = (float(row[key]) for key in ("value", "lo", "hi"))
-    n = int(row["n"])
+    value, lo, hi, n = rows.iloc[0][["value", "lo", "hi", "n"]].astype(float)
     error = (hi - value) / float(stats.t.ppf(0.975, n - 1))
-    return Evidence(Interval(value, lo, hi, n, "model", "jackknife over models", error=error))
+    return Evidence(Interval(value, lo, hi, int(n), "model", "jackknife over models", error=error))
 
 
 def _confounded(saved: Saved) -> str:

@@ -44,7 +44,7 @@ def place_claims() -> Iterator[Claim]:
                 f"elsewhere than {task}'s do",
                 contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
                 "new minus training cities",
-                evidence=partial(_place, index=partial(index, task=task)),
+                evidence=lambda saved, index=index, task=task: of_units(index(saved, task)),
             )
         yield claim(
             id=f"{name}divergence-distance-more",
@@ -61,10 +61,6 @@ def place_claims() -> Iterator[Claim]:
         evidence=_in_pretraining,
         kind="control",
     )
-
-
-def _place(saved: Saved, index: Callable[[Saved], dict[str, float]]) -> Evidence:
-    return of_units(index(saved))
 
 
 def _more(saved: Saved, index: Callable[[Saved, str], dict[str, float]]) -> Evidence:
@@ -87,14 +83,10 @@ def _in_pretraining(saved: Saved) -> Evidence:
     rows, models = saved.table("locate", "errors"), saved.table("locate", "models")
     runs = models[models["models"].str.contains("pretraining")]["run"]
     rows = rows[rows["run"].isin(runs) & (rows["answers"] == "model") & rows["task"].isin(LOCATED)]
-    errors = rows.pivot_table(
-        index="run", columns="cities", values="error", aggfunc=lambda v: mean(map(math.log, v))
-    )
-    return (
-        of_units((errors["new"] - errors["training"]).to_dict())
-        if len(errors)
-        else withheld("no such models")
-    )
+    if rows.empty:
+        return withheld("no such models")
+    log = rows.assign(log=rows["error"].map(math.log)).groupby(["run", "cities"])["log"].agg(mean).unstack()
+    return of_units((log["new"] - log["training"]).to_dict())
 
 
 def side_claims() -> Iterator[Claim]:

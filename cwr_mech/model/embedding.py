@@ -64,6 +64,4 @@ class TiedUnembed(nn.Module):
         """The embedding, transposed."""
         return self._embed[0].W_E.T
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Normalised residual stream to logits."""
-        return self.hook_out(self.hook_in(x) @ self.W_U)
+    forward = Unembed.forward

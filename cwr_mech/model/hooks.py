@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import torch
@@ -49,12 +49,9 @@ def stop_layer(hooks: Iterable[str]) -> int | None:
     return deepest
 
 
-def _pos_axis(name: str) -> int:
-    return -2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
-
-
-def _sliced(save: Any, cut: Slice, axis: int) -> Any:
+def _sliced(save: Any, cut: Slice, name: str) -> Any:
     # HookedRootModule's own slicing takes the head axis of hook_rot_q and its like for positions.
+    axis = -2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
     return lambda tensor, hook: save(cut.apply(tensor, dim=axis), hook=hook)
 
 
@@ -110,9 +107,7 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
                 self.check_hook(name)
         cut = Slice.unwrap(pos_slice)
         cache, *both = super().get_caching_hooks(chosen, incl_bwd, device, remove_batch_dim, cache)
-        forward, backward = (
-            [(name, _sliced(hook, cut, _pos_axis(name))) for name, hook in hooks] for hooks in both
-        )
+        forward, backward = ([(name, _sliced(hook, cut, name)) for name, hook in hooks] for hooks in both)
         return cache, forward, backward
 
     def run_with_cache(
@@ -168,17 +163,15 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
             logits: Tensor = self(given, start_at_layer=layer, positions=end)
         return logits[:, 0].float()
 
-    def set_use_attn_result(self, use: bool) -> None:
-        """Whether `attn.hook_result [batch pos head d_model]` is computed and fires."""
-        self.cfg.use_attn_result = use
+    def _set(self, flag: str, use: bool) -> None:
+        setattr(self.cfg, flag, use)
 
-    def set_use_split_qkv_input(self, use: bool) -> None:
-        """Whether each head reads its own copy, `attn.hook_{q,k,v}_input [batch pos head d_model]`."""
-        self.cfg.use_split_qkv_input = use
-
-    def set_use_hook_mlp_in(self, use: bool) -> None:
-        """Whether the MLP reads its own copy of the stream at `hook_mlp_in [batch pos d_model]`."""
-        self.cfg.use_hook_mlp_in = use
+    set_use_attn_result = partialmethod(_set, "use_attn_result")
+    """Whether `attn.hook_result [batch pos head d_model]` is computed and fires."""
+    set_use_split_qkv_input = partialmethod(_set, "use_split_qkv_input")
+    """Whether each head reads its own copy, `attn.hook_{q,k,v}_input [batch pos head d_model]`."""
+    set_use_hook_mlp_in = partialmethod(_set, "use_hook_mlp_in")
+    """Whether the MLP reads its own copy of the stream at `hook_mlp_in [batch pos d_model]`."""
 
     @property
     def device(self) -> torch.device:
@@ -198,7 +191,7 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
     @property
     def b_U(self) -> Float[Tensor, "d_vocab"]:
         """Zeros: Qwen2's unembedding has no bias."""
-        return torch.zeros(self.cfg.d_vocab, device=self.W_E.device, dtype=self.W_E.dtype)
+        return self.W_E.new_zeros(self.cfg.d_vocab)
 
     def blocks_with(self, part: str) -> list[tuple[int, nn.Module]]:
         """Layers and blocks that have a part of this name, such as "attn"."""
@@ -208,7 +201,7 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, "d_model"]:
         """Zeros: nothing in Qwen2 adds a constant to the residual stream."""
-        return torch.zeros(self.cfg.d_model, device=self.W_E.device, dtype=self.W_E.dtype)
+        return self.W_E.new_zeros(self.cfg.d_model)
 
     def tokens_to_residual_directions(
         self, tokens: str | int | Int[Tensor, "*batch"]

@@ -12,6 +12,24 @@ from torch import Tensor
 from transformer_lens.FactoredMatrix import FactoredMatrix
 
 
+def _stacked(part: str, name: str, about: str) -> property:
+    """A parameter of all blocks as one tensor, [layer ...]."""
+
+    def read(self: "StackedWeights") -> Tensor:
+        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+
+    return property(read, doc=about)
+
+
+def _absent(size: str, about: str) -> property:
+    """Zeros [layer size] for a bias that Qwen2 does not have."""
+
+    def read(self: "StackedWeights") -> Tensor:
+        return self.W_E.new_zeros(self.cfg.n_layers, getattr(self.cfg, size))
+
+    return property(read, doc=about)
+
+
 class StackedWeights:
     """What HookedQwen2 shows of its blocks' weights; each access makes a new tensor, which gradients pass."""
 
@@ -22,76 +40,19 @@ class StackedWeights:
         @property
         def W_E(self) -> Tensor: ...
 
-    def _stack(self, part: str, name: str) -> Tensor:
-        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
-
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(self.cfg.n_layers, *shape, device=self.W_E.device, dtype=self.W_E.dtype)
-
-    @property
-    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
-        """Queries."""
-        return self._stack("attn", "W_Q")
-
-    @property
-    def W_K(self) -> Float[Tensor, "layer kv_head d_model d_head"]:
-        """Keys."""
-        return self._stack("attn", "W_K")
-
-    @property
-    def W_V(self) -> Float[Tensor, "layer kv_head d_model d_head"]:
-        """Values."""
-        return self._stack("attn", "W_V")
-
-    @property
-    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
-        """Outputs of attention."""
-        return self._stack("attn", "W_O")
-
-    @property
-    def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
-        """Into the MLP's neurons, the linear side of the gate."""
-        return self._stack("mlp", "W_in")
-
-    @property
-    def W_gate(self) -> Float[Tensor, "layer d_model d_mlp"]:
-        """Into the MLP's neurons, the side under SiLU."""
-        return self._stack("mlp", "W_gate")
-
-    @property
-    def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
-        """From the MLP's neurons."""
-        return self._stack("mlp", "W_out")
-
-    @property
-    def b_Q(self) -> Float[Tensor, "layer head d_head"]:
-        """Biases of queries."""
-        return self._stack("attn", "b_Q")
-
-    @property
-    def b_K(self) -> Float[Tensor, "layer kv_head d_head"]:
-        """Biases of keys."""
-        return self._stack("attn", "b_K")
-
-    @property
-    def b_V(self) -> Float[Tensor, "layer kv_head d_head"]:
-        """Biases of values."""
-        return self._stack("attn", "b_V")
-
-    @property
-    def b_O(self) -> Float[Tensor, "layer d_model"]:
-        """Zeros: Qwen2's attention output has no bias."""
-        return self._zeros(self.cfg.d_model)
-
-    @property
-    def b_in(self) -> Float[Tensor, "layer d_mlp"]:
-        """Zeros: Qwen2's MLP has no biases."""
-        return self._zeros(self.cfg.d_mlp)
-
-    @property
-    def b_out(self) -> Float[Tensor, "layer d_model"]:
-        """Zeros: Qwen2's MLP has no biases."""
-        return self._zeros(self.cfg.d_model)
+    W_Q = _stacked("attn", "W_Q", "Queries, [layer head d_model d_head].")
+    W_K = _stacked("attn", "W_K", "Keys, [layer kv_head d_model d_head].")
+    W_V = _stacked("attn", "W_V", "Values, [layer kv_head d_model d_head].")
+    W_O = _stacked("attn", "W_O", "Outputs of attention, [layer head d_head d_model].")
+    W_in = _stacked("mlp", "W_in", "Into the MLP's neurons, linear side of the gate, [layer d_model d_mlp].")
+    W_gate = _stacked("mlp", "W_gate", "Into the MLP's neurons, the side under SiLU, [layer d_model d_mlp].")
+    W_out = _stacked("mlp", "W_out", "From the MLP's neurons, [layer d_mlp d_model].")
+    b_Q = _stacked("attn", "b_Q", "Biases of queries, [layer head d_head].")
+    b_K = _stacked("attn", "b_K", "Biases of keys, [layer kv_head d_head].")
+    b_V = _stacked("attn", "b_V", "Biases of values, [layer kv_head d_head].")
+    b_O = _absent("d_model", "Zeros [layer d_model]: Qwen2's attention output has no bias.")
+    b_in = _absent("d_mlp", "Zeros [layer d_mlp]: Qwen2's MLP has no biases.")
+    b_out = _absent("d_model", "Zeros [layer d_model]: Qwen2's MLP has no biases.")
 
     def _for_heads(self, weights: Float[Tensor, "layer kv_head *rest"]) -> Float[Tensor, "layer head *rest"]:
         return weights.repeat_interleave(self.cfg.n_heads // self.cfg.n_kv, dim=1)

@@ -7,13 +7,15 @@ Words and tables are those of report.md, with every row; figures are redrawn as 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cwr_mech.analysis.registry import shows
 from cwr_mech.artifacts import atomic_file
 from cwr_mech.findings import show
+from cwr_mech.render.panels import panels
 from cwr_mech.render.shown import Explorer
+from cwr_mech.report.contents import show_of
 from cwr_mech.report.figures import caption_of, drawn
 from cwr_mech.report.maps import map_data
 from cwr_mech.report.page import report_text
@@ -46,8 +48,6 @@ def html_page(name: str, results: Mapping[str, Result]) -> str:
     from jinja2 import Environment, FileSystemLoader
     from plotly.offline import get_plotlyjs
 
-    from cwr_mech.render.panels import panels
-
     figures: dict[str, list[Any]] = {}
     captions: dict[str, str] = {}
     for key, result in results.items():
@@ -55,13 +55,14 @@ def html_page(name: str, results: Mapping[str, Result]) -> str:
             captions[file] = caption_of(figure)
             figures[file] = [json.loads(panel.to_json()) for panel in panels(figure)]
     explorers = {
-        key: _plain(explorer)
+        key: _plain(found)
         for key, result in results.items()
-        if (explorer := _explorer(result)) is not None
+        if (explore := show_of(result).explore) and (found := explore(result))
     }
     text, _ = report_text(name, results, captions, most_rows=None)
     places = map_data(results)
-    head, mark, rest = _without_contents(text).partition("## Summary\n")
+    beside = r"^## Contents\n\n(?: *- .*\n)+\n"  # the page has its contents beside the text
+    head, mark, rest = re.sub(beside, "", text, flags=re.MULTILINE).partition("## Summary\n")
     moving = f"\n## {MAP}\n\n" if places else ""
     summary, line, chapters = rest.partition("\n## ")
     text = f"{head}{mark}{summary}{moving}{line}{chapters}"
@@ -78,21 +79,10 @@ def html_page(name: str, results: Mapping[str, Result]) -> str:
     )
 
 
-def _explorer(result: Result) -> Explorer | None:
-    """The figure to explore of a kind of result that has one."""
-    show = shows().get(result.kind)
-    return show.explore(result) if show and show.explore else None
-
-
 def _plain(explorer: Explorer) -> dict[str, Any]:
     """An explorer as the page's program reads it."""
     panels = {"|".join(map(str, place)): panel for place, panel in explorer.panels.items()}
     return explorer._asdict() | {"panels": panels}
-
-
-def _without_contents(text: str) -> str:
-    """The page has its contents beside the text."""
-    return re.sub(r"^## Contents\n\n(?: *- .*\n)+\n", "", text, flags=re.MULTILINE)
 
 
 def _json(data: object) -> str:
@@ -130,10 +120,10 @@ def _as_html(
 
     def image(tokens: Sequence["Token"], index: int, *_: object) -> str:
         source = str(tokens[index].attrs["src"]).removeprefix("figures/")
-        described = _escaped(_words(tokens[index]))
+        described = escape(_words(tokens[index]))
         if source not in figures:
             return ""
-        about = f'role="group" aria-label="{described}" data-figure="{_escaped(source)}"'
+        about = f'role="group" aria-label="{described}" data-figure="{escape(source)}"'
         return f'<span class="figure" {about}></span>'
 
     def heading_close(tokens: Sequence["Token"], index: int, *_: object) -> str:
@@ -142,7 +132,7 @@ def _as_html(
         if title == MAP:
             return f'</{tag}><div class="explorer" id="map-in-motion"></div>'
         if title in explorers and tag != "h2":
-            return f'</{tag}><div class="explorer" data-explorer="{_escaped(title)}"></div>'
+            return f'</{tag}><div class="explorer" data-explorer="{escape(title)}"></div>'
         return f"</{tag}>"
 
     reader.renderer.rules |= {"image": image, "heading_close": heading_close}  # type: ignore[attr-defined]
@@ -152,9 +142,3 @@ def _as_html(
 def _words(token: "Token") -> str:
     """The text of an inline token without its marks."""
     return "".join(child.content for child in token.children or ())
-
-
-def _escaped(text: str) -> str:
-    from html import escape
-
-    return escape(text, quote=True)

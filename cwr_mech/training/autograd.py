@@ -10,9 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from cwr_mech.data.rows import Places, Tokens
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.training.engine import GradientHook
 from cwr_mech.training.parameters import FlatParameters
@@ -36,9 +37,9 @@ class AutogradEngine:
 
     def batch(
         self,
-        tokens: UInt8[np.ndarray, "row pos"],
-        lengths: Int32[np.ndarray, " row"],
-        first: Int32[np.ndarray, " row"],
+        tokens: Tokens,
+        lengths: Places,
+        first: Places,
         total_weight: float,
         hook: GradientHook | None = None,
     ) -> Float[Tensor, " row"]:
@@ -71,9 +72,7 @@ class AutogradEngine:
         nats = F.cross_entropy(logits.flatten(0, 1), targets.long().flatten(), reduction="none")
         return (nats.view(targets.shape) * counts).sum(1)
 
-    def _watched(
-        self, hook: GradientHook, lengths: Int32[np.ndarray, " row"]
-    ) -> list[tuple[str, Callable[..., Tensor]]]:
+    def _watched(self, hook: GradientHook, lengths: Places) -> list[tuple[str, Callable[..., Tensor]]]:
         """Hooks of the model that show `hook` the gradient at each layer's input, on the CPU."""
         n = len(lengths)
         rows: Int64[Tensor, " row"] = torch.arange(n)
@@ -98,10 +97,7 @@ class AutogradEngine:
 
 
 def padded(
-    tokens: UInt8[np.ndarray, "row pos"],
-    lengths: Int32[np.ndarray, " row"],
-    first: Int32[np.ndarray, " row"],
-    n_ctx: int,
+    tokens: Tokens, lengths: Places, first: Places, n_ctx: int
 ) -> tuple[UInt8[np.ndarray, "wide long"], UInt8[np.ndarray, "wide long"], Bool[np.ndarray, "wide long"]]:
     """Inputs, the tokens that follow them, and which of these count, in one of few shapes."""
     longest = int(lengths.max()) - 1

@@ -65,7 +65,7 @@ class BatchedModels:
         self.values, self.first, self.second = values, first, second
         self.grads = torch.zeros_like(values)
         self.layout = FlatParameters(cfg)
-        self.p, self.g = self._views(self.values), self._views(self.grads)
+        self.p, self.g = self.layout.views(self.values), self.layout.views(self.grads)
         self.leaves = {name: torch.nn.Parameter(view) for name, view in self.p.items()}
         self.trained = self._trained(train)
         cos, sin = rotary_tables(hooked_config(cfg))
@@ -75,14 +75,6 @@ class BatchedModels:
         if self.muon:
             self.ahead, self.update = torch.zeros_like(values), torch.zeros_like(values)
             self.hidden = self._hidden()
-
-    def _views(self, flat: Float[Tensor, "model parameter"]) -> dict[str, Tensor]:
-        views, at = {}, 0
-        for name, shape in self.layout.shapes.items():
-            size = int(np.prod(shape))
-            views[name] = flat[:, at : at + size].unflatten(1, shape)
-            at += size
-        return views
 
     def _side_by_side(self, qkv: Float[Tensor, "model x qkv"]) -> Float[Tensor, "model x qkv"]:
         """Columns for queries and keys with the two of a rotary pair, (i, i + d_head/2), side by side."""
@@ -100,17 +92,12 @@ class BatchedModels:
 
     def _hidden(self) -> dict[tuple[int, int], list[tuple[Tensor, Tensor]]]:
         """Shape -> (what Muon orthogonalises, its update) [model a b] of the blocks' matrices, a <= b."""
-        cfg, found = self.cfg, dict[tuple[int, int], list[tuple[Tensor, Tensor]]]()
-        q, kv = cfg.n_heads * cfg.d_head, cfg.n_kv * cfg.d_head
-        widths = {"qkv": [q, kv, kv], "o": [cfg.d_model], "gate_up": [cfg.d_mlp] * 2, "down": [cfg.d_model]}
-        ahead, update = self._views(self.ahead), self._views(self.update)
-        for layer in range(cfg.n_layers):
-            for name, parts in widths.items():
-                key = f"{layer}.{name}"
-                for pair in zip(ahead[key].split(parts, 2), update[key].split(parts, 2), strict=True):
-                    if pair[0].shape[1] > pair[0].shape[2]:
-                        pair = (pair[0].mT, pair[1].mT)
-                    found.setdefault((pair[0].shape[1], pair[0].shape[2]), []).append(pair)
+        layout, found = self.layout, dict[tuple[int, int], list[tuple[Tensor, Tensor]]]()
+        sides = (layout.hidden(layout.views(vector)) for vector in (self.ahead, self.update))
+        for pair in zip(*sides, strict=True):
+            if pair[0].shape[1] > pair[0].shape[2]:
+                pair = (pair[0].mT, pair[1].mT)
+            found.setdefault((pair[0].shape[1], pair[0].shape[2]), []).append(pair)
         return found
 
     def losses(

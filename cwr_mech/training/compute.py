@@ -1,6 +1,6 @@
 """Where a training computes and how exactly; what is refused, and why."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -42,10 +42,6 @@ class Compute:
             return False
         known = torch.cpu.get_capabilities()
         return not any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-    def on(self, device: str) -> "Compute":
-        """The same on another device of the kind."""
-        return replace(self, device=device)
 
     def described(self) -> dict[str, str]:
         """What the weights of a run hang on beside its settings, for the manifest."""

@@ -24,11 +24,11 @@ Shapes below: N tokens of a pack, h query and kv key/value heads of width k, d =
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
+from cwr_mech.data.rows import Places, Tokens
 from cwr_mech.model.arithmetic import neighbours, normalise, turn
 from cwr_mech.model.memory import keep_memory
 from cwr_mech.training.blocks import Block, Heads
@@ -73,9 +73,9 @@ class Engine:
     @torch.no_grad()
     def batch(
         self,
-        tokens: UInt8[np.ndarray, "row pos"],
-        lengths: Int32[np.ndarray, " row"],
-        first: Int32[np.ndarray, " row"],
+        tokens: Tokens,
+        lengths: Places,
+        first: Places,
         total_weight: float,
         hook: GradientHook | None = None,
         *,
@@ -205,7 +205,7 @@ class Engine:
                 dx = _hooked(hook, i, dx, unit1 / rstd1, pack)
         # x = E[token]:  dE[t] = sum of dx over the places of token t.
         if weights:
-            g["embed"] += _sum_by_token(dx, pack.tokens, cfg.d_vocab)
+            g["embed"] += torch.ops.aten.embedding_dense_backward(dx, pack.tokens, cfg.d_vocab, -1, False)
         return by_row
 
     def _predict(
@@ -347,11 +347,6 @@ def _add_product(grad: Float[Tensor, "a b"], x: Float[Tensor, "N a"], d: Float[T
 
 def _nothing(grad: Tensor, x: Tensor, d: Tensor) -> None:
     """In the place of `_add_product` where no gradient of the weights is wanted."""
-
-
-def _sum_by_token(x: Float[Tensor, "N c"], tokens: Int64[Tensor, " N"], d_vocab: int) -> Float[Tensor, "v c"]:
-    """Sum of the rows of `x` that belong to each token."""
-    return torch.ops.aten.embedding_dense_backward(x, tokens, d_vocab, -1, False)
 
 
 def _normalise_backward(dunit: Tensor, unit: Tensor, rstd: Tensor) -> Tensor:

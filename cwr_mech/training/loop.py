@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
 
 from cwr_mech.artifacts import disk_errors, folder_lock, sha256_file, sweep_parts
 from cwr_mech.config import RunConfig
 from cwr_mech.data.batches import Ahead, Batches, parts_of
-from cwr_mech.data.rows import Rows
+from cwr_mech.data.rows import Places, Rows
 from cwr_mech.errors import ConfigError, ProcessLost, TrainingDiverged
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -261,7 +261,7 @@ class Trainer:
         self.meter.add(rows, losses, norm, first)
         self._tell()
 
-    def _gradient(self, rows: Rows, first: Int32[np.ndarray, " row"]) -> Float[Tensor, " row"]:
+    def _gradient(self, rows: Rows, first: Places) -> Float[Tensor, " row"]:
         """Add up the gradient of a batch, of which each process computes a share; returns each row's loss."""
         processes, share = self.processes, self.processes.share()
         total = float((rows.lengths - first).sum())

@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
-from cwr_mech.data.rows import Rows
+from cwr_mech.data.rows import Places, Rows
 from cwr_mech.tasks.registry import TASKS, ordered
 
 
@@ -39,9 +39,7 @@ class Meter:
         """Its rows are there."""
         self._data_seconds += time.perf_counter() - self._began
 
-    def add(
-        self, rows: Rows, losses: Float32[np.ndarray, " row"], norm: float, first: Int32[np.ndarray, " row"]
-    ) -> None:
+    def add(self, rows: Rows, losses: Float32[np.ndarray, " row"], norm: float, first: Places) -> None:
         """A step is done; `losses` are each row's sum over its predicted tokens, `first` where they begin."""
         predicted = rows.lengths - first
         for index in np.unique(rows.task):
@@ -64,9 +62,7 @@ class Meter:
             "steps": self.total_steps,
             "rows": step * self.batch_size,
             "loss": self._loss / self._count,
-            "losses": {
-                task: self._by_task[task][0] / self._by_task[task][1] for task in ordered(self._by_task)
-            },
+            "losses": {task: np.divide(*self._by_task[task]).item() for task in ordered(self._by_task)},
             "lr": lr,
             "grad_norm": self._norm / self._steps,
             "rows_per_second": self._rows / self._step_seconds,

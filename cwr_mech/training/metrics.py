@@ -10,15 +10,8 @@ from cwr_mech.artifacts import require_file
 
 MOST_BYTES = 500_000_000
 METRICS = (
-    "step",
-    "steps",
-    "rows",
-    "loss",
-    "lr",
-    "grad_norm",
-    "rows_per_second",
-    "tokens_per_second",
-    "seconds",
+    *("step", "steps", "rows", "loss", "lr", "grad_norm"),
+    *("rows_per_second", "tokens_per_second", "seconds"),
 )
 """Numbers of a metrics line that are read again."""
 
@@ -43,11 +36,10 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         return None
-    tables = [record.get(name, {}) for name in ("losses", "scores", "scores_new")]
-    plain = [value for name, value in record.items() if name in METRICS]
-    if not all(isinstance(table, dict) for table in tables):
-        return None
-    values = [*plain, *(value for table in tables for value in table.values() if value is not None)]
-    return (
-        record if all(isinstance(value, int | float) and math.isfinite(value) for value in values) else None
-    )
+    values = [value for name, value in record.items() if name in METRICS]
+    for table in (record.get(name, {}) for name in ("losses", "scores", "scores_new")):
+        if not isinstance(table, dict):
+            return None
+        values += [value for value in table.values() if value is not None]
+    whole = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return record if whole else None

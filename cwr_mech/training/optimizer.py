@@ -45,7 +45,8 @@ class Optimizer:
         self.by_name: dict[str, torch.optim.Optimizer] = {}
         if train.optimizer == "muon":
             decay.append(_part(flat.values[: flat.n_embed], flat.grads[: flat.n_embed]))
-            self.by_name["muon"] = Muon([_part(value, grad) for value, grad in flat.hidden()], train)
+            hidden = zip(flat.hidden(flat.p), flat.hidden(flat.g), strict=True)
+            self.by_name["muon"] = Muon([_part(value, grad) for value, grad in hidden], train)
         else:
             decay.append(_part(flat.values[: flat.n_decay], flat.grads[: flat.n_decay]))
         groups = [

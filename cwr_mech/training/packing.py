@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int32, Int64, UInt8
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from cwr_mech.data.rows import Places, Tokens
 from cwr_mech.tasks.tokenizer import CHAR_ID
 from cwr_mech.training.blocks import Block, Heads, Layout, divide
 
@@ -60,9 +61,9 @@ class Pack:
 
 
 def packs(
-    tokens: UInt8[np.ndarray, "row pos"],
-    lengths: Int32[np.ndarray, " row"],
-    first: Int32[np.ndarray, " row"],
+    tokens: Tokens,
+    lengths: Places,
+    first: Places,
     heads: Heads,
     *,
     budget: int = PACK_TOKENS,
@@ -92,9 +93,7 @@ def packs(
     yield _pack(tokens, lengths, first, family, beginning, order[start:], heads, multiple)
 
 
-def _families(
-    tokens: UInt8[np.ndarray, "row pos"], lengths: Int32[np.ndarray, " row"]
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " family"]]:
+def _families(tokens: Tokens, lengths: Places) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " family"]]:
     """The family of each row, and how many tokens each family's rows have in common at the beginning.
 
     That is at most as far as the first city's id. Rows without relatives form a family that shares nothing.
@@ -112,9 +111,7 @@ def _families(
         texts = tokens[mine]
         equal = (texts == texts[0]).all(axis=0)
         alike = len(equal) if equal.all() else int(np.argmin(equal))
-        named = (
-            int(np.argmax(texts[0] == _BEFORE_ID)) + 1
-        )  # an id is a row's own, even if a few rows share it
+        named = int(np.argmax(texts[0] == _BEFORE_ID)) + 1  # an id is a row's own, even where some share it
         # At least one token of its own is left to every row: lengths - 1 are laid out.
         beginning[index] = min(alike, named, int(lengths[mine].min()) - 2)
     order = np.argsort(longest, kind="stable")

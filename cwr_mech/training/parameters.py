@@ -1,10 +1,10 @@
 """All parameters of a model in one vector, so that clipping, AdamW and a sum over processes are few calls."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cwr_mech.config import ModelConfig
@@ -40,47 +40,37 @@ class FlatParameters:
         d, m, v = cfg.d_model, cfg.d_mlp, cfg.d_vocab
         qkv = (cfg.n_heads + 2 * cfg.n_kv) * cfg.d_head
         matrices = {"embed": (v, d)} | ({} if cfg.tied else {"unembed": (d, v)})
-        self.n_embed = sum(int(np.prod(shape)) for shape in matrices.values())
+        self.n_embed = sum(map(math.prod, matrices.values()))
         vectors: dict[str, tuple[int, ...]] = {"ln_final": (d,)}
         for i in range(cfg.n_layers):
             matrices |= {f"{i}.qkv": (d, qkv), f"{i}.o": (cfg.n_heads * cfg.d_head, d)}
             matrices |= {f"{i}.gate_up": (d, 2 * m), f"{i}.down": (m, d)}
             vectors |= {f"{i}.ln1": (d,), f"{i}.ln2": (d,), f"{i}.qkv_bias": (qkv,)}
         self.shapes = matrices | vectors
-        self.n_decay = sum(int(np.prod(shape)) for shape in matrices.values())
-        total = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        self.values = torch.zeros(total, device=device)
-        self.grads = torch.zeros(total, device=device)
-        self.p = self._views(self.values)
-        self.g = self._views(self.grads)
+        self.sizes = list(map(math.prod, self.shapes.values()))
+        self.n_decay = sum(map(math.prod, matrices.values()))
+        self.values = torch.zeros(sum(self.sizes), device=device)
+        self.grads = torch.zeros_like(self.values)
+        self.p, self.g = self.views(self.values), self.views(self.grads)
 
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        views, at = {}, 0
-        for name, shape in self.shapes.items():
-            size = int(np.prod(shape))
-            views[name] = flat[at : at + size].view(shape)
-            at += size
-        return views
+    def views(self, flat: Float[Tensor, "*models parameter"]) -> dict[str, Tensor]:
+        """The parameters by name, of one vector or of several."""
+        parts = zip(self.shapes.items(), flat.split(self.sizes, -1), strict=True)
+        return {name: part.unflatten(-1, shape) for (name, shape), part in parts}
 
     def within(self, modules: Collection[str]) -> Bool[Tensor, " parameter"]:
         """Which numbers of the flat vector belong to the modules named."""
-        sizes = torch.tensor([int(np.prod(shape)) for shape in self.shapes.values()])
         inside = torch.tensor([module_of(name) in modules for name in self.shapes])
-        return inside.repeat_interleave(sizes).to(self.values.device)
+        return inside.repeat_interleave(torch.tensor(self.sizes)).to(self.values.device)
 
-    def hidden(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(value, gradient) of the blocks' matrices one by one: q, k, v, o, gate, up, down of each block."""
+    def hidden(self, views: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """The blocks' matrices among `views` one by one: q, k, v, o, gate, up, down of each block."""
         cfg = self.cfg
-        widths = {
-            "qkv": [cfg.n_heads * cfg.d_head, cfg.n_kv * cfg.d_head, cfg.n_kv * cfg.d_head],
-            "o": [cfg.d_model],
-            "gate_up": [cfg.d_mlp, cfg.d_mlp],
-            "down": [cfg.d_model],
-        }
+        q, kv = cfg.n_heads * cfg.d_head, cfg.n_kv * cfg.d_head
+        widths = {"qkv": [q, kv, kv], "o": [cfg.d_model], "gate_up": [cfg.d_mlp] * 2, "down": [cfg.d_model]}
         for i in range(cfg.n_layers):
             for name, parts in widths.items():
-                key = f"{i}.{name}"
-                yield from zip(self.p[key].split(parts, 1), self.g[key].split(parts, 1), strict=True)
+                yield from views[f"{i}.{name}"].split(parts, -1)
 
     def load(self, model: HookedQwen2) -> None:
         """Copy a model's weights in."""

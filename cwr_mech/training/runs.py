@@ -18,21 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cwr_mech.artifacts import (
-    is_locked,
-    read_json,
-    require_file,
-    sha256_file,
-)
+from cwr_mech.artifacts import is_locked, read_json, require_file, sha256_file
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.errors import (
-    ArtifactError,
-    ConfigError,
-    CorruptArtifact,
-    MissingArtifact,
-    UserError,
-    quoted,
-)
+from cwr_mech.errors import ArtifactError, ConfigError, CorruptArtifact, MissingArtifact, UserError, quoted
 from cwr_mech.tasks.registry import PLUGIN_HINT, UnknownTask
 from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.training.folders import RUNS, ZOO, find_run, holds_run, latest_run, newest_first, run_folders
@@ -220,9 +208,7 @@ class Run:
         None for a checkpoint whose training was killed before its hash was recorded.
         """
         known = self.manifest["checkpoints"].get(str(step))
-        if known is None:
-            known = read_json(self.folder / "manifest.json").get("checkpoints", {}).get(str(step))
-        return None if known is None else str(known)
+        return known or read_json(self.folder / "manifest.json").get("checkpoints", {}).get(str(step))
 
     def sha256(self, step: int | None = None) -> str:
         """Hash of a checkpoint's weights file. Raises MissingArtifact."""
@@ -305,17 +291,17 @@ def load_run(name: Path | str | None = None) -> Run:
 
 def _latest_readable() -> Run:
     """The run in runs/ that changed last of those that can be read; of none raises the latest one's fault."""
-    faults: list[tuple[Path, UserError]] = []
+    faults: dict[Path, UserError] = {}
     for folder in newest_first(RUNS) or [latest_run()]:
         try:
             run = load_run(folder)
         except UserError as error:
-            faults.append((folder, error))
+            faults[folder] = error
             continue
-        for later, fault in faults:
+        for later, fault in faults.items():
             _log.warning("left out %s: %s", later, fault.message)
         return run
-    raise faults[0][1]
+    raise next(iter(faults.values()))
 
 
 def readable_runs(root: Path | str) -> list[Run]:

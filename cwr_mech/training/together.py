@@ -252,12 +252,8 @@ def train_together(
             # A fork of this process could not use the GPU's library; its server imports once for all workers.
             server = multiprocessing.get_context("forkserver")
             server.set_forkserver_preload([__name__])
-            pools = [
-                stack.enter_context(
-                    ProcessPoolExecutor(1, mp_context=server, initializer=_begin_worker, initargs=(1,))
-                )
-                for _ in range(count)
-            ]
+            made = (ProcessPoolExecutor(1, server, _begin_worker, (1,)) for _ in range(count))
+            pools = [stack.enter_context(pool) for pool in made]
             members = [_Remote(run, pools[i % count]) for i, run in enumerate(todo)]
             _Together(members, compute, listener).fit()
     return [load_run(run.folder) for run in runs]
@@ -280,12 +276,12 @@ class _Together:
     def __init__(self, members: list[_Remote], compute: Compute, listener: Listener | None) -> None:
         self.members, self.compute, self.listener = members, compute, listener
         self.width = 0
-        self.told: list[tuple[_Remote, Future[Any]]] = []
+        self.told: list[Future[Any]] = []
 
     def fit(self) -> None:
         """Train every member to its end."""
-        how = {**self.compute.described(), "gradient": f"autograd, {len(self.members)} models together"}
-        described = {**how, "processes": 1}
+        gradient = f"autograd, {len(self.members)} models together"
+        described = {**self.compute.described(), "gradient": gradient, "processes": 1}
         try:
             started = [m.worker.submit(_start, m.run.folder, described) for m in self.members]
             vectors = [future.result() for future in started]
@@ -316,43 +312,38 @@ class _Together:
         return Stepper(models, bfloat16=bfloat16, compiled=self.compute.compiled)
 
     def _loop(self, stepper: Stepper) -> None:
-        given: StepInput | None = self._input(self._length())
+        given: StepInput | None = self._input(self.members)
         while given is not None:
             start, size = time.perf_counter(), len(given.rates)
             found = stepper.run(given)
             for member in self.members:
                 member.step += size
             staying = [i for i, member in enumerate(self.members) if member.step < member.steps]
-            following = self._input(self._length(staying), staying) if staying else None
+            following = self._input([self.members[i] for i in staying]) if staying else None
             losses, norms = (part.cpu().numpy() for part in found)  # waits for the device
             seconds = time.perf_counter() - start
             finite = np.isfinite(losses).all((0, 2)) & np.isfinite(norms).all(0)
             self._report(stepper.models, losses, norms, seconds, finite)
             kept = [i for i in staying if finite[i]]
             if following is not None and len(kept) < len(staying):
-                places = [staying.index(i) for i in kept]
-                following = StepInput(*(part[:, places] for part in following))
+                among = [staying.index(i) for i in kept]
+                following = StepInput(*(part[:, among] for part in following))
             if len(kept) < len(self.members):
                 self.members = [self.members[i] for i in kept]
                 settings = [member.run.config.train for member in self.members]
                 if kept:
-                    stepper = self._stepper(
-                        stepper.models.keep(torch.tensor(kept, device=found[1].device), settings)
-                    )
+                    places = torch.tensor(kept, device=found[1].device)
+                    stepper = self._stepper(stepper.models.keep(places, settings))
             given = following if kept else None
             self._collect(wait=given is None)
 
-    def _length(self, which: Sequence[int] | None = None) -> int:
-        """Steps until something is due for one of the members, at most a block."""
-        members = self.members if which is None else [self.members[i] for i in which]
-        return min(BLOCK, *(member.until_due for member in members))
-
-    def _input(self, n: int, which: Sequence[int] | None = None) -> StepInput:
-        """The inputs of the next `n` steps, on the device, the steps first."""
-        members = self.members if which is None else [self.members[i] for i in which]
+    def _input(self, members: Sequence[_Remote]) -> StepInput:
+        """The inputs of the steps until something is due for one of the members, at most a block: on the
+        device, the steps first."""
+        n = min(BLOCK, *(member.until_due for member in members))
         blocks = [Block(*(part[:, None] for part in member.take(n))) for member in members]
         block = _joined(blocks, axis=1)
-        if which is None or len(which) < len(self.members):
+        if len(members) < len(self.members):
             self.width = 0
         # A width that only grows: for each a graph is recorded anew, or compiled.
         self.width = width = max(self.width, block.tokens.shape[-1])
@@ -360,10 +351,8 @@ class _Together:
         place = np.arange(width)
         counts = (place >= block.first[..., None]) & (place < block.lengths[..., None])
         rates = np.stack([rates_of(member.run.config.train, member.step, n) for member in members], axis=1)
-        given = (tokens, counts, rates.astype(np.float32))
-        return StepInput(
-            *(torch.from_numpy(part).to(self.compute.device, non_blocking=True) for part in given)
-        )
+        given = map(torch.from_numpy, (tokens, counts, rates.astype(np.float32)))
+        return StepInput(*(part.to(self.compute.device, non_blocking=True) for part in given))
 
     def _report(
         self,
@@ -399,12 +388,12 @@ class _Together:
         self._tell(member, "end", state)
 
     def _tell(self, member: _Remote, what: str, *given: Any) -> None:
-        self.told.append((member, member.call(what, *given)))
+        self.told.append(member.call(what, *given))
 
     def _collect(self, *, wait: bool) -> None:
         """Raise what a member raised; with `wait` all of them have done what they were told."""
-        open_ = [(member, future) for member, future in self.told if wait or not future.done()]
-        for _, future in self.told:
-            if wait or future.done():
+        left = [] if wait else [future for future in self.told if not future.done()]
+        for future in self.told:
+            if future not in left:
                 future.result()
-        self.told = [] if wait else open_
+        self.told = left

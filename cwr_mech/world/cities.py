@@ -25,25 +25,6 @@ from cwr_mech.world.sources import is_file, read_source
 if TYPE_CHECKING:
     import pandas as pd
 
-REGIONS = (
-    "Africa",
-    "Antarctica",
-    "Central Asia",
-    "China",
-    "Eastern Europe",
-    "India",
-    "Japan",
-    "Korea",
-    "Middle East",
-    "North America",
-    "Oceania",
-    "South America",
-    "Southeast Asia",
-    "Western Europe",
-    "Atlantis",
-)
-"""The reference's fourteen regions of the earth, and the region of all invented new cities."""
-
 _ORDER, _IDS, _PLACES, _NEW_PLACES = range(4)
 
 
