@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwr_mech.errors import UnknownName
+from cwr_mech.errors import one_of
 
 from .common import say, show_table
 from .options import WORLD, LabelNoise, LabelNoiseKind, taking
@@ -49,8 +49,7 @@ def command(
     from cwr_mech.tasks.registry import BLOCK_ROWS, TASKS, get_task
     from cwr_mech.world.cities import load_world
 
-    if protocol not in PROTOCOLS:
-        raise UnknownName("protocol", protocol, PROTOCOLS)
+    one_of("protocol", protocol, PROTOCOLS)
     names = list(TASKS) if task == "all" else [get_task(name.strip()).name for name in task.split(",")]
     # The paper's ids may begin with 0; ours may not.
     given = {**world, "id_min": 0 if protocol == "paper" else None}

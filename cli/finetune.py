@@ -1,11 +1,11 @@
 """`cwr-mech finetune`: teach a trained model new cities through some of its tasks."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, one_of
 from cwr_mech.training.folders import RUNS
 
 from . import options
@@ -15,8 +15,6 @@ from .train import carry_out, placed
 if TYPE_CHECKING:
     from cwr_mech.config import RouteConfig, RunConfig
     from cwr_mech.training.runs import Run
-
-T = TypeVar("T", bound=str)
 
 
 @options.taking(compute=options.COMPUTE)
@@ -113,7 +111,7 @@ def command(
             new_cities=new_cities,
             replay=one_of("replay", replay, REPLAYS),
             elicitation=one_of("elicitation", elicitation, ELICITATIONS),
-            protocol=PROTOCOLS[one_of("protocol", protocol, tuple(PROTOCOLS))] if protocol else None,
+            protocol=PROTOCOLS[one_of("protocol", protocol, PROTOCOLS)] if protocol else None,
             steps=steps,
             lr=lr,
             seed=seed,
@@ -165,18 +163,10 @@ def routing(condition: str, layers: str | None, sites: str, rank: int, config: "
     names = ("embed", *map(str, range(config.model.n_layers - 1)))
     wanted = [name.strip() for name in layers.split(",")] if layers else names[1:]
     chosen = [names.index(one_of("layer with a gradient", name, names)) - 1 for name in wanted]
-    cities = ROUTED_CITIES[one_of("group of cities", sites, tuple(ROUTED_CITIES))]
+    cities = ROUTED_CITIES[one_of("group of cities", sites, ROUTED_CITIES)]
     if one_of("route", condition, CONDITIONS) == "unprojected":
         return RouteConfig()
     return parse(RouteConfig, {"condition": condition, "layers": chosen, "cities": cities, "rank": rank})
-
-
-def one_of(kind: str, value: str, choices: tuple[T, ...]) -> T:
-    """The choice that `value` names. Raises UnknownName."""
-    for choice in choices:
-        if choice == value:
-            return choice
-    raise UnknownName(kind, value, choices)
 
 
 def show_set(config: "RunConfig") -> None:

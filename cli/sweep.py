@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cwr_mech.artifacts import atomic_file, folder_lock
-from cwr_mech.errors import ConfigError, CwrError, MissingArtifact, UnknownName
+from cwr_mech.errors import ConfigError, CwrError, MissingArtifact, one_of
 from cwr_mech.training.folders import RUNS, run_folders, zoo_models
 
 from .common import command_line, duration, say, show_table
@@ -82,8 +82,7 @@ def command(
         write_workflow(planned, out, argv, emit)
         say(f"workflow {emit}")
         return
-    if engine not in ("local", "snakemake"):
-        raise UnknownName("engine", engine, ("local", "snakemake"))
+    one_of("engine", engine, ("local", "snakemake"))
     with folder_lock(out / ".sweep" / Path(plan).stem):
         if together is not None:
             outcomes = go_together(planned, out, together, device)
@@ -125,8 +124,7 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     from cwr_mech.world.cities import load_world
 
     known = {run.name: run for run in planned}
-    if name not in known:
-        raise UnknownName("run of this plan", name, known)
+    one_of("run of this plan", name, known)
     run, config = known[name], known[name].config
     require_base(run, root)
     base = load_run(root / run.base) if run.base else None

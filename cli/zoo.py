@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cwr_mech.analysis.study import names as parts
-from cwr_mech.errors import ArtifactError, ConfigError, CorruptArtifact, MissingArtifact, UnknownName
+from cwr_mech.errors import ArtifactError, ConfigError, CorruptArtifact, MissingArtifact, one_of
 from cwr_mech.render.numbers import number
 from cwr_mech.training.folders import OTHER_MODELS, SHIPPED, own_zoo
 
@@ -44,8 +44,7 @@ def command(
     log: LogResult = None,
 ) -> None:
     """Trained models that ship with the repository. Every command takes zoo:NAME where it takes a run."""
-    if action not in ACTIONS:
-        raise UnknownName("action", action, ACTIONS)
+    one_of("action", action, ACTIONS)
     if action == "add":
         if not names:
             raise ConfigError("no run was named", "cwr-mech zoo add RUN...; cwr-mech runs lists them")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError, one_of
 
 from . import analyses, cache_acts
 from .common import ACTIVATIONS, check_log, duration, log_report, progress, report_folder, save_result, say
@@ -32,8 +32,7 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: 
 
     check_log(log)
     for name in names or ():
-        if name not in PARTS:
-            raise UnknownName("part", name, PARTS)
+        one_of("part", name, PARTS)
     found = zoo_models()
     if not found:
         raise AnalysisError(*NONE_HERE.split("; "))

@@ -17,8 +17,11 @@ CwrError                      one clear line in `message`, what to do in `hint`
 `-- ProcessLost               one of the processes that train a model together has ended
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from typing import TypeVar, cast
+
+T = TypeVar("T")
 
 
 class CwrError(Exception):
@@ -62,6 +65,13 @@ class UnknownName(UserError):
         super().__init__(
             f"unknown {kind} {quoted(name)}", f"{hint}known: {shown}" if known else "there are none"
         )
+
+
+def one_of(kind: str, name: object, choices: Collection[T]) -> T:
+    """The choice that `name` is. Raises UnknownName, which calls it by its `kind`."""
+    if name not in choices:
+        raise UnknownName(kind, name, choices)
+    return cast(T, name)
 
 
 class ConfigError(UserError):

@@ -38,7 +38,7 @@ from cwr_mech.artifacts import (
     sha256_bytes,
 )
 from cwr_mech.config import RENAMED_CONDITIONS
-from cwr_mech.errors import AnalysisError, ArtifactError, CorruptArtifact, CwrError, UnknownName
+from cwr_mech.errors import AnalysisError, ArtifactError, CorruptArtifact, CwrError, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,8 +115,7 @@ class Result:
         import pandas as pd
 
         name = table or next(iter(self.tables), "")
-        if name not in self.tables:
-            raise UnknownName(f"table of the {self.kind} result", name, self.tables)
+        one_of(f"table of the {self.kind} result", name, self.tables)
         return pd.DataFrame(self.tables[name])
 
     def plot(self, figure: str | None = None) -> "Figure":

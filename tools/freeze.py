@@ -67,7 +67,7 @@ TIMES = {"seconds", "rows_per_second", "per_second"}
 TINY = "--set n_cities=64 --set n_new=8"
 PARTS = "--subspace manifold,random --das 1"
 OTHER = "--set train.seed=2 --set optimizer=muon"
-ANATOMY = "small-ft-distance"
+ANATOMY = "zoo:small-ft-distance"
 STEPS: tuple[tuple[str, ...], ...] = (
     (f"train --preset tiny {TINY}",),
     (f"train --preset tiny {TINY} --tasks distance,compass {OTHER} --out runs/two",),

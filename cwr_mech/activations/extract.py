@@ -20,7 +20,7 @@ from cwr_mech.activations.reader import EMBED, FINAL
 from cwr_mech.activations.site import Site
 from cwr_mech.activations.writer import store_writer
 from cwr_mech.artifacts import sha256_bytes
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError, one_of
 from cwr_mech.model.bridge import TextModel
 from cwr_mech.model.hooks import stop_layer
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -156,8 +156,7 @@ def chosen_hooks(model: TextModel, given: Sequence[str | int] | None) -> tuple[s
         return default_hooks(model.cfg.n_layers)
     hooks = tuple(Site.parse(hook).hook for hook in given)
     for hook in hooks:
-        if hook not in model.hook_dict:
-            raise UnknownName("hook", hook, model.hook_dict)
+        one_of("hook", hook, model.hook_dict)
         if hook.endswith(NO_POSITION):
             raise AnalysisError(f"'{hook}' has no vector for each position", "choose hook_z or a hook_resid")
     return hooks

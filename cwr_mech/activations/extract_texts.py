@@ -25,7 +25,7 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import EMPTY, TEXT_SITES, TokenRows
 from cwr_mech.activations.writer import CHUNK_ROWS, store_writer
 from cwr_mech.artifacts import folder_lock, read_json, write_json
-from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
+from cwr_mech.errors import AnalysisError, ArtifactError, one_of
 from cwr_mech.model.bridge import TextModel
 from cwr_mech.world.cities import World
 
@@ -57,8 +57,7 @@ def extract_texts(
     if "unembed.hook_out" in chosen:
         raise AnalysisError("logits are not kept", "take the layer final, and multiply by the model's W_U")
     for site in sites:
-        if site not in TEXT_SITES:
-            raise UnknownName("site of a text", site, TEXT_SITES)
+        one_of("site of a text", site, TEXT_SITES)
     about: dict[str, str | int] = {"step": 0, "tokenizer_sha256": "", **(attrs or {})}
     if not about.get("model_sha256"):
         about["model_sha256"] = model_digest(model)

@@ -25,7 +25,7 @@ from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.views import Views
 from cwr_mech.artifacts import other_schema, require_file, sha256_bytes, sha256_file
 from cwr_mech.config import WorldConfig, parse
-from cwr_mech.errors import AnalysisError, ArtifactLocked, CorruptArtifact, MissingArtifact, UnknownName
+from cwr_mech.errors import AnalysisError, ArtifactLocked, CorruptArtifact, MissingArtifact, one_of
 from cwr_mech.world.cities import World, cities_digest
 
 SCHEMA = "cwr-mech/activations/1"
@@ -251,9 +251,7 @@ class ActivationStore(Views):
         return self._widths[self._known("hook", Site.parse(hook).hook, self.hooks)]
 
     def _known(self, kind: str, name: str, choices: Sequence[str]) -> str:
-        if name not in choices:
-            raise UnknownName(f"{kind} in {self.path.name}", name, choices)
-        return name
+        return one_of(f"{kind} in {self.path.name}", name, choices)
 
     def rows(self, ids: Int[np.ndarray, " picked"] | Iterable[int]) -> Int64[np.ndarray, " picked"]:
         """Row of each city id. Raises AnalysisError for an id that is not in the file."""

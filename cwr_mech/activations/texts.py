@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 
 from cwr_mech.activations.prompts import Prompts
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError, one_of
 from cwr_mech.model.text import encode, quoted
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class TokenRows:
 
         Raises UnknownName.
         """
-        if site not in TEXT_SITES:
-            raise UnknownName("site of a text", site, TEXT_SITES)
+        one_of("site of a text", site, TEXT_SITES)
         at = np.arange(self.tokens.shape[1])
         start, stop = self.span[rows].T[:, :, None]
         end = self.lengths[rows][:, None]

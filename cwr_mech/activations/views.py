@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from cwr_mech.activations.site import Site
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +61,7 @@ class Views:
 
         Raises UnknownName, or AnalysisError where there is none.
         """
-        if cities not in CITY_GROUPS:
-            raise UnknownName("group of cities", cities, CITY_GROUPS)
+        one_of("group of cities", cities, CITY_GROUPS)
         kept = {"old": ~self.is_new, "new": self.is_new, "all": np.ones(len(self), dtype=bool)}[cities]
         if not kept.any():
             raise AnalysisError(f"{self.path} holds no {cities} city")

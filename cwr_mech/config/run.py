@@ -13,7 +13,7 @@ from cwr_mech.config.data import DataConfig
 from cwr_mech.config.model import ModelConfig
 from cwr_mech.config.train import RouteConfig, TrainConfig
 from cwr_mech.config.world import WorldConfig
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, one_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """Names of runs: they become those of files, of columns and of words on a command line."""
@@ -41,8 +41,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
         for module in self.train.train_only:
-            if module not in self.model.modules:
-                raise UnknownName("module", module, self.model.modules)
+            one_of("module", module, self.model.modules)
         return self
 
     def called(self, name: str) -> "RunConfig":

@@ -14,7 +14,7 @@ from jaxtyping import Int, Int8, Int32, Int64, UInt8
 from cwr_mech.config import STRICT, Protocol
 from cwr_mech.data.entries import Entries
 from cwr_mech.data.sampling import Source, draw_block
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, one_of
 from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import BLOCK_ROWS, MAX_CITIES, TASKS, Task, get_task
 from cwr_mech.tasks.tokenizer import CHAR_ID, Tokenizer
@@ -149,8 +149,7 @@ class Stream:
         label_noise_kind: str = "uniform",
     ) -> None:
         """Raises UnknownName, ConfigError, or WorldError when the world is too small for the task."""
-        if label_noise_kind not in NOISE_KINDS:
-            raise UnknownName("kind of label noise", label_noise_kind, NOISE_KINDS)
+        one_of("kind of label noise", label_noise_kind, NOISE_KINDS)
         if not 0 <= label_noise <= 1:
             raise ConfigError(f"label noise must be a share between 0 and 1, got {label_noise}")
         if start < 0 or seed < 0:

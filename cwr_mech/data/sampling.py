@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from cwr_mech.config import Protocol
 from cwr_mech.data.splits import PERCENT, SPLITS, permute, split_of
-from cwr_mech.errors import UnknownName, WorldError
+from cwr_mech.errors import WorldError, one_of
 from cwr_mech.tasks.registry import BLOCK_ROWS, PAPER_TASKS, Stratum, Task
 from cwr_mech.world.cities import World
 
@@ -44,8 +44,7 @@ class Source:
 
     def __post_init__(self) -> None:
         for kind, name, choices in (("split", self.split, SPLITS), ("group", self.group, GROUPS)):
-            if name not in choices:
-                raise UnknownName(kind, name, choices)
+            one_of(kind, name, choices)
         if self.group == "new" and not len(self.world.new()):
             raise WorldError(
                 "group 'new' needs new cities and this world has none", "set new=atlantis or another kind"

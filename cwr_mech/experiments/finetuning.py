@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from cwr_mech.config import PAPER, Part, Protocol, RunConfig, WorldConfig, parse
-from cwr_mech.errors import AnalysisError, ConfigError, UnknownName
+from cwr_mech.errors import AnalysisError, ConfigError, one_of
 from cwr_mech.tasks.registry import PAPER_TASKS, get_task, ordered
 from cwr_mech.world.cities import load_world
 
@@ -187,8 +187,7 @@ def paper_config(
     seed: int | None = None,
 ) -> RunConfig:
     """Settings of one of the paper's fine-tunings: its set, its steps, its rate. Raises UnknownName."""
-    if recipe not in RECIPES:
-        raise UnknownName("recipe", recipe, RECIPES)
+    one_of("recipe", recipe, RECIPES)
     kind, tasks = RECIPES[recipe], in_order(tasks)
     if len(tasks) != kind.n_tasks:
         raise ConfigError(f"recipe {recipe} trains {kind.n_tasks} task(s), got {', '.join(tasks)}")
@@ -215,7 +214,7 @@ def _assemble(
     tasks: tuple[str, ...],
     parts: tuple[Part, ...],
     protocol: Protocol,
-    train: dict[str, object],
+    train: Mapping[str, object],
 ) -> RunConfig:
     """The base's settings with these in their place; what cities and gradients were trained is not kept."""
     own = base.data
@@ -228,7 +227,7 @@ def _assemble(
             "world": world,
             "data": {"tasks": tasks, "parts": parts, "protocol": protocol, **noise},
             "model": base.model,
-            "train": base.train.model_dump() | usual | train,
+            "train": {**base.train.model_dump(), **usual, **train},
         },
     )
 

@@ -12,7 +12,7 @@ from itertools import chain, combinations
 from types import MappingProxyType
 
 from cwr_mech.config import PAPER, RunConfig
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, one_of
 from cwr_mech.experiments.finetuning import PAIRS, TRIPLES, paper_config
 from cwr_mech.experiments.planned import (
     Planned,
@@ -277,9 +277,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
 
 def find_plan(name: str) -> Plan:
     """Raises UnknownName."""
-    if name not in PLANS:
-        raise UnknownName("plan", name, PLANS)
-    return PLANS[name]
+    return PLANS[one_of("plan", name, PLANS)]
 
 
 def checked(planned: Sequence[Planned]) -> tuple[Planned, ...]:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from cwr_mech.config import PROTOCOLS, DataConfig, ModelConfig, RunConfig, parse
-from cwr_mech.errors import UnknownName
+from cwr_mech.errors import one_of
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 
 
@@ -65,9 +65,7 @@ SETTINGS: Mapping[str, Preset] = MappingProxyType(
 
 def preset(name: str) -> RunConfig:
     """The settings of a preset. Raises UnknownName."""
-    if name not in SETTINGS:
-        raise UnknownName("preset", name, SETTINGS)
-    base, settings = SETTINGS[name]
+    base, settings = SETTINGS[one_of("preset", name, SETTINGS)]
     return (preset(base) if base else RunConfig()).with_settings([*settings.split(), f"name={name}"])
 
 
@@ -122,8 +120,7 @@ def with_label_noise(config: RunConfig, share: float, kind: str) -> RunConfig:
 
 def under_protocol(config: RunConfig, name: str) -> RunConfig:
     """`config` with the data of protocol "strict" or "paper" (ids from 0 on). Raises UnknownName."""
-    if name not in PROTOCOLS:
-        raise UnknownName("protocol", name, PROTOCOLS)
+    one_of("protocol", name, PROTOCOLS)
     world = config.world.model_copy(update={"id_min": 0 if name == "paper" else None})
     data = config.data.model_copy(update={"protocol": PROTOCOLS[name]})
     changed = config.model_copy(update={"world": world, "data": data})

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cwr_mech.analysis.locating.tables import LOCATED
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import AnalysisError, one_of
 from cwr_mech.experiments.finetuning import PLAIN, condition_of
 from cwr_mech.experiments.presets import nearest
 from cwr_mech.experiments.zoo import family
@@ -47,9 +47,11 @@ def families(models: Models, preset: str | None) -> list[Family]:
     made_by: dict[str, list[Run]] = defaultdict(list)
     for model in models:
         made_by[nearest(model.config) or "other"].append(model)
-    if preset is not None and preset not in made_by:
-        raise UnknownName("preset of zoo models", preset, made_by)
-    chosen = [preset] if preset else sorted(made_by, key=lambda name: -len(made_by[name]))
+    chosen = (
+        [one_of("preset of zoo models", preset, made_by)]
+        if preset
+        else sorted(made_by, key=lambda name: -len(made_by[name]))
+    )
     usual = {name: (name, f"{name}-routing", tuple(PARTS)) for name in chosen}
     return [Family(made_by[name], *(usual | REPORTS)[name]) for name in chosen]
 

@@ -44,7 +44,7 @@ def place_claims() -> Iterator[Claim]:
                 f"elsewhere than {task}'s do",
                 contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
                 "new minus training cities",
-                evidence=lambda saved, index=index, task=task: of_units(index(saved, task)),
+                evidence=partial(_place, index=index, task=task),
             )
         yield claim(
             id=f"{name}divergence-distance-more",
@@ -61,6 +61,10 @@ def place_claims() -> Iterator[Claim]:
         evidence=_in_pretraining,
         kind="control",
     )
+
+
+def _place(saved: Saved, index: Callable[[Saved, str], dict[str, float]], task: str) -> Evidence:
+    return of_units(index(saved, task))
 
 
 def _more(saved: Saved, index: Callable[[Saved, str], dict[str, float]]) -> Evidence:

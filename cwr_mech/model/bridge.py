@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from cwr_mech.config import parse
 from cwr_mech.errors import ConfigError, CorruptArtifact, UserError
 from cwr_mech.model.checkpoint import some_of, weight_files
 from cwr_mech.model.hooks import Hooks, Start
+from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.model.settings import ForeignConfig, refuse_quantised
 
 if TYPE_CHECKING:
@@ -32,49 +33,8 @@ FINAL, FINAL_OUT = "unembed.hook_in", "ln_final.hook_out"
 before them."""
 
 
-@runtime_checkable
-class TextModel(Protocol):
-    """What analyses of texts ask of a model: HookedQwen2, and BridgedModel for other architectures."""
-
-    cfg: Any
-    """With `n_layers`, `n_ctx` and `d_vocab`."""
-
-    @property
-    def hook_dict(self) -> Mapping[str, Any]:
-        """Its hooks by name."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    @property
-    def settings(self) -> str:
-        """JSON from which `untrained` makes a model of this shape."""
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Its parameters."""
-
-    def to(self, device: Any) -> "TextModel":
-        """Move the model."""
-
-    def read(self, tokens: Int[Tensor, "text pos"], hooks: Hooks) -> None:
-        """Run texts as deep as the hooks lie.
-
-        Raises UnknownName, or ConfigError for a hook that stays silent.
-        """
-
-    def predict(
-        self, tokens: Int[Tensor, "text pos"], hooks: Hooks, start: Start = None
-    ) -> Float[Tensor, "text d_vocab"]:
-        """Logits of the token after each text, all of one length.
-
-        start: a layer and the residual stream before it, as these texts have it, from where a model may go
-        on. Raises UnknownName, or ConfigError for a hook that stays silent.
-        """
-
-
 class BridgedModel:
-    """A TransformerBridge as a TextModel."""
+    """A TransformerBridge, with what analyses of texts ask of a HookedQwen2."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         """Hook a causal language model. Raises ConfigError for an architecture that cannot be hooked."""
@@ -104,7 +64,7 @@ class BridgedModel:
 
     @property
     def settings(self) -> str:
-        """transformers' settings as JSON."""
+        """transformers' settings as JSON, from which `untrained` makes a model of this shape."""
         return self._settings
 
     def state_dict(self) -> Mapping[str, Tensor]:
@@ -117,15 +77,15 @@ class BridgedModel:
         return self
 
     def read(self, tokens: Int[Tensor, "text pos"], hooks: Hooks) -> None:
-        """Run texts whole; logits are computed at their end only. Raises as `TextModel.read`."""
+        """Run texts whole; logits are computed at their end only. Raises ConfigError, see `predict`."""
         self.predict(tokens, hooks)
 
     def predict(
         self, tokens: Int[Tensor, "text pos"], hooks: Hooks, start: Start = None
     ) -> Float[Tensor, "text d_vocab"]:
-        """Logits of the token after each text; always run from the tokens, whatever `start`.
+        """Logits of the token after each text, all of one length; run from the tokens, whatever `start`.
 
-        Raises as `TextModel.predict`.
+        Raises ConfigError for a hook that is not there or stays silent.
         """
         fired: set[str] = set()
 
@@ -143,6 +103,10 @@ class BridgedModel:
         if silent := [name for name in hooks if name not in fired]:
             raise ConfigError(f"hook '{silent[0]}' stays silent in {self.architecture}")
         return logits[:, -1].float()
+
+
+TextModel = HookedQwen2 | BridgedModel
+"""A model that analyses of texts ask, by the members that the two have in common."""
 
 
 def foreign_config(folder: Path) -> "PreTrainedConfig":
@@ -240,8 +204,6 @@ def _no_bars() -> Iterator[None]:
 
 def untrained(settings: str) -> TextModel:
     """A model of `TextModel.settings` with weights drawn by seed 0. Raises ConfigError."""
-    from cwr_mech.model.qwen2 import HookedQwen2
-
     content = json.loads(settings)
     if "model_type" not in content:
         return HookedQwen2(parse(ForeignConfig, content), seed=0).eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.utilities import Slice
 
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, UnknownName, one_of
 from cwr_mech.model.language import ReadsText
 from cwr_mech.model.layers import HookedConfig
 from cwr_mech.model.weights import StackedWeights
@@ -67,8 +67,7 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
 
     def check_hook(self, name: str) -> None:
         """Raise UnknownName for a hook that does not exist, ConfigError for one that would stay silent."""
-        if name not in self.hook_dict:
-            raise UnknownName("hook", name, self.hook_dict)
+        one_of("hook", name, self.hook_dict)
         if flag := self.closed_gate(name):
             raise ConfigError(f"hook '{name}' stays silent", f"switch it on with model.set_{flag}(True)")
 
@@ -144,7 +143,7 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
             yield
 
     def read(self, tokens: Int[Tensor, "text pos"], hooks: Hooks) -> None:
-        """Run texts as deep as the hooks lie (`cwr_mech.model.bridge.TextModel`)."""
+        """Run texts as deep as the hooks lie. Raises UnknownName, or ConfigError for a silent hook."""
         stop = stop_layer(hooks)
         with self._listening(hooks):
             resid = self(tokens, stop_at_layer=self.cfg.n_layers if stop is None else stop)
@@ -154,8 +153,10 @@ class HookedBase(ReadsText, StackedWeights, HookedRootModule):
     def predict(
         self, tokens: Int[Tensor, "text pos"], hooks: Hooks, start: Start = None
     ) -> Float[Tensor, "text d_vocab"]:
-        """Logits of the token after each text, all of one length, from layer `start` on
-        (`cwr_mech.model.bridge.TextModel`).
+        """Logits of the token after each text, all of one length.
+
+        start: a layer and the residual stream before it, as these texts have it, from where to go on. Raises
+        UnknownName, or ConfigError for a hook that stays silent.
         """
         layer, given = (None, tokens) if start is None else start
         end = torch.full((len(tokens), 1), tokens.shape[1] - 1, device=tokens.device)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, one_of
 from cwr_mech.model.text import NO_TOKENIZER, encode, is_ours, quoted, read_tokenizer
 from cwr_mech.tasks.tokenizer import VOCAB, Tokenizer
 
@@ -120,8 +120,7 @@ class ReadsText:
     def to_single_token(self, text: str) -> int:
         """Id of a text that is one token. Raises UnknownName."""
         if self.reads_characters:
-            if text not in VOCAB:
-                raise UnknownName("token", text, VOCAB)
+            one_of("token", text, VOCAB)
             return VOCAB.index(text)
         found: list[int] = self._needed()(text, add_special_tokens=False)["input_ids"]
         if len(found) != 1:

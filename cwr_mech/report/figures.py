@@ -12,7 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from cwr_mech.artifacts import atomic_file
-from cwr_mech.errors import AnalysisError, CorruptArtifact, UnknownName
+from cwr_mech.errors import AnalysisError, CorruptArtifact, one_of
 from cwr_mech.render.shown import Plot
 from cwr_mech.render.style import RC
 from cwr_mech.render.units import figure_in_unit, unit_of
@@ -81,7 +81,6 @@ def one_figure(result: Result, suffix: str | None = None) -> Figure:
     if not plots:
         raise AnalysisError(f"results of kind '{result.kind}' have no figure")
     name = next(iter(plots)) if suffix is None else suffix
-    if name not in plots:
-        raise UnknownName(f"figure of the {result.kind} result", name, plots)
+    one_of(f"figure of the {result.kind} result", name, plots)
     with style.context(["default", RC]):
         return figure_in_unit(plots[name].function(result), unit_of(result))

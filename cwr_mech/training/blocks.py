@@ -150,8 +150,8 @@ class Layout:
         # What fills up has no gradient: its q, k and v come back from the row of zeros.
         back = np.pad(back, (0, (filled - n) * self.heads.rows), constant_values=len(gather))
         z_back = np.pad(z_back, (0, (filled - n) * self.heads.h))
-        gather, back, z_back, z_gather = map(torch.from_numpy, (gather[:blocks], back, z_back, z_gather))
-        return sizes, gather, back, z_back, z_gather
+        made = (torch.from_numpy(table) for table in (gather[:blocks], back, z_back, z_gather))
+        return sizes, *made
 
 
 def _inverse(

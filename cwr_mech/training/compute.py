@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cwr_mech.errors import ConfigError, UnknownName
+from cwr_mech.errors import ConfigError, one_of
 from cwr_mech.training.autograd import AutogradEngine
 from cwr_mech.training.engine import Engine
 from cwr_mech.training.parameters import FlatParameters
@@ -69,8 +69,7 @@ def choose(device: str = "auto", precision: str = "auto", compiled: str = "auto"
         )
     given = (("device", device, DEVICES), ("precision", precision, PRECISIONS))
     for kind, name, choices in (*given, ("way to compile", compiled, COMPILED)):
-        if name not in choices:
-            raise UnknownName(kind, name, choices)
+        one_of(kind, name, choices)
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
         raise ConfigError(*_why_no_cuda())

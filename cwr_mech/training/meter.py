@@ -1,6 +1,7 @@
 """What a training reports between two metrics lines: mean losses, rates, and where the time went."""
 
 import time
+from operator import truediv
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Meter:
             "steps": self.total_steps,
             "rows": step * self.batch_size,
             "loss": self._loss / self._count,
-            "losses": {task: np.divide(*self._by_task[task]).item() for task in ordered(self._by_task)},
+            "losses": {task: truediv(*self._by_task[task]) for task in ordered(self._by_task)},
             "lr": lr,
             "grad_norm": self._norm / self._steps,
             "rows_per_second": self._rows / self._step_seconds,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwr_mech.config import RunConfig
-from cwr_mech.errors import ConfigError, MissingArtifact, UnknownName
+from cwr_mech.errors import ConfigError, MissingArtifact, one_of
 from cwr_mech.results import Result
 from cwr_mech.training.loop import Listener
 
@@ -62,8 +62,7 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 def check_tracker(name: str) -> None:
     """Raise UnknownName, or MissingArtifact when the package of a tracker is not installed."""
-    if name not in TRACKERS:
-        raise UnknownName("tracker", name, TRACKERS)
+    one_of("tracker", name, TRACKERS)
     if find_spec(name) is None:
         raise MissingArtifact(f"--log {name} needs the package {name}", f"install it: pip install {name}")
 
