@@ -21,8 +21,6 @@ EXPLORED = 3
 """The first bases, by seed, on which hypotheses were made; later ones confirm or refute them."""
 AT_CEILING = 0.9
 """Share of the gap that a fine-tuning must close on its own tasks before its transfer can be compared."""
-
-
 MATCHED = 0.75
 """Share of the gap of their own task at which fine-tunings are compared before they end: the highest level of
 `cwr_mech.analysis.course` that the first ripe base reached in distance, angle, compass and perimeter."""
@@ -177,7 +175,7 @@ class Saved:
         """Base -> mean improvement in the tasks that its fine-tuning on `task` did not train."""
         rows = self.improvements(condition)
         mine = rows[(rows["set"] == task) & ~rows["trained"]]
-        return {str(base): float(value) for base, value in mine.groupby("base")["ni"].mean().items()}
+        return mine.groupby("base")["ni"].mean().to_dict()
 
     def matched(self, task: str) -> dict[str, float]:
         """Base -> mean improvement in other tasks of its fine-tuning on `task` alone where that task's own
@@ -186,14 +184,12 @@ class Saved:
         rows = self.table("course", "matched")
         rows = rows[(rows["condition"] == PLAIN) & (rows["set"] == task) & (rows["level"] == MATCHED)]
         rows = rows[rows["base"].isin(self.bases) & rows["others"].notna()]
-        return {str(base): float(value) for base, value in zip(rows["base"], rows["others"], strict=True)}
+        return dict(zip(rows["base"], rows["others"], strict=True))
 
     def by_task(self, task: str) -> dict[str, float]:
         """Task -> mean improvement over bases, by fine-tunings on `task`."""
         rows = self.improvements()
-        return {
-            str(key): float(v) for key, v in rows[rows["set"] == task].groupby("task")["ni"].mean().items()
-        }
+        return rows[rows["set"] == task].groupby("task")["ni"].mean().to_dict()
 
     def transient(self, tasks: Sequence[str] = PAPER_TASKS, condition: str = PLAIN) -> str:
         """Why transfer cannot be compared: fine-tunings that stop before their own task is learned, "" if

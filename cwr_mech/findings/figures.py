@@ -2,11 +2,11 @@
 paper's training."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from textwrap import fill
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
@@ -17,7 +17,7 @@ from cwr_mech.render.lines import panels
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import GREYS, caption, new_figure
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.registry import ordered
 
 TOO_SMALL, THEIRS = "#e4e4e4", "#8a8a8a"
@@ -33,17 +33,13 @@ def maps_figure(result: Result) -> Figure:
     """
     rows = result.tables["layers"]
     places = sorted({(row["layer"], row["hook"]) for row in rows})
-    families = list(dict.fromkeys(row["family"] for row in rows))[:FAMILIES]
+    families = list(groups(rows, "family").items())[:FAMILIES]
     figure, axes = panels(len(families), margin=0.5, line=2.5, most=A_LINE)
     tasks = ordered(row["task"] for row in rows)
-    for index, (ax, family) in enumerate(zip(axes, families, strict=True)):
-        mine = [row for row in rows if row["family"] == family]
-        grid = np.full((len(tasks), len(places)), np.nan)
-        for i, task in enumerate(tasks):
-            for j, (_, hook) in enumerate(places):
-                found = [row["r2"] for row in mine if (row["task"], row["hook"]) == (task, hook)]
-                grid[i, j] = np.mean(found) if found else np.nan
-        title = f"{textwrap.fill(family, 24)}\nn = {len({row['run'] for row in mine})}"
+    for index, (ax, (family, mine)) in enumerate(zip(axes, families, strict=True)):
+        table = pd.DataFrame(mine).pivot_table(index="task", columns="hook", values="r2")
+        grid = table.reindex(index=tasks, columns=[hook for _, hook in places]).to_numpy()
+        title = f"{fill(family, 24)}\nn = {len({row['run'] for row in mine})}"
         ax.set_title(title, fontsize=7.5)
         names = tasks if index % A_LINE == 0 else [""] * len(tasks)
         layers = [layer_name(*place) for place in places]

@@ -175,19 +175,15 @@ def _published_deviation() -> tuple[float, float]:
         for task, value in zip(PAPER_TASKS, line, strict=True)
         if task not in tasks
     ]
-    return mean(value for inside, value in cells if inside), mean(
-        value for inside, value in cells if not inside
-    )
+    with_it, without = ([value for inside, value in cells if inside == chosen] for chosen in (True, False))
+    return mean(with_it), mean(without)
 
 
 def _distance_less(saved: Saved, condition: str = PLAIN) -> Evidence:
     """What distance teaches the other tasks, minus what the other trained tasks teach theirs."""
-    rest = [task for task in _trained(saved, condition) if task != "distance"]
-    return of_units(
-        minus(
-            saved.others("distance", condition), mean_over([saved.others(task, condition) for task in rest])
-        )
-    )
+    taught = {task: saved.others(task, condition) for task in _trained(saved, condition)}
+    rest = [theirs for task, theirs in taught.items() if task != "distance"]
+    return of_units(minus(saved.others("distance", condition), mean_over(rest)))
 
 
 def _matched_less(saved: Saved) -> Evidence:

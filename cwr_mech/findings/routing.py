@@ -20,8 +20,6 @@ DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
 """Tasks whose fine-tuning integrates held-out cities in the paper, beside which distance is held."""
 FURTHER, FURTHER_WHY = round(math.log(1.5), 2), "one place 1.5 times as far off as the other"
-
-
 PROJECTED = [f"{PLAIN}, {parse(RouteConfig, dict(route)).name}" for route in RIPE_ROUTES]
 ON, OFF, *MATCHED = PROJECTED
 """Conditions of the gradient at the tokens of new cities, as results name them: on- and off-manifold, and on
@@ -119,7 +117,7 @@ def _graft(saved: Saved, task: str, graft: str, outcome: str) -> dict[str, float
     """Base -> improvement with one part of the update of its fine-tuning on `task` grafted into it."""
     rows = saved.table("anatomy", "carried")
     rows = rows[(rows["set"] == task) & (rows["graft"] == graft) & rows["base"].isin(saved.bases)]
-    return {str(base): float(value) for base, value in zip(rows["base"], rows[outcome], strict=True)}
+    return dict(zip(rows["base"], rows[outcome], strict=True))
 
 
 def condition_claims() -> Iterator[Claim]:

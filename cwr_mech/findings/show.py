@@ -1,13 +1,14 @@
 """What a report of many models says: its summary, the claims of each question, models and maps."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.findings.questions import QUESTIONS, Question, asked, headline
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Show, by_kind
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.registry import ordered
 
 ANSWERS: Mapping[str, str] = {
@@ -90,17 +91,10 @@ def claims(result: Result, question: str) -> str:
     """The claims of one question: findings, then controls and manipulation checks."""
     rows = [row for row in result.tables["claims"] if row["question"] == question]
     parts = []
-    for title, kinds in (
-        ("Findings", ("finding",)),
-        (
-            "Controls and manipulation checks, which support nothing by themselves",
-            ("control", "manipulation check"),
-        ),
-    ):
-        mine = [row for row in rows if row["kind"] in kinds]
-        if mine:
-            shown = [_shown(row) for row in mine]
-            told = table_of(shown, "statement here n smallest published agreement verdict")
+    others = "Controls and manipulation checks, which support nothing by themselves"
+    for title, finding in (("Findings", True), (others, False)):
+        if mine := [_shown(row) for row in rows if (row["kind"] == "finding") == finding]:
+            told = table_of(mine, "statement here n smallest published agreement verdict")
             parts.append(f"**{title}**\n\n{told}")
     return "\n\n".join(parts)
 
@@ -157,16 +151,13 @@ def models(result: Result) -> str:
     scores = [row for row in result.tables["scores"] if row["trained"] and row["group"] == "old"]
     family = {row["run"]: row["family"] for row in result.tables["models"]}
     rows = []
-    for name in dict.fromkeys(family.values()):
-        for task in ordered(row["task"] for row in scores):
-            mine = [row for row in scores if family[row["run"]] == name and row["task"] == task]
-            if mine:
-                gains = [row["gain"] for row in mine]
-                rows.append(
-                    {"family": name, "task": task, "models": len(mine), "metric": mine[0]["metric"]}
-                    | {"value": _mean(mine, "value"), "baseline": _mean(mine, "baseline")}
-                    | {"gain": _mean(mine, "gain"), "least": min(gains), "most": max(gains)}
-                )
+    for (name, task), mine in _by_family([row | {"family": family[row["run"]]} for row in scores]):
+        gains = [row["gain"] for row in mine]
+        rows.append(
+            {"family": name, "task": task, "models": len(mine), "metric": mine[0]["metric"]}
+            | {column: _mean(mine, column) for column in ("value", "baseline", "gain")}
+            | {"least": min(gains), "most": max(gains)}
+        )
     heads = {"models": "n", "value": "mean score", "gain": "share of the gap closed"}
     plan = [
         f"What the plan (`cwr-mech sweep {result.params['plan']}`) asks for, and what is here:",
@@ -181,6 +172,13 @@ def models(result: Result) -> str:
     )
 
 
+def _by_family(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
+    """(family, task) and their rows, families as they come, tasks in the usual order."""
+    found = groups(rows, "family", "task")
+    families, tasks = dict.fromkeys(row["family"] for row in rows), ordered(row["task"] for row in rows)
+    return [(key, found[key]) for key in product(families, tasks) if key in found]
+
+
 def _mean(rows: Sequence[Row], column: str) -> float:
     return sum(row[column] for row in rows) / len(rows)
 
@@ -192,27 +190,21 @@ def maps(result: Result) -> str:
     names = [places[place] for place in sorted(places)]
     by_layer, best = [], []
     new = {(row["run"], row["task"], row["hook"]): row for row in result.tables["new"]}
-    for kind in dict.fromkeys(row["family"] for row in rows):
-        for task in ordered(row["task"] for row in rows):
-            mine = [row for row in rows if (row["family"], row["task"]) == (kind, task)]
-            if not mine:
-                continue
-            head = {"family": kind, "task": task, "models": len({row["run"] for row in mine})}
-            means = {
-                hook: _mean([row for row in mine if row["hook"] == hook], "r2") for _, hook in sorted(places)
-            }
-            by_layer.append(head | dict(zip(names, means.values(), strict=True)))
-            top = max(means, key=lambda hook: means[hook])
-            chosen = [row for row in mine if row["hook"] == top]
-            placed = [new[key] for row in chosen if (key := (row["run"], task, top)) in new]
-            best.append(
-                head
-                | {"layer": names[list(means).index(top)], "r2": means[top]}
-                | {"shuffled": max(row["control_r2_shuffled"] for row in chosen)}
-                | {"digits": max(row["control_r2_digits"] for row in chosen)}
-                | {"error": _mean(chosen, "error_mean")}
-                | {"new": _mean(placed, "error_mean") if placed else None}
-            )
+    for (kind, task), mine in _by_family(rows):
+        head = {"family": kind, "task": task, "models": len({row["run"] for row in mine})}
+        at = groups(mine, "hook")
+        means = {hook: _mean(at[hook], "r2") for _, hook in sorted(places)}
+        by_layer.append(head | dict(zip(names, means.values(), strict=True)))
+        top = max(means, key=lambda hook: means[hook])
+        placed = [new[key] for row in at[top] if (key := (row["run"], task, top)) in new]
+        best.append(
+            head
+            | {"layer": names[list(means).index(top)], "r2": means[top]}
+            | {"shuffled": max(row["control_r2_shuffled"] for row in at[top])}
+            | {"digits": max(row["control_r2_digits"] for row in at[top])}
+            | {"error": _mean(at[top], "error_mean")}
+            | {"new": _mean(placed, "error_mean") if placed else None}
+        )
     heads = {name: name for name in names} | {"models": "n"}
     controls = {"models": "n", "layer": "best layer", "new": "mean error, new cities"}
     controls |= {"shuffled": "R², shuffled cities", "digits": "R², digits of the id"}
@@ -239,11 +231,11 @@ def limits(result: Result) -> str:
     """What the settings of these models leave open; reads values of the result of kind "zoo"."""
     values, models = result.values, result.tables["models"]
     scratch = [row for row in models if row["base"] is None]
-    counts_of_tasks = sorted({_n_tasks(row) for row in scratch})
-    rows = {n: sorted({row["rows"] for row in scratch if _n_tasks(row) == n}) for n in counts_of_tasks}
+    by_count = groups([row | {"count": str(row["tasks"]).count("+") + 1} for row in scratch], "count")
     seen = "; ".join(
-        f"{count} task{'s' if count > 1 else ''} {' or '.join(f'{each:,}' for each in counts)}"
-        for count, counts in rows.items()
+        f"{count} task{'s' if count > 1 else ''} "
+        + " or ".join(f"{each:,}" for each in sorted({row["rows"] for row in mine}))
+        for count, mine in sorted(by_count.items())
     )
     points = {
         "Small worlds can be learned by heart": f"These models know {values['n_cities']} cities and "
@@ -259,10 +251,6 @@ def limits(result: Result) -> str:
         "Few seeds": "With three models Student's t has two degrees of freedom: inconclusive is not absent.",
     }
     return "\n".join(f"- **{title}.** {text}" for title, text in points.items())
-
-
-def _n_tasks(row: Row) -> int:
-    return len(str(row["tasks"]).split("+"))
 
 
 SHOWS = by_kind(

@@ -150,8 +150,9 @@ class Layout:
         # What fills up has no gradient: its q, k and v come back from the row of zeros.
         back = np.pad(back, (0, (filled - n) * self.heads.rows), constant_values=len(gather))
         z_back = np.pad(z_back, (0, (filled - n) * self.heads.h))
-        made = (torch.from_numpy(table) for table in (gather[:blocks], back, z_back, z_gather))
-        return sizes, *made
+        made = map(torch.from_numpy, (gather[:blocks], back, z_back, z_gather))
+        gathered, returned, z_returned, z_gathered = made
+        return sizes, gathered, returned, z_returned, z_gathered
 
 
 def _inverse(
