@@ -34,15 +34,14 @@ def place_claims() -> Iterator[Claim]:
         ("", "", ""),
         ("rehearsed-", " with replay of all tasks", f"; {REHEARSED}"),
     ):
-        index = partial(_divergence, condition=condition)
         for task in LOCATED:
             yield claim(
                 id=f"{name}divergence-{task}",
                 statement=f"After fine-tuning on {task}{words}, other tasks' answers put new cities "
                 f"elsewhere than {task}'s do",
+                evidence=partial(_place, task=task, condition=condition),
                 contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
                 "new minus training cities",
-                evidence=partial(_place, index=index, task=task),
             )
         yield claim(
             id=f"{name}divergence-distance-more",
@@ -50,7 +49,7 @@ def place_claims() -> Iterator[Claim]:
             "compass or perimeter do",
             contrast="divergence index: trained on distance, minus mean of trained on compass and on "
             "perimeter",
-            evidence=partial(_more, index=index),
+            evidence=partial(_more, condition=condition),
         )
     yield claim(
         id="places-in-pretraining",
@@ -61,16 +60,16 @@ def place_claims() -> Iterator[Claim]:
     )
 
 
-def _place(saved: Saved, index: Callable[[Saved, str], dict[str, float]], task: str) -> Evidence:
-    return of_units(index(saved, task))
+def _place(saved: Saved, task: str, condition: str) -> Evidence:
+    return of_units(_divergence(saved, task, condition))
 
 
-def _more(saved: Saved, index: Callable[[Saved, str], dict[str, float]]) -> Evidence:
-    rest = [index(saved, task) for task in LOCATED if task != DIVERGENT]
-    return of_units(minus(index(saved, DIVERGENT), mean_over(rest)))
+def _more(saved: Saved, condition: str) -> Evidence:
+    rest = [_divergence(saved, task, condition) for task in LOCATED if task != DIVERGENT]
+    return of_units(minus(_divergence(saved, DIVERGENT, condition), mean_over(rest)))
 
 
-def _divergence(saved: Saved, task: str, condition: str = "") -> dict[str, float]:
+def _divergence(saved: Saved, task: str, condition: str) -> dict[str, float]:
     """Base -> divergence index of its fine-tuning on `task`, the usual one or that of a condition (as
     `label_of` words it), beyond that of training cities."""
     rows, models = saved.table("locate", "divergence"), saved.table("locate", "models")

@@ -36,12 +36,7 @@ class AutogradEngine:
             self.losses = torch.compile(self._losses, mode=compiled, dynamic=False)
 
     def batch(
-        self,
-        tokens: Tokens,
-        lengths: Places,
-        first: Places,
-        total_weight: float,
-        hook: GradientHook | None = None,
+        self, tokens: Tokens, lengths: Places, first: Places, total: float, hook: GradientHook | None = None
     ) -> Float[Tensor, " row"]:
         """Add a whole batch's gradient to the flat vector; return each row's summed loss, in nats.
 
@@ -58,7 +53,7 @@ class AutogradEngine:
             else:
                 with self.model.hooks(self._watched(hook, lengths)):
                     losses = self._losses(inputs, targets, counts)
-        torch._foreach_add_(self.gradients, torch.autograd.grad(losses.sum() / total_weight, self.parameters))
+        torch._foreach_add_(self.gradients, torch.autograd.grad(losses.sum() / total, self.parameters))
         return losses.detach()[: len(lengths)]
 
     def _losses(

@@ -76,7 +76,7 @@ class Engine:
         tokens: Tokens,
         lengths: Places,
         first: Places,
-        total_weight: float,
+        total: float,
         hook: GradientHook | None = None,
         *,
         weights: bool = True,
@@ -85,7 +85,7 @@ class Engine:
         """Add a whole batch's gradient to the flat vector; return each row's summed loss, in nats.
 
         `first` is the first predicted position of each row. The gradient is that of the sum divided by
-        `total_weight`, which is the number of predictions for a mean. A hook that changes nothing changes no
+        `total`, which is the number of predictions for a mean. A hook that changes nothing changes no
         bit. What rows share at their beginning (up to the first city's id) it sees in the first of them; in
         the others the gradient is zero there. weights: False leaves the flat vector alone, for gradients that
         a hook takes. only: the backward pass ends at the input of this block, and the hook sees that alone.
@@ -95,7 +95,7 @@ class Engine:
         multiple = BFLOAT16_TOKENS if self.bfloat16 else 1
         made = packs(tokens, lengths, first, self.heads, budget=self.pack_tokens, multiple=multiple)
         for pack in made:
-            losses[pack.rows] = self._loss_and_grad(pack, total_weight, hook, weights, only)
+            losses[pack.rows] = self._loss_and_grad(pack, total, hook, weights, only)
         if weights:
             self._unfold()
         return losses
@@ -139,7 +139,7 @@ class Engine:
                 grad.zero_()
 
     def _loss_and_grad(
-        self, pack: Pack, total_weight: float, hook: GradientHook | None, weights: bool, only: int | None
+        self, pack: Pack, total: float, hook: GradientHook | None, weights: bool, only: int | None
     ) -> Float[Tensor, " b"]:
         """Add a pack's gradient, unless `weights` is False; return its rows' summed losses."""
         cfg, p, g = self.cfg, self.flat.p, self.flat.g
@@ -169,7 +169,7 @@ class Engine:
             act = (silu * up).to(self.down[i].dtype)
             x = _plus_product(x, act, self.down[i])
             saved.append((unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act))
-        by_row, dx = self._predict(pack, x, total_weight, weights)
+        by_row, dx = self._predict(pack, x, total, weights)
         add = _add_product if weights else _nothing
         for i in reversed(range(only or 0, cfg.n_layers)):
             unit1, rstd1, n1, kept, z, unit2, rstd2, n2, gate, up, silu, act = saved.pop()
@@ -209,7 +209,7 @@ class Engine:
         return by_row
 
     def _predict(
-        self, pack: Pack, x: Float[Tensor, "U d"], total_weight: float, weights: bool
+        self, pack: Pack, x: Float[Tensor, "U d"], total: float, weights: bool
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, "U d"]]:
         """Each row's loss, and the gradient at the last residual stream."""
         g, p = self.flat.g, self.flat.p
@@ -220,8 +220,8 @@ class Engine:
         # dlogits[u] = sum over its m of (softmax[u] - onehot(target_m)) / total.
         losses = logp.view(-1)[spot].neg_()
         by_row = torch.zeros(len(pack.rows)).index_add_(0, pack.owner, losses)
-        dlogits = logp.exp_().mul_((pack.times / total_weight)[:, None])
-        dlogits.view(-1).index_add_(0, spot, torch.full_like(losses, -1 / total_weight))
+        dlogits = logp.exp_().mul_((pack.times / total)[:, None])
+        dlogits.view(-1).index_add_(0, spot, torch.full_like(losses, -1 / total))
         if weights:
             # logits = n diag(gain) U:  dU = diag(gain) n^T dlogits,  dgain = row sums of (n^T dlogits * U).
             dw = torch.mm(unit.T, dlogits)
