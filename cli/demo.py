@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from cwr_mech.errors import ArtifactExists, CwrError
+from cwr_mech.experiments import processes
 from cwr_mech.training.folders import PREFIX, RUNS, find_run, zoo_models
 
 from .common import check_log, console, duration, err_console, report_folder, say
@@ -134,8 +135,6 @@ def line(name: str, what: str, start: float) -> None:
 
 def run_stage(stage: Stage, logs: Path) -> bool:
     """Run all lanes of a stage; True when every command succeeded. Output goes to logs; errors are shown."""
-    from cwr_mech.experiments.processes import stop
-
     queues = [[now for argv in lane if (now := due(argv))] for lane in stage.lanes]
     files = [logs / f"{stage.name}{'' if index == 0 else f'-{index}'}.log" for index in range(len(queues))]
     running: dict[int, Popen[bytes]] = {}
@@ -157,7 +156,7 @@ def run_stage(stage: Stage, logs: Path) -> bool:
                 tick()
                 time.sleep(0.1)
     finally:
-        stop(running.values())
+        processes.stop(running.values())
     if not good:
         show_errors(files)
     return good
@@ -185,8 +184,6 @@ def due(argv: Argv) -> Argv | None:
 
 def start(argv: Argv, log: Path) -> "Popen[bytes]":
     """Run a command of this program."""
-    from cwr_mech.experiments import processes
-
     return processes.start([sys.executable, "-m", f"{__package__}.main", *argv], log, {"COLUMNS": "100"})
 
 

@@ -13,6 +13,7 @@ import typer
 
 from cwr_mech.artifacts import atomic_file, folder_lock
 from cwr_mech.errors import ConfigError, CwrError, MissingArtifact, one_of
+from cwr_mech.experiments.processes import ends_with_parent
 from cwr_mech.training.folders import RUNS, run_folders, zoo_models
 
 from .common import command_line, duration, say, show_table
@@ -207,7 +208,6 @@ def by_snakemake(
     planned: "Sequence[Planned]", root: Path, command: Sequence[str], jobs: int, more: str
 ) -> "list[Outcome]":
     """Train the plan through Snakemake. Raises MissingArtifact when it is not installed."""
-    from cwr_mech.experiments.processes import ends_with_parent
     from cwr_mech.experiments.sweep import standing
     from cwr_mech.experiments.workflow import snakemake_argv
 

@@ -37,7 +37,6 @@ from cwr_mech.artifacts import (
     require_file,
     sha256_bytes,
 )
-from cwr_mech.config import RENAMED_CONDITIONS
 from cwr_mech.errors import AnalysisError, ArtifactError, CorruptArtifact, CwrError, one_of
 
 if TYPE_CHECKING:
@@ -64,9 +63,6 @@ MOST_UNPACKED = 1100
 SMALL = 1_000_000
 
 Row = dict[str, Any]
-OLD_END = re.compile(r"^(|.+_)(?:ci_)?(lo|hi|low|high)$")
-END_NAMES = {"lo": "lo", "low": "lo", "hi": "hi", "high": "hi"}
-"""Columns of older results that hold the ends of an interval, by whichever name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,16 +190,9 @@ def load_result(path: Path | str) -> Result:
     for name, kind in (*FIELDS.items(), ("arrays", dict)):
         if not isinstance(content.get(name), kind):
             raise CorruptArtifact(f"{path} lacks '{name}', or it is no {kind.__name__}", hint)
-    found = _arrays(path, content["arrays"], hint)
-    arrays = {name.replace("_donor", "_source"): array for name, array in found.items()}
+    arrays = _arrays(path, content["arrays"], hint)
     try:
-        tables = {
-            RENAMED_TABLES.get(name, name): [_renamed(row) for row in rows]
-            for name, rows in content["tables"].items()
-        }
-        values = {RENAMED_COLUMNS.get(name, name): value for name, value in content["values"].items()}
-        fields = {name: content[name] for name in FIELDS} | {"tables": tables, "values": values}
-        return Result(arrays=arrays, **fields)
+        return Result(arrays=arrays, **{name: content[name] for name in FIELDS})
     except (AnalysisError, TypeError, AttributeError, ValueError) as error:
         raise CorruptArtifact(f"{path} holds no result: {one_line(error)}", hint) from error
 
@@ -220,37 +209,6 @@ def settle(path: Path) -> None:
         waiting.unlink()
     else:
         os.replace(waiting, path.with_suffix(".npz"))
-
-
-RENAMED_COLUMNS = {
-    "ci_lo": "lo",
-    "ci_hi": "hi",
-    "follow": "iia",
-    "stay": "unchanged",
-    "donor": "source",
-    "taught": "training_tasks",
-    "error_to_donor": "error_to_source",
-    "expected_to_donor": "expected_to_source",
-    "follow_at_equals": "iia_at_equals",
-    "arm": "condition",
-}
-"""Columns and values by the names that older results have for them."""
-RENAMED_TABLES = {"arms": "conditions"}
-"""Tables likewise."""
-
-
-def _renamed(row: Row) -> Row:
-    """A row of an older result in today's words: names of conditions, and the ends of intervals as lo and
-    hi."""
-    row = {OLD_END.sub(lambda end: end[1] + END_NAMES[end[2]], str(key)): value for key, value in row.items()}
-    route = RENAMED_CONDITIONS.get(str(row.get("route")))
-    row = row | {"route": route} if route else row
-    if not RENAMED_COLUMNS.keys() & row.keys():
-        return row
-    if {"donor", "source"} <= row.keys():
-        row = {"states_from" if name == "source" else name: value for name, value in row.items()}
-    new = {RENAMED_COLUMNS.get(name, name): value for name, value in row.items()}
-    return new | {"truth": row["follow"]} if "follow" in row else new
 
 
 def load_results(folder: Path | str) -> dict[str, Result]:

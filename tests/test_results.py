@@ -277,21 +277,3 @@ def test_an_array_that_declares_terabytes_is_not_made(tmp_path: Path) -> None:
     forged(path, arrays=HUGE)
     with pytest.raises(CorruptArtifact, match="truncated or no npz"):
         load_result(path)
-
-
-def test_older_results_are_read_in_todays_words(tmp_path: Path) -> None:
-    old = {
-        "ci_lo": 0.1,
-        "ci_hi": 0.3,
-        "r2_low": 0.2,
-        "r2_high": 0.4,
-        "below": 1,
-        "shadow": 2,
-        "route": "none",
-    }
-    path = Result("other", "test", {}, {}, tables={"rows": [old]}).save(tmp_path, "old")
-    (row,) = load_result(path).tables["rows"]
-    assert row == {
-        "lo": 0.1, "hi": 0.3, "r2_lo": 0.2, "r2_hi": 0.4, "below": 1, "shadow": 2, "route": "unprojected",
-    }  # fmt: skip
-    assert load_result(path) == load_result(load_result(path).save(tmp_path, "new"))

@@ -23,6 +23,7 @@ HEAVY = ("torch", "matplotlib", "scipy", "sklearn", "h5py", "transformers")
 LIGHT = {"typer", "rich", "cwr_mech.artifacts", "cwr_mech.errors", "cwr_mech.training.folders"}
 LIGHT |= {"cwr_mech.render.numbers", "cwr_mech.render.columns"}
 LIGHT |= {"cwr_mech.analysis.registry", "cwr_mech.analysis.study"}
+LIGHT |= {"cwr_mech.experiments", "cwr_mech.experiments.processes"}
 
 ENDINGS = (
     (MissingArtifact("no such file: x", "cwr-mech cache-acts"), 2, ["error: no such file: x", "hint: cwr"]),
