@@ -130,29 +130,21 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
                 f"{where}: a second text about {quoted(entity)}",
                 "a column 'prompt' tells the texts of an entity apart",
             )
-        text = row["text"]
-        found[prompt][entity] = (
-            text,
-            _span(where, text, row.get("span", "").strip(), entity),
-            row.get("answer", ""),
-        )
+        span = _span(where, row["text"], row.get("span", "").strip(), entity)
+        found[prompt][entity] = row["text"], span, row.get("answer", "")
     for prompt, texts in found.items():
-        missing = next((entity for entity in places if entity not in texts), None)
-        if missing is not None:
-            raise WorldError(f"{path}: {quoted(missing)} has no text for the prompt '{prompt}'")
+        if missing := [entity for entity in places if entity not in texts]:
+            raise WorldError(f"{path}: {quoted(missing[0])} has no text for the prompt '{prompt}'")
     given = np.array([place[:2] for place in places.values()])
     xy = tenths(given) if columns == ("lon", "lat") else given.astype(np.int64)
     entities = _entities(list(places), xy, [place[2] for place in places.values()], path.as_posix())
     if templates:
         return Prompts.from_templates(entities, templates)
-    return Prompts(
-        entities,
-        {prompt: tuple(texts[entity][0] for entity in places) for prompt, texts in found.items()},
-        {prompt: tuple(texts[entity][1] for entity in places) for prompt, texts in found.items()},
-        {prompt: tuple(texts[entity][2] for entity in places) for prompt, texts in found.items()}
-        if "answer" in header
-        else {},
+    texts, spans, answers = (
+        {prompt: tuple(about[entity][part] for entity in places) for prompt, about in found.items()}
+        for part in range(3)
     )
+    return Prompts(entities, texts, spans, answers if "answer" in header else {})
 
 
 def _entities(names: Sequence[str], xy: np.ndarray, groups: Sequence[str], source: str) -> World:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.render.style import region_looks, task_look
+from cwr_mech.render.style import Look, region_looks, task_look
 from cwr_mech.render.traces import SYMBOLS
 from cwr_mech.results import Result
 from cwr_mech.world.new_cities import shown_regions
@@ -46,32 +47,26 @@ def map_data(results: Mapping[str, Result]) -> dict[str, Any] | None:
 
 def _cities(decoded: Result | None, implied: Result | None) -> dict[str, Any]:
     """All cities of either result: id, place, name, region, whether new, and the look of their region."""
-    ids: dict[int, tuple[list[float], bool, str, str]] = {}
-    if decoded is not None:
-        a = decoded.arrays
-        regions = shown_regions(a["region"], a["true"])
-        for row, city in enumerate(a["ids"].tolist()):
-            about = str(a["names"][row]), str(regions[row])
-            ids[city] = (a["true"][row].tolist(), bool(a["is_new"][row]), *about)
-    if implied is not None:
-        a = implied.arrays
-        for row, city in enumerate(a["ids"].tolist()):
-            new = bool(a["is_new"][row])
-            ids.setdefault(city, (a["true"][row].tolist(), new, f"city {city}", "new" if new else "training"))
-    rows = list(ids.values())
-    looks = region_looks(region for *_, region in rows)
-    return {
-        "id": list(ids),
-        "x": [place[0] for place, *_ in rows],
-        "y": [place[1] for place, *_ in rows],
-        "is_new": [new for _, new, *_ in rows],
-        "name": [name for *_, name, _ in rows],
-        "region": [region for *_, region in rows],
-        "looks": {
-            name: {"color": look.colour, "symbol": SYMBOLS.get(look.marker, "circle")}
-            for name, look in looks.items()
-        },
-    }
+    parts = []
+    for result in (decoded, implied):
+        if result is not None:
+            a = result.arrays
+            new, x, y = a["is_new"].astype(bool), *a["true"].T
+            about = {
+                "name": [f"city {city}" for city in a["ids"]],
+                "region": np.where(new, "new", "training"),
+            }
+            if result is decoded:
+                about = {"name": a["names"], "region": shown_regions(a["region"], a["true"])}
+            parts.append(pd.DataFrame({"id": a["ids"], "x": x, "y": y, "is_new": new} | about))
+    cities = pd.concat(parts).drop_duplicates("id")
+    looks = {name: _look(look) for name, look in region_looks(cities["region"]).items()}
+    return {**cities.to_dict("list"), "looks": looks}
+
+
+def _look(look: Look) -> dict[str, str]:
+    """Colour and marker as plotly takes them."""
+    return {"color": look.colour, "symbol": SYMBOLS.get(look.marker, "circle")}
 
 
 def _decoded(result: Result, middle: np.ndarray, unit: float) -> dict[str, Any]:
@@ -96,10 +91,7 @@ def _implied(result: Result, ids: list[int], middle: np.ndarray, unit: float) ->
     return {
         "runs": [str(run) for run in result.arrays["runs"]],
         "tasks": tasks,
-        "looks": [
-            {"color": task_look(task).colour, "symbol": SYMBOLS.get(task_look(task).marker, "circle")}
-            for task in tasks
-        ],
+        "looks": [_look(task_look(task)) for task in tasks],
         "cities": [ids.index(city) for city in result.arrays["ids"].tolist()],
         "places": _packed(result.arrays["implied"], middle, unit),
         "probe": _packed(result.arrays["probe"], middle, unit),
