@@ -149,9 +149,7 @@ def plain_name(run: str) -> str:
 
 @cache
 def say_if_published(folder: Path) -> None:
-    """Say, once for each, that a report of the repository one is in (by its .gitignore) is being changed, and
-    how to have it back.
-    """
+    """Say, once for each, that a report of the repository (by its .gitignore) changes, and how to undo it."""
     path = Path(".gitignore")
     if path.is_file() and f"!/{REPORTS}/{folder.name}/" in path.read_text(encoding="utf-8").splitlines():
         say(f"note    {folder} is published; git diff shows what changes, git checkout {folder} undoes it")

@@ -36,9 +36,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Prompts:
-    """For each prompt a text about each entity, the characters that are read there, and how the text goes on
-    where that is known.
-    """
+    """For each prompt a text about each entity, the characters read there, its answer where known."""
 
     entities: World
     texts: Mapping[str, tuple[str, ...]]

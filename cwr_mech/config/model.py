@@ -35,9 +35,7 @@ class ModelConfig(Config):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """E (the embedding; with the unembedding where they are tied), the blocks L0, L1, ..., and U (final
-        norm and unembedding).
-        """
+        """E (the embedding), the blocks L0, L1, ..., and U (final norm and, where not tied, unembedding)."""
         return ("E", *(f"L{layer}" for layer in range(self.n_layers)), "U")
 
     @model_validator(mode="after")

@@ -27,8 +27,7 @@ MATCHED = 0.75
 
 
 class Saved:
-    """Results of one report. `bases`: the models of all tasks that claims about fine-tunings are made
-    over."""
+    """Results of one report. `bases`: the models of all tasks that claims about fine-tunings are over."""
 
     def __init__(
         self,

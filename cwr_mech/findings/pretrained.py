@@ -135,8 +135,7 @@ def similarity_claims() -> Iterator[Claim]:
 
 
 def published_pairs(measure: str) -> dict[tuple[str, str], float]:
-    """A published matrix of single-task models as pairs, crossing left out; a task with itself is other
-    seeds."""
+    """A published matrix of single-task models as pairs, without crossing; a task with itself: seeds."""
     cells, tasks = matrix(measure), PAPER_TASKS
     return {
         (a, b): float(cells[tasks.index(a), tasks.index(b)])

@@ -166,9 +166,7 @@ def asked(result: Result) -> list[Question]:
 
 
 def headline(rows: Sequence[Row], question: Question) -> Row | None:
-    """The row that answers a question: of its headline claims the first with a number, over confirmatory
-    bases where there are any.
-    """
+    """Of the headline claims the first with a number, over confirmatory bases where there are any."""
     found = {row["id"]: row for row in rows}
     named = [*(f"{claim}-confirmed" for claim in question.headline), *question.headline]
     here = [found[name] for name in named if name in found]

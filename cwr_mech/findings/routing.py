@@ -196,8 +196,7 @@ def _less_than_others(saved: Saved, share: Callable[[Saved, str], Mapping[str, f
 
 
 def _read_at(saved: Saved) -> dict[tuple[str, str], tuple[int, str]]:
-    """(base, task) -> layer and token position at which interchange moves the answers; weak sites left
-    out."""
+    """(base, task) -> layer and token position at which interchange moves answers; weak sites left out."""
     found = {}
     for result in saved.results.values():
         if result.kind == "sites":

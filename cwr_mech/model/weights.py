@@ -59,14 +59,12 @@ class StackedWeights:
 
     @property
     def QK(self) -> FactoredMatrix:
-        """W_Q W_K^T of each layer and head, [layer head d_model d_model]; rotary positions and the norm's
-        gains are left out.
-        """
+        """W_Q W_K^T [layer head d_model d_model], without rotary positions and the norm's gains."""
         return FactoredMatrix(self.W_Q, self._for_heads(self.W_K).transpose(-2, -1))
 
     @property
     def OV(self) -> FactoredMatrix:
-        """W_V W_O of each layer and head, [layer head d_model d_model]."""
+        """W_V W_O [layer head d_model d_model]."""
         return FactoredMatrix(self._for_heads(self.W_V), self.W_O)
 
     def all_head_labels(self) -> list[str]:

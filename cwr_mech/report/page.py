@@ -81,8 +81,7 @@ class _Page:
         return ["\n".join(lines)]
 
     def answers(self, results: Mapping[str, Result], found: Result) -> list[str]:
-        """The summary of a report with claims: a table of questions and answers, the figure, limits,
-        methods."""
+        """The summary of a report with claims: table of questions and answers, figure, limits, methods."""
         name = next(key for key, result in results.items() if result is found)
         figure = self.figures({name: found})[:1]
         zoo = next((result for result in results.values() if result.kind == "zoo"), None)

@@ -51,8 +51,7 @@ class Engine:
     def __init__(
         self, parameters: FlatParameters, *, bfloat16: bool = False, pack_tokens: int | None = None
     ) -> None:
-        """bfloat16: see the module. pack_tokens: at most so many tokens at once; by default as many as keep
-        activations small."""
+        """bfloat16: see the module. pack_tokens: most at once; by default what keeps activations small."""
         keep_memory()
         self.flat, self.bfloat16 = parameters, bfloat16
         self.cfg = cfg = parameters.cfg

@@ -338,8 +338,7 @@ class _Together:
             self._collect(wait=given is None)
 
     def _input(self, members: Sequence[_Remote]) -> StepInput:
-        """The inputs of the steps until something is due for one of the members, at most a block: on the
-        device, the steps first."""
+        """Inputs of the steps until something is due for a member, at most a block, on the device."""
         n = min(BLOCK, *(member.until_due for member in members))
         blocks = [Block(*(part[:, None] for part in member.take(n))) for member in members]
         block = _joined(blocks, axis=1)
