@@ -31,9 +31,7 @@ Report = Annotated[
 def result_suffix(text: str | None) -> str | None:
     """Refuse what cannot end a file's name before anything is computed. Raises ConfigError."""
     if text is not None and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text):
-        raise ConfigError(
-            f"'{text}' cannot end a result's name", "take small letters and digits, joined by hyphens"
-        )
+        raise ConfigError(f"'{text}' cannot end a result's name", "take small letters, digits and hyphens")
     return text
 
 
@@ -73,15 +71,9 @@ LabelNoise = Annotated[
 LabelNoiseKind = Annotated[
     str, typer.Option(help="uniform: another query's answer; local: a number 5 % off, a neighbouring label.")
 ]
-Log = Annotated[
-    str | None, typer.Option(help="Send metrics to tensorboard or wandb, too, where it is installed.")
-]
-LogResult = Annotated[
-    str | None, typer.Option("--log", help="Send numbers and figures to tensorboard or wandb, too.")
-]
-Threads = Annotated[
-    int, typer.Option(min=1, max=256, help="Processor threads; small models are fastest with one.")
-]
+Log = Annotated[str | None, typer.Option(help="Send metrics to tensorboard or wandb, too, if installed.")]
+LogResult = Annotated[str | None, typer.Option("--log", help="Send all to tensorboard or wandb, too.")]
+Threads = Annotated[int, typer.Option(min=1, max=256, help="Threads; small models are fastest with one.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option(help="auto takes a GPU where there is one; mps is refused, and told why."),

@@ -264,7 +264,5 @@ def report(plan: str, outcomes: "Sequence[Outcome]", root: Path) -> None:
     bad = [outcome for outcome in outcomes if outcome.state != "done"]
     if bad:
         show_table("not done", ["run", "state", "why"], [[run.name, run.state, run.details] for run in bad])
-        raise CwrError(
-            f"{len(bad)} of {len(outcomes)} runs are not done", f"what they said is in {root}/.sweep/"
-        )
+        raise CwrError(f"{len(bad)} of {len(outcomes)} runs are not done", f"what they said: {root}/.sweep/")
     say(f"all {len(outcomes)} runs of plan {plan} are done")

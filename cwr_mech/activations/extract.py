@@ -57,9 +57,7 @@ def draw_partners(world: World, task: str, seed: int) -> Int64[np.ndarray, "city
     k = get_task(task).n_min - 1
     old = world.old()
     if len(old) < k + 1:
-        raise AnalysisError(
-            f"{task} needs {k} other training cities, and this world has {len(old)} training cities"
-        )
+        raise AnalysisError(f"{task} needs {k} other training cities, and this world has {len(old)}")
     rng = np.random.default_rng(np.random.SeedSequence([seed, get_task(task).key]))
     rows = np.column_stack([np.arange(world.n), old[rng.integers(len(old), size=(world.n, k))]])
     while True:

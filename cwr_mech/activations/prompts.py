@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -138,11 +139,11 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
     entities = _entities(list(places), xy, [place[2] for place in places.values()], path.as_posix())
     if templates:
         return Prompts.from_templates(entities, templates)
-    texts, spans, answers = (
-        {prompt: tuple(about[entity][part] for entity in places) for prompt, about in found.items()}
-        for part in range(3)
-    )
-    return Prompts(entities, texts, spans, answers if "answer" in header else {})
+
+    def column(part: int) -> dict[str, tuple[Any, ...]]:
+        return {prompt: tuple(about[name][part] for name in places) for prompt, about in found.items()}
+
+    return Prompts(entities, column(0), column(1), column(2) if "answer" in header else {})
 
 
 def _entities(names: Sequence[str], xy: np.ndarray, groups: Sequence[str], source: str) -> World:
@@ -168,9 +169,7 @@ def _number(where: str, column: str, text: str) -> float:
     if limit is not None and abs(value) > limit:
         raise WorldError(f"{where}: {column} {quoted(text)} is outside -{limit}..{limit} degrees")
     if limit is None and not value.is_integer():
-        raise WorldError(
-            f"{where}: {column} {quoted(text)} is not a whole number", "multiply x and y by 1000, say"
-        )
+        raise WorldError(f"{where}: {column} {quoted(text)} is not a whole number", "multiply by 1000, say")
     return value
 
 

@@ -258,9 +258,7 @@ class ActivationStore(Views):
         wanted = np.asarray(ids).tolist()
         missing = [city for city in wanted if city not in self._row_of]
         if missing:
-            raise AnalysisError(
-                f"{self.path} holds no city {missing[0]} ({len(missing)} of the ids asked for)"
-            )
+            raise AnalysisError(f"{self.path} holds no city {missing[0]} ({len(missing)} of the ids asked)")
         return np.array([self._row_of[city] for city in wanted], dtype=np.int64)
 
     def get(

@@ -86,15 +86,12 @@ def encode_prompts(
         rows, offsets = encode(tokenizer, texts, d_vocab, n_ctx)
         tokens = np.full((len(rows), max(map(len, rows))), EMPTY, dtype=np.int32)
         span = np.empty((len(rows), 2), dtype=np.int32)
-        for index, (row, places, (first, after)) in enumerate(
-            zip(rows, offsets, prompts.spans[prompt], strict=True)
-        ):
+        given = zip(texts, rows, offsets, prompts.spans[prompt], strict=True)
+        for index, (text, row, places, (first, after)) in enumerate(given):
             tokens[index, : len(row)] = row
             inside = [at for at, (start, stop) in enumerate(places) if start < after and stop > first]
             if not inside:
-                raise AnalysisError(
-                    f"no token holds {quoted(texts[index][first:after])} in {quoted(texts[index])}"
-                )
+                raise AnalysisError(f"no token holds {quoted(text[first:after])} in {quoted(text)}")
             span[index] = inside[0], inside[-1] + 1
         answers = prompts.answers.get(prompt)
         answer = None if answers is None else _answers(tokenizer, texts, answers, rows, d_vocab, n_ctx)

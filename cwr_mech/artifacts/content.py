@@ -55,9 +55,7 @@ def read_json(path: Path | str, *, schema: str | None = None, rebuild: str | Non
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise CorruptArtifact(
-            f"{path} is not valid JSON: it is truncated or another kind of file", hint
-        ) from error
+        raise CorruptArtifact(f"{path} is not valid JSON: truncated or another kind of file", hint) from error
     if not isinstance(content, dict):
         raise CorruptArtifact(f"{path} holds no JSON object", hint)
     if schema is not None and content.get("schema") != schema:

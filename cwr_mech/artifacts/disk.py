@@ -33,9 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NoSpace(
-                f"no space left to write {path}", "free some space and run the command again"
-            ) from error
+            raise NoSpace(f"no space left to write {path}", "free some space and try again") from error
         about = getattr(error, "filename", None)
         place = "" if about is None or Path(os.fsdecode(about)).parent == path.parent else f"{about!s}: "
         raise ArtifactError(
@@ -54,16 +52,12 @@ def require_file(path: Path, hint: str | None = None, most_bytes: int | None = N
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingArtifact(f"no such file: {path}", hint) from error
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}", hint
-        ) from error
+        raise ArtifactError(f"cannot read {path}: {getattr(error, 'strerror', 0) or error}", hint) from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
         raise CorruptArtifact(f"{path} is {kind}, not a file", hint)
     if not readable:
-        raise ArtifactError(
-            f"cannot read {path}: {os.strerror(errno.EACCES)}", "give yourself permission to read it"
-        )
+        raise ArtifactError(f"cannot read {path}: {os.strerror(errno.EACCES)}", "make it readable to you")
     if most_bytes is not None and found.st_size > most_bytes:
         raise CorruptArtifact(f"{path} has {found.st_size:,} bytes, more than any such file of ours", hint)
 

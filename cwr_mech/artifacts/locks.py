@@ -59,9 +59,7 @@ def folder_lock(folder: Path | str) -> Iterator[None]:
             free = lock(handle)
         holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
         if free is None:
-            _log.warning(
-                "%s lies on a disk without file locks: do not train it from two machines at once", folder
-            )
+            _log.warning("%s lies on a disk without file locks: do not train it from two machines", folder)
             free = not _names_another(holder)
         if not free:
             raise ArtifactLocked(

@@ -36,12 +36,8 @@ class Protocol(Config):
     inside_balance_within_n: bool = Field(
         True, description="inside: TRUE and FALSE balanced for every number of cities"
     )
-    crossing_keeps_label: bool = Field(
-        True, description="crossing: rows are shuffled without changing the label"
-    )
-    refill_repeats: bool = Field(
-        True, description="triples with a repeated city are drawn again, not dropped"
-    )
+    crossing_keeps_label: bool = Field(True, description="crossing: shuffling rows keeps the label")
+    refill_repeats: bool = Field(True, description="triples with a repeated city are drawn anew, not dropped")
 
 
 STRICT = Protocol()
@@ -74,22 +70,16 @@ class DataConfig(Config):
 
     tasks: tuple[TaskName, ...] = Field(default_factory=_paper_tasks, description="tasks of the mixture")
     protocol: Protocol = STRICT
-    parts: tuple[Part, ...] = Field(
-        (), description="the mixture in full, part by part; fine-tuning fills it in"
-    )
+    parts: tuple[Part, ...] = Field((), description="the mixture, part by part; fine-tuning fills it in")
     rows_per_task: int | None = Field(
         None, ge=1, description="size of the training set for each task; none: fresh rows for ever"
     )
-    weights: tuple[float, ...] | None = Field(
-        None, description="shares of the tasks in the rows; none: equal"
-    )
+    weights: tuple[float, ...] | None = Field(None, description="shares of tasks in the rows; none: equal")
     first_tasks: Words = Field(
         (), description="tasks seen alone at the beginning (curriculum); none: all from the first step"
     )
     first_steps: int = Field(0, ge=0, description="steps in which only those are seen (curriculum)")
-    label_noise: float = Field(
-        0.0, ge=0.0, le=1.0, description="share of rows with a wrong answer (label noise)"
-    )
+    label_noise: float = Field(0.0, ge=0.0, le=1.0, description="share of wrong answers (label noise)")
     label_noise_kind: Literal["uniform", "local"] = Field(
         "uniform", description="uniform: another query's answer; local: 5 % off, a neighbouring label"
     )

@@ -47,6 +47,4 @@ class ModelConfig(Config):
 
     def _check_width(self) -> None:
         if self.d_model % self.n_heads or self.d_head % 2:
-            raise ConfigError(
-                f"d_model {self.d_model} must be n_heads {self.n_heads} times an even head width"
-            )
+            raise ConfigError(f"d_model {self.d_model} must be n_heads {self.n_heads} times an even width")

@@ -27,9 +27,7 @@ class TrainConfig(Config):
     )
     decay: float = Field(0.3, gt=0, le=1, description="share of the steps over which hold falls")
     warmup: int = Field(50, ge=0, description="steps in which the learning rate rises")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="adamw, or muon for the matrices of the blocks"
-    )
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="adamw, or muon for blocks' matrices")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment (momentum)")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
@@ -40,9 +38,7 @@ class TrainConfig(Config):
     final_dtype: Literal["float32", "float16"] = Field(
         "float32", description="float16: the last weights are rounded to what half the bits hold"
     )
-    checkpoints: int = Field(
-        8, ge=0, description="checkpoints kept between the first and the last, log-spaced"
-    )
+    checkpoints: int = Field(8, ge=0, description="checkpoints kept between first and last, log-spaced")
     save_every: int = Field(500, ge=1, description="steps between two states for a resume")
     eval_every: int = Field(500, ge=1, description="steps between two evaluations")
     eval_rows: int = Field(64, ge=1, description="questions a task in an evaluation on the way")

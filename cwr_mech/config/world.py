@@ -36,9 +36,7 @@ class WorldConfig(Config):
         5075, description="number of cities that pretraining may show, or all (the default for a file)"
     )
     id_digits: int = Field(4, ge=1, le=6, description="digits of a city's id")
-    id_min: int | None = Field(
-        None, ge=0, description="smallest id; none: the smallest number of that many digits"
-    )
+    id_min: int | None = Field(None, ge=0, description="smallest id; none: the smallest of that many digits")
     new: str = Field(
         "none",
         description="cities held back: none, atlantis, scattered, holdout:REGION, or several joined by +",

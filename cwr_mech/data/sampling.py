@@ -46,9 +46,7 @@ class Source:
         for kind, name, choices in (("split", self.split, SPLITS), ("group", self.group, GROUPS)):
             one_of(kind, name, choices)
         if self.group == "new" and not len(self.world.new()):
-            raise WorldError(
-                "group 'new' needs new cities and this world has none", "set new=atlantis or another kind"
-            )
+            raise WorldError("group 'new' needs new cities, and this world has none", "set new=atlantis, say")
         n = len(self.pool)
         if n < self.task.n_max:
             which = "training cities" if self.group == "old" else "cities"

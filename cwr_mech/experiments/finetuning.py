@@ -124,9 +124,7 @@ def world_with_new(base: RunConfig, new_cities: str | None) -> WorldConfig:
     settings = base.world.model_dump() | ({} if new_cities is None else {"new": new_cities})
     config = parse(WorldConfig, settings)
     if config.new == "none":
-        raise ConfigError(
-            f"the world of run {base.name} holds no new cities", "say which, as in --new atlantis"
-        )
+        raise ConfigError(f"the world of run {base.name} holds no new cities", "say which: --new atlantis")
     if config == base.world:
         return config
     world, before = load_world(config), load_world(base.world)

@@ -102,9 +102,7 @@ def add(
     and not to be replaced.
     """
     if run.state != "done" or run.from_zoo:
-        raise ConfigError(
-            f"run {run.name} is {'from the zoo' if run.from_zoo else run.state}, not a finished run"
-        )
+        raise ConfigError(f"run {run.name} is {'from the zoo' if run.from_zoo else run.state}, not finished")
     config = parse(RunConfig, run.config.model_dump() | {"name": name or run.folder.name})
     root = own_zoo() if root is None else Path(root)
     target = root / config.name

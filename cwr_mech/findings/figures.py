@@ -20,6 +20,7 @@ from cwr_mech.render.style import GREYS, caption, new_figure
 from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.registry import ordered
 
+VALUE = ("value", "lo", "hi")
 TOO_SMALL, THEIRS = "#e4e4e4", "#8a8a8a"
 FAMILIES, A_LINE = 8, 4
 """Panels that have room, and those side by side; the families come in the order of the models."""
@@ -64,9 +65,7 @@ def overview_figure(result: Result) -> Figure:
     figure = new_figure(1.5 + 0.5 * max(1, len(known)))
     ax = figure.subplots()
     forest(ax, known, [f"{row['statement']}" for row in known], scaled=True)
-    ax.set_xlabel(
-        "contrast minus its reference, in smallest effects of interest (logarithmic beyond 3)", fontsize=8
-    )
+    ax.set_xlabel("contrast minus its reference, in smallest effects (logarithmic beyond 3)", fontsize=8)
     return caption(
         figure,
         "The headline claim of each question. Filled: supported or refuted; hollow: no effect of that size; "
@@ -103,9 +102,7 @@ def forest(ax: Axes, rows: Sequence[Row], names: Sequence[str], *, scaled: bool 
     for place, row in enumerate(rows):
         unit = row["smallest"] if scaled and row["smallest"] else 1.0
         zero = row["against"] if scaled else 0.0
-        value, lo, hi = (
-            (math.nan if row[k] is None else row[k] - zero) / unit for k in ("value", "lo", "hi")
-        )
+        value, lo, hi = ((math.nan if row[k] is None else row[k] - zero) / unit for k in VALUE)
         reach = row["smallest"] / unit
         ax.barh(
             place,

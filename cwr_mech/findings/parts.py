@@ -98,9 +98,7 @@ def plain(models: Models, tasks: Sequence[str]) -> list[Run]:
 def with_course(models: Models) -> list[Run]:
     """Of these the unprojected ones whose checkpoints are kept."""
     kept = [model for model in conditioned(models) if condition_of(model.config) == PLAIN]
-    return chosen(
-        kept, lambda model: len(model.steps) > 3, "model of the zoo with more than its last checkpoint"
-    )
+    return chosen(kept, lambda model: len(model.steps) > 3, "model with more than its last checkpoint")
 
 
 def fresh(models: Models) -> list[Run]:

@@ -90,9 +90,7 @@ def _of_learned(saved: Saved, task: str) -> Evidence:
     runs = saved.trained_on(task)
     learned = saved.learned(runs)
     if len(learned) < len(runs) and len(learned) < 3:
-        return withheld(
-            f"{len(runs) - len(learned)} of {len(runs)} models of {task} alone have not learned it"
-        )
+        return withheld(f"{len(runs) - len(learned)} of {len(runs)} models of {task} alone did not learn it")
     return of_units(_r2(saved, learned))
 
 

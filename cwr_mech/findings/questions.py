@@ -128,9 +128,7 @@ def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: 
     here = {result.kind for result in results.values()}
     asked = {question.id for question in QUESTIONS if set(question.needs) <= here}
     if not asked:
-        raise AnalysisError(
-            "no question can be asked of these results", "cwr-mech zoo analyse makes all that they need"
-        )
+        raise AnalysisError("no question can be asked of these results", "cwr-mech zoo analyse makes them")
     rows = judge([claim for claim in CLAIMS if claim.question in asked], saved)
     rows = [row for row in rows if row["role"] == "exploratory" or row["n"]]
     findings = [row for row in rows if row["kind"] == "finding"]

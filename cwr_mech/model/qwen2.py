@@ -184,9 +184,7 @@ class HookedQwen2(HookedBase):
         rows = rows if rows.dtype in (torch.int64, torch.int32) else rows.long()
         checked = first and self.pad_token is not None and not torch.compiler.is_compiling()
         if checked and _padded_on_the_left(rows, cast(int, self.pad_token)):
-            raise ConfigError(
-                "rows of tokens are padded on the left, which shifts their positions", "pad on the right"
-            )
+            raise ConfigError("rows padded on the left have shifted positions", "pad on the right")
         return rows
 
     def _layers(self, start: int | None, stop: int | None) -> range:

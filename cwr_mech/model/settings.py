@@ -118,9 +118,7 @@ def model_config(settings: Mapping[str, Any]) -> ModelConfig:
         content["n_key_value_heads"] = None
     config = parse(ForeignConfig, content | {"head_dim": settings.get("head_dim")})
     if config.n_ctx > MOST_POSITIONS:
-        raise ConfigError(
-            f"max_position_embeddings is {config.n_ctx:,}; at most {MOST_POSITIONS:,} are supported"
-        )
+        raise ConfigError(f"max_position_embeddings is {config.n_ctx:,}; at most {MOST_POSITIONS:,} are read")
     if config.head_dim and config.head_dim * config.n_heads == config.d_model:
         config = config.model_copy(update={"head_dim": None})
     window, windowed = _windows(settings, config.n_layers)
@@ -138,9 +136,7 @@ def refuse_quantised(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for weights that need scales to be read."""
     for option in ("quantization_config", "compression_config"):
         if settings.get(option):
-            raise ConfigError(
-                f"the weights are quantised ({option})", "save them in float32, float16 or bfloat16"
-            )
+            raise ConfigError(f"the weights are quantised ({option})", "save them in float32 or bfloat16")
 
 
 def _rope(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,9 +50,7 @@ def read_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
         found: PreTrainedTokenizerBase = kind.from_pretrained(folder.as_posix(), local_files_only=True)
         found("a", return_offsets_mapping=True)
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise CorruptArtifact(
-            f"{folder} holds a tokenizer that cannot be read ({one_line(error)})"
-        ) from error
+        raise CorruptArtifact(f"{folder} has a tokenizer that cannot be read ({one_line(error)})") from error
     return found
 
 

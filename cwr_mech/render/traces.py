@@ -31,6 +31,11 @@ DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 HOVER = "%{x}, %{y}"
 
 
+def hexed(colour: Any) -> str:
+    """A colour of matplotlib as plotly takes it."""
+    return to_hex(colour)
+
+
 def names_of(legends: Sequence[Legend]) -> Names:
     """How an artist looks -> what the legends call it."""
     found: Names = {}
@@ -42,7 +47,7 @@ def names_of(legends: Sequence[Legend]) -> Names:
 
 
 def _look(line: Line2D) -> tuple[str, ...]:
-    return to_hex(line.get_color()), str(line.get_marker()), str(line.get_linestyle())
+    return hexed(line.get_color()), str(line.get_marker()), str(line.get_linestyle())
 
 
 def _called(artist: Artist, names: Names, colour: str, marker: str) -> str:
@@ -68,12 +73,12 @@ def line(ax: Axes, line: Line2D, names: Names, label: object = "") -> Trace:
     xy = np.stack([np.asarray(values, dtype=float) for values in line.get_data(orig=False)], axis=1)
     if line.get_transform() != ax.transData:  # a line across the whole panel: axhline, axvline
         xy = ax.transData.inverted().transform(line.get_transform().transform(xy))
-    colour, marker, style = to_hex(line.get_color()), str(line.get_marker()), str(line.get_linestyle())
+    colour, marker, style = hexed(line.get_color()), str(line.get_marker()), str(line.get_linestyle())
     mode = [word for word, there in (("lines", style in DASHES), ("markers", marker in SYMBOLS)) if there]
     own = str(label) if label and not str(label).startswith("_") else ""
     name = own.replace("\n", " ") or _called(line, names, colour, marker if marker in SYMBOLS else "")
     face: Any = line.get_markerfacecolor()
-    open_face = face == "none" or to_hex(face) == "#ffffff"
+    open_face = face == "none" or hexed(face) == "#ffffff"
     symbol = SYMBOLS.get(marker, "circle") + ("-open" if open_face and marker in "osDv^*XP" else "")
     return {
         "type": "scatter",
@@ -118,13 +123,13 @@ def reach(line: Line2D, bars: Sequence[LineCollection]) -> Trace:
 def points(ax: Axes, points: PathCollection, names: Names) -> Trace:
     offsets: Any = getattr(points, "_offsets3d", None)
     xy = np.stack(offsets, 1) if offsets is not None else np.ma.filled(points.get_offsets(), np.nan)
-    colours = [to_hex(colour) for colour in points.get_facecolor()] or [
-        to_hex(colour) for colour in points.get_edgecolor()
+    colours = [hexed(colour) for colour in points.get_facecolor()] or [
+        hexed(colour) for colour in points.get_edgecolor()
     ]
     marker = _marker_of(points)
     hollow = len(set(colours)) == 1 and colours[0] == "#ffffff"
     if hollow:
-        colours = [to_hex(colour) for colour in points.get_edgecolor()]
+        colours = [hexed(colour) for colour in points.get_edgecolor()]
     one = colours[0] if colours and len(set(colours)) == 1 else None
     name = _called(points, names, one or "", marker)
     symbol = SYMBOLS.get(marker, "circle")
@@ -192,7 +197,7 @@ def bars(bars: BarContainer) -> Trace:
         "width": short([box.height if lying else box.width for box in boxes]),
         "name": "" if label.startswith("_") else label,
         "marker": {
-            "color": [to_hex(bar.get_facecolor()) for bar in bars.patches],
+            "color": [hexed(bar.get_facecolor()) for bar in bars.patches],
             "pattern": {"shape": "/" if bars.patches and bars.patches[0].get_hatch() else ""},
         },
         "hovertemplate": "%{value:.4~g}<extra></extra>",
@@ -206,7 +211,7 @@ def span(ax: Axes, box: Rectangle) -> Trace:
     filled = box.get_fill()
     return {
         "type": "rect", "x0": x0, "x1": x1, "y0": y0, "y1": y1, "layer": "below" if filled else "above",
-        "fillcolor": to_hex(box.get_facecolor()) if filled else "rgba(0,0,0,0)",
+        "fillcolor": hexed(box.get_facecolor()) if filled else "rgba(0,0,0,0)",
         "opacity": float(box.get_alpha() or 1.0) if filled else 1.0,
-        "line": {"width": 0 if filled else 2, "color": to_hex(box.get_edgecolor())},
+        "line": {"width": 0 if filled else 2, "color": hexed(box.get_edgecolor())},
     }  # fmt: skip

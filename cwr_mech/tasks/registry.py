@@ -199,9 +199,7 @@ def checked(task: Task) -> Task:
         try:
             values = np.asarray(task.formula(xy, np.full(256, size)))
         except Exception as error:  # whatever a user's formula raises
-            raise ConfigError(
-                f"the formula of task {task.name} fails for {size} cities: {error!r}"
-            ) from error
+            raise ConfigError(f"the formula of {task.name} fails for {size} cities: {error!r}") from error
         if values.shape != (256,) or not np.issubdtype(values.dtype, np.integer):
             raise ConfigError(
                 f"for 256 queries the formula of task {task.name} gives {values.dtype} {values.shape}",
@@ -273,9 +271,7 @@ def _free(task: Task) -> Task:
     """The task, if no other has its prefix. Raises ConfigError."""
     other = next((one for one in TASKS.values() if one.prefix == task.prefix and one.name != task.name), None)
     if other is not None:
-        raise ConfigError(
-            f"the prefix '{task.prefix}' is that of task {other.name}: their questions would look alike"
-        )
+        raise ConfigError(f"the prefix '{task.prefix}' is that of task {other.name}", "take another")
     return task
 
 

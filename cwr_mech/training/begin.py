@@ -22,9 +22,7 @@ LONGEST_QUESTION = 64
 def require_free(folder: Path) -> None:
     """Raises ArtifactExists when `folder` holds a run, or anything else that is not ours."""
     if (folder / "manifest.json").exists():
-        raise ArtifactExists(
-            f"{folder} holds a run already", "continue it with --resume, or choose another --out"
-        )
+        raise ArtifactExists(f"{folder} holds a run already", "continue it with --resume, or change --out")
     own = (".lock", "checkpoints", CITIES)
     here = [path.name for path in folder.iterdir()] if folder.exists() else []
     if any(name not in own and PART not in name for name in here):  # parts of a killed one are swept away

@@ -90,9 +90,7 @@ class ModelFolder(Run):
     def checkpoint(self, step: int | None = None) -> Path:
         """The folder. Raises MissingArtifact for another step than 0."""
         if step not in (None, 0):
-            raise MissingArtifact(
-                f"{self.folder} is one checkpoint; it has no step {step}", "leave out --step"
-            )
+            raise MissingArtifact(f"{self.folder} is one checkpoint, without step {step}", "leave out --step")
         return self.folder
 
     def model(self, step: int | None = None) -> "HookedQwen2":

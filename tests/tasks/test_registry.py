@@ -90,7 +90,7 @@ FORMULAS = [
     (lambda xy, sizes: xy[:, 0], "one whole number a query"),
     (lambda xy, sizes: xy[:, 0, 0], "not numbers of up to 4 digits"),
     (lambda xy, sizes: 10 * manhattan(xy), "not numbers of up to 4 digits"),
-    (lambda xy, sizes: xy[:, 2, 0], "formula of task blocks fails"),
+    (lambda xy, sizes: xy[:, 2, 0], "formula of blocks fails"),
 ]
 
 

@@ -30,7 +30,7 @@ def test_a_folder_with_our_tokenizer_is_asked_about_cities(tmp_path: Path) -> No
     HookedQwen2(wider, seed=1).save_pretrained(tmp_path / "wider")
     more = load_run(tmp_path / "wider").model()
     assert torch.equal(more.to_tokens("dist(c_1"), model.to_tokens("dist(c_1")), "tokens added to ours"
-    with pytest.raises(MissingArtifact, match="it has no step 7"):
+    with pytest.raises(MissingArtifact, match="without step 7"):
         run.model(7)
     with pytest.raises(ConfigError, match="not fine-tuned"):
         run.base()
