@@ -20,9 +20,7 @@ LONG_PATIENCE = 60.0
 """The same for commands that save the state of a training, after the step at hand."""
 TRAINING = ("train", "finetune", "sweep", "demo")
 EXIT_INTERRUPTED = 130
-KEPT = (
-    "what was finished is kept, nothing half-written is left; train, finetune and patch go on with --resume"
-)
+KEPT = "what was finished is kept, nothing is half-written; train, finetune and patch go on with --resume"
 SAID = f"error: interrupted\nhint: {KEPT}\n".encode()
 
 _noticed = threading.Event()

@@ -203,9 +203,7 @@ def _check_text(args: Sequence[str]) -> None:
     """
     for before, arg in zip(("", *args), args, strict=False):
         if not arg.strip(", \t\r\n") or (arg.startswith("--") and arg.rstrip(" ,").endswith("=")):
-            place = arg.strip(" =,\t\r\n") or (
-                before if before.startswith("-") and before != "--" else "a word"
-            )
+            place = arg.strip(" =,\t\r\n") or (before if before[:1] == "-" and before != "--" else "a word")
             raise ConfigError(f"{place} is empty", "a variable may be unset; leave it out for the default")
         if any("\ud800" <= letter <= "\udfff" for letter in arg):
             raise ConfigError(f"{arg!r} is not valid UTF-8", "rename the file, or set LC_ALL=C.UTF-8")

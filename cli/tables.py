@@ -160,9 +160,7 @@ class Table:
 
 def visible(text: str, kept: str = "") -> str:
     """`text` with what a terminal would obey and not show spelled out, as in \\x1b; but for `kept`."""
-    return "".join(
-        letter if letter.isprintable() or letter in kept else repr(letter)[1:-1] for letter in text
-    )
+    return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in text)
 
 
 def _split(widths: list[int], labels: int, width: int) -> list[list[int]]:

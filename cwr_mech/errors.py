@@ -62,9 +62,7 @@ class UnknownName(UserError):
         near = get_close_matches(str(name), known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         shown = ", ".join(known[:24]) + (f", ... ({len(known)} in all)" if len(known) > 24 else "")
-        super().__init__(
-            f"unknown {kind} {quoted(name)}", f"{hint}known: {shown}" if known else "there are none"
-        )
+        super().__init__(f"unknown {kind} {quoted(name)}", f"{hint}known: {shown or 'there are none'}")
 
 
 def one_of(kind: str, name: object, choices: Collection[T]) -> T:

@@ -140,10 +140,10 @@ def read_prompts(path: Path, templates: Sequence[str] = ()) -> Prompts:
     if templates:
         return Prompts.from_templates(entities, templates)
 
-    def column(part: int) -> dict[str, tuple[Any, ...]]:
+    def each(part: int) -> dict[str, tuple[Any, ...]]:
         return {prompt: tuple(about[name][part] for name in places) for prompt, about in found.items()}
 
-    return Prompts(entities, column(0), column(1), column(2) if "answer" in header else {})
+    return Prompts(entities, each(0), each(1), each(2) if "answer" in header else {})
 
 
 def _entities(names: Sequence[str], xy: np.ndarray, groups: Sequence[str], source: str) -> World:

@@ -68,9 +68,7 @@ class TokenRows:
 
     def names(self) -> list[tuple[int, ...]]:
         """The tokens of each span."""
-        return [
-            tuple(row[start:stop].tolist()) for row, (start, stop) in zip(self.tokens, self.span, strict=True)
-        ]
+        return [tuple(row[slice(*span)].tolist()) for row, span in zip(self.tokens, self.span, strict=True)]
 
 
 def encode_prompts(

@@ -85,9 +85,7 @@ class Views:
 
         chosen = self.hooks if hooks is None else [Site.parse(hook).hook for hook in hooks]
         if len({self.width(hook) for hook in chosen}) > 1:
-            raise AnalysisError(
-                "hooks of different widths do not fit into one array", "name hooks of one width"
-            )
+            raise AnalysisError("hooks of different widths do not fit one array", "name hooks of one width")
         ids = self.select(cities)
         with self:
             values = [[[self.get(h, t, s, ids) for s in self.sites] for t in self.tasks] for h in chosen]

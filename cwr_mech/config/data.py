@@ -33,9 +33,7 @@ class Protocol(Config):
     """
 
     split_by_hash: bool = Field(True, description="training and test questions never overlap")
-    inside_balance_within_n: bool = Field(
-        True, description="inside: TRUE and FALSE balanced for every number of cities"
-    )
+    inside_balance_within_n: bool = Field(True, description="inside: labels balanced for each number")
     crossing_keeps_label: bool = Field(True, description="crossing: shuffling rows keeps the label")
     refill_repeats: bool = Field(True, description="triples with a repeated city are drawn anew, not dropped")
 

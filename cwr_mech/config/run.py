@@ -33,9 +33,7 @@ class RunConfig(Config):
     @classmethod
     def _plain(cls, name: str) -> str:
         if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"{name!r} cannot name a run", "use letters, digits, and . _ + -, as in --out runs/NAME"
-            )
+            raise ConfigError(f"{name!r} cannot name a run", "use letters, digits, and . _ + -: runs/NAME")
         return name
 
     @model_validator(mode="after")

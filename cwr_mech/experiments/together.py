@@ -31,9 +31,7 @@ def sweep_together(
         begun([planned.name for planned in group])
         tried |= {planned.name for planned in group}
         bases = [load_run(root / planned.base) if planned.base else None for planned in group]
-        jobs = [
-            Job(planned.config, root / planned.name, base) for planned, base in zip(group, bases, strict=True)
-        ]
+        jobs = [Job(run.config, root / run.name, base) for run, base in zip(group, bases, strict=True)]
         train_together(jobs, resume=True, compute=compute, listener=listener)
     return [standing(planned, root) for planned in plan]
 

@@ -200,9 +200,7 @@ def recorded_answers(folder: Path) -> Texts:
         with gzip.open(path) as packed:  # a few bytes may be packed for gigabytes
             texts: Texts = TypeAdapter(Texts).validate_json(packed.read(MOST_ANSWER_BYTES))
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise CorruptArtifact(
-            f"{path} holds no answers: it is missing, cut short or another kind of file"
-        ) from error
+        raise CorruptArtifact(f"{path} holds no answers: it is missing, cut short or another file") from error
     return texts
 
 

@@ -199,9 +199,7 @@ def _interference(saved: Saved) -> Evidence:
     rows = rows[(rows["condition"] == PLAIN) & ~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
     rows = rows[rows["base"].isin(saved.bases)]
     inside = rows["set"].str.split("+").map(lambda tasks: "distance" in tasks).astype(bool)
-    with_it, without = (
-        rows[chosen].groupby("base")["deviation"].mean().to_dict() for chosen in (inside, ~inside)
-    )
+    with_it, without = (rows[one].groupby("base")["deviation"].mean().to_dict() for one in (inside, ~inside))
     return of_units(minus(with_it, without))
 
 

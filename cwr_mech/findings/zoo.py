@@ -74,10 +74,7 @@ def plan_rows(models: Sequence[Row], name: str) -> list[Row]:
     plan = find_plan(name)
     planned = Counter(family(run.config, run.base is not None) for run in plan.runs(preset(plan.preset)))
     here = Counter(str(row["family"]) for row in models)
-    return [
-        {"family": name, "planned": planned[name], "here": here[name]}
-        for name in dict.fromkeys([*planned, *here])
-    ]
+    return [{"family": name, "planned": planned[name], "here": here[name]} for name in planned | here]
 
 
 def maps_result(

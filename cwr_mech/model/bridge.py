@@ -125,9 +125,7 @@ def foreign_config(folder: Path) -> "PreTrainedConfig":
         content = read_json(folder / "config.json")
         refuse_quantised(content)
         if (kind := content.get("model_type")) not in CONFIG_MAPPING_NAMES:
-            code = (
-                ", whose code the folder brings along and which is not run" if "auto_map" in content else ""
-            )
+            code = ", whose code the folder brings along; it is not run" if "auto_map" in content else ""
             raise ConfigError(f"transformers {transformers.__version__} knows no model type {kind!r}{code}")
         config = AutoConfig.from_pretrained(folder.as_posix(), local_files_only=True, trust_remote_code=False)
         named = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "no model")]
@@ -184,7 +182,7 @@ def read_bridged(folder: Path) -> BridgedModel:
         raise CorruptArtifact(f"{folder} cannot be read as a model: {error.message}", error.hint) from error
     except Exception as error:  # truncated files, weights of other shapes
         raise CorruptArtifact(
-            f"{folder} holds weights that cannot be read ({one_line(error)[:200]})"
+            f"{folder} has weights that cannot be read ({one_line(error)[:200]})"
         ) from error
 
 

@@ -177,9 +177,7 @@ class HookedQwen2(HookedBase):
         if isinstance(tokens, str | list):
             return self.to_tokens(tokens)
         if tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise ConfigError(
-                f"tokens are {tokens.dtype}, not whole numbers", "a residual stream needs start_at_layer"
-            )
+            raise ConfigError(f"tokens are {tokens.dtype}, not whole numbers", "streams need start_at_layer")
         rows = tokens[None] if tokens.ndim == 1 else tokens
         rows = rows if rows.dtype in (torch.int64, torch.int32) else rows.long()
         checked = first and self.pad_token is not None and not torch.compiler.is_compiling()

@@ -123,9 +123,7 @@ def reach(line: Line2D, bars: Sequence[LineCollection]) -> Trace:
 def points(ax: Axes, points: PathCollection, names: Names) -> Trace:
     offsets: Any = getattr(points, "_offsets3d", None)
     xy = np.stack(offsets, 1) if offsets is not None else np.ma.filled(points.get_offsets(), np.nan)
-    colours = [hexed(colour) for colour in points.get_facecolor()] or [
-        hexed(colour) for colour in points.get_edgecolor()
-    ]
+    colours = list(map(hexed, points.get_facecolor())) or list(map(hexed, points.get_edgecolor()))
     marker = _marker_of(points)
     hollow = len(set(colours)) == 1 and colours[0] == "#ffffff"
     if hollow:

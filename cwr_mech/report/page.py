@@ -213,9 +213,7 @@ def _origin(results: Mapping[str, Result], page: _Page) -> list[str]:
         for source, digest in sorted(result.inputs.items())
         if not source.endswith(IDENTITY)
     ]
-    versions = sorted(
-        {f"{key} {value}" for result in results.values() for key, value in result.provenance.items()}
-    )
+    versions = sorted({f"{key} {value}" for one in results.values() for key, value in one.provenance.items()})
     heads = {"result": "result", "input": "made from", "sha256": "sha256 begins"}
     return [
         "## Where this comes from",

@@ -49,10 +49,7 @@ class Optimizer:
             self.by_name["muon"] = Muon([_part(value, grad) for value, grad in hidden], train)
         else:
             decay.append(_part(flat.values[: flat.n_decay], flat.grads[: flat.n_decay]))
-        groups = [
-            {"params": decay, "weight_decay": train.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
+        groups = [{"params": decay, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0}]
         betas = (train.beta1, train.beta2)
         self.by_name["adamw"] = torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=1e-8, fused=True)
 

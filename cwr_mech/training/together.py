@@ -266,7 +266,7 @@ def check_together(configs: Sequence[RunConfig]) -> None:
             raise ConfigError(f"run {config.name} changes its gradients", "train it by itself")
         if config.model != configs[0].model:
             raise ConfigError(
-                f"{configs[0].name} and {config.name} have models of different shapes", "train them apart"
+                f"{configs[0].name} and {config.name} have different shapes", "train them apart"
             )
 
 

@@ -120,9 +120,7 @@ def read_table(path: Path, kind: str = "world file") -> list[tuple[int, list[str
     except FileNotFoundError as error:
         raise MissingArtifact(f"no such {kind}: {path}") from error
     except UnicodeDecodeError as error:
-        raise WorldError(
-            f"{path}: byte {error.start} is not UTF-8 text", "save the file as CSV in UTF-8"
-        ) from error
+        raise WorldError(f"{path}: byte {error.start} is not UTF-8", "save it as CSV in UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise WorldError(
             f"cannot read the {kind} {path}: {getattr(error, 'strerror', None) or error}"

@@ -156,9 +156,7 @@ def test_changes_are_noticed() -> None:
     stored.write_bytes(stored.read_bytes()[:-20])
     files = files | {ANSWERS: sha256_file(stored)}
     changed = update_manifest(model, zoo=about | {"files": files})
-    assert problems(changed) == [
-        f"{stored} holds no answers: it is missing, cut short or another kind of file"
-    ]
+    assert problems(changed) == [f"{stored} holds no answers: it is missing, cut short or another file"]
     (model.checkpoint() / "model.safetensors").unlink()
     assert "model.safetensors is missing" in " ".join(problems(changed))
 
