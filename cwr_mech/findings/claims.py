@@ -108,7 +108,8 @@ def judge(claims: Sequence[Claim], saved: Any) -> list[Row]:
         family = [k for k, claim in enumerate(claims) if (claim.kind, claim.role) == ("finding", role)]
         for test in range(2):
             adjusted[family, test] = benjamini_hochberg(adjusted[family, test])
-    return [_row(claim, *one, saved) for claim, *one in zip(claims, evidence, adjusted.tolist(), strict=True)]
+    judged = zip(claims, evidence, adjusted.tolist(), strict=True)
+    return [_row(claim, found, p, saved) for claim, found, p in judged]
 
 
 def _found(claim: Claim, saved: Any) -> Evidence:
