@@ -132,10 +132,7 @@ def command_line() -> str:
 
 
 def report_folder(name: str) -> Path:
-    """Folder of the report `name`, zoo-NAME for a model zoo:NAME.
-
-    Raises ConfigError when the name is no plain name.
-    """
+    """Folder of the report `name`, zoo-NAME for zoo:NAME. Raises ConfigError for no plain name."""
     name = name.replace("zoo:", "zoo-")
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"'{name}' cannot name a report", "use letters, digits, and . _ + -")

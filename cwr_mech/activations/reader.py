@@ -229,10 +229,7 @@ class ActivationStore(Views):
         return World(self.city_ids, tuple(self.names.tolist()), xy, self.region, self.is_new, settings)
 
     def token_rows(self, task: str) -> TokenRows:
-        """What was read in a prompt of texts.
-
-        Raises UnknownName, CorruptArtifact, or AnalysisError for a file of our questions.
-        """
+        """What was read in a prompt. Raises UnknownName, CorruptArtifact, or AnalysisError without texts."""
         if not self.reads_text:
             raise AnalysisError(f"{self.path} holds questions about cities, not texts")
         group = f"texts/{self._known('task', task, self.tasks)}"

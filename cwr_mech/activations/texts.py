@@ -50,10 +50,7 @@ class TokenRows:
         return bool(((start >= 0) & (start < stop) & (stop <= self.lengths)).all())
 
     def weights(self, site: str, rows: Int64[np.ndarray, " row"]) -> Float[np.ndarray, "row pos"]:
-        """What each token of some texts counts at a site: 1 at a single token, shares of a mean elsewhere.
-
-        Raises UnknownName.
-        """
+        """What each token counts at a site: 1, or shares of a mean. Raises UnknownName."""
         one_of("site of a text", site, TEXT_SITES)
         at = np.arange(self.tokens.shape[1])
         start, stop = self.span[rows].T[:, :, None]

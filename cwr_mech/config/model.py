@@ -12,9 +12,7 @@ class ModelConfig(Config):
     n_layers: int = Field(6, ge=1, description="number of layers (transformer blocks)")
     d_model: int = Field(128, ge=2, description="width of the residual stream (hidden size)")
     n_heads: int = Field(4, ge=1, description="number of attention heads")
-    n_key_value_heads: int | None = Field(
-        None, ge=1, description="number of key and value heads (GQA); none: as many as heads"
-    )
+    n_key_value_heads: int | None = Field(None, ge=1, description="key and value heads (GQA); none: n_heads")
     d_mlp: int = Field(512, ge=1, description="width of the MLP (intermediate size)")
     d_vocab: int = Field(98, ge=2, description="size of the vocabulary")
     n_ctx: int = Field(256, ge=2, description="longest context in tokens")

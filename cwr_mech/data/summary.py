@@ -52,10 +52,7 @@ class TaskStats:
 
 
 def task_stats(world: World, task: str, n: int, **options: Unpack[StreamOptions]) -> TaskStats:
-    """Statistics of `n` rows of a split, and the overlap of `n` rows of every two splits.
-
-    Raises what `generate` raises.
-    """
+    """Statistics of `n` rows of a split, and overlaps of `n` rows of the splits; raises as `generate`."""
     definition, split = get_task(task), options.get("split", "train")
     drawn: dict[str, Rows] = {}
     for name in dict.fromkeys((split, *SPLITS)):

@@ -56,10 +56,7 @@ def maps_figure(result: Result) -> Figure:
 
 @plot("The answers at a glance", "overview")
 def overview_figure(result: Result) -> Figure:
-    """The headline claim of each question, in units of its smallest effect of interest.
-
-    Reads table `claims`.
-    """
+    """The headline claim of each question, in smallest effects of interest. Reads table `claims`."""
     rows = [headline(result.tables["claims"], question) for question in asked(result)]
     known = [row for row in rows if row is not None and row["value"] is not None]
     figure = new_figure(1.5 + 0.5 * max(1, len(known)))
@@ -76,10 +73,7 @@ def overview_figure(result: Result) -> Figure:
 
 @plot("All findings")
 def claims_figure(result: Result) -> Figure:
-    """Every finding of a report with its interval and smallest effect, a panel for each question.
-
-    Reads table `claims`.
-    """
+    """Every finding with its interval and smallest effect, question by question. Reads table `claims`."""
     rows = [row for row in result.tables["claims"] if row["kind"] == "finding" and row["value"] is not None]
     groups = {q.title: [row for row in rows if row["question"] == q.id] for q in asked(result)}
     groups = {title: mine for title, mine in groups.items() if mine}

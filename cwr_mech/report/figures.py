@@ -58,10 +58,7 @@ def caption_of(figure: Figure) -> str:
 
 
 def draw(result: Result, folder: Path | str, name: str) -> list[Path]:
-    """Draw all figures of `result` as PNG files in `folder`; returns their paths (none for kinds without).
-
-    Raises what `drawn` raises.
-    """
+    """Draw all figures of `result` as PNG files in `folder`; returns their paths. Raises as `drawn`."""
     paths = []
     for file, figure in drawn(result, name):
         path = Path(folder) / file

@@ -112,9 +112,7 @@ def begun_run(
             remove_states(folder)
         run.checkpoint()  # nothing is left to do, unless the last one was taken away
     if run.state == "diverged":
-        raise TrainingDiverged(
-            f"run {run.name} diverged, and would again", "train anew with a lower lr or a longer warmup"
-        )
+        raise TrainingDiverged(f"run {run.name} diverged, and would again", "train anew with a lower lr")
     return run
 
 
