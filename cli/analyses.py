@@ -14,7 +14,7 @@ import typer
 from cwr_mech.analysis.registry import ANALYSES, Analysis
 from cwr_mech.analysis.study import Opt, followed_by
 
-from .common import check_log, plain_name, progress, rows_of, save_result, say, show_table
+from .common import plain_name, progress, rows_of, save_result, say, show_table
 from .options import LogResult, Report, Suffix
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def run(
     `suffix`: what its name ends with there. `said`: the command that it is to name instead of this one.
     """
     row = commands()[name]
-    check_log(log)
     with followed_by(progress):
         result = row.function(**options)
     ending = f" --suffix {suffix}" if suffix else ""

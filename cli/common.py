@@ -189,12 +189,13 @@ def log_report(log: str, folder: Path) -> None:
     say(f"logged to {log}")
 
 
-def check_log(log: str | None) -> None:
-    """Before work begins. Raises UnknownName, or MissingArtifact for a tracker that is not installed."""
+def check_log(log: str | None) -> str | None:
+    """Refuse a tracker before work begins. Raises UnknownName, or MissingArtifact if it is not installed."""
     if log:
         from cwr_mech.training.trackers import check_tracker
 
         check_tracker(log)
+    return log
 
 
 def rows_of(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[list[object]]:

@@ -14,7 +14,7 @@ from cwr_mech.errors import ArtifactExists, CwrError
 from cwr_mech.experiments import processes
 from cwr_mech.training.folders import PREFIX, RUNS, find_run, zoo_models
 
-from .common import check_log, console, duration, err_console, report_folder, say
+from .common import console, duration, err_console, report_folder, say
 from .options import LogResult
 from .train import configure
 
@@ -101,7 +101,6 @@ def command(
     from cwr_mech.experiments.presets import preset
     from cwr_mech.world.cities import load_world
 
-    check_log(log)
     began = time.monotonic()
     world = load_world(preset(PRESET).world)
     find_run(ZOO_MODELS[0])

@@ -10,7 +10,7 @@ import typer
 
 from cwr_mech.errors import ConfigError
 
-from .common import report_folder
+from .common import check_log, report_folder
 
 
 def report_name(name: str | None) -> str | None:
@@ -72,7 +72,10 @@ LabelNoiseKind = Annotated[
     str, typer.Option(help="uniform: another query's answer; local: a number 5 % off, a neighbouring label.")
 ]
 Log = Annotated[str | None, typer.Option(help="Send metrics to tensorboard or wandb, too, if installed.")]
-LogResult = Annotated[str | None, typer.Option("--log", help="Send all to tensorboard or wandb, too.")]
+LogResult = Annotated[
+    str | None,
+    typer.Option("--log", help="Send numbers and figures to tensorboard or wandb, too.", callback=check_log),
+]
 Threads = Annotated[int, typer.Option(min=1, max=256, help="Threads; small models are fastest with one.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],

@@ -8,7 +8,7 @@ from cwr_mech.analysis.study import names
 from cwr_mech.errors import MissingArtifact, UserError
 from cwr_mech.training.folders import RUNS, newest_first
 
-from .common import check_log, command_line, plain_name, save_result, say
+from .common import command_line, plain_name, save_result, say
 from .options import LogResult, Report
 
 
@@ -25,7 +25,6 @@ def command(
     from cwr_mech.analysis.answers.curves import curves_result, losses_of, training_result
     from cwr_mech.training.runs import load_run
 
-    check_log(log)
     found = []
     named = names(runs)
     wanted = named or newest_first(RUNS) or [None]

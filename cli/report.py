@@ -8,7 +8,7 @@ import typer
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.training.folders import RUNS, find_run
 
-from .common import check_log, log_report, plain_name, report_folder, say, say_if_published
+from .common import log_report, plain_name, report_folder, say, say_if_published
 from .options import LogResult
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ def command(
     their runs, if these are few. With --check: rebuild it aside, compare, and fail if anything differs.
     With --html: one page without a network, with sortable tables and figures that answer to the mouse.
     """
-    check_log(log)
     folder = report_folder(name or plain_name(find_run().name))
     if not any((folder / "results").glob("*.json")):
         raise MissingArtifact(

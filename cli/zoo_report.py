@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cwr_mech.errors import AnalysisError, one_of
 
 from . import analyses, cache_acts
-from .common import ACTIVATIONS, check_log, duration, log_report, progress, report_folder, save_result, say
+from .common import ACTIVATIONS, duration, log_report, progress, report_folder, save_result, say
 
 if TYPE_CHECKING:
     from cwr_mech.findings.parts import Family, Part
@@ -30,7 +30,6 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: 
 
     from .zoo import NONE_HERE
 
-    check_log(log)
     for name in names or ():
         one_of("part", name, PARTS)
     found = zoo_models()

@@ -48,6 +48,10 @@ class Evidence:
     p: float | None = None
 
 
+Units = Mapping[str, float]
+"""A number for each unit; `of_units` makes evidence of it."""
+
+
 def of_units(values: Mapping[str, float | None]) -> Evidence:
     """One number for each model; models without one are left out."""
     given = [value for value in values.values() if value is not None and math.isfinite(value)]
@@ -87,7 +91,7 @@ class Claim:
     question: str
     statement: str
     contrast: str
-    evidence: Callable[[Any], Evidence]
+    evidence: Callable[[Any], Evidence | Units]
     smallest: float
     why: str
     predicted: Literal["above", "below"] = "above"
@@ -114,9 +118,10 @@ def judge(claims: Sequence[Claim], saved: Any) -> list[Row]:
 
 def _found(claim: Claim, saved: Any) -> Evidence:
     try:
-        return claim.evidence(saved)
+        found = claim.evidence(saved)
     except NoResults as error:
         return withheld(str(error))
+    return found if isinstance(found, Evidence) else of_units(found)
 
 
 def _p_values(claim: Claim, evidence: Evidence) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
-from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_statistic, of_units, withheld
+from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_statistic, withheld
 from cwr_mech.findings.evidence import MATCHED, Saved, across, by_bases, mean_over, minus
 from cwr_mech.findings.pretrained import CKA, LEAST_TASKS
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -35,7 +35,7 @@ def own_claims() -> Iterator[Claim]:
             question="transfer",
             statement=f"Fine-tuning on {task} teaches {task} about held-out cities",
             contrast="normalised improvement in the trained task",
-            evidence=partial(own, task=task),
+            evidence=partial(Saved.own, task=task),
             smallest=TENTH,
             why=TENTH_WHY,
             published=float(matrix("transfer")[PAPER_TASKS.index(task), PAPER_TASKS.index(task)]),
@@ -52,7 +52,7 @@ def transfer_claims() -> Iterator[Claim]:
         id="transfer",
         statement="Fine-tuning on one task teaches the other tasks about held-out cities",
         contrast="mean normalised improvement in tasks that were not trained",
-        evidence=lambda saved: of_units(mean_over([saved.others(task) for task in _trained(saved)])),
+        evidence=lambda saved: mean_over([saved.others(task) for task in _trained(saved)]),
         smallest=TENTH,
         why=TENTH_WHY,
         published=float(content()["ft1_no_elicitation"]["transfer"]),
@@ -111,11 +111,9 @@ def further_claims() -> Iterator[Claim]:
         id="elicitation",
         statement="With elicitation rows the untrained tasks gain more than without",
         contrast="mean improvement in untrained tasks: with elicitation rows, minus without",
-        evidence=lambda saved: of_units(
-            minus(
-                mean_over([saved.others(task, ELICITED) for task in _trained(saved, ELICITED)]),
-                mean_over([saved.others(task) for task in _trained(saved, ELICITED)]),
-            )
+        evidence=lambda saved: minus(
+            mean_over([saved.others(task, ELICITED) for task in _trained(saved, ELICITED)]),
+            mean_over([saved.others(task) for task in _trained(saved, ELICITED)]),
         ),
         smallest=TENTH,
         why=TENTH_WHY,
@@ -150,16 +148,6 @@ def further_claims() -> Iterator[Claim]:
     )
 
 
-def own(saved: Saved, task: str, condition: str = PLAIN) -> Evidence:
-    """Improvement in the task that was trained, base by base."""
-    return of_units(saved.own(task, condition))
-
-
-def others(saved: Saved, task: str, condition: str = PLAIN) -> Evidence:
-    """Mean improvement in the tasks that were not trained, base by base."""
-    return of_units(saved.others(task, condition))
-
-
 def _trained(saved: Saved, condition: str = PLAIN) -> list[str]:
     """Single tasks on which bases were fine-tuned, in the order of the tasks."""
     sets = set(saved.improvements(condition)["set"])
@@ -179,37 +167,36 @@ def _published_deviation() -> tuple[float, float]:
     return mean(with_it), mean(without)
 
 
-def _distance_less(saved: Saved, condition: str = PLAIN) -> Evidence:
+def _distance_less(saved: Saved, condition: str = PLAIN) -> Units:
     """What distance teaches the other tasks, minus what the other trained tasks teach theirs."""
     taught = {task: saved.others(task, condition) for task in _trained(saved, condition)}
     rest = [theirs for task, theirs in taught.items() if task != "distance"]
-    return of_units(minus(saved.others("distance", condition), mean_over(rest)))
+    return minus(saved.others("distance", condition), mean_over(rest))
 
 
-def _matched_less(saved: Saved) -> Evidence:
+def _matched_less(saved: Saved) -> Units:
     """The same where each has learned its own task equally well. A task that gets there in some bases only is
     left out in all of them, so that bases differ in nothing else."""
     mine = saved.matched("distance")
     rest = [saved.matched(task) for task in _trained(saved) if task != "distance"]
-    return of_units(minus(mine, mean_over([theirs for theirs in rest if set(mine) <= set(theirs)])))
+    return minus(mine, mean_over([theirs for theirs in rest if set(mine) <= set(theirs)]))
 
 
-def _interference(saved: Saved) -> Evidence:
+def _interference(saved: Saved) -> Units:
     rows = saved.table("transfer", "deviation")
     rows = rows[(rows["condition"] == PLAIN) & ~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
     rows = rows[rows["base"].isin(saved.bases)]
     inside = rows["set"].str.split("+").map(lambda tasks: "distance" in tasks).astype(bool)
     with_it, without = (rows[one].groupby("base")["deviation"].mean().to_dict() for one in (inside, ~inside))
-    return of_units(minus(with_it, without))
+    return minus(with_it, without)
 
 
-def _retention(saved: Saved, condition: str) -> Evidence:
+def _retention(saved: Saved, condition: str) -> Units:
     rows = saved.improvements(condition)
-    rows = rows[~rows["trained"]]
-    return of_units(rows.groupby("base")["retention"].mean().to_dict())
+    return rows[~rows["trained"]].groupby("base")["retention"].mean().to_dict()
 
 
-def _probe_error(saved: Saved) -> Evidence:
+def _probe_error(saved: Saved) -> Units:
     """Each fine-tuning at the layer and prompt where its own probe is best; plain fine-tunings only."""
     models = saved.models
     tuned = models[models["base"].isin(saved.bases) & (models["route"] == "unprojected")]
@@ -221,9 +208,8 @@ def _probe_error(saved: Saved) -> Evidence:
         if key in new.index:
             groups = errors.setdefault(row["base"], {True: [], False: []})
             groups["distance" in row["tasks"].split("+")].append(float(new[key]))
-    return of_units(
-        {base: math.log(mean(g[True]) / mean(g[False])) for base, g in errors.items() if g[True] and g[False]}
-    )
+    both = {base: found for base, found in errors.items() if found[True] and found[False]}
+    return {base: math.log(mean(found[True]) / mean(found[False])) for base, found in both.items()}
 
 
 def relation_claims() -> Iterator[Claim]:

@@ -11,7 +11,7 @@ from scipy import stats
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.analysis.stats.intervals import Interval
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.findings.claims import Claim, Evidence, of_statistic, of_units, withheld
+from cwr_mech.findings.claims import Claim, Evidence, Units, of_statistic, withheld
 from cwr_mech.findings.evidence import Saved, across
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -44,8 +44,8 @@ def learned_claims() -> Iterator[Claim]:
             )
 
 
-def _gain(saved: Saved, tasks: Sequence[str], task: str) -> Evidence:
-    return of_units({run: float(saved.gains.loc[run, task]) for run in saved.trained_on(*tasks)})
+def _gain(saved: Saved, tasks: Sequence[str], task: str) -> Units:
+    return {run: float(saved.gains.loc[run, task]) for run in saved.trained_on(*tasks)}
 
 
 def map_claims() -> Iterator[Claim]:
@@ -55,7 +55,7 @@ def map_claims() -> Iterator[Claim]:
         id="map-all-tasks",
         statement="Models of all tasks hold a linear map of the cities",
         contrast="R² of coordinates on held-out cities; shuffled coordinates give about 0",
-        evidence=lambda saved: of_units(_r2(saved, saved.trained_on(*PAPER_TASKS))),
+        evidence=lambda saved: _r2(saved, saved.trained_on(*PAPER_TASKS)),
     )
     yield claim(
         id="map-held-out-placed",
@@ -80,18 +80,18 @@ def _r2(saved: Saved, runs: Sequence[str]) -> dict[str, float]:
     return {run: float(saved.best_r2(run)["r2"]) for run in runs}
 
 
-def _with_new(saved: Saved) -> Evidence:
+def _with_new(saved: Saved) -> Units:
     models = saved.models
     chosen = models[models["base"].isna() & models["family"].str.contains("pretraining")]
-    return of_units(_r2(saved, list(chosen["run"])))
+    return _r2(saved, list(chosen["run"]))
 
 
-def _of_learned(saved: Saved, task: str) -> Evidence:
+def _of_learned(saved: Saved, task: str) -> Evidence | Units:
     runs = saved.trained_on(task)
     learned = saved.learned(runs)
     if len(learned) < len(runs) and len(learned) < 3:
         return withheld(f"{len(runs) - len(learned)} of {len(runs)} models of {task} alone did not learn it")
-    return of_units(_r2(saved, learned))
+    return _r2(saved, learned)
 
 
 def similarity_claims() -> Iterator[Claim]:

@@ -3,7 +3,7 @@ network. Hypotheses were made on the first three bases; later bases are judged a
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from statistics import mean
@@ -12,9 +12,9 @@ from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.config import RouteConfig, parse
 from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
 from cwr_mech.experiments.plans import RIPE_ROUTES
-from cwr_mech.findings.claims import Claim, Evidence, NoResults, of_units, withheld
+from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
-from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, others, own
+from cwr_mech.findings.finetuned import TENTH, TENTH_WHY
 
 DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
@@ -39,7 +39,7 @@ def place_claims() -> Iterator[Claim]:
                 id=f"{name}divergence-{task}",
                 statement=f"After fine-tuning on {task}{words}, other tasks' answers put new cities "
                 f"elsewhere than {task}'s do",
-                evidence=partial(_place, task=task, condition=condition),
+                evidence=partial(_divergence, task=task, condition=condition),
                 contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
                 "new minus training cities",
             )
@@ -60,13 +60,9 @@ def place_claims() -> Iterator[Claim]:
     )
 
 
-def _place(saved: Saved, task: str, condition: str) -> Evidence:
-    return of_units(_divergence(saved, task, condition))
-
-
-def _more(saved: Saved, condition: str) -> Evidence:
+def _more(saved: Saved, condition: str) -> Units:
     rest = [_divergence(saved, task, condition) for task in LOCATED if task != DIVERGENT]
-    return of_units(minus(_divergence(saved, DIVERGENT, condition), mean_over(rest)))
+    return minus(_divergence(saved, DIVERGENT, condition), mean_over(rest))
 
 
 def _divergence(saved: Saved, task: str, condition: str) -> dict[str, float]:
@@ -80,14 +76,14 @@ def _divergence(saved: Saved, task: str, condition: str) -> dict[str, float]:
     return {str(usual[run]): float(value) for run, value in by_run.items() if usual[run] in saved.bases}
 
 
-def _in_pretraining(saved: Saved) -> Evidence:
+def _in_pretraining(saved: Saved) -> Evidence | Units:
     rows, models = saved.table("locate", "errors"), saved.table("locate", "models")
     runs = models[models["models"].str.contains("pretraining")]["run"]
     rows = rows[rows["run"].isin(runs) & (rows["answers"] == "model") & rows["task"].isin(LOCATED)]
     if rows.empty:
         return withheld("no such models")
     log = rows.assign(log=rows["error"].map(math.log)).groupby(["run", "cities"])["log"].agg(mean).unstack()
-    return of_units((log["new"] - log["training"]).to_dict())
+    return (log["new"] - log["training"]).to_dict()
 
 
 def side_claims() -> Iterator[Claim]:
@@ -107,9 +103,9 @@ def side_claims() -> Iterator[Claim]:
             )
 
 
-def _city_side(saved: Saved, task: str, outcome: str) -> Evidence:
+def _city_side(saved: Saved, task: str, outcome: str) -> Units:
     city, answer = (_graft(saved, task, side, outcome) for side in ("city side", "answer side"))
-    return of_units(minus(city, answer))
+    return minus(city, answer)
 
 
 def _graft(saved: Saved, task: str, graft: str, outcome: str) -> dict[str, float]:
@@ -127,14 +123,14 @@ def condition_claims() -> Iterator[Claim]:
             id=f"off-manifold-own-{task}",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches {task}",
             contrast="normalised improvement in the trained task, gradients off-manifold",
-            evidence=partial(own, task=task, condition=OFF),
+            evidence=partial(Saved.own, task=task, condition=OFF),
         )
         yield claim(
             id=f"off-manifold-others-{task}",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches the "
             f"other tasks",
             contrast="mean normalised improvement in untrained tasks, gradients off-manifold",
-            evidence=partial(others, task=task, condition=OFF),
+            evidence=partial(Saved.others, task=task, condition=OFF),
         )
         yield claim(
             id=f"on-manifold-own-{task}",
@@ -148,28 +144,25 @@ def condition_claims() -> Iterator[Claim]:
         statement="With gradients projected on-manifold, fine-tuning on distance teaches the other tasks "
         "more",
         contrast="mean improvement in untrained tasks: on-manifold, minus unprojected",
-        evidence=lambda saved: of_units(minus(saved.others(DIVERGENT, ON), saved.others(DIVERGENT))),
+        evidence=lambda saved: minus(saved.others(DIVERGENT, ON), saved.others(DIVERGENT)),
     )
     yield claim(
         id="on-manifold-keeps",
         statement="Projecting gradients on-manifold costs the trained task",
         contrast="improvement in the trained task: on-manifold, minus unprojected; mean of three tasks",
-        evidence=lambda saved: of_units(
-            mean_over([minus(saved.own(t, ON), saved.own(t)) for t in PROJECTED_TASKS])
-        ),
+        evidence=lambda saved: mean_over([minus(saved.own(t, ON), saved.own(t)) for t in PROJECTED_TASKS]),
         predicted="below",
         kind="control",
     )
 
 
-def _beyond_matched(saved: Saved, task: str) -> Evidence:
+def _beyond_matched(saved: Saved, task: str) -> Units:
     """On-manifold minus the mean of the covariance-matched draws that were trained."""
-    draws: list[Mapping[str, float]] = []
+    draws: list[Units] = []
     for condition in MATCHED:
         with suppress(NoResults):
             draws.append(saved.own(task, condition))
-    control = mean_over([draw for draw in draws if draw])
-    return of_units(minus(saved.own(task, ON), control))
+    return minus(saved.own(task, ON), mean_over([draw for draw in draws if draw]))
 
 
 def share_claims() -> Iterator[Claim]:
@@ -191,8 +184,8 @@ def share_claims() -> Iterator[Claim]:
         )
 
 
-def _less_than_others(saved: Saved, share: Callable[[Saved, str], Mapping[str, float]]) -> Evidence:
-    return of_units(minus(share(saved, DIVERGENT), mean_over([share(saved, task) for task in CONVERGENT])))
+def _less_than_others(saved: Saved, share: Callable[[Saved, str], Units]) -> Units:
+    return minus(share(saved, DIVERGENT), mean_over([share(saved, task) for task in CONVERGENT]))
 
 
 def _read_at(saved: Saved) -> dict[tuple[str, str], tuple[int, str]]:
