@@ -157,13 +157,17 @@ def save_result(result: "Result", report: str, name: str, log: str | None = None
 
     `log` names a tracker that gets both.
     """
-    from cwr_mech.report.figures import draw
+    from cwr_mech.report.contents import show_of
 
     folder = report_folder(report)
     say_if_published(folder)
     path = result.save(folder / "results", name)
     say(f"result  {path}")
-    figures = draw(result, folder / "figures", name)
+    figures: list[Path] = []
+    if show_of(result).figures:
+        from cwr_mech.report.figures import draw
+
+        figures = draw(result, folder / "figures", name)
     for figure in figures:
         say(f"figure  {figure}")
     if log:

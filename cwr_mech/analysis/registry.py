@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from cwr_mech.render.shown import Shows
+from cwr_mech.render.shown import Show, Shows
 
 
 class Analysis(NamedTuple):
@@ -73,3 +73,16 @@ def shows() -> Shows:
     for package in packages:
         found |= import_module(f"cwr_mech.analysis.{package}.show").SHOWS
     return found
+
+
+def show_of_kind(kind: str) -> Show | None:
+    """How one kind of result is shown; None for a kind of no analysis.
+
+    Packages and studies named like the kind come first: to import them all takes as long as a short analysis.
+    """
+    alike = [row.package for row in ANALYSES if kind in (row.package, row.name.replace("-", "_"))]
+    for package in dict.fromkeys([*alike, *(row.package for row in ANALYSES)]):
+        found: Shows = import_module(f"cwr_mech.analysis.{package}.show").SHOWS
+        if kind in found:
+            return found[kind]
+    return None

@@ -2,12 +2,11 @@
 
 from functools import cache
 
-from cwr_mech.analysis.registry import shows
+from cwr_mech.analysis.registry import show_of_kind, shows
 from cwr_mech.render.markdown import markdown_table
 from cwr_mech.render.shown import Show, Shows
 from cwr_mech.results import Result, Row
 
-OF_ANALYSES: Shows = shows()
 MOST_ROWS = 40
 """Longer tables of a kind without a row are left to the result file."""
 
@@ -17,12 +16,12 @@ def all_shows() -> Shows:
     """Kind of result -> how it is shown, in the order of a report; findings take a second to import."""
     from cwr_mech.findings import show
 
-    return {**OF_ANALYSES, **show.SHOWS}
+    return {**shows(), **show.SHOWS}
 
 
 def show_of(result: Result) -> Show:
     """How a result is shown; its values and short tables as they are for a kind without a row."""
-    found = OF_ANALYSES.get(result.kind) or all_shows().get(result.kind)
+    found = show_of_kind(result.kind) or all_shows().get(result.kind)
     return found or Show(result.kind, result.kind, "", plain)
 
 
