@@ -62,7 +62,9 @@ def overview_figure(result: Result) -> Figure:
     figure = new_figure(1.5 + 0.5 * max(1, len(known)))
     ax = figure.subplots()
     forest(ax, known, [f"{row['statement']}" for row in known], scaled=True)
-    ax.set_xlabel("contrast minus its reference, in smallest effects (logarithmic beyond 3)", fontsize=8)
+    ax.set_xlabel(
+        "contrast minus its reference, in smallest effects of interest (logarithmic beyond 3)", fontsize=8
+    )
     return caption(
         figure,
         "The headline claim of each question. Filled: supported or refuted; hollow: no effect of that size; "
