@@ -46,7 +46,7 @@ def state_of(planned: Planned, root: Path) -> State:
         return "busy" if is_locked(folder) else "todo"
     run = load_run(folder)
     if not run.has_settings(planned.config):
-        raise ConfigError(f"{folder} has other settings than the plan says", "move it away, or change --out")
+        raise ConfigError(f"{folder} was trained with other settings", "move it away, or change --out")
     if run.state == "done":
         return "done"
     if run.state == "diverged":
