@@ -41,6 +41,12 @@ def command(
         str | None,
         typer.Option(help="Analyse: the models of this preset only; by default those of every preset."),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", "-j", help="Analyse: parts side by side; one a processor by default.", min=1
+        ),
+    ] = None,
     log: LogResult = None,
 ) -> None:
     """Trained models that ship with the repository. Every command takes zoo:NAME where it takes a run."""
@@ -56,7 +62,7 @@ def command(
     elif action == "analyse":
         from .zoo_report import analyse
 
-        analyse(parts(part), preset, log)
+        analyse(parts(part), preset, log, processes)
     else:
         show()
 

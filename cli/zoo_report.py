@@ -1,12 +1,18 @@
 """The parts of the zoo's reports, made from whatever models there are: `cwr-mech zoo analyse`."""
 
+import multiprocessing
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from cwr_mech.errors import AnalysisError, one_of
 
-from . import analyses, cache_acts
+from . import analyses, cache_acts, common
 from .common import ACTIVATIONS, duration, log_report, progress, report_folder, save_result, say
 
 if TYPE_CHECKING:
@@ -16,11 +22,21 @@ if TYPE_CHECKING:
 COMMAND = "cwr-mech zoo analyse"
 
 
-def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: str | None = None) -> None:
+FIRST = ("models", "maps")
+"""Parts that are made before the others: `maps` makes the activation files that these read."""
+
+
+def analyse(
+    names: Sequence[str] | None = None,
+    preset: str | None = None,
+    log: str | None = None,
+    processes: int | None = None,
+) -> None:
     """Run the analyses that the reports are made of (all, or the parts named), and write these.
 
     Models of one preset share a world and are analysed together; `preset` names the only one wanted. `log`
-    names a tracker that gets the reports' results and figures.
+    names a tracker that gets the reports' results and figures. Parts are made side by side in `processes`
+    processes, one a processor by default.
 
     Each part is saved when it is done; a part that the models here do not allow yet is named and left out.
     Raises AnalysisError without models, UnknownName for another part.
@@ -37,10 +53,10 @@ def analyse(names: Sequence[str] | None = None, preset: str | None = None, log: 
         raise AnalysisError(*NONE_HERE.split("; "))
     for family in families(found, preset):
         if wanted := [name for name in family.parts if names is None or name in names]:
-            _analyse(family, wanted, log)
+            _analyse(family, wanted, log, processes or len(os.sched_getaffinity(0)))
 
 
-def _analyse(family: "Family", names: Sequence[str], log: str | None) -> None:
+def _analyse(family: "Family", names: Sequence[str], log: str | None, processes: int) -> None:
     """These parts of the reports about a family."""
     from cwr_mech.findings.parts import PARTS
     from cwr_mech.findings.questions import write_findings
@@ -49,14 +65,8 @@ def _analyse(family: "Family", names: Sequence[str], log: str | None) -> None:
     began = time.monotonic()
     reports = dict.fromkeys(getattr(family, part.report) for name in names for part in PARTS[name])
     say(f"{len(family.models)} models into reports {', '.join(reports)}")
-    for name in names:
-        start = time.monotonic()
-        try:
-            for part in PARTS[name]:
-                make(part, family.models, getattr(family, part.report))
-        except AnalysisError as error:
-            say(f"{name} left out: {error.message}")
-        say(f"{name:<12} {duration(time.monotonic() - start):>8}")
+    for line in _made(family, names, processes):
+        say(line)
     for report in reports:
         folder = report_folder(report)
         try:
@@ -66,6 +76,40 @@ def _analyse(family: "Family", names: Sequence[str], log: str | None) -> None:
         say(f"report  {write_report(folder)}, {duration(time.monotonic() - began)} in all")
         if log:
             log_report(log, folder)
+
+
+def _made(family: "Family", names: Sequence[str], processes: int) -> Iterator[str]:
+    """Make these parts of a family; what to say of each as it is done."""
+    early = [name for name in names if name in FIRST]
+    late = [name for name in names if name not in FIRST]
+    if processes == 1 or len(late) < 2:
+        early, late = list(names), []
+    for name in early:
+        yield _part(family, name)
+    if late:
+        server = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(min(processes, len(late)), mp_context=server, initializer=_worker) as pool:
+            for done in as_completed([pool.submit(_part, family, name) for name in late]):
+                yield done.result()
+
+
+def _worker() -> None:
+    """Several processes share a terminal: progress is told in lines, and Ctrl-C ends them without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    common.console = Console(force_terminal=False, width=common.console.width, highlight=False)
+
+
+def _part(family: "Family", name: str) -> str:
+    """Make one part; returns what to say of it."""
+    from cwr_mech.findings.parts import PARTS
+
+    start = time.monotonic()
+    try:
+        for part in PARTS[name]:
+            make(part, family.models, getattr(family, part.report))
+    except AnalysisError as error:
+        return f"{name} left out: {error.message}"
+    return f"{name:<12} {duration(time.monotonic() - start):>8}"
 
 
 def make(part: "Part", models: "list[Run]", report: str) -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from cwr_mech.analysis.published import content
 from cwr_mech.artifacts import sha256_file
@@ -114,8 +115,9 @@ BROKEN_OUT = 0.5
 def breakouts(scores: Sequence[Row]) -> list[Row]:
     """Where learning broke out, for each run and task, by validation scores as in `curves_result`.
 
-    `rows_half`: rows seen when the score came to close half of its gap for good, between two validations on a
-    straight line; None where it does not at the end. `closed`: the share at the end. `published_rows`: where
+    `rows_half`: rows seen when the score (the median of three validations, as few wild answers can spoil
+    one of them) came to close half of its gap for good, on a straight line between two
+    validations; None where it does not at the end. `closed`: the share at the end. `published_rows`: where
     the paper's model of that task alone left its plateau, read off its figure 8 (steps of 128 rows).
     """
     published = content()["breakout"]["rows"]
@@ -125,10 +127,11 @@ def breakouts(scores: Sequence[Row]) -> list[Row]:
         known = [row for row in own if row["value"] is not None]
         rows = np.array([0, *(row["rows"] for row in known)], dtype=float)
         closed = np.array([0, *(gain(row["metric"], row["value"], row["baseline"]) for row in known)])
-        below = int(np.flatnonzero(closed < BROKEN_OUT)[-1])
+        share = median_filter(closed, size=3, mode="nearest")
+        below = int(np.flatnonzero(share < BROKEN_OUT)[-1])
         half = None
-        if below + 1 < len(closed):
-            (x0, x1), (y0, y1) = rows[below : below + 2], closed[below : below + 2]
+        if below + 1 < len(share):
+            (x0, x1), (y0, y1) = rows[below : below + 2], share[below : below + 2]
             half = round(float(x0 + (BROKEN_OUT - y0) / (y1 - y0) * (x1 - x0)))
         found.append(
             {"run": key[0], "task": key[1], "rows_half": half, "rows": int(rows[-1])}

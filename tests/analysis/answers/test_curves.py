@@ -92,8 +92,10 @@ def test_a_task_has_broken_out_where_half_of_its_gap_is_closed_for_good(runs: li
         "closed": pytest.approx(0.9),
         "published_rows": 1_280_000,
     }
-    (relapse,) = breakouts(scored("distance", "error", 400, [100, 300, 100, None, 0]))
-    assert (relapse["rows_half"], relapse["rows"]) == (2500, 5000)  # the first time did not last
+    (relapse,) = breakouts(scored("distance", "error", 400, [100, 300, 300, 100, None, 0]))
+    assert (relapse["rows_half"], relapse["rows"]) == (3500, 6000)  # the first time did not last
+    (spike,) = breakouts(scored("distance", "error", 400, [300, 100, 100, 4000, 100, 100]))
+    assert spike["rows_half"] == 1500  # one wild answer later on
     (early,) = breakouts(scored("inside", "accuracy", 0.5, [1.0, 1.0]))
     assert early["rows_half"] == 500  # a constant answer before the first row
     (never,) = breakouts(scored("crossing", "accuracy", 0.5, [0.9, 0.6]))
