@@ -61,9 +61,11 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cwr_mech.training.folders.PACKAGE", place / "elsewhere")
 
 
-def analysed(*parts: str) -> dict[str, Result]:
-    outcome = CliRunner().invoke(app, ["zoo", "analyse", "--part", ",".join(parts)], env={"COLUMNS": "100"})
+def analysed(*parts: str, processes: int = 1) -> dict[str, Result]:
+    line = ["zoo", "analyse", "--part", ",".join(parts), "-j", str(processes)]
+    outcome = CliRunner().invoke(app, line, env={"COLUMNS": "100"})
     assert outcome.exit_code == 0, outcome.output
+    assert all(part in outcome.output for part in parts)
     return {path.stem: load_result(path) for path in FOLDER.glob("*.json")}
 
 
@@ -94,6 +96,15 @@ def test_transfer_is_that_of_the_recorded_answers() -> None:
     assert row["new"] == recorded(tuned[0], "new").score("angle").value_mean
     assert row["base_old"] == recorded(bases["zoo:base0"], "old").score("angle").value_mean
     assert result.values["n_bases"] == 2
+
+
+def test_parts_made_side_by_side_are_those_made_in_turn() -> None:
+    parts = ("learning", "decoded")  # there is no model of one task alone to learn of
+    alone = analysed(*parts)["places"]
+    (FOLDER / "places.json").unlink()
+    beside = analysed(*parts, processes=2)["places"]
+    assert beside.tables == alone.tables
+    assert {row["run"] for row in beside.tables["scores"]} == {"zoo:base0", "zoo:base1"}
 
 
 def test_places_start_at_the_base() -> None:
