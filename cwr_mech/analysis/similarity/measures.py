@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import sklearn.neighbors  # noqa: F401  what is not loaded yet keeps its threads when those are limited to one
 from jaxtyping import Float, Int
 from scipy.spatial.distance import squareform
 
