@@ -172,6 +172,11 @@ def groups(rows: Iterable[Row], *columns: str) -> dict[Any, list[Row]]:
     return found
 
 
+def where(rows: Iterable[Row], **columns: Any) -> list[Row]:
+    """The rows that hold these values in these columns."""
+    return [row for row in rows if all(row[name] == value for name, value in columns.items())]
+
+
 def load_result(path: Path | str) -> Result:
     """Read a result back.
 

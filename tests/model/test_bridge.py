@@ -23,7 +23,7 @@ from cwr_mech.activations.extract_texts import extract_texts
 from cwr_mech.activations.prompts import read_prompts
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import encode_prompts
-from cwr_mech.analysis.patching.text_study import swaps_result
+from cwr_mech.analysis.patching.text_swaps import swaps_result
 from cwr_mech.errors import AnalysisError, ArtifactError, ConfigError
 from cwr_mech.model.bridge import BridgedModel, TextModel, read_bridged, untrained
 from cwr_mech.model.qwen2 import HookedQwen2

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int
 from scipy import stats
 from torch import Tensor
 
-from cwr_mech.analysis.patching.cells import COMPONENTS, Cell
+from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
@@ -79,15 +79,13 @@ def _estimate(
     span, record = list(batch.layout.spans[cell.span]), batch.record
     if mode == "linear" and cell.component in ("q", "k"):
         if cell.component == "q":
-            change = record.heads_at("q", cell.layer, source, span) - record.heads_at(
-                "q", cell.layer, base, span
-            )
+            there, here = (record.heads_at("q", cell.layer, runs, span) for runs in (source, base))
             slope = gradients.q[cell.layer][:, :, span]
         else:
-            change = (record.k[cell.layer, source] - record.k[cell.layer, base])[:, :, span]
+            there, here = (record.k[cell.layer, runs][:, :, span] for runs in (source, base))
             slope = gradients.k[cell.layer][:, :, span]
         heads = slice(None) if cell.head is None else slice(cell.head, cell.head + 1)
-        return (change * slope)[:, heads].sum((1, 2, 3))
+        return ((there - here) * slope)[:, heads].sum((1, 2, 3))
     edit = batch.editor.edit(cell, span, base, source)
     if not edit.positions:
         return torch.zeros(len(base), device=base.device)
@@ -191,8 +189,4 @@ def saturated(
     change = np.abs(exact - linear)
     largest = np.maximum(np.abs(exact), np.abs(linear))
     flagged = (change >= threshold) & (change > 0.5 * largest)
-    return tuple(
-        c
-        for c, cell in enumerate(cells)
-        if flagged[c] and cell.component in ("q", "k") and COMPONENTS[cell.component]
-    )
+    return tuple(c for c, cell in enumerate(cells) if flagged[c] and cell.component in ("q", "k"))

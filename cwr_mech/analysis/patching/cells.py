@@ -5,10 +5,9 @@ component, the patch is exact as an edit of the residual stream right after it: 
 through W_O, a changed query, key, value or pattern first changes z.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -68,25 +67,19 @@ class Cell:
         return {name: getattr(self, name) for name in ("component", "layer", "head", "span", "subspace")}
 
 
-def grid(
-    cfg: HookedConfig,
-    components: Iterable[str],
-    places: Iterable[str],
-    *,
-    layers: Iterable[int] | None = None,
-) -> list[Cell]:
+def grid(cfg: HookedConfig, components: Collection[str], places: Collection[str]) -> list[Cell]:
     """All cells of these components at these spans, layer by layer. Raises UnknownName for a component."""
-    cells, places = [], list(places)
-    components = list(components)
     for name in components:
         if name not in COMPONENTS:
             raise UnknownName("component", name, COMPONENTS)
-    for layer in range(cfg.n_layers) if layers is None else layers:
-        for name in components:
-            count = {"": 0, "query": cfg.n_heads, "key": cfg.n_kv}[COMPONENTS[name]]
-            heads: list[int | None] = list(range(count)) if count else [None]
-            cells += [Cell(name, layer, head, place) for head in heads for place in places]
-    return cells
+    heads = {"": [None], "query": range(cfg.n_heads), "key": range(cfg.n_kv)}
+    return [
+        Cell(name, layer, head, place)
+        for layer in range(cfg.n_layers)
+        for name in components
+        for head in heads[COMPONENTS[name]]
+        for place in places
+    ]
 
 
 def swapped_span(position: str) -> str:
@@ -178,16 +171,6 @@ def edited_place(
     return 2 * cell.layer + 1, tuple(p for p in wanted if sees[p])
 
 
-class Swap(NamedTuple):
-    """A patched cell: its span, the positions that change, the runs it goes into and those it comes from."""
-
-    cell: Cell
-    span: list[int]
-    positions: Sequence[int]
-    base: Int[Tensor, "row"]
-    source: Int[Tensor, "row"]
-
-
 class Editor:
     """Turns cells into edits for runs of one record.
 
@@ -228,9 +211,10 @@ class Editor:
             theirs = at(boundary, source, positions) - at(boundary - 1, source, positions)
             change = theirs + at(boundary - 1, base, positions) - before
         elif cell.component == "neurons":
-            change = self._neurons(Swap(cell, list(span), positions, base, source))
+            change = self._neurons(cell, positions, base, source)
         else:
-            change = self._heads(Swap(cell, list(span), positions, base, source))
+            z = self._z(cell, list(span), positions, base, source)
+            change = self._heads(cell, z - self.record.heads_at("z", cell.layer, base, positions))
         return Edit(boundary, positions, before + change)
 
     def basis(self, cell: Cell) -> Float[Tensor, "2 d_states rank"]:
@@ -248,29 +232,37 @@ class Editor:
                 return both
         raise UnknownName("subspace", cell.subspace, self.bases)
 
-    def _neurons(self, swap: "Swap") -> Float[Tensor, "row changed d_model"]:
+    def _neurons(
+        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], source: Int[Tensor, "row"]
+    ) -> Float[Tensor, "row changed d_model"]:
         """What the source's neurons add to the residual stream beyond the base's."""
-        cell, boundary = swap.cell, 2 * swap.cell.layer + 1
-        here = self.forward.mlp_post(cell.layer, self.record.at(boundary, swap.base, swap.positions))
-        there = self.forward.mlp_post(cell.layer, self.record.at(boundary, swap.source, swap.positions))
+        mids = (self.record.at(2 * cell.layer + 1, runs, positions) for runs in (base, source))
+        here, there = (self.forward.mlp_post(cell.layer, mid) for mid in mids)
         which = slice(None) if cell.neurons is None else list(cell.neurons)
         return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
 
-    def _heads(self, swap: "Swap") -> Float[Tensor, "row changed d_model"]:
-        """What attention adds to the residual stream when a head's q, k, v, pattern or z is the source's."""
-        cell = swap.cell
-        layer, of_query = cell.layer, COMPONENTS[cell.component] == "query"
-        change = self._z(swap) - self.record.heads_at("z", layer, swap.base, swap.positions)
+    def _heads(
+        self, cell: Cell, change: Float[Tensor, "row head changed d_head"]
+    ) -> Float[Tensor, "row changed d_model"]:
+        """What a change of the outputs z adds to the residual stream through the cell's heads."""
         if cell.head is None:
-            return self.forward.write(layer, change)
-        group = 1 if of_query else self.forward.cfg.n_heads // self.forward.cfg.n_kv
+            return self.forward.write(cell.layer, change)
+        group = (
+            1 if COMPONENTS[cell.component] == "query" else self.forward.cfg.n_heads // self.forward.cfg.n_kv
+        )
         heads = range(cell.head * group, (cell.head + 1) * group)
-        weight = self.forward.blocks[layer].attn.W_O
+        weight = self.forward.blocks[cell.layer].attn.W_O
         return torch.stack([change[:, head] @ weight[head] for head in heads]).sum(0)
 
-    def _z(self, swap: "Swap") -> Float[Tensor, "row head changed d_head"]:
+    def _z(
+        self,
+        cell: Cell,
+        span: list[int],
+        positions: Sequence[int],
+        base: Int[Tensor, "row"],
+        source: Int[Tensor, "row"],
+    ) -> Float[Tensor, "row head changed d_head"]:
         """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the source's."""
-        cell, span, positions, base, source = swap
         layer, record, forward = cell.layer, self.record, self.forward
         if cell.component == "z":
             return record.heads_at("z", layer, source, span)

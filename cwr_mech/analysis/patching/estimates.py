@@ -9,6 +9,7 @@ from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.layout import INTERCHANGE
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.paths import Path, all_paths, edge_attribution, patch_paths
+from cwr_mech.analysis.patching.summary import place
 from cwr_mech.analysis.patching.sweep import Sweep, sweep
 from cwr_mech.analysis.patching.table import effects, ratios, resample
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -76,10 +77,9 @@ def paths_part(
     gap = (whole.clean - whole.corrupt)[0]
     stats = ratios(effect, gap, resample(some.cluster, rng))
     edges = edge_attribution(model, some)
-    place = {name: number for number, name in enumerate(edges.receivers)}
-    estimate = np.array(
-        [edges.effect[edges.senders.index(_head(path.sender)), place[_edge_end(path)]] for path in paths]
-    )
+    senders, receivers = edges.senders.index, edges.receivers.index
+    ends = [(senders(_head(path.sender)), receivers(_edge_end(path))) for path in paths]
+    estimate = np.array([edges.effect[end] for end in ends])
     agreement = compare(stats["effect"], estimate, float(gap.mean()))
     rows = [
         {
@@ -94,10 +94,9 @@ def paths_part(
     ]
     notes = []
     if agreement.misses:
-        told = "; ".join(
-            f"head {rows[p]['sender']} to {rows[p]['receiver']} {rows[p]['reader'] or ''}".strip()
-            for p in agreement.misses[:3]
-        )
+        missed = [rows[p] for p in agreement.misses[:3]]
+        names = [f"head {row['sender']} to {row['receiver']} {row['reader'] or ''}" for row in missed]
+        told = "; ".join(name.strip() for name in names)
         notes.append(
             f"Edge attribution misses {len(agreement.misses)} of {len(paths)} paths that path patching finds "
             f"(rank correlation {agreement.rank:.2f}), such as {told}."
@@ -106,16 +105,9 @@ def paths_part(
 
 
 def _agreement_row(direction: str, estimate: str, steps: int, cells: int, agreement: Agreement) -> Row:
-    return {
-        "direction": direction,
-        "estimate": estimate,
-        "steps": steps,
-        "cells": cells,
-        "rank_correlation": agreement.rank,
-        "correlation": agreement.pearson,
-        "missed": len(agreement.misses),
-        "false_alarms": len(agreement.false_alarms),
-    }
+    about = {"direction": direction, "estimate": estimate, "steps": steps, "cells": cells}
+    wrong = {"missed": len(agreement.misses), "false_alarms": len(agreement.false_alarms)}
+    return about | {"rank_correlation": agreement.rank, "correlation": agreement.pearson} | wrong
 
 
 def _head(head: tuple[int, int | None]) -> str:
@@ -145,8 +137,4 @@ def nanmean(values: np.ndarray) -> np.ndarray:
 
 def _few(cells: Sequence[Cell], numbers: Sequence[int]) -> str:
     """The first three of some cells, in words."""
-    return "; ".join(
-        f"{cell.component}{'' if cell.head is None else f' head {cell.head}'} of layer {cell.layer} at "
-        f"{cell.span.replace('_', ' ')}"
-        for cell in (cells[c] for c in numbers[:3])
-    )
+    return "; ".join(place(cells[c].columns) for c in numbers[:3])

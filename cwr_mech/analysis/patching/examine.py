@@ -3,7 +3,7 @@ learned subspace. Each part adds its table to one Result.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,7 @@ DECODED = ("swapped_digits", READING, "equals")
 
 @dataclass(frozen=True)
 class Extras:
-    """Parts asked for: kinds of subspaces, and the rank of a learned one."""
+    """Parts beyond decoded answers: kinds of subspaces, and the rank of a learned one."""
 
     subspaces: tuple[str, ...] = ()
     das: int | None = None
@@ -49,30 +49,21 @@ class Sweeping:
     resume: bool = False
 
 
-@dataclass(frozen=True)
-class Swept:
-    """A sweep that is done, with what it was about."""
+def patched(
+    run: Run, step: int | None, question: Question, sweeping: Sweeping, extras: Extras | None
+) -> Result:
+    """Find pairs, patch every cell of every condition, and `examine` what follows: a Result of kind "patch".
 
-    model: HookedQwen2
-    world: World
-    pairs: Pairs
-    sweep: Sweep
-    store: SweepStore
-
-
-def swept(run: Run, step: int | None, question: Question, sweeping: Sweeping) -> Swept:
-    """Find pairs and patch every cell of every condition, keeping what is done so that it can be resumed.
-
-    Raises UnknownName, or AnalysisError when the model answers too few questions.
+    What is done is kept until the end so that it can be resumed. Raises UnknownName, or AnalysisError when
+    the model answers too few questions.
     """
-    model, world = run.model(step), run.world()
+    model, world, at = run.model(step), run.world(), run.last_step if step is None else step
     uses(run.checkpoint(step).as_posix(), run.sha256(step))
     pairs = ask(model, world, question)
-    places = check_places(sweeping.spans, question.task, world.config.id_digits)
     chosen = COMPONENTS if sweeping.components == ("all",) else sweeping.components
-    cells = grid(model.cfg, chosen, places)
-    metrics, labels = sweeping.metrics, [str(condition) for condition in CONDITIONS]
-    key = sweep_key(run.sha256(step), pairs, cells, metrics, labels)
+    cells = grid(model.cfg, chosen, check_places(sweeping.spans, question.task, world.config.id_digits))
+    metrics = sweeping.metrics
+    key = sweep_key(run.sha256(step), pairs, cells, metrics, [str(condition) for condition in CONDITIONS])
     name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
     store = SweepStore(RUNS / ".sweeps" / name, key, resume=sweeping.resume)
     rows = rows_computed(model.cfg, pairs, cells, metrics)
@@ -80,26 +71,9 @@ def swept(run: Run, step: int | None, question: Question, sweeping: Sweeping) ->
         found = sweep(
             model, pairs, cells, metrics=metrics, conditions=CONDITIONS, store=store, advance=advance
         )
-    return Swept(model, world, pairs, found, store)
-
-
-def patched(run: Run, step: int | None, question: Question, sweeping: Sweeping, extras: Extras) -> Result:
-    """Sweep one model and everything that follows, as one Result of kind "patch"."""
-    done = swept(run, step, question, sweeping)
-    at = run.last_step if step is None else step
-    result = examine(done.model, done.world, question, done.pairs, done.sweep, run.name, at, extras)
-    done.store.remove()
-    return result
-
-
-def swept_result(run: Run, step: int | None, question: Question, sweeping: Sweeping) -> Result:
-    """Sweep one model and decode its answers, as one Result of kind "patch"."""
-    done = swept(run, step, question, sweeping)
-    rng = np.random.default_rng(np.random.SeedSequence((question.seed, 9)))
-    tables = {"interchange": decoded_part(done.model, done.pairs, rng)[0]}
-    result = patch_result(done.sweep, done.pairs, seed=question.seed, runs=[run.name], tables=tables)
-    done.store.remove()
-    return result
+    result = examine(model, world, question, pairs, found, run.name, extras)
+    store.remove()
+    return replace(result, params=result.params | {"step": at})
 
 
 def examine(
@@ -109,39 +83,39 @@ def examine(
     pairs: Pairs,
     swept: Sweep,
     run: str,
-    step: int,
-    extras: Extras,
+    extras: Extras | None,
 ) -> Result:
-    """Everything that follows a sweep, as one Result of kind "patch"."""
+    """A sweep and what follows it, as one Result of kind "patch"; without `extras` decoded answers alone."""
     rng = np.random.default_rng(np.random.SeedSequence((question.seed, 9)))
     tables: dict[str, list[Row]] = {}
+    notes: list[str] = []
     tables["interchange"], arrays, cell = decoded_part(model, pairs, rng)
-    tables["steps"], changes = steps_part(model, world, pairs, cell, rng)
-    tables["attribution"], notes = attribution_part(model, pairs, swept)
-    tables["paths"], agreement, missed = paths_part(model, pairs, rng)
-    tables["attribution"] += agreement
-    notes = [*steps_notes(tables["steps"], cell), *notes, *missed]
-    if extras.subspaces or extras.das:
-        kinds = extras.subspaces or SUBSPACES
-        tables["subspaces"], n = subspace_part(model, world, question, kinds)
-        notes += subspace_notes(tables["subspaces"], n)
-    if extras.das:
-        layer = reading_layer(tables["subspaces"])
-        tables["das"] = das_part(model, world, question, layer, extras.das)
-        told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
-        notes.append(
-            f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace of rank "
-            f"{extras.das} of layer {layer} replaced: {told}."
-        )
-    return patch_result(
-        swept,
-        pairs,
-        seed=question.seed,
-        runs=[run],
-        params={"group": question.group, "tolerance": question.tolerance, "step": step},
-        tables=tables,
-        arrays={**arrays, **changes, **map_part(model, world, pairs, cell)},
-        notes=notes,
+    if extras is not None:
+        tables["steps"], changes = steps_part(model, world, pairs, cell, rng)
+        tables["attribution"], missed = attribution_part(model, pairs, swept)
+        tables["paths"], agreement, unseen = paths_part(model, pairs, rng)
+        tables["attribution"] += agreement
+        notes += [*steps_notes(tables["steps"], cell), *missed, *unseen]
+        arrays |= changes | map_part(model, world, pairs, cell)
+        if extras.subspaces or extras.das:
+            kinds = extras.subspaces or SUBSPACES
+            tables["subspaces"], n = subspace_part(model, world, question, kinds)
+            notes += subspace_notes(tables["subspaces"], n)
+        if extras.das:
+            layer = reading_layer(tables["subspaces"])
+            tables["das"] = das_part(model, world, question, layer, extras.das)
+            told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
+            notes.append(
+                f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace of "
+                f"rank {extras.das} of layer {layer} replaced: {told}."
+            )
+    result = patch_result(swept, pairs, seed=question.seed, runs=[run])
+    return replace(
+        result,
+        params=result.params | {"group": question.group, "tolerance": question.tolerance},
+        tables=result.tables | tables,
+        arrays=result.arrays | arrays,
+        notes=[*result.notes, *notes],
     )
 
 
@@ -153,12 +127,10 @@ def decoded_part(
     found = interchange(model, pairs, cells, conditions=INTERCHANGE)
     rows = interchange_rows(found, pairs, rng)
     # Whole digits are left out: after the embedding they are the other city.
-    noised = [
-        row | {"cell": c} for c, row in enumerate(rows[len(cells) :]) if row["span"] != "swapped_digits"
-    ]
+    noised = [row | {"cell": c} for c, row in enumerate(rows[len(cells) :]) if row["span"] != DECODED[0]]
     followed = best(noised, CAUSAL)["cell"]
     answers = swapped_answers(found, pairs, followed)
-    arrays = {f"swapped_{name}": np.asarray(values, dtype=np.float64) for name, values in answers.items()}
+    arrays = {f"swapped_{name}": values for name, values in answers.items()}
     arrays["swapped_place"] = np.array([f"layer {cells[followed].layer}", cells[followed].span])
     return rows, arrays, cells[followed]
 
@@ -169,9 +141,9 @@ def steps_notes(rows: Sequence[Row], cell: Cell) -> list[str]:
     patched, own = whole[cell.layer, cell.span], whole[None, None]
     if patched["slope"] != patched["slope"]:
         return []
+    told = [f"{row['slope']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]" for row in (patched, own)]
     return [
         f"Sources moved by known steps on the map, {patched['n']} swaps at {cell.span.replace('_', ' ')} "
-        f"after layer {cell.layer}: slope of the answer's change against the true one {patched['slope']:.2f} "
-        f"[{patched['lo']:.2f}, {patched['hi']:.2f}]; asked outright {own['slope']:.2f} [{own['lo']:.2f}, "
-        f"{own['hi']:.2f}]."
+        f"after layer {cell.layer}: slope of the answer's change against the true one {told[0]}; asked "
+        f"outright {told[1]}."
     ]

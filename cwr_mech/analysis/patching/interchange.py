@@ -20,7 +20,7 @@ from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts, rows_to_run
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.analysis.patching.sweep import BUDGET, Bases, Batch, prepare, roles_of, tiles
-from cwr_mech.analysis.patching.table import ENDS, resample
+from cwr_mech.analysis.patching.table import ENDS, mean_of, resample
 from cwr_mech.model.layers import LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import Task, get_task
@@ -109,9 +109,8 @@ def decode(
         return words, np.full(len(words), np.nan)
     length = (np.cumsum(ids == EOS, 1) == 0).sum(1)
     places = length[:, None] - 1 - np.arange(ids.shape[1])
-    value = np.where(
-        places >= 0, torch.stack(means, 1).double().cpu().numpy() * 10.0 ** np.maximum(places, 0), 0
-    )
+    digits = torch.stack(means, 1).double().cpu().numpy()
+    value = np.where(places >= 0, digits * 10.0 ** np.maximum(places, 0), 0)
     readable = np.array([task.parse(str(word)) is not None for word in words])
     return words, np.where(readable, value.sum(1), np.nan)
 
@@ -150,7 +149,7 @@ def interchange_rows(
                 right = (np.abs(after - source[0]) <= tolerance) & has
                 stay = (np.abs(after - base[0]) <= tolerance) & has
             hit = (moved(after, source[1], base[1], near * pairs.constant_error) & has).mean(0)
-            low, high = np.quantile((boot @ hit) / np.maximum(boot @ has, 1), ENDS)
+            low, high = np.quantile((boot @ hit) / np.maximum(boot @ has, 1), ENDS).tolist()
             use = has & np.isfinite(after) & np.isfinite(base[1])
             errors = {
                 "error_to_source": after - source[0],
@@ -170,13 +169,13 @@ def interchange_rows(
                     **cell.columns,
                     "draws": len(draws),
                     "n": int(has.sum()),
-                    "iia": _mean(hit[has]),
-                    "lo": float(low) if has.any() else float("nan"),
-                    "hi": float(high) if has.any() else float("nan"),
-                    "truth": _mean(right[:, has]),
-                    "unchanged": _mean(stay[:, has]),
-                    "neither": _mean((~right & ~stay)[:, has]),
-                    **{name: _mean(np.abs(values)[use]) for name, values in errors.items()},
+                    "iia": mean_of(hit[has]),
+                    "lo": low if has.any() else float("nan"),
+                    "hi": high if has.any() else float("nan"),
+                    "truth": mean_of(right[:, has]),
+                    "unchanged": mean_of(stay[:, has]),
+                    "neither": mean_of((~right & ~stay)[:, has]),
+                    **{name: mean_of(np.abs(values)[use]) for name, values in errors.items()},
                     **dict(zip(("slope", "slope_lo", "slope_hi"), slopes, strict=True)),
                 }
             )
@@ -221,20 +220,11 @@ def answer_values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
-
-
 def swapped_answers(
     found: Interchange, pairs: Pairs, cell: int, condition: int = 1
-) -> dict[str, Float64[np.ndarray, " pair"] | Int64[np.ndarray, " pair"]]:
-    """Per pair, for one cell: the answer given, and the true ones for the source and for the base."""
-    clean_first = found.conditions[condition].base == "clean"
-    base, source = (
-        (pairs.clean_truth, pairs.corrupt_truth) if clean_first else (pairs.corrupt_truth, pairs.clean_truth)
-    )
-    return {
-        "given": answer_values(get_task(pairs.task), found.answer[condition, cell]),
-        "source": source,
-        "base": base,
-    }
+) -> dict[str, Float64[np.ndarray, " pair"]]:
+    """Per pair, for one cell: the answer `given`, and the true ones of the `source` and of the `base`."""
+    given = answer_values(get_task(pairs.task), found.answer[condition, cell])
+    truths = [pairs.clean_truth.astype(np.float64), pairs.corrupt_truth.astype(np.float64)]
+    base, source = truths if found.conditions[condition].base == "clean" else reversed(truths)
+    return {"given": given, "source": source, "base": base}

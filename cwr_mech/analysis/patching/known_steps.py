@@ -81,7 +81,7 @@ def steps_part(
     size = steps[np.arange(len(asked)) % len(steps)]
     table = []
     for cell, words in [(None, outright), *zip(cells, found.answer[0], strict=True)]:
-        place = {"layer": cell.layer if cell else None, "span": cell.span if cell else None}
+        place = {"layer": cell and cell.layer, "span": cell and cell.span}
         for step in (None, *steps.tolist()):
             mine = np.ones(len(asked), dtype=bool) if step is None else size == step
             table.append({**place, "step": step, **_followed(asked.take(mine), words[mine], rng)})
@@ -103,17 +103,15 @@ def _followed(pairs: Pairs, words: Shaped[np.ndarray, " pair"], rng: np.random.G
     true = (pairs.corrupt_truth - pairs.clean_truth).astype(np.float64)
     clean, own = answer_values(task, pairs.clean_answer), answer_values(task, pairs.corrupt_answer)
     given = answer_values(task, words)
-    slope = low = high = float("nan")
+    slopes = (float("nan"),) * 3
     if not task.labels:
-        slope, low, high = through_origin(true, given - clean, resample(pairs.cluster, rng).boot)
+        slopes = through_origin(true, given - clean, resample(pairs.cluster, rng).boot)
     return {
         "n": len(pairs),
         "true_change": float(np.abs(true).mean()),
         "iia": float(moved(given, own, clean, NEAR * pairs.constant_error).mean()),
         "truth": float(correct(task, words, pairs.corrupt_truth, pairs.tolerance).mean()),
-        "slope": slope,
-        "lo": low,
-        "hi": high,
+        **dict(zip(("slope", "lo", "hi"), slopes, strict=True)),
     }
 
 

@@ -11,9 +11,8 @@ order  the clean question with its cities reordered where the task is symmetric:
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Shaped
@@ -209,12 +208,11 @@ def _swap(
 
 def _repeated(pairs: Pairs, seen: set[bytes]) -> Bool[np.ndarray, " pair"]:
     """Whether a pair of the same two questions came before; small worlds have few questions to draw."""
-    keys = [row.tobytes() for row in np.concatenate([pairs.clean, pairs.corrupt], axis=1)]
-    repeated = np.zeros(len(keys), dtype=bool)
-    for i, key in enumerate(keys):
-        repeated[i] = key in seen
-        seen.add(key)
-    return repeated
+    repeated = []
+    for row in np.concatenate([pairs.clean, pairs.corrupt], axis=1):
+        repeated.append(row.tobytes() in seen)
+        seen.add(row.tobytes())
+    return np.array(repeated)
 
 
 def true_answers(task: Task, world: World, ids: Int64[np.ndarray, "pair k"]) -> Int64[np.ndarray, " pair"]:
@@ -236,11 +234,8 @@ def _reordered(
             moved = clean[rows].copy()
             moved[:, :size] = clean[rows][:, order]
             same = (task.canonical(moved[:, :size]) == task.canonical(clean[rows][:, :size])).all()
-            if (
-                order != tuple(range(size))
-                and same
-                and (true_answers(task, world, moved) == truth[rows]).all()
-            ):
+            changed = order != tuple(range(size))
+            if changed and same and (true_answers(task, world, moved) == truth[rows]).all():
                 result[rows] = moved
                 break
         else:
@@ -259,10 +254,7 @@ def _judge(
     right = correct(task, clean, pairs.clean_truth, pairs.tolerance)
     right_too = correct(task, corrupt, pairs.corrupt_truth, pairs.tolerance)
     apart = np.abs(pairs.clean_truth - pairs.corrupt_truth) > 2 * pairs.tolerance
-    reasons = np.full(n, "kept", dtype="<U24")
-    reasons[~apart | (clean == corrupt)] = "answers too close"
-    reasons[~right_too] = "corrupt answer wrong"
-    reasons[~right] = "clean answer wrong"
+    reasons = np.select([~right, ~right_too, ~apart | (clean == corrupt)], REASONS[1:4], REASONS[0])
     return replace(pairs, clean_answer=clean, corrupt_answer=corrupt), reasons
 
 
@@ -300,8 +292,5 @@ def _equal_sources(
 
 
 def _join(parts: list[Pairs]) -> Pairs:
-    columns: dict[str, list[Any]] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Pairs)}
-    joined: dict[str, Any] = {
-        name: np.concatenate(v) if isinstance(v[0], np.ndarray) else v[0] for name, v in columns.items()
-    }
-    return Pairs(**joined)
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].arrays()}
+    return replace(parts[0], **joined)

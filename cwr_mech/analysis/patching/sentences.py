@@ -3,7 +3,7 @@
 from cwr_mech.analysis.best import HALF
 from cwr_mech.render.markdown import ends
 from cwr_mech.render.numbers import layer_name, number
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, where
 
 WORDS = {"swapped_reading": "where the city is read", "equals": "'='"}
 """Spans whose names are no words."""
@@ -12,10 +12,8 @@ WORDS = {"swapped_reading": "where the city is read", "equals": "'='"}
 def strongest(result: Result) -> str:
     """The cell that restores most beyond an unrelated city, by the leading metric."""
     metric = result.params["metric"]
-    cells = [
-        row for row in result.tables["cells"] if row["metric"] == metric and row["recovered"] is not None
-    ]
-    cells = [row for row in cells if row["direction"] == "denoise"] or cells
+    cells = [row for row in where(result.tables["cells"], metric=metric) if row["recovered"] is not None]
+    cells = where(cells, direction="denoise") or cells
     if not cells:
         return f"No cell could be scored by {_words(metric)}."
     best = max(cells, key=lambda row: row["recovered"] - (row.get("null") or 0.0))
@@ -42,8 +40,7 @@ def compared(result: Result) -> str:
 def read_parts(rows: list[Row]) -> str:
     """What moves answers, for the first kind of models and task: lines of the section's table."""
     first = rows[0]
-    more = f" {len(rows) - 1} more lines in the table." if len(rows) > 1 else ""
-    more = weak_lines(rows) + more
+    more = weak_lines(rows) + (f" {len(rows) - 1} more lines in the table." if len(rows) > 1 else "")
     return (
         f"Models {first['training_tasks']}, {first['task']}, {first['cities']}: {number(first['whole'])} of "
         f"answers follow the whole state, {number(first['inside'])} ({ends(first, 'inside')}) its part "
@@ -61,24 +58,18 @@ def weak_lines(rows: list[Row]) -> str:
 
 def read_at(result: Result) -> str:
     """The layer and token position at which each task reads its first city."""
-    rows = [row for row in result.tables["reading"] if row["slot"] == 0]
-    return (
-        "A city is read, "
-        + "; ".join(
-            f"in {row['task']} at {layer_name(row['layer'])}, {_words(row['position'])} "
-            f"(IIA {number(row['iia'])}{', causally weak' * row['weak']})"
-            for row in rows
-        )
-        + "."
-    )
+    told = [
+        f"in {row['task']} at {layer_name(row['layer'])}, {_words(row['position'])} "
+        f"(IIA {number(row['iia'])}{', causally weak' * row['weak']})"
+        for row in where(result.tables["reading"], slot=0)
+    ]
+    return f"A city is read, {'; '.join(told)}."
 
 
 def followed(result: Result) -> str:
     """The cell of a text that recovers most beyond a third entity's state."""
-    best = max(
-        (row for row in result.tables["cells"] if row["metric"] == "kl" and row["position"] != "text_end"),
-        key=lambda row: (row["recovered"] - row["null"], row["layer"]),
-    )
+    cells = [row for row in where(result.tables["cells"], metric="kl") if row["position"] != "text_end"]
+    best = max(cells, key=lambda row: (row["recovered"] - row["null"], row["layer"]))
     return (
         f"The other entity's {best['component']} at {layer_name(best['layer'])}, {_words(best['position'])}, "
         f"carries {number(best['recovered'])} of the change of the next token (95 % {ends(best)}, n = "

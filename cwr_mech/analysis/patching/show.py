@@ -12,24 +12,20 @@ from cwr_mech.analysis.patching.figures import (
     tasks_figure,
 )
 from cwr_mech.analysis.patching.grid import grid_explorer, patch_figure
-from cwr_mech.analysis.patching.summary import CITY, GROUPED, reading_layer
+from cwr_mech.analysis.patching.summary import CITY, GROUPED, where_read
 from cwr_mech.analysis.patching.swaps import answers_figure, paths_figure, steps_figure, swap_map_figure
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 MOST_CELLS = 12
 HEARD = 0.2
 """Layers are shown at which a subspace moves at least this share of the answers."""
 LINES = {
-    "whole": None,
-    "inside": "manifold",
-    "pca": "pca",
-    "matched": "covariance-matched",
-    "random": "random",
+    "whole": None, "inside": "manifold", "pca": "pca", "matched": "covariance-matched", "random": "random",
     "outside": "not-manifold",
-}
+}  # fmt: skip
 """Column of `parts` -> the subspace it is about."""
 
 
@@ -42,17 +38,13 @@ def sites(result: Result) -> str:
         for (task, slot, layer), mine in groups(rows, "task", "slot", "layer").items()
     ]
     reading = [row | {"city": row["slot"] + 1} for row in result.tables["reading"]]
+    columns = "task city layer position n iia interval slope weak"
     return paragraphs(
         "The site at which a task reads a city is the last layer and token position whose whole state, "
         "replaced by that of a question with another city, still moves the answers as much as any does. "
         "IIA (interchange intervention accuracy) is the share of answers that become the model's own "
         "answer to the other question; slope: change of the answer over change of the truth.",
-        table_of(
-            reading,
-            "task city layer position n iia interval slope weak",
-            n="pairs",
-            interval="95 % over pairs",
-        ),
+        table_of(reading, columns, n="pairs", interval="95 % over pairs"),
         "IIA at every site; a site below one half is causally weak:",
         table_of(lines, f"task city layer {' '.join(positions)}", **positions),
     )
@@ -72,7 +64,11 @@ def patching(result: Result) -> str:
 
     subspaces = result.tables.get("subspaces", [])
     heard = {row["layer"] for row in subspaces if (row["iia"] or 0.0) >= HEARD}
-    learned = [str(row["layer"]) for row in result.tables.get("das", [])[:1]]
+    unheard = (
+        "Replacing only a part of the first city's state is not shown: at no layer does the whole state move "
+        f"{HEARD:.0%} of the answers."
+    )
+    learned = next((row["layer"] for row in result.tables.get("das", [])), None)
     return paragraphs(
         _strongest(result, units),
         part(
@@ -95,15 +91,8 @@ def patching(result: Result) -> str:
             lambda row: row["layer"] in heard,
             subspace="whole state",
         ),
-        ""
-        if heard or not subspaces
-        else "Replacing only a part of the first city's state is not shown: at no layer does the whole state "
-        f"move {HEARD:.0%} of the answers.",
-        part(
-            "das",
-            f"A subspace learned for layer {''.join(learned)}, and its controls:",
-            "subspace rank n accuracy",
-        ),
+        unheard if subspaces and not heard else "",
+        part("das", f"A subspace learned for layer {learned}, and its controls:", "subspace rank n accuracy"),
         part(
             "attribution",
             "Gradient estimates against exact patching of the same cells:",
@@ -116,8 +105,7 @@ def part_lines(result: Result) -> list[Row]:
     """One line a model, task, group and origin of the states, at the layer after which the city is read."""
     shown = []
     for rows in groups(result.tables["pooled"], *GROUPED).values():
-        layer = reading_layer(rows)
-        at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+        layer, at = where_read(rows)
         line = rows[0] | {"layer": layer, "cities": PART_COLUMNS[rows[0]["group"], rows[0]["direction"]]}
         for key, name in LINES.items():
             mine = at.get(name, {})
@@ -160,17 +148,16 @@ def _strongest(result: Result, units: Mapping[str, str]) -> str:
 
 def _by_strength(result: Result) -> list[Row]:
     """Cells by the share of the leading metric that they recover, the largest first."""
-    rows = groups(result.tables["cells"], "metric").get(result.params["metric"], [])
-    return sorted(
-        (row for row in rows if row["recovered"] is not None), key=lambda row: -abs(row["recovered"])
-    )
+    rows = where(result.tables["cells"], metric=result.params["metric"])
+    given = [row for row in rows if row["recovered"] is not None]
+    return sorted(given, key=lambda row: -abs(row["recovered"]))
 
 
 def _read_subspaces(result: Result) -> list[Row]:
     """Subspaces at the layer after which the city is read."""
-    rows = result.tables.get("subspaces", [])
-    layer = reading_layer(rows) if rows else None
-    return [row | {"subspace": row["subspace"] or "whole state"} for row in rows if row["layer"] == layer]
+    rows = result.tables.get("subspaces")
+    at = where_read(rows)[1] if rows else {}
+    return [row | {"subspace": name or "whole state"} for name, row in at.items()]
 
 
 FOLLOWED = "subspace layer rank draws variance n iia lo hi slope truth unchanged"

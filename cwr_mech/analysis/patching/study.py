@@ -1,8 +1,8 @@
 """Which states carry a city from the question to the answer, and which part of them do answers read?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cwr_mech.analysis.study import (
     Names,
@@ -23,6 +23,7 @@ from cwr_mech.results import Result
 if TYPE_CHECKING:
     from cwr_mech.training.runs import Run
 
+T = TypeVar("T")
 Pairs = Annotated[int, Opt("Pairs of questions that differ in one city.", min=8)]
 Tolerance = Annotated[
     float, Opt("A number is right within this share of the constant-prediction baseline's error.", min=0)
@@ -31,11 +32,34 @@ PATCHED = "resid_post,attn_out,mlp_out,z"
 CitiesHere = Annotated[str, Opt("old, or new (training cities are put in new ones' places).")]
 
 
+def _answered(
+    runs: "Sequence[Run]", tasks: Sequence[str], ask: "Callable[[Run, str], T]"
+) -> tuple[list[list[T]], list[str]]:
+    """What `ask` finds for every task in every run that answers enough of its questions, and notes about the
+    others. Raises AnalysisError where none does.
+    """
+    found, lost = [], []
+    for task in tasks:
+        mine = []
+        for run in runs:
+            try:
+                mine.append(ask(run, task))
+            except AnalysisError as error:
+                if len(runs) == len(tasks) == 1:
+                    raise
+                lost.append(f"Left out: {run.name}, {task}: {error.message}.")
+        found += [mine] if mine else []
+    if not found:
+        said = f"no model answers {', '.join(tasks)} well enough: {lost[0]}"
+        raise AnalysisError(said, "train longer, or raise --tolerance")
+    return found, lost
+
+
 def _patched_texts(
     runs: "Sequence[Run]", prompt: str | None, components: Sequence[str], pairs: int, seed: int
 ) -> Result:
     """Entities swapped in the texts of a folder's activation file. Raises ConfigError for several folders."""
-    from cwr_mech.analysis.patching.text_study import swaps_result
+    from cwr_mech.analysis.patching.text_swaps import swaps_result
     from cwr_mech.analysis.sources import open_sources
     from cwr_mech.training.compute import choose
 
@@ -75,35 +99,21 @@ def sites(
     places = names(city) or []
     if not places or not all(place.isdigit() and int(place) > 0 for place in places):
         raise ConfigError(f"'{city}' names no city of a question", "count them from 1, as in --city 1,2")
-    slots = [int(place) - 1 for place in places]
-    from cwr_mech.analysis.patching.sites import causal_sites, sites_result
+    from cwr_mech.analysis.patching.sites import CausalSites, causal_sites, sites_result
 
-    model, world, known, lost = found.model(step), found.world(), [], []
+    model, world, slots = found.model(step), found.world(), [int(place) - 1 for place in places]
     uses(found.checkpoint(step).as_posix(), found.sha256(step))
     with stage("sites", len(asked), "tasks") as advance:
-        for name in asked:
-            try:
-                known.append(
-                    causal_sites(
-                        model,
-                        world,
-                        name,
-                        n_pairs=pairs,
-                        seed=seed,
-                        cities=cities,
-                        slots=slots,
-                        tolerance=tolerance,
-                    )
-                )
-            except AnalysisError as error:
-                if len(asked) == 1:
-                    raise
-                lost.append(f"Left out: {name}: {error.message}.")
+
+        def ask(_: "Run", task: str) -> CausalSites:
             advance(1)
-    if not known:
-        raise AnalysisError("the model answers none of these tasks well enough", "train it longer")
+            return causal_sites(
+                model, world, task, n_pairs=pairs, seed=seed, cities=cities, slots=slots, tolerance=tolerance
+            )
+
+        known, lost = _answered([found], asked, ask)
     settings = {"seed": seed, "cities": cities, "pairs": pairs, "tolerance": tolerance}
-    result = sites_result(known, run=found.name, params=settings)
+    result = sites_result([mine for (mine,) in known], run=found.name, params=settings)
     return replace(result, notes=[*result.notes, *lost])
 
 
@@ -156,7 +166,6 @@ def patch(
         raise ConfigError(
             f"patch takes one task, not {', '.join(asked)}", "put tasks beside each other with patch-tasks"
         )
-    task = asked[0]
     from cwr_mech.analysis.patching.examine import Extras, Sweeping, patched
     from cwr_mech.analysis.patching.metrics import check_metrics
     from cwr_mech.analysis.patching.parts import Question
@@ -164,22 +173,13 @@ def patch(
     from cwr_mech.analysis.patching.survey import pooled_result
     from cwr_mech.tasks.registry import get_task
 
-    question = Question(task, pairs, seed, cities, None if slot is None else slot - 1, tolerance)
+    question = Question(asked[0], pairs, seed, cities, None if slot is None else slot - 1, tolerance)
     kinds = names(subspace) or []
     extras = Extras(SUBSPACES if kinds == ["all"] else tuple(kinds), das=das)
-    metrics = check_metrics(names(metric) or [], get_task(task).max_answer_tokens)
+    metrics = check_metrics(names(metric) or [], get_task(question.task).max_answer_tokens)
     sweeping = Sweeping(tuple(names(components) or ()), tuple(names(spans) or ()), metrics, resume)
-    results, lost = [], []
-    for run in found:
-        try:
-            results.append(patched(run, step, question, sweeping, extras))
-        except AnalysisError as error:
-            if len(found) == 1:
-                raise
-            lost.append(f"Left out: {run.name}: {error.message}.")
-    if not results:
-        raise AnalysisError(f"no model answers {task}: {lost[0]}", "train longer, or raise --tolerance")
-    result = results[0] if len(results) == 1 else pooled_result(results, seed=seed)
+    (results,), lost = _answered(found, asked, lambda run, _: patched(run, step, question, sweeping, extras))
+    result = pooled_result(results, seed=seed)
     return replace(result, notes=[*result.notes, *lost])
 
 
@@ -202,27 +202,18 @@ def patch_tasks(
 
     found = runs_of(runs)
     asked = tasks_named(tasks, found[0])
-    from cwr_mech.analysis.patching.examine import Sweeping, swept_result
+    from cwr_mech.analysis.patching.examine import Sweeping, patched
     from cwr_mech.analysis.patching.pairs import READING
     from cwr_mech.analysis.patching.parts import Question
     from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 
     sweeping = Sweeping(("resid_post", "z"), (READING, "equals"), ("logit_diff",))
-    leading, lost = [], []
-    for name in asked:
-        results = []
-        for run in found:
-            try:
-                results.append(
-                    swept_result(run, step, Question(name, pairs, seed, tolerance=tolerance), sweeping)
-                )
-            except AnalysisError as error:
-                lost.append(f"Left out: {run.name}, {name}: {error.message}.")
-        if results:
-            leading.append(results[0] if len(results) == 1 else pooled_result(results, seed=seed))
-    if not leading:
-        raise AnalysisError(f"no model answers these tasks: {lost[0]}", "train longer, or raise --tolerance")
-    result = tasks_result(leading)
+
+    def ask(run: "Run", task: str) -> Result:
+        return patched(run, step, Question(task, pairs, seed, tolerance=tolerance), sweeping, None)
+
+    results, lost = _answered(found, asked, ask)
+    result = tasks_result([pooled_result(mine, seed=seed) for mine in results])
     return replace(result, notes=[*result.notes, *lost])
 
 

@@ -5,12 +5,12 @@ a place counts as holding the city when it recovers at least half of what an unr
 (recovered - null) / (1 - null) >= 1/2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cwr_mech.analysis.best import carrying
+from cwr_mech.analysis.best import best_of_each, carrying
 from cwr_mech.analysis.patching.pairs import READING, Pairs
-from cwr_mech.results import Row
+from cwr_mech.results import Row, where
 
 HALF, LEAST, MOST_HEADS = 0.5, 0.1, 4
 CITY = (READING, "swapped_last")
@@ -37,11 +37,10 @@ def in_words(rows: Sequence[Row], values: Mapping[str, Any], pairs: Pairs) -> li
     ]
     notes += course(rows)
     for direction, verb in (("denoise", "restores"), ("noise", "destroys")):
-        mine = [r for r in rows if r["direction"] == direction and r["recovered"] == r["recovered"]]
-        sure = [r for r in mine if r["p_adj"] < 0.05]
-        for component in dict.fromkeys(r["component"] for r in sure):
-            best = max((r for r in sure if r["component"] == component), key=lambda r: r["recovered"])
-            notes.append(f"{direction}: {place(best)} {verb} {_share(best)} of the answer.")
+        mine = [row for row in where(rows, direction=direction) if row["recovered"] == row["recovered"]]
+        sure = [row for row in mine if row["p_adj"] < 0.05]
+        for row in best_of_each(sure, "component", "recovered"):
+            notes.append(f"{direction}: {place(row)} {verb} {_share(row)} of the answer.")
         if mine and not sure:
             notes.append(f"{direction}: no cell differs from 0 after correction over {len(mine)} cells.")
     notes.append(
@@ -59,26 +58,24 @@ def course(rows: Sequence[Row]) -> list[str]:
     if held is not None:
         first = min(layer for (span, layer), row in of.items() if span == city and _holds(row))
         until = f", and still after layer {held}: {_share(of[city, held])}" if held > first else ""
-        where = "last digit stands" if city != READING else "tokens where the model reads it stand"
+        it = "last digit stands" if city != READING else "tokens where the model reads it stand"
         told.append(
-            f"Read: after layer {first} the city's {where} for the whole city: "
+            f"Read: after layer {first} the city's {it} for the whole city: "
             f"{_share(of[city, first])}{until}.{_heads(rows, city, 'It is gathered by')}"
         )
     if carriers := _heads(rows, "equals", "Moved: it is brought to '=' by"):
         told.append(carriers.strip())
-    at_equals = [row for (span, _), row in of.items() if span == "equals"]
-    most = max(at_equals, key=lambda row: _number(row["recovered"]), default=None)
+    most = _largest(row for (span, _), row in of.items() if span == "equals")
     if arrived is not None:
-        parts = [row for row in rows if row["component"] in ("attn_out", "mlp_out") and _is(row, "equals")]
-        best = max(parts, key=lambda row: _number(row["recovered"]), default=None)
-        step = f" The largest step there is {place(best)}: {_share(best)}." if best else ""
+        there = where(rows, direction="denoise", span="equals")
+        step = _largest(row for row in there if row["component"] in ("attn_out", "mlp_out"))
+        told_step = f" The largest step there is {place(step)}: {_share(step)}." if step else ""
         told.append(
             f"Formed: '=' holds what the answer needs from layer {arrived}: "
-            f"{_share(of['equals', arrived])}.{step}"
+            f"{_share(of['equals', arrived])}.{told_step}"
         )
     elif most is not None and _number(most["recovered"]) >= LEAST:
-        later = [row for (span, _), row in of.items() if span.startswith("answer")]
-        rest = max(later, key=lambda row: _number(row["recovered"]), default=None)
+        rest = _largest(row for (span, _), row in of.items() if span.startswith("answer"))
         then = f" The largest share later is that of {place(rest)}: {_share(rest)}." if rest else ""
         told.append(
             f"Formed: '=' alone never holds all that the score needs, most after layer {most['layer']}: "
@@ -109,11 +106,8 @@ def turning_points(rows: Sequence[Row]) -> tuple[int | None, int | None]:
 
 def stream(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
     """Rows of the whole residual stream after each layer, clean into corrupt, by (span, layer)."""
-    return {
-        (row["span"], row["layer"]): row
-        for row in rows
-        if row["component"] == "resid_post" and row["direction"] == "denoise" and row["subspace"] is None
-    }
+    whole = where(rows, component="resid_post", direction="denoise", subspace=None)
+    return {(row["span"], row["layer"]): row for row in whole}
 
 
 def _holds(row: Row) -> bool:
@@ -126,23 +120,18 @@ def _number(value: float | None) -> float:
     return 0.0 if value is None or value != value else value
 
 
-def _is(row: Row, span: str) -> bool:
-    return bool(row["direction"] == "denoise" and row["span"] == span)
+def _largest(rows: Iterable[Row]) -> Row | None:
+    """The row that recovers most, if there is one."""
+    return max(rows, key=lambda row: _number(row["recovered"]), default=None)
 
 
 def _heads(rows: Sequence[Row], span: str, begin: str) -> str:
     """The strongest heads at a span as a sentence, "" when none is sure to matter."""
-    sure = [
-        row
-        for row in rows
-        if row["component"] == "z"
-        and _is(row, span)
-        and _number(row["recovered"]) >= LEAST
-        and _number(row["lo"]) > 0
-    ]
-    best = sorted(sure, key=lambda row: -row["recovered"])[:MOST_HEADS]
-    told = "; ".join(f"{row['layer']}.{row['head']}, {_share(row)}" for row in best)
-    return f" {begin} heads (layer.head) {told}." if best else ""
+    heads = where(rows, component="z", direction="denoise", span=span)
+    sure = [row for row in heads if _number(row["recovered"]) >= LEAST and _number(row["lo"]) > 0]
+    strongest = sorted(sure, key=lambda row: -row["recovered"])[:MOST_HEADS]
+    told = "; ".join(f"{row['layer']}.{row['head']}, {_share(row)}" for row in strongest)
+    return f" {begin} heads (layer.head) {told}." if told else ""
 
 
 def _share(row: Row) -> str:
@@ -158,14 +147,19 @@ def reading_layer(rows: Sequence[Row]) -> int:
 
     Below it the tokens of the id carry the city one by one, and no subspace of their states is a map.
     """
-    whole = sorted((row for row in rows if row["subspace"] is None), key=lambda row: row["layer"])
+    whole = sorted(where(rows, subspace=None), key=lambda row: row["layer"])
     return int((carrying(whole) or whole)[-1]["layer"])
+
+
+def where_read(rows: Sequence[Row]) -> tuple[int, dict[str | None, Row]]:
+    """`reading_layer`, and the rows there by their subspace."""
+    layer = reading_layer(rows)
+    return layer, {row["subspace"]: row for row in where(rows, layer=layer)}
 
 
 def subspace_notes(rows: Sequence[Row], n: int) -> list[str]:
     """What the subspaces carry at the layer after which the city is read."""
-    layer = reading_layer(rows)
-    at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+    layer, at = where_read(rows)
     told = [f"whole state {at[None]['iia']:.2f}"]
     told += [f"{name} ({row['rank']} dimensions) {row['iia']:.2f}" for name, row in at.items() if name]
     return [
@@ -181,21 +175,18 @@ def verdict(rows: Sequence[Row]) -> str:
     less than half of the answers, there is nothing to divide. The manifold's span says something about
     coordinates only if it carries more than covariance-matched directions do.
     """
-    layer = reading_layer(rows)
-    at = {row["subspace"]: row for row in rows if row["layer"] == layer}
+    layer, at = where_read(rows)
     inside, outside, matched = at["manifold"], at["not-manifold"], at.get("covariance-matched")
-    told = ", ".join(
-        f"{label} {at[key]['iia']:.2f} [{at[key]['lo']:.2f}, {at[key]['hi']:.2f}]"
-        for key, label in (
-            (None, "whole state"),
-            ("manifold", f"manifold ({inside['rank']:.0f} dimensions)"),
-            ("not-manifold", f"its complement ({outside['rank']:.0f})"),
-            ("pca", "PCA of the manifold's rank"),
-            ("covariance-matched", "covariance-matched"),
-            ("random", "random"),
-        )
-        if key in at
-    )
+    labels = {
+        None: "whole state",
+        "manifold": f"manifold ({inside['rank']:.0f} dimensions)",
+        "not-manifold": f"its complement ({outside['rank']:.0f})",
+        "pca": "PCA of the manifold's rank",
+        "covariance-matched": "covariance-matched",
+        "random": "random",
+    }
+    shares = {key: f"{row['iia']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]" for key, row in at.items()}
+    told = ", ".join(f"{label} {shares[key]}" for key, label in labels.items() if key in at)
     if _number(at[None]["iia"]) < HALF:
         word = "not mediated by this state (IIA below 0.5)"
     elif inside["lo"] > outside["hi"]:

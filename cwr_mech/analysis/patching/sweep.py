@@ -33,8 +33,6 @@ from cwr_mech.analysis.patching.store import SweepStore
 from cwr_mech.model.layers import HookedConfig, LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
 
-__all__ = ["CONDITIONS", "INTERCHANGE", "Batch", "Condition", "Sweep", "prepare", "rows_computed", "sweep"]
-
 BUDGET = 128 * 2**20
 """Default bound on the memory of one batch of patched rows, in bytes."""
 
@@ -95,14 +93,9 @@ class Batch:
         """Number, condition, base runs and source runs, of the conditions whose source the layout has."""
         for number, condition in enumerate(conditions):
             if condition.role in self.layout.roles:
-                base, source = (self.layout.runs(role) for role in (condition.base, condition.role))
-                device = self.forward.device
-                yield (
-                    number,
-                    condition,
-                    torch.from_numpy(base).to(device),
-                    torch.from_numpy(source).to(device),
-                )
+                runs = (self.layout.runs(role) for role in (condition.base, condition.role))
+                base, source = (torch.from_numpy(each).to(self.forward.device) for each in runs)
+                yield number, condition, base, source
 
 
 def prepare(forward: Forward, layout: Layout, bases: Bases | None = None) -> Batch:

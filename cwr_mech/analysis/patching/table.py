@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Float64, Shaped
 
 from cwr_mech.analysis.patching.sweep import Sweep
 from cwr_mech.analysis.stats.intervals import mean_interval
 from cwr_mech.analysis.stats.testing import benjamini_hochberg, sign_flip_test
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row, groups, where
 
 KEY = ("direction", "component", "layer", "head", "span", "subspace", "metric")
+"""Columns that tell the rows of one source apart."""
 AVERAGED = ("clean", "corrupt", "patched", "effect", "recovered", "null")
 FOLLOWED = (
     "iia", "truth", "unchanged", "neither", "error_to_source", "error_to_base", "expected_to_source", "slope",
@@ -28,6 +30,7 @@ BOOTSTRAPS, FLIPS, LEVEL, ALPHA = 1000, 4000, 0.95, 0.05
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 """Quantiles at the ends of an interval."""
 BLOCK = 256
+"""Cells that fit into memory with all their resamples."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,14 @@ def effects(sweep: Sweep, condition: int, metric: int) -> Float64[np.ndarray, "c
     return sweep.clean[metric] - patched
 
 
-def tabulate(
-    sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator
-) -> list[dict[str, Any]]:
+def tabulate(sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.Generator) -> list[Row]:
     """One row for every condition, metric and cell: scores `clean`, `corrupt` and `patched`, the effect, the
     share recovered with its interval, p and adjusted p. `clusters` names each pair's swapped city.
 
     NaN where a value is not defined: no pair has the span, or clean and corrupt score alike on average.
     """
     draws = resample(clusters, rng)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for a, condition in enumerate(sweep.conditions):
         for m, metric in enumerate(sweep.metrics):
             effect = effects(sweep, a, m)
@@ -84,9 +85,9 @@ def tabulate(
                         **cell.columns,
                         "metric": metric,
                         "n": int(has.sum()),
-                        "clean": _mean(sweep.clean[m], has),
-                        "corrupt": _mean(sweep.corrupt[m], has),
-                        "patched": _mean(sweep.patched[a, c, m], has),
+                        "clean": mean_of(sweep.clean[m][has]),
+                        "corrupt": mean_of(sweep.corrupt[m][has]),
+                        "patched": mean_of(sweep.patched[a, c, m][has]),
                         **{name: float(column[c]) for name, column in stats.items()},
                         "p_adj": float(p_adj[c]),
                     }
@@ -94,21 +95,24 @@ def tabulate(
     return rows
 
 
-def _mean(values: Float64[np.ndarray, " pair"], has: Bool[np.ndarray, " pair"]) -> float:
-    return float(values[has].mean()) if has.any() else float("nan")
+def key_of(row: Row) -> tuple[Any, ...]:
+    """Which cell a row is about, in which direction and by which score: KEY."""
+    return tuple(row.get(name) for name in KEY)
+
+
+def mean_of(values: Shaped[np.ndarray, "*of"]) -> float:
+    """The mean of some values; NaN without any."""
+    return float(values.mean()) if values.size else float("nan")
 
 
 def ratios(
     effect: Float64[np.ndarray, "cell pair"], gap: Float64[np.ndarray, " pair"], draws: Resamples
 ) -> dict[str, Float64[np.ndarray, " cell"]]:
     """Columns effect, recovered, lo, hi, p of effects whose whole is `gap` [pair]."""
-    starts = range(0, max(len(effect), 1), BLOCK)
-    parts = [_ratios(effect[start : start + BLOCK], gap, draws) for start in starts]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _ratios(effect: np.ndarray, gap: np.ndarray, draws: Resamples) -> dict[str, Float64[np.ndarray, " cell"]]:
-    """`ratios` of as many cells as fit into memory with all their resamples."""
+    if len(effect) > BLOCK:
+        starts = range(0, len(effect), BLOCK)
+        parts = [ratios(effect[start : start + BLOCK], gap, draws) for start in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     has = np.isfinite(effect)
     filled, gaps, n = np.where(has, effect, 0.0), np.where(has, gap, 0.0), has.sum(1)
     total, span = filled.sum(1), gaps.sum(1)
@@ -116,14 +120,11 @@ def _ratios(effect: np.ndarray, gap: np.ndarray, draws: Resamples) -> dict[str, 
         mean = total / n
         recovered = np.where(np.abs(span) > 1e-9 * n, total / span, np.nan)
         ratio = (filled @ draws.boot.T) / (gaps @ draws.boot.T)
-        tails = ENDS
-        enough = np.isfinite(ratio).mean(1) > 0.9
+        defined = np.where(np.isfinite(ratio), ratio, np.nan)
+        usable = (np.isfinite(ratio).mean(1) > 0.9) & np.isfinite(recovered)
         quantiles = np.full((2, len(effect)), np.nan)
-        usable = enough & np.isfinite(recovered)
         if usable.any():
-            quantiles[:, usable] = np.nanquantile(
-                np.where(np.isfinite(ratio), ratio, np.nan)[usable], tails, axis=1
-            )
+            quantiles[:, usable] = np.nanquantile(defined[usable], ENDS, axis=1)
         flipped = np.abs(filled @ draws.signs.T)
         slack = 1e-12 * np.maximum(1.0, np.abs(total))[:, None]
         extreme = (flipped >= np.abs(total)[:, None] - slack).sum(1)
@@ -147,42 +148,36 @@ def confirm(sweep: Sweep, clusters: Shaped[np.ndarray, " pair"], rng: np.random.
         halves.append(ratios(effects(sweep, 0, 0)[:, half], gap, resample(clusters[half], rng)))
     found = benjamini_hochberg(halves[0]["p"]) < ALPHA
     again = (halves[1]["p"] < ALPHA) & (np.sign(halves[0]["effect"]) == np.sign(halves[1]["effect"]))
-    return {
-        "discovered": int(found.sum()),
-        "confirmed": int((found & again).sum()),
-        "cells": len(sweep.cells),
-    }
+    confirmed = int((found & again).sum())
+    return {"discovered": int(found.sum()), "confirmed": confirmed, "cells": len(sweep.cells)}
 
 
-def pool(tables: Sequence[Sequence[dict[str, Any]]], rng: np.random.Generator) -> list[dict[str, Any]]:
+def pool(tables: Sequence[Sequence[Row]], rng: np.random.Generator) -> list[Row]:
     """One table from several models' tables of equal cells, with models as the units.
 
     Single heads are left out: the second head of one model has nothing to do with that of another.
     effect and recovered are means over models, the interval is Student's t over models, p flips the signs of
     the models' effects; n counts models. Raises AnalysisError when the tables do not hold the same cells.
     """
-    tables = [[row for row in table if row["head"] is None] for table in tables]
-    keys = [[tuple(row.get(name) for name in KEY) for row in table] for table in tables]
+    tables = [where(table, head=None) for table in tables]
+    keys = [[key_of(row) for row in table] for table in tables]
     if any(each != keys[0] for each in keys):
         raise AnalysisError("models of different shape or tables of different cells cannot be pooled")
     pooled = []
     for rows in zip(*tables, strict=True):
-        column = {name: np.array([_nan(row[name]) for row in rows]) for name in AVERAGED}
-        shares = column["recovered"][np.isfinite(column["recovered"])]
+        column = {name: _finite(rows, name) for name in AVERAGED}
+        shares, means = column["recovered"], {name: mean_of(values) for name, values in column.items()}
         low, high = _ends(shares)
-        effects = column["effect"][np.isfinite(column["effect"])]
-        p = sign_flip_test(effects, rng).p if shares.size >= 2 else float("nan")
-        means = {name: _mean(values, np.isfinite(values)) for name, values in column.items()}
+        p = sign_flip_test(column["effect"], rng).p if shares.size >= 2 else float("nan")
         pooled.append({**rows[0], "n": int(shares.size), **means, "lo": low, "hi": high, "p": p})
-    for group in {(row["direction"], row["metric"]) for row in pooled}:
-        mine = [row for row in pooled if (row["direction"], row["metric"]) == group]
+    for mine in groups(pooled, "direction", "metric").values():
         adjusted = benjamini_hochberg(np.array([row["p"] for row in mine]))
         for row, value in zip(mine, adjusted, strict=True):
             row["p_adj"] = float(value)
     return pooled
 
 
-def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+def pool_followed(tables: Sequence[Sequence[Row]]) -> list[Row]:
     """Several models' rows of decoded answers as one table: means over models, Student's t for `iia` (cut to
     shares that there can be) and `slope`.
 
@@ -190,20 +185,13 @@ def pool_followed(tables: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, 
     """
     pooled = []
     for rows in zip(*tables, strict=True):
-        means = {
-            name: _mean(column, np.isfinite(column))
-            for name in FOLLOWED
-            if name in rows[0]
-            for column in [np.array([_nan(row[name]) for row in rows])]
-        }
-        ends: dict[str, float] = {}
-        for name, keys in (("iia", ("lo", "hi")), ("slope", ("slope_lo", "slope_hi"))):
-            values = np.array([_nan(row.get(name)) for row in rows])
-            found = _ends(values[np.isfinite(values)])
-            ends |= dict(zip(keys, found, strict=True)) if keys[0] in rows[0] else {}
-        ends |= {"lo": max(ends["lo"], 0.0), "hi": min(ends["hi"], 1.0)}  # NaN stays: comparisons are false
-        count = sum(row["iia"] is not None and row["iia"] == row["iia"] for row in rows)
-        pooled.append({**rows[0], **means, **ends, "n": count})
+        means = {name: mean_of(_finite(rows, name)) for name in FOLLOWED if name in rows[0]}
+        shares = _finite(rows, "iia")
+        low, high = _ends(shares)
+        ends = {"lo": max(low, 0.0), "hi": min(high, 1.0)}  # NaN stays: comparisons are false
+        if "slope_lo" in rows[0]:
+            ends |= dict(zip(("slope_lo", "slope_hi"), _ends(_finite(rows, "slope")), strict=True))
+        pooled.append({**rows[0], **means, **ends, "n": len(shares)})
     return pooled
 
 
@@ -213,5 +201,7 @@ def _ends(values: Float64[np.ndarray, " model"]) -> tuple[float, float]:
     return (found.lo, found.hi) if found else (float("nan"), float("nan"))
 
 
-def _nan(value: int | float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _finite(rows: Sequence[Row], column: str) -> Float64[np.ndarray, " model"]:
+    """The numbers of a column; None and NaN are none."""
+    values = np.array([np.nan if row[column] is None else row[column] for row in rows], dtype=np.float64)
+    return values[np.isfinite(values)]

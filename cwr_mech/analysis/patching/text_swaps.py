@@ -12,7 +12,6 @@ Where the file knows answers, `logit_diff` = logit(answer of b) - logit(answer o
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,11 +21,13 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from cwr_mech.activations.extract_texts import BATCH_TOKENS
+from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import TokenRows
 from cwr_mech.analysis.stats.intervals import bootstrap
+from cwr_mech.analysis.study import stage
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.bridge import TextModel
-from cwr_mech.results import Row
+from cwr_mech.results import Result, Row
 
 COMPONENTS = ("resid_post", "attn_out", "mlp_out")
 POSITIONS = ("span", "last_token", "text_end")
@@ -43,16 +44,8 @@ class Cell(NamedTuple):
     position: str
 
 
-@dataclass(frozen=True)
-class Swaps:
-    """Rows [pair 3] of texts: a, b and the third entity; those of one group have one length."""
-
-    groups: tuple[Int64[np.ndarray, "_ 3"], ...]
-
-    @property
-    def n(self) -> int:
-        """Number of pairs."""
-        return sum(map(len, self.groups))
+Swaps = Sequence[Int64[np.ndarray, "_ 3"]]
+"""Rows [pair 3] of texts: a, b and the third entity; those of one array have one length."""
 
 
 def draw_swaps(rows: TokenRows, n: int, rng: np.random.Generator) -> Swaps:
@@ -72,13 +65,11 @@ def draw_swaps(rows: TokenRows, n: int, rng: np.random.Generator) -> Swaps:
         )
     sizes = np.array([len(group) for group in members])
     drawn = rng.multinomial(n, sizes / sizes.sum())
-    return Swaps(
-        tuple(
-            np.stack([rng.choice(group, 3, replace=False) for _ in range(count)])
-            for group, count in zip(members, drawn, strict=True)
-            if count
-        )
-    )
+    return [
+        np.stack([rng.choice(group, 3, replace=False) for _ in range(count)])
+        for group, count in zip(members, drawn, strict=True)
+        if count
+    ]
 
 
 def cells_of(n_layers: int, components: Sequence[str]) -> list[Cell]:
@@ -183,7 +174,7 @@ def swap_scores(
 
 
 def _batches(rows: TokenRows, swaps: Swaps) -> Iterator[Int64[np.ndarray, "pair 3"]]:
-    for group in swaps.groups:
+    for group in swaps:
         size = max(1, BATCH_TOKENS // (3 * int(rows.lengths[group[0, 0]])))
         for start in range(0, len(group), size):
             yield group[start : start + size]
@@ -201,15 +192,11 @@ def swap_rows(scores: Mapping[str, np.ndarray], cells: Sequence[Cell], rng: np.r
         raise AnalysisError("the next token does not depend on the entity in any pair: nothing to recover")
     moved = scores["moved_base"]
     metrics = {"kl": (1.0, -scores["kl"], base)}
-    if (
-        "diff" in scores
-        and (apart := np.flatnonzero(scores["diff_b"] != scores["diff_a"])).size >= LEAST_PAIRS
-    ):
-        metrics["logit_diff"] = (
-            0.0,
-            (scores["diff"] - scores["diff_a"])[..., apart],
-            (scores["diff_b"] - scores["diff_a"])[apart],
-        )
+    if "diff" in scores:
+        whole = scores["diff_b"] - scores["diff_a"]
+        if np.count_nonzero(whole) >= LEAST_PAIRS:
+            apart = whole != 0
+            metrics["logit_diff"] = (0.0, (scores["diff"] - scores["diff_a"])[..., apart], whole[apart])
     table: list[Row] = []
     for index, cell in enumerate(cells):
         flips = [float(top[index][moved].mean()) if moved.any() else None for top in scores["top"]]
@@ -234,3 +221,44 @@ def _recovered(
 ) -> float:
     """offset + sum of a source's values / sum of the whole differences, over some pairs."""
     return float(offset + values[source, picked].sum() / whole[picked].sum())
+
+
+def swaps_result(
+    model: TextModel,
+    store: ActivationStore,
+    prompt: str,
+    *,
+    run: str,
+    components: Sequence[str] = COMPONENTS,
+    pairs: int = 64,
+    seed: int = 42,
+) -> Result:
+    """Kind "patch_texts": table `cells` (`swap_rows`), over the texts of a prompt of an activation file.
+
+    Raises UnknownName, or AnalysisError for too few pairs or names of different lengths.
+    """
+    if pairs < LEAST_PAIRS:
+        raise AnalysisError(f"{pairs} pairs are too few", f"take {LEAST_PAIRS} at least")
+    rows = store.token_rows(prompt)
+    rng = np.random.default_rng([seed, 0])
+    swaps = draw_swaps(rows, pairs, rng)
+    cells = cells_of(model.cfg.n_layers, components)
+    n = sum(map(len, swaps))
+    with stage(f"swaps in {prompt}", n, "pairs") as advance:
+        scores = swap_scores(model, rows, swaps, cells, advance)
+    a, b = swaps[0][0, :2]
+    kl, changed = (float(scores[name].mean()) for name in ("kl_base", "moved_base"))
+    return Result(
+        kind="patch_texts",
+        params={"runs": [run], "task": prompt, "components": list(components), "pairs": n, "seed": seed}
+        | {"n_layers": model.cfg.n_layers},
+        values={"n": n, "kl": kl, "changed": changed},
+        tables={"cells": swap_rows(scores, cells, np.random.default_rng([seed, 1]))},
+        notes=[
+            f"{n} pairs of texts that differ in the entity alone, such as {rows.texts[a]!r} and "
+            f"{rows.texts[b]!r}. Between their runs the next token's distribution differs by {kl:.3g} nats, "
+            f"and its most probable token in {changed:.0%} of them.",
+            "Recovered: 1 - KL(source's run || patched) / KL(source's run || base), 0 as the base, 1 as the "
+            "source; null: the state of a third entity. 95 %, bootstrap over pairs.",
+        ],
+    )

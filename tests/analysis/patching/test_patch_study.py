@@ -29,7 +29,7 @@ def studied(task, monkeypatch):
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
     swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), conditions=CONDITIONS)
     extras = Extras(("manifold", "random"))
-    return examine(model, WORLD, Question(task, 8), pairs, swept, "tiny", 7, extras)
+    return examine(model, WORLD, Question(task, 8), pairs, swept, "tiny", extras)
 
 
 def test_study_figures_and_words(tmp_path, monkeypatch):

@@ -151,7 +151,7 @@ def test_results_are_saved_pooled_compared_and_read_back(tmp_path):
     model, pairs = model_of(), some_pairs("compass", 10)
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
     swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1"), conditions=CONDITIONS)
-    results = [patch_result(swept, pairs, seed=0, runs=[run], inputs={run: "0"}) for run in ("a", "b")]
+    results = [patch_result(swept, pairs, seed=0, runs=[run]) for run in ("a", "b")]
     path = results[0].save(tmp_path, "patch-compass")
     assert load_result(path) == results[0]
     assert results[0].values["self_patch_max"] < 1e-5

@@ -12,8 +12,14 @@ from cwr_mech.activations.prompts import read_prompts
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import TokenRows, encode_prompts
 from cwr_mech.analysis.patching.text_show import figure, text
-from cwr_mech.analysis.patching.text_study import swaps_result
-from cwr_mech.analysis.patching.text_swaps import Cell, Swaps, cells_of, draw_swaps, swap_rows, swap_scores
+from cwr_mech.analysis.patching.text_swaps import (
+    Cell,
+    cells_of,
+    draw_swaps,
+    swap_rows,
+    swap_scores,
+    swaps_result,
+)
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2
 
@@ -68,10 +74,10 @@ def test_what_must_carry_everything_or_nothing_does(model: HookedQwen2, store: A
 def test_a_patch_equals_one_by_hooks(model: HookedQwen2, store: ActivationStore) -> None:
     rows = store.token_rows("text")
     swaps = draw_swaps(rows, 8, np.random.default_rng(0))
-    assert swaps.n == 8
+    assert sum(map(len, swaps)) == 8
     cells = [Cell("attn_out", 1, "text_end"), Cell("mlp_out", 0, "span"), Cell("resid_post", 0, "last_token")]
     scores = swap_scores(model, rows, swaps, cells)
-    pairs = [pair for group in swaps.groups for pair in group]
+    pairs = [pair for group in swaps for pair in group]
     for number, (a, b, c) in enumerate(pairs):
         tokens = {
             k: torch.tensor(rows.tokens[row, : rows.lengths[row]]).long()[None]
@@ -112,8 +118,8 @@ def test_a_patch_equals_one_by_hooks(model: HookedQwen2, store: ActivationStore)
 def test_pairs_have_names_of_one_length(store: ActivationStore) -> None:
     rows = store.token_rows("text")
     swaps = draw_swaps(rows, 200, np.random.default_rng(1))
-    assert len(swaps.groups) > 1, "names of several lengths"
-    for group in swaps.groups:
+    assert len(swaps) > 1, "names of several lengths"
+    for group in swaps:
         assert len({tuple(rows.span[row]) for row in group.ravel()}) == 1
         assert all(len(set(pair)) == 3 for pair in group.tolist())
     few = np.arange(2)
@@ -132,7 +138,7 @@ def test_mistakes(model: HookedQwen2, store: ActivationStore) -> None:
     rows = store.token_rows("text")
     same = np.zeros((8, 3), dtype=np.int64)  # an entity in its own place: nothing changes, nothing to recover
     cells = cells_of(2, ["resid_post"])
-    scores = swap_scores(model, rows, Swaps((same,)), cells)
+    scores = swap_scores(model, rows, [same], cells)
     assert np.abs(scores["kl"]).max() < 1e-6
     with pytest.raises(AnalysisError, match="does not depend on the entity"):
         swap_rows(
