@@ -7,9 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 
+from cwr_mech.results import Row
+
 Number = float | int
 MOST_NUMBERED = 24
 """Matrices with more items than this show colours only."""
+
+
+def grid_of(rows: Sequence[Row], value: str, **axes: Sequence[object]) -> np.ndarray:
+    """Column `value` of the rows as a matrix: the first of two columns `axes` downwards, the second to the
+    right, in the order of the entries given. NaN where no row has a number; other entries are left out.
+    """
+    grid = np.full([len(entries) for entries in axes.values()], np.nan)
+    for row in rows:
+        if row[value] is not None and all(row[name] in entries for name, entries in axes.items()):
+            grid[tuple(entries.index(row[name]) for name, entries in axes.items())] = row[value]
+    return grid
 
 
 def hundredths(value: float | None) -> str:

@@ -60,6 +60,7 @@ def das(
     chosen = torch.unique(answer)
     arbitrary = chosen[arbitrary_targets(keys, len(chosen), seed)]
     found = []
+    sizes = {"whole state": model.cfg.d_model} | {k: b.shape[1] for k, b in (others or {}).items()}
     hook = f"blocks.{layer}.hook_resid_post"
     for name, which, targets in (
         ("learned", model, answer),
@@ -88,16 +89,9 @@ def das(
                 which, hook, intervention, base[theirs], states, logits, positions=place[theirs]
             )
             hits = (out.argmax(-1) == targets[theirs].cpu()).double()
-            size = {"whole state": model.cfg.d_model} | {k: b.shape[1] for k, b in (others or {}).items()}
             found.append(
-                {
-                    "subspace": label,
-                    "layer": layer,
-                    "span": span,
-                    "rank": size.get(label, rank),
-                    "n": len(hits),
-                    "accuracy": float(hits.mean()),
-                }
+                {"subspace": label, "layer": layer, "span": span, "rank": sizes.get(label, rank)}
+                | {"n": len(hits), "accuracy": float(hits.mean())}
             )
     return found
 

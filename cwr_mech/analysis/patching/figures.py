@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cwr_mech.render.grids import matrix
+from cwr_mech.render.grids import grid_of, matrix
 from cwr_mech.render.lines import BARS, layer_ticks, line, panels
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, new_figure, task_look
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 SHADES = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 SMALL = 0.02
@@ -53,14 +52,12 @@ def sites_figure(result: Result) -> Figure:
     figure, axes = panels(len(reading), margin=0.9, line=line + 0.3 * len(layers), most=most, sharey=True)
     image = None
     for ax, read in zip(axes, reading, strict=True):
-        mine = [row for row in rows if (row["task"], row["slot"]) == (read["task"], read["slot"])]
+        mine = where(rows, task=read["task"], slot=read["slot"])
         positions = list(dict.fromkeys(row["position"] for row in mine))
-        grid = np.full((len(layers), len(positions)), np.nan)
-        for row in mine:
-            grid[layers.index(row["layer"]), positions.index(row["position"])] = row["iia"]
-        names = [layer_name(layer) for layer in layers]
+        grid = grid_of(mine, "iia", layer=layers, position=positions)
         ends = [(name.split("+")[0], name.split("+")[-1]) for name in positions]
         told = [" to ".join(dict.fromkeys(pair)) for pair in ends]
+        names = [layer_name(layer) for layer in layers]
         image = matrix(ax, grid, names, told, ends=(0, 1), cmap="viridis", numbers=7, upwards=True)
         if not read["weak"]:
             spot = positions.index(read["position"]) - 0.5, layers.index(read["layer"]) - 0.5
@@ -95,9 +92,9 @@ def subspaces_figure(result: Result) -> Figure:
     figure = new_figure(3.9)
     panels = figure.subplots(1, len(sides), sharey=True)
     for ax, (title, chosen) in zip(panels, sides, strict=True):
-        followed(ax, [row for row in rows if row["subspace"] is None], "whole state", 0)
+        followed(ax, where(rows, subspace=None), "whole state", 0)
         for number, name in enumerate(chosen, start=1):
-            mine = [row for row in rows if row["subspace"] == name]
+            mine = where(rows, subspace=name)
             ranks = sorted({round(row["rank"]) for row in mine if row["rank"] is not None})
             size = "" if not ranks else f" ({ranks[0]})" if len(ranks) == 1 else f" ({ranks[0]}-{ranks[-1]})"
             followed(ax, mine, f"{name.removeprefix('not-')}{size}", number, shift=0.05 * (number - 2))
@@ -121,20 +118,18 @@ def digits_figure(result: Result) -> Figure:
 
     Reads table `digits` {direction, layer, span, metric, recovered}.
     """
-    rows = [row for row in result.tables["digits"] if row["direction"] == "denoise"]
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    rows = where(result.tables["digits"], direction="denoise")
+    metrics = groups(rows, "metric")
     active = {row["span"] for row in rows if abs(row["recovered"] or 0.0) > SMALL}
     spans = [span for span in dict.fromkeys(row["span"] for row in rows) if span in active]
     layers = sorted({row["layer"] for row in rows})
     figure = new_figure(1.2 + 0.3 * len(layers))
+    names = [layer_name(layer) for layer in layers]
+    style: dict[str, Any] = {"ends": (-1, 1), "cmap": "RdBu_r", "numbers": None, "rotation": 60}
     image = None
-    for ax, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics), sharey=True)), metrics, strict=True):
-        grid = np.full((len(layers), len(spans)), np.nan)
-        for row in rows:
-            if row["metric"] == metric and row["span"] in active and row["recovered"] is not None:
-                grid[layers.index(row["layer"]), spans.index(row["span"])] = row["recovered"]
-        names = [layer_name(layer) for layer in layers]
-        style: dict[str, Any] = {"ends": (-1, 1), "cmap": "RdBu_r", "numbers": None, "rotation": 60}
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for ax, (metric, mine) in zip(axes, metrics.items(), strict=True):
+        grid = grid_of(mine, "recovered", layer=layers, span=spans)
         image = matrix(ax, grid, names, spans, upwards=True, **style)
         ax.set_title(metric.replace("digit", "token "))
     if image is not None:
@@ -155,9 +150,8 @@ def tasks_figure(result: Result) -> Figure:
     rows = result.tables["lines"]
     figure = new_figure(3.2)
     panels = figure.subplots(1, 2, sharey=True)
-    for ax, title in zip(
-        panels, ("the city, where it is read", "'=', where the answer is read"), strict=True
-    ):
+    titles = ("the city, where it is read", "'=', where the answer is read")
+    for ax, title in zip(panels, titles, strict=True):
         mine = [row for row in rows if (row["span"] == "equals") == (ax is panels[1])]
         for task, own in groups(sorted(mine, key=lambda row: row["layer"]), "task").items():
             look = task_look(task)
@@ -182,26 +176,20 @@ def parts_figure(result: Result) -> Figure:
     iia, lo, hi}. A row of panels for training tasks and evaluated task, a column for old cities and for both
     directions of new ones.
     """
-    rows = [row for row in result.tables["pooled"] if row["states_from"] == "own"]
-    lines = list(dict.fromkeys((row["training_tasks"], row["task"]) for row in rows))
-    columns = [key for key in PART_COLUMNS if any((row["group"], row["direction"]) == key for row in rows)]
+    rows = where(result.tables["pooled"], states_from="own")
+    lines, kinds = groups(rows, "training_tasks", "task"), groups(rows, "group", "direction")
+    columns = [key for key in PART_COLUMNS if key in kinds]
     figure = new_figure(0.8 + 1.75 * len(lines))
     axes = figure.subplots(len(lines), len(columns), squeeze=False, sharex=True, sharey=True)
-    for i, (taught, task) in enumerate(lines):
-        for j, key in enumerate(columns):
+    for i, ((taught, task), of_line) in enumerate(lines.items()):
+        for j, (group, direction) in enumerate(columns):
             ax = axes[i, j]
-            mine = [
-                row
-                for row in rows
-                if (row["training_tasks"], row["task"], row["group"], row["direction"])
-                == (taught, task, *key)
-            ]
+            mine = where(of_line, group=group, direction=direction)
             for number, (subspace, label) in enumerate(PART_LINES.items()):
-                own = [row for row in mine if row["subspace"] == subspace]
-                followed(ax, own, label, number, shift=0.06 * (number - 2.5))
+                followed(ax, where(mine, subspace=subspace), label, number, shift=0.06 * (number - 2.5))
             models = mine[0]["models"] if mine else 0
             n = f"{models} models" if models > 1 else f"{mine[0]['n'] if mine else 0} pairs"
-            ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[key]}, {n}", fontsize=7.5)
+            ax.set_title(f"{taught}, asked {task}\n{PART_COLUMNS[group, direction]}, {n}", fontsize=7.5)
             ax.set_ylim(-0.03, 1.03)
             layer_ticks(ax, sorted({row["layer"] for row in rows}))
         axes[i, 0].set_ylabel("IIA")

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from cwr_mech.render.grids import matrix
+from cwr_mech.render.grids import grid_of, matrix
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Explorer, plot
 from cwr_mech.render.style import caption, floats, new_figure
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups, where
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.tasks.tokenizer import Tokenizer
 
@@ -36,25 +36,16 @@ def grid_explorer(result: Result) -> Explorer | None:
     cells.
     """
     cells = [row | {"source": EFFECT} for row in result.tables["cells"]]
-    cells += [
-        row | {"source": SOURCES.get(str(row["source"]), str(row["source"]))}
-        for row in result.tables.get("controls", [])
-    ]
+    cells += [row | {"source": SOURCES[row["source"]]} for row in result.tables.get("controls", [])]
     if not cells:
         return None
     spans = [str(span) for span in result.arrays["spans"]]
     reading = next(iter(result.params.get("reading", {}).values()), "last_digit")
     axis, question = _tokens(str(result.params["task"]), spans, reading)
-    controls = {
-        "Component": list(dict.fromkeys(_component(row) for row in cells)),
-        "Direction": list(dict.fromkeys(str(row["direction"]) for row in cells)),
-        "Score": list(dict.fromkeys(str(row["metric"]).replace("_", " ") for row in cells)),
-        "Patched in": list(dict.fromkeys(str(row["source"]) for row in cells)),
-    }
-    keyed: dict[tuple[str, ...], list[Row]] = {}
-    for row in cells:
-        key = _component(row), str(row["direction"]), str(row["metric"]).replace("_", " "), str(row["source"])
-        keyed.setdefault(key, []).append(row)
+    named = [row | {"shown": _component(row), "score": row["metric"].replace("_", " ")} for row in cells]
+    keyed = groups(named, "shown", "direction", "score", "source")
+    labels = ("Component", "Direction", "Score", "Patched in")
+    controls = {name: list(dict.fromkeys(key[k] for key in keyed)) for k, name in enumerate(labels)}
     panels = {}
     for place in product(*(range(len(options)) for options in controls.values())):
         chosen = tuple(options[index] for options, index in zip(controls.values(), place, strict=True))
@@ -107,7 +98,7 @@ def _panel(rows: Sequence[Row], spans: Sequence[str], axis: Sequence[str]) -> di
         grid[line][column] = round(row["recovered"], 4)
         text[line][column] = f"{row['recovered']:.2f}{'*' if sure else ''}".replace("-0.00", "0.00")
         hover[line][column] = _hover(row)
-    names = [layer_name(layer) + ("" if head < 0 else f" head {head}") for layer, head in places]
+    names = [_place_name(layer, None if head < 0 else head) for layer, head in places]
     trace = {
         "type": "heatmap", "z": grid, "x": list(range(len(spans))), "y": list(range(len(places))),
         "text": text, "texttemplate": "%{text}", "customdata": hover, "hoverongaps": False,
@@ -127,8 +118,8 @@ SHADES = [
 
 
 def _hover(row: Row) -> str:
-    where = layer_name(row["layer"]) + ("" if row["head"] is None else f" head {row['head']}")
-    parts = [f"<b>{where}, {row['span'].replace('_', ' ')}</b>", f"recovered {number(row['recovered'])}"]
+    at = _place_name(row["layer"], row["head"])
+    parts = [f"<b>{at}, {row['span'].replace('_', ' ')}</b>", f"recovered {number(row['recovered'])}"]
     if row.get("lo") is not None:
         parts.append(f"95 % from {number(row['lo'])} to {number(row['hi'])}")
     if row.get("null") is not None:
@@ -149,7 +140,7 @@ def patch_figure(result: Result) -> Figure:
     (their order); values `n_kept`, `self_patch_max`, `null_recovered`. One row of panels a component.
     """
     metric = result.params.get("metric") or result.tables["cells"][0]["metric"]
-    cells = [row for row in result.tables["cells"] if row["metric"] == metric]
+    cells = where(result.tables["cells"], metric=metric)
     components = list(dict.fromkeys(_component(row) for row in cells))
     directions = list(dict.fromkeys(row["direction"] for row in cells))
     spans = [str(span) for span in result.arrays["spans"] if any(row["span"] == span for row in cells)]
@@ -183,14 +174,10 @@ def _places(cells: list[Row], component: str) -> list[tuple[int, int | None]]:
 def _patch_panel(
     ax: Axes, cells: list[Row], places: list[tuple[int, int | None]], spans: list[str], top: float
 ) -> AxesImage:
-    grid = np.full((len(places), len(spans)), np.nan)
-    sure = np.zeros(grid.shape, dtype=bool)
-    for row in cells:
-        spot = places.index((row["layer"], row["head"])), spans.index(row["span"])
-        grid[spot] = np.nan if row["recovered"] is None else row["recovered"]
-        sure[spot] = row["p_adj"] is not None and row["p_adj"] < 0.05
+    rows = [row | {"place": (row["layer"], row["head"])} for row in cells]
+    grid, p = (grid_of(rows, name, place=places, span=spans) for name in ("recovered", "p_adj"))
     names = [_place_name(*place) for place in places]
-    return matrix(ax, grid, names, spans, ends=(-top, top), cmap="RdBu_r", bold=sure, upwards=True)
+    return matrix(ax, grid, names, spans, ends=(-top, top), cmap="RdBu_r", bold=p < 0.05, upwards=True)
 
 
 def _place_name(layer: int, head: int | None) -> str:
@@ -198,16 +185,11 @@ def _place_name(layer: int, head: int | None) -> str:
 
 
 def _patch_caption(result: Result, metric: str) -> str:
-    values = result.values
-    task = result.params.get("task", "")
-    text = (
-        f"{task}: n = {values.get('n_kept')} pairs answered correctly both ways; {metric.replace('_', ' ')}. "
-        "0: the patch does nothing, 1: it does what replacing the whole prompt does. Bold: p < 0.05 after "
-        "correction over the grid."
+    most, null = (result.values.get(name) for name in ("self_patch_max", "null_recovered"))
+    unrelated = "" if null is None else f", an unrelated city recovers at most {number(float(null))}"
+    controls = "" if most is None else f" Controls: a self-patch changes at most {most:.1g}{unrelated}."
+    return (
+        f"{result.params.get('task', '')}: n = {result.values.get('n_kept')} pairs answered correctly both "
+        f"ways; {metric.replace('_', ' ')}. 0: the patch does nothing, 1: it does what replacing the whole "
+        f"prompt does. Bold: p < 0.05 after correction over the grid.{controls}"
     )
-    if values.get("self_patch_max") is not None:
-        text += f" Controls: a self-patch changes at most {values['self_patch_max']:.1g}"
-        if values.get("null_recovered") is not None:
-            text += f", an unrelated city recovers at most {number(float(values['null_recovered']))}"
-        text += "."
-    return text

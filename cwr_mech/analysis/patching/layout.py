@@ -140,10 +140,6 @@ def rows_to_run(
             changes = (base == source) | (layout.first_difference[base, source] <= max(span))
             pair = np.flatnonzero(changes & layout.has[condition.role])
             if pair.size:
-                groups[place].append(
-                    (np.full_like(pair, a), np.full_like(pair, c), pair, base[pair], source[pair])
-                )
-    return [
-        Rows(*place, *(np.concatenate(column) for column in zip(*parts, strict=True)))
-        for place, parts in groups.items()
-    ]
+                numbers = np.full_like(pair, a), np.full_like(pair, c)
+                groups[place].append((*numbers, pair, base[pair], source[pair]))
+    return [Rows(*place, *map(np.concatenate, zip(*parts, strict=True))) for place, parts in groups.items()]

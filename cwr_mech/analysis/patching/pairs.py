@@ -292,5 +292,6 @@ def _equal_sources(
 
 
 def _join(parts: list[Pairs]) -> Pairs:
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].arrays()}
+    names = parts[0].arrays()
+    joined: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     return replace(parts[0], **joined)

@@ -138,21 +138,16 @@ def from_another(
     for layer, states in enumerate(own):
         beside = theirs[min(layer, len(theirs) - 1)]
         for label, shuffle in ((name, None), (f"{name}, cities shuffled", rng)):
-            change = (aligned_states(states, beside, folds, shuffle=shuffle)[source] - states[asked]).astype(
-                np.float64
-            )
+            change = aligned_states(states, beside, folds, shuffle=shuffle)[source] - states[asked]
             for kind in (None, "manifold", "not-manifold"):
                 basis = (whole if kind is None else fitted.bases[kind, layer, READING]).double().numpy()
                 words = graft(model, pairs, layer, READING, states[asked] + change @ basis @ basis.T)
                 cell = Cell("resid_post", layer, None, READING, subspace=kind)
                 shape = (1, 1, len(pairs))
-                found = Interchange(
-                    (cell,), INTERCHANGE[1:], np.ones(shape, bool), words[None, None], np.full(shape, np.nan)
-                )
-                rows += [
-                    {"states_from": label} | row | {"direction": direction}
-                    for row in interchange_rows(found, pairs, rng)
-                ]
+                applies, unknown = np.ones(shape, bool), np.full(shape, np.nan)
+                found = Interchange((cell,), INTERCHANGE[1:], applies, words[None, None], unknown)
+                (row,) = interchange_rows(found, pairs, rng)
+                rows.append({"states_from": label} | row | {"direction": direction})
     return describe(fitted, rows)
 
 
@@ -262,7 +257,6 @@ def pooled_parts(rows: Sequence[Row]) -> list[Row]:
     for mine in groups(rows, *GROUPED).values():
         tables = list(groups(mine, "run").values())
         together = tables[0] if len(tables) == 1 else pool_followed(tables)
-        pooled += [
-            {name: row[name] for name in row if name != "run"} | {"models": len(tables)} for row in together
-        ]
+        for row in together:
+            pooled.append({name: row[name] for name in row if name != "run"} | {"models": len(tables)})
     return pooled

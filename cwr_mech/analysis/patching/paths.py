@@ -105,9 +105,8 @@ def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], source: Int[Te
     final = to == forward.cfg.n_layers - 1
     reached = visible[:, span].any(1).tolist()
     wanted = list(answers.reads) if final else list(range(answers.tree.width))
-    queries = [
-        p for p in (span if path.reader == "q" else wanted) if reached[p] and (not final or p in wanted)
-    ]
+    asking = span if path.reader == "q" else wanted
+    queries = [p for p in asking if reached[p] and p in wanted]
     if not queries:
         return Edit(2 * to + 1, (), written[:, :0])
     keys, values = record.k[to, base], record.v[to, base]
@@ -118,9 +117,8 @@ def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], source: Int[Te
     else:
         group = forward.cfg.n_heads // forward.cfg.n_kv
         heads = list(range(other * group, (other + 1) * group))
-        (keys if path.reader == "k" else values)[:, other][:, span] = (k if path.reader == "k" else v)[
-            :, other
-        ]
+        kept, new = (keys, k) if path.reader == "k" else (values, v)
+        kept[:, other][:, span] = new[:, other]
     z = forward.attend(asked, keys, values, visible[queries].to(forward.device))
     # mid' = mid + sum over reading heads of (z' - z) W_O; k and v serve all `group` query heads.
     moved = z - record.heads_at("z", to, base, queries)
@@ -174,9 +172,8 @@ def _edges(
     reads = []
     for layer in range(cfg.n_layers):
         writes += [f"blocks.{layer}.attn.hook_result", f"blocks.{layer}.hook_mlp_out"]
-        reads += [f"blocks.{layer}.attn.hook_{each}_input" for each in "qkv"] + [
-            f"blocks.{layer}.hook_mlp_in"
-        ]
+        reads += [f"blocks.{layer}.attn.hook_{each}_input" for each in "qkv"]
+        reads.append(f"blocks.{layer}.hook_mlp_in")
     reads.append(f"blocks.{cfg.n_layers - 1}.hook_resid_post")
     kept: dict[str, Tensor] = {}
 
@@ -201,15 +198,8 @@ def _edges(
     for name, slope in zip(reads, slopes, strict=True):
         layer, kind = int(name.split(".")[1]), name.rsplit("hook_", 1)[1]
         for head, each in enumerate(slope.unbind(2) if slope.ndim == 4 else [slope]):
-            label = (
-                "answer"
-                if kind == "resid_post"
-                else f"mlp{layer}"
-                if kind == "mlp_in"
-                else f"{layer}.{head}.{kind[0]}"
-            )
-            place = 2 * cfg.n_layers if kind == "resid_post" else 2 * layer + (kind == "mlp_in")
-            receivers.append((label, place))
+            ends = {"resid_post": ("answer", 2 * cfg.n_layers), "mlp_in": (f"mlp{layer}", 2 * layer + 1)}
+            receivers.append(ends.get(kind, (f"{layer}.{head}.{kind[0]}", 2 * layer)))
             takes.append(each)
     # effect[s, r] = sum over pairs and positions of <write_s(source) - write_s(base), d score / d read_r>.
     effect = torch.einsum("sbpd,rbpd->sr", torch.stack(sends), torch.stack(takes)).double().cpu().numpy()

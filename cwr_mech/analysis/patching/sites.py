@@ -194,10 +194,8 @@ def sites_result(
     reading = []
     for each in found:
         for slot in dict.fromkeys(row["slot"] for row in each.rows):
-            site = each.reading(slot)
-            row = each.row(site, slot=slot)
-            kept = {name: row[name] for name in row if name != "truth"}
-            reading.append({"task": each.task} | kept)
+            row = each.row(each.reading(slot), slot=slot)
+            reading.append({"task": each.task} | {name: row[name] for name in row if name != "truth"})
     weak = [row["task"] for row in reading if row["weak"]]
     notes = [
         f"A city is read at {Site(row['layer'], row['component'], row['position'])} in {row['task']} (city "
@@ -211,14 +209,10 @@ def sites_result(
             f"No site carries a city in {', '.join(dict.fromkeys(weak))}: even the strongest moves less than "
             "half of the answers."
         )
+    rows = [{"task": each.task, "cities": each.cities, **row} for each in found for row in each.rows]
     return Result(
         kind="sites",
         params={"run": run, "runs": [run], "n_layers": found[0].n_layers, **(params or {})},
-        tables={
-            "sites": [
-                {"task": each.task, "cities": each.cities, **row} for each in found for row in each.rows
-            ],
-            "reading": reading,
-        },
+        tables={"sites": rows, "reading": reading},
         notes=notes,
     )

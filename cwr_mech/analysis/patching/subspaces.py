@@ -19,7 +19,6 @@ anything about the manifold takes that the random subspaces of its rank do less.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +37,7 @@ from cwr_mech.analysis.patching.sweep import prepare
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.errors import UnknownName
 from cwr_mech.model.qwen2 import HookedQwen2
+from cwr_mech.results import Row
 from cwr_mech.tasks.registry import get_task
 from cwr_mech.world.cities import World
 
@@ -105,19 +105,16 @@ def fit_subspaces(
     for layer, x in enumerate(states):
         cells.append(Cell("resid_post", layer, None, span))
         equal = fit_basis("manifold", x, xy, seed=seed).rank
-        found = {
-            kind: [fit_basis(kind, x, xy, rank=None if kind == "probe" else equal, seed=seed).columns]
-            for kind in FITTED
-            if kind in kinds
-        }
-        fitted = [(kind, columns[0]) for kind, columns in found.items()]
+        ranks = {kind: None if kind == "probe" else equal for kind in FITTED if kind in kinds}
+        fitted = [(kind, fit_basis(kind, x, xy, rank=k, seed=seed).columns) for kind, k in ranks.items()]
+        found = {kind: [columns] for kind, columns in fitted}
         for kind in (kind for kind in RANDOM if kind in kinds):
             found[kind] = [_drawn(kind, x, equal, rng).columns for _ in range(DRAWS)]
         maps: list[tuple[str, int, np.ndarray]] = []
         for kind, drawn in found.items():
             complements = [np.linalg.qr(v, mode="complete")[0][:, v.shape[1] :] for v in drawn]
-            maps += [(kind, d, v) for d, v in enumerate(drawn)]
-            maps += [(f"not-{kind}", d, v) for d, v in enumerate(complements)]
+            for name, several in ((kind, drawn), (f"not-{kind}", complements)):
+                maps += [(name, d, v) for d, v in enumerate(several)]
         if READERS in kinds and layer < model.cfg.n_layers - 1:
             tokens = position.count("+") + 1
             maps += [(name, 0, v) for name, v in split_by_readers(model, layer, fitted, tokens)]
@@ -172,19 +169,17 @@ def split_by_readers(
     return found
 
 
-def describe(fitted: Fitted, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def describe(fitted: Fitted, rows: Sequence[Row]) -> list[Row]:
     """Rows of an interchange or patching table with the rank and the variance share of their subspace."""
     described = []
     for row in rows:
         name, place = str(row["subspace"]), (row["layer"], row["span"])
         basis = fitted.bases.get((name, *place))
-        shares = [
-            share
-            for draw in range(row.get("draws", 1))
-            if (share := fitted.variance.get((basis_name(name, draw), *place))) is not None
-        ]
-        extra = {"rank": None if basis is None else basis.shape[-1]}
-        described.append({**row, **extra, "variance": float(np.mean(shares)) if shares else 1.0})
+        extra = {"rank": None, "variance": 1.0}
+        if basis is not None:
+            keys = [(basis_name(name, draw), *place) for draw in range(row.get("draws", 1))]
+            extra = {"rank": basis.shape[-1], "variance": float(np.mean([fitted.variance[k] for k in keys]))}
+        described.append(row | extra)
     return described
 
 

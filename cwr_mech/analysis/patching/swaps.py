@@ -9,7 +9,7 @@ from cwr_mech.analysis.patching.figures import followed, layers_axis
 from cwr_mech.render.lines import line
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, new_figure
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 from cwr_mech.tasks.registry import get_task
 
 READER_COLOURS = {"q": "#0072b2", "k": "#009e73", "v": "#d55e00", "mlp": "#000000", None: "#888888"}
@@ -31,7 +31,7 @@ def answers_figure(result: Result) -> Figure:
         _given(left, result)
     else:  # several models: their answers are not one cloud of points
         right = figure.subplots()
-    rows = [row for row in result.tables["interchange"] if row["direction"] == "noise"]
+    rows = where(result.tables["interchange"], direction="noise")
     for number, (span, mine) in enumerate(groups(rows, "span").items()):
         followed(right, mine, span.replace("_", " "), number)
     layers_axis(right, rows, "IIA")
@@ -74,8 +74,7 @@ def steps_figure(result: Result) -> Figure:
     rows = result.tables["steps"]
     span = str(result.arrays["swapped_place"][1])
     layer = int(str(result.arrays["swapped_place"][0]).removeprefix("layer "))
-    own = [row for row in rows if row["layer"] is None]
-    best = [row for row in rows if (row["layer"], row["span"]) == (layer, span)]
+    own, best = where(rows, layer=None), where(rows, layer=layer, span=span)
     numbers = any(row["slope"] is not None for row in rows)
     figure = new_figure(3.4)
     panels = figure.subplots(1, 2 if numbers else 1, squeeze=False)[0]
@@ -118,8 +117,8 @@ def swap_map_figure(result: Result) -> Figure:
     Reads arrays `map_xy` [city 2], `map_{true,given,own}` [city], `map_others` [k 2], `map_swapped` [1 2],
     `swapped_place`.
     """
-    task = get_task(result.params["task"])
-    xy = result.arrays["map_xy"]
+    task, arrays = get_task(result.params["task"]), result.arrays
+    xy = arrays["map_xy"]
     layer, span = (str(part).replace("_", " ") for part in result.arrays["swapped_place"])
     figure = new_figure(3.9)
     axes = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
@@ -130,23 +129,17 @@ def swap_map_figure(result: Result) -> Figure:
         else Normalize(float(true.min()), float(true.max()))
     )
     panels = {"true": "true answers", "given": f"put in after {layer}, {span}", "own": "asked outright"}
-    image = None
+    cmap, image = "twilight" if task.labels else "viridis", None
     axes[3].set_axis_off()
     for ax, (name, title) in zip(axes, panels.items(), strict=False):
-        values = result.arrays[f"map_{name}"]
+        values = arrays[f"map_{name}"]
         told = np.isfinite(values)
-        image = ax.scatter(
-            *xy[told].T, c=values[told], s=9, norm=norm, cmap="twilight" if task.labels else "viridis"
-        )
+        image = ax.scatter(*xy[told].T, c=values[told], s=9, norm=norm, cmap=cmap)
         ax.scatter(*xy[~told].T, marker="x", s=9, color="#bbbbbb")
-        ax.scatter(
-            *result.arrays["map_others"].T, marker="*", s=70, color=BASELINE, edgecolor="white", lw=0.5
-        )
-        ax.scatter(*result.arrays["map_swapped"].T, marker="s", s=36, color="none", edgecolor=BASELINE)
+        ax.scatter(*arrays["map_others"].T, marker="*", s=70, color=BASELINE, edgecolor="white", lw=0.5)
+        ax.scatter(*arrays["map_swapped"].T, marker="s", s=36, color="none", edgecolor=BASELINE)
         ax.set_title(title)
-        ax.set_aspect("equal")
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(aspect="equal", xticks=[], yticks=[])
     if image is not None:
         bar = figure.colorbar(image, cax=axes[3].inset_axes((0.05, 0.5, 0.9, 0.08)), orientation="horizontal")
         if task.labels:
@@ -187,12 +180,8 @@ def paths_figure(result: Result) -> Figure:
         box = {"boxstyle": "round" if name[0].isdigit() else "square", "fc": "white", "ec": edge, "lw": 0.8}
         ax.text(x, y, name, ha="center", va="center", fontsize=7.5, color=edge, bbox=box, zorder=3)
     for reader, colour in READER_COLOURS.items():
-        ax.plot(
-            [],
-            [],
-            color=colour,
-            label={"mlp": "into an MLP", None: "to the answer"}.get(reader, f"as {reader}"),
-        )
+        label = {"mlp": "into an MLP", None: "to the answer"}.get(reader, f"as {reader}")
+        ax.plot([], [], color=colour, label=label)
     ax.legend(loc="upper center", ncols=len(READER_COLOURS))
     ax.set_xlim(-0.4, n_layers + 0.5)
     ax.set_ylim(-0.5, n_heads + 0.2)

@@ -5,11 +5,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cwr_mech.render.lines import layer_ticks, line
-from cwr_mech.render.markdown import ends, markdown_table
-from cwr_mech.render.numbers import layer_name
+from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import caption, new_figure
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups, where
 
 MOST_ROWS = 12
 LOOKS = {"span": ("#1f4e9e", "s", 8), "last_token": ("#e69f00", "o", 4), "text_end": ("#0b6e4f", "^", 5)}
@@ -24,11 +23,10 @@ def largest(result: Result) -> list[Row]:
 
 def text(result: Result) -> str:
     """The cells that recover most as a table."""
-    columns = {"component": "component", "place": "layer", "position": "token position", "metric": "metric"}
-    columns |= {"recovered": "recovered", "interval": "95 % over pairs", "null": "third entity"}
-    columns |= {"flipped": "most probable token becomes the source's"}
-    rows = [row | {"place": layer_name(row["layer"], None), "interval": ends(row)} for row in largest(result)]
-    return "\n\n".join([*result.notes, markdown_table(rows, columns)])
+    heads = {"interval": "95 % over pairs", "null": "third entity", "position": "token position"}
+    heads |= {"flipped": "most probable token becomes the source's", "recovered": "recovered"}
+    columns = "component layer position metric recovered interval null flipped"
+    return paragraphs(*result.notes, table_of(largest(result), columns, **heads))
 
 
 @plot("Effect of swapping an entity")
@@ -37,13 +35,13 @@ def figure(result: Result) -> Figure:
 
     Reads table `cells`, metric kl.
     """
-    rows = [row for row in result.tables["cells"] if row["metric"] == "kl"]
-    components = list(dict.fromkeys(row["component"] for row in rows))
+    rows = where(result.tables["cells"], metric="kl")
+    components = groups(rows, "component")
     drawn = new_figure(3.2)
     axes = drawn.subplots(1, len(components), sharey=True, squeeze=False)[0]
-    for ax, component in zip(axes, components, strict=True):
+    for ax, (component, of_component) in zip(axes, components.items(), strict=True):
         for position, (colour, marker, size) in LOOKS.items():
-            mine = [row for row in rows if (row["component"], row["position"]) == (component, position)]
+            mine = where(of_component, position=position)
             style: dict[str, Any] = {"marker": marker, "markersize": size}
             style["fillstyle"] = "none" if size > 6 else "full"
             line(ax, mine, "layer", "recovered", bars={"lw": 0.8}, color=colour, label=position, **style)
