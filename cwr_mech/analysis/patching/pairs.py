@@ -13,6 +13,7 @@ order  the clean question with its cities reordered where the task is symmetric:
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Shaped
