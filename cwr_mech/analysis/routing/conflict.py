@@ -10,7 +10,6 @@ Cosine as conflict: Yu et al., PCGrad, arXiv 2001.06782.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +29,7 @@ from cwr_mech.analysis.stats.subspaces import (
 from cwr_mech.analysis.study import stage
 from cwr_mech.data.rows import generate
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row, where
 from cwr_mech.world.cities import World
 
 LIKE_DRAWS = 20
@@ -57,14 +56,14 @@ def conflict_result(
     }
     with stage("weights", len(tasks), "tasks") as advance:
         found = gradient_set(model, rows, batch, advance=advance)
-    written: list[dict[str, Any]] = []
+    written: list[Row] = []
     for index, task in enumerate(tasks):
         x = city_states(model, task, world.ids, id_digits=world.config.id_digits)[:, world.old()]
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+        rng = np.random.default_rng([seed, index])
         written += [{"task": task} | row for row in _written(found.moments[task], x, world, rank, rng)]
-    cosines: list[dict[str, Any]] = []
-    spaces: list[dict[str, Any]] = []
-    overlaps: list[dict[str, Any]] = []
+    cosines: list[Row] = []
+    spaces: list[Row] = []
+    overlaps: list[Row] = []
     for name, size in found.sizes.items():
         mine = parts(found.vectors(name), tasks)
         bases = {task: leading_directions(g[::2], rank)[0] for task, g in mine.items()}
@@ -79,8 +78,10 @@ def conflict_result(
                 | {"null": null.mean, "null_hi": null.hi}
                 | {"least_angle": float(angles[0]), "largest_angle": float(angles[-1])}
             )
-    whole = {(row["task_a"], row["task_b"]): row["cosine"] for row in cosines if row["matrix"] == "all"}
-    grid = np.array([[1.0 if a == b else whole.get((a, b), whole.get((b, a))) for b in tasks] for a in tasks])
+    grid = np.eye(len(tasks))
+    for row in where(cosines, matrix="all"):
+        i, j = tasks.index(row["task_a"]), tasks.index(row["task_b"])
+        grid[i, j] = grid[j, i] = row["cosine"]
     return Result(
         kind="conflict",
         params={"runs": [run], "tasks": list(tasks), "group": "new", "batches": n_batches, "batch": batch}
@@ -106,7 +107,7 @@ def _space(
     bases: Mapping[str, Float[np.ndarray, "dimension rank"]],
     rank: int,
     size: int,
-) -> dict[str, Any]:
+) -> Row:
     held_out = vectors[task][1::2]
     null = null_share(held_out, rank, size)
     others = [energy(held_out, bases[other]).share for other in vectors if other != task]
@@ -126,7 +127,7 @@ def _written(
     world: World,
     rank: int,
     rng: np.random.Generator,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """For each matrix that writes into the residual stream, how much of the gradient's energy writes into the
     map's directions after that block, in the task's own prompt; and into random ones.
     """

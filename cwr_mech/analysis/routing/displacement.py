@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import threadpool_limits
 
-from cwr_mech.analysis.routing.fields import Field, Ground, manifold_share
+from cwr_mech.analysis.routing.fields import Field, Ground, halves, shares
 from cwr_mech.world.cities import World
 
 GROUPS = ("moved_new", "moved_old")
@@ -31,7 +31,7 @@ class Origin:
     def fit(cls, x: Float[np.ndarray, "city d_model"], world: World, seed: int = 0) -> "Origin":
         """Raises AnalysisError for too few training cities."""
         old, xy = world.old(), world.xy.astype(np.float64)
-        half = np.random.default_rng(np.random.SeedSequence([seed, 0])).permutation(len(old)) % 2 == 0
+        half = halves(len(old), seed)
         return cls(x, Ground.fit(x[old], xy[old], half, seed=seed), half)
 
 
@@ -50,7 +50,7 @@ def displaced(
         return found
     for name, at, half in zip(GROUPS, (world.new(), world.old()), (None, origin.half), strict=True):
         field = Field((x - origin.x)[at], origin.x[at], world.xy[at].astype(np.float64), True)
-        row = manifold_share(field, origin.ground, half, rng)
+        (row,) = shares(field, origin.ground, half, None, rng, bases=("manifold",))
         found[name] = row["share"]
         found |= {name + end: row[end[1:]] for end in ENDS[1:]}
     return found

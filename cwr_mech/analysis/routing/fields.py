@@ -16,7 +16,6 @@ them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -28,6 +27,7 @@ from cwr_mech.analysis.stats.ridge import LinearMap, fit_linear
 from cwr_mech.analysis.stats.subspaces import Energy, energy, null_share
 from cwr_mech.data.entries import Entries
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 
 UPDATES = ("gradient", "plain", "adam")
 BASES = ("manifold", "tangent", "probe", "pca", "own", "others")
@@ -81,6 +81,11 @@ class Field(Entries):
     step: bool
 
 
+def halves(n: int, seed: int) -> Bool[np.ndarray, " old"]:
+    """Which of two random halves each of `n` training cities is in."""
+    return np.random.default_rng([seed, 0]).permutation(n) % 2 == 0
+
+
 @dataclass(frozen=True)
 class Ground:
     """Spaces fitted on training cities: `whole` on all, `halves[h]` on those that are not in half h."""
@@ -125,7 +130,8 @@ def shares(
     half: Bool[np.ndarray, "city"] | None,
     others: Float[np.ndarray, "other p"] | None,
     rng: np.random.Generator,
-) -> list[dict[str, Any]]:
+    bases: Sequence[str] = BASES,
+) -> list[Row]:
     """One row for each basis: share with interval, in-sample share where there is one, and nulls.
 
     half: None for new cities, which took no part in any basis; else for training cities the half each is in.
@@ -133,29 +139,18 @@ def shares(
     """
     rank = ground.whole.bases["manifold"].rank
     found = []
-    for kind in BASES:
-        if kind not in ("own", "others"):
-            found.append(_fitted(kind, field, ground, half, rng))
-        elif measured := _crossed(field.updates, others, kind, rank, rng):
-            found.append(_row(kind, *measured, None, field, ground, rng))
+    for kind in bases:
+        if kind in ("own", "others"):
+            if measured := _crossed(field.updates, others, kind, rank, rng):
+                found.append(_row(kind, *measured, None, field, ground, rng))
+            continue
+        pieces = [
+            energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)
+        ]
+        whole = None if half is None else energy(field.updates, ground.whole.columns(kind, field.xy)).share
+        size = 2 if kind in ("probe", "tangent") else rank
+        found.append(_row(kind, _joined(pieces), size, whole, field, ground, rng))
     return found
-
-
-def manifold_share(
-    field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
-) -> dict[str, Any]:
-    """The row of `shares` for the manifold's directions alone."""
-    return _fitted("manifold", field, ground, half, rng)
-
-
-def _fitted(
-    kind: str, field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
-) -> dict[str, Any]:
-    """The share in a basis that was fitted on training cities."""
-    pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)]
-    rank = 2 if kind in ("probe", "tangent") else ground.whole.bases["manifold"].rank
-    whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
-    return _row(kind, _joined(pieces), rank, None if half is None else whole, field, ground, rng)
 
 
 def _joined(pieces: Sequence[Energy]) -> Energy:
@@ -194,19 +189,17 @@ def _row(
     field: Field,
     ground: Ground,
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> Row:
     interval = found.interval(rng, draws=DRAWS)
     null = null_share(field.updates, rank)
-    like = [
-        energy(field.updates, random_basis_like(ground.x, rank, rng).columns).share for _ in range(LIKE_DRAWS)
-    ]
+    drawn = (random_basis_like(ground.x, rank, rng).columns for _ in range(LIKE_DRAWS))
+    like = [energy(field.updates, columns).share for columns in drawn]
     return {
         "basis": kind,
         "rank": rank,
         "n": len(field.updates),
         "share": found.share,
-        "lo": interval.lo,
-        "hi": interval.hi,
+        **interval.ends,
         "in_sample": in_sample,
         "null": null.mean,
         "null_lo": null.lo,
@@ -218,7 +211,7 @@ def _row(
 
 def directions(
     field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
-) -> dict[str, Any]:
+) -> Row:
     """Does the update move the decoded place towards the true coordinates, and which part of it does?
 
     `cosine`: mean over cities of the cosine between the decoded movement and the way to the true coordinates;
@@ -240,7 +233,9 @@ def directions(
     low, high = _mean_interval(cosine, rng)
     target_lo, target_hi = _mean_interval(target, rng)
     length = np.linalg.norm(way, axis=1)
-    gains = [float(np.mean(np.sum(moved * way, axis=1) / length)) for moved in (whole, on, off)]
+    gains: list[float | None] = [None] * 3
+    if field.step:
+        gains = [float(np.mean(np.sum(moved * way, axis=1) / length)) for moved in (whole, on, off)]
     return {
         "n": len(cosine),
         "cosine": float(np.nanmean(cosine)),
@@ -249,9 +244,7 @@ def directions(
         "cosine_on": float(np.nanmean(cosines(on, way))),
         "cosine_off": float(np.nanmean(cosines(off, way))),
         "cosine_shuffled": float(np.nanmean(cosines(whole, way[rng.permutation(len(way))]))),
-        "gain": gains[0] if field.step else None,
-        "gain_on": gains[1] if field.step else None,
-        "gain_off": gains[2] if field.step else None,
+        **dict(zip(("gain", "gain_on", "gain_off"), gains, strict=True)),
         "target": float(np.nanmean(target)),
         "target_lo": target_lo,
         "target_hi": target_hi,

@@ -9,7 +9,7 @@ from cwr_mech.render.grids import matrix
 from cwr_mech.render.lines import BARS, layer_ticks, line
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, new_figure, task_look
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 UPDATE_TITLES = {"gradient": "gradient at the city", "adam": "one Adam step", "plain": "one plain step"}
 GAINS = {"cosine": "cosine with the target", "gain_on": "gain, on-manifold", "gain_off": "gain, off-manifold"}
@@ -23,7 +23,7 @@ def subspace_figure(result: Result) -> Figure:
     Reads tables `shares` {task, update, group, site, layer, basis, share, lo, hi, null, null_hi, like,
     like_hi, n} and `spaces`; params `updates`, `sites`.
     """
-    table = [row for row in _on_a_map(result, "shares") if row["basis"] == "manifold"]
+    table = where(_on_a_map(result, "shares"), basis="manifold")
     layers = sorted({row["layer"] for row in result.tables["shares"]})
     updates = [name for name in UPDATE_TITLES if name in result.params["updates"]]
     sites = list(result.params["sites"])
@@ -31,7 +31,7 @@ def subspace_figure(result: Result) -> Figure:
     grid = figure.subplots(len(sites), len(updates), squeeze=False, sharey=True)
     for i, site in enumerate(sites):
         for j, update in enumerate(updates):
-            rows = [row for row in table if row["site"] == site and row["update"] == update]
+            rows = where(table, site=site, update=update)
             ax = grid[i, j]
             _by_layer(ax, rows, layers, "share", ends=True)
             _random(ax, rows, layers)
@@ -51,12 +51,9 @@ def subspace_figure(result: Result) -> Figure:
 
 def _on_a_map(result: Result, table: str) -> list[Row]:
     """Rows about new cities at prompts, sites and layers where there is a map."""
-    clear = {
-        (row["task"], row["site"], row["layer"])
-        for row in result.tables["spaces"]
-        if row["map_variance"] >= LEAST_MAP
-    }
-    rows = [row for row in result.tables[table] if row["group"] == "new"]
+    mapped = [row for row in result.tables["spaces"] if row["map_variance"] >= LEAST_MAP]
+    clear = groups(mapped, "task", "site", "layer")
+    rows = where(result.tables[table], group="new")
     return [row for row in rows if (row["task"], row["site"], row["layer"]) in clear]
 
 
@@ -81,9 +78,9 @@ def _by_layer(ax: Axes, rows: list[Row], layers: list[int], column: str, *, ends
 
 def _means(rows: list[Row], layers: list[int], column: str) -> tuple[list[int], list[float]]:
     """Places of the layers that have rows, and the mean of a column there."""
-    here = sorted({row["layer"] for row in rows})
-    means = [float(np.mean([row[column] for row in rows if row["layer"] == layer])) for layer in here]
-    return [layers.index(layer) for layer in here], means
+    means = {k: float(np.mean([row[column] for row in mine])) for k, mine in groups(rows, "layer").items()}
+    here = sorted(means)
+    return [layers.index(layer) for layer in here], [means[layer] for layer in here]
 
 
 def _random(ax: Axes, rows: list[Row], layers: list[int]) -> None:
@@ -103,13 +100,13 @@ def directions_figure(result: Result) -> Figure:
     Reads tables `directions` {task, update, group, site, layer, gain, gain_on, gain_off, cosine, lo, hi,
     cosine_shuffled, n} and `spaces`; params `sites`, `lr`.
     """
-    table = [row for row in _on_a_map(result, "directions") if row["update"] == "adam"]
+    table = where(_on_a_map(result, "directions"), update="adam")
     sites = list(result.params["sites"])
     layers = sorted({row["layer"] for row in result.tables["directions"]})
     figure = new_figure(1.0 + 2.1 * len(sites))
     grid = figure.subplots(len(sites), 3, squeeze=False)
     for i, site in enumerate(sites):
-        rows = [row for row in table if row["site"] == site]
+        rows = where(table, site=site)
         for ax, (column, title) in zip(grid[i], GAINS.items(), strict=True):
             cosine = column == "cosine"
             _by_layer(ax, rows, layers, column, ends=cosine)

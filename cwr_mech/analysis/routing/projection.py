@@ -127,17 +127,13 @@ class _Layer:
 
     def __init__(self, frames: Mapping[Kind, Frame]) -> None:
         self.kinds = sorted(frames)
-        self._fill([frames[kind] for kind in self.kinds])
-
-    def _fill(self, frames: list[Frame]) -> None:
-        shapes = {frame.columns.shape for frame in frames}
-        if len(shapes) != 1:
-            raise AnalysisError(
-                f"frames of one layer differ in shape: {sorted(shapes)}", "fit them at one rank"
-            )
-        self.columns = torch.from_numpy(np.stack([frame.columns for frame in frames])).float()
-        self.centre = torch.from_numpy(np.stack([frame.centre for frame in frames])).float()
-        self.unit = torch.tensor([frame.unit for frame in frames], dtype=torch.float32)
+        mine = [frames[kind] for kind in self.kinds]
+        if len(shapes := {frame.columns.shape for frame in mine}) != 1:
+            told = f"frames of one layer differ in shape: {sorted(shapes)}"
+            raise AnalysisError(told, "fit them at one rank")
+        self.columns = torch.from_numpy(np.stack([frame.columns for frame in mine])).float()
+        self.centre = torch.from_numpy(np.stack([frame.centre for frame in mine])).float()
+        self.unit = torch.tensor([frame.unit for frame in mine], dtype=torch.float32)
 
 
 def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, change: Change) -> RowsHook:

@@ -9,7 +9,7 @@ from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 
 def subspace(result: Result) -> str:
@@ -32,13 +32,9 @@ def subspace(result: Result) -> str:
 
 
 def _shares_at(result: Result, spots: dict[str, Row]) -> str:
-    rows = [
-        row
-        for row in _rows_at(result, "shares", spots)
-        if row["basis"] in ("manifold", "tangent") and row["update"] in ("gradient", "adam")
-    ]
+    rows = [row for row in _rows_at(result, "shares", spots) if row["basis"] in ("manifold", "tangent")]
     return table_of(
-        rows,
+        [row for row in rows if row["update"] in ("gradient", "adam")],
         "task layer site update basis rank share interval null null_hi like",
         interval="95 % over cities",
         null="random directions",
@@ -48,7 +44,7 @@ def _shares_at(result: Result, spots: dict[str, Row]) -> str:
 
 
 def _ways_at(result: Result, spots: dict[str, Row]) -> str:
-    rows = [row for row in _rows_at(result, "directions", spots) if row["update"] == "adam"]
+    rows = where(_rows_at(result, "directions", spots), update="adam")
     columns = "task layer site cosine cosine_shuffled gain gain_on gain_off target"
     return (
         "Movement of the decoded coordinates by one Adam step. Where shuffled targets give as much, the step "
@@ -58,23 +54,16 @@ def _ways_at(result: Result, spots: dict[str, Row]) -> str:
 
 def _rows_at(result: Result, table: str, spots: dict[str, Row]) -> list[Row]:
     """Rows about new cities at each task's own site."""
-    return [
-        row
-        for row in result.tables[table]
-        if row["group"] == "new" and (spot := spots.get(row["task"]))
-        if (row["site"], row["layer"]) == (spot["site"], spot["layer"])
-    ]
+    at = {(task, spot["site"], spot["layer"]) for task, spot in spots.items()}
+    rows = where(result.tables[table], group="new")
+    return [row for row in rows if (row["task"], row["site"], row["layer"]) in at]
 
 
 def _weak(spots: dict[str, Row]) -> str:
     """Which of the sites are causally weak."""
     weak = [task for task, row in spots.items() if "iia" in row and (row["iia"] is None or row["iia"] < HALF)]
-    return (
-        f"Causally weak (interchange there moves less than half of the answers): {', '.join(weak)}. These "
-        "rows are no outcome."
-        if weak
-        else ""
-    )
+    told = f"Causally weak (interchange there moves less than half of the answers): {', '.join(weak)}."
+    return f"{told} These rows are no outcome." if weak else ""
 
 
 PLACED = "along_new along_old off_new moved_new moved_new_like moved_old probe_new probe_old"
@@ -88,10 +77,8 @@ def trajectory(result: Result) -> str:
 
     Read where answers read a city; prompts whose reading site is weak are left out.
     """
-    rows, ends = (
-        [row for row in several if row["chosen"] == "cause" and not row["weak"]]
-        for several in (result.tables["trajectory"], _ends(result))
-    )
+    several = (result.tables["trajectory"], _ends(result))
+    rows, ends = (where(table, chosen="cause", weak=False) for table in several)
     shown = [row for row in ends if row["prompt"] in row["set"].split("+")] or ends
     values = result.values
     text = (
@@ -125,15 +112,13 @@ def _placed(rows: list[Row], ends: list[Row]) -> list[Row]:
 
 def conflict(result: Result) -> str:
     """Extremes of the cosines, and how low-dimensional the gradients are."""
-    spaces = [row for row in result.tables["spaces"] if row["matrix"] == "all"]
-    whole = sorted(
-        (row for row in result.tables["cosines"] if row["matrix"] == "all"),
-        key=lambda row: row["cosine"] or 0.0,
-    )
+    spaces, cosines = (where(result.tables[name], matrix="all") for name in ("spaces", "cosines"))
+    whole = sorted(cosines, key=lambda row: row["cosine"] or 0.0)
     ends = whole if len(whole) <= 6 else [*whole[:3], *whole[-3:]]
     written = [
-        {"task": task} | {key: _mean_of(result, task, key) for key in ("share", "null", "like", "like_hi")}
-        for task in result.params["tasks"]
+        {"task": task}
+        | {key: mean_of(row[key] for row in mine) for key in ("share", "null", "like", "like_hi")}
+        for task, mine in groups(result.tables["written"], "task").items()
     ]
     return paragraphs(
         f"All {number(result.values['n_parameters'])} weights together; lowest and highest cosines:",
@@ -150,11 +135,6 @@ def conflict(result: Result) -> str:
         "directions, mean over matrices:",
         table_of(written, "task share null like like_hi", null="random"),
     )
-
-
-def _mean_of(result: Result, task: str, key: str) -> float:
-    values = [row[key] for row in result.tables["written"] if row["task"] == task]
-    return sum(values) / len(values)
 
 
 def routing_power(result: Result) -> str:
@@ -181,11 +161,8 @@ def _new_cities_one_step(table: str) -> Callable[[Result], list[Row]]:
     """Rows of a table of updates about one Adam step of new cities, of shares those in the manifold."""
 
     def rows(result: Result) -> list[Row]:
-        return [
-            row
-            for row in result.tables[table]
-            if (row["group"], row["update"], row.get("basis", "manifold")) == ("new", "adam", "manifold")
-        ]
+        found = where(result.tables[table], group="new", update="adam")
+        return [row for row in found if row.get("basis", "manifold") == "manifold"]
 
     return rows
 
@@ -214,7 +191,7 @@ SHOWS = by_kind(
         "Gradients of every weight matrix, task by task.",
         conflict, (conflict_figure,),
         (Table("cosines of the tasks' gradients, all weights", "task_a task_b cosine lo hi",
-             lambda result: [row for row in result.tables['cosines'] if row['matrix'] == 'all']),)),
+             lambda result: where(result.tables["cosines"], matrix="all")),)),
     Show("trajectory", "Where fine-tuning puts new cities",
         "On-manifold error (wrong coordinates) and off-manifold distance, beside training cities.",
         trajectory, (),

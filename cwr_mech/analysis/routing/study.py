@@ -1,6 +1,6 @@
 """Do updates run on the manifold or off it, and would we see it if they did not?"""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cwr_mech.analysis.study import (
     ActivationFiles,
@@ -21,9 +21,6 @@ from cwr_mech.analysis.study import (
     uses,
 )
 from cwr_mech.results import Result
-
-if TYPE_CHECKING:
-    pass
 
 
 @study("subspace")
@@ -50,7 +47,7 @@ def subspace(
     """
     from cwr_mech.activations.reader import ActivationStore
     from cwr_mech.activations.site import Site
-    from cwr_mech.analysis.routing.tables import subspace_result
+    from cwr_mech.analysis.routing.tables import Asked, subspace_result
     from cwr_mech.analysis.sources import run_of, tasks_named
     from cwr_mech.experiments.finetuning import in_order
 
@@ -59,20 +56,11 @@ def subspace(
     digest, world, depth = found.sha256(step), found.world(), found.config.model.n_layers
     uses(found.source, digest)
     file = next(iter(names(activations) or ()), None)
-    return subspace_result(
-        found.model(step),
-        world,
-        asked,
-        run=found.name,
-        layers=[Site.parse(name, depth).number(depth) for name in names(layers) or ()] or None,
-        sites=places,
-        rank=rank,
-        n_rows=rows,
-        batch=min(found.config.train.batch_size, rows // 4),
-        lr=lr,
-        seed=seed,
-        store=ActivationStore(file, world=world, model_sha256=digest) if file else None,
-    )
+    store = ActivationStore(file, world=world, model_sha256=digest) if file else None
+    numbers = [Site.parse(name, depth).number(depth) for name in names(layers) or ()]
+    batch = min(found.config.train.batch_size, rows // 4)
+    what = Asked(numbers or range(depth), places, rank, rows, batch, lr, seed)
+    return subspace_result(found.model(step), world, asked, what, run=found.name, store=store)
 
 
 @study("conflict")

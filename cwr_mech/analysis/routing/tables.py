@@ -1,16 +1,16 @@
 """Shares and directions of every kind of update of one model, as a Result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from threadpoolctl import threadpool_limits
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
-from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, shares, unit_fields
+from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, halves, shares, unit_fields
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.trajectory import ChosenSite, chosen_sites
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
@@ -26,34 +26,42 @@ Key = tuple[str, str, str, str, int]
 """(task, update, group, site, layer)."""
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@dataclass(frozen=True)
+class Asked:
+    """What is measured.
+
+    layers: -1 for the embedding, L for after block L. sites: token positions. rank: directions of the
+    manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group,
+    `batch` of them for one gradient. lr: rate of the one step.
+    """
+
+    layers: Sequence[int]
+    sites: Sequence[str] = ("last_digit", "delimiter")
+    rank: int | None = None
+    n_rows: int = 768
+    batch: int = 56
+    lr: float = 1e-4
+    seed: int = 0
+
+
 def subspace_result(
     model: HookedQwen2,
     world: World,
     tasks: Sequence[str],
+    asked: Asked,
     *,
     run: str,
-    layers: Sequence[int] | None = None,
-    sites: Sequence[str] = ("last_digit", "delimiter"),
-    rank: int | None = None,
-    n_rows: int = 768,
-    batch: int = 56,
-    lr: float = 1e-4,
-    seed: int = 0,
     store: ActivationStore | None = None,
 ) -> Result:
     """Measure the updates that `tasks` ask of new and of training cities at one model state.
 
-    layers: -1 for the embedding, L for after block L; all blocks by default. sites: token positions, to which
-    those are added at which interchange says that the tasks read a city. rank: directions of the manifold and
-    principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group. lr: rate of
-    the one step. store: activations of the same weights to fit the bases on instead of new ones.
+    To the sites asked those are added at which interchange says that the tasks read a city. store:
+    activations of the same weights to fit the bases on instead of new ones.
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
-    layers = range(model.cfg.n_layers) if layers is None else layers
     spots = {task: chosen_sites(model, world, task, tasks) for task in tasks}
     read_at = [spot.at.position for several in spots.values() for spot in several if spot.chosen == "cause"]
-    asked = Asked(layers, list(dict.fromkeys([*sites, *read_at])), rank, n_rows, batch, lr, seed)
+    asked = replace(asked, layers=list(asked.layers), sites=list(dict.fromkeys([*asked.sites, *read_at])))
     found = measured(model, world, tasks, asked, store)
     share_rows: list[Row] = []
     direction_rows: list[Row] = []
@@ -61,7 +69,7 @@ def subspace_result(
         task, kind, group, site, layer = key
         if not np.any(field.updates):
             continue  # nothing below the embedding answers to a city: its last digit is every city's
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 1, index]))
+        rng = np.random.default_rng([asked.seed, 1, index])
         place = {"run": run, "task": task, "update": kind, "group": group, "site": site, "layer": layer}
         place["hook"] = Site.parse(layer).hook
         ground, half = found.grounds[task, site, layer], found.halves[key]
@@ -76,13 +84,7 @@ def subspace_result(
     n_old = len(world.old())
     return Result(
         kind="subspace",
-        params={
-            **{
-                name: list(value) if isinstance(value, Sequence) else value
-                for name, value in vars(asked).items()
-            },
-            **{"runs": [run], "tasks": list(tasks), "updates": list(UPDATES)},
-        },
+        params=vars(asked) | {"runs": [run], "tasks": list(tasks), "updates": list(UPDATES)},
         values={"n_new": len(world.new()), "n_old": n_old, "d_model": model.cfg.d_model},
         tables={"shares": share_rows, "directions": direction_rows, "spaces": spaces},
         notes=[
@@ -90,27 +92,14 @@ def subspace_result(
             "measured in the basis of the half it is not in. Intervals: 95 %, bootstrap over cities of one "
             "model; they say nothing about other models.",
             "gradient: minus the gradient of the answer's loss at a first-named city, mean over questions. "
-            f"adam, plain: change of the activation by one step of rate {lr:g} on questions that name new "
-            "cities, Adam with settled averages and plain gradient of the same length.",
+            f"adam, plain: change of the activation by one step of rate {asked.lr:g} on questions that name "
+            "new cities, Adam with settled averages and plain gradient of the same length.",
             "null: uniformly random subspaces of the same rank (exact mean and variance); like: random "
             "subspaces with the activations' own covariance, which rise and fall with the share itself.",
             "The outcome is the share at the site at which interchange says that the task reads a city "
             "(`cause`); the best-decodable site stands beside it.",
         ],
     )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is measured: see `subspace_result`."""
-
-    layers: Sequence[int]
-    sites: Sequence[str]
-    rank: int | None
-    n_rows: int
-    batch: int
-    lr: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,7 @@ def measured(
     if not len(world.new()):
         raise AnalysisError("this world has no new cities: their updates cannot be measured")
     at, places = {"new": world.new(), "old": world.old()}, world.xy.astype(np.float64)
-    half = np.random.default_rng(np.random.SeedSequence([asked.seed, 0])).permutation(len(at["old"])) % 2 == 0
+    half = halves(len(at["old"]), asked.seed)
     found = Measured()
     for task in each(tasks, "updates", "tasks"):
         rows = {
@@ -145,20 +134,17 @@ def measured(
         steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
         for site in asked.sites:
             reader = Reader(task, world.ids, site, world.config.id_digits)
-            x = _stored(store, reader, asked.layers) if store else _read(reader, model, asked.layers)
+            x = _stored(store, reader, asked.layers) if store else dict(enumerate(reader.read(model), -1))
             moved = {kind: reader.change(model, steps[kind], asked.lr) for kind in STEPS}
             for layer in asked.layers:
                 here, old = x[layer], at["old"]
-                found.grounds[task, site, layer] = Ground.fit(
-                    here[old], places[old], half, asked.rank, asked.seed
-                )
-                for group in GROUPS:
-                    for step in STEPS:
-                        key: Key = (task, step, group, site, layer)
-                        mine = at[group]
-                        change = moved[step][layer + 1, mine]
-                        found.fields[key] = Field(change, here[mine], places[mine], True)
-                        found.halves[key] = half if group == "old" else None
+                ground = Ground.fit(here[old], places[old], half, asked.rank, asked.seed)
+                found.grounds[task, site, layer] = ground
+                for group, step in product(GROUPS, STEPS):
+                    key: Key = (task, step, group, site, layer)
+                    mine = at[group]
+                    found.fields[key] = Field(moved[step][layer + 1, mine], here[mine], places[mine], True)
+                    found.halves[key] = half if group == "old" else None
             for group, cities in at.items():
                 _gradients(found, model, world, rows[group], (task, "gradient", group, site), cities, x, half)
     return found
@@ -191,22 +177,15 @@ def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:
     return {"cause": "cause" in by, "decodable": "decodability" in by, "iia": here[0].iia if here else None}
 
 
-def _read(
-    reader: Reader, model: HookedQwen2, layers: Sequence[int]
-) -> dict[int, Float[np.ndarray, "city d_model"]]:
-    values = reader.read(model)
-    return {layer: values[layer + 1] for layer in layers}
-
-
 def _stored(
     store: ActivationStore, reader: Reader, layers: Sequence[int]
 ) -> dict[int, Float[np.ndarray, "city d_model"]]:
-    hooks = {layer: Site.parse(layer).hook for layer in layers}
-    at = reader.site.split("+")
-    return {
-        layer: np.concatenate([store.get(hook, reader.task, one, reader.ids) for one in at], axis=-1)
-        for layer, hook in hooks.items()
-    }
+    found = {}
+    for layer in layers:
+        at = (Site.parse(layer).hook, reader.task)
+        parts = [store.get(*at, position, reader.ids) for position in reader.site.split("+")]
+        found[layer] = np.concatenate(parts, axis=-1)
+    return found
 
 
 def _others(

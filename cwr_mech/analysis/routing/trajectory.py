@@ -7,7 +7,7 @@ city (`analysis/patching/sites.py`), and `decodability`, where the map is cleare
 not. A site whose interchange moves less than half of the answers is marked weak.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -75,22 +75,15 @@ class ChosenSite:
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def clearest(
-    model: HookedQwen2,
-    world: World,
-    task: str,
-    *,
-    sites: Sequence[str] = POSITIONS,
-    layers: Iterable[int] | None = None,
-) -> ChosenSite:
+def clearest(model: HookedQwen2, world: World, task: str, positions: Sequence[str] = POSITIONS) -> ChosenSite:
     """The layer and site at which place explains the largest share of training cities' variance, left out
     one by one, in a task's prompt. Only layers that an answer can read are tried: all but the last.
     """
     old, xy = world.old(), world.xy[world.old()].astype(np.float64)
     found: list[Row] = []
-    for position in sites:
+    for position in positions:
         x = city_states(model, task, world.ids[old], position, world.config.id_digits)
-        for layer in range(model.cfg.n_layers - 1) if layers is None else layers:
+        for layer in range(model.cfg.n_layers - 1):
             if np.ptp(x[layer + 1], axis=0).max() > 0:
                 at = Site.parse(layer, position=position)
                 found.append({"at": at, EXPLAINED: fit_manifold(x[layer + 1], xy).variance})
@@ -204,7 +197,7 @@ def trajectory(
         model = load()
         for index, spot in here:
             x = read(model, world, spot)
-            rng = np.random.default_rng(np.random.SeedSequence([seed, step, index]))
+            rng = np.random.default_rng([seed, step, index])
             place = {"step": step} | spot.columns | placed(x, world, rng)
             rows.append(place | displaced(origins.get(spot), x, world, rng))
     return rows
@@ -263,18 +256,16 @@ class Paths:
         """Kind "trajectory": table `trajectory` (rows of `trajectory` with the run's) and `spots`."""
         bases = list(dict.fromkeys(str(run.parent) for run in self.runs))
         params = {"runs": [run.name for run in self.runs], "bases": bases, "last": self.last}
+        spots = [
+            {"base": base} | spot.columns | {"hook": spot.at.hook, "map_variance": spot.variance}
+            for (base, _), several in self._spots.items()
+            for spot in several
+        ]
         return Result(
             kind="trajectory",
             params=params | {"prompts": list(self.prompts or ["own"]), "seed": self.seed},
             values={"n_models": len(self.runs), "n_bases": len(bases)},
-            tables={
-                "trajectory": self.rows,
-                "spots": [
-                    {"base": base} | spot.columns | {"hook": spot.at.hook, "map_variance": spot.variance}
-                    for (base, _), several in self._spots.items()
-                    for spot in several
-                ],
-            },
+            tables={"trajectory": self.rows, "spots": spots},
             notes=[
                 "Along: distance of the nearest point of the map from the true coordinates, tenths of a "
                 "degree. Off: distance from the map, in units of the median training city. The map is fitted "

@@ -39,25 +39,15 @@ class Reader:
     site: str = "last_digit"
     id_digits: int = 4
 
-    @property
-    def tokens(self) -> Int[Tensor, "city pos"]:
-        """The prompts."""
-        return torch.from_numpy(city_prompts(self.task, self.ids, id_digits=self.id_digits)[0])
-
-    @property
-    def positions(self) -> list[int]:
-        """Where in the prompts the city is read."""
-        return [
-            city_prompts(self.task, self.ids[:1], site, self.id_digits)[1] for site in self.site.split("+")
-        ]
-
     def read(self, model: HookedQwen2) -> Float64[np.ndarray, "layer city d_model"]:
         """Activations of all cities in `model`."""
         return city_states(model, self.task, self.ids, self.site, self.id_digits)
 
     def _stack(self, model: HookedQwen2) -> Float[Tensor, "layer city d_model"]:
-        read = self.positions
-        return torch.stack([resid[:, read].flatten(1) for _, resid in residual_stream(model, self.tokens)])
+        parts = self.site.split("+")
+        found = [city_prompts(self.task, self.ids, part, self.id_digits) for part in parts]
+        read, tokens = [position for _, position in found], torch.from_numpy(found[0][0])
+        return torch.stack([resid[:, read].flatten(1) for _, resid in residual_stream(model, tokens)])
 
     def change(
         self, model: HookedQwen2, direction: dict[str, Tensor], size: float
@@ -67,7 +57,8 @@ class Reader:
         after = {name: value + size * direction[name] for name, value in before.items()}
         moved = _Stacked(self, model)
         with torch.no_grad():
-            here, there = (functional_call(moved, _inside(weights), ()) for weights in (before, after))
+            inside = [{f"model.{k}": v for k, v in weights.items()} for weights in (before, after)]
+            here, there = (functional_call(moved, weights, ()) for weights in inside)
         return there.double().numpy() - here.double().numpy()
 
 
@@ -80,10 +71,6 @@ class _Stacked(torch.nn.Module):
 
     def forward(self) -> Tensor:
         return self.reader._stack(self.model)
-
-
-def _inside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"model.{name}": value for name, value in weights.items()}
 
 
 def step_direction(model: HookedQwen2, rows: Rows, batch: int, kind: Step) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Updates planted on the map, off it, and half and half: the instruments recover share and direction."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,7 +16,7 @@ from cwr_mech.analysis.routing.fields import (
     shares,
     unit_fields,
 )
-from cwr_mech.analysis.routing.tables import subspace_result
+from cwr_mech.analysis.routing.tables import Asked, subspace_result
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import AnalysisError
 from cwr_mech.world.cities import load_world
@@ -148,9 +149,8 @@ def test_directions_tell_steps_towards_the_true_place_from_steps_away() -> None:
 
 def test_a_random_models_shares_sit_in_their_null() -> None:
     """Gradients of an untrained model know no map; its steps lean to where its activations vary at all."""
-    result = subspace_result(
-        model(), world(), ["distance", "angle"], run="r", layers=[0, 1], rank=3, n_rows=256, batch=32
-    )
+    asked = Asked([0, 1], rank=3, n_rows=256, batch=32)
+    result = subspace_result(model(), world(), ["distance", "angle"], asked, run="r")
     rows = [row for row in result.tables["shares"] if row["basis"] in ("manifold", "probe")]
     gradients = [row for row in rows if row["update"] == "gradient"]
     inside = [row["null_lo"] - 0.1 <= row["share"] <= row["null_hi"] + 0.1 for row in gradients]
@@ -166,14 +166,14 @@ def test_a_random_models_shares_sit_in_their_null() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    call = {"run": "r", "layers": [0], "sites": ["last_digit"], "n_rows": 128, "batch": 32}
+    asked = Asked([0], ["last_digit"], n_rows=128, batch=32)
     with pytest.raises(AnalysisError, match="no new cities"):
-        subspace_result(model(), load_world(WorldConfig(n_cities=60)), ["distance"], **call)
+        subspace_result(model(), load_world(WorldConfig(n_cities=60)), ["distance"], asked, run="r")
     few = load_world(WorldConfig(n_cities=30, new="atlantis", n_new=6))
     with pytest.raises(AnalysisError, match="too few to split"):
-        subspace_result(model(), few, ["distance"], **call)
+        subspace_result(model(), few, ["distance"], asked, run="r")
     with pytest.raises(AnalysisError, match="rank 17 was asked for"):
-        subspace_result(model(), world(), ["distance"], rank=17, **call)
+        subspace_result(model(), world(), ["distance"], replace(asked, rank=17), run="r")
     wide = np.ones((N, P + 1))
     _, xy, _ = planted()
     with pytest.raises(AnalysisError, match="same model and layer"):
