@@ -94,7 +94,8 @@ def state_answers(
     """Answers of `upper` whose residual stream at `site` (one token position, or several joined by "+") is
     that of `lower` at every mention of the cities `ids`, in the same question.
     """
-    parts = []
+    n = len(rows)
+    texts, strict, lenient = np.empty(n, dtype=object), np.empty(n), np.empty(n)
     order = np.argsort(rows.answer_start, kind="stable")
     cuts = [0, *(np.flatnonzero(np.diff(rows.answer_start[order])) + 1), len(order)]
     for start, stop in pairwise(cuts):  # questions of one length at a time
@@ -108,8 +109,9 @@ def state_answers(
             spot = torch.from_numpy(row), torch.from_numpy(position)
             stream = lower(prompts, stop_at_layer=site.number() + 1)[spot]
             with upper.hooks(fwd_hooks=[(site.hook, partial(_put, stream, spot, length))]):
-                parts.append((picked, answer_rows(upper, some, batch=len(some))))
-    return _joined(parts, len(rows))
+                found = answer_rows(upper, some, batch=len(some))
+            texts[picked], strict[picked], lenient[picked] = found.texts, found.strict, found.lenient
+    return Answers(tuple(texts), strict, lenient)
 
 
 def _put(
@@ -120,10 +122,3 @@ def _put(
         resid = resid.clone()
         resid[spot] = stream
     return resid
-
-
-def _joined(parts: list[tuple[Int[np.ndarray, " some"], Answers]], n: int) -> Answers:
-    texts, strict, lenient = np.empty(n, dtype=object), np.empty(n), np.empty(n)
-    for picked, found in parts:
-        texts[picked], strict[picked], lenient[picked] = found.texts, found.strict, found.lenient
-    return Answers(tuple(texts), strict, lenient)

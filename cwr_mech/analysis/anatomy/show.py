@@ -10,7 +10,7 @@ from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 PARTS = ("whole", "parameters", "state", "condition")
 """Kinds of part that have a line of their own; scaled updates are a curve."""
@@ -55,11 +55,8 @@ def _norms(ax: Axes, rows: Sequence[Row], sets: Sequence[str]) -> None:
     rows = [row for row in rows if row["share"] > 0]
     modules = sorted({row["module"] for row in rows}, key=lambda name: ("ELU".index(name[0]), name))
     for trained in sets:
-        mine = [row for row in rows if row["set"] == trained]
-        means = [
-            np.mean([row["share"] for row in mine if row["module"] == name] or [np.nan]) for name in modules
-        ]
-        look = task_look(trained)
+        shares = [[row["share"] for row in where(rows, set=trained, module=name)] for name in modules]
+        look, means = task_look(trained), [np.mean(each or [np.nan]) for each in shares]
         ax.plot(modules, means, color=look.colour, marker=look.marker, label=trained)
     edge = sum(row["side"] == "city" for row in rows if row["run"] == rows[0]["run"]) - 0.5
     ax.axvline(edge, color=BASELINE, linestyle="--", linewidth=0.9)
@@ -76,7 +73,7 @@ def _scales(ax: Axes, rows: Sequence[Row], sets: Sequence[str]) -> None:
         mine = [r for r in rows if r["set"] == trained and r["kind"] in ("base", "scaled", "whole")]
         alphas = sorted({row["alpha"] for row in mine})
         for key, line in (("own", "-"), ("others", "--")):
-            values = [np.nanmean(floats([r[key] for r in mine if r["alpha"] == alpha])) for alpha in alphas]
+            values = [np.nanmean(floats([r[key] for r in where(mine, alpha=alpha)])) for alpha in alphas]
             ax.plot(alphas, values, line, color=look.colour, marker=look.marker)
     ax.axhline(0, color="#bbbbbb", linewidth=0.6)
     ax.set_title("improvement against the update's scale")
@@ -91,7 +88,7 @@ def _parts(
         look = task_look(trained)
         offset = 0.5 * (index / max(1, len(sets) - 1) - 0.5) if len(sets) > 1 else 0.0
         for y, part in enumerate(parts):
-            values = floats([row[key] for row in rows if (row["set"], row["graft"]) == (trained, part)])
+            values = floats([row[key] for row in where(rows, set=trained, graft=part)])
             values = values[np.isfinite(values)]
             place = np.full(len(values), y + offset)
             ax.plot(values, place, look.marker, color=look.colour, markersize=2.5, alpha=0.5)
@@ -133,7 +130,7 @@ def _places(rows: Sequence[Row]) -> list[str]:
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     table = [
         {"set": trained, "graft": graft}
-        | {task: mean_of(row["error_new"] for row in mine if row["task"] == task) for task in tasks}
+        | {task: mean_of(row["error_new"] for row in where(mine, task=task)) for task in tasks}
         for (trained, graft), mine in groups(rows, "set", "graft").items()
     ]
     return [
@@ -144,11 +141,8 @@ def _places(rows: Sequence[Row]) -> list[str]:
 
 def _ranks(rows: Sequence[Row]) -> list[Row]:
     """Medians over models and blocks for each kind of matrix."""
-    ranked = [
-        row | {"parameter": row["parameter"].split(".")[-1]}
-        for row in rows
-        if row["effective_rank"] is not None and row["share"] > 0
-    ]
+    ranked = [row for row in rows if row["effective_rank"] is not None and row["share"] > 0]
+    ranked = [row | {"parameter": row["parameter"].split(".")[-1]} for row in ranked]
     keys = ("effective_rank", "rank90", "numerical_rank", "full_rank")
     return [
         {"parameter": name} | {key: float(np.median([row[key] for row in mine])) for key in keys}

@@ -39,8 +39,7 @@ def anatomy(
     asked = in_order(names(tasks) or PAPER_TASKS)
     pairs = [(run, run.base()) for run in fine_tunings(names(runs))]
     check_recipes({run.name: run.config for run, _ in pairs})
-    for one in dict.fromkeys(run.folder for pair in pairs for run in pair):
-        run = next(run for pair in pairs for run in pair if run.folder == one)
+    for run in {run.folder: run for pair in pairs for run in pair}.values():
         uses(run.source, run.sha256())
     with stage("answering", n_answers(pairs, asked, rows), "questions") as advance:
         return anatomy_result(pairs, tasks=asked, n=rows, seed=seed, places=places, advance=advance)

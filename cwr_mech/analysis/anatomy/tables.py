@@ -52,23 +52,17 @@ class Before:
         world, model = example.world(), run.model()
         if not len(world.new()):
             raise AnalysisError("this world has no new cities about which grafts could be asked")
-        site, read = reading_site_of(run)
+        found = first_read(model, run.world(), run.config.data.tasks)
+        site = found.primary
+        read = {"base": run.name, "task": found.task} | dict(found.row(site))
         questions = Questions(world, tasks, n, seed, protocol=run.config.data.protocol)
-        found = questions.ask(partial(answer_rows, model), advance)
-        return cls(run, site, read, questions, Base(run.name, found["old"], found["new"]))
+        scores = questions.ask(partial(answer_rows, model), advance)
+        return cls(run, site, read, questions, Base(run.name, scores["old"], scores["new"]))
 
     @property
     def layer(self) -> int:
         """After which block a city is read."""
         return self.site.number(self.run.config.model.n_layers)
-
-
-def reading_site_of(base: Run) -> tuple[Site, Row]:
-    """Where a model reads a city in the first of its tasks that it reads at one site, and the row of that
-    site's interchange. Raises AnalysisError where there is none.
-    """
-    found = first_read(base.model(), base.world(), base.config.data.tasks)
-    return found.primary, {"base": base.name, "task": found.task} | dict(found.row(found.primary))
 
 
 def anatomy_result(
@@ -99,7 +93,7 @@ def anatomy_result(
         for name, rows in examined(run, bases[parent.name], places, advance).items():
             tables[name] += rows
     layers = sorted({before.layer for before in bases.values()})
-    both = [sides(runs[0][1].config.model.modules, layer) for layer in layers]
+    both = {layer: sides(runs[0][1].config.model.modules, layer) for layer in layers}
     return Result(
         kind="anatomy",
         params={"runs": [run.name for run, _ in runs], "tasks": list(tasks), "rows": n, "seed": seed},
@@ -109,7 +103,7 @@ def anatomy_result(
             *(
                 f"Cities are read after block {layer}: the city side is {'+'.join(side['city'])}, the answer "
                 f"side {'+'.join(side['answer'])}."
-                for layer, side in zip(layers, both, strict=True)
+                for layer, side in both.items()
             ),
             "Improvement: share of the gap between new and training cities that is closed, 0 as in the base, "
             "1 as good as on training cities. Others: mean over untrained tasks that the base had learned.",
@@ -122,10 +116,9 @@ def anatomy_result(
 
 def n_answers(runs: Sequence[tuple[Run, Run]], tasks: Sequence[str], n: int) -> int:
     """Answers that `anatomy_result` decodes."""
-    asked = {parent.name: 1 for _, parent in runs} | {
-        f"of {run.name}": len(parts_of(run, parent, 0)) - 1 for run, parent in runs
-    }
-    return 2 * n * len(tasks) * sum(asked.values())
+    bases = len({parent.name for _, parent in runs})
+    parts = sum(len(parts_of(run, parent, 0)) - 1 for run, parent in runs)
+    return 2 * n * len(tasks) * (bases + parts)
 
 
 def parts_of(run: Run, base: Run, layer: int) -> tuple[Graft, ...]:
@@ -183,13 +176,13 @@ def place_rows(part: Graft, trained: Sequence[str], survey: Survey, located: Loc
     """Mean error of the coordinates that the answers in each task imply for new and for training cities, in
     tenths of a degree.
     """
-    is_new = survey.cities.is_new
-    return [
-        {"kind": part.kind, "graft": part.name, "task": task, "trained": task in trained}
-        | {"error_new": float(errors[is_new].mean()), "error_training": float(errors[~is_new].mean())}
-        for task in located.implied
-        if (errors := located.errors(task)) is not None
-    ]
+    is_new, rows = survey.cities.is_new, []
+    for task in located.implied:
+        about = {"kind": part.kind, "graft": part.name, "task": task, "trained": task in trained}
+        errors = located.errors(task)
+        means = {"error_new": errors[is_new].mean(), "error_training": errors[~is_new].mean()}
+        rows.append(about | {name: float(mean) for name, mean in means.items()})
+    return rows
 
 
 def carried(rows: Sequence[Row]) -> list[Row]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Row
+from cwr_mech.results import Row, where
 from cwr_mech.training.parameters import module_of
 
 CARRIED = 0.9
@@ -54,7 +54,7 @@ def module_rows(rows: list[Row], modules: tuple[str, ...], city: tuple[str, ...]
     """`update_rows` added up over each module, with the side it is on; `city` are those of the city side."""
     found = []
     for module in modules:
-        mine = [row for row in rows if row["module"] == module]
+        mine = where(rows, module=module)
         found.append(
             {"module": module, "side": "city" if module in city else "answer"}
             | {key: sum(row[key] for row in mine) for key in ("numbers", "norm2", "share")}

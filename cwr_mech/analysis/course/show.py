@@ -9,7 +9,7 @@ from cwr_mech.render.lines import line
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import caption, new_figure, task_look
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 
 @plot("Improvement along fine-tunings")
@@ -19,7 +19,7 @@ def course_figure(result: Result) -> Figure:
     Reads table `course` {run, set, condition, step, own, others}. One line a run of the first condition.
     """
     rows = result.tables["course"]
-    rows = [row for row in rows if row["condition"] == rows[0]["condition"]]
+    rows = where(rows, condition=rows[0]["condition"])
     figure = new_figure(3.2)
     left, middle, right = figure.subplots(1, 3)
     _lines(left, rows, "step", "own")
@@ -62,12 +62,12 @@ def gained(result: Result) -> str:
     if not reached:
         return "No trained task has closed as much of its gap as is compared."
     highest = {(row["condition"], row["set"]): row for row in sorted(reached, key=lambda row: row["level"])}
-    told = "; ".join(
+    told = [
         f"{number(row['others'])} when {row['set']} has closed {number(row['level'])} of its gap "
         f"({row['reached']} model{'s' * (row['reached'] > 1)})"
         for row in highest.values()
-    )
-    return f"Of their gap on new cities other tasks have closed {told}."
+    ]
+    return f"Of their gap on new cities other tasks have closed {'; '.join(told)}."
 
 
 REACHED = Table(

@@ -26,8 +26,7 @@ def course(
     the other tasks' improvement, and the divergence index, are given where the trained task has closed
     0.5, 0.75 and 0.9 of its gap on new cities.
     """
-    from cwr_mech.analysis.course.matched import LEVELS
-    from cwr_mech.analysis.course.tables import course_rows, matched_rows, summary_rows, tasks_of
+    from cwr_mech.analysis.course.tables import LEVELS, course_rows, matched_rows, summary_rows, tasks_of
     from cwr_mech.analysis.locating.survey import Survey
     from cwr_mech.analysis.locating.tables import LOCATED
     from cwr_mech.analysis.transfer.runs import fine_tunings

@@ -1,10 +1,16 @@
-"""Tables of a course: scores at every checkpoint of fine-tunings, and at matched competence."""
+"""Tables of a course: scores at every checkpoint of fine-tunings, and at matched competence.
+
+Two fine-tunings that stop after as many steps need not have learned their own task equally well, and what
+they teach other tasks may still grow or already fall. Comparing them where the trained task has closed the
+same share of its gap takes the number of steps out of the comparison.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from statistics import mean
 
-from cwr_mech.analysis.course.matched import LEVELS, at_level
 from cwr_mech.analysis.locating.survey import Survey
 from cwr_mech.analysis.stats.means import mean_columns
 from cwr_mech.analysis.transfer.answers import evaluations, tuned_of
@@ -14,6 +20,8 @@ from cwr_mech.results import Row, groups
 from cwr_mech.tasks.registry import PAPER_TASKS, ordered
 from cwr_mech.training.runs import Run
 
+LEVELS = (0.5, 0.75, 0.9)
+"""Shares of the gap closed in the trained tasks at which fine-tunings are compared."""
 OUTCOMES = ("own", "others", "index")
 ABOUT = ("run", "base", "set", "condition")
 
@@ -39,19 +47,14 @@ def course_rows(
     imply for new cities; index: ln(place_others / place_own).
     """
     base, tasks, world = run.base(), tasks_of(run), run.world()
-    before = evaluations(base, tasks=tasks, world=world, n=n, seed=seed, advance=advance)
+    ask = partial(evaluations, tasks=tasks, n=n, seed=seed, advance=advance)
+    before = ask(base, world=world)
     start = Base(str(run.parent), before["old"], before["new"])
-    about: Row = {
-        "run": run.name,
-        "base": str(run.parent),
-        "set": "+".join(run.config.data.tasks),
-        "condition": condition_of(run.config),
-    }
+    about: Row = {"run": run.name, "base": str(run.parent), "set": "+".join(run.config.data.tasks)}
+    about["condition"] = condition_of(run.config)
     found = []
     for step in (0, *[step for step in run.steps if step > 0]):
-        scores = (
-            before if step == 0 else evaluations(run, tasks=tasks, step=step, n=n, seed=seed, advance=advance)
-        )
+        scores = ask(run, step=step) if step else before
         rows = list(score_rows(tuned_of(run, scores), start))
         own = [row["ni"] for row in rows if row["trained"]]
         others = [row["ni"] for row in rows if not row["trained"] and row["learned"]]
@@ -75,6 +78,35 @@ def places(run: Run, step: int, trained: Sequence[str], survey: Survey) -> Row:
     return row | {"index": math.log(row["place_others"] / row["place_own"]) if known else math.nan}
 
 
+def crossing(own: Sequence[float], level: float) -> tuple[int, float] | None:
+    """Where `own` first reaches `level`: the index i of the checkpoint before, and the share of the way to
+    the next one, own[i] + share (own[i+1] - own[i]) = level. None where it is never reached.
+    """
+    for i, (before, after) in enumerate(pairwise(own)):
+        if before < level <= after:
+            return i, (level - before) / (after - before)
+    return None
+
+
+def at_level(steps: Sequence[int], columns: Mapping[str, Sequence[float]], level: float) -> Row:
+    """`columns` (one holds `own`) where own first reaches `level`, between checkpoints by the share of the
+    way. Steps, which are log-spaced, are interpolated as ln(1 + step). All None where it is never reached.
+    """
+    found = crossing(columns["own"], level)
+    if found is None:
+        return {"level": level, "step": None} | dict.fromkeys(key for key in columns if key != "own")
+    i, share = found
+
+    def between(values: Sequence[float]) -> float | None:
+        value = values[i] + share * (values[i + 1] - values[i])
+        return value if math.isfinite(value) else None
+
+    step = between([math.log1p(step) for step in steps])
+    return {"level": level, "step": None if step is None else round(math.expm1(step))} | {
+        key: between(values) for key, values in columns.items() if key != "own"
+    }
+
+
 def matched_rows(course: Sequence[Row]) -> list[Row]:
     """What stands at LEVELS of the trained task, run by run; None for what a run never reached."""
     found = []
@@ -91,13 +123,8 @@ def summary_rows(matched: Sequence[Row]) -> list[Row]:
     found = []
     for (condition, trained, level), mine in groups(matched, "condition", "set", "level").items():
         reached = [row for row in mine if row["step"] is not None]
-        row: Row = {
-            "condition": condition,
-            "set": trained,
-            "level": level,
-            "models": len(mine),
-            "reached": len(reached),
-        }
+        row: Row = {"condition": condition, "set": trained, "level": level}
+        row |= {"models": len(mine), "reached": len(reached)}
         for key in [key for key in ("step", *OUTCOMES[1:]) if key in mine[0]]:
             row |= mean_columns(key, [one[key] for one in reached])
         found.append(row)

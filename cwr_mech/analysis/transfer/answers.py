@@ -35,13 +35,8 @@ class Questions:
         protocol: Protocol = STRICT,
     ) -> None:
         self.seed = seed
-        self.rows = {
-            group: [
-                generate(world, task, n, split="test", seed=seed, group=group, protocol=protocol)
-                for task in tasks
-            ]
-            for group in groups
-        }
+        draw = partial(generate, world, split="test", seed=seed, protocol=protocol)
+        self.rows = {group: [draw(task, n, group=group) for task in tasks] for group in groups}
 
     def __len__(self) -> int:
         return sum(len(rows) for several in self.rows.values() for rows in several)
@@ -131,9 +126,6 @@ def asked_of(
     for name, run in bases.items():
         again = ask(run, world=worlds[name], seed=seed + 1, groups=("new",))["new"]
         before[name] = Base(name, **ask(run, world=worlds[name], seed=seed), again=again)
-    after = {
-        (run.name, step): tuned_of(run, ask(run, step=step, seed=seed))
-        for run in tuned
-        for step in steps[run.name]
-    }
+    asked = [(run, step) for run in tuned for step in steps[run.name]]
+    after = {(run.name, step): tuned_of(run, ask(run, step=step, seed=seed)) for run, step in asked}
     return before, after

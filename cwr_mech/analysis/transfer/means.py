@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from cwr_mech.analysis.stats.means import mean_columns, mean_of
-from cwr_mech.results import Row, groups
+from cwr_mech.results import Row, groups, where
 
 RAW = ("base_new", "base_new_read", "new", "new_read", "base_old", "old", "old_read")
 """Raw scores and shares of answers that can be read, averaged over models beside the derived figures."""
 
 
-def cell(condition: str, label: str, task: str, scores: Sequence[Row], deviation: Sequence[Row]) -> Row:
-    """One cell of the generalisation matrix: averages over the models of a condition and a set."""
-    mine = [row for row in scores if row["task"] == task]
-    beside = [row for row in deviation if row["task"] == task]
+def cell(condition: str, label: str, task: str, mine: Sequence[Row], beside: Sequence[Row]) -> Row:
+    """One cell of the generalisation matrix: averages over the models of a condition and a set, from their
+    rows of `scores` and `deviation` about a task.
+    """
     return {
         "condition": condition,
         "set": label,
@@ -39,8 +39,8 @@ def set_row(condition: str, label: str, scores: Sequence[Row], deviation: Sequen
     averages: Row = {}
     for column, rows in (("ni", scores), ("deviation", deviation)):
         for kind, trained in (("trained", True), ("transfer", False)):
-            mine = [row for row in rows if row["trained"] == trained]
-            learned = [row for row in mine if row["learned"]]
+            mine = where(rows, trained=trained)
+            learned = where(mine, learned=True)
             averages |= mean_columns(f"{column}_{kind}", _by_model(mine, column))
             averages |= mean_columns(f"{column}_{kind}_learned", _by_model(learned, column))
     return {"condition": condition, "set": label, "models": len({row["run"] for row in scores})} | averages

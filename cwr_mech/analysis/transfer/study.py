@@ -51,11 +51,7 @@ def transfer(
         [after[run.name, run.last_step] for run in tuned], list(before.values()), match_steps=not unmatched
     )
     if trajectory:
-        on_the_way = [
-            {"step": step} | row
-            for (_, step), model in after.items()
-            for row in score_rows(model, before[model.base])
-        ]
-        found = replace(found, trajectory=tuple(on_the_way))
+        way = ((step, score_rows(model, before[model.base])) for (_, step), model in after.items())
+        found = replace(found, trajectory=tuple({"step": step} | row for step, rows in way for row in rows))
     about = {"runs": [run.name for run in tuned], "bases": list(bases)}
     return found.to_result({**about, "rows": rows, "seed": seed, "steps_matched": not unmatched})

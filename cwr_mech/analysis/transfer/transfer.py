@@ -35,7 +35,7 @@ from cwr_mech.data.summary import gain
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import Evaluation, TaskScore, normalised_improvement
 from cwr_mech.render.numbers import number
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups, where
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS, ordered
 
 
@@ -84,45 +84,35 @@ class Transfer:
     def to_result(self, params: Mapping[str, object]) -> Result:
         """The result of kind "transfer"; its arrays are the matrices of the condition with most models."""
         condition = self.sets[0]["condition"]
-        labels = [row["set"] for row in self.sets if row["condition"] == condition]
+        labels = [row["set"] for row in where(self.sets, condition=condition)]
+        first, scored = (where(rows, condition=condition) for rows in (self.matrix, self.scores))
         tasks = ordered((*PAPER_TASKS, *(row["task"] for row in self.scores)))
 
         def grid(column: str) -> np.ndarray:
-            cells = {
-                (row["set"], row["task"]): row[column] for row in self.matrix if row["condition"] == condition
-            }
-            values = [[cells.get((label, task)) for task in tasks] for label in labels]
-            return np.array([[np.nan if v is None else v for v in line] for line in values], dtype=float)
+            cells = {(row["set"], row["task"]): row[column] for row in first}
+            return np.array([[cells.get((label, task)) for task in tasks] for label in labels], dtype=float)
 
-        first = [row for row in self.matrix if row["condition"] == condition]
         control = mean_of(abs(row["ni_control"]) for row in self.scores if given(row["ni_control"]))
         return Result(
             kind="transfer",
             params=dict(params),
             values={
                 "condition": condition,
-                "n_models": len({row["run"] for row in self.scores if row["condition"] == condition}),
-                "n_bases": len({row["base"] for row in self.scores if row["condition"] == condition}),
-                "ni_trained": mean_of(row["ni"] for row in first if row["trained"]),
-                "ni_trained_learned": mean_of(row["ni_learned"] for row in first if row["trained"]),
-                "ni_transfer": mean_of(row["ni"] for row in first if not row["trained"]),
-                "ni_transfer_learned": mean_of(row["ni_learned"] for row in first if not row["trained"]),
+                "n_models": len(groups(scored, "run")),
+                "n_bases": len(groups(scored, "base")),
+                **{
+                    f"ni_{kind}{end}": mean_of(row[f"ni{end}"] for row in where(first, trained=trained))
+                    for kind, trained in (("trained", True), ("transfer", False))
+                    for end in ("", "_learned")
+                },
                 "ni_control": control,
             },
-            tables={
-                "scores": list(self.scores),
-                "matrix": list(self.matrix),
-                "deviation": list(self.deviation),
-                "sets": list(self.sets),
-                "trajectory": list(self.trajectory),
-            },
+            tables={name: list(rows) for name, rows in vars(self).items()},
             arrays={
                 "sets": np.array(labels),
                 "tasks": np.array(tasks),
                 "learned": np.array([share_learned(self.scores, task) for task in tasks]),
-                "ni": grid("ni"),
-                "retention": grid("retention"),
-                "deviation": grid("deviation"),
+                **{name: grid(name) for name in ("ni", "retention", "deviation")},
             },
             notes=[
                 "Improvement: 0 is no better on new cities than before, 1 as good as on old ones, below 0 "
@@ -155,20 +145,17 @@ def compared(tuned: Sequence[Tuned], bases: Sequence[Base], *, match_steps: bool
     _check_alike(tuned)
     scores = [row for model in tuned for row in score_rows(model, known[model.base])]
     deviation = [row for model in tuned for row in _deviations(model, tuned, scores, match_steps)]
-    groups = dict.fromkeys((model.condition, model.label) for model in tuned)
-    order = {"+".join(tasks): tasks for tasks in (model.trained for model in tuned)}
     models_of = Counter(model.condition for model in tuned)
-    ranked = sorted(
-        groups,
-        key=lambda group: (-models_of[group[0]], group[0], len(order[group[1]]), _ranks(order[group[1]])),
-    )
+
+    def rank(model: Tuned) -> tuple[int, str, int, list[int]]:
+        tasks = [TASKS.index(task) for task in model.trained]
+        return -models_of[model.condition], model.condition, len(tasks), tasks
+
     matrix, sets = [], []
-    for condition, label in ranked:
-        mine = [row for row in scores if (row["condition"], row["set"]) == (condition, label)]
-        beside = [row for row in deviation if (row["condition"], row["set"]) == (condition, label)]
-        matrix += [
-            cell(condition, label, task, mine, beside) for task in ordered(row["task"] for row in mine)
-        ]
+    for condition, label in dict.fromkeys((one.condition, one.label) for one in sorted(tuned, key=rank)):
+        mine, beside = (where(rows, condition=condition, set=label) for rows in (scores, deviation))
+        for task in ordered(row["task"] for row in mine):
+            matrix.append(cell(condition, label, task, where(mine, task=task), where(beside, task=task)))
         sets.append(set_row(condition, label, mine, beside))
     return Transfer(tuple(scores), tuple(matrix), tuple(deviation), tuple(sets))
 
@@ -196,7 +183,7 @@ def retention(before: TaskScore, after: TaskScore) -> float:
         return (
             math.nan
             if before.value_mean == after.value_mean
-            else math.inf * (1 if after.value_mean == 0 else -1)
+            else math.copysign(math.inf, before.value_mean - after.value_mean)
         )
     return math.log(before.value_mean / after.value_mean)
 
@@ -265,9 +252,7 @@ def _deviations(
     if {teacher.trained[0] for teacher in teachers} != set(model.trained):
         return
     known = {(row["run"], row["task"]): row["ni"] for row in scores}
-    for row in scores:
-        if row["run"] != model.run:
-            continue
+    for row in where(scores, run=model.run):
         values = {teacher.run: known[teacher.run, row["task"]] for teacher in teachers}
         best = max((name for name in values if given(values[name])), key=lambda n: values[n], default=None)
         expected = values[best] if best is not None else None
@@ -277,7 +262,3 @@ def _deviations(
             "teacher_ni": expected,
             "deviation": row["ni"] - expected if given(row["ni"]) and expected is not None else None,
         }
-
-
-def _ranks(tasks: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(TASKS.index(task) for task in tasks)

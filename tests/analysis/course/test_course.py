@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from cwr_mech.analysis.course.matched import LEVELS, at_level, crossing
 from cwr_mech.analysis.course.show import REACHED, course_figure
 from cwr_mech.analysis.course.study import course
-from cwr_mech.analysis.course.tables import matched_rows, summary_rows
+from cwr_mech.analysis.course.tables import LEVELS, at_level, crossing, matched_rows, summary_rows
 from cwr_mech.experiments.zoo import recorded_scores
 from cwr_mech.results import Row
 from cwr_mech.training.runs import load_run

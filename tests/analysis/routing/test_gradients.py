@@ -9,6 +9,7 @@ from routing_cases import model, world
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cwr_mech.activations.cities import city_prompts
 from cwr_mech.analysis.routing import updates
 from cwr_mech.analysis.routing.gradients import at_mentions, batch_gradient, engine_of
 from cwr_mech.analysis.routing.updates import Reader, step_direction
@@ -174,13 +175,14 @@ def test_both_steps_have_one_length_and_go_down_the_loss() -> None:
 
 
 def test_a_reader_reads_what_the_hooks_hold() -> None:
-    reader = Reader("inside", world().ids[:9], "delimiter")
-    _, cache = model().run_with_cache(reader.tokens)
-    found = reader.read(model())
-    assert found[0] == pytest.approx(cache["hook_embed"][:, reader.positions[0]].numpy())
+    ids = world().ids[:9]
+    tokens, position = city_prompts("inside", ids, "delimiter")
+    _, cache = model().run_with_cache(torch.from_numpy(tokens))
+    found = Reader("inside", ids, "delimiter").read(model())
+    assert found[0] == pytest.approx(cache["hook_embed"][:, position].numpy())
     for layer in range(2):
         hook = f"blocks.{layer}.hook_resid_post"
-        assert found[layer + 1] == pytest.approx(cache[hook][:, reader.positions[0]].numpy(), abs=1e-5)
+        assert found[layer + 1] == pytest.approx(cache[hook][:, position].numpy(), abs=1e-5)
 
 
 def test_several_positions_are_read_side_by_side() -> None:
