@@ -23,6 +23,8 @@ MOST_POINTS = 400
 """Metrics lines kept; more are thinned evenly."""
 MOST_POINTS_BESIDE = 120
 """Metrics lines kept of each of several runs."""
+POINTS = ("step", "rows", "loss", "lr", "rows_per_second")
+"""What is kept of a metrics line, each an array."""
 
 
 def training_result(run: Run, command: str) -> Result:
@@ -36,7 +38,7 @@ def training_result(run: Run, command: str) -> Result:
     losses = losses_of(run, metrics)
     kept = _thinned(losses, MOST_POINTS)
     tasks = [task for task in TASKS if any(task in line["losses"] for line in losses)]
-    scores = _scores(run, metrics, "old")
+    by_task = [[line["losses"].get(task, np.nan) for task in tasks] for line in kept]
     return Result(
         kind="train",
         command=command,
@@ -57,17 +59,9 @@ def training_result(run: Run, command: str) -> Result:
             "rows_per_second": float(np.median([line["rows_per_second"] for line in losses])),
             "loss": losses[-1]["loss"],
         },
-        tables={"tasks": scores},
-        arrays={
-            **{
-                name: np.array([line[name] for line in kept], dtype=float)
-                for name in ("step", "rows", "loss", "lr", "rows_per_second")
-            },
-            "loss_by_task": np.array(
-                [[line["losses"].get(task, np.nan) for task in tasks] for line in kept], dtype=float
-            ),
-            "tasks": np.array(tasks),
-        },
+        tables={"tasks": _scores(run, metrics, "old")},
+        arrays={name: np.array([line[name] for line in kept], dtype=float) for name in POINTS}
+        | {"loss_by_task": np.array(by_task, dtype=float), "tasks": np.array(tasks)},
         notes=[
             f"Scores on the way: {run.config.train.eval_rows} validation questions a point; constant answers "
             f"chosen and scored on {BASELINE_ROWS} others."

@@ -9,7 +9,7 @@ from cwr_mech.analysis.answers.lines import MOST_SHOWN, SETTLED, loss_and_scores
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, TASK_LOOKS, Look, caption, floats
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, where
 from cwr_mech.tasks.registry import ordered
 
 MOST_LOSSES = 0.97
@@ -30,8 +30,9 @@ def curves_figure(result: Result) -> Figure:
     figure, top, small = loss_and_scores(len(tasks), 2.8 + 0.1 * len(runs))
     _loss_panel(top, result.tables["loss"], runs)
     for panel, task in zip(small, tasks, strict=True):
-        _score_panel(panel, [row for row in scores if row["task"] == task], runs)
-        panel.set_title(f"{task}\n{measure(next(row for row in scores if row['task'] == task))}", fontsize=8)
+        mine = where(scores, task=task)
+        _score_panel(panel, mine, runs)
+        panel.set_title(f"{task}\n{measure(mine[0])}", fontsize=8)
     counts = sorted(set(result.params["eval_rows"]))
     asked = number(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"Losses of the first moments may be cut off. Small panels: mean over {asked} validation questions"
@@ -55,8 +56,7 @@ def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:
     settled = []
     for index, run in enumerate(runs):
         look, stroke = run_look(index)
-        rows = floats([row["rows"] for row in table if row["run"] == run])
-        loss = floats([row["loss"] for row in table if row["run"] == run])
+        rows, loss = (floats([row[name] for row in where(table, run=run)]) for name in ("rows", "loss"))
         every = max(1, len(rows) // 8)
         ax.plot(
             rows / 1000,
@@ -81,11 +81,11 @@ def _score_panel(ax: Axes, rows: list[Row], runs: list[str]) -> None:
     for index, run in enumerate(runs):
         look, stroke = run_look(index)
         for group, face in (("old", look.colour), ("new", "white")):
-            mine = [row for row in rows if (row["run"], row["group"]) == (run, group)]
+            mine = where(rows, run=run, group=group)
             x, y = (floats([row[key] for row in mine]) for key in ("rows", "value"))
             ax.plot(x / 1000, y, color=look.colour, ls=stroke, marker=look.marker, mfc=face, lw=1)
     for group, stroke in (("old", "--"), ("new", ":")):
-        for constant in sorted({row["baseline"] for row in rows if row["group"] == group}):
+        for constant in sorted({row["baseline"] for row in where(rows, group=group)}):
             ax.axhline(constant, color=BASELINE, ls=stroke, lw=1)
     accuracy = rows[0]["metric"] == "accuracy"
     constant = max(row["baseline"] for row in rows)

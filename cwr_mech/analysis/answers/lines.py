@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, where
 from cwr_mech.tasks.registry import ordered
 
 GROUPS = {"old": "", "new": ", new cities", "all": ", mixed"}
@@ -42,7 +42,7 @@ def learning_figure(result: Result) -> Figure:
     ax.set_xlabel("thousand rows seen")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     for panel, task in zip(small, tasks, strict=True):
-        _score_panel(panel, [row for row in result.tables["tasks"] if row["task"] == task], task)
+        _score_panel(panel, where(result.tables["tasks"], task=task), task)
     switch = mark_switches(figure.axes, result)
     return caption(
         figure,
@@ -59,11 +59,7 @@ def loss_and_scores(n: int, margin: float) -> tuple[Figure, Axes, list[Axes]]:
     figure = new_figure(margin + 1.6 * lines)
     grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.4] + [1.6] * lines)
     top = figure.add_subplot(grid[0, :])
-    return (
-        figure,
-        top,
-        [figure.add_subplot(grid[1 + index // columns, index % columns]) for index in range(n)],
-    )
+    return figure, top, [figure.add_subplot(grid[1 + k // columns, k % columns]) for k in range(n)]
 
 
 def mark_switches(axes: Sequence[Axes], result: Result) -> str:
@@ -111,12 +107,8 @@ def measure(row: Row) -> str:
     return f"error, {UNITS.get(row['unit'], row['unit'])} ↓"
 
 
-UNITS = {
-    "tenths of a degree": "0.1°",
-    "square tenths of a degree": "0.01 sq °",
-    "degrees": "°",
-    "degree": "°",
-}
+UNITS = {"tenths of a degree": "0.1°", "square tenths of a degree": "0.01 sq °"}
+UNITS |= dict.fromkeys(("degrees", "degree"), "°")
 
 
 @plot("Scores by task")
@@ -138,7 +130,7 @@ def eval_figure(result: Result) -> Figure:
         for panel in row_of_panels[len(line) :]:
             panel.set_axis_off()
         for panel, task in zip(row_of_panels, line, strict=False):
-            _bars_panel(panel, [row for row in table if row["task"] == task], bars_of_line, runs)
+            _bars_panel(panel, where(table, task=task), bars_of_line, runs)
         names = [f"{run}{GROUPS.get(group, group)}" for run, group in bars_of_line]
         row_of_panels[0].set_yticks(range(len(names)), names)
         row_of_panels[0].invert_yaxis()

@@ -5,7 +5,7 @@ from cwr_mech.analysis.answers.lines import eval_figure, learning_figure
 from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups, where
 
 
 def training(result: Result) -> str:
@@ -21,7 +21,7 @@ def training(result: Result) -> str:
     rows = result.tables["tasks"]
     if not rows:
         return text
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    last = where(rows, step=rows[-1]["step"])
     return f"{text}\n\n{table_of(last, 'task metric unit value baseline', value='last score')}"
 
 
@@ -32,11 +32,10 @@ def _last(result: Result) -> list[Row]:
 
 def answered(result: Result) -> str:
     """In how many tasks each model closes half or more of the gap to perfect answers (training cities)."""
-    rows = [row for row in result.tables["tasks"] if row["group"] == "old"] or result.tables["tasks"]
+    rows = where(result.tables["tasks"], group="old") or result.tables["tasks"]
     told = []
-    for run in dict.fromkeys(row["run"] for row in rows):
-        mine = {row["task"]: _closed(row) for row in rows if row["run"] == run}
-        good = [task for task, closed in mine.items() if closed >= 0.5]
+    for run, mine in groups(rows, "run").items():
+        good = [row["task"] for row in mine if _closed(row) >= 0.5]
         told.append(f"{run} in {len(good)} of {len(mine)} tasks" + (f" ({', '.join(good)})" if good else ""))
     return (
         "Half or more of the gap between the best constant answer and perfect answers is closed by "

@@ -100,11 +100,10 @@ class Transfer:
                 "condition": condition,
                 "n_models": len(groups(scored, "run")),
                 "n_bases": len(groups(scored, "base")),
-                **{
-                    f"ni_{kind}{end}": mean_of(row[f"ni{end}"] for row in where(first, trained=trained))
-                    for kind, trained in (("trained", True), ("transfer", False))
-                    for end in ("", "_learned")
-                },
+                "ni_trained": mean_of(row["ni"] for row in first if row["trained"]),
+                "ni_trained_learned": mean_of(row["ni_learned"] for row in first if row["trained"]),
+                "ni_transfer": mean_of(row["ni"] for row in first if not row["trained"]),
+                "ni_transfer_learned": mean_of(row["ni_learned"] for row in first if not row["trained"]),
                 "ni_control": control,
             },
             tables={name: list(rows) for name, rows in vars(self).items()},
@@ -180,11 +179,8 @@ def retention(before: TaskScore, after: TaskScore) -> float:
     if before.metric == "accuracy":
         return after.value_mean - before.value_mean
     if before.value_mean == 0 or after.value_mean == 0:
-        return (
-            math.nan
-            if before.value_mean == after.value_mean
-            else math.copysign(math.inf, before.value_mean - after.value_mean)
-        )
+        change = before.value_mean - after.value_mean
+        return math.copysign(math.inf, change) if change else math.nan
     return math.log(before.value_mean / after.value_mean)
 
 
