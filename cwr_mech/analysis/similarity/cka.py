@@ -15,6 +15,7 @@ and one scale factor, not to a general linear map; it is a similarity, not a dis
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
 
 import numpy as np
 from jaxtyping import Float
@@ -58,11 +59,8 @@ def linear_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"], *, debi
 
 def cka_of(first: Features, second: Features, *, debiased: bool = True) -> float:
     """Linear CKA of two prepared representations; NaN where it is undefined."""
-    return _ratio(
-        hsic(first, second, debiased=debiased),
-        _self_term(first, debiased)[0],
-        _self_term(second, debiased)[0],
-    )
+    alone = (_self_term(side, debiased)[0] for side in (first, second))
+    return _ratio(hsic(first, second, debiased=debiased), *alone)
 
 
 def undefined_reason(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m q"]) -> str | None:
@@ -88,10 +86,6 @@ def _self_term(features: Features, debiased: bool, square: float | None = None) 
 
 def _ratio(cross: float, first: float, second: float) -> float:
     return cross / float(np.sqrt(first) * np.sqrt(second))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Precision over cities
 
 
 def _hsic_without_each(first: Features, second: Features) -> Float[np.ndarray, "n"]:
@@ -156,23 +150,16 @@ def linear_cka_matrix(
     reasons = {k: reason for k, (_, reason) in enumerate(selves) if reason}
     values, standard_error = np.full((2, size, size), np.nan)
     alone = [_hsic_without_each(rep, rep) for rep in reps] if debiased and errors else []
-    for i in range(size):
-        for j in range(i, size):
-            if i in reasons or j in reasons:
-                continue
-            cross = hsic(reps[i], reps[j], debiased=debiased, square=float(squares[i, j]))
-            values[i, j] = values[j, i] = _ratio(cross, selves[i][0], selves[j][0])
-            if alone:
-                # A self-term that turns negative without one city leaves NaN: such features are noise.
-                with np.errstate(invalid="ignore"):
-                    scale = np.sqrt(alone[i]) * np.sqrt(alone[j])
-                error = 0.0 if i == j else jackknife_error(_hsic_without_each(reps[i], reps[j]) / scale)
-                standard_error[i, j] = standard_error[j, i] = error
+    for i, j in combinations_with_replacement([k for k in range(size) if k not in reasons], 2):
+        cross = hsic(reps[i], reps[j], debiased=debiased, square=float(squares[i, j]))
+        values[i, j] = values[j, i] = _ratio(cross, selves[i][0], selves[j][0])
+        if alone:
+            # A self-term that turns negative without one city leaves NaN: such features are noise.
+            with np.errstate(invalid="ignore"):
+                scale = np.sqrt(alone[i]) * np.sqrt(alone[j])
+            error = 0.0 if i == j else jackknife_error(_hsic_without_each(reps[i], reps[j]) / scale)
+            standard_error[i, j] = standard_error[j, i] = error
     return CkaMatrix(values, standard_error, n, debiased, reasons)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Cities that arrive in batches
 
 
 class MinibatchCka:

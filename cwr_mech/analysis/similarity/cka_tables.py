@@ -1,7 +1,8 @@
 """Linear CKA of every pair of items, with its precision, null, baselines and ceiling, as a Result."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float
@@ -12,27 +13,11 @@ from cwr_mech.analysis.similarity.cka import CkaMatrix, linear_cka, linear_cka_m
 from cwr_mech.analysis.similarity.model_groups import group_rows
 from cwr_mech.analysis.stats.models import Member, ceilings
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row
 
 Z95 = 1.959963984540054
-
-
-def shuffled_cities(
-    representations: Sequence[Float[np.ndarray, "city _"]],
-    rng: np.random.Generator,
-    *,
-    draws: int,
-    debiased: bool,
-) -> Float[np.ndarray, "draw rep rep"]:
-    """CKA matrices with the cities of each representation shuffled by itself: what no shared map gives."""
-    return np.stack(
-        [
-            linear_cka_matrix(
-                [x[rng.permutation(len(x))] for x in representations], debiased=debiased, errors=False
-            ).values
-            for _ in range(draws)
-        ]
-    )
+PLACE = ("run", "layer", "hook", "task")
+"""What tells items apart."""
 
 
 def cka_result(
@@ -59,13 +44,15 @@ def cka_result(
     ids = shared_ids([item.store for item in items], cities)
     arrays = [item.get(ids) for item in items]
     matrix = linear_cka_matrix(arrays, debiased=debiased)
-    null = shuffled_cities(arrays, np.random.default_rng(seed), draws=draws, debiased=debiased)
+    quick = partial(linear_cka_matrix, debiased=debiased, errors=False)
+    rng = np.random.default_rng(seed)
+    # The cities of each representation shuffled by itself: what no shared map gives.
+    null = np.stack([quick([x[rng.permutation(len(x))] for x in arrays]).values for _ in range(draws)])
     off = ~np.eye(len(items), dtype=bool)
     tokens = token_features(items[0].store, ids)
     control = [_spread("shuffled cities", null[:, off], ids.size)]
     for name, features in tokens.items():
-        against = linear_cka_matrix([features, *arrays], debiased=debiased, errors=False).values[0, 1:]
-        control.append(_spread(name, against, ids.size))
+        control.append(_spread(name, quick([features, *arrays]).values[0, 1:], ids.size))
     if untrained:
         before = [linear_cka(a.get(ids), b.get(ids), debiased=debiased) for a, b in untrained]
         control.append(_spread("the model untrained", np.array(before), ids.size))
@@ -101,10 +88,7 @@ def cka_result(
             "hi": matrix.values + reach,
             "null": null.mean(axis=0),
             "ceiling": most,
-            "runs": np.array([item.run for item in items]),
-            "layers": np.array([item.layer for item in items]),
-            "hooks": np.array([item.hook for item in items]),
-            "tasks": np.array([item.task for item in items]),
+            **{f"{name}s": np.array([getattr(item, name) for item in items]) for name in PLACE},
         },
         notes=_notes(items, matrix, control, cities),
     )
@@ -117,7 +101,7 @@ def _groups(
     matrix: Float[np.ndarray, "rep rep"],
     null: Float[np.ndarray, "rep rep"],
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Means over pairs of models at each layer; none where a model stands twice (several prompts)."""
     rows = []
     runs = {item.run for item in items}
@@ -139,34 +123,28 @@ def _cells(
     matrix: CkaMatrix,
     null: Float[np.ndarray, "draw rep rep"],
     most: Float[np.ndarray, "rep rep"],
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     rows = []
-    for i, first in enumerate(items):
-        for j in range(i + 1, len(items)):
-            second = items[j]
-            error = float(matrix.standard_error[i, j])
-            value, ceiling = float(matrix.values[i, j]), float(most[i, j])
-            tasks = members[first.run].tasks, members[second.run].tasks
-            beside = published_pair(name, *tasks) if first.layer == second.layer else None
-            rows.append(
-                {
-                    "run_a": first.run,
-                    "layer_a": first.layer,
-                    "task_a": first.task,
-                    "run_b": second.run,
-                    "layer_b": second.layer,
-                    "task_b": second.task,
-                    "cka": value,
-                    "lo": value - Z95 * error,
-                    "hi": value + Z95 * error,
-                    "null_mean": float(null[:, i, j].mean()),
-                    "null_max": float(null[:, i, j].max()),
-                    "ceiling": ceiling,
-                    "of_ceiling": value / ceiling,
-                    "published": beside if first.run != second.run else None,
-                    "reason": matrix.reasons.get(i) or matrix.reasons.get(j),
-                }
-            )
+    for (i, first), (j, second) in combinations(enumerate(items), 2):
+        reach = Z95 * float(matrix.standard_error[i, j])
+        value, ceiling = float(matrix.values[i, j]), float(most[i, j])
+        tasks = members[first.run].tasks, members[second.run].tasks
+        beside = first.layer == second.layer and first.run != second.run
+        rows.append(
+            {
+                **{f"{k}_a": getattr(first, k) for k in PLACE if k != "hook"},
+                **{f"{k}_b": getattr(second, k) for k in PLACE if k != "hook"},
+                "cka": value,
+                "lo": value - reach,
+                "hi": value + reach,
+                "null_mean": float(null[:, i, j].mean()),
+                "null_max": float(null[:, i, j].max()),
+                "ceiling": ceiling,
+                "of_ceiling": value / ceiling,
+                "published": published_pair(name, *tasks) if beside else None,
+                "reason": matrix.reasons.get(i) or matrix.reasons.get(j),
+            }
+        )
     return rows
 
 
@@ -174,13 +152,13 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _spread(name: str, values: np.ndarray, n: int) -> dict[str, Any]:
+def _spread(name: str, values: np.ndarray, n: int) -> Row:
     known = values[np.isfinite(values)]
     most = float(known.max()) if known.size else float("nan")
     return {"control": name, "mean": _mean(values), "max": most, "n": n}
 
 
-def _notes(items: Sequence[Item], matrix: CkaMatrix, control: list[dict[str, Any]], cities: str) -> list[str]:
+def _notes(items: Sequence[Item], matrix: CkaMatrix, control: list[Row], cities: str) -> list[str]:
     shuffled = control[0]
     notes = [
         f"{matrix.n} {cities} cities; intervals (95 %, jackknife over cities) say nothing about other seeds.",

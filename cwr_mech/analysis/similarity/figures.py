@@ -1,19 +1,18 @@
 """Figures of similarity between models: matrices, means over groups of pairs, references."""
 
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from cwr_mech.render.grids import MOST_NUMBERED, hundredths, matrix
+from cwr_mech.render.grids import MOST_NUMBERED, grid_of, hundredths, matrix
 from cwr_mech.render.lines import line, panels
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, GREYS, caption, floats, new_figure, with_reach
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 LINES = ("-", "--", "-.", ":")
 MOST_LINES = 8
@@ -30,18 +29,17 @@ def matrices_figure(result: Result) -> Figure:
     """
     runs = [row["run"] for row in result.tables["models"]]
     layer = max(result.params["layers"])
-    pairs = [row for row in result.tables["pairs"] if row["layer"] == layer]
+    pairs = where(result.tables["pairs"], layer=layer)
     present = [name for name in SHOWN if name in result.params["measures"]]
     measures = present or result.params["measures"][:4]
     many, columns = len(runs) > MOST_NUMBERED, 3 if len(measures) == 3 else min(2, len(measures))
     size = float(np.clip(0.9 + 0.3 * len(runs), 1.9, 4.2))
-    figure, axes = (
-        _large_and_small(len(measures))
-        if many
-        else panels(len(measures), margin=0.9, line=size, most=columns)
-    )
+    if many:
+        figure, axes = _large_and_small(len(measures))
+    else:
+        figure, axes = panels(len(measures), margin=0.9, line=size, most=columns)
     for ax, measure in zip(axes, measures, strict=True):
-        _matrix(ax, [row for row in pairs if row["measure"] == measure], runs, measure)
+        _matrix(ax, where(pairs, measure=measure), runs, measure)
     for index, ax in enumerate(axes):
         if index > 0 if many else index % columns:
             ax.set_yticks([])
@@ -85,11 +83,9 @@ def _square(
 
 def _matrix(ax: Axes, pairs: list[Row], runs: list[str], measure: str) -> None:
     n, alike = len(runs), float(pairs[0]["alike"])
-    grid = np.full((n, n), np.nan)
+    turned = [row | {"run_a": row["run_b"], "run_b": row["run_a"]} for row in pairs]
+    grid = grid_of([*pairs, *turned], "value", run_a=runs, run_b=runs)
     np.fill_diagonal(grid, alike)
-    for row in pairs:
-        i, j = runs.index(row["run_a"]), runs.index(row["run_b"])
-        grid[i, j] = grid[j, i] = np.nan if row["value"] is None else row["value"]
     cmap = "viridis" if alike else "viridis_r"
     names, size = without_common_start(runs), float(np.clip(75 / n, 4.5, 9)) if n <= MOST_NUMBERED else None
     _square(ax, grid, names, cmap, size, float(np.clip(85 / n, 6, 8)))
@@ -104,7 +100,7 @@ def groups_figure(result: Result) -> Figure:
     Reads table `groups` {measure, layer, models, group, value, lo, hi, null, ceiling, published};
     values `n`, `models`.
     """
-    rows = [row for row in result.tables["groups"] if row["models"] == "all models"]
+    rows = where(result.tables["groups"], models="all models")
     layer = max((row["layer"] for row in rows), default=0)
     left_out = ("disjoint, of the ceiling", "disjoint, change per task")
     rows = [row for row in rows if row["layer"] == layer and row["group"] not in left_out]
@@ -112,7 +108,7 @@ def groups_figure(result: Result) -> Figure:
     names = list(dict.fromkeys(row["group"] for row in rows))
     figure, axes = panels(len(measures), margin=1.2, line=0.55 + 0.26 * max(2, len(names)), sharey=True)
     for ax, measure in zip(axes, measures, strict=True):
-        mine = [row for row in rows if row["measure"] == measure]
+        mine = where(rows, measure=measure)
         spots = [names.index(row["group"]) for row in mine]
         value, reach = with_reach(mine, "value")
         ax.errorbar(value, spots, xerr=reach, fmt="o", color="black", capsize=2, label="mean, 95 %")
@@ -143,16 +139,15 @@ def references_figure(result: Result) -> Figure:
 
     Reads tables `references` {measure, layer, run, reference, value}, `pairs` {measure, layer, null_best}.
     """
-    measures = list(dict.fromkeys(row["measure"] for row in result.tables["references"]))
-    measure = "cka" if "cka" in measures else measures[0]
-    rows = [row for row in result.tables["references"] if row["measure"] == measure]
-    references = list(dict.fromkeys(row["reference"] for row in rows))
+    measures = groups(result.tables["references"], "measure")
+    measure = "cka" if "cka" in measures else next(iter(measures))
+    rows = measures[measure]
+    references = groups(rows, "reference")
     runs = list(dict.fromkeys(row["run"] for row in rows))
     figure = new_figure(2.9)
     axes = figure.subplots(1, len(references), squeeze=False, sharey=True)[0]
     many = len(runs) > MOST_LINES
-    for ax, reference in zip(axes, references, strict=True):
-        mine = [row for row in rows if row["reference"] == reference]
+    for ax, (reference, mine) in zip(axes, references.items(), strict=True):
         if many:
             _by_number_of_tasks(ax, mine, result)
         else:
@@ -163,14 +158,8 @@ def references_figure(result: Result) -> Figure:
     if not many:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(2, len(runs)))
-    null = max(
-        (
-            row["null_best"]
-            for row in result.tables["pairs"]
-            if row["measure"] == measure and row["null_best"]
-        ),
-        default=None,
-    )
+    nulls = [row["null_best"] for row in where(result.tables["pairs"], measure=measure)]
+    null = max(filter(None, nulls), default=None)
     return caption(
         figure,
         f"n = {result.values['n']} cities, {measure}. Largest 95 % quantile with shuffled cities: "
@@ -182,14 +171,8 @@ def references_figure(result: Result) -> Figure:
 def _by_layer(ax: Axes, rows: list[Row], runs: list[str]) -> None:
     """A line for each model."""
     for index, run in enumerate(runs):
-        mine = [row for row in rows if row["run"] == run]
-        style: dict[str, Any] = {
-            "marker": "o",
-            "ls": LINES[index % len(LINES)],
-            "color": GREYS[index % 3],
-            "label": run,
-        }
-        line(ax, mine, "layer", "value", **style)
+        mine, stroke = where(rows, run=run), LINES[index % len(LINES)]
+        line(ax, mine, "layer", "value", marker="o", ls=stroke, color=GREYS[index % 3], label=run)
         ax.set_xticks([row["layer"] for row in mine])
     ax.set_xlabel("layer")
 
@@ -221,8 +204,8 @@ def cka_figure(result: Result) -> Figure:
     runs = result.arrays["runs"]
     edges = np.flatnonzero(runs[1:] != runs[:-1]) + 0.5
     for edge in edges if len(edges) < n - 1 else ():  # with one item a run, every line would be an edge
-        ax.axhline(edge, color="white", lw=1.5)
-        ax.axvline(edge, color="white", lw=1.5)
+        for line_at in (ax.axhline, ax.axvline):
+            line_at(edge, color="white", lw=1.5)
     ax.set_title(str(result.values["measure"]))
     figure.colorbar(image, ax=ax, shrink=0.6, pad=0.01)
     controls = "; ".join(

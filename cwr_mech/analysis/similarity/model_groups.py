@@ -232,10 +232,9 @@ def _rows(
     for count in np.unique(counts).tolist():
         equal = (counts[:, None] == count) & (counts[None, :] == count)
         is_news = np.ptp(counts) > 0 or published_group(measure, f"same tasks, {count} task(s) each")
-        if is_news and (same & equal & np.isfinite(matrix)).any():
-            rows.append(
-                row(f"same tasks, {count} task(s) each", pair_mean(matrix, same & equal), same & equal)
-            )
+        both = same & equal
+        if is_news and (both & np.isfinite(matrix)).any():
+            rows.append(row(f"same tasks, {count} task(s) each", pair_mean(matrix, both), both))
     if rising is None:
         return rows
     p, fixed = None if rising.test is None else rising.test.p, rising.held_fixed

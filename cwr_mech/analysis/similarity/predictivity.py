@@ -5,7 +5,6 @@ the smaller product of the features instead of their singular values, at half th
 decides neither the penalty nor the value; elsewhere from `Decomposed` itself.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,21 +84,19 @@ class Fold:
         """Squared residuals of each row, for all penalties c by one product: B diag(c / (squares + c)) B'y
         where B is a whole basis, else y - B diag(1 / (squares + c)) B'y.
         """
-        basis, weighted = (
-            self._turned[0].astype(kind),
-            weights.astype(kind)[:, :, None] * turned.astype(kind)[:, None],
-        )
+        basis = self._turned[0].astype(kind)
+        weighted = weights.astype(kind)[:, :, None] * turned.astype(kind)[:, None]
         left = (basis @ weighted.reshape(len(turned), -1)).reshape(len(y), -1, y.shape[1])
         if not self._by_rows:
             np.subtract(y.astype(kind)[:, None], left, out=left)
         return np.einsum("rpt,rpt->rp", left, left).astype(np.float64)
 
-    def _by_singular_values(self, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "left target"]:
-        return self._decomposed.best(y, PENALTIES_TRIED).predict(self.held)
-
     @cached_property
     def _decomposed(self) -> Decomposed:
         return Decomposed(self.train)
+
+    def _by_singular_values(self, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "left target"]:
+        return self._decomposed.best(y, PENALTIES_TRIED).predict(self.held)
 
 
 @dataclass(frozen=True)
@@ -112,18 +109,15 @@ class Folded:
     @cached_property
     def folds(self) -> list[Fold]:
         """Each fold as the held-out rows."""
-        return list(self._folds())
-
-    def _folds(self) -> Iterator[Fold]:
+        found = []
         for number in np.unique(self.fold):
             held = self.fold == number
-            train = self.x[~held]
-            if len(train) < 3:
-                raise AnalysisError(
-                    f"{len(train)} cities are too few to fit a probe", "at least 3 are needed"
-                )
+            train, n = self.x[~held], int((~held).sum())
+            if n < 3:
+                raise AnalysisError(f"{n} cities are too few to fit a probe", "at least 3 are needed")
             mean = train.mean(axis=0)
-            yield Fold(train - mean, self.x[held] - mean)
+            found.append(Fold(train - mean, self.x[held] - mean))
+        return found
 
     @cached_property
     def spread(self) -> float:
@@ -133,8 +127,6 @@ class Folded:
 
 def predicted(x: Folded, y: Folded) -> float:
     """Share of y's variance that maps from x predict on held-out folds (can be negative)."""
-    left = sum(
-        np.sum((there.held - here.predict(there.train)) ** 2)
-        for here, there in zip(x.folds, y.folds, strict=True)
-    )
+    pairs = zip(x.folds, y.folds, strict=True)
+    left = sum(np.sum((there.held - here.predict(there.train)) ** 2) for here, there in pairs)
     return float(1 - left / y.spread)

@@ -1,45 +1,45 @@
 """What a report says about similarity between layers and models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cwr_mech.analysis.similarity.figures import cka_figure, groups_figure, matrices_figure, references_figure
 from cwr_mech.render.markdown import markdown_table, paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups, where
 
 MOST_PAIRS = 40
 
 
-def groups_table(result: Result, layer: int) -> list[str]:
-    """Means over groups of pairs of models at a layer, with interval, null, ceiling and published value."""
-    groups = [row for row in result.tables["groups"] if row["layer"] == layer]
-    if not groups:
+def groups_table(result: Result) -> list[str]:
+    """Means over groups of pairs of models at the deepest layer, with interval, null, ceiling and published
+    value.
+    """
+    found = _deepest("groups")(result)
+    if not found:
         return []
     columns = "measure models group value interval n null ceiling p held_fixed published"
     heads = {"value": "mean", "interval": "95 % over models", "n": "models", "group": "pairs"}
     return [
         "Means over pairs of models (p: same tasks against disjoint tasks, or the trend with the number of "
         "tasks; held fixed: what models of one task and of several have in common):",
-        table_of(groups, columns, **heads),
+        table_of(found, columns, **heads),
     ]
 
 
 def models(result: Result) -> str:
     """Models, groups of pairs at the deepest layer, pairs, references and dimensions."""
     layer = max(result.params["layers"])
+    columns = "run tasks seed rows exposure least_gain failed"
     parts = [f"{number(result.values['models'])} models at {layer_name(layer)}:"]
-    parts.append(
-        table_of(result.tables["models"], "run tasks seed rows exposure least_gain failed", rows="rows seen")
-    )
-    parts += groups_table(result, layer)
-    pairs = [row for row in result.tables["pairs"] if row["layer"] == layer]
+    parts += [table_of(result.tables["models"], columns, rows="rows seen"), *groups_table(result)]
+    pairs = where(result.tables["pairs"], layer=layer)
     shown = sorted(pairs, key=lambda row: (row["run_a"], row["run_b"]))[:MOST_PAIRS]
     text = "Pairs:" if len(shown) == len(pairs) else f"The first {len(shown)} of {len(pairs)} pairs:"
     columns = "run_a run_b measure value interval there back null_mean null_best ceiling of_ceiling published"
     parts += [text, table_of(shown, f"{columns} reason", interval="95 % over cities")]
     parts += ["Each model beside what is not another model:", _references(result, layer)]
-    counted = [row for row in result.tables["dimensions"] if row["layer"] == layer]
+    counted = where(result.tables["dimensions"], layer=layer)
     columns = "run participation_singular published effective_rank participation twonn p reason"
     told = table_of(counted, columns, published="paper, of 256", p="dimensions")
     return paragraphs(*parts, "Dimensions:", told)
@@ -47,31 +47,24 @@ def models(result: Result) -> str:
 
 def _references(result: Result, layer: int) -> str:
     """A row for each model and measure, a column for each reference."""
-    found: dict[tuple[str, str], Row] = {}
-    heads = {"run": "model", "measure": "measure"}
-    for row in result.tables["references"]:
-        if row["layer"] == layer:
-            known = {"run": row["run"], "measure": row["measure"]}
-            found.setdefault((row["run"], row["measure"]), known)[row["reference"]] = row["value"]
-            heads[row["reference"]] = row["reference"]
-    return markdown_table(sorted(found.values(), key=lambda row: row["run"])[:MOST_PAIRS], heads)
+    rows = where(result.tables["references"], layer=layer)
+    lines = [
+        {"run": run, "measure": measure} | {row["reference"]: row["value"] for row in mine}
+        for (run, measure), mine in groups(rows, "run", "measure").items()
+    ]
+    heads = {"run": "model", "measure": "measure"} | {name: name for name in groups(rows, "reference")}
+    return markdown_table(sorted(lines, key=lambda row: row["run"])[:MOST_PAIRS], heads)
 
 
 def matrix(result: Result) -> str:
     """The controls, groups of pairs at the deepest layer, and models beside models layer by layer; the matrix
     itself is the figure.
     """
-    text = f"{result.values['measure']}, n = {number(result.values['n'])} cities."
     mean = result.values.get("mean_off_diagonal")
-    if mean is not None:
-        text += f" Mean over pairs: {number(mean)}."
-    parts = [text]
-    control = result.tables.get("control", [])
-    if control:
-        parts.append(table_of(control, "control mean max n", max="largest"))
-    groups = result.tables.get("groups", [])
-    if groups:
-        parts += groups_table(result, max(row["layer"] for row in groups))
+    text = f"{result.values['measure']}, n = {number(result.values['n'])} cities."
+    parts = [text + ("" if mean is None else f" Mean over pairs: {number(mean)}.")]
+    parts.append(table_of(result.tables.get("control", []), "control mean max n", max="largest"))
+    parts += groups_table(result)
     hooks = _hooks(result)
     rows = [
         row | {"layer": row["layer_a"], "hook": hooks[row["run_a"], row["layer_a"]]}
@@ -111,20 +104,20 @@ def _layer(row: Row, side: str, hooks: Mapping[tuple[str, int], str]) -> str:
     return layer_name(layer, hooks[row[f"run_{side}"], layer])
 
 
-def _last_groups(result: Result) -> list[Row]:
-    """Means over pairs of models at the deepest layer."""
-    rows = result.tables["groups"]
-    last = max((row["layer"] for row in rows), default=0)
-    return [row for row in rows if row["layer"] == last]
+def _deepest(table: str) -> Callable[[Result], list[Row]]:
+    """The rows of a table about the deepest layer."""
+
+    def rows(result: Result) -> list[Row]:
+        found = result.tables.get(table, [])
+        return where(found, layer=max((row["layer"] for row in found), default=0))
+
+    return rows
 
 
 def _few_pairs(result: Result) -> list[Row]:
     """Pairs of models at the deepest layer, where they are few."""
-    rows = result.tables["pairs"]
-    last = max(row["layer"] for row in rows)
-    found = [row for row in rows if row["layer"] == last]
-    pairs = {(row["run_a"], row["run_b"]) for row in found}
-    return found if len(pairs) <= MOST_ENDS // 2 else []
+    found = _deepest("pairs")(result)
+    return found if len(groups(found, "run_a", "run_b")) <= MOST_ENDS // 2 else []
 
 
 SHOWS = by_kind(
@@ -134,14 +127,14 @@ SHOWS = by_kind(
         (
             Table("pairs, the most and the least similar", "a b cka lo hi null_max ceiling", _ends),
             Table("means over pairs of models, deepest layer",
-                "models group value lo hi n null ceiling p published", _last_groups),
+                "models group value lo hi n null ceiling p published", _deepest("groups")),
         )),
     Show("similarity", "Models beside models",
         "Several measures between models, with nulls and noise ceiling. Claims are over models.",
         models, (matrices_figure, groups_figure, references_figure),
         (
             Table("means over pairs of models, deepest layer",
-                "measure models group value lo hi n null ceiling p held_fixed published", _last_groups),
+                "measure models group value lo hi n null ceiling p held_fixed published", _deepest("groups")),
             Table("pairs, deepest layer", "measure run_a run_b value lo hi null_best ceiling of_ceiling",
                 _few_pairs),
         )),

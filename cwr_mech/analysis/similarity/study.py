@@ -1,5 +1,6 @@
 """Do layers and models represent the cities alike?"""
 
+from functools import partial
 from typing import Annotated
 
 from cwr_mech.analysis.study import (
@@ -99,14 +100,6 @@ def similarity(
             if start is not None:
                 untrained[f"{item.run} {item.layer}"] = Item(start, hook, prompt, place)
     shared = {layer: items for layer, items in by_layer.items() if len(items) == len(sources)}
+    how = partial(similarity_result, cities=cities, draws=draws, seed=seed)
     with stage("comparing", len(shared) * len(chosen), "measures") as advance:
-        return similarity_result(
-            shared,
-            chosen,
-            members(sources),
-            untrained,
-            cities=cities,
-            draws=draws,
-            seed=seed,
-            advance=advance,
-        )
+        return how(shared, chosen, members(sources), untrained, advance=advance)

@@ -53,17 +53,16 @@ def similarity_result(
     first = everything[0].store
     xy = first.xy[first.rows(ids)]
     fixed = {"true map": xy, **token_features(first, ids)}
-    pairs: list[Row] = []
-    references: list[Row] = []
-    groups: list[Row] = []
-    dimensions: list[Row] = []
+    tables: dict[str, list[Row]] = {name: [] for name in ("pairs", "references", "groups", "dimensions")}
     rng = np.random.default_rng([seed, 1])
     for layer, items in layers.items():
         arrays = [item.get(ids) for item in items]
         starts = [(untrained or {}).get(f"{item.run} {layer}") for item in items]
         before = [None if start is None else start.get(ids) for start in starts]
         known = [members[item.run] for item in items]
-        dimensions += [_dimensions(layer, member, x) for member, x in zip(known, arrays, strict=True)]
+        tables["dimensions"] += [
+            _dimensions(layer, member, x) for member, x in zip(known, arrays, strict=True)
+        ]
         for measure in measures:
             matrix, null = np.full((2, len(items), len(items)), np.nan)
             rows: dict[tuple[int, int], Row] = {}
@@ -78,13 +77,14 @@ def similarity_result(
             for cell, row in rows.items():
                 if measure.alike and np.isfinite(most[cell]):
                     row |= {"ceiling": float(most[cell]), "of_ceiling": float(matrix[cell] / most[cell])}
-            pairs += rows.values()
+            tables["pairs"] += rows.values()
             common = {name: prepared(measure, y, len(ids)) for name, y in fixed.items()}
             for item, x, start in zip(items, whole, before, strict=True):
                 own = {} if start is None else {"itself untrained": prepared(measure, start, len(ids))}
-                references += [_reference(measure, layer, item, x, *one) for one in (common | own).items()]
+                beside = (common | own).items()
+                tables["references"] += [_reference(measure, layer, item, x, *one) for one in beside]
             found_groups = group_rows(measure.name, matrix, null, known, rng, has_ceiling=bool(measure.alike))
-            groups += [{"layer": layer, **row} for row in found_groups]
+            tables["groups"] += [{"layer": layer, **row} for row in found_groups]
     return Result(
         kind="similarity",
         params={
@@ -98,13 +98,7 @@ def similarity_result(
             "seed": seed,
         },
         values={"n": int(ids.size), "models": len(members)},
-        tables={
-            "pairs": pairs,
-            "references": references,
-            "groups": groups,
-            "models": [_member(member) for member in members.values()],
-            "dimensions": dimensions,
-        },
+        tables=tables | {"models": [_member(member) for member in members.values()]},
         notes=_notes(members, ids.size),
     )
 
@@ -137,13 +131,8 @@ def _dimensions(layer: int, member: Member, x: Float[np.ndarray, "city p"]) -> R
         counted, dimension = spectrum(x), twonn(x)
     except AnalysisError as error:
         return row | {"reason": error.message}
-    return row | {
-        "effective_rank": counted.effective_rank,
-        "participation": counted.participation,
-        "participation_singular": counted.participation_singular,
-        "twonn": dimension,
-        "p": x.shape[1],
-    }
+    names = ("effective_rank", "participation", "participation_singular")
+    return row | {name: getattr(counted, name) for name in names} | {"twonn": dimension, "p": x.shape[1]}
 
 
 def _reference(
