@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from cwr_mech.analysis.best import best
 from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, NEW, TRAINING, TRUE
 from cwr_mech.render.lines import panels
 from cwr_mech.render.markdown import ends, paragraphs, table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import BASELINE, caption, new_figure, task_look, with_reach
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 MOST_MAPS = 4
 RESOLUTIONS = (50, 100, 200)
@@ -96,15 +97,14 @@ def _arrows(ax: Axes, true: np.ndarray, xy: np.ndarray, colour: str, marker: str
 
 
 def _legend(figure: Figure, tasks: Sequence[str]) -> None:
-    handles = [
-        Line2D([], [], color=task_look(task).colour, marker=task_look(task).marker, linestyle="-", label=task)
-        for task in tasks
-    ]
-    handles.append(Line2D([], [], color="#7a7a7a", marker="+", label="linear probe"))
-    handles.append(
-        Line2D([], [], color="white", marker="*", markeredgecolor="black", markersize=9, label="true")
-    )
+    handles = [_handle(task, task_look(task).marker, task_look(task).colour) for task in tasks]
+    handles.append(_handle("linear probe", "+", "#7a7a7a"))
+    handles.append(_handle("true", "*", "white", markeredgecolor="black", markersize=9))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
+
+
+def _handle(label: str, marker: str, colour: str, **style: Any) -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, label=label, **style)
 
 
 def _map_caption(result: Result, runs: Sequence[str], new: bool) -> str:
@@ -132,19 +132,19 @@ def errors_figure(result: Result) -> Figure:
     figure = new_figure(1.9 + 0.62 * len(labels))
     ax = figure.subplots()
     offsets = np.linspace(-0.33, 0.33, len(names))
+    marks = {name: "P" if name == "probe" else task_look(name).marker for name in names}
     for name, offset in zip(names, offsets, strict=True):
         look = task_look(name)
         for kind, face in ((NEW, look.colour), (TRAINING, "white")):
-            mine = [row for row in rows if row["task"] == name and row["cities"] == kind]
-            mine = [row for row in mine if row["error"] is not None]
+            mine = [row for row in where(rows, task=name, cities=kind) if row["error"] is not None]
             if not mine:
                 continue
             y = np.array([labels.index(row["models"]) for row in mine]) + offset
             x, bars = with_reach(mine, "error", least=1.0)  # a logarithmic axis cannot show less than 0
             ax.errorbar(x, y, xerr=bars, fmt="none", ecolor=look.colour, elinewidth=0.8, alpha=0.6)
-            marker = "P" if name == "probe" else look.marker
+            marker = marks[name]
             ax.plot(x, y, marker, color=look.colour, markerfacecolor=face, linestyle="", markersize=5)
-    chance = [row["error"] for row in result.tables["errors"] if row["answers"] == DEALT]
+    chance = [row["error"] for row in where(result.tables["errors"], answers=DEALT)]
     ax.axvspan(min(chance), max(chance), color=BASELINE, alpha=0.12, linewidth=0)
     for edge in range(1, len(labels)):
         ax.axhline(edge - 0.5, color="#dddddd", linewidth=0.6)
@@ -155,11 +155,7 @@ def errors_figure(result: Result) -> Figure:
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_yticks(range(len(labels)), [_wrapped(label, rows) for label in labels])
     ax.set_xlabel("distance of implied from true coordinates (0.1°)")
-    handles = [
-        Line2D([], [], color=task_look(name).colour, linestyle="", label=name,
-               marker="P" if name == "probe" else task_look(name).marker)
-        for name in names
-    ]  # fmt: skip
+    handles = [_handle(name, marks[name], task_look(name).colour, linestyle="") for name in names]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
     return caption(
         figure,
@@ -171,14 +167,13 @@ def errors_figure(result: Result) -> Figure:
 
 
 def _wrapped(label: str, rows: Sequence[Row]) -> str:
-    n = max(row["n"] for row in rows if row["models"] == label)
+    n = max(row["n"] for row in where(rows, models=label))
     return label.replace("; ", "\n") + f" (n = {n})"
 
 
 def _resolution(result: Result) -> str:
     """The largest error of answers from true coordinates, in words."""
-    rows = [row for row in result.tables["errors"] if row["answers"] == TRUE]
-    worst = max(rows, key=lambda row: row["error"])
+    worst = best(where(result.tables["errors"], answers=TRUE), "error")
     return f"at most {number(worst['error'], 2)} ({worst['task']})"
 
 
@@ -205,49 +200,38 @@ MOST_TOLD = 4
 def error_lines(result: Result) -> list[Row]:
     """A row for each run (controls come last) and task: new cities beside training cities."""
     rows = result.tables["errors"]
-    new = {_key(row): row for row in rows if row["cities"] == NEW}
+    new = groups(where(rows, cities=NEW), "run", "answers", "task")
     runs = [*result.params["runs"], None]
     lines = []
-    for row in sorted(rows, key=lambda row: runs.index(row["run"])):
-        if row["cities"] == TRAINING:
-            mine = new.get(_key(row), {})
-            line: Row = {"run": row["run"] or row["answers"], "task": row["task"]}
-            if row["layer"]:
-                line["task"] += f", {row['layer']}"
-            line |= {"error": mine.get("error"), "radius": mine.get("radius", row["radius"])}
-            line |= {end: mine.get(end) if row["run"] else None for end in ("lo", "hi")}
-            lines.append(line | {"training": row["error"]})
+    for row in sorted(where(rows, cities=TRAINING), key=lambda row: runs.index(row["run"])):
+        (mine,) = new.get((row["run"], row["answers"], row["task"]), [{}])
+        task = f"{row['task']}, {row['layer']}" if row["layer"] else row["task"]
+        line = {"run": row["run"] or row["answers"], "task": task}
+        line |= {"error": mine.get("error"), "radius": mine.get("radius", row["radius"])}
+        line |= {end: mine.get(end) if row["run"] else None for end in ("lo", "hi")}
+        lines.append(line | {"training": row["error"]})
     return lines
-
-
-def _key(row: Row) -> tuple[str | None, str, str]:
-    return row["run"], row["answers"], row["task"]
 
 
 def index_groups(result: Result) -> list[Row]:
     """Divergence index against all other tasks for each kind of model."""
-    rows = [row for row in result.tables["divergence_groups"] if row["task"] == ALL_OTHERS]
-    return [
-        {"models": models, "n": mine[0]["n"]}
-        | {row["measure"]: row["value"] for row in mine}
-        | {f"{row['measure']}_{end}": row[end] for row in mine for end in ("lo", "hi")}
-        for models, mine in groups(rows, "models").items()
-    ]
+    rows = where(result.tables["divergence_groups"], task=ALL_OTHERS)
+    return [_wide(models, mine, "value", "measure") for models, mine in groups(rows, "models").items()]
+
+
+def _wide(models: str, rows: Sequence[Row], value: str, *by: str) -> Row:
+    """Rows about one kind of model as one: a value and its interval for each of the words in columns `by`."""
+    line = {"models": models, "n": rows[0]["n"]}
+    for row in rows:
+        name = "_".join(row[column] for column in by)
+        line |= {name: row[value], f"{name}_lo": row["lo"], f"{name}_hi": row["hi"]}
+    return line
 
 
 def group_lines(result: Result) -> list[Row]:
     """A row for each kind of model, a column of new and one of training cities for each task."""
-    return [
-        {"models": models, "n": mine[0]["n"]}
-        | {f"{row['task']}_{row['cities']}": row["error"] for row in mine}
-        | {
-            f"{row['task']}_{NEW}_{end}": row[end]
-            for row in mine
-            if row["cities"] == NEW
-            for end in ("lo", "hi")
-        }
-        for models, mine in groups(result.tables["groups"], "models").items()
-    ]
+    kinds = groups(result.tables["groups"], "models")
+    return [_wide(models, mine, "error", "task", "cities") for models, mine in kinds.items()]
 
 
 def locating(result: Result) -> str:
@@ -263,11 +247,10 @@ def locating(result: Result) -> str:
         heads = {"error": "new cities", "interval": "95 % over cities", "task": "by answers to"}
         parts.append(table_of(error_lines(result), "run task error interval radius training", **heads))
     else:
-        for kind in (NEW, TRAINING):
+        for kind, end in ((NEW, "~"), (TRAINING, "")):
             heads = {f"{task}_{kind}": task for task in tasks}
-            told = table_of(
-                group_lines(result), f"models n {' '.join(f'{name}~' for name in heads)}", **heads
-            )
+            columns = " ".join(f"{name}{end}" for name in heads)
+            told = table_of(group_lines(result), f"models n {columns}", **heads)
             parts += [f"Means over models, {kind} cities:", told]
     if few and (index := result.tables["divergence"]):
         told = table_of(index, "run trained task index~ control excess~", task="other task")
@@ -300,11 +283,9 @@ def placed(result: Result) -> str:
         )
     told = []
     for run in result.params["runs"]:
-        mine = [row for row in error_lines(result) if row["run"] == run and row["task"] in tasks]
-        errors = ", ".join(
-            f"{row['task']} {number(row['error'])} ({number(row['training'])})" for row in mine
-        )
-        told.append(f"{run}: {errors}")
+        mine = [row for row in where(error_lines(result), run=run) if row["task"] in tasks]
+        errors = [f"{row['task']} {number(row['error'])} ({number(row['training'])})" for row in mine]
+        told.append(f"{run}: {', '.join(errors)}")
     return (
         "Mean distance of implied from true coordinates, in tenths of a degree, of new cities (training "
         f"cities) by answers to each task: {'; '.join(told)}."

@@ -8,6 +8,7 @@ A linear probe fitted on the partners shows where the cities stand for a reader 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -78,9 +79,8 @@ class Survey:
             raise AnalysisError(f"{questions} questions cannot locate a city", "ask 4 or more")
         self.world, self.questions, self.seed, self.draws = world, questions, seed, draws
         self.cities: Cities = choose_cities(world, seed)
-        self.asked = {
-            task: draw_questions(world, self.cities, task, questions, seed) for task in in_order(tasks)
-        }
+        ask = partial(draw_questions, world, self.cities, n=questions, seed=seed)
+        self.asked = {task: ask(task) for task in in_order(tasks)}
 
     @property
     def answers(self) -> int:
@@ -99,13 +99,12 @@ class Survey:
             read[task] = np.isfinite(given).mean(axis=1)
         return Located(implied, read, self.world.xy[self.cities.rows].astype(np.float64))
 
-    def model(self, model: HookedQwen2, advance: Callable[[int], object] | None = None) -> Located:
+    def model(self, model: HookedQwen2, advance: Callable[[int], object] = lambda n: None) -> Located:
         """`locate` by a model's answers; `advance(n)` is called after every n answers."""
 
         def answer(asked: Asked) -> Float[np.ndarray, "city question"]:
             found = ask(model, self.world, asked)
-            if advance:
-                advance(found.size)
+            advance(found.size)
             return found
 
         return self.locate(answer)
@@ -153,7 +152,7 @@ def label_of(run: Run) -> str:
 
 
 def locate_result(
-    runs: Sequence[Run], survey: Survey, *, advance: Callable[[int], object] | None = None
+    runs: Sequence[Run], survey: Survey, *, advance: Callable[[int], object] = lambda n: None
 ) -> Result:
     """Ask runs of one world the same questions and find where their answers put the cities.
 
@@ -179,22 +178,13 @@ def locate_result(
         probes[run.name] = survey.probe(model)
     if not any(one.implied for one in found.values()):
         raise AnalysisError("no answer can be read", "ask for tasks that the runs were trained on")
-    tables = _tables(runs, survey, found, probes)
+    is_new, partners = survey.cities.is_new, len(survey.cities.partners)
     return Result(
         kind="locate",
-        params={
-            "runs": [run.name for run in runs],
-            "tasks": list(survey.asked),
-            "questions": survey.questions,
-            "seed": survey.seed,
-            "draws": survey.draws,
-        },
-        values={
-            "n_new": int(survey.cities.is_new.sum()),
-            "n_training": int((~survey.cities.is_new).sum()),
-            "n_partners": len(survey.cities.partners),
-        },
-        tables=tables,
+        params={"runs": [run.name for run in runs], "tasks": list(survey.asked)}
+        | {name: getattr(survey, name) for name in ("questions", "seed", "draws")},
+        values={"n_new": int(is_new.sum()), "n_training": int((~is_new).sum()), "n_partners": partners},
+        tables=_tables(runs, survey, found, probes),
         arrays=_arrays(runs, survey, found, probes),
         notes=_notes(survey, found),
     )
@@ -219,9 +209,8 @@ def _tables(
         tables["errors"] += error_rows(about, distance, None, survey.cities.is_new)
         if run.parent is not None:
             errors = {task: found[run.name].errors(task) for task in found[run.name].implied}
-            tables["divergence"] += divergence_rows(
-                {"run": run.name}, errors, run.config.data.tasks, survey.cities.is_new, rng
-            )
+            head, trained = {"run": run.name}, run.config.data.tasks
+            tables["divergence"] += divergence_rows(head, errors, trained, survey.cities.is_new, rng)
     labels = {run.name: label_of(run) for run in runs}
     tables["models"] = [
         {"run": run.name, "models": labels[run.name], "base": run.parent, "seed": run.config.train.seed}

@@ -7,6 +7,7 @@ differ in what their answers can tell, so the same number for training cities st
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -28,9 +29,9 @@ def kinds(is_new: Bool[np.ndarray, " city"]) -> list[tuple[str, Bool[np.ndarray,
     return [(name, mask) for name, mask in ((NEW, is_new), (TRAINING, ~is_new)) if mask.any()]
 
 
-def mean_columns(values: Sequence[float], unit: str, name: str = "value") -> Row:
+def mean_columns(values: Float[np.ndarray, " n"], unit: str, name: str = "value") -> Row:
     """Mean of the finite `values` and its 95 % interval (Student's t over `unit`); None without any."""
-    finite = np.array([value for value in values if np.isfinite(value)])
+    finite = values[np.isfinite(values)]
     if not finite.size:
         return {name: None, "lo": None, "hi": None}
     found = mean_interval(finite, unit=unit)
@@ -45,16 +46,12 @@ def error_rows(
 ) -> list[Row]:
     """Mean distance from the true coordinates for each kind of city, 95 % over cities, and the mean radius
     that holds 95 % of the coordinates implied by resampled questions."""
-    return [
-        about
-        | {"cities": kind, "n": int(mask.sum())}
-        | mean_columns(errors[mask].tolist(), "city", "error")
-        | {
-            "median": float(np.median(errors[mask])),
-            "radius": None if radius is None else float(radius[mask].mean()),
-        }
-        for kind, mask in kinds(is_new)
-    ]
+    rows = []
+    for kind, mask in kinds(is_new):
+        row = about | {"cities": kind, "n": int(mask.sum())} | mean_columns(errors[mask], "city", "error")
+        wide = None if radius is None else float(radius[mask].mean())
+        rows.append(row | {"median": float(np.median(errors[mask])), "radius": wide})
+    return rows
 
 
 def curve_rows(
@@ -72,17 +69,13 @@ def pair_rows(
     about: Row, implied: Mapping[str, Float[np.ndarray, "city 2"]], is_new: Bool[np.ndarray, " city"]
 ) -> list[Row]:
     """Mean distance between the coordinates that two tasks imply for the same city, 95 % over cities."""
-    names = list(implied)
-    return [
-        about
-        | {"cities": kind, "first": first, "second": second}
-        | mean_columns(
-            np.linalg.norm(implied[first] - implied[second], axis=1)[mask].tolist(), "city", "distance"
-        )
-        for i, first in enumerate(names)
-        for second in names[i + 1 :]
-        for kind, mask in kinds(is_new)
-    ]
+    rows = []
+    for first, second in combinations(implied, 2):
+        apart = np.linalg.norm(implied[first] - implied[second], axis=1)
+        for kind, mask in kinds(is_new):
+            row = about | {"cities": kind, "first": first, "second": second}
+            rows.append(row | mean_columns(apart[mask], "city", "distance"))
+    return rows
 
 
 def divergence_rows(
@@ -135,11 +128,9 @@ def group_rows(
     labels: run -> label. Rows of runs without a label are left out.
     """
     labelled = [row | {"models": labels[row["run"]]} for row in rows if row["run"] in labels]
-    return [
-        dict(zip(("models", *by), key, strict=True))
-        | {"n": len(found)}
-        | mean_columns(
-            [np.nan if row[value] is None else row[value] for row in found], "model", name or value
-        )
-        for key, found in groups(labelled, "models", *by).items()
-    ]
+    means = []
+    for key, found in groups(labelled, "models", *by).items():
+        values = np.array([row[value] for row in found], dtype=np.float64)  # None is NaN
+        about = dict(zip(("models", *by), key, strict=True)) | {"n": len(found)}
+        means.append(about | mean_columns(values, "model", name or value))
+    return means

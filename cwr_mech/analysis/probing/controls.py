@@ -48,13 +48,16 @@ def region_scores(
     xy: Float[np.ndarray, "city 2"],
     region: np.ndarray,
     decoded: Float[np.ndarray, "city 2"],
-) -> tuple[list[Row], float]:
-    """A row for each region, and the R2 over all cities when each is decoded without its region.
+) -> tuple[list[Row], float | None]:
+    """A row for each region, and the R2 over all cities when each is decoded without its region; nothing in a
+    world of one region.
 
     `decoded`: held-out places by random folds. Errors in tenths of a degree: with the region's other cities
     in the training set (`error`), with the whole region held out (`error_held_out`), and of the mean place of
-    all other regions (`error_constant`). Raises AnalysisError when there is one region only.
+    all other regions (`error_constant`).
     """
+    if len(set(region.tolist())) < 2:
+        return [], None
     fold = region_folds(region)
     without = cross_decode(x, xy[None], fold)[0]
     inside, outside = place_errors(decoded, xy), place_errors(without, xy)
@@ -95,16 +98,10 @@ def learning_curve(
             test, train = order[:n_test], order[n_test : n_test + size]
             probe = Decomposed(x[train]).best(xy[train])
             found.append(score(probe.predict(x[test]), xy[test]))
-        r2 = [one.r2 for one in found]
-        median = float(np.mean([one.error_median for one in found]))
+        r2, medians = [one.r2 for one in found], [one.error_median for one in found]
         rows.append(
-            {
-                "n_train": size,
-                "r2": float(np.mean(r2)),
-                "r2_lowest": min(r2),
-                "r2_highest": max(r2),
-                "error_median": median,
-            }
+            {"n_train": size, "r2": float(np.mean(r2)), "r2_lowest": min(r2), "r2_highest": max(r2)}
+            | {"error_median": float(np.mean(medians))}
         )
     return rows
 
@@ -132,11 +129,8 @@ def nonlinear_decode(
             raise AnalysisError("more than half of the pairs of cities have the same features")
         best = np.full(len(places), np.inf)
         for width in WIDTHS:
-            bumps = Nystroem(
-                gamma=1 / (2 * (width * scale) ** 2),
-                n_components=min(len(train), LANDMARKS),
-                random_state=seed,
-            ).fit(train)
+            gamma, most = 1 / (2 * (width * scale) ** 2), min(len(train), LANDMARKS)
+            bumps = Nystroem(gamma=gamma, n_components=most, random_state=seed).fit(train)
             features, seen = Decomposed(_bumpy(bumps, train, scale)), _bumpy(bumps, x[test], scale)
             for draw, targets in enumerate(places[:, ~test]):
                 probe, errors = features.judged(targets)

@@ -9,7 +9,7 @@ from cwr_mech.render.lines import line
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.render.shown import plot
 from cwr_mech.render.style import BASELINE, caption, floats, new_figure, task_look
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Result, Row, groups, where
 
 R2_FLOOR = -0.5
 
@@ -56,7 +56,7 @@ def probe_layers_figure(result: Result) -> Figure:
     there, lo, hi, control_r2_untrained, control_r2_digits; params `map` (only its site is drawn).
     """
     site = result.params["map"]["site"]
-    table = [row for row in result.tables["layers"] if row["site"] == site]
+    table = where(result.tables["layers"], site=site)
     layers = sorted({(row["layer"], row["hook"]) for row in table})
     spots = {layer: index for index, (layer, _) in enumerate(layers)}
     figure = new_figure(3.6)
@@ -97,27 +97,32 @@ def _controls(ax: Axes, table: list[Row], spots: dict[int, int]) -> None:
     for column, (label, style) in CONTROLS.items():
         means = []
         for layer in spots:
-            cells = floats([row.get(column) for row in table if row["layer"] == layer])
+            cells = floats([row.get(column) for row in where(table, layer=layer)])
             means.append(np.nanmean(cells) if np.isfinite(cells).any() else np.nan)
         if np.isfinite(means).any():
-            ax.plot(
-                list(spots.values()),
-                np.maximum(means, R2_FLOOR),
-                color=BASELINE,
-                ls=style,
-                lw=1.2,
-                label=label,
-            )
+            drawn = np.maximum(means, R2_FLOOR)
+            ax.plot(list(spots.values()), drawn, color=BASELINE, ls=style, lw=1.2, label=label)
 
 
-SURFACING = (
-    ("variance", "share of variance"),
-    ("r2", "R² of the map on them alone"),
-    ("alignment", "share of the probe inside them"),
-)
-
-
+SURFACING = {
+    "variance": "share of variance",
+    "r2": "R² of the map on them alone",
+    "alignment": "share of the probe inside them",
+}
 MARKERS = ("o", "s", "^", "v", "D", "X", "P")
+
+
+def _component_panels(height: float, least: float) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each column of SURFACING over the first k components, from `least` upwards."""
+    figure = new_figure(height)
+    axes = dict(zip(SURFACING, figure.subplots(1, len(SURFACING), sharey=True), strict=True))
+    for column, ax in axes.items():
+        ax.set_xscale("log", base=2)
+        ax.set_ylim(least, 1.05)
+        ax.set_xlabel("first k components")
+        ax.set_title(SURFACING[column])
+        ax.grid(axis="y")
+    return figure, axes
 
 
 @plot("What the first components carry", "surfacing")
@@ -126,23 +131,16 @@ def surfacing_figure(result: Result) -> Figure:
 
     Reads table `surfacing` {layer, task, k, variance, r2, alignment, alignment_random}.
     """
-    rows = [row for row in result.tables["surfacing"] if row["task"] == result.params["best"]["task"]]
-    layers = list(dict.fromkeys(row["layer"] for row in rows))
-    figure = new_figure(2.8)
-    axes = figure.subplots(1, 3, sharey=True)
+    rows = where(result.tables["surfacing"], task=result.params["best"]["task"])
+    layers = groups(rows, "layer")
+    figure, axes = _component_panels(2.8, least=-0.05)
     shades = [str(shade) for shade in np.linspace(0.7, 0.0, len(layers))]
-    for ax, (column, title) in zip(axes, SURFACING, strict=True):
-        for layer, shade in zip(layers, shades, strict=True):
-            mine = [row for row in rows if row["layer"] == layer]
+    for column, ax in axes.items():
+        for (layer, mine), shade in zip(layers.items(), shades, strict=True):
             line(ax, mine, "k", column, marker="o", color=shade, label=layer_name(layer))
         if column == "alignment":
             line(ax, mine, "k", "alignment_random", ls=":", color=BASELINE, label="random directions")
-        ax.set_xscale("log", base=2)
-        ax.set_ylim(-0.05, 1.05)
-        ax.set_xlabel("first k components")
-        ax.set_title(title)
-        ax.grid(axis="y")
-    axes[2].legend()
+            ax.legend()
     return caption(
         figure,
         f"n = {result.values['n']} cities, prompt {result.params['best']['task']}; R² on held-out cities, "
@@ -159,29 +157,21 @@ def surfacing_tasks_figure(result: Result) -> Figure:
     and `by_tasks` {layer, n_tasks, k, models, variance, ..._lo, ..._hi}; values `n`.
     """
     layer = max(row["layer"] for row in result.tables["components"])
-    single = [row for row in result.tables["components"] if row["layer"] == layer]
-    means = [row for row in result.tables["by_tasks"] if row["layer"] == layer]
+    single, means = (where(result.tables[name], layer=layer) for name in ("components", "by_tasks"))
     counts = sorted({row["n_tasks"] for row in means})
     shades = [str(shade) for shade in np.linspace(0.65, 0.0, len(counts))]
-    figure = new_figure(3.2)
-    axes = figure.subplots(1, 3, sharey=True)
-    for ax, (column, title) in zip(axes, SURFACING, strict=True):
+    figure, axes = _component_panels(3.2, least=-0.15)
+    for column, ax in axes.items():
         for mine in groups(single, "run").values():
             line(ax, mine, "k", column, color=shades[counts.index(mine[0]["n_tasks"])], lw=0.5)
         for count, shade, marker in zip(counts, shades, MARKERS, strict=False):
-            mine = [row for row in means if row["n_tasks"] == count]
+            mine = where(means, n_tasks=count)
             label = f"{count} task{'s' if count > 1 else ''}, {mine[0]['models']} model(s)"
             line(ax, mine, "k", column, caps=2, marker=marker, color=shade, label=label)
         control = {"r2": "r2_shuffled", "alignment": "alignment_random"}.get(column)
         if control:
-            first = [row for row in single if row["run"] == single[0]["run"]]
-            line(ax, first, "k", control, ls=":", color=BASELINE)
-        ax.set_xscale("log", base=2)
-        ax.set_ylim(-0.15, 1.05)
-        ax.set_xlabel("first k components")
-        ax.set_title(title)
-        ax.grid(axis="y")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+            line(ax, where(single, run=single[0]["run"]), "k", control, ls=":", color=BASELINE)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return caption(
         figure,
         f"n = {result.values['n']} cities, {layer_name(layer)}. Bars: 95 % over models; thin lines: single "

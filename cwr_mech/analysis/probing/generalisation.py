@@ -25,7 +25,6 @@ from cwr_mech.analysis.probing.probe import (
 )
 from cwr_mech.analysis.selection import Item, run_label, token_features
 from cwr_mech.analysis.stats.ridge import Decomposed
-from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
 
 
@@ -79,7 +78,7 @@ def readout_result(
         ols = cross_decode(x, xy[None], fold, method="ols", decomposed=decomposed)[0]
         bent, chance = nonlinear_decode(x, np.stack([xy, shuffled]), fold, seed=seed)
         bits, uniform = code_length(x, xy, rng)
-        held_out, r2_regions = _regions(x, xy, region, decoded)
+        held_out, r2_regions = region_scores(x, xy, region, decoded)
         prompts.append(
             item.columns
             | {"r2": score(decoded, xy).r2, "r2_ols": score(ols, xy).r2}
@@ -112,13 +111,8 @@ def readout_result(
             "new_error_lowest": min(means, default=None),
             "new_error_highest": max(means, default=None),
         },
-        tables={
-            "prompts": prompts,
-            "regions": regions,
-            "learning": learning,
-            "published": list(PROBES),
-            **({"new": new} if new else {}),
-        },
+        tables={"prompts": prompts, "regions": regions, "learning": learning, "published": list(PROBES)}
+        | ({"new": new} if new else {}),
         arrays={"transfer": transfer, "prompts": np.array(list(places))},
         notes=[
             "Code length: bits for both coordinates of a city to a tenth of a degree, sent in doubling "
@@ -128,14 +122,3 @@ def readout_result(
             "Nonlinear: RBF kernel ridge regression, its width and penalty chosen inside the training folds.",
         ],
     )
-
-
-def _regions(
-    x: np.ndarray, xy: np.ndarray, region: np.ndarray, decoded: np.ndarray
-) -> tuple[list[Row], float | None]:
-    try:
-        rows, r2 = region_scores(x, xy, region, decoded)
-    except AnalysisError:
-        # A world of one region: there is nothing to hold out.
-        return [], None
-    return rows, r2

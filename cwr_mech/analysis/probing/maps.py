@@ -49,11 +49,9 @@ def map_figure(result: Result) -> Figure:
         way = decoded[rows] - true[rows]
         axes[1].quiver(*true[rows].T, *way.T, color=colour, width=width, **ARROWS)
     for ax in axes:
-        ax.set_xlim(low[0] - reach[0], high[0] + reach[0])
-        ax.set_ylim(low[1] - reach[1], high[1] + reach[1])
-        ax.set_aspect("equal")
+        ends = np.stack([low - reach, high + reach], axis=1)
+        ax.set(xlim=ends[0], ylim=ends[1], aspect="equal", ylabel="y (0.1° of latitude)")
         ax.grid(True)
-        ax.set_ylabel("y (0.1° of latitude)")
     axes[1].set_xlabel("x (0.1° of longitude)")
     _legend(figure, looks)
     return caption(figure, _map_caption(result, (low - reach, high + reach)))
@@ -139,16 +137,10 @@ def _scatter(
                 ax.scatter(*points[rows].T, zorder=3 if marker == "*" else 2, **style)
 
 
-def _legend(figure: Figure, looks: dict[str, Look], columns: int = 7) -> None:
+def _legend(figure: Figure, looks: dict[str, Look]) -> None:
     handles: Sequence[Line2D] = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=5, label=name)
         for name, look in looks.items()
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=columns,
-        handletextpad=0.1,
-        columnspacing=0.9,
-        fontsize=7.5,
-    )
+    style: dict[str, Any] = {"handletextpad": 0.1, "columnspacing": 0.9, "fontsize": 7.5}
+    figure.legend(handles=handles, loc="outside upper center", ncols=7, **style)

@@ -49,7 +49,9 @@ def places_result(
     """
     first = states[0].store
     for state in states[1:]:
-        _same_shape(state, states[0], hooks, tasks)
+        if missing := [*set(hooks) - set(state.store.hooks), *set(tasks) - set(state.store.tasks)]:
+            told = f"{state.run} has no {missing[0]}, which {states[0].run} has"
+            raise AnalysisError(told, "name what both have")
     ids = shared_ids([state.store for state in states], "all")
     rows = first.rows(ids)
     xy, is_new = first.xy[rows].astype(float), first.is_new[rows]
@@ -100,12 +102,6 @@ def places_result(
     )  # fmt: skip
 
 
-def _same_shape(state: State, first: State, hooks: Sequence[str], tasks: Sequence[str]) -> None:
-    missing = [*set(hooks) - set(state.store.hooks), *set(tasks) - set(state.store.tasks)]
-    if missing:
-        raise AnalysisError(f"{state.run} has no {missing[0]}, which {first.run} has", "name what both have")
-
-
 @plot("The map by layer and checkpoint")
 def states_figure(result: Result) -> Figure:
     """R2 of held-out cities, a row for each model and checkpoint, a column for each layer, a panel a prompt.
@@ -133,6 +129,10 @@ def states_figure(result: Result) -> Figure:
 
 
 MOST_PANELS = 8
+HEADS = {
+    "run": "model", "task": "prompt", "layer": "best layer", "r2_shuffled": "R², shuffled places",
+    "error_mean": "mean error", "error_new": "new cities",
+}  # fmt: skip
 
 
 def text(result: Result) -> str:
@@ -142,14 +142,5 @@ def text(result: Result) -> str:
     return paragraphs(
         f"In {last['run']} at step {last['step']} held-out cities decode with an R² of "
         f"{number(last['r2'])}, {number(last['error_mean'])} from their true places on average.",
-        table_of(
-            rows,
-            "run step task layer r2 r2_shuffled error_mean error_new",
-            run="model",
-            task="prompt",
-            layer="best layer",
-            r2_shuffled="R², shuffled places",
-            error_mean="mean error",
-            error_new="new cities",
-        ),
+        table_of(rows, "run step task layer r2 r2_shuffled error_mean error_new", **HEADS),
     )

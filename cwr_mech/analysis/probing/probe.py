@@ -33,18 +33,11 @@ class ProbeScore:
     error_median: float
     n: int
 
-    def row(self) -> dict[str, float | int]:
-        """The score as columns of a tidy table."""
-        return asdict(self)
-
 
 def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> ProbeScore:
     """Score decoded places. R2 is NaN where all true coordinates are the same."""
-    r2, r2_x, r2_y = (
-        r_squared(decoded, xy),
-        r_squared(decoded[:, :1], xy[:, :1]),
-        r_squared(decoded[:, 1:], xy[:, 1:]),
-    )
+    both, x, y = slice(None), slice(1), slice(1, None)
+    r2, r2_x, r2_y = (r_squared(decoded[:, axes], xy[:, axes]) for axes in (both, x, y))
     if not np.isfinite(r2_x + r2_y):
         r2 = r2_x = r2_y = float("nan")
     errors = place_errors(decoded, xy)
@@ -218,12 +211,11 @@ def probe(
     for places in (xy[train], random[train]):
         own = features.best(places) if method == "ridge" else features.fit(places)
         fitted.append(score(own.predict(x[train]), places).r2)
+    by_chance = [score(seen, places).r2 for seen, places in zip(decoded[2:], shuffled, strict=True)]
     return Probe(
         decoded=decoded[0],
         score=score(decoded[0], xy),
-        shuffled=np.array(
-            [score(seen, places).r2 for seen, places in zip(decoded[2:], shuffled, strict=True)]
-        ),
+        shuffled=np.array(by_chance),
         random_held_out=score(decoded[1], random).r2,
         random_fitted=fitted[1],
         fitted=fitted[0],

@@ -8,7 +8,7 @@ from cwr_mech.analysis.probing.places import text as places
 from cwr_mech.render.markdown import paragraphs, table_of
 from cwr_mech.render.numbers import layer_name, number
 from cwr_mech.render.shown import Show, Table, by_kind
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Result, Row, groups, where
 
 
 def probes(result: Result) -> str:
@@ -22,13 +22,10 @@ def probes(result: Result) -> str:
             f"At its best layer every prompt reaches an R² of at least {least} on held-out cities; with "
             f"shuffled places the same probe reaches at most {null}. Errors are in tenths of a degree."
         )
-    columns = "task layer hook r2 interval error_mean error_median"
-    controls = "control_r2_shuffled selectivity control_r2_digits control_r2_tokens control_r2_untrained"
-    parts.append(
-        table_of(
-            rows, f"{columns} {controls}", task="prompt", layer="best layer", interval="95 % over cities"
-        )
-    )
+    columns = "task layer hook r2 interval error_mean error_median control_r2_shuffled selectivity "
+    columns += "control_r2_digits control_r2_tokens control_r2_untrained"
+    heads = {"task": "prompt", "layer": "best layer", "interval": "95 % over cities"}
+    parts.append(table_of(rows, columns, **heads))
     if result.tables.get("new"):
         parts.append(_new_cities(result))
     return paragraphs(*parts)
@@ -56,20 +53,16 @@ def generalises(result: Result) -> str:
 
 def readout(result: Result) -> str:
     """Kinds of probe by prompt, regions, spread of new cities over prompts, and the paper's values."""
-    columns = "task layer r2 r2_ols r2_nonlinear r2_nonlinear_shuffled r2_regions_held_out"
-    parts = [
-        table_of(
-            result.tables["prompts"], f"{columns} bits bits_shuffled bits_digits bits_uniform", task="prompt"
-        )
-    ]
-    first = result.tables["prompts"][0]["task"]
-    if regions := [row for row in result.tables["regions"] if row["task"] == first]:
+    prompts = result.tables["prompts"]
+    columns = "task layer r2 r2_ols r2_nonlinear r2_nonlinear_shuffled r2_regions_held_out bits "
+    parts = [table_of(prompts, f"{columns} bits_shuffled bits_digits bits_uniform", task="prompt")]
+    first = prompts[0]["task"]
+    if regions := where(result.tables["regions"], task=first):
         columns = "region n error error_held_out error_constant"
         parts += [f"Errors by region, prompt {first}:", table_of(regions, columns, n="cities")]
     if new := result.tables.get("new"):
-        mean, spread, low, high = (
-            number(result.values[f"new_error{end}"]) for end in ("", "_deviation", "_lowest", "_highest")
-        )
+        ends = ("", "_deviation", "_lowest", "_highest")
+        mean, spread, low, high = (number(result.values[f"new_error{end}"]) for end in ends)
         parts += [
             "New cities by a probe fitted on training cities, each prompt at its best layer. Over "
             f"{len(new)} prompts: mean {mean}, deviation {spread}, from {low} to {high} tenths of a degree.",
@@ -83,15 +76,9 @@ def readout(result: Result) -> str:
 def surfacing(result: Result) -> str:
     """Means by number of tasks at the deepest layer, the trend, and every model at a few k."""
     layer = max(row["layer"] for row in result.tables["components"])
-    by_tasks, trend, rows = (
-        [row for row in result.tables[name] if row["layer"] == layer and row["k"] in SHOWN_KS]
-        for name in ("by_tasks", "trend", "components")
-    )
-    heads = {
-        "variance": "share of variance",
-        "r2": "R² on them alone",
-        "alignment": "share of the probe inside",
-    }
+    by_tasks, trend, rows = (_deepest(result, name) for name in ("by_tasks", "trend", "components"))
+    heads = {"variance": "share of variance", "r2": "R² on them alone"}
+    heads["alignment"] = "share of the probe inside"
     parts = [f"{layer_name(layer)}, means over models with 95 % intervals:"]
     parts.append(table_of(by_tasks, "n_tasks models k variance~ r2~ alignment~", **heads))
     if trend:
@@ -112,17 +99,14 @@ def _best(result: Result) -> list[Row]:
 
 def _new(result: Result) -> list[Row]:
     """Held-out cities at each prompt's best-decodable layer, in the order of the prompts."""
-    where = ("task", "layer", "site")
-    new = {tuple(row[name] for name in where): row for row in result.tables.get("new", [])}
-    at_best = [tuple(row[name] for name in where) for row in _best(result)]
-    return [new[place] for place in at_best if place in new]
+    new = groups(result.tables.get("new", []), "task", "layer", "site")
+    return [row for place in groups(_best(result), "task", "layer", "site") for row in new.get(place, [])]
 
 
-def _deepest(result: Result) -> list[Row]:
-    """The first few k at the deepest layer."""
-    rows = result.tables["components"]
-    last = max(row["layer"] for row in rows)
-    return [row for row in rows if row["layer"] == last and row["k"] in SHOWN_KS]
+def _deepest(result: Result, table: str = "components") -> list[Row]:
+    """The rows of a table about a few k at the deepest layer."""
+    last = max(row["layer"] for row in result.tables["components"])
+    return [row for row in where(result.tables[table], layer=last) if row["k"] in SHOWN_KS]
 
 
 def _best_of_states(result: Result) -> list[Row]:

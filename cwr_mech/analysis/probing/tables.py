@@ -41,8 +41,11 @@ def probe_result(
     """
     known = TrainingCities.of([store], folds=folds, seed=seed)
     ids, xy, fold = known.ids, known.xy, known.fold
-    tokens = [*token_features(store, ids).values()][-1]
-    by_tokens = score(cross_decode(tokens, xy[None], fold, method=method)[0], xy)
+
+    def r2(x: Float[np.ndarray, "city p"]) -> float:
+        return score(cross_decode(x, xy[None], fold, method=method)[0], xy).r2
+
+    by_tokens = r2([*token_features(store, ids).values()][-1])
     layers: list[Row] = []
     new: list[Row] = []
     best: tuple[float, Item, Probe] | None = None
@@ -56,8 +59,8 @@ def probe_result(
                 **item.columns,
                 **found.columns,
                 **interval.ends,
-                f"control_r2_{'tokens' if store.reads_text else 'digits'}": by_tokens.r2,
-                "control_r2_untrained": _untrained(untrained, item, ids, xy, fold, method),
+                f"control_r2_{'tokens' if store.reads_text else 'digits'}": by_tokens,
+                "control_r2_untrained": r2(untrained.get(*_key(item), ids)) if untrained else None,
                 "n_test": len(ids),
             }
         )
@@ -88,19 +91,6 @@ def probe_result(
 
 def _key(item: Item) -> tuple[str, str, str]:
     return item.hook, item.task, item.site
-
-
-def _untrained(
-    untrained: ActivationStore | None,
-    item: Item,
-    ids: Int[np.ndarray, "city"],
-    xy: Float[np.ndarray, "city 2"],
-    fold: Int[np.ndarray, "city"],
-    method: Method,
-) -> float | None:
-    if untrained is None:
-        return None
-    return score(cross_decode(untrained.get(*_key(item), ids), xy[None], fold, method=method)[0], xy).r2
 
 
 def _map(
