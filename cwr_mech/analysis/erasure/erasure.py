@@ -23,13 +23,14 @@ from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.bases import random_basis, random_basis_like
 from cwr_mech.analysis.probing.probe import score
 from cwr_mech.analysis.stats.intervals import bootstrap
+from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import answer_rows
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result
+from cwr_mech.results import Result, Row, groups
 from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.world.cities import World
@@ -94,11 +95,10 @@ def city_sites(task: str, n_cities: int, id_digits: int) -> list[Mention]:
     found = spans(task, n_cities, id_digits)
     sites = []
     for city in range(1, n_cities + 1):
-        closing = "closing" if city == n_cities else f"delimiter{city}"
-        sites += [
-            Mention(f"city{city}_last", found[f"city{city}_last"].start, city - 1),
-            Mention(closing, found[f"delimiter{city}"].start, city - 1),
-        ]
+        last, delimiter = f"city{city}_last", f"delimiter{city}"
+        closing = "closing" if city == n_cities else delimiter
+        for name, span in ((last, last), (closing, delimiter)):
+            sites.append(Mention(name, found[span].start, city - 1))
     return sites
 
 
@@ -142,11 +142,8 @@ def erased(
         spans(task, size, id_digits)["equals"].stop: city_sites(task, size, id_digits)
         for size in range(definition.n_min, definition.n_max + 1)
     }
-    dtype, device = model.W_E.dtype, model.W_E.device
     ready = {
-        name: tuple(
-            torch.from_numpy(part).to(dtype=dtype, device=device) for part in (one.mean, one.right, one.left)
-        )
+        name: [torch.from_numpy(part).to(model.W_E) for part in (one.mean, one.right, one.left)]
         for name, one in erasers.items()
     }
 
@@ -185,7 +182,7 @@ def erase_task(
     n_test: int,
     seed: int,
     draws: int = 400,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows (one a condition) of what `task` loses when the map is erased after block `layer`.
 
     `loss_clean`, `loss_erased`: mean error or share of wrong labels on `n_test` test questions about old
@@ -220,9 +217,7 @@ def erase_task(
                 "loss_clean": float(clean.mean()),
                 "loss_erased": float(after.mean()),
                 "loss_constant": worst,
-                "lost": interval.value,
-                "lost_lo": interval.lo,
-                "lost_hi": interval.hi,
+                **interval.columns("lost"),
                 **_decodable(fitted, tested, erasers),
                 "n": len(rows),
             }
@@ -236,33 +231,23 @@ def _decodable(
     erasers: dict[str, Eraser],
 ) -> dict[str, float]:
     """R2 before and after, and the share of variance removed, averaged over the cities' last digits."""
-    before, after, removed = [], [], []
+    found = []
     for name in (name for name in fitted if name.endswith("_last")):
         (x, places), (x_test, places_test), eraser = fitted[name], tested[name], erasers[name]
-        before.append(score(fit_linear(x, places).predict(x_test), places_test).r2)
-        after.append(score(fit_linear(eraser(x), places).predict(eraser(x_test)), places_test).r2)
-        removed.append(1 - float(np.sum(eraser(x).var(axis=0)) / np.sum(x.var(axis=0))))
-    return {
-        "r2_before": float(np.mean(before)),
-        "r2_after": float(np.mean(after)),
-        "variance": float(np.mean(removed)),
-    }
+        before = score(fit_linear(x, places).predict(x_test), places_test).r2
+        after = score(fit_linear(eraser(x), places).predict(eraser(x_test)), places_test).r2
+        found.append((before, after, 1 - np.sum(eraser(x).var(axis=0)) / np.sum(x.var(axis=0))))
+    means = [float(np.mean(column)) for column in zip(*found, strict=True)]
+    return dict(zip(("r2_before", "r2_after", "variance"), means, strict=True))
 
 
-def erasure_result(run: str, rows: list[dict[str, Any]], *, fit: int, seed: int) -> Result:
+def erasure_result(run: str, rows: list[Row], *, fit: int, seed: int) -> Result:
     """Rows of `erase_task` as a result. Table `conditions`; values: the mean share lost under each."""
-    conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    lost = {
-        condition: [row["lost"] for row in rows if row["condition"] == condition and np.isfinite(row["lost"])]
-        for condition in conditions
-    }
+    conditions = groups(rows, "condition").items()
     return Result(
         kind="erasure",
         params={"runs": [run], "fit": fit, "seed": seed, "rank": RANK},
-        values={
-            f"lost_{condition}": float(np.mean(values)) if values else None
-            for condition, values in lost.items()
-        },
+        values={f"lost_{name}": mean_of(row["lost"] for row in mine) for name, mine in conditions},
         tables={"conditions": rows},
         notes=[
             "Lost: share of what the model gains over the best constant answer; 0 nothing, 1 everything, "
