@@ -36,7 +36,7 @@ LEVELS = (
 """Every package and module of `cwr_mech/`, lowest first. Imports go down only."""
 
 ANALYSIS_LEVELS = (
-    ("registry", "study", "best", "published", "paper_values", "selection", "stats"),
+    ("registry", "study", "best", "published", "selection", "stats"),
     ("sources", "answers"),
     ("members",),
     ("probing",),

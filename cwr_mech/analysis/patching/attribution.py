@@ -125,16 +125,12 @@ def _gradients(
     tree = answers.tree
     depth, visible = tree.depth().to(forward.device), tree.visible().to(forward.device)
     resid = embedded.detach().requires_grad_()
-    at: list[Tensor] = [resid]
-    queries, keys = [], []
-    for layer in range(forward.cfg.n_layers):
-        q, k, v = forward.qkv(layer, resid, depth)
+    at, queries, keys = [resid], [], []
+    for q, k, _, _, *both in forward.layers(resid, depth, visible):
         queries.append(q)
         keys.append(k)
-        mid = resid + forward.write(layer, forward.attend(q, k, v, visible))
-        resid = mid + forward.mlp(layer, mid)
-        at += [mid, resid]
-    logits = forward.logits(resid[:, list(answers.reads)])
+        at += both
+    logits = forward.logits(at[-1][:, list(answers.reads)])
     pair = torch.arange(len(embedded), device=forward.device)
     score = answers.score((metric,), logits, pair, reference).sum()
     return list(torch.autograd.grad(score, [*at, *queries, *keys], allow_unused=True, materialize_grads=True))

@@ -10,7 +10,7 @@ A run is a prompt with teacher-forced answers hanging on it as branches: every b
 and sees no other branch, so one pass serves all answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -167,6 +167,18 @@ class Forward:
         # sum over heads of z_h W_O[h], as one product of the concatenated heads.
         return rearrange(z, "r h p d -> r p (h d)") @ self.blocks[layer].attn.W_O.flatten(0, 1)
 
+    def layers(
+        self, resid: Tensor, depth: Int[Tensor, "pos"], visible: Bool[Tensor, "pos pos"]
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Of every layer in turn, on whole runs: q, k, v and z, and boundaries 2L + 1 and 2L + 2."""
+        for layer in range(self.cfg.n_layers):
+            q, k, v = self.qkv(layer, resid, depth)
+            z = self.attend(q, k, v, visible)
+            # mid = x + Attn(x), x' = mid + MLP(mid).
+            mid = resid + self.write(layer, z)
+            resid = mid + self.mlp(layer, mid)
+            yield q, k, v, z, mid, resid
+
     def logits(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits of the last boundary's residual stream."""
         return self.norm(resid, self.model.ln_final.w) @ self.model.W_U
@@ -183,15 +195,9 @@ class Forward:
                 f"questions of {int(depth.max()) + 1} tokens are longer than the sliding window of "
                 f"{self.cfg.window}"
             )
-        resid = self.model.W_E[tokens]
-        boundaries, kept = [resid], []
-        for layer in range(self.cfg.n_layers):
-            q, k, v = self.qkv(layer, resid, depth)
-            z = self.attend(q, k, v, visible)
+        boundaries, kept = [self.model.W_E[tokens]], []
+        for q, k, v, z, mid, resid in self.layers(boundaries[0], depth, visible):
             kept.append((q.transpose(1, 2), k, v, z.transpose(1, 2)))
-            # Boundaries 2L + 1 and 2L + 2: mid = x + Attn(x), x' = mid + MLP(mid).
-            mid = resid + self.write(layer, z)
-            resid = mid + self.mlp(layer, mid)
             boundaries += [mid, resid]
         return Record(torch.stack(boundaries), *(torch.stack(each) for each in zip(*kept, strict=True)))
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.best import DECODED, best_of_each
-from cwr_mech.analysis.paper_values import PROBES
 from cwr_mech.analysis.probing.controls import (
     code_length,
     learning_curve,
@@ -23,6 +22,7 @@ from cwr_mech.analysis.probing.probe import (
     score,
     training_folds,
 )
+from cwr_mech.analysis.published import content
 from cwr_mech.analysis.selection import Item, run_label, token_features
 from cwr_mech.analysis.stats.ridge import Decomposed
 from cwr_mech.results import Result, Row
@@ -111,7 +111,12 @@ def readout_result(
             "new_error_lowest": min(means, default=None),
             "new_error_highest": max(means, default=None),
         },
-        tables={"prompts": prompts, "regions": regions, "learning": learning, "published": list(PROBES)}
+        tables={
+            "prompts": prompts,
+            "regions": regions,
+            "learning": learning,
+            "published": content()["probes"]["rows"],
+        }
         | ({"new": new} if new else {}),
         arrays={"transfer": transfer, "prompts": np.array(list(places))},
         notes=[

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from cwr_mech.analysis.paper_values import published_pair
+from cwr_mech.analysis.published import published_pair
 from cwr_mech.analysis.selection import Item, shared_ids, token_features
 from cwr_mech.analysis.similarity.cka import CkaMatrix, linear_cka, linear_cka_matrix
 from cwr_mech.analysis.similarity.model_groups import group_rows

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cwr_mech.analysis.paper_values import published_group
+from cwr_mech.analysis.published import published_group
 from cwr_mech.analysis.stats.intervals import Interval, jackknife
 from cwr_mech.analysis.stats.models import Member, ceilings
 from cwr_mech.analysis.stats.testing import PermutationTest, relabelling_test

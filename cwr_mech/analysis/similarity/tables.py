@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from cwr_mech.analysis.paper_values import RANKS, published_pair
 from cwr_mech.analysis.probing.dimension import spectrum
+from cwr_mech.analysis.published import published_pair, published_rank
 from cwr_mech.analysis.selection import Item, shared_ids, token_features
 from cwr_mech.analysis.similarity.measures import (
     Comparison,
@@ -126,7 +126,7 @@ def _pair(layer: int, a: Item, b: Item, found: Comparison) -> Row:
 
 
 def _dimensions(layer: int, member: Member, x: Float[np.ndarray, "city p"]) -> Row:
-    row: Row = {"run": member.run, "layer": layer, "published": RANKS.get(member.tasks)}
+    row: Row = {"run": member.run, "layer": layer, "published": published_rank(member.tasks)}
     try:
         counted, dimension = spectrum(x), twonn(x)
     except AnalysisError as error:
