@@ -23,14 +23,13 @@ from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.bases import random_basis, random_basis_like
 from cwr_mech.analysis.probing.probe import score
 from cwr_mech.analysis.stats.intervals import bootstrap
-from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.data.summary import baseline
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.evaluation import answer_rows
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.results import Result, Row, groups
+from cwr_mech.results import Row
 from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import TASKS, get_task
 from cwr_mech.world.cities import World
@@ -239,22 +238,3 @@ def _decodable(
         found.append((before, after, 1 - np.sum(eraser(x).var(axis=0)) / np.sum(x.var(axis=0))))
     means = [float(np.mean(column)) for column in zip(*found, strict=True)]
     return dict(zip(("r2_before", "r2_after", "variance"), means, strict=True))
-
-
-def erasure_result(run: str, rows: list[Row], *, fit: int, seed: int) -> Result:
-    """Rows of `erase_task` as a result. Table `conditions`; values: the mean share lost under each."""
-    conditions = groups(rows, "condition").items()
-    return Result(
-        kind="erasure",
-        params={"runs": [run], "fit": fit, "seed": seed, "rank": RANK},
-        values={f"lost_{name}": mean_of(row["lost"] for row in mine) for name, mine in conditions},
-        tables={"conditions": rows},
-        notes=[
-            "Lost: share of what the model gains over the best constant answer; 0 nothing, 1 everything, "
-            "more than 1: worse than the constant. Intervals: 95 %, bootstrap over questions.",
-            f"Controls: random subspaces of rank {RANK}, uniform, and like the activations (which take "
-            "away as much of what varies). R2 after: a new probe, on erased activations of other questions.",
-            "Erased at the last digit and the delimiter of every city, after one block; copies of a place "
-            "that later tokens made before that block are not erased.",
-        ],
-    )

@@ -29,8 +29,7 @@ from cwr_mech.analysis.patching.subspaces import (
 )
 from cwr_mech.analysis.patching.summary import GROUPED, verdict
 from cwr_mech.analysis.patching.table import pool_followed
-from cwr_mech.analysis.study import stage, uses
-from cwr_mech.errors import AnalysisError, ConfigError
+from cwr_mech.errors import AnalysisError
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row, groups
@@ -53,22 +52,10 @@ class Question:
     tolerance: float = 0.25
 
 
-def ask(
-    model: HookedQwen2, world: World, question: Question, *, n: int | None = None, first: bool = False
-) -> Pairs:
-    """Pairs the model answers, `n` instead of the question's number; `first` swaps first cities only. With
-    the position at which it reads a city (see `reading`)."""
+def ask(model: HookedQwen2, world: World, question: Question) -> Pairs:
+    """Pairs the model answers, with the position at which it reads a city (see `reading`)."""
     answerer = partial(decode_text, model, max_new_tokens=get_task(question.task).max_answer_tokens)
-    pairs = find_pairs(
-        answerer,
-        world,
-        question.task,
-        question.n if n is None else n,
-        seed=question.seed,
-        group=question.group,
-        slot=0 if first else question.slot,
-        tolerance=question.tolerance,
-    )
+    pairs = find_pairs(answerer, world, **vars(question))
     return replace(pairs, reading=reading(model, world, question.task))
 
 
@@ -85,7 +72,7 @@ def subspace_part(
     model: HookedQwen2, world: World, question: Question, kinds: Sequence[str]
 ) -> tuple[list[Row], int]:
     """Table `subspaces`: what the answer follows when only a part of the first city's state is replaced."""
-    pairs = ask(model, world, question, first=True)
+    pairs = ask(model, world, replace(question, slot=0))
     fitted = fit_subspaces(model, world, question.task, kinds, position=pairs.reading, seed=question.seed)
     return followed(model, pairs, fitted, question.seed), len(pairs)
 
@@ -106,7 +93,7 @@ DAS_PAIRS = 512
 def das_part(model: HookedQwen2, world: World, question: Question, layer: int, rank: int) -> list[Row]:
     """Table `das`: a learned subspace, its controls and the manifold after one layer, at the last token at
     which the model reads a city: the search is made for one token."""
-    pairs = ask(model, world, question, n=DAS_PAIRS, first=True)
+    pairs = ask(model, world, replace(question, n=DAS_PAIRS, slot=0))
     last = pairs.reading.split("+")[-1]
     span = swapped_span(last)
     fitted = fit_subspaces(
@@ -171,7 +158,7 @@ def parts_study(
     gives no parts, and the reason."""
     about = {**about, "task": question.task, "group": question.group}
     try:
-        pairs = ask(model, world, question, first=True)
+        pairs = ask(model, world, replace(question, slot=0))
     except AnalysisError as error:
         return [], {**about, "reading": None, "pairs": 0, "tried": None, "left_out": error.message}
     kinds = list(dict.fromkeys(["manifold", *kinds]))
@@ -183,39 +170,6 @@ def parts_study(
     tried = sum(pairs.attrition.values())
     asked = {"reading": pairs.reading, "pairs": len(pairs), "tried": tried, "left_out": lost}
     return [about | row for row in rows], about | asked
-
-
-def parts_of_runs(
-    runs: Sequence[Run],
-    step: int | None,
-    questions: Sequence[Question],
-    kinds: Sequence[str],
-    others: Sequence[Run] = (),
-) -> Result:
-    """Ask every run every question; `others` are runs whose states of the sources are put in as well.
-
-    Raises ConfigError when they know other cities, AnalysisError when no model answers anything.
-    """
-    rows, asked = [], []
-    for run, which in [*((run, step) for run in runs), *((run, None) for run in others)]:
-        uses(run.checkpoint(which).as_posix(), run.sha256(which))
-    models = {other.folder: other.model() for other in others}
-    with stage("parts", len(runs) * len(questions), "questions") as advance:
-        for run in runs:
-            model, world = run.model(step), run.world()
-            for other in others:
-                if other.world().sha256 != world.sha256:
-                    raise ConfigError(
-                        f"{other.name} knows other cities than {run.name}", "align runs of one world"
-                    )
-            beside = [(other.name, models[other.folder]) for other in others if other.folder != run.folder]
-            for question in questions:
-                about = {"run": run.name, "training_tasks": training_of(run)}
-                found, row = parts_study(model, world, about, question, kinds, sources=beside)
-                rows += found
-                asked.append(row)
-                advance(1)
-    return parts_result(rows, asked, [run.name for run in runs], questions[0].seed)
 
 
 def training_of(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cwr_mech.analysis.study import (
@@ -12,6 +13,7 @@ from cwr_mech.analysis.study import (
     RunsArg,
     Seed,
     Step,
+    each,
     names,
     stage,
     study,
@@ -241,10 +243,23 @@ def patch_parts(
 
     found, others = runs_of(runs), runs_of(states_from) if states_from else []
     asked = tasks_named(tasks, found[0])
-    from cwr_mech.analysis.patching.parts import Question, parts_of_runs
+    from cwr_mech.analysis.patching.parts import Question, parts_result, parts_study, training_of
     from cwr_mech.analysis.patching.subspaces import SUBSPACES
 
-    groups = names(cities) or []
+    groups, named = names(cities) or [], names(subspace) or []
     questions = [Question(task, pairs, seed, group, 0, tolerance) for task in asked for group in groups]
-    kinds = names(subspace) or []
-    return parts_of_runs(found, step, questions, SUBSPACES if kinds == ["all"] else kinds, others)
+    kinds = SUBSPACES if named == ["all"] else named
+    for run, which in [*((run, step) for run in found), *((run, None) for run in others)]:
+        uses(run.checkpoint(which).as_posix(), run.sha256(which))
+    for run, other in product(found, others):
+        if other.world().sha256 != run.world().sha256:
+            raise ConfigError(f"{other.name} knows other cities than {run.name}", "align runs of one world")
+    beside = {other.folder: (other.name, other.model()) for other in others}
+    rows, told = [], []
+    for run, question in each(list(product(found, questions)), "parts", "questions"):
+        sources = [one for folder, one in beside.items() if folder != run.folder]
+        about = {"run": run.name, "training_tasks": training_of(run)}
+        mine, row = parts_study(run.model(step), run.world(), about, question, kinds, sources=sources)
+        rows += mine
+        told.append(row)
+    return parts_result(rows, told, [run.name for run in found], seed)

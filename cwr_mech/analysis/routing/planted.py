@@ -27,7 +27,7 @@ from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.stats.intervals import Interval, mean_interval
 from cwr_mech.analysis.stats.subspaces import Vectors, energy
 from cwr_mech.errors import AnalysisError
-from cwr_mech.results import Result, Row
+from cwr_mech.results import Row
 from cwr_mech.training.runs import Run
 
 ERROR = 75.0
@@ -163,30 +163,3 @@ def moved_by(base: Run, tuned: Mapping[str, Run], site: Site) -> Moved:
         spaces[task], x_old[task] = fit_space(before[old], xy[old]), before[old]
         moved[task] = (after - before)[new]
     return Moved(base.name, xy[old], xy[new], spaces, x_old, moved)
-
-
-def power_result(bases: Sequence[tuple[Moved, Site]], task: str, draws: int, seed: int = 0) -> Result:
-    """The result of kind "routing_power": tables `power` (`power_rows`) and `shares` (base, task, share)."""
-    moved = [base for base, _ in bases]
-    others = [name for name in moved[0].moved if name != task]
-    shares = [
-        {"base": base.base, "task": name, "layer": site.number(), "position": site.position, "share": share}
-        for base, site in bases
-        for name, share in base.shares().items()
-    ]
-    found = share_contrast([base.shares() for base in moved], task, others)
-    return Result(
-        kind="routing_power",
-        params={"bases": [base.base for base in moved], "task": task, "others": others}
-        | {"draws": draws, "seed": seed, "error": ERROR, "separation": SEPARATION},
-        values=found.columns("contrast"),
-        tables={"power": power_rows(moved, task, draws, seed), "shares": shares},
-        notes=[
-            f"Statistic: raw share of new cities' displacement in the manifold's directions, {task} minus "
-            f"the mean of {', '.join(others)}; {len(moved)} bases are the units. Found: the upper end of the "
-            "90 % interval lies below 0.",
-            f"linear: coordinates readable with an error of {ERROR:g} off the manifold; cluster: one "
-            f"direction off the manifold, d' = {SEPARATION:g}; on: the linear code inside the manifold's "
-            "directions; dealt: displacements dealt to the tasks at random. The last two must not be found.",
-        ],
-    )

@@ -133,18 +133,36 @@ def routing_power(
     find a linear code and a cluster code, and how often does it find what is not there?
     """
     from cwr_mech.analysis.patching.sites import first_read
-    from cwr_mech.analysis.routing.planted import moved_by, power_result
+    from cwr_mech.analysis.routing.planted import ERROR, SEPARATION, moved_by, power_rows, share_contrast
     from cwr_mech.analysis.transfer.runs import usual_fine_tunings
 
     tasks = (task, *(names(others) or ()))
     bases = usual_fine_tunings(names(runs), tasks)
-    moved = []
+    moved, shares = [], []
     for base, tuned in each(bases, "displacements", "bases"):
         for run in (base, *tuned.values()):
             uses(run.source, run.sha256())
         site = first_read(base.model(), base.world(), base.config.data.tasks).primary
-        moved.append((moved_by(base, tuned, site), site))
+        moved.append(moved_by(base, tuned, site))
+        place = {"layer": site.number(), "position": site.position}
+        for name, share in moved[-1].shares().items():
+            shares.append({"base": base.name, "task": name, **place, "share": share})
     with stage("draws", draws, "draws") as advance:
-        result = power_result(moved, task, draws, seed)
+        power = power_rows(moved, task, draws, seed)
         advance(draws)
-    return result
+    found = share_contrast([base.shares() for base in moved], task, tasks[1:])
+    return Result(
+        kind="routing_power",
+        params={"bases": [base.base for base in moved], "task": task, "others": list(tasks[1:])}
+        | {"draws": draws, "seed": seed, "error": ERROR, "separation": SEPARATION},
+        values=found.columns("contrast"),
+        tables={"power": power, "shares": shares},
+        notes=[
+            f"Statistic: raw share of new cities' displacement in the manifold's directions, {task} minus "
+            f"the mean of {', '.join(tasks[1:])}; {len(moved)} bases are the units. Found: the upper end of "
+            "the 90 % interval lies below 0.",
+            f"linear: coordinates readable with an error of {ERROR:g} off the manifold; cluster: one "
+            f"direction off the manifold, d' = {SEPARATION:g}; on: the linear code inside the manifold's "
+            "directions; dealt: displacements dealt to the tasks at random. The last two must not be found.",
+        ],
+    )

@@ -165,7 +165,7 @@ def test_ripe_models_are_patched_at_both_digits_that_they_read():
     assert at["manifold"]["rank"] + at["not-manifold"]["rank"] == 2 * model.cfg.d_model
     assert at["random"]["rank"] == at["manifold"]["rank"]
     assert at["random"]["iia"] < 0.3
-    pairs = ask(model, world, Question("distance", 24, slot=0), first=True)
+    pairs = ask(model, world, Question("distance", 24, slot=0))
     cells = [Cell("resid_post", layer, None, "swapped_last") for layer in range(model.cfg.n_layers)]
     found = patch_parts.interchange(model, pairs, cells, conditions=patch_parts.INTERCHANGE[1:])
     assert max(row["iia"] for row in interchange_rows(found, pairs, RNG(0))) < 0.5
