@@ -13,7 +13,7 @@ from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.patching.sites import first_read
 from cwr_mech.analysis.stats.means import given, mean_columns, mean_of
 from cwr_mech.analysis.transfer.answers import Questions, tuned_of
-from cwr_mech.analysis.transfer.transfer import Base, Tuned, score_rows
+from cwr_mech.analysis.transfer.transfer import Base, score_rows
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN, condition_of
 from cwr_mech.model.evaluation import Evaluation, answer_rows
@@ -152,7 +152,10 @@ def examined(run: Run, before: Before, places: bool, advance: Advance) -> dict[s
         else:
             ids, digits = world.ids[world.new()], world.config.id_digits
             scores = before.questions.ask(answerer(part, base, tuned, before.site, ids, digits), advance)
-        table += [head | row for row in graft_rows(part, about, scores, before.scores)]
+        model = replace(about, old=scores["old"], new=scores["new"])
+        mine = {"kind": part.kind, "graft": part.name, "modules": "+".join(part.modules), "alpha": part.alpha}
+        for row in score_rows(model, before.scores):
+            table.append(head | mine | {name: row[name] for name in COLUMNS})
         if survey is not None and part.kind != "state":
             located = survey.model(graft(base, tuned, part.modules, part.alpha))
             put += [head | row for row in place_rows(part, about.trained, survey, located)]
@@ -163,13 +166,6 @@ def examined(run: Run, before: Before, places: bool, advance: Advance) -> dict[s
         "grafts": table,
         "carried": [head | row for row in carried(table)],
     } | ({"places": put} if places else {})
-
-
-def graft_rows(part: Graft, about: Tuned, scores: Mapping[str, Evaluation], base: Base) -> list[Row]:
-    """Rows of a part of an update, one a task, scored as a fine-tuned model is."""
-    model = replace(about, old=scores["old"], new=scores["new"])
-    head = {"kind": part.kind, "graft": part.name, "modules": "+".join(part.modules), "alpha": part.alpha}
-    return [head | {name: row[name] for name in COLUMNS} for row in score_rows(model, base)]
 
 
 def place_rows(part: Graft, trained: Sequence[str], survey: Survey, located: Located) -> list[Row]:

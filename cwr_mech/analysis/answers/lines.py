@@ -36,7 +36,9 @@ def learning_figure(result: Result) -> Figure:
         ax.plot(rows, result.arrays["loss_by_task"][:, index], color=look.colour, lw=0.9, alpha=0.85)
         ax.plot([], [], color=look.colour, marker=look.marker, label=task)
     ax.plot(rows, result.arrays["loss"], color="#888888", lw=3, zorder=1, label="all")
-    ax.set_ylim(*_loss_range(result))
+    later = result.arrays["rows"] >= SETTLED * result.arrays["rows"][-1]  # not the steep fall of the start
+    losses = result.arrays["loss_by_task"][later]
+    ax.set_ylim(0.95 * float(np.nanmin(losses)), 1.05 * float(np.nanmax(losses)))
     ax.set_title(f"training loss of {result.params['runs'][0]}")
     ax.set_ylabel("nats a predicted token")
     ax.set_xlabel("thousand rows seen")
@@ -76,13 +78,6 @@ def mark_switches(axes: Sequence[Axes], result: Result) -> str:
         return ""
     tasks = ", ".join(dict.fromkeys(task for one in begun for task in one["tasks"]))
     return f" Left of the grey dotted line a model of several tasks sees {tasks} alone."
-
-
-def _loss_range(result: Result) -> tuple[float, float]:
-    """Least and largest loss after the steep fall of the first moments, which would flatten what follows."""
-    later = result.arrays["rows"] >= SETTLED * result.arrays["rows"][-1]
-    losses = result.arrays["loss_by_task"][later]
-    return 0.95 * float(np.nanmin(losses)), 1.05 * float(np.nanmax(losses))
 
 
 def _score_panel(ax: Axes, rows: list[Row], task: str) -> None:

@@ -157,24 +157,19 @@ def errors_figure(result: Result) -> Figure:
     ax.set_xlabel("distance of implied from true coordinates (0.1°)")
     handles = [_handle(name, marks[name], task_look(name).colour, linestyle="") for name in names]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7.5)
+    worst = best(where(result.tables["errors"], answers=TRUE), "error")
     return caption(
         figure,
         f"Filled: new cities ({result.values['n_new']}); hollow: training cities "
         f"({result.values['n_training']}), the control. Means over models, with 95 % intervals over models "
         "where there are several. Red band: answers dealt at random. The same questions answered from the "
-        f"true coordinates give {_resolution(result)}.",
+        f"true coordinates give at most {number(worst['error'], 2)} ({worst['task']}).",
     )
 
 
 def _wrapped(label: str, rows: Sequence[Row]) -> str:
     n = max(row["n"] for row in where(rows, models=label))
     return label.replace("; ", "\n") + f" (n = {n})"
-
-
-def _resolution(result: Result) -> str:
-    """The largest error of answers from true coordinates, in words."""
-    worst = best(where(result.tables["errors"], answers=TRUE), "error")
-    return f"at most {number(worst['error'], 2)} ({worst['task']})"
 
 
 def questions_needed(result: Result) -> list[Row]:

@@ -211,7 +211,10 @@ class Editor:
             theirs = at(boundary, source, positions) - at(boundary - 1, source, positions)
             change = theirs + at(boundary - 1, base, positions) - before
         elif cell.component == "neurons":
-            change = self._neurons(cell, positions, base, source)
+            mids = (self.record.at(2 * cell.layer + 1, runs, positions) for runs in (base, source))
+            here, there = (self.forward.mlp_post(cell.layer, mid) for mid in mids)
+            which = slice(None) if cell.neurons is None else list(cell.neurons)
+            change = (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
         else:
             z = self._z(cell, list(span), positions, base, source)
             change = self._heads(cell, z - self.record.heads_at("z", cell.layer, base, positions))
@@ -231,15 +234,6 @@ class Editor:
                     raise AnalysisError(f"the basis of subspace '{cell.subspace}' is not orthonormal")
                 return both
         raise UnknownName("subspace", cell.subspace, self.bases)
-
-    def _neurons(
-        self, cell: Cell, positions: Sequence[int], base: Int[Tensor, "row"], source: Int[Tensor, "row"]
-    ) -> Float[Tensor, "row changed d_model"]:
-        """What the source's neurons add to the residual stream beyond the base's."""
-        mids = (self.record.at(2 * cell.layer + 1, runs, positions) for runs in (base, source))
-        here, there = (self.forward.mlp_post(cell.layer, mid) for mid in mids)
-        which = slice(None) if cell.neurons is None else list(cell.neurons)
-        return (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
 
     def _heads(
         self, cell: Cell, change: Float[Tensor, "row head changed d_head"]

@@ -5,7 +5,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -155,7 +154,12 @@ def patch_figure(result: Result) -> Figure:
         for column, direction in enumerate(directions):
             ax = axes[line, column]
             mine = [row for row in cells if (_component(row), row["direction"]) == (component, direction)]
-            image = _patch_panel(ax, mine, _places(cells, component), spans, top)
+            places = _places(cells, component)
+            rows = [row | {"place": (row["layer"], row["head"])} for row in mine]
+            grid, p = (grid_of(rows, name, place=places, span=spans) for name in ("recovered", "p_adj"))
+            names = [_place_name(*place) for place in places]
+            look: dict[str, Any] = {"ends": (-top, top), "cmap": "RdBu_r", "bold": p < 0.05}
+            image = matrix(ax, grid, names, spans, upwards=True, **look)
             ax.set_title(f"{component}, {DIRECTIONS.get(direction, direction)}" if line == 0 else component)
             if line < len(components) - 1:
                 ax.set_xticklabels([])
@@ -169,15 +173,6 @@ def patch_figure(result: Result) -> Figure:
 def _places(cells: list[Row], component: str) -> list[tuple[int, int | None]]:
     found = {(row["layer"], row["head"]) for row in cells if _component(row) == component}
     return sorted(found, key=lambda place: (place[0], -1 if place[1] is None else place[1]))
-
-
-def _patch_panel(
-    ax: Axes, cells: list[Row], places: list[tuple[int, int | None]], spans: list[str], top: float
-) -> AxesImage:
-    rows = [row | {"place": (row["layer"], row["head"])} for row in cells]
-    grid, p = (grid_of(rows, name, place=places, span=spans) for name in ("recovered", "p_adj"))
-    names = [_place_name(*place) for place in places]
-    return matrix(ax, grid, names, spans, ends=(-top, top), cmap="RdBu_r", bold=p < 0.05, upwards=True)
 
 
 def _place_name(layer: int, head: int | None) -> str:

@@ -77,24 +77,20 @@ def layouts(pairs: Pairs, metrics: Sequence[str], *, roles: Sequence[str] = ROLE
         for slot in np.unique(pairs.slot[of_size]).tolist():
             rows = of_size[pairs.slot[of_size] == slot]
             for start in range(0, len(rows), PAIR_CHUNK):
-                yield _layout(pairs, rows[start : start + PAIR_CHUNK], size, slot, metrics, roles)
+                part = rows[start : start + PAIR_CHUNK]
+                yield _layout(pairs.take(part), part, size, slot, metrics, roles)
 
 
 def _layout(
-    pairs: Pairs,
-    rows: Int64[np.ndarray, " pair"],
-    size: int,
-    slot: int,
-    metrics: Sequence[str],
-    roles: Sequence[str],
+    some: Pairs, rows: np.ndarray, size: int, slot: int, metrics: Sequence[str], roles: Sequence[str]
 ) -> Layout:
-    some, task = pairs.take(rows), get_task(pairs.task)
+    task = get_task(some.task)
     questions = {role: ids for role in roles if (ids := getattr(some, role)) is not None}
     has = {role: ids[:, 0] >= 0 for role, ids in questions.items()}
     prompts = []
     for role, ids in questions.items():
         filled = np.where(has[role][:, None], ids, some.clean)[:, :size]
-        prompts += [Tokenizer().encode_prompt(text) for text in task.prompt(filled, pairs.id_digits)]
+        prompts += [Tokenizer().encode_prompt(text) for text in task.prompt(filled, some.id_digits)]
     lengths = {len(prompt) for prompt in prompts}
     if len(lengths) > 1:
         raise AnalysisError(f"questions of one layout must have one length, got {sorted(lengths)} tokens")
@@ -102,7 +98,7 @@ def _layout(
     tokens = torch.cat([torch.tensor(prompts), answers.forced.repeat(len(questions), 1)], 1)
     differ = (tokens[:, None] != tokens[None]).numpy()
     first = np.where(differ.any(-1), differ.argmax(-1), tokens.shape[1]).astype(np.int64)
-    spans = span_positions(pairs.task, size, slot, pairs.id_digits, answers.tree, pairs.reading)
+    spans = span_positions(some.task, size, slot, some.id_digits, answers.tree, some.reading)
     return Layout(rows, tuple(questions), answers, tokens, spans, has, first)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from cwr_mech.activations.cities import city_states
 from cwr_mech.analysis.manifold.bases import fit_basis, leading_directions, random_basis_like
 from cwr_mech.analysis.routing.grams import gradient_set, parts, writing
+from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.analysis.stats.subspaces import (
     cosine_interval,
     effective_directions,
@@ -68,7 +69,15 @@ def conflict_result(
         mine = parts(found.vectors(name), tasks)
         bases = {task: leading_directions(g[::2], rank)[0] for task, g in mine.items()}
         for task in tasks:
-            spaces.append({"matrix": name, "task": task} | _space(task, mine, bases, rank, size))
+            fitted, held_out = mine[task][::2], mine[task][1::2]
+            null = null_share(held_out, rank, size)
+            others = [energy(held_out, bases[other]).share for other in tasks if other != task]
+            spaces.append(
+                {"matrix": name, "task": task, "effective_directions": effective_directions(mine[task])}
+                | {"own": energy(held_out, bases[task]).share}
+                | {"own_in_sample": energy(fitted, bases[task]).share}
+                | {"others": mean_of(others), "null": null.mean, "null_hi": null.hi}
+            )
         for a, b in combinations(tasks, 2):
             cosine = cosine_interval(mine[a], mine[b])
             cosines.append({"matrix": name, "task_a": a, "task_b": b, "cosine": cosine.value, **cosine.ends})
@@ -99,26 +108,6 @@ def conflict_result(
             f"whose output lies in the map's {rank} leading directions after that block.",
         ],
     )
-
-
-def _space(
-    task: str,
-    vectors: Mapping[str, Float[np.ndarray, "batch dimension"]],
-    bases: Mapping[str, Float[np.ndarray, "dimension rank"]],
-    rank: int,
-    size: int,
-) -> Row:
-    held_out = vectors[task][1::2]
-    null = null_share(held_out, rank, size)
-    others = [energy(held_out, bases[other]).share for other in vectors if other != task]
-    return {
-        "effective_directions": effective_directions(vectors[task]),
-        "own": energy(held_out, bases[task]).share,
-        "own_in_sample": energy(vectors[task][::2], bases[task]).share,
-        "others": float(np.mean(others)) if others else None,
-        "null": null.mean,
-        "null_hi": null.hi,
-    }
 
 
 def _written(

@@ -6,7 +6,7 @@ from dataclasses import field as dataclass_field
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
@@ -15,7 +15,7 @@ from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.trajectory import ChosenSite, chosen_sites
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
 from cwr_mech.analysis.study import each
-from cwr_mech.data.rows import Rows, generate
+from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row
@@ -145,29 +145,16 @@ def measured(
                     mine = at[group]
                     found.fields[key] = Field(moved[step][layer + 1, mine], here[mine], places[mine], True)
                     found.halves[key] = half if group == "old" else None
+            # Minus the gradient of the loss at a city that is the first of a question.
             for group, cities in at.items():
-                _gradients(found, model, world, rows[group], (task, "gradient", group, site), cities, x, half)
+                ids, digits = world.ids[cities], world.config.id_digits
+                seen = at_mentions(model, rows[group], site, ids, slots=(0,), id_digits=digits)
+                for layer in (one for one in x if one < model.cfg.n_layers - 1):
+                    ids, gradient = seen.city_means(layer)
+                    mine, key = world.rows(ids), (task, "gradient", group, site, layer)
+                    found.fields[key] = Field(-gradient, x[layer][mine], places[mine], False)
+                    found.halves[key] = half[np.searchsorted(at["old"], mine)] if group == "old" else None
     return found
-
-
-def _gradients(
-    found: Measured,
-    model: HookedQwen2,
-    world: World,
-    rows: Rows,
-    about: tuple[str, str, str, str],
-    cities: Int[np.ndarray, " asked"],
-    x: Mapping[int, Float[np.ndarray, "city d_model"]],
-    half: Bool[np.ndarray, " old"],
-) -> None:
-    """Add minus the gradient of the loss at `cities` as the first of a question, layer by layer."""
-    _, _, group, site = about
-    seen = at_mentions(model, rows, site, world.ids[cities], slots=(0,), id_digits=world.config.id_digits)
-    for layer in (one for one in x if one < model.cfg.n_layers - 1):
-        ids, gradient = seen.city_means(layer)
-        at, key = world.rows(ids), (*about, layer)
-        found.fields[key] = Field(-gradient, x[layer][at], world.xy[at].astype(np.float64), False)
-        found.halves[key] = half[np.searchsorted(world.old(), at)] if group == "old" else None
 
 
 def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:

@@ -12,7 +12,6 @@ from cwr_mech.analysis.selection import Item, shared_ids, token_features
 from cwr_mech.analysis.similarity.measures import (
     Comparison,
     Measure,
-    Prepared,
     compare_all,
     prepared,
     sample_cities,
@@ -82,7 +81,10 @@ def similarity_result(
             for item, x, start in zip(items, whole, before, strict=True):
                 own = {} if start is None else {"itself untrained": prepared(measure, start, len(ids))}
                 beside = (common | own).items()
-                tables["references"] += [_reference(measure, layer, item, x, *one) for one in beside]
+                for name, y in beside:
+                    ways, reason = measure.told(x, y)
+                    about = {"measure": measure.name, "layer": layer, "run": item.run, "reference": name}
+                    tables["references"].append(about | {"value": sum(ways) / 2, "reason": reason})
             found_groups = group_rows(measure.name, matrix, null, known, rng, has_ceiling=bool(measure.alike))
             tables["groups"] += [{"layer": layer, **row} for row in found_groups]
     return Result(
@@ -133,19 +135,6 @@ def _dimensions(layer: int, member: Member, x: Float[np.ndarray, "city p"]) -> R
         return row | {"reason": error.message}
     names = ("effective_rank", "participation", "participation_singular")
     return row | {name: getattr(counted, name) for name in names} | {"twonn": dimension, "p": x.shape[1]}
-
-
-def _reference(
-    measure: Measure,
-    layer: int,
-    item: Item,
-    x: Prepared | AnalysisError,
-    name: str,
-    y: Prepared | AnalysisError,
-) -> Row:
-    ways, reason = measure.told(x, y)
-    row: Row = {"measure": measure.name, "layer": layer, "run": item.run, "reference": name}
-    return row | {"value": sum(ways) / 2, "reason": reason}
 
 
 def _member(member: Member) -> Row:
