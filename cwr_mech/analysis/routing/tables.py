@@ -134,7 +134,8 @@ def measured(
         steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
         for site in asked.sites:
             reader = Reader(task, world.ids, site, world.config.id_digits)
-            x = _stored(store, reader, asked.layers) if store else dict(enumerate(reader.read(model), -1))
+            every = dict(enumerate(reader.read(model), -1)) if store is None else {}
+            x = {k: _stored(store, reader, k) if store else every[k] for k in asked.layers}
             moved = {kind: reader.change(model, steps[kind], asked.lr) for kind in STEPS}
             for layer in asked.layers:
                 here, old = x[layer], at["old"]
@@ -164,15 +165,11 @@ def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:
     return {"cause": "cause" in by, "decodable": "decodability" in by, "iia": here[0].iia if here else None}
 
 
-def _stored(
-    store: ActivationStore, reader: Reader, layers: Sequence[int]
-) -> dict[int, Float[np.ndarray, "city d_model"]]:
-    found = {}
-    for layer in layers:
-        at = (Site.parse(layer).hook, reader.task)
-        parts = [store.get(*at, position, reader.ids) for position in reader.site.split("+")]
-        found[layer] = np.concatenate(parts, axis=-1)
-    return found
+def _stored(store: ActivationStore, reader: Reader, layer: int) -> Float[np.ndarray, "city d_model"]:
+    """What `reader` would read of the model whose activations these are."""
+    at = (Site.parse(layer).hook, reader.task)
+    parts = [store.get(*at, position, reader.ids) for position in reader.site.split("+")]
+    return np.concatenate(parts, axis=-1)
 
 
 def _others(
