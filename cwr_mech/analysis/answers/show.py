@@ -1,7 +1,6 @@
 """How results are shown: sections of a report."""
 
-from cwr_mech.analysis.answers.figures import curves_figure
-from cwr_mech.analysis.answers.lines import eval_figure, learning_figure
+from cwr_mech.analysis.answers.lines import curves_figure, eval_figure, learning_figure
 from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from cwr_mech.activations.cities import city_states
 from cwr_mech.analysis.manifold.bases import fit_basis, leading_directions, random_basis_like
-from cwr_mech.analysis.routing.grams import gradient_set, parts, writing
+from cwr_mech.analysis.routing.gradients import gradient_set, parts, writing
 from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.analysis.stats.subspaces import (
     cosine_interval,

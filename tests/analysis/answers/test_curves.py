@@ -16,8 +16,7 @@ from cwr_mech.analysis.answers.curves import (
     curves_result,
     training_result,
 )
-from cwr_mech.analysis.answers.figures import curves_figure
-from cwr_mech.analysis.answers.lines import learning_figure
+from cwr_mech.analysis.answers.lines import curves_figure, learning_figure
 from cwr_mech.analysis.answers.show import LAST_SCORES
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
 from cwr_mech.errors import MissingArtifact

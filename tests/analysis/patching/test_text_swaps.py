@@ -11,7 +11,7 @@ from cwr_mech.activations.extract_texts import extract_texts
 from cwr_mech.activations.prompts import read_prompts
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import TokenRows, encode_prompts
-from cwr_mech.analysis.patching.text_show import figure, text
+from cwr_mech.analysis.patching.show import texts, texts_figure
 from cwr_mech.analysis.patching.text_swaps import (
     Cell,
     cells_of,
@@ -67,8 +67,8 @@ def test_what_must_carry_everything_or_nothing_does(model: HookedQwen2, store: A
     last = cells["resid_post", -1, "last_token", "kl"]["recovered"]
     assert last < 1 - CLOSE, "a name of several tokens is more than its last one"
     assert cells["attn_out", 0, "text_end", "kl"]["recovered"] > 0.05
-    assert "'The town of" in text(result)
-    assert len(figure(result).axes) == 3
+    assert "'The town of" in texts(result)
+    assert len(texts_figure(result).axes) == 3
 
 
 def test_a_patch_equals_one_by_hooks(model: HookedQwen2, store: ActivationStore) -> None:

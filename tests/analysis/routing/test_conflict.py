@@ -8,8 +8,7 @@ from routing_cases import model, world
 
 from cwr_mech.analysis.routing import grams
 from cwr_mech.analysis.routing.conflict import conflict_result
-from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of
-from cwr_mech.analysis.routing.grams import gradient_set
+from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of, gradient_set
 from cwr_mech.analysis.stats.subspaces import energy, null_share
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
