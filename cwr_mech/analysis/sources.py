@@ -62,11 +62,8 @@ class Source:
 
     def site(self, wanted: str | None) -> str:
         """The site asked for, as one name; by default where entities of this file are read."""
-        return (
-            wanted
-            or "+".join(site for site in DEFAULT_SITES if site in self.store.sites)
-            or self.store.sites[0]
-        )
+        default = "+".join(site for site in DEFAULT_SITES if site in self.store.sites)
+        return wanted or default or self.store.sites[0]
 
     def sites(self, wanted: Names) -> list[str]:
         """The sites asked for, by default the one of `site`."""
@@ -264,7 +261,4 @@ def _labelled(sources: Sequence[Source]) -> list[Source]:
     for label in labels:
         if labels.count(label) > 1:
             raise AnalysisError(f"{label} was given twice", "name each run and each file once")
-    return [
-        Source(source.store, source.path, source.run, source.tasks, label)
-        for source, label in zip(sources, labels, strict=True)
-    ]
+    return [replace(source, label=label) for source, label in zip(sources, labels, strict=True)]

@@ -23,6 +23,8 @@ FEWER = (4, 8, 16, 32, 64, 128)
 """Numbers of questions of the curve of error against questions; those below the number asked are used."""
 FEWEST_CONTROLS, FEWEST_PARTNERS = 16, 12
 """Training cities asked in a world without new cities; partners that must be left."""
+BATCH = 2048
+"""Questions decoded at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +86,10 @@ def _distinct(
     return partners[np.argpartition(order, k, axis=1)[:, :k]]
 
 
-def ask(
-    model: HookedQwen2, world: World, asked: Asked, *, batch: int = 2048
-) -> Float[np.ndarray, "city question"]:
+def ask(model: HookedQwen2, world: World, asked: Asked) -> Float[np.ndarray, "city question"]:
     """The model's greedy answers; NaN where an answer cannot be read."""
     task = asked.task
-    texts = decode_text(model, asked.prompts(world), task.max_answer_tokens, batch=batch)
+    texts = decode_text(model, asked.prompts(world), task.max_answer_tokens, batch=BATCH)
     values = np.array([task.parse(text) for text in texts], dtype=np.float64)
     return values.reshape(asked.rows.shape[:2])
 

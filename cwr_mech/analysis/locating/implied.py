@@ -35,6 +35,8 @@ CELLS = 64
 """Grid cells along the longer side of the box."""
 WINDOW, ZOOM = 8, 4
 """A window reaches WINDOW of its steps to each side; its steps are ZOOM times smaller than those before."""
+MARGIN, FEWER_DRAWS = 0.25, 10
+"""Reach of the box beyond the cities, in its longer sides; random sets of each smaller number of questions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +164,10 @@ class Box:
     high: tuple[int, int]
 
     @classmethod
-    def around(cls, xy: Int[np.ndarray, "city 2"], margin: float = 0.25) -> "Box":
-        """The bounding box of cities, `margin` of its longer side wider on every side."""
+    def around(cls, xy: Int[np.ndarray, "city 2"]) -> "Box":
+        """The bounding box of cities, MARGIN of its longer side wider on every side."""
         low, high = xy.min(axis=0), xy.max(axis=0)
-        reach = max(1, round(margin * float((high - low).max())))
+        reach = max(1, round(MARGIN * float((high - low).max())))
         return cls(tuple((low - reach).tolist()), tuple((high + reach).tolist()))
 
     @property
@@ -188,14 +190,13 @@ def implied_coordinates(
     *,
     draws: int = 200,
     fewer: Sequence[int] = (),
-    fewer_draws: int = 10,
 ) -> Implied:
     """Implied coordinates of every city that was asked about.
 
     answers: numbers, or indices of labels; NaN where unreadable. See `Implied` for `draws` and `fewer`.
     """
     n = len(questions)
-    sets = {k: np.stack([rng.permutation(n) < k for _ in range(fewer_draws)]) for k in fewer}
+    sets = {k: np.stack([rng.permutation(n) < k for _ in range(FEWER_DRAWS)]) for k in fewer}
     weights = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=draws), *sets.values()])
     xy = np.empty((len(answers), 2))
     sampled = np.empty((len(weights), len(answers), 2))

@@ -51,10 +51,8 @@ def conflict_result(
 
     Raises AnalysisError for fewer than 2 * rank batches.
     """
-    rows = {
-        task: generate(world, task, n_batches * batch, split="train", seed=seed, group="new")
-        for task in tasks
-    }
+    n = n_batches * batch
+    rows = {task: generate(world, task, n, split="train", seed=seed, group="new") for task in tasks}
     with stage("weights", len(tasks), "tasks") as advance:
         found = gradient_set(model, rows, batch, advance=advance)
     written: list[Row] = []

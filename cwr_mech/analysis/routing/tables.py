@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -127,10 +128,8 @@ def measured(
     half = halves(len(at["old"]), asked.seed)
     found = Measured()
     for task in each(tasks, "updates", "tasks"):
-        rows = {
-            group: generate(world, task, asked.n_rows, split="train", seed=asked.seed, group=group)
-            for group in GROUPS
-        }
+        draw = partial(generate, world, task, asked.n_rows, split="train", seed=asked.seed)
+        rows = {group: draw(group=group) for group in GROUPS}
         steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
         for site in asked.sites:
             reader = Reader(task, world.ids, site, world.config.id_digits)

@@ -187,11 +187,8 @@ def trajectory(
         raise AnalysisError("this world has no new cities: no trajectory can be computed")
     rows = []
     for step, load in models.items():
-        here = [
-            (index, spot)
-            for index, spot in enumerate(spots)
-            if followed is None or spot.task in followed or step == max(models)
-        ]
+        every = followed is None or step == max(models)
+        here = [(k, spot) for k, spot in enumerate(spots) if every or spot.task in (followed or ())]
         if not here:
             continue
         model = load()

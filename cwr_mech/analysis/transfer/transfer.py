@@ -237,14 +237,9 @@ def _deviations(
     """Improvement beyond the best teacher, for a model of several tasks all of whose teachers are there."""
     if len(model.trained) < 2:
         return
-    teachers = [
-        teacher
-        for task in model.trained
-        for teacher in tuned
-        if teacher.trained == (task,)
-        and (teacher.base, teacher.seed, teacher.condition) == (model.base, model.seed, model.condition)
-        and (not match_steps or (teacher.steps, teacher.lr) == (model.steps, model.lr))
-    ]
+    same = ("base", "seed", "condition", *(("steps", "lr") if match_steps else ()))
+    alike = [one for one in tuned if all(getattr(one, name) == getattr(model, name) for name in same)]
+    teachers = [teacher for task in model.trained for teacher in alike if teacher.trained == (task,)]
     if {teacher.trained[0] for teacher in teachers} != set(model.trained):
         return
     known = {(row["run"], row["task"]): row["ni"] for row in scores}
