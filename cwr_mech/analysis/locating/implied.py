@@ -36,7 +36,7 @@ CELLS = 64
 WINDOW, ZOOM = 8, 4
 """A window reaches WINDOW of its steps to each side; its steps are ZOOM times smaller than those before."""
 MARGIN, FEWER_DRAWS = 0.25, 10
-"""Reach of the box beyond the cities, in its longer sides; random sets of each smaller number of questions."""
+"""Reach of the box beyond the cities, in longer sides of theirs; random sets of each smaller number."""
 
 
 @dataclass(frozen=True, eq=False)

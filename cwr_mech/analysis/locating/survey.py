@@ -9,6 +9,7 @@ A linear probe fitted on the partners shows where the cities stand for a reader 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ def locate_result(
         | {name: getattr(survey, name) for name in ("questions", "seed", "draws")},
         values={"n_new": int(is_new.sum()), "n_training": int((~is_new).sum()), "n_partners": partners},
         tables=_tables(runs, survey, found, probes),
-        arrays=_arrays(runs, survey, found, probes),
+        arrays=_arrays(survey, found) | {"probe": np.stack([xy for _, xy in probes.values()])},
         notes=_notes(survey, found),
     )
 
@@ -238,29 +239,21 @@ def _add(tables: dict[str, list[Row]], about: Row, survey: Survey, located: Loca
     tables["pairs"] += pair_rows(about, places, is_new)
 
 
-def _arrays(
-    runs: Sequence[Run],
-    survey: Survey,
-    found: Mapping[str, Located],
-    probes: Mapping[str, tuple[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
+def _arrays(survey: Survey, found: Mapping[str, Located]) -> dict[str, np.ndarray]:
     cities, world = survey.cities, survey.world
-    shape = (len(runs), len(survey.asked), len(cities.rows))
+    shape = (len(found), len(survey.asked), len(cities.rows))
     implied, radius = np.full((*shape, 2), np.nan), np.full(shape, np.nan)
-    for i, run in enumerate(runs):
-        located = found[run.name]
-        for j, task in enumerate(survey.asked):
-            if task in located.implied:
-                implied[i, j], radius[i, j] = located.implied[task].xy, located.radius(task)
+    for (i, located), (j, task) in product(enumerate(found.values()), enumerate(survey.asked)):
+        if task in located.implied:
+            implied[i, j], radius[i, j] = located.implied[task].xy, located.radius(task)
     return {
         "implied": implied,
         "radius": radius,
-        "probe": np.stack([probes[run.name][1] for run in runs]),
         "true": world.xy[cities.rows],
         "is_new": cities.is_new,
         "ids": world.ids[cities.rows],
         "partners": world.xy[cities.partners],
-        "runs": np.array([run.name for run in runs]),
+        "runs": np.array(list(found)),
         "tasks": np.array(list(survey.asked)),
     }
 
