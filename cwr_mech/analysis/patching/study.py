@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -105,13 +106,14 @@ def sites(
 
     model, world, slots = found.model(step), found.world(), [int(place) - 1 for place in places]
     uses(found.checkpoint(step).as_posix(), found.sha256(step))
+    search = partial(causal_sites, n_pairs=pairs, seed=seed, cities=cities, slots=slots, tolerance=tolerance)
     with stage("sites", len(asked), "tasks") as advance:
 
         def ask(_: "Run", task: str) -> CausalSites:
-            advance(1)
-            return causal_sites(
-                model, world, task, n_pairs=pairs, seed=seed, cities=cities, slots=slots, tolerance=tolerance
-            )
+            try:
+                return search(model, world, task)
+            finally:
+                advance(1)
 
         known, lost = _answered([found], asked, ask)
     settings = {"seed": seed, "cities": cities, "pairs": pairs, "tolerance": tolerance}
