@@ -35,7 +35,7 @@ from cwr_mech.analysis.similarity.measures import (
 from cwr_mech.analysis.similarity.tables import similarity_result
 from cwr_mech.analysis.stats.models import Member
 from cwr_mech.errors import AnalysisError, UnknownName
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import all_shows
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
 from cwr_mech.world.cities import World, load_world
@@ -349,7 +349,7 @@ def test_commands_save_results_with_figures_and_a_section(
         assert all(len(digest) == 64 for digest in result.inputs.values())
         assert list(Path("reports/one/figures").glob(f"{kind}*.png"))
         assert out.count(f"results/{kind}.json") == 1
-        section = SHOWS[kind]
+        section = all_shows()[kind]
         assert "|" in section.body(result)
         assert draw(result, Path("again"), kind)
 

@@ -14,7 +14,7 @@ from cwr_mech.analysis.patching.parts import Question
 from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 from cwr_mech.analysis.patching.swaps import steps_figure, swap_map_figure
 from cwr_mech.analysis.patching.sweep import sweep
-from cwr_mech.report.contents import SHOWS
+from cwr_mech.report.contents import show_of
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
 from cwr_mech.tasks.registry import TASKS
@@ -58,4 +58,4 @@ def test_labels_have_no_slope_but_a_map(monkeypatch):
     assert {text.get_text() for text in drawn.findobj(Text)} >= set(TASKS["compass"].labels)
     compared = tasks_result([result, result])
     assert len(tasks_figure(compared).axes) == 2
-    assert "compass" in SHOWS[compared.kind].body(compared)
+    assert "compass" in show_of(compared).body(compared)
