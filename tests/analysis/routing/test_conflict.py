@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from routing_cases import model, world
 
-from cwr_mech.analysis.routing import grams
+from cwr_mech.analysis.routing import gradients
 from cwr_mech.analysis.routing.conflict import conflict_result
 from cwr_mech.analysis.routing.gradients import batch_gradient, engine_of, gradient_set
 from cwr_mech.analysis.stats.subspaces import energy, null_share
@@ -65,7 +65,7 @@ def test_shares_written_into_the_map_add_up_and_sit_near_chance_in_a_random_mode
     assert np.mean([row["share"] <= max(row["null_hi"], row["like_hi"]) + 0.05 for row in rows]) > 0.8
 
 
-def in_turn(held_bytes: float = grams.HELD_BYTES) -> grams.GradientSet:
+def in_turn(held_bytes: float = gradients.HELD_BYTES) -> gradients.GradientSet:
     rows = {task: generate(world(), task, 16, group="new") for task in TASKS}
     return gradient_set(model(), rows, 4, held_bytes=held_bytes)
 
@@ -115,7 +115,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, angle: float) -> Result:
             for name, shape in shapes.items()
         }
 
-    monkeypatch.setattr(grams, "batch_gradient", gradient)
+    monkeypatch.setattr(gradients, "batch_gradient", gradient)
     return conflict_result(model(), world(), TASKS[:2], run="r", n_batches=16, batch=4, rank=1)
 
 
