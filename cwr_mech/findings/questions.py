@@ -38,8 +38,7 @@ QUESTIONS = (
         ("zoo", "eval", "train", "curves"),
         (),
         "Learned: half of the gap between constant prediction and perfect answers is closed. Not learned "
-        "within this budget does not mean not learnable: the small preset's angle model learns it with six "
-        "times as many rows.",
+        "within this budget does not mean not learnable.",
     ),
     Question(
         "maps",
@@ -56,8 +55,8 @@ QUESTIONS = (
         ("zoo", "similarity"),
         ("similarity", "cka"),
         ("convergence",),
-        "Only over models that have learned their task, so over few tasks; numbers of tasks, rows and the "
-        "order of learning are confounded.",
+        "Only over models that have learned their task, after the last block but one; a task with one model "
+        "stands or falls with it.",
     ),
     Question(
         "transfer",

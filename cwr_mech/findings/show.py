@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+from cwr_mech.analysis.stats.models import FAILED_BELOW
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.findings.questions import QUESTIONS, Question, asked, headline
 from cwr_mech.render.markdown import ends, paragraphs, table_of
@@ -74,15 +75,18 @@ def summary(result: Result) -> str:
 
 def checks(result: Result, question: Question) -> str:
     """Which tasks are learned, with all others and alone, of a question without a headline."""
-    found: dict[str, dict[bool, list[str]]] = {}
+    words = "learned", "learned by the one or two models there are", "not, or not surely"
+    found: dict[str, dict[str, list[str]]] = {}
     for row in result.tables["claims"]:
         if row["question"] == question.id and row.get("n") != 0:
             task, _, how = row["statement"].removeprefix("Models learn ").partition(" ")
-            lists = found.setdefault(how, {True: [], False: []})
-            lists[row["verdict"] == "supported"].append(task)
+            few = row["n"] < 3 and row["value"] >= FAILED_BELOW
+            which = 0 if row["verdict"] == "supported" else 1 if few else 2
+            found.setdefault(how, {word: [] for word in words})[words[which]].append(task)
     return " ".join(
-        f"{how[:1].upper()}{how[1:]}: {', '.join(lists[True]) or 'none'} learned; "
-        f"{', '.join(lists[False]) or 'none'} not, or not surely."
+        f"{how[:1].upper()}{how[1:]}: "
+        + "; ".join(f"{', '.join(tasks)} {word}" for word, tasks in lists.items() if tasks)
+        + "."
         for how, lists in found.items()
     )
 
