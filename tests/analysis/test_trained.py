@@ -10,6 +10,7 @@ import torch
 from paths import ROOT
 from threadpoolctl import threadpool_limits
 
+from cwr_mech.activations.cities import city_prompts
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.members import member_of
 from cwr_mech.analysis.patching.cells import Cell
@@ -112,7 +113,7 @@ def test_transformers_reads_the_zoo() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(run("small").checkpoint(), dtype=torch.float32)
     ours = run("small").model()
-    tokens = Reader("angle", run("small").world().ids[:8], id_digits=3).tokens
+    tokens = torch.from_numpy(city_prompts("angle", run("small").world().ids[:8], "last_digit", 3)[0])
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, value.half().float()) for value in ours.parameters())

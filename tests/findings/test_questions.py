@@ -436,18 +436,21 @@ def test_models_of_other_tasks_change_no_claim() -> None:
 
 
 def test_tasks_that_are_learned_are_told_apart_by_how_they_were_trained() -> None:
-    verdicts = {
-        "angle with all other tasks": "supported",
-        "compass with all other tasks": "inconclusive",
-        "angle alone": "refuted",
+    found = {
+        "angle with all other tasks": ("supported", 3, 0.9),
+        "compass with all other tasks": ("inconclusive", 3, 0.6),
+        "angle alone": ("refuted", 3, 0.1),
+        "compass alone": ("inconclusive", 2, 0.9),
+        "inside alone": ("inconclusive", 1, 0.3),
+        "crossing alone": ("inconclusive", 0, None),
     }
     rows: list[Row] = [
-        {"question": "tasks", "statement": f"Models learn {what}", "verdict": verdict}
-        for what, verdict in verdicts.items()
+        {"question": "tasks", "statement": f"Models learn {what}", "verdict": verdict, "n": n, "value": value}
+        for what, (verdict, n, value) in found.items()
     ]
     asked = next(question for question in QUESTIONS if question.id == "tasks")
     said = show.checks(result("findings", claims=rows), asked)
     assert said == (
         "With all other tasks: angle learned; compass not, or not surely. "
-        "Alone: none learned; angle not, or not surely."
+        "Alone: compass learned by the one or two models there are; angle, inside not, or not surely."
     )

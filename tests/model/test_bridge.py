@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
             settings(f, model_type="mine", auto_map={"AutoConfig": "code.Mine"}),
             (f / "code.py").write_text("raise SystemExit('ran')\n"),
         ),
-        "'mine', whose code the folder brings along and which is not run",
+        "'mine', whose code the folder brings along; it is not run",
     ),
 }
 
