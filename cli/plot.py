@@ -25,6 +25,8 @@ def command(
     from cwr_mech.analysis.answers.curves import curves_result, losses_of, training_result
     from cwr_mech.training.runs import load_run
 
+    from .analyses import show_result
+
     found = []
     named = names(runs)
     wanted = named or newest_first(RUNS) or [None]
@@ -45,4 +47,5 @@ def command(
         result, name = training_result(found[0], command_line()), f"train-{plain_name(found[0].name)}"
     else:
         result, name = curves_result(found, command_line()), "curves"
+        show_result(result)
     save_result(result, report or plain_name(found[0].name), name, log)
