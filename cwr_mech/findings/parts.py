@@ -86,6 +86,12 @@ def conditioned(models: Models) -> list[Run]:
     ]
 
 
+def taught(models: Models) -> list[Run]:
+    """Bases of which fine-tunings are here."""
+    of = {model.parent for model in models}
+    return chosen(bases(models), lambda base: base.name in of, "fine-tuning of a model of all seven tasks")
+
+
 def plain(models: Models, tasks: Sequence[str]) -> list[Run]:
     """Of these the usual ones on some tasks: own rows and replay, nothing frozen or projected."""
     return [
@@ -153,18 +159,18 @@ PARTS: Mapping[str, tuple[Part, ...]] = {
         Part("routing", "models", with_bases),
         Part("routing", "transfer", conditioned, RECORDED),
     ),
-    "sites": (Part("routing", "sites", bases, {"tasks": PATCHED}, each=True),),
+    "sites": (Part("routing", "sites", taught, {"tasks": PATCHED}, each=True),),
+    "shares": (Part("routing", "subspace", taught, each=True),),
     "locate": (Part("routing", "locate", located, {"tasks": ",".join(LOCATED)}),),
     "places": (
         Part("routing", "trajectory", partial(plain, tasks=(DIVERGENT, *CONVERGENT)), {"prompts": "all"}),
     ),
-    "shares": (Part("routing", "subspace", bases, each=True),),
-    "gradients": (Part("routing", "conflict", bases, each=True),),
+    "gradients": (Part("routing", "conflict", taught, each=True),),
     "sides": (Part("routing", "anatomy", partial(plain, tasks=SIDES)),),
     "power": (Part("routing", "routing-power", conditioned, {"task": "distance"}),),
-    "patching": (Part("routing", "patch-parts", bases, {"tasks": PATCHED, "pairs": PATCH_PAIRS}),),
+    "patching": (Part("routing", "patch-parts", taught, {"tasks": PATCHED, "pairs": PATCH_PAIRS}),),
 }
-"""The parts of the reports in the order in which they need each other."""
+"""The parts of the reports in the order in which they need each other, those that take longest first."""
 REPORTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "ripe": ("ripe", "routing", tuple(PARTS)),
     "small": ("zoo", "routing", ()),
