@@ -37,7 +37,7 @@ SETTINGS: Mapping[str, Preset] = MappingProxyType(
             "optimizer=muon schedule=hold decay=0.7 warmup=100 checkpoints=8 save_every=500 eval_every=1000 "
             "eval_rows=64 train.seed=1",
         ),
-        # The zoo's: as quick, trained for longer, so that every seed learns all tasks, and kept in float16.
+        # As quick, trained for longer and kept in float16: the zoo's example models.
         "small": Preset("quick", "steps=8000 save_every=1000 eval_every=2000 final_dtype=float16"),
         # Trained until the tasks are learned: 512 real cities, ids of 4 digits, all tasks from step 0 (recipe
         # fixed in reports/PREREGISTRATION.md).

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 from cwr_mech_cli import zoo as zoo_command
+from cwr_mech_cli import zoo_report
 from cwr_mech_cli.main import guarded
 from typer.testing import CliRunner
 
@@ -97,10 +98,11 @@ def test_transfer_is_that_of_the_recorded_answers() -> None:
     assert result.values["n_bases"] == 2
 
 
-def test_parts_made_side_by_side_are_those_made_in_turn() -> None:
+def test_parts_made_side_by_side_are_those_made_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = ("learning", "decoded")  # there is no model of one task alone to learn of
     alone = analysed(*parts)["places"]
     (FOLDER / "places.json").unlink()
+    monkeypatch.setattr(zoo_report, "make", lambda *given: pytest.fail("made in this process"))
     beside = analysed(*parts, processes=2)["places"]
     assert beside.tables == alone.tables
     assert {row["run"] for row in beside.tables["scores"]} == {"zoo:base0", "zoo:base1"}
