@@ -164,8 +164,9 @@ def models(result: Result) -> str:
         )
     heads = {"models": "n", "value": "mean score", "gain": "share of the gap closed"}
     plan = [
-        f"What the plan (`cwr-mech sweep {result.params['plan']}`) asks for, and what is here:",
-        table_of(result.tables["plan"], "family planned here", here="here"),
+        f"What the plan (`cwr-mech sweep {result.params['plan']}`) asks for, what is here, and how "
+        "long training that took by the clock (one thread of a core that other work shares):",
+        table_of(result.tables["plan"], "family planned here hours", here="here"),
     ]
     return paragraphs(
         *(plan if result.tables["plan"] else []),

@@ -24,8 +24,9 @@ PLAN_OF = {"small": "zoo", "ripe": "ripe"}
 def models_result(models: Sequence[Run], command: str) -> Result:
     """The result of kind "zoo".
 
-    Tables: `models`, `scores` (recorded when the models were added), `plan` (models of each kind in the plan
-    that their preset was made for, and how many of them are here).
+    Tables: `models` (with the hours that their training took, by the clock), `scores` (recorded when the models
+    were added), `plan` (models of each kind in the plan that their preset was made for, and how many of them are
+    here).
     """
     table: list[Row] = []
     scores: list[Row] = []
@@ -35,7 +36,9 @@ def models_result(models: Sequence[Run], command: str) -> Result:
         row: Row = {"run": model.name, "tasks": "+".join(model.config.data.tasks), "base": model.parent}
         row |= {"route": model.config.route.name, "seed": train.seed}
         row |= {"family": family(model.config, model.parent is not None), "steps": model.last_step}
-        table.append(row | {"rows": model.last_step * train.batch_size, "dtype": about["dtype"]})
+        spent = next((line["seconds"] for line in model.latest_metrics() if "seconds" in line), 0.0)
+        row |= {"rows": model.last_step * train.batch_size, "hours": spent / 3600}
+        table.append(row | {"dtype": about["dtype"]})
         for score in about["scores"]:
             value, constant = score["value_mean"], score["baseline"]
             scores.append(
@@ -70,11 +73,17 @@ def _sizes(models: Sequence[Run]) -> dict[str, int]:
 
 
 def plan_rows(models: Sequence[Row], name: str) -> list[Row]:
-    """Models of each family in a plan, and how many are there."""
+    """Models of each family in a plan, how many are there, and the hours that these took together."""
     plan = find_plan(name)
     planned = Counter(family(run.config, run.base is not None) for run in plan.runs(preset(plan.preset)))
     here = Counter(str(row["family"]) for row in models)
-    return [{"family": name, "planned": planned[name], "here": here[name]} for name in planned | here]
+    hours: Counter[str] = Counter()
+    for row in models:
+        hours[str(row["family"])] += row["hours"]
+    return [
+        {"family": name, "planned": planned[name], "here": here[name], "hours": float(hours[name])}
+        for name in planned | here
+    ]
 
 
 def maps_result(

@@ -183,6 +183,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "smallest": Column("smallest effect of interest"),
         "agreement": Column("ours and the paper's"),
         "family": Column("models"),
+        "hours": Column("training", "h"),
         "table": Column("published table"),
         "cells": Column("cells with a counterpart"),
         "same": Column("same side of their mean"),

@@ -83,6 +83,9 @@ def test_models_beside_the_plan() -> None:
     assert plan["all seven tasks"] == (3, 2)
     assert plan["fine-tuned on 1 task"] == (21, 2)
     assert plan["1 task"] == (21, 0)
+    assert all(row["hours"] == 0 for row in rows)  # nothing was trained
+    trained = [{"family": "1 task", "hours": 0.25}, {"family": "1 task", "hours": 0.5}]
+    assert {row["hours"] for row in plan_rows(trained, "zoo")} == {0, 0.75}
     assert all(row["here"] == 0 for row in plan_rows([], "zoo"))
     assert len(result.tables["scores"]) == 4 * 7 * 2
 
