@@ -66,6 +66,8 @@ routes: .venv/.ready
 	@$(CWR) course $(call of,$(BASES),$(SINGLES),none) --rows 64 --report ripe
 	@$(CWR) transfer $(call REHEARSED,$(BASES)) --rows 200 --suffix rehearsed --report ripe
 	@$(CWR) transfer $(call of,$(BASES),$(SINGLES) $(TWO),none) --rows 200 --suffix pairs --report ripe
+	@$(CWR) transfer $(call of,$(wordlist 1,2,$(BASES)),distance compass perimeter,elicit-world) --rows 200 \
+	  --suffix elicited --report ripe
 	@$(CWR) locate $(BASES) $(call of,$(BASES),distance,none replay-all) $(call of,$(BASES),compass perimeter,replay-all) \
 	  $(PLACES) --suffix rehearsed --report routing
 	@$(CWR) transfer $(PROJECTED) --rows 200 --suffix projected --report routing
