@@ -1,0 +1,179 @@
+"""Results of made-up models in which what claims ask for is planted."""
+
+from typing import Any
+
+from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
+from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
+from cwr_mech.findings.routing import MATCHED, OFF, ON
+from cwr_mech.findings.tables import MEASURES
+from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import PAPER_TASKS
+
+ROUTED = ("distance", "angle", "compass", "perimeter")
+
+
+def result(kind: str, params: dict[str, Any] | None = None, **tables: list[Row]) -> Result:
+    return Result(kind, "made for a test", {}, params or {}, tables=tables)
+
+
+def planted(
+    *,
+    bases: int = 3,
+    single: float = 0.9,
+    outlier: float = 0.3,
+    harm: float = 0.4,
+    own: float = 0.95,
+    off: float = 0.6,
+    apart: float = 1.4,
+    city: float = 0.5,
+    share: float = -0.3,
+    matched: float = 0.4,
+    rehearsed: float = 0.0,
+) -> dict[str, Result]:
+    """Results of seven-task models, three of each task alone, and fine-tunings of each base.
+
+    single: share of the gap that single-task models close. CKA of different tasks is 0.8, `outlier` less with
+    distance; distance teaches others 0.05, other tasks 0.5; pairs with distance miss the better teacher by
+    `harm`. own, off: improvement in the trained task, unprojected and off-manifold. apart: log ratio of
+    implied places after tuning on distance, half of it after other tasks. city: what the city side carries
+    more than the answer side. share: how much less of distance's updates lies in the manifold. matched: how
+    much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
+    teaches others, and how much less places differ, with replay of all tasks.
+    """
+    names = [f"all-{k}" for k in range(bases)]
+    alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
+    every = "+".join(PAPER_TASKS)
+
+    def model(run: str, tasks: str, family: str, base: str | None, seed: int) -> Row:
+        head = {"run": f"zoo:{run}", "tasks": tasks, "base": base and f"zoo:{base}", "family": family}
+        return head | {"route": "unprojected", "seed": seed, "rows": 100}
+
+    models = [model(run, every, "all seven tasks", None, k) for k, run in enumerate(names)]
+    models += [model(run, task, "1 task", None, 0) for run, task in alone.items()]
+    models += [
+        model(f"{b}-{t}", t, "fine-tuned on 1 task", b, k) for k, b in enumerate(names) for t in PAPER_TASKS
+    ]
+    gains = {run: 0.9 + 0.01 * k for k, run in enumerate(names)} | dict.fromkeys(alone, single)
+    scores = [
+        {"run": f"zoo:{run}", "task": task, "group": "old", "gain": gain, "value": 1 - gain}
+        for run, gain in gains.items()
+        for task in PAPER_TASKS
+    ]
+    runs = [row["run"] for row in models]
+    layers = [
+        {"run": run, "task": "distance", "hook": hook, "layer": 0, "r2": r2 + 0.001 * (k % 3)}
+        | {"control_r2_shuffled": 0.0}
+        for k, run in enumerate(runs)
+        for hook, r2 in (("a", 0.5), ("b", 0.97))
+    ]
+    new = [
+        {
+            "run": f"zoo:{b}-{t}",
+            "task": "distance",
+            "hook": "b",
+            "error_mean": (400.0 if t == "distance" else 100.0) + k,
+        }
+        for k, b in enumerate(names)
+        for t in PAPER_TASKS
+    ]
+    pairs = []
+    for i, first in enumerate(alone):
+        for j, second in enumerate(list(alone)[:i]):
+            value = 0.8 + 0.001 * ((i * 5 + j * 3) % 7)
+            value -= outlier if "distance" in (alone[first], alone[second]) else 0.0
+            head = {"run_a": f"zoo:{first}", "run_b": f"zoo:{second}", "null_mean": 0.01}
+            pairs += [head | {"measure": measure, "value": value} for measure in MEASURES]
+    taught, deviation = [], []
+    for k, base in enumerate(names):
+        conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
+        for condition, mine in conditions.items():
+            for trained in PAPER_TASKS:
+                others = 0.0 if condition == OFF else 0.05 if trained == "distance" else 0.5
+                others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
+                taught += [
+                    {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
+                    | {"condition": condition, "retention": 0.0, "base_gain": 0.9}
+                    | {"ni": (mine if trained == task else others) + 0.01 * k}
+                    for task in PAPER_TASKS
+                ]
+        for tasks, value in (("distance+angle", -harm), ("angle+perimeter", 0.0)):
+            head = {
+                "base": f"zoo:{base}",
+                "set": tasks,
+                "task": "compass",
+                "condition": PLAIN,
+                "trained": False,
+            }
+            deviation.append(head | {"learned": True, "deviation": value + 0.01 * k})
+    return {
+        "models": result("zoo", models=models, scores=scores),
+        "maps": result("maps", layers=layers, new=new),
+        "similarity": result("similarity", pairs=pairs),
+        "transfer": result("transfer", scores=taught, deviation=deviation),
+        "course": result("course", matched=courses(names)),
+        **mechanism(names, apart, city, share, rehearsed),
+    }
+
+
+def courses(names: list[str]) -> list[Row]:
+    """Others' improvement at matched competence. Triangle area gets there in all bases but the first, with
+    numbers that would drown the rest."""
+    return [
+        {"base": f"zoo:{base}", "set": task, "condition": PLAIN, "level": MATCHED_AT}
+        | {"others": other if k else None if task == "trianglearea" else other}
+        for k, base in enumerate(names)
+        for task in PAPER_TASKS
+        for other in [{"distance": 0.1 + 0.01 * k, "trianglearea": -9.0}.get(task, 0.4)]
+    ]
+
+
+def mechanism(
+    names: list[str], apart: float, city: float, share: float, rehearsed: float
+) -> dict[str, Result]:
+    """Implied places, grafts, reading sites, shares and displacements of the planted bases."""
+    located, divergence, carried, moved, shares, sites = [], [], [], [], [], {}
+    for k, base in enumerate(names):
+        for task in ("distance", "compass", "perimeter"):
+            run = f"{base}-{task}"
+            located.append({"run": run, "models": f"fine-tuned on {task}", "base": f"zoo:{base}", "seed": k})
+            index = (apart if task == "distance" else apart / 2) + 0.01 * k
+            divergence += [
+                {"run": run, "trained": task, "task": o, "excess": index}
+                for o in ("distance", "compass")
+                if o != task
+            ]
+        run = f"{base}-distance-replay-all"
+        label = f"fine-tuned on distance; {REHEARSED}"
+        located.append({"run": run, "models": label, "base": f"zoo:{base}", "seed": k})
+        divergence.append(
+            {"run": run, "trained": "distance", "task": "compass", "excess": apart - rehearsed + 0.01 * k}
+        )
+        for task in ROUTED:
+            for side, value in (("city side", 0.3 + city), ("answer side", 0.3)):
+                head = {"base": f"zoo:{base}", "set": task, "graft": side}
+                carried.append(head | {"own": value + 0.01 * k, "others": value})
+            inside = 0.8 + (share if task == "distance" else 0.0) + 0.01 * k
+            head = {
+                "run": f"{base}-{task}",
+                "base": f"zoo:{base}",
+                "set": task,
+                "prompt": task,
+                "condition": PLAIN,
+            }
+            for site, layer, value in (("last_digit", 1, inside), ("delimiter", 2, 0.1)):
+                moved += [
+                    head | {"step": s, "layer": layer, "site": site, "moved_new": value * s} for s in (0, 1)
+                ]
+                head_ = {"run": base, "task": task, "update": "adam", "group": "new", "basis": "manifold"}
+                shares.append(head_ | {"layer": layer, "site": site, "share": value})
+        reading = [
+            {"task": task, "slot": 0, "layer": 1, "position": "last_digit", "weak": False} for task in ROUTED
+        ]
+        sites[f"sites-{base}"] = result("sites", {"run": f"zoo:{base}"}, reading=reading, sites=[])
+    return {
+        "locate": result("locate", models=located, divergence=divergence, errors=[]),
+        "anatomy": result("anatomy", carried=carried),
+        "subspace": result("subspace", shares=shares),
+        "trajectory": result("trajectory", trajectory=moved),
+        **sites,
+    }
