@@ -29,6 +29,7 @@ def planted(
     share: float = -0.3,
     matched: float = 0.4,
     rehearsed: float = 0.0,
+    forgotten: float = 0.0,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -38,7 +39,8 @@ def planted(
     implied places after tuning on distance, half of it after other tasks. city: what the city side carries
     more than the answer side. share: how much less of distance's updates lies in the manifold. matched: how
     much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
-    teaches others, and how much less places differ, with replay of all tasks.
+    teaches others, and how much less places differ, with replay of all tasks. forgotten: what untrained tasks
+    lose about training cities.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -92,7 +94,7 @@ def planted(
                 others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
                 taught += [
                     {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
-                    | {"condition": condition, "retention": 0.0, "base_gain": 0.9}
+                    | {"condition": condition, "retention": 0.01 * k - forgotten, "base_gain": 0.9}
                     | {"ni": (mine if trained == task else others) + 0.01 * k}
                     for task in PAPER_TASKS
                 ]

@@ -37,6 +37,8 @@ PLAIN = "replay trained, elicitation none"
 """How `condition_of` calls the usual fine-tuning, to which it adds what is done to the update."""
 REHEARSED = "replay all, elicitation none"
 """How it calls one whose replay covers all tasks, so that the others' answers are not forgotten."""
+HALF_REHEARSED = "replay all (half of the rows), elicitation none"
+"""How it calls one that replays all tasks in as many rows as it has about new cities."""
 STEP_SHARE = 0.087
 """Steps of a fine-tuning as a share of its base's: the paper's 28,560 of 328,128."""
 LR_SHARE = 1 / 30
@@ -165,8 +167,9 @@ def finetuning_config(
         "lr": base.train.lr * LR_SHARE if lr is None else lr,
         "seed": base.train.seed if seed is None else seed,
     }
+    half = replay == "all" and replay_rows >= new_rows
     differs = {
-        "replay": (replay, "trained"),
+        "replay": ("all-half" if half else replay, "trained"),
         "elicit": (elicitation, "none"),
         "new": (world.new, base.world.new),
         "seed": (train["seed"], base.train.seed),
@@ -267,6 +270,8 @@ def condition_of(config: RunConfig) -> str:
     replay = "none"
     if any(part.group == "old" and part.start == 0 for part in others):
         replay = "all"
+        old, new = (total_rows([p for p in data.parts if p.group == group]) for group in ("old", "new"))
+        replay += " (half of the rows)" if old >= new else ""
     elif any(part.start == 0 for part in own_old):
         replay = "trained"
     elicitation = "none"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cwr_mech.config import Part, RouteConfig, RunConfig, parse
-from cwr_mech.experiments.finetuning import Elicitation, Replay, finetuning_config
+from cwr_mech.experiments.finetuning import REPLAY_ROWS, Elicitation, Replay, finetuning_config
 from cwr_mech.experiments.presets import for_tasks
 
 
@@ -39,10 +39,11 @@ def finetunings(
     replay: Replay = "trained",
     elicitation: Elicitation = "none",
     lr: float | None = None,
+    replay_rows: int = REPLAY_ROWS,
 ) -> list[Planned]:
     """A fine-tuning of each base for each set of tasks."""
     wanted = [tuple(tasks) for tasks in sets]
-    make = partial(finetuning_config, replay=replay, elicitation=elicitation, lr=lr)
+    make = partial(finetuning_config, replay=replay, elicitation=elicitation, lr=lr, replay_rows=replay_rows)
     return [Planned(make(base.config, tasks), base.name) for base in bases for tasks in wanted]
 
 

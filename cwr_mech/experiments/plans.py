@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from cwr_mech.config import PAPER, RunConfig
 from cwr_mech.errors import ConfigError, one_of
-from cwr_mech.experiments.finetuning import PAIRS, TRIPLES, paper_config
+from cwr_mech.experiments.finetuning import NEW_ROWS, PAIRS, TRIPLES, paper_config
 from cwr_mech.experiments.planned import (
     Planned,
     conditions,
@@ -151,8 +151,9 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     then the same of the sealed seeds; models of one task; fine-tunings of four bases on the six pairs with
     distance and six without, and on distance, angle and compass under every condition; models of two tasks,
     each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on tasks whose
-    answers place a city are made once more with replay of all seven tasks, so that the others are not
-    forgotten, and of two bases with the paper's few elicitation rows, about training cities.
+    answers place a city are made twice more with replay of all seven tasks, so that the others are not
+    forgotten: in a sixth and in half of the rows. Two bases are fine-tuned with the paper's few elicitation
+    rows, about training cities.
     """
     half = (len(seeds) + 1) // 2
     explored, sealed = (seeds_only(preset, few) for few in (seeds[:half], seeds[half:]))
@@ -168,6 +169,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *explored,
         *tuned(explored, _singles(preset)),
         *tuned(explored, placed, replay="all"),
+        *tuned(explored, placed, replay="all", replay_rows=NEW_ROWS),
         *tuned(explored[:2], placed, elicitation="world"),
         *alone(preset, seeds[:half]),
         *routed(studied[:9], routes),
@@ -176,6 +178,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *sealed,
         *tuned(sealed, _singles(preset)),
         *tuned(sealed, placed, replay="all"),
+        *tuned(sealed, placed, replay="all", replay_rows=NEW_ROWS),
         *routed(studied[9:], routes),
         *frozen(studied[9:], sides),
         *tuned(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),

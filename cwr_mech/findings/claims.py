@@ -12,6 +12,7 @@ confirmatory ones apart). Verdicts:
     inconclusive            none of these, or fewer than three units
 
 Controls and manipulation checks are judged in the same way, without adjustment, and never count as support.
+A finding whose own control is refuted is inconclusive, whatever its numbers.
 """
 
 import math
@@ -101,6 +102,7 @@ class Claim:
     units: Literal["models", "tasks"] = "models"
     kind: Kind = "finding"
     role: Role = "exploratory"
+    control: "Claim | None" = None
 
 
 def judge(claims: Sequence[Claim], saved: Any) -> list[Row]:
@@ -177,6 +179,8 @@ def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Ro
         empty = dict.fromkeys(("value", "lo", "hi", "p_differs", "p_equivalent"))
         return row | empty | {"n": 0, "verdict": "inconclusive", "reason": evidence.reason, "agreement": told}
     verdict = verdict_of(claim, found.value, p_differs, p_equivalent)
+    if failed := _failed_control(claim, saved):
+        verdict = "inconclusive"
     return row | {
         "value": found.value,
         **found.ends,
@@ -184,6 +188,23 @@ def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Ro
         "p_differs": p_differs,
         "p_equivalent": p_equivalent,
         "verdict": verdict,
-        "reason": found.reason or (evidence.reason if verdict == "inconclusive" else ""),
+        "reason": failed or found.reason or (evidence.reason if verdict == "inconclusive" else ""),
         "agreement": agreement(claim, verdict, found.value, saved),
     }
+
+
+def _failed_control(claim: Claim, saved: Any) -> str:
+    """Why a claim says nothing, whatever its numbers: its control is refuted, or cannot be asked. "" where it
+    holds."""
+    if claim.control is None:
+        return ""
+    control = judge([claim.control], saved)[0]
+    if not control["n"]:
+        return f"its control cannot be asked: {control['reason']}"
+    if control["verdict"] != "refuted":
+        return ""
+    wanted = "above" if claim.control.predicted == "above" else "below"
+    return (
+        f"its control fails: {control['contrast']} is {control['value']:.2f}, and was to be {wanted} "
+        f"{claim.control.against:g}"
+    )

@@ -30,6 +30,7 @@ class Question(NamedTuple):
     limits: str
 
 
+MOST_REPLAY_FIRST = [name for name, _, _ in finetuned.REPLAYED][::-1]
 QUESTIONS = (
     Question(
         "tasks",
@@ -63,7 +64,7 @@ QUESTIONS = (
         "What does fine-tuning on one task teach about new cities in others?",
         ("zoo", "maps", "transfer"),
         ("transfer", "course"),
-        ("rehearsed-distance-teaches-less", "distance-teaches-less"),
+        tuple(f"{name}distance-teaches-less" for name in MOST_REPLAY_FIRST),
         "Compared at the end of fine-tunings that have learned their own tasks unequally well; the "
         "comparison at matched competence stands beside it.",
     ),
@@ -80,7 +81,7 @@ QUESTIONS = (
         "Do different tasks' answers put a new city in the same place?",
         ("zoo", "locate"),
         ("locate",),
-        ("rehearsed-divergence-distance", "divergence-distance"),
+        tuple(f"{name}divergence-distance" for name in MOST_REPLAY_FIRST),
         "Distance, compass and perimeter only: angle and area determine coordinates too poorly.",
     ),
     Question(

@@ -10,11 +10,11 @@ from statistics import mean
 
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.config import RouteConfig, parse
-from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
+from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.experiments.plans import RIPE_ROUTES
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
-from cwr_mech.findings.finetuned import TENTH, TENTH_WHY
+from cwr_mech.findings.finetuned import REPLAYED, TENTH, TENTH_WHY, retention
 
 DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
@@ -29,29 +29,28 @@ PROJECTED_TASKS = ("distance", "angle", "compass")
 
 def place_claims() -> Iterator[Claim]:
     """Do answers in different tasks imply different coordinates for the same city?"""
-    claim = partial(Claim, question="places", smallest=FURTHER, why=FURTHER_WHY)
-    for name, words, condition in (
-        ("", "", ""),
-        ("rehearsed-", " with replay of all tasks", f"; {REHEARSED}"),
-    ):
+    places = partial(Claim, question="places", smallest=FURTHER, why=FURTHER_WHY)
+    for name, words, replay in REPLAYED:
+        condition = "" if replay == PLAIN else f"; {replay}"
+        claim = partial(places, control=retention(replay))
         for task in LOCATED:
             yield claim(
                 id=f"{name}divergence-{task}",
-                statement=f"After fine-tuning on {task}{words}, other tasks' answers put new cities "
-                f"elsewhere than {task}'s do",
+                statement=f"After fine-tuning on {task}{words}, other tasks' answers are farther off about "
+                f"new cities than {task}'s are",
                 evidence=partial(_divergence, task=task, condition=condition),
                 contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
                 "new minus training cities",
             )
         yield claim(
             id=f"{name}divergence-distance-more",
-            statement=f"Fine-tuning on distance{words} makes tasks disagree about new cities more than "
-            "compass or perimeter do",
+            statement="Fine-tuning on distance makes tasks disagree about new cities more than compass or "
+            f"perimeter do{words}",
             contrast="divergence index: trained on distance, minus mean of trained on compass and on "
             "perimeter",
             evidence=partial(_more, condition=condition),
         )
-    yield claim(
+    yield places(
         id="places-in-pretraining",
         statement="Answers of models that had the cities in pretraining put them as near as training cities",
         contrast="log ratio of errors of implied coordinates: new over training cities, mean over tasks",

@@ -24,9 +24,9 @@ PLAN_OF = {"small": "zoo", "ripe": "ripe"}
 def models_result(models: Sequence[Run], command: str) -> Result:
     """The result of kind "zoo".
 
-    Tables: `models` (with the hours that their training took, by the clock), `scores` (recorded when the models
-    were added), `plan` (models of each kind in the plan that their preset was made for, and how many of them are
-    here).
+    Tables: `models` (with the hours that their training took, by the clock), `scores` (recorded when the
+    models were added), `plan` (models of each kind in the plan that their preset was made for, and how many
+    of them are here).
     """
     table: list[Row] = []
     scores: list[Row] = []

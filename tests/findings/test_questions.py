@@ -48,6 +48,9 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("on-manifold-own-compass", {"matched": -0.4}, "supported", "refuted"),
     ("rehearsed-distance-teaches-less", {"rehearsed": 0.45}, "supported", "no effect of that size"),
     ("rehearsed-divergence-distance", {"rehearsed": 1.4}, "supported", "no effect of that size"),
+    ("rehearsed-divergence-distance", {"forgotten": 0.3}, "supported", "inconclusive"),
+    ("distance-teaches-less", {"forgotten": 0.3}, "supported", "inconclusive"),
+    ("rehearsed-retention", {"forgotten": 0.3}, "supported", "refuted"),
     ("divergence-distance", {"apart": 0.0}, "supported", "no effect of that size"),
     ("divergence-distance-more", {"apart": -1.4}, "supported", "refuted"),
     ("city-side-angle-own", {"city": -0.3}, "supported", "refuted"),
@@ -60,6 +63,19 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
 def test_planted_truths_are_found(name: str, changes: dict[str, Any], usual: str, otherwise: str) -> None:
     assert row_of(name)["verdict"] == usual
     assert row_of(name, **changes)["verdict"] == otherwise
+
+
+def test_a_claim_whose_control_fails_or_is_not_there_says_nothing_and_why() -> None:
+    lost = row_of("rehearsed-divergence-distance", forgotten=0.3)
+    assert lost["value"] == row_of("rehearsed-divergence-distance")["value"]  # the number itself stays
+    assert "its control fails" in lost["reason"]
+    assert "-0.29" in lost["reason"]
+    results = planted()
+    without = {name: result for name, result in results.items() if name != "transfer"}
+    found = {row["id"]: row for row in findings(without, {}, "test").tables["claims"]}
+    assert found["rehearsed-divergence-distance"]["verdict"] == "inconclusive"
+    assert "its control cannot be asked" in found["rehearsed-divergence-distance"]["reason"]
+    assert found["city-side-distance-own"]["verdict"] == "supported"  # it has no control
 
 
 def test_values_are_those_planted() -> None:
