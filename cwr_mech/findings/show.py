@@ -146,7 +146,8 @@ def readme_rows(reports: Mapping[str, Result]) -> str:
             paper = stands if row["published"] is None else f"{number(row['published'])} ({stands})"
             link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
             told = {"question": link, "statement": row["statement"], "paper": paper, "here": here_}
-            rows.append(told | {"verdict": row["verdict"]})
+            why = str(row["reason"]).split(":")[0]  # its numbers stand in the report
+            rows.append(told | {"verdict": row["verdict"] + (f": {why}" if why else "")})
     return table_of(rows, "question statement paper here verdict", here="here (95 %), n models")
 
 
