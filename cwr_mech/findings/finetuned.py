@@ -19,6 +19,8 @@ ELICITED = "replay trained, elicitation new"
 """The paper's fine-tunings: some rows of every task about held-out cities beside those of the trained
 task."""
 TENTH, TENTH_WHY = 0.1, "a tenth of the gap between held-out and training cities"
+HIGHEST_R = 0.999
+"""Correlations of few pairs may be 1, whose Fisher z is infinite."""
 REPLAYED = (
     ("", "", PLAIN),
     ("rehearsed-", ", with a sixth of the rows replaying all tasks", REHEARSED),
@@ -230,11 +232,12 @@ def relation_claims() -> Iterator[Claim]:
         yield claim(
             id=f"similarity-predicts-transfer{'-without-distance' if 'distance' in left_out else ''}",
             statement=f"Tasks whose single-task models are more similar teach each other more{name}",
-            contrast="r over pairs of tasks: CKA of single-task models with improvement, both ways averaged",
+            contrast="Fisher's z (arctanh of r) over pairs of tasks: CKA of single-task models with "
+            "improvement, both ways averaged",
             evidence=partial(_relation, left_out=left_out),
-            smallest=0.3,
+            smallest=round(math.atanh(0.3), 2),
             why="r = 0.3 explains 9 % of the variance",
-            published=float(content()["similarity_predicts_transfer"][key]),
+            published=math.atanh(content()["similarity_predicts_transfer"][key]),
             incomparable=lambda saved: saved.transient(_trained(saved)),
             units="tasks",
         )
@@ -262,13 +265,15 @@ def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
     if min(np.ptp(x[cells]), np.ptp(y[cells])) == 0:
         return withheld("similarity or transfer is the same for all pairs of tasks")
 
-    def correlation(kept: list[int]) -> float:
+    def z(kept: list[int]) -> float:
         cells = np.triu_indices(len(kept), 1)
         one, two = (table[np.ix_(kept, kept)][cells] for table in (x, y))
-        return math.nan if min(np.ptp(one), np.ptp(two)) == 0 else float(np.corrcoef(one, two)[0, 1])
+        if min(np.ptp(one), np.ptp(two)) == 0:
+            return math.nan
+        return math.atanh(float(np.clip(np.corrcoef(one, two)[0, 1], -HIGHEST_R, HIGHEST_R)))
 
     test = mantel_test(x, y, np.random.default_rng(0), alternative="two-sided")
-    return of_statistic(lambda kept: correlation(list(kept)), range(len(tasks)), unit="task", p=test.p)
+    return of_statistic(lambda kept: z(list(kept)), range(len(tasks)), unit="task", p=test.p)
 
 
 CLAIMS = (

@@ -161,9 +161,9 @@ def errors_figure(result: Result) -> Figure:
     return caption(
         figure,
         f"Filled: new cities ({result.values['n_new']}); hollow: training cities "
-        f"({result.values['n_training']}), the control. Means over models, with 95 % intervals over models "
-        "where there are several. Red band: answers dealt at random. The same questions answered from the "
-        f"true coordinates give at most {number(worst['error'], 2)} ({worst['task']}).",
+        f"({result.values['n_training']}), the control. Geometric means over models, with 95 % intervals "
+        "over models where there are several. Red band: answers dealt at random. The same questions answered "
+        f"from the true coordinates give at most {number(worst['error'], 2)} ({worst['task']}).",
     )
 
 
@@ -246,7 +246,7 @@ def locating(result: Result) -> str:
             heads = {f"{task}_{kind}": task for task in tasks}
             columns = " ".join(f"{name}{end}" for name in heads)
             told = table_of(group_lines(result), f"models n {columns}", **heads)
-            parts += [f"Means over models, {kind} cities:", told]
+            parts += [f"Geometric means over models (95 % over models), {kind} cities:", told]
     if few and (index := result.tables["divergence"]):
         told = table_of(index, "run trained task index~ control excess~", task="other task")
         parts += ["Divergence index of fine-tuned models:", told]

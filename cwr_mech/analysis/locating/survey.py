@@ -217,7 +217,7 @@ def _tables(
         {"run": run.name, "models": labels[run.name], "base": run.parent, "seed": run.config.train.seed}
         for run in runs
     ]
-    tables["groups"] = group_rows(tables["errors"], labels, ("task", "cities"), "error")
+    tables["groups"] = group_rows(tables["errors"], labels, ("task", "cities"), "error", geometric=True)
     tables["divergence_groups"] = [
         {"measure": value} | row
         for value in ("index", "control", "excess")

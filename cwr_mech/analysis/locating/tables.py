@@ -6,6 +6,7 @@ differ in what their answers can tell, so the same number for training cities st
 `excess` is the difference.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -121,16 +122,26 @@ def _log_means(
 
 
 def group_rows(
-    rows: Sequence[Row], labels: Mapping[str, str], by: Sequence[str], value: str, *, name: str | None = None
+    rows: Sequence[Row],
+    labels: Mapping[str, str],
+    by: Sequence[str],
+    value: str,
+    *,
+    name: str | None = None,
+    geometric: bool = False,
 ) -> list[Row]:
     """Mean of a column over the models of a label, for each combination of `by`, 95 % over models.
 
-    labels: run -> label. Rows of runs without a label are left out.
+    labels: run -> label. Rows of runs without a label are left out. geometric: the mean and its interval are
+    those of logarithms, for errors, which are positive and differ by factors.
     """
     labelled = [row | {"models": labels[row["run"]]} for row in rows if row["run"] in labels]
     means = []
     for key, found in groups(labelled, "models", *by).items():
         values = np.array([row[value] for row in found], dtype=np.float64)  # None is NaN
         about = dict(zip(("models", *by), key, strict=True)) | {"n": len(found)}
-        means.append(about | mean_columns(values, "model", name or value))
+        mean = mean_columns(np.log(values) if geometric else values, "model", name or value)
+        if geometric:
+            mean = {column: None if log is None else math.exp(log) for column, log in mean.items()}
+        means.append(about | mean)
     return means

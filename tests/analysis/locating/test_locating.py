@@ -20,10 +20,10 @@ from cwr_mech.analysis.locating.survey import (
     Survey,
     locate_result,
 )
-from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, TRUE, divergence_rows
+from cwr_mech.analysis.locating.tables import ALL_OTHERS, DEALT, TRUE, divergence_rows, group_rows
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.report.figures import draw
-from cwr_mech.results import load_result
+from cwr_mech.results import Row, load_result
 from cwr_mech.tasks.registry import COMPASS, PAPER_TASKS, TASKS
 from cwr_mech.training.runs import load_run
 from cwr_mech.world.cities import load_world
@@ -258,3 +258,18 @@ def test_of_many_runs_the_map_shows_each_kind() -> None:
         *(f"ripe-ft-{kind}" for kind in ("distance", "distance-replay-all", "compass-replay-all")),
     ]
     assert len(result.params["runs"]) > len(titles)  # control: there were more to choose from
+
+
+def test_errors_of_several_models_are_averaged_by_factors() -> None:
+    errors = {"a": 10.0, "b": 40.0, "c": 160.0}
+    rows: list[Row] = [{"run": run, "task": "distance", "error": error} for run, error in errors.items()]
+    labels = dict.fromkeys("abc", "tuned")
+    (mean,) = group_rows(rows, labels, ("task",), "error", geometric=True)
+    assert mean["error"] == pytest.approx(40)
+    assert mean["lo"] * mean["hi"] == pytest.approx(40**2)
+    assert 0 < mean["lo"] < 10 < 160 < mean["hi"]  # plain ones would have an end below 0
+    (plain,) = group_rows(rows, labels, ("task",), "error")
+    assert plain["error"] == pytest.approx(70)
+    assert plain["lo"] < 0
+    (none,) = group_rows([rows[0] | {"error": None}], labels, ("task",), "error", geometric=True)
+    assert none["error"] is None
