@@ -53,7 +53,7 @@ def map_claims() -> Iterator[Claim]:
     claim = partial(Claim, question="maps", smallest=0.5, why=HALF)
     yield claim(
         id="map-all-tasks",
-        statement="Models of all tasks hold a linear map of the cities",
+        statement="Models trained on all tasks together hold a linear map of the cities",
         contrast="R² of coordinates on held-out cities; shuffled coordinates give about 0",
         evidence=lambda saved: _r2(saved, saved.trained_on(*PAPER_TASKS)),
     )

@@ -103,11 +103,11 @@ QUESTIONS = (
     ),
     Question(
         "shares",
-        "Do updates on distance leave the manifold where cities are read?",
+        "Where cities are read, do updates on distance leave the manifold?",
         ("zoo", "subspace"),
         ("subspace", "conflict"),
         ("share-step",),
-        "The manifold's span is that of five to seven directions; a point in the span may lie off the curved "
+        "The manifold's span is that of a few leading directions; a point in the span may lie off the curved "
         "manifold. A share says where an update points, not what answers use.",
     ),
 )

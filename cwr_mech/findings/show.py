@@ -20,11 +20,13 @@ ANSWERS: Mapping[str, str] = {
 }
 """The first word of the answer that a verdict gives to a claim."""
 VERDICT_NOTE = (
-    "Verdicts: *supported* or *refuted*, the contrast differs from its reference on the predicted side or on "
-    "the other; *no effect of that size*, it is smaller than the smallest effect of interest (two one-sided "
-    "tests); *inconclusive*, none of these, or fewer than three models. Tests are Student's t over models, p "
-    "values adjusted over the findings of this report (Benjamini-Hochberg); intervals are 95 %, each by "
-    "itself. Controls and manipulation checks are listed apart and support nothing."
+    "Verdicts: *supported*, the contrast differs from its reference (adjusted p below 0.05) on the "
+    "predicted side; *refuted*, on the other side; *no effect of that size*, it is smaller than the "
+    "smallest effect of interest (two one-sided tests); *inconclusive*, none of these, fewer than three "
+    "models, or a control that fails. Tests are Student's t over models, p values adjusted over the "
+    "findings of this report (Benjamini-Hochberg). Intervals are 95 % and not adjusted, so one that "
+    "excludes the reference may still be inconclusive. Controls and manipulation checks are listed apart "
+    "and support nothing."
 )
 
 
@@ -249,13 +251,13 @@ def limits(result: Result) -> str:
         "Small models, few rows": f"{values['n_layers']} layers of width {values['d_model']} "
         f"({values['parameters']:,} parameters) against 6 of width 128 (1.6 million). Rows seen, by number "
         f'of tasks: {seen}; the paper: 42 million. "Not learned" is a statement about this budget.',
-        "Order of learning": f"{values['first_tasks']} of {len(scratch)} pretrained models begin with some "
-        "of their tasks alone, the paper's with all. What depends on the order of learning is not "
-        "comparable.",
-        "Layers do not correspond": "The paper reads after block 5 of 6; here models are compared after the "
-        "last block but one.",
         "Few seeds": "With three models Student's t has two degrees of freedom: inconclusive is not absent.",
     }
+    if values["first_tasks"]:
+        points["Order of learning"] = (
+            f"{values['first_tasks']} of {len(scratch)} pretrained models begin with some of their tasks "
+            "alone, the paper's train on all of theirs from the start."
+        )
     return "\n".join(f"- **{title}.** {text}" for title, text in points.items())
 
 
