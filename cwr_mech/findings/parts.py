@@ -87,8 +87,8 @@ def conditioned(models: Models) -> list[Run]:
 
 
 def taught(models: Models) -> list[Run]:
-    """Bases of which fine-tunings are here."""
-    of = {model.parent for model in models}
+    """Bases of which usual fine-tunings are here."""
+    of = {model.parent for model in conditioned(models) if condition_of(model.config) == PLAIN}
     return chosen(bases(models), lambda base: base.name in of, "fine-tuning of a model of all seven tasks")
 
 
