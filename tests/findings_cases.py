@@ -162,14 +162,15 @@ def mechanism(
                 "prompt": task,
                 "condition": PLAIN,
             }
-            for site, layer, value in (("last_digit", 1, inside), ("delimiter", 2, 0.1)):
+            for site, layer, value in (("digit3+last_digit", 1, inside), ("delimiter", 2, 0.1)):
                 moved += [
                     head | {"step": s, "layer": layer, "site": site, "moved_new": value * s} for s in (0, 1)
                 ]
                 head_ = {"run": base, "task": task, "update": "adam", "group": "new", "basis": "manifold"}
                 shares.append(head_ | {"layer": layer, "site": site, "share": value})
         reading = [
-            {"task": task, "slot": 0, "layer": 1, "position": "last_digit", "weak": False} for task in ROUTED
+            {"task": task, "slot": 0, "layer": 1, "position": "digit3+last_digit", "weak": False}
+            for task in ROUTED
         ]
         sites[f"sites-{base}"] = result("sites", {"run": f"zoo:{base}"}, reading=reading, sites=[])
     return {

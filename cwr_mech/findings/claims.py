@@ -188,7 +188,7 @@ def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Ro
         "p_differs": p_differs,
         "p_equivalent": p_equivalent,
         "verdict": verdict,
-        "reason": failed or found.reason or (evidence.reason if verdict == "inconclusive" else ""),
+        "reason": failed or (evidence.reason if verdict == "inconclusive" else "") or found.reason or "",
         "agreement": agreement(claim, verdict, found.value, saved),
     }
 

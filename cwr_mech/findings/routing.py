@@ -5,6 +5,7 @@ network. Hypotheses were made on the first three bases; later bases are judged a
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from statistics import mean
 
@@ -12,7 +13,7 @@ from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.config import RouteConfig, parse
 from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.experiments.plans import RIPE_ROUTES
-from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, withheld
+from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
 from cwr_mech.findings.finetuned import REPLAYED, TENTH, TENTH_WHY, retention
 
@@ -24,6 +25,8 @@ PROJECTED = [f"{PLAIN}, {parse(RouteConfig, dict(route)).name}" for route in RIP
 ON, OFF, *MATCHED = PROJECTED
 """Conditions of the gradient at the tokens of new cities, as results name them: on- and off-manifold, and on
 covariance-matched subspaces, several draws."""
+PROJECTED_AT = (1, "digit3+last_digit")
+"""Layer and tokens at which the plan `ripe` projects gradients."""
 PROJECTED_TASKS = ("distance", "angle", "compass")
 
 
@@ -122,28 +125,30 @@ def condition_claims() -> Iterator[Claim]:
             id=f"off-manifold-own-{task}",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches {task}",
             contrast="normalised improvement in the trained task, gradients off-manifold",
-            evidence=partial(Saved.own, task=task, condition=OFF),
+            evidence=_where_read(partial(Saved.own, task=task, condition=OFF), task),
         )
         yield claim(
             id=f"off-manifold-others-{task}",
             statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches the "
             f"other tasks",
             contrast="mean normalised improvement in untrained tasks, gradients off-manifold",
-            evidence=partial(Saved.others, task=task, condition=OFF),
+            evidence=_where_read(partial(Saved.others, task=task, condition=OFF), task),
         )
         yield claim(
             id=f"on-manifold-own-{task}",
             statement=f"Gradients projected on-manifold teach {task} more than gradients projected on "
             "directions in which activations vary as much",
             contrast="improvement in the trained task: on-manifold, minus covariance-matched",
-            evidence=partial(_beyond_matched, task=task),
+            evidence=_where_read(partial(_beyond_matched, task=task), task),
         )
     yield claim(
         id="repair-on-manifold",
         statement="With gradients projected on-manifold, fine-tuning on distance teaches the other tasks "
         "more",
         contrast="mean improvement in untrained tasks: on-manifold, minus unprojected",
-        evidence=lambda saved: minus(saved.others(DIVERGENT, ON), saved.others(DIVERGENT)),
+        evidence=_where_read(
+            lambda saved: minus(saved.others(DIVERGENT, ON), saved.others(DIVERGENT)), DIVERGENT
+        ),
     )
     yield claim(
         id="on-manifold-keeps",
@@ -153,6 +158,21 @@ def condition_claims() -> Iterator[Claim]:
         predicted="below",
         kind="control",
     )
+
+
+def _where_read(units: Callable[[Saved], Units], task: str) -> Callable[[Saved], Evidence]:
+    """Only of bases that read the task's city where gradients are projected: elsewhere it is no test of the
+    route (a rule of reports/PREREGISTRATION.md).
+    """
+
+    def found(saved: Saved) -> Evidence:
+        every, read = units(saved), _read_at(saved)
+        kept = {base: value for base, value in every.items() if read.get((base, task)) == PROJECTED_AT}
+        where = "where gradients are projected (L{}, {})".format(*PROJECTED_AT)
+        reason = f"{len(kept)} of {len(every)} bases read {task} {where}"
+        return replace(of_units(kept), reason=reason) if kept else withheld(reason)
+
+    return found
 
 
 def _beyond_matched(saved: Saved, task: str) -> Units:

@@ -136,6 +136,12 @@ def test_shares_are_read_where_interchange_moves_answers() -> None:
     results["sites-all-0"] = result("sites", {"run": "zoo:all-0"}, reading=weak, sites=[])
     rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
     assert rows["share-step"]["n"] == 2
+    projected = rows["off-manifold-own-compass"]
+    assert (projected["n"], projected["verdict"]) == (2, "inconclusive")
+    assert (
+        projected["reason"]
+        == "2 of 3 bases read compass where gradients are projected (L1, digit3+last_digit)"
+    )
     del results["sites-all-1"], results["sites-all-2"]
     rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
     assert rows["share-step"]["reason"] == "the sites at which bases read cities are not among the results"
@@ -203,7 +209,7 @@ def test_findings_follow_from_files_and_the_summary_names_each_question(
     assert "| **supported** |" in page
     shown = "".join(show.claims(found, question.id) for question in QUESTIONS)
     assert all(row["statement"] in shown for row in found.tables["claims"])
-    assert "[Do updates on distance leave" in show.readme_rows({"zoo": found})
+    assert "[Where cities are read, do updates on distance leave" in show.readme_rows({"zoo": found})
     # Control: findings of other results have other inputs, which a check of the report notices.
     planted(harm=0.0)["transfer"].save(folder / "results", "transfer")
     assert load_result(write_findings(folder, "cwr-mech report zoo")).inputs != found.inputs
