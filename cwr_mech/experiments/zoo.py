@@ -138,6 +138,7 @@ def family(config: RunConfig, tuned: bool) -> str:
     if not tuned:
         from_the_start = any(part.group == "all" for part in config.data.parts)
         return f"{tasks}, new cities in pretraining" if from_the_start else tasks
-    elicitation, *update = condition_of(config).partition("elicitation ")[2].split(", ")
-    rows = [] if elicitation == "none" else [f"elicitation {elicitation}"]
-    return ", ".join([f"fine-tuned on {tasks}", *update, *rows])
+    replay, elicitation, *update = condition_of(config).split(", ")
+    rows = [] if elicitation == "elicitation none" else [elicitation]
+    again = [] if replay == "replay trained" else [replay]
+    return ", ".join([f"fine-tuned on {tasks}", *again, *update, *rows])

@@ -209,7 +209,8 @@ def _retention(saved: Saved, condition: str) -> Units:
 def _probe_error(saved: Saved) -> Units:
     """Each fine-tuning at the layer and prompt where its own probe is best; plain fine-tunings only."""
     models = saved.models
-    tuned = models[models["base"].isin(saved.bases) & (models["route"] == "unprojected")]
+    plain = models["family"].str.fullmatch(r"fine-tuned on \d tasks?")
+    tuned = models[models["base"].isin(saved.bases) & plain]
     new = saved.table("maps", "new").set_index(["run", "task", "hook"])["error_mean"]
     errors: dict[str, dict[bool, list[float]]] = {}
     for _, row in tuned.iterrows():

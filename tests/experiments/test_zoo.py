@@ -20,7 +20,7 @@ from cwr_mech.analysis.transfer.runs import fine_tunings
 from cwr_mech.config import RunConfig, parse
 from cwr_mech.errors import ArtifactExists, ConfigError, CorruptArtifact
 from cwr_mech.experiments import zoo_files as zoo
-from cwr_mech.experiments.finetuning import finetuning_config
+from cwr_mech.experiments.finetuning import NEW_ROWS, finetuning_config
 from cwr_mech.experiments.planned import in_pretraining
 from cwr_mech.experiments.presets import for_tasks, preset
 from cwr_mech.experiments.zoo import family, folder_bytes, zoo_models
@@ -222,6 +222,12 @@ FAMILIES = (
     (finetuning_config(BASE, ("angle",)), True, "fine-tuned on 1 task"),
     (finetuning_config(BASE, ("angle", "compass")), True, "fine-tuned on 2 tasks"),
     (finetuning_config(BASE, ("angle",), elicitation="new"), True, "fine-tuned on 1 task, elicitation new"),
+    (finetuning_config(BASE, ("angle",), replay="all"), True, "fine-tuned on 1 task, replay all"),
+    (
+        finetuning_config(BASE, ("angle",), replay="all", replay_rows=NEW_ROWS),
+        True,
+        "fine-tuned on 1 task, replay all (half of the rows)",
+    ),
     (
         finetuning_config(BASE, ("angle",)).with_settings(["route.condition=on-manifold"]),
         True,
