@@ -14,6 +14,7 @@ from cwr_mech.experiments.zoo import family
 from cwr_mech.experiments.zoo_files import QUESTIONS
 from cwr_mech.findings.routing import CONVERGENT, DIVERGENT
 from cwr_mech.findings.tables import MEASURES
+from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import Run
 
 SIDES = ("distance", "compass", "angle")
@@ -167,7 +168,7 @@ PARTS: Mapping[str, tuple[Part, ...]] = {
     ),
     "gradients": (Part("routing", "conflict", taught, each=True),),
     "sides": (Part("routing", "anatomy", partial(plain, tasks=SIDES)),),
-    "power": (Part("routing", "routing-power", conditioned, {"task": "distance"}),),
+    "power": (Part("routing", "routing-power", partial(plain, tasks=PAPER_TASKS), {"task": "distance"}),),
     "patching": (Part("routing", "patch-parts", taught, {"tasks": PATCHED, "pairs": PATCH_PAIRS}),),
 }
 """The parts of the reports in the order in which they need each other, those that take longest first."""
