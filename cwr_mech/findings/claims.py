@@ -34,6 +34,8 @@ class NoResults(Exception):
 Kind = Literal["finding", "control", "manipulation check"]
 Role = Literal["exploratory", "confirmatory"]
 Verdict = Literal["supported", "refuted", "no effect of that size", "inconclusive"]
+CONTROL = "its control"
+"""How the reason of a claim whose control does not hold begins."""
 VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "no effect of that size", "inconclusive")
 
 
@@ -200,11 +202,11 @@ def _failed_control(claim: Claim, saved: Any) -> str:
         return ""
     control = judge([claim.control], saved)[0]
     if not control["n"]:
-        return f"its control cannot be asked: {control['reason']}"
+        return f"{CONTROL} cannot be asked: {control['reason']}"
     if control["verdict"] != "refuted":
         return ""
     wanted = "above" if claim.control.predicted == "above" else "below"
     return (
-        f"its control fails: {control['contrast']} is {control['value']:.2f}, and was to be {wanted} "
+        f"{CONTROL} fails: {control['contrast']} is {control['value']:.2f}, and was to be {wanted} "
         f"{claim.control.against:g}"
     )

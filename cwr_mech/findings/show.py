@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+from cwr_mech.analysis.stats.intervals import LEAST_UNITS
 from cwr_mech.analysis.stats.models import FAILED_BELOW
+from cwr_mech.findings.claims import CONTROL
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.findings.questions import QUESTIONS, Question, asked, headline
 from cwr_mech.render.markdown import ends, paragraphs, table_of
@@ -148,7 +150,8 @@ def readme_rows(reports: Mapping[str, Result]) -> str:
             paper = stands if row["published"] is None else f"{number(row['published'])} ({stands})"
             link = f"[{question.title}](reports/{name}/report.md{anchor(question.title)})"
             told = {"question": link, "statement": row["statement"], "paper": paper, "here": here_}
-            why = str(row["reason"]).split(":")[0]  # its numbers stand in the report
+            told_why = row["n"] < LEAST_UNITS or row["reason"].startswith(CONTROL)
+            why = row["reason"].split(":")[0] if told_why else ""  # the rest stands in the report
             rows.append(told | {"verdict": row["verdict"] + (f": {why}" if why else "")})
     return table_of(rows, "question statement paper here verdict", here="here (95 %), n models")
 
