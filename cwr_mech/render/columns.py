@@ -24,7 +24,7 @@ class Column(NamedTuple):
 COLUMNS: Mapping[str, Column] = MappingProxyType(
     {
         # how well a model answers
-        "parse_rate": Column("readable answers"),
+        "parse_rate": Column("valid"),
         "value_mean": Column("mean"),
         "value_median": Column("median"),
         "baseline": Column("best constant answer"),
@@ -138,10 +138,10 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "ni_paper": Column("improvement clipped to 0 to 1.5, as in the paper"),
         "base_new": Column("new cities before"),
         "new": Column("new cities"),
-        "new_read": Column("readable, new cities"),
+        "new_read": Column("valid, new cities"),
         "base_old": Column("training cities before"),
         "old": Column("training cities"),
-        "old_read": Column("readable, training cities"),
+        "old_read": Column("valid, training cities"),
         "models_learned": Column("bases that had learned it"),
         "retention": Column("retention, training cities"),
         "deviation": Column("beyond the best single-task model"),
