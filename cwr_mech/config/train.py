@@ -58,7 +58,8 @@ class RouteConfig(Config):
 
     `condition` "unprojected" leaves them alone; "penalty" adds a penalty of `weight` nats; the others project
     the gradient at mentions of cities onto a subspace of `rank` directions, or onto its complement, after the
-    blocks `layers`.
+    blocks `layers`. With `elsewhere` "cut", questions with these cities have no gradient at their other tokens
+    there, so that they teach the blocks up to that one through these mentions alone.
     """
 
     condition: Literal[
@@ -84,6 +85,9 @@ class RouteConfig(Config):
     rank: int = Field(4, ge=1, description="directions of the subspace")
     weight: float = Field(1.0, gt=0, description="weight of the penalty")
     rescale: bool = Field(True, description="give the projected gradient the norm it had")
+    elsewhere: Literal["kept", "cut"] = Field(
+        "kept", description="the gradient at all other tokens of questions with these cities: kept or cut"
+    )
     draw: int = Field(0, ge=0, description="which of the random subspaces or rotations")
 
     @model_validator(mode="before")
@@ -101,6 +105,11 @@ class RouteConfig(Config):
         return self.condition not in ("unprojected", "penalty")
 
     @property
+    def changes(self) -> bool:
+        """Whether gradients are changed at all."""
+        return self.condition != "unprojected" or self.elsewhere == "cut"
+
+    @property
     def name(self) -> str:
         """The condition in one word, with what is unusual about it: what a run's name says of it."""
         unusual = {
@@ -108,13 +117,14 @@ class RouteConfig(Config):
             f"-{'+'.join(self.positions)}": self.positions != ("last_digit", "delimiter"),
             "-unscaled": self.projects and not self.rescale,
             f"-draw{self.draw}": self.draw > 0,
+            "-cut": self.elsewhere == "cut",
         }
         return self.condition + "".join(word for word, holds in unusual.items() if holds)
 
     @property
     def suffix(self) -> str:
         """What is added to the name of a run under this condition."""
-        return "" if self.condition == "unprojected" else f"-{self.name}"
+        return f"-{self.name}" if self.changes else ""
 
 
 CONDITIONS: tuple[str, ...] = get_args(RouteConfig.model_fields["condition"].annotation)

@@ -279,6 +279,6 @@ def condition_of(config: RunConfig) -> str:
         elicitation = "new"
     elif any(part.group == "old" and part.start > 0 for part in others):
         elicitation = "world"
-    route = "" if config.route.condition == "unprojected" else f", {config.route.name}"
+    route = f", {config.route.name}" if config.route.changes else ""
     only = f", only {'+'.join(config.train.train_only)}" if config.train.train_only else ""
     return f"replay {replay}, elicitation {elicitation}{route}{only}"

@@ -64,6 +64,12 @@ RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     *({"condition": "covariance-matched", "draw": draw, **AT_READING_SITE} for draw in range(3)),
 )
 """Projections of the plan `ripe`: where answers read a city, with the gradient's length left as it comes."""
+CUT_ROUTES: tuple[Mapping[str, object], ...] = tuple(
+    {"condition": condition, "elsewhere": "cut", **AT_READING_SITE}
+    for condition in ("unprojected", "on-manifold", "off-manifold", "covariance-matched")
+)
+"""The same with the gradient cut at all other tokens. With the city side alone trained, what a question about
+new cities teaches has no other way than these directions."""
 
 
 def _singles(preset: RunConfig) -> list[tuple[str, ...]]:
@@ -152,8 +158,9 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     distance and six without, and on distance, angle and compass under every condition; models of two tasks,
     each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on tasks whose
     answers place a city are made twice more with replay of all seven tasks, so that the others are not
-    forgotten: in a sixth and in half of the rows. Two bases are fine-tuned with the paper's few elicitation
-    rows, about training cities.
+    forgotten: in a sixth and in half of the rows. With replay in half, the city side alone is also trained on
+    distance and on compass through the new cities' activations alone (CUT_ROUTES). Two bases are fine-tuned
+    with the paper's few elicitation rows, about training cities.
     """
     half = (len(seeds) + 1) // 2
     explored, sealed = (seeds_only(preset, few) for few in (seeds[:half], seeds[half:]))
@@ -164,7 +171,14 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     reading = preset.model.n_layers // 2  # modules up to the block after which a city is read
     city = ("E", *(f"L{layer}" for layer in range(reading)))
     sides = {"city": city, "answer": [name for name in preset.model.modules if name not in city]}
-    routes = [{"layers": (reading - 1,), **route} for route in RIPE_ROUTES]
+    routes, cut = (
+        [{"layers": (reading - 1,), **route} for route in some] for some in (RIPE_ROUTES, CUT_ROUTES)
+    )
+
+    def through_cities(bases: Sequence[Planned]) -> list[Planned]:
+        both = tuned(bases, [("distance",), ("compass",)], replay="all", replay_rows=NEW_ROWS)
+        return routed(frozen(both, {"city": city}), cut)
+
     return [
         *explored,
         *tuned(explored, _singles(preset)),
@@ -172,6 +186,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(explored, placed, replay="all", replay_rows=NEW_ROWS),
         *tuned(explored[:2], placed, elicitation="world"),
         *alone(preset, seeds[:half]),
+        *through_cities(explored),
         *routed(studied[:9], routes),
         *frozen(studied[:9], sides),
         *tuned(explored, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
@@ -179,6 +194,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(sealed, _singles(preset)),
         *tuned(sealed, placed, replay="all"),
         *tuned(sealed, placed, replay="all", replay_rows=NEW_ROWS),
+        *through_cities(sealed),
         *routed(studied[9:], routes),
         *frozen(studied[9:], sides),
         *tuned(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),

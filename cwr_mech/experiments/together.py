@@ -51,7 +51,7 @@ def next_group(plan: Sequence[Planned], root: Path, most: int, tried: set[str]) 
 
 def _ready(planned: Planned, root: Path) -> bool:
     """Whether a run is not done, not held by another process, unprojected, and its base is there."""
-    if planned.config.route.condition != "unprojected":
+    if planned.config.route.changes:
         return False
     try:
         require_base(planned, root)

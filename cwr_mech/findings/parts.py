@@ -125,7 +125,7 @@ def alone(models: Models) -> list[Run]:
 def unprojected(models: Models) -> list[Run]:
     """Fine-tunings without anything done to the gradient."""
     tuned = chosen(models, lambda model: model.parent is not None, "fine-tuned model")
-    return [model for model in tuned if model.config.route.condition == "unprojected"]
+    return [model for model in tuned if not model.config.route.changes]
 
 
 def with_bases(models: Models) -> list[Run]:

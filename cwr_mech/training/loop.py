@@ -72,16 +72,16 @@ def train(
 
     base: start from this run's last checkpoint instead of a fresh draw (a resume has it in its folder).
     begun: called when the folder is locked and its run can be trained.
-    hook: see RowsHook; settings of a condition other than unprojected need it. compute, processes: a resume
+    hook: see RowsHook; a config whose route changes gradients needs it. compute, processes: a resume
     of the same run may have others. Every process calls this function; the main one alone writes and has a
     listener. With `resume` a finished run is returned as it is.
     Raises ArtifactExists, ArtifactLocked, MissingArtifact, CorruptArtifact, ConfigError, NoSpace, and
     TrainingDiverged when the loss or the gradient is no longer a number. On KeyboardInterrupt, and on
     ProcessLost, the state is saved and the exception goes on.
     """
-    if config.route.condition != "unprojected" and hook is None:
+    if config.route.changes and hook is None:
         raise ConfigError(
-            f"run {config.name} changes its gradients ('{config.route.condition}') and has no hook to do so",
+            f"run {config.name} changes its gradients ('{config.route.name}') and has no hook to do so",
             "go on with the cwr-mech finetune command that began it, and --resume",
         )
     folder = load_run(folder).folder if resume else Path(folder)

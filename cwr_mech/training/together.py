@@ -80,7 +80,7 @@ def train_together(
 def check_together(configs: Sequence[RunConfig]) -> None:
     """Raises ConfigError for runs that cannot be trained as one batch."""
     for config in configs:
-        if config.route.condition != "unprojected":
+        if config.route.changes:
             raise ConfigError(f"run {config.name} changes its gradients", "train it by itself")
         if config.model != configs[0].model:
             raise ConfigError(

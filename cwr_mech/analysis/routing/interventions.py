@@ -10,6 +10,9 @@ covariance-matched  its projection onto random combinations of training cities' 
                     activations' own covariance: the stricter control of `on-manifold`
 penalty             as it is, and a penalty on the distance from the affine space of the manifold's directions
 
+Projecting leaves other ways for what a question about new cities teaches: parameters above the site, and
+tokens beside the city's. `train_only` closes the first, `elsewhere` "cut" the second.
+
 A gradient passes the subspaces of several layers in turn. The manifold's lie close together (0.81 of one in
 the next); random ones drawn for each layer alone would each stop what the one above let through, and differ
 from the manifold's in more than direction. So one random rotation turns all subspaces of a model, and the
@@ -20,7 +23,8 @@ project at the same sites. A site (layer, token position, task, slot) is used on
 elsewhere "the manifold's directions" would be a fit to noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -39,6 +43,17 @@ from cwr_mech.tasks.registry import get_task
 from cwr_mech.training.loop import RowsHook
 from cwr_mech.world.cities import World
 
+KEPT: Mapping[str, Keep] = MappingProxyType(
+    {
+        "unprojected": "all",
+        "on-manifold": "inside",
+        "random": "inside",
+        "covariance-matched": "inside",
+        "off-manifold": "outside",
+        "random-complement": "outside",
+    }
+)
+"""Condition -> the part of the gradient that is kept of the condition's subspace."""
 Choose = Callable[[Float[np.ndarray, "p rank"], Float[np.ndarray, "city p"]], Float[np.ndarray, "p rank"]]
 """(the manifold's directions at a site, training cities' activations there) -> directions to use."""
 ROWS = 3000
@@ -138,12 +153,12 @@ def random_directions(condition: str, d_model: int, world: World, draw: int) -> 
 def condition_hook(
     settings: RouteConfig, model: HookedQwen2, world: World, tasks: Sequence[str]
 ) -> RowsHook | None:
-    """The training hook of a fine-tuning that starts from `model`; None for "unprojected".
+    """The training hook of a fine-tuning that starts from `model`; None where no gradient is changed.
 
     tasks: all tasks of which the fine-tuning has rows. Raises AnalysisError without layers or without new
     cities, and as `fit_frames` does.
     """
-    if settings.condition == "unprojected":
+    if not settings.changes:
         return None
     if not settings.layers:
         raise AnalysisError("no layer to project at", "name them, as in --route-layers 1,2")
@@ -157,7 +172,11 @@ def condition_hook(
     digits = world.config.id_digits
     if settings.condition == "penalty":
         return penalise(frames, settings.weight, ids, id_digits=digits)
-    keep: Keep = (
-        "inside" if settings.condition in ("on-manifold", "random", "covariance-matched") else "outside"
+    return project(
+        frames,
+        KEPT[settings.condition],
+        ids,
+        rescale=settings.rescale,
+        cut=settings.elsewhere == "cut",
+        id_digits=digits,
     )
-    return project(frames, keep, ids, rescale=settings.rescale, id_digits=digits)

@@ -23,7 +23,7 @@ from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.engine import GradientHook
 from cwr_mech.training.loop import RowsHook
 
-Keep = Literal["inside", "outside"]
+Keep = Literal["inside", "outside", "all"]
 MOST_SCALED = 10.0
 """Largest factor by which a projected gradient is scaled up to the norm it had. A random subspace of 4 of 64
 directions asks for about 4, so this holds back only what has next to nothing left."""
@@ -71,19 +71,22 @@ def project(
     ids: Int[np.ndarray, " city"] | None,
     *,
     rescale: bool = True,
+    cut: bool = False,
     id_digits: int = 4,
 ) -> RowsHook:
     """Project the gradient at mentions of the cities `ids` (None: all) onto the frames' subspaces, or onto
-    their complements. `rescale` gives it the norm it had before (over the mentions of a micro-batch): then
-    its steps are as long as unprojected ones, and longer than those in the same directions would have been.
+    their complements, or keep all of it. `rescale` gives it the norm it had before (over the mentions of a
+    micro-batch): then its steps are as long as unprojected ones, and longer than those in the same directions
+    would have been. `cut`: rows with one of these mentions have no other gradient, from the first city's id
+    on, at the frames' layers. (Before it no token knows which city is asked for.)
 
-    Mentions without a frame are left alone. Raises AnalysisError when the frames of a layer differ in shape.
+    Mentions without a frame are left alone, or cut. Raises AnalysisError when the frames of a layer differ in shape.
     """
 
     def change(gradient: Tensor, _h: Tensor, columns: Tensor, *_: object) -> Tensor:
         return keep_part(gradient, columns, keep, rescale=rescale)
 
-    return _hook(frames, ids, id_digits, change)
+    return _hook(frames, ids, id_digits, change, cut=cut)
 
 
 def keep_part(
@@ -93,9 +96,11 @@ def keep_part(
     *,
     rescale: bool = True,
 ) -> Float[Tensor, "mention d"]:
-    """The part of each gradient inside or outside its subspace; `rescale`: scaled to the norm that all had
+    """The part of each gradient inside or outside its subspace, or all of it; `rescale`: scaled to the norm that all had
     together, but never up by more than MOST_SCALED: a gradient with hardly any such part has lost it.
     """
+    if keep == "all":
+        return gradient
     inside = _project(gradient, columns)
     kept = inside if keep == "inside" else gradient - inside
     if not rescale:
@@ -136,7 +141,14 @@ class _Layer:
         self.unit = torch.tensor([frame.unit for frame in mine], dtype=torch.float32)
 
 
-def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, change: Change) -> RowsHook:
+def _hook(
+    frames: Frames,
+    ids: Int[np.ndarray, " city"] | None,
+    id_digits: int,
+    change: Change,
+    *,
+    cut: bool = False,
+) -> RowsHook:
     layers = {}
     for layer in sorted({place.layer for place in frames}):
         here = {place.kind: frame for place, frame in frames.items() if place.layer == layer}
@@ -148,11 +160,16 @@ def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, 
         def at(layer: int, gradient: Tensor, activation: Tensor, which: Tensor) -> Tensor:
             if layer not in layers:
                 return gradient
-            frame, (place, position, kind, total) = layers[layer], spots[layer].within(which)
+            frame, mine = layers[layer], spots[layer]
+            place, position, kind, total = mine.within(which)
+            spot = place, position
+            new = gradient[spot]
             if len(place):
-                spot = place, position
                 stacked = frame.columns[kind], frame.centre[kind], frame.unit[kind]
-                gradient[spot] = change(gradient[spot], activation[spot], *stacked, total)
+                new = change(new, activation[spot], *stacked, total)
+            if cut:
+                gradient[torch.arange(gradient.shape[1]) >= mine.first_id[which, None]] = 0
+            gradient[spot] = new
             return gradient
 
         return at
@@ -161,12 +178,18 @@ def _hook(frames: Frames, ids: Int[np.ndarray, " city"] | None, id_digits: int, 
 
 
 class _Spots:
-    """The mentions of some cities in a batch that have a frame: their rows, positions and kinds."""
+    """The mentions of some cities in a batch that have a frame: their rows, positions and kinds. `first_id`:
+    where the id of a row's first city begins; behind the row's end where none of the cities is mentioned.
+    """
 
     def __init__(
         self, rows: Rows, kinds: list[Kind], ids: Int[np.ndarray, " city"] | None, id_digits: int
     ) -> None:
         numbers = {kind: number for number, kind in enumerate(kinds)}
+        every = mentions_of(rows, "digit1", None, id_digits)
+        asked = np.isin(every.row, mentions_of(rows, "digit1", ids, id_digits).row) & (every.slot == 0)
+        self.first_id = torch.full((len(rows),), rows.tokens.shape[1])
+        self.first_id[every.row[asked]] = torch.from_numpy(every.position[asked])
         parts = []
         for site in sorted({site for site, _, _ in kinds}):
             found = mentions_of(rows, site, ids, id_digits)

@@ -158,3 +158,31 @@ def test_mentions_without_a_frame_are_left_alone() -> None:
     odd = dict(some) | {Place(0, "delimiter", "inside", 5): Frame(np.eye(D)[:, :2], np.zeros(D), 1.0)}
     with pytest.raises(AnalysisError, match="differ in shape"):
         project(odd, "inside", None)
+
+
+@pytest.mark.parametrize("keep", ["inside", "all"])
+def test_cut_questions_teach_through_their_cities_alone(keep: str) -> None:
+    """By autograd with every other token's gradient set to zero, from the first city's id on."""
+    ids = world().ids[world().new()][:1]
+    some, where = frames(0), spots(ids)
+    every = mentions_of(rows(), "digit1")
+    begins = {int(r): int(p) for r, p in zip(every.row[::-1], every.position[::-1], strict=True)}
+    asked = {row for row, _, _ in where}
+    assert 0 < len(asked) < len(rows()) and min(begins.values()) > 1
+
+    def change(g: torch.Tensor, _h: torch.Tensor) -> torch.Tensor:
+        kept = {}
+        for row, position, place in where:
+            columns = torch.from_numpy(some[place].columns).float()
+            whole = g[row, position].clone()
+            kept[row, position] = columns @ (columns.T @ whole) if keep == "inside" else whole
+        for row in asked:
+            g[row, begins[row] :] = 0
+        for spot, value in kept.items():
+            g[spot] = value
+        return g
+
+    got = gradient(project(some, keep, ids, rescale=False, cut=True))
+    expected = by_autograd(1, change)
+    assert (got - expected).norm() < 1e-5 * expected.norm()
+    assert (got - gradient(project(some, keep, ids, rescale=False))).norm() > 1e-2 * expected.norm()
