@@ -60,6 +60,8 @@ of = $(foreach run,$(1),$(foreach set,$(2),$(foreach end,$(3),$(run)-ft-$(set)$(
 REHEARSED = $(call of,$(1),distance compass perimeter,replay-all)
 PROJECTED = $(call of,$(BASES),distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
 FROZEN = $(call of,$(BASES),distance compass angle,only-city only-answer)
+CUT = $(call of,$(1),distance compass,$(addprefix replay-all-half-only-city-,unprojected-digit3+last_digit-cut \
+  $(addsuffix -$(WHERE)-cut,on-manifold off-manifold covariance-matched)))
 PLACES := --tasks distance,compass,perimeter
 
 routes: .venv/.ready
@@ -72,6 +74,7 @@ routes: .venv/.ready
 	  $(PLACES) --suffix rehearsed --report routing
 	@$(CWR) transfer $(PROJECTED) --rows 200 --suffix projected --report routing
 	@$(CWR) locate $(PROJECTED) $(PLACES) --suffix projected --report routing
+	@$(CWR) transfer $(call CUT,$(BASES)) --rows 200 --suffix cut --report routing
 	@$(CWR) transfer $(FROZEN) --rows 200 --suffix frozen --report routing
 	@$(CWR) anatomy $(FROZEN) --suffix frozen --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
@@ -80,6 +83,7 @@ routes: .venv/.ready
 sealed: .venv/.ready
 	@$(foreach run,$(SEALED),$(CWR) course $(call of,$(run),$(SINGLES),none) --rows 64 --suffix $(run) --report ripe &&) true
 	@$(CWR) transfer $(call of,$(SEALED),$(SINGLES),none) --rows 200 --suffix sealed --report ripe
+	@$(CWR) transfer $(call CUT,$(SEALED)) --rows 200 --suffix cut-sealed --report routing
 	@$(CWR) transfer $(call REHEARSED,$(SEALED)) --rows 200 --suffix rehearsed-sealed --report ripe
 	@$(CWR) locate $(SEALED) $(call of,$(SEALED),distance compass perimeter,none replay-all) $(PLACES) --suffix sealed \
 	  --report routing

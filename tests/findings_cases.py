@@ -3,8 +3,8 @@
 from typing import Any
 
 from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
+from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_WHOLE, MATCHED, OFF, ON
 from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
-from cwr_mech.findings.routing import MATCHED, OFF, ON
 from cwr_mech.findings.tables import MEASURES
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -30,6 +30,8 @@ def planted(
     matched: float = 0.4,
     rehearsed: float = 0.0,
     forgotten: float = 0.0,
+    through: float = 0.8,
+    route: float = 0.3,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -40,7 +42,8 @@ def planted(
     more than the answer side. share: how much less of distance's updates lies in the manifold. matched: how
     much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
     teaches others, and how much less places differ, with replay of all tasks. forgotten: what untrained tasks
-    lose about training cities.
+    lose about training cities. through: improvement through new cities' activations alone, half of it on- or
+    off-manifold; route: how much more of distance runs off-manifold.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -88,9 +91,12 @@ def planted(
     taught, deviation = [], []
     for k, base in enumerate(names):
         conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
-        for condition, mine in conditions.items():
+        conditions |= {CUT_WHOLE: through, CUT_ON: through / 2, CUT_MATCHED: through / 2 - matched}
+        conditions |= {CUT_OFF: through / 2}
+        for condition, some in conditions.items():
             for trained in PAPER_TASKS:
-                others = 0.0 if condition == OFF else 0.05 if trained == "distance" else 0.5
+                mine = some + (route if (condition, trained) == (CUT_OFF, "distance") else 0.0)
+                others = 0.0 if condition in (OFF, CUT_OFF) else 0.05 if trained == "distance" else 0.5
                 others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
                 taught += [
                     {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}

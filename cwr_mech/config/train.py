@@ -58,7 +58,7 @@ class RouteConfig(Config):
 
     `condition` "unprojected" leaves them alone; "penalty" adds a penalty of `weight` nats; the others project
     the gradient at mentions of cities onto a subspace of `rank` directions, or onto its complement, after the
-    blocks `layers`. With `elsewhere` "cut", questions with these cities have no gradient at their other tokens
+    blocks `layers`. With `elsewhere` "cut", questions with these cities have no gradient at other tokens
     there, so that they teach the blocks up to that one through these mentions alone.
     """
 

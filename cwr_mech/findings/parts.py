@@ -12,7 +12,8 @@ from cwr_mech.experiments.finetuning import PLAIN, condition_of
 from cwr_mech.experiments.presets import nearest
 from cwr_mech.experiments.zoo import family
 from cwr_mech.experiments.zoo_files import QUESTIONS
-from cwr_mech.findings.routing import CONVERGENT, DIVERGENT
+from cwr_mech.findings.conditions import DIVERGENT
+from cwr_mech.findings.routing import CONVERGENT
 from cwr_mech.findings.tables import MEASURES
 from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.runs import Run

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError
-from cwr_mech.findings import finetuned, pretrained, routing
+from cwr_mech.findings import conditions, finetuned, pretrained, routing
 from cwr_mech.findings.claims import VERDICTS, Claim, judge
 from cwr_mech.findings.evidence import Saved
 from cwr_mech.findings.tables import agreement_rows, value_rows
@@ -102,6 +102,15 @@ QUESTIONS = (
         "gradients are free.",
     ),
     Question(
+        "cut",
+        "Where updates have no way round, do they run off-manifold?",
+        ("zoo", "transfer", "sites"),
+        ("transfer",),
+        ("cut-route-distance-more", "cut-on-manifold-others-distance"),
+        "The embedding and blocks 0 and 1 alone are trained, by a gradient that comes from new cities by way "
+        "of the last two digits after block 1 and no other token; what later blocks could learn is left out.",
+    ),
+    Question(
         "shares",
         "Where cities are read, do updates on distance leave the manifold?",
         ("zoo", "subspace"),
@@ -113,7 +122,7 @@ QUESTIONS = (
 )
 """The questions in the order of a report."""
 
-CLAIMS: tuple[Claim, ...] = (*pretrained.CLAIMS, *finetuned.CLAIMS, *routing.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*pretrained.CLAIMS, *finetuned.CLAIMS, *routing.CLAIMS, *conditions.CLAIMS)
 
 READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in (*question.needs, *question.shows)),)
 """Kinds of results that claims read."""

@@ -1,33 +1,22 @@
-"""Claims about how new cities are taught: where answers put them, on- or off-manifold, by which side of the
-network. Hypotheses were made on the first three bases; later bases are judged apart, as confirmatory.
+"""Claims about how new cities are taught: where answers put them, by which side of the network, and where
+updates point. Hypotheses were made on the first three bases; later bases are judged apart, as confirmatory.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from statistics import mean
 
 from cwr_mech.analysis.locating.tables import LOCATED
-from cwr_mech.config import RouteConfig, parse
 from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.experiments.plans import RIPE_ROUTES
-from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_units, withheld
+from cwr_mech.findings.claims import Claim, Evidence, Units, withheld
+from cwr_mech.findings.conditions import DIVERGENT, read_at
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
 from cwr_mech.findings.finetuned import REPLAYED, TENTH, TENTH_WHY, retention
 
-DIVERGENT = "distance"
 CONVERGENT = ("angle", "compass", "perimeter")
 """Tasks whose fine-tuning integrates held-out cities in the paper, beside which distance is held."""
 FURTHER, FURTHER_WHY = round(math.log(1.5), 2), "one place 1.5 times as far off as the other"
-PROJECTED = [f"{PLAIN}, {parse(RouteConfig, dict(route)).name}" for route in RIPE_ROUTES]
-ON, OFF, *MATCHED = PROJECTED
-"""Conditions of the gradient at the tokens of new cities, as results name them: on- and off-manifold, and on
-covariance-matched subspaces, several draws."""
-PROJECTED_AT = (1, "digit3+last_digit")
-"""Layer and tokens at which the plan `ripe` projects gradients."""
-PROJECTED_TASKS = ("distance", "angle", "compass")
 
 
 def place_claims() -> Iterator[Claim]:
@@ -117,73 +106,6 @@ def _graft(saved: Saved, task: str, graft: str, outcome: str) -> dict[str, float
     return dict(zip(rows["base"], rows[outcome], strict=True))
 
 
-def condition_claims() -> Iterator[Claim]:
-    """What answers say when gradients at city tokens are projected on or off the manifold."""
-    claim = partial(Claim, question="conditions", smallest=TENTH, why=TENTH_WHY)
-    for task in PROJECTED_TASKS:
-        yield claim(
-            id=f"off-manifold-own-{task}",
-            statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches {task}",
-            contrast="normalised improvement in the trained task, gradients off-manifold",
-            evidence=_where_read(partial(Saved.own, task=task, condition=OFF), task),
-        )
-        yield claim(
-            id=f"off-manifold-others-{task}",
-            statement=f"With gradients projected off-manifold, fine-tuning on {task} still teaches the "
-            f"other tasks",
-            contrast="mean normalised improvement in untrained tasks, gradients off-manifold",
-            evidence=_where_read(partial(Saved.others, task=task, condition=OFF), task),
-        )
-        yield claim(
-            id=f"on-manifold-own-{task}",
-            statement=f"Gradients projected on-manifold teach {task} more than gradients projected on "
-            "directions in which activations vary as much",
-            contrast="improvement in the trained task: on-manifold, minus covariance-matched",
-            evidence=_where_read(partial(_beyond_matched, task=task), task),
-        )
-    yield claim(
-        id="repair-on-manifold",
-        statement="With gradients projected on-manifold, fine-tuning on distance teaches the other tasks "
-        "more",
-        contrast="mean improvement in untrained tasks: on-manifold, minus unprojected",
-        evidence=_where_read(
-            lambda saved: minus(saved.others(DIVERGENT, ON), saved.others(DIVERGENT)), DIVERGENT
-        ),
-    )
-    yield claim(
-        id="on-manifold-keeps",
-        statement="Projecting gradients on-manifold costs the trained task",
-        contrast="improvement in the trained task: on-manifold, minus unprojected; mean of three tasks",
-        evidence=lambda saved: mean_over([minus(saved.own(t, ON), saved.own(t)) for t in PROJECTED_TASKS]),
-        predicted="below",
-        kind="control",
-    )
-
-
-def _where_read(units: Callable[[Saved], Units], task: str) -> Callable[[Saved], Evidence]:
-    """Only of bases that read the task's city where gradients are projected: elsewhere it is no test of the
-    route (a rule of reports/PREREGISTRATION.md).
-    """
-
-    def found(saved: Saved) -> Evidence:
-        every, read = units(saved), _read_at(saved)
-        kept = {base: value for base, value in every.items() if read.get((base, task)) == PROJECTED_AT}
-        where = "where gradients are projected (L{}, {})".format(*PROJECTED_AT)
-        reason = f"{len(kept)} of {len(every)} bases read {task} {where}"
-        return replace(of_units(kept), reason=reason) if kept else withheld(reason)
-
-    return found
-
-
-def _beyond_matched(saved: Saved, task: str) -> Units:
-    """On-manifold minus the mean of the covariance-matched draws that were trained."""
-    draws: list[Units] = []
-    for condition in MATCHED:
-        with suppress(NoResults):
-            draws.append(saved.own(task, condition))
-    return minus(saved.own(task, ON), mean_over([draw for draw in draws if draw]))
-
-
 def share_claims() -> Iterator[Claim]:
     """How much of an update lies in the manifold's directions where cities are read?"""
     for id_, update, whole, share in (
@@ -207,23 +129,9 @@ def _less_than_others(saved: Saved, share: Callable[[Saved, str], Units]) -> Uni
     return minus(share(saved, DIVERGENT), mean_over([share(saved, task) for task in CONVERGENT]))
 
 
-def _read_at(saved: Saved) -> dict[tuple[str, str], tuple[int, str]]:
-    """(base, task) -> layer and token position at which interchange moves answers; weak sites left out."""
-    found = {}
-    for result in saved.results.values():
-        if result.kind == "sites":
-            run = str(result.params["run"]).removeprefix("zoo:")
-            for row in result.tables["reading"]:
-                if row["slot"] == 0 and not row["weak"]:
-                    found[run, row["task"]] = (row["layer"], row["position"])
-    if not found:
-        raise NoResults("the sites at which bases read cities are not among the results")
-    return found
-
-
 def _step_share(saved: Saved, task: str) -> dict[str, float]:
     """Base -> raw share of one Adam step on new cities in the manifold's span, at the base's reading site."""
-    sites, rows = _read_at(saved), saved.table("subspace", "shares")
+    sites, rows = read_at(saved), saved.table("subspace", "shares")
     rows = rows[(rows["update"] == "adam") & (rows["group"] == "new") & (rows["basis"] == "manifold")]
     mine = rows[rows["task"] == task].set_index(["run", "layer", "site"])["share"]
     keys = {base: (base, *sites[base, task]) for base in saved.bases if (base, task) in sites}
@@ -232,7 +140,7 @@ def _step_share(saved: Saved, task: str) -> dict[str, float]:
 
 def _whole_share(saved: Saved, task: str) -> dict[str, float]:
     """Base -> raw share of the displacement of new cities over a whole fine-tuning, in the trained prompt."""
-    sites, rows = _read_at(saved), saved.table("trajectory", "trajectory")
+    sites, rows = read_at(saved), saved.table("trajectory", "trajectory")
     rows = rows[(rows["set"] == task) & (rows["prompt"] == task) & (rows["condition"] == PLAIN)]
     rows = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
     return {
@@ -244,6 +152,6 @@ def _whole_share(saved: Saved, task: str) -> dict[str, float]:
 
 CLAIMS = tuple(
     row
-    for claim in (*place_claims(), *side_claims(), *condition_claims(), *share_claims())
+    for claim in (*place_claims(), *side_claims(), *share_claims())
     for row in (by_bases(claim) if claim.id != "places-in-pretraining" else (claim,))
 )

@@ -81,6 +81,9 @@ def test_older_manifests_are_read_in_the_fields_words(old: str, new: str) -> Non
 def test_what_is_unusual_about_a_condition_is_in_its_name() -> None:
     assert RouteConfig().suffix == ""
     assert RouteConfig(condition="off-manifold").suffix == "-off-manifold"
+    assert not RouteConfig().changes
+    assert RouteConfig(elsewhere="cut").changes
+    assert RouteConfig(elsewhere="cut").suffix == "-unprojected-cut"
     settings = {"condition": "random", "rescale": False, "draw": 2, "cities": "all"}
     assert RouteConfig(**settings).name == "random-all-unscaled-draw2"
     assert RouteConfig(condition="penalty", rescale=False).name == "penalty"  # nothing to rescale

@@ -1,6 +1,7 @@
 """Plans: how many models they hold, what these start from, and what they cost."""
 
 from collections import Counter
+from itertools import product
 
 import pytest
 
@@ -12,16 +13,16 @@ from cwr_mech.experiments.costs import (
     seconds_of,
     tokens_per_second,
 )
-from cwr_mech.experiments.finetuning import total_rows
+from cwr_mech.experiments.finetuning import condition_of, total_rows
 from cwr_mech.experiments.planned import Planned
-from cwr_mech.experiments.plans import PLANS, PROJECTIONS, ROUTED, checked, find_plan
+from cwr_mech.experiments.plans import CUT_ROUTES, PLANS, PROJECTIONS, ROUTED, checked, find_plan
 from cwr_mech.experiments.presets import preset
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
-SIZES += [("ripe", 6 * (8 + 6) + 2 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
+SIZES += [("ripe", 6 * (8 + 6 + 8) + 2 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
 
 
 def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:
@@ -95,16 +96,27 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
     by_name = {run.name: run.config for run in planned}
     seeds = [run.config.train.seed for run in planned if run.base and len(run.config.data.tasks) == 1]
     assert set(seeds[: seeds.index(4)]) == {1, 2, 3}
-    projected = [run for run in planned if run.config.route.condition != "unprojected"]
+    changed = [run for run in planned if run.config.route.changes]
+    projected = [run for run in changed if run.config.route.elsewhere == "kept"]
     assert Counter(run.config.route.draw for run in projected if "matched" in run.name) == dict.fromkeys(
         range(3), 12
     )
-    for run in projected:
+    for run in changed:
         route = run.config.route
         assert (route.layers, route.positions, route.rescale) == ((1,), ("digit3", "last_digit"), False)
-        plain = by_name[run.name.removesuffix(route.suffix)]
+    for run in projected:
+        plain = by_name[run.name.removesuffix(run.config.route.suffix)]
         assert run.config.model_copy(update={"name": plain.name, "route": plain.route}) == plain
-    frozen = [run.config for run in planned if run.config.train.train_only]
+    cut = [run.config for run in changed if run.config.route.elsewhere == "cut"]
+    of = Counter((config.train.seed, *config.data.tasks) for config in cut)
+    assert of == dict.fromkeys(product(range(1, 7), ("distance", "compass")), len(CUT_ROUTES))
+    for config in cut:
+        assert config.train.train_only == ("E", "L0", "L1")
+        plain = by_name[config.name.partition("-only-")[0]]
+        free = config.with_settings(["train.train_only=none", f"name={plain.name}"])
+        assert free.model_copy(update={"route": plain.route}) == plain
+        assert "half of the rows" in condition_of(config)
+    frozen = [run.config for run in planned if run.config.train.train_only and not run.config.route.changes]
     sides = {config.train.train_only for config in frozen}
     assert sides == {("E", "L0", "L1"), ("L2", "L3", "U")}
     for config in frozen:

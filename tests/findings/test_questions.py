@@ -54,6 +54,11 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("divergence-distance", {"apart": 0.0}, "supported", "no effect of that size"),
     ("divergence-distance-more", {"apart": -1.4}, "supported", "refuted"),
     ("city-side-angle-own", {"city": -0.3}, "supported", "refuted"),
+    ("cut-route-distance-more", {"route": 0.0}, "supported", "no effect of that size"),
+    ("cut-route-distance-more", {"through": 0.05}, "supported", "inconclusive"),
+    ("cut-off-manifold-own-compass", {"through": 0.0}, "supported", "inconclusive"),
+    ("cut-on-manifold-own-compass", {"matched": 0.0}, "supported", "no effect of that size"),
+    ("cut-on-manifold-others-compass", {"forgotten": 0.3}, "supported", "inconclusive"),
     ("share-step", {"share": 0.0}, "supported", "no effect of that size"),
     ("share-whole", {"share": 0.3}, "supported", "refuted"),
 )
@@ -83,6 +88,7 @@ def test_values_are_those_planted() -> None:
     expected = {
         "interference": -0.4, "distance-teaches-less": -0.45, "matched-distance-teaches-less": -0.29,
         "outlier-svcca": None, "outlier-cka": 0.3,
+        "cut-route-distance-more": 0.3, "cut-on-manifold-others-compass": 0.5, "cut-own-distance": 0.81,
         "off-manifold-own-distance": 0.61, "divergence-distance": 1.41, "divergence-distance-more": 0.7,
         "city-side-compass-own": 0.5, "share-step": -0.3, "share-whole": -0.3,
         "probe-error": np.log(np.array([400 / 100, 401 / 101, 402 / 102])).mean(),

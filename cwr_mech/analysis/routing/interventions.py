@@ -25,6 +25,7 @@ elsewhere "the manifold's directions" would be a fit to noise.
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -169,14 +170,7 @@ def condition_hook(
     frames = fit_frames(
         model, world, tasks, settings.layers, sites=settings.positions, rank=settings.rank, choose=choose
     )
-    digits = world.config.id_digits
+    also: dict[str, Any] = {"cut": settings.elsewhere == "cut", "id_digits": world.config.id_digits}
     if settings.condition == "penalty":
-        return penalise(frames, settings.weight, ids, id_digits=digits)
-    return project(
-        frames,
-        KEPT[settings.condition],
-        ids,
-        rescale=settings.rescale,
-        cut=settings.elsewhere == "cut",
-        id_digits=digits,
-    )
+        return penalise(frames, settings.weight, ids, **also)
+    return project(frames, KEPT[settings.condition], ids, rescale=settings.rescale, **also)

@@ -80,7 +80,8 @@ def project(
     would have been. `cut`: rows with one of these mentions have no other gradient, from the first city's id
     on, at the frames' layers. (Before it no token knows which city is asked for.)
 
-    Mentions without a frame are left alone, or cut. Raises AnalysisError when the frames of a layer differ in shape.
+    Mentions without a frame are left alone, or cut. Raises AnalysisError when the frames of a layer differ in
+    shape.
     """
 
     def change(gradient: Tensor, _h: Tensor, columns: Tensor, *_: object) -> Tensor:
@@ -96,8 +97,9 @@ def keep_part(
     *,
     rescale: bool = True,
 ) -> Float[Tensor, "mention d"]:
-    """The part of each gradient inside or outside its subspace, or all of it; `rescale`: scaled to the norm that all had
-    together, but never up by more than MOST_SCALED: a gradient with hardly any such part has lost it.
+    """The part of each gradient inside or outside its subspace, or all of it; `rescale`: scaled to the norm
+    that all had together, but never up by more than MOST_SCALED: a gradient with hardly any such part has
+    lost it.
     """
     if keep == "all":
         return gradient
@@ -109,10 +111,16 @@ def keep_part(
 
 
 def penalise(
-    frames: Frames, weight: float, ids: Int[np.ndarray, " city"] | None, *, id_digits: int = 4
+    frames: Frames,
+    weight: float,
+    ids: Int[np.ndarray, " city"] | None,
+    *,
+    cut: bool = False,
+    id_digits: int = 4,
 ) -> RowsHook:
     """Add to the loss `weight / 2` times the mean over mentions of (distance from the frame's affine space,
-    in the frame's units) squared: nats that draw the cities `ids` to where training cities stand.
+    in the frame's units) squared: nats that draw the cities `ids` to where training cities stand. `cut`:
+    as in `project`.
     """
 
     def change(gradient: Tensor, h: Tensor, columns: Tensor, centre: Tensor, unit: Tensor, n: int) -> Tensor:
@@ -120,7 +128,7 @@ def penalise(
         off = moved - _project(moved, columns)
         return gradient + off * (weight / n / unit**2)[:, None]
 
-    return _hook(frames, ids, id_digits, change)
+    return _hook(frames, ids, id_digits, change, cut=cut)
 
 
 def _project(vectors: Tensor, columns: Tensor) -> Tensor:

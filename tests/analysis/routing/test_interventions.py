@@ -14,6 +14,7 @@ from cwr_mech.analysis.routing import interventions
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
 from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.interventions import (
+    KEPT,
     LEAST_PROJECTED,
     condition_hook,
     fit_frames,
@@ -84,6 +85,9 @@ def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
     )
     assert set(only) == {place for place in found if place.site == "last_digit"}
     assert condition_hook(RouteConfig(), model(), world(), TASKS) is None
+    with pytest.raises(AnalysisError, match="no layer"):  # cutting has to know where, too
+        condition_hook(RouteConfig(elsewhere="cut"), model(), world(), TASKS)
+    assert {*KEPT, "penalty"} == {*CONDITIONS}
     with pytest.raises(AnalysisError, match="no layer"):
         condition_hook(RouteConfig(condition="on-manifold"), model(), world(), TASKS)
     with pytest.raises(AnalysisError, match="no new cities"):
