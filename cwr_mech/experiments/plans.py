@@ -159,8 +159,8 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on tasks whose
     answers place a city are made twice more with replay of all seven tasks, so that the others are not
     forgotten: in a sixth and in half of the rows. With replay in half, the city side alone is also trained on
-    distance and on compass through the new cities' activations alone (CUT_ROUTES). Two bases are fine-tuned
-    with the paper's few elicitation rows, about training cities.
+    distance and on compass through the new cities' activations alone (CUT_ROUTES). The paper's few
+    elicitation rows come with new cities, as its settings have them, and on two bases with training cities.
     """
     half = (len(seeds) + 1) // 2
     explored, sealed = (seeds_only(preset, few) for few in (seeds[:half], seeds[half:]))
@@ -184,6 +184,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(explored, _singles(preset)),
         *tuned(explored, placed, replay="all"),
         *tuned(explored, placed, replay="all", replay_rows=NEW_ROWS),
+        *tuned(explored, placed, elicitation="new"),
         *tuned(explored[:2], placed, elicitation="world"),
         *alone(preset, seeds[:half]),
         *through_cities(explored),

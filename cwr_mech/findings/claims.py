@@ -34,6 +34,8 @@ class NoResults(Exception):
 Kind = Literal["finding", "control", "manipulation check"]
 Role = Literal["exploratory", "confirmatory"]
 Verdict = Literal["supported", "refuted", "no effect of that size", "inconclusive"]
+CONFIRMED = "-confirmed"
+"""End of the name of a claim that is asked again of later bases."""
 CONTROL = "its control"
 """How the reason of a claim whose control does not hold begins."""
 VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "no effect of that size", "inconclusive")

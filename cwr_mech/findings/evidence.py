@@ -13,7 +13,7 @@ import pandas as pd
 from cwr_mech.analysis.best import DECODED, best
 from cwr_mech.analysis.stats.models import FAILED_BELOW
 from cwr_mech.experiments.finetuning import PLAIN
-from cwr_mech.findings.claims import Claim, NoResults
+from cwr_mech.findings.claims import CONFIRMED, Claim, NoResults
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -235,7 +235,7 @@ def by_bases(claim: Claim) -> tuple[Claim, Claim]:
         replace(claim, evidence=lambda saved: claim.evidence(saved.explored())),
         replace(
             claim,
-            id=f"{claim.id}-confirmed",
+            id=f"{claim.id}{CONFIRMED}",
             role="confirmatory",
             evidence=lambda saved: claim.evidence(saved.later()),
         ),

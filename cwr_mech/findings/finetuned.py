@@ -23,10 +23,11 @@ HIGHEST_R = 0.999
 """Correlations of few pairs may be 1, whose Fisher z is infinite."""
 REPLAYED = (
     ("", "", PLAIN),
+    ("elicited-", ", with the paper's elicitation rows", ELICITED),
     ("rehearsed-", ", with a sixth of the rows replaying all tasks", REHEARSED),
     ("half-rehearsed-", ", with half of the rows replaying all tasks", HALF_REHEARSED),
 )
-"""How much of a fine-tuning is replay of all tasks: beginning of the claims' names, words, condition."""
+"""What else a fine-tuning holds of all tasks, least first: start of the names of claims, words, condition."""
 
 
 def published_transfer() -> dict[str, float]:

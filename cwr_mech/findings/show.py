@@ -5,7 +5,7 @@ from itertools import product
 
 from cwr_mech.analysis.stats.intervals import LEAST_UNITS
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.findings.claims import CONTROL
+from cwr_mech.findings.claims import CONFIRMED, CONTROL
 from cwr_mech.findings.figures import claims_figure, maps_figure, overview_figure, stretch_figure
 from cwr_mech.findings.questions import QUESTIONS, Question, asked, headline
 from cwr_mech.render.markdown import ends, paragraphs, table_of
@@ -101,22 +101,47 @@ def claims(result: Result, question: str) -> str:
     parts = []
     others = "Controls and manipulation checks, which support nothing by themselves"
     for title, finding in (("Findings", True), (others, False)):
-        if mine := [_shown(row) for row in rows if (row["kind"] == "finding") == finding]:
-            told = table_of(mine, "statement here n smallest published agreement verdict")
-            parts.append(f"**{title}**\n\n{told}")
+        if mine := [row for row in rows if (row["kind"] == "finding") == finding]:
+            parts += [f"**{title}**", _claims_table(mine)]
     return "\n\n".join(parts)
 
 
-def _shown(row: Row) -> Row:
-    """A claim as a row of a table: what it is held against stands with the claim."""
-    role = " (confirmatory: later bases)" if row["role"] == "confirmatory" else ""
-    threshold = not row["smallest"]
-    return row | {
-        "statement": f"{row['statement']}{role}. *{row['contrast']}*",
-        "here": "-" if row["value"] is None else here(row),
-        "smallest": "a threshold" if threshold else f"{number(row['smallest'])}: {row['why']}",
-        "verdict": row["verdict"] + (f": {row['reason']}" if row["reason"] else ""),
-    }
+def _claims_table(rows: Sequence[Row]) -> str:
+    """Claims, a row each: what first bases say beside later ones. Reasons are numbered and stand below."""
+    reasons: dict[str, int] = {}
+
+    def mark(reason: str) -> str:
+        return f" ({reasons.setdefault(reason, len(reasons) + 1)})" if reason else ""
+
+    def told(row: Row | None) -> str:
+        if row is None:
+            return "-"
+        verdict = f"{row['verdict']}{mark(row['reason'])}"
+        return verdict if row["value"] is None else f"{here(row)}, n = {row['n']}: {verdict}"
+
+    def paper(row: Row) -> str:
+        if row["published"] is None:
+            return "-"
+        stands, _, why = row["agreement"].partition(": ")
+        return f"{number(row['published'])}: {stands}{mark(why)}"
+
+    later = {row["id"].removesuffix(CONFIRMED): row for row in rows if row["role"] == "confirmatory"}
+    shown = [
+        {
+            "statement": f"{row['statement']}. *{row['contrast']}*",
+            "here": told(row),
+            "later": told(later.get(row["id"])),
+            "smallest": f"{number(row['smallest'])}: {row['why']}" if row["smallest"] else "a threshold",
+            "paper": paper(row),
+        }
+        for row in rows
+        if row["role"] != "confirmatory"
+    ]
+    columns = [name for name in shown[0] if name != "paper" or any(row["paper"] != "-" for row in shown)]
+    columns = [name for name in columns if name != "later" or later]
+    heads = {"here": "first bases (95 %)" if later else "here (95 %)", "later": "later bases, confirmatory"}
+    told_why = "\n".join(f"{k}. {reason}" for reason, k in reasons.items())
+    return paragraphs(table_of(shown, " ".join(columns), **heads), told_why)
 
 
 def agreement(result: Result) -> str:
