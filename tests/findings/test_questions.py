@@ -311,3 +311,17 @@ def test_tasks_that_are_learned_are_told_apart_by_how_they_were_trained() -> Non
         "With all other tasks: angle learned; compass not, or not surely. "
         "Alone: compass learned by the one or two models there are; angle, inside not, or not surely."
     )
+
+
+def test_a_claim_is_one_row_for_first_and_later_bases_and_a_reason_stands_once() -> None:
+    told = show.claims(findings(planted(bases=2 * EXPLORED, forgotten=0.3), {}, "test"), "places")
+    table = [line for line in told.splitlines() if line.startswith("| After fine-tuning on distance, other")]
+    assert len(table) == 1
+    cells = [cell.strip() for cell in table[0].strip("|").split("|")]
+    for cell, value in zip(cells[1:3], ("1.41 (", "1.44 ("), strict=True):
+        assert cell.startswith(value)
+        assert cell.endswith("n = 3: inconclusive (1)")
+    assert told.count("its control fails") == 1
+    assert "\n1. its control fails" in told
+    few = show.claims(findings(planted(), {}, "test"), "places")
+    assert "later bases" not in few
