@@ -1,5 +1,6 @@
 """Results of made-up models in which what claims ask for is planted."""
 
+from itertools import combinations
 from typing import Any
 
 from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
@@ -32,6 +33,8 @@ def planted(
     forgotten: float = 0.0,
     through: float = 0.8,
     route: float = 0.3,
+    surfaced: float = 0.3,
+    foretold: float = 1.0,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -43,7 +46,9 @@ def planted(
     much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
     teaches others, and how much less places differ, with replay of all tasks. forgotten: what untrained tasks
     lose about training cities. through: improvement through new cities' activations alone, half of it on- or
-    off-manifold; route: how much more of distance runs off-manifold.
+    off-manifold; route: how much more of distance runs off-manifold. surfaced: R² of first
+    components, all tasks' models' above single ones'. foretold: how far similarity of gradients is that
+    of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -119,8 +124,35 @@ def planted(
         "similarity": result("similarity", pairs=pairs),
         "transfer": result("transfer", scores=taught, deviation=deviation),
         "course": result("course", matched=courses(names)),
+        "surfacing": result("surfacing", components=components(names, alone, surfaced)),
+        "prediction": result("prediction", pairs=gradients(names, foretold)),
         **mechanism(names, apart, city, share, rehearsed),
     }
+
+
+def components(names: list[str], alone: dict[str, str], surfaced: float) -> list[Row]:
+    """R² of first components: models of all tasks in every prompt, single ones in their own, and more of them
+    with more components."""
+    own = [(run, task, 0.5 + surfaced) for run in names for task in PAPER_TASKS]
+    own += [(run, task, 0.5) for run, task in alone.items()]
+    return [
+        {"run": f"zoo:{run}", "task": task, "k": k, "r2": value + 0.01 * (i % 3) + (0.2 if k > 4 else 0.0)}
+        for i, (run, task, value) in enumerate(own)
+        for k in (4, 8)
+    ]
+
+
+def gradients(names: list[str], foretold: float) -> list[Row]:
+    """Alignment of tasks' gradients, high where distance has no part in the pair, as in what they teach."""
+    rows = []
+    for k, base in enumerate(names):
+        for i, (a, b) in enumerate(combinations(PAPER_TASKS, 2)):
+            other = ((5 * i) % 7 - 3) / 30  # of no pair of tasks in particular
+            value = foretold * (0.0 if "distance" in (a, b) else 0.3) + (1 - abs(foretold)) * other
+            head = {"run": base, "a": a, "b": b, "predictor": "alignment"}
+            rows += [head | {"from": "step 9", "value": value + 0.02 * ((i + k) % 3)}]
+            rows += [head | {"from": moment, "value": -value} for moment in ("untrained", "step 3")]
+    return rows
 
 
 def courses(names: list[str]) -> list[Row]:

@@ -8,19 +8,15 @@ from statistics import mean
 import numpy as np
 
 from cwr_mech.analysis.published import content, matrix
-from cwr_mech.analysis.stats.testing import mantel_test
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
-from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_statistic, withheld
-from cwr_mech.findings.evidence import MATCHED, Saved, across, by_bases, mean_over, minus
-from cwr_mech.findings.pretrained import CKA, LEAST_TASKS
+from cwr_mech.findings.claims import Claim, Units
+from cwr_mech.findings.evidence import MATCHED, Saved, by_bases, mean_over, minus
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 ELICITED = "replay trained, elicitation new"
 """The paper's fine-tunings: some rows of every task about held-out cities beside those of the trained
 task."""
 TENTH, TENTH_WHY = 0.1, "a tenth of the gap between held-out and training cities"
-HIGHEST_R = 0.999
-"""Correlations of few pairs may be 1, whose Fisher z is infinite."""
 REPLAYED = (
     ("", "", PLAIN),
     ("elicited-", ", with the paper's elicitation rows", ELICITED),
@@ -77,11 +73,11 @@ def transfer_claims() -> Iterator[Claim]:
         id="transfer",
         statement="Fine-tuning on one task teaches the other tasks about held-out cities",
         contrast="mean normalised improvement in tasks that were not trained",
-        evidence=lambda saved: mean_over([saved.others(task) for task in _trained(saved)]),
+        evidence=lambda saved: mean_over([saved.others(task) for task in trained(saved)]),
         smallest=TENTH,
         why=TENTH_WHY,
         published=float(content()["ft1_no_elicitation"]["transfer"]),
-        incomparable=lambda saved: saved.transient(_trained(saved)),
+        incomparable=lambda saved: saved.transient(trained(saved)),
     )
     teaches_less = partial(
         claim,
@@ -125,20 +121,20 @@ def further_claims() -> Iterator[Claim]:
         smallest=round((without - with_it) / 2, 2),
         why="half of the published difference",
         published=with_it - without,
-        incomparable=lambda saved: saved.transient(_trained(saved)),
+        incomparable=lambda saved: saved.transient(trained(saved)),
     )
     yield claim(
         id="elicitation",
         statement="With elicitation rows the untrained tasks gain more than without",
         contrast="mean improvement in untrained tasks: with elicitation rows, minus without",
         evidence=lambda saved: minus(
-            mean_over([saved.others(task, ELICITED) for task in _trained(saved, ELICITED)]),
-            mean_over([saved.others(task) for task in _trained(saved, ELICITED)]),
+            mean_over([saved.others(task, ELICITED) for task in trained(saved, ELICITED)]),
+            mean_over([saved.others(task) for task in trained(saved, ELICITED)]),
         ),
         smallest=TENTH,
         why=TENTH_WHY,
         published=0.474 - 0.359,
-        incomparable=lambda saved: saved.transient(_trained(saved)),
+        incomparable=lambda saved: saved.transient(trained(saved)),
     )
     yield from (retention(condition) for _, _, condition in REPLAYED)
     places = content()["new_cities"]
@@ -150,11 +146,11 @@ def further_claims() -> Iterator[Claim]:
         smallest=round(math.log(1.5), 2),
         why="1.5 times as far",
         published=math.log(places["with_distance"] / places["without_distance"]),
-        incomparable=lambda saved: saved.transient(_trained(saved)),
+        incomparable=lambda saved: saved.transient(trained(saved)),
     )
 
 
-def _trained(saved: Saved, condition: str = PLAIN) -> list[str]:
+def trained(saved: Saved, condition: str = PLAIN) -> list[str]:
     """Single tasks on which bases were fine-tuned, in the order of the tasks."""
     sets = set(saved.improvements(condition)["set"])
     return [task for task in PAPER_TASKS if task in sets]
@@ -162,7 +158,7 @@ def _trained(saved: Saved, condition: str = PLAIN) -> list[str]:
 
 def _transient(saved: Saved, condition: str) -> str:
     """Why transfer of these fine-tunings cannot be set beside the paper's: some have not learned theirs."""
-    return saved.transient(_trained(saved, condition), condition)
+    return saved.transient(trained(saved, condition), condition)
 
 
 def _published_deviation() -> tuple[float, float]:
@@ -180,7 +176,7 @@ def _published_deviation() -> tuple[float, float]:
 
 def _distance_less(saved: Saved, condition: str = PLAIN) -> Units:
     """What distance teaches the other tasks, minus what the other trained tasks teach theirs."""
-    taught = {task: saved.others(task, condition) for task in _trained(saved, condition)}
+    taught = {task: saved.others(task, condition) for task in trained(saved, condition)}
     rest = [theirs for task, theirs in taught.items() if task != "distance"]
     return minus(saved.others("distance", condition), mean_over(rest))
 
@@ -189,7 +185,7 @@ def _matched_less(saved: Saved) -> Units:
     """The same where each has learned its own task equally well. A task that gets there in some bases only is
     left out in all of them, so that bases differ in nothing else."""
     mine = saved.matched("distance")
-    rest = [saved.matched(task) for task in _trained(saved) if task != "distance"]
+    rest = [saved.matched(task) for task in trained(saved) if task != "distance"]
     return minus(mine, mean_over([theirs for theirs in rest if set(mine) <= set(theirs)]))
 
 
@@ -224,65 +220,10 @@ def _probe_error(saved: Saved) -> Units:
     return {base: math.log(mean(found[True]) / mean(found[False])) for base, found in both.items()}
 
 
-def relation_claims() -> Iterator[Claim]:
-    """Does representational similarity of single-task models predict transfer? Tasks are the units."""
-    claim = partial(Claim, question="relation")
-    for name, left_out, key in (
-        ("", ("crossing",), "r"),
-        (" once distance is left out", ("crossing", "distance"), "r_without_distance"),
-    ):
-        yield claim(
-            id=f"similarity-predicts-transfer{'-without-distance' if 'distance' in left_out else ''}",
-            statement=f"Tasks whose single-task models are more similar teach each other more{name}",
-            contrast="Fisher's z (arctanh of r) over pairs of tasks: CKA of single-task models with "
-            "improvement, both ways averaged",
-            evidence=partial(_relation, left_out=left_out),
-            smallest=round(math.atanh(0.3), 2),
-            why="r = 0.3 explains 9 % of the variance",
-            published=math.atanh(content()["similarity_predicts_transfer"][key]),
-            incomparable=lambda saved: saved.transient(_trained(saved)),
-            units="tasks",
-        )
-
-
-def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
-    """Correlation over pairs of learned tasks: jackknife over tasks, p by relabelling tasks (Mantel)."""
-    singles = saved.singles
-    taught = {task: saved.by_task(task) for task in _trained(saved)}
-    tasks = [task for task in singles if task in taught and task not in left_out]
-    if len(tasks) < LEAST_TASKS:
-        return withheld(f"{len(tasks)} tasks are learned alone and fine-tuned on; {saved.unlearned()}")
-    runs = [run for mine in singles.values() for run in mine]
-    alike = across(saved.similarity(CKA), singles, runs)
-    x, y = np.eye(len(tasks)), np.zeros((len(tasks), len(tasks)))
-    for i, a in enumerate(tasks):
-        for j, b in enumerate(tasks):
-            if i != j:
-                x[i, j] = alike.get((a, b), alike.get((b, a), math.nan))
-                y[i, j] = taught[a].get(b, math.nan)
-    y = (y + y.T) / 2
-    if not np.isfinite(x + y).all():
-        raise NoResults("some pairs of tasks have no similarity or no transfer")
-    cells = np.triu_indices(len(tasks), 1)
-    if min(np.ptp(x[cells]), np.ptp(y[cells])) == 0:
-        return withheld("similarity or transfer is the same for all pairs of tasks")
-
-    def z(kept: list[int]) -> float:
-        cells = np.triu_indices(len(kept), 1)
-        one, two = (table[np.ix_(kept, kept)][cells] for table in (x, y))
-        if min(np.ptp(one), np.ptp(two)) == 0:
-            return math.nan
-        return math.atanh(float(np.clip(np.corrcoef(one, two)[0, 1], -HIGHEST_R, HIGHEST_R)))
-
-    test = mantel_test(x, y, np.random.default_rng(0), alternative="two-sided")
-    return of_statistic(lambda kept: z(list(kept)), range(len(tasks)), unit="task", p=test.p)
-
-
 CLAIMS = (
     *(
         row
         for claim in (*own_claims(), *transfer_claims(), *further_claims())
         for row in (by_bases(claim) if claim.kind == "finding" else (claim,))
     ),
-    *relation_claims(),
 )

@@ -147,6 +147,11 @@ def similar(models: Models) -> dict[str, str]:
     return {"measures": ",".join(MEASURES), "layers": str(max(0, models[0].config.model.n_layers - 2))}
 
 
+def surfaced(models: Models) -> dict[str, str]:
+    """There, too, in the prompts of all tasks that a model has learned."""
+    return {"prompts": "learned", "layers": similar(models)["layers"]}
+
+
 RECORDED = {"rows": QUESTIONS}
 """Questions that were asked when a model was added to the zoo: they need no asking again."""
 PARTS: Mapping[str, tuple[Part, ...]] = {
@@ -154,6 +159,8 @@ PARTS: Mapping[str, tuple[Part, ...]] = {
     "learning": (Part("maps", "curves", alone),),
     "maps": (Part("maps", "maps", list),),
     "decoded": (Part("maps", "places", bases, {"prompts": "all"}),),
+    "surfaced": (Part("maps", "surfacing", fresh, surfaced),),
+    "beforehand": (Part("maps", "predict", bases, each=True),),
     "similarity": (Part("maps", "similarity", fresh, similar),),
     "transfer": (Part("maps", "transfer", unprojected, RECORDED),),
     "course": (Part("maps", "course", with_course, {"places": True}),),

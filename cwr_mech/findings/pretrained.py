@@ -1,5 +1,6 @@
 """Claims about models before any fine-tuning: what they learn, their maps, how similar they are."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,8 @@ CKA = "cka"
 LEAST_TASKS = 4
 """Tasks that must have been learned alone before anything is said about which task differs from the
 others."""
+COMPONENTS = 4
+"""Principal components in which the map is looked for: the two coordinates', and as many again."""
 Pairs = Mapping[tuple[str, str], float]
 """(task, task) -> mean similarity; a task with itself: other seeds."""
 NOISE = 0.1
@@ -92,6 +95,38 @@ def _of_learned(saved: Saved, task: str) -> Evidence | Units:
     if len(learned) < len(runs) and len(learned) < 3:
         return withheld(f"{len(runs) - len(learned)} of {len(runs)} models of {task} alone did not learn it")
     return _r2(saved, learned)
+
+
+def surfaced_claims() -> Iterator[Claim]:
+    """Do the first principal components hold the map, and more so in models of more tasks?"""
+    yield Claim(
+        id="surfaced",
+        question="surfaced",
+        statement="Models of all tasks hold the map in their first components more than models of one task",
+        contrast=f"R² of coordinates from {COMPONENTS} principal components, held-out cities: models of all "
+        "tasks, minus models of one task that have learned it, in its prompt",
+        evidence=_surfaced,
+        smallest=0.1,
+        why="a tenth of the variance of the coordinates",
+    )
+
+
+def _surfaced(saved: Saved) -> Evidence:
+    """Mean over single-task models of (bases in the same prompt, minus this model); jackknife over models."""
+    rows = saved.table("surfacing", "components")
+    r2 = rows[rows["k"] == COMPONENTS].set_index(["run", "task"])["r2"].to_dict()
+    alone = {run: task for task, runs in saved.singles.items() for run in runs if (run, task) in r2}
+    many = [
+        run for run in saved.trained_on(*PAPER_TASKS) if all((run, task) in r2 for task in alone.values())
+    ]
+
+    def gap(kept: Sequence[str]) -> float:
+        mine, bases = [run for run in alone if run in kept], [run for run in many if run in kept]
+        if not mine or not bases:
+            return math.nan
+        return mean(mean(r2[base, alone[run]] for base in bases) - r2[run, alone[run]] for run in mine)
+
+    return of_statistic(gap, [*many, *alone])
 
 
 def similarity_claims() -> Iterator[Claim]:
@@ -208,4 +243,4 @@ def _confounded(saved: Saved) -> str:
     return "models of more tasks saw other numbers of rows, and those with compass began with compass alone"
 
 
-CLAIMS = (*learned_claims(), *map_claims(), *similarity_claims())
+CLAIMS = (*learned_claims(), *map_claims(), *surfaced_claims(), *similarity_claims())

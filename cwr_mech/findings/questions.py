@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError
-from cwr_mech.findings import conditions, finetuned, pretrained, routing
+from cwr_mech.findings import conditions, finetuned, pretrained, relations, routing
 from cwr_mech.findings.claims import VERDICTS, Claim, judge
 from cwr_mech.findings.evidence import Saved
 from cwr_mech.findings.tables import agreement_rows, value_rows
@@ -45,10 +45,18 @@ QUESTIONS = (
         "maps",
         "Do models hold a linear map of the cities?",
         ("zoo", "maps"),
-        ("maps", "probe", "readout", "timeline", "manifold", "surfacing", "erasure"),
+        ("maps", "probe", "readout", "timeline", "manifold", "erasure"),
         ("map-all-tasks",),
         "What a probe decodes need not be what answers use; the best layer and prompt of each model are "
         "taken.",
+    ),
+    Question(
+        "surfaced",
+        "Is the map in the first components, more so with more tasks?",
+        ("zoo", "surfacing"),
+        ("surfacing",),
+        ("surfaced",),
+        "Models of all tasks have seen more rows than models of one.",
     ),
     Question(
         "similarity",
@@ -75,6 +83,14 @@ QUESTIONS = (
         (),
         ("similarity-predicts-transfer",),
         "Tasks are the units, and few are learned alone.",
+    ),
+    Question(
+        "beforehand",
+        "Can transfer be told beforehand, from the tasks' gradients?",
+        ("zoo", "transfer", "prediction"),
+        ("prediction",),
+        ("gradients-predict-transfer",),
+        "Fine-tunings without replay, in whose transfer forgetting has a part.",
     ),
     Question(
         "places",
@@ -122,7 +138,13 @@ QUESTIONS = (
 )
 """The questions in the order of a report."""
 
-CLAIMS: tuple[Claim, ...] = (*pretrained.CLAIMS, *finetuned.CLAIMS, *routing.CLAIMS, *conditions.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (
+    *pretrained.CLAIMS,
+    *finetuned.CLAIMS,
+    *relations.CLAIMS,
+    *routing.CLAIMS,
+    *conditions.CLAIMS,
+)
 
 READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in (*question.needs, *question.shows)),)
 """Kinds of results that claims read."""

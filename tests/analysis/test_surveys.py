@@ -180,6 +180,14 @@ def test_surfacing_by_number_of_tasks(stores: dict[str, ActivationStore]) -> Non
     assert (means[1, 2]["models"], means[2, 2]["models"]) == (2, 1)
     assert means[1, 2]["r2"] == pytest.approx((by_run["one", 2]["r2"] + by_run["untrained", 2]["r2"]) / 2)
     assert {row["k"] for row in result.tables["trend"]} == {row["k"] for row in result.tables["by_tasks"]}
+    # A model read in two prompts counts once, with their mean.
+    twice = surfacing_result([*chosen, Item(stores["two"], LAST, "angle", "last_digit")], members)
+    each = [row["r2"] for row in twice.tables["components"] if (row["run"], row["k"]) == ("two", 2)]
+    again = {(row["n_tasks"], row["k"]): row for row in twice.tables["by_tasks"]}
+    assert len(each) == 2
+    assert again[2, 2]["models"] == 1
+    assert again[2, 2]["r2"] == pytest.approx(np.mean(each))
+    assert len(twice.tables["by_model"]) == len(result.tables["by_model"]) == len(result.tables["components"])
 
 
 def test_probe_and_readout_results(stores: dict[str, ActivationStore]) -> None:

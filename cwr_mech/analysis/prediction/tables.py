@@ -1,6 +1,7 @@
 """What gradients and tasks say before training, against published and own outcomes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def prediction_result(
     n_rows: int = 2048,
     seed: int = 0,
 ) -> Result:
-    """Test every predictor against every outcome.
+    """Test every predictor against every outcome. Table `pairs`: each predictor's value for two tasks.
 
     models: name of a moment ("untrained", "step 70") -> loader of the model there. outcomes: matrices over
     the seven tasks besides the published ones; a task whose row holds NaN is left out of that outcome.
@@ -58,6 +59,11 @@ def prediction_result(
     for name, values in property_similarities(properties).items():
         predictors["the tasks", name] = values
     predictors["published, after pretraining", "parameter cosine"] = matrix("parameter_cosine")
+    pairs = [
+        {"run": run, "from": moment, "predictor": name, "a": a, "b": b, "value": float(values[i, j])}
+        for (moment, name), values in predictors.items()
+        for (i, a), (j, b) in combinations(enumerate(tasks), 2)
+    ]
     known = {"published CKA": matrix("cka"), "published transfer": matrix("transfer"), **outcomes}
     rows: list[dict[str, Any]] = []
     for index, ((moment, name), values) in enumerate(predictors.items()):
@@ -75,6 +81,7 @@ def prediction_result(
         values={"n_tests": len(rows), "published_r2": published_correlation()["r2"]},
         tables={
             "tests": rows,
+            "pairs": pairs,
             "published": published_rows(),
             "tasks": [{"task": task} | values for task, values in properties.items()],
         },

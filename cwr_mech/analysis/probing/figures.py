@@ -153,11 +153,11 @@ def surfacing_tasks_figure(result: Result) -> Figure:
     """What the first k components carry at the deepest layer, by number of tasks: means with intervals over
     models, and single models.
 
-    Reads tables `components` {run, n_tasks, layer, k, variance, r2, r2_shuffled, alignment, alignment_random}
+    Reads tables `by_model` {run, n_tasks, layer, k, variance, r2, r2_shuffled, alignment, alignment_random}
     and `by_tasks` {layer, n_tasks, k, models, variance, ..._lo, ..._hi}; values `n`.
     """
-    layer = max(row["layer"] for row in result.tables["components"])
-    single, means = (where(result.tables[name], layer=layer) for name in ("components", "by_tasks"))
+    layer = max(row["layer"] for row in result.tables["by_model"])
+    single, means = (where(result.tables[name], layer=layer) for name in ("by_model", "by_tasks"))
     counts = sorted({row["n_tasks"] for row in means})
     shades = [str(shade) for shade in np.linspace(0.65, 0.0, len(counts))]
     figure, axes = _component_panels(3.2, least=-0.15)

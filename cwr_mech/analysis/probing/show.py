@@ -75,8 +75,8 @@ def readout(result: Result) -> str:
 
 def surfacing(result: Result) -> str:
     """Means by number of tasks at the deepest layer, the trend, and every model at a few k."""
-    layer = max(row["layer"] for row in result.tables["components"])
-    by_tasks, trend, rows = (_deepest(result, name) for name in ("by_tasks", "trend", "components"))
+    layer = max(row["layer"] for row in result.tables["by_model"])
+    by_tasks, trend, rows = (_deepest(result, name) for name in ("by_tasks", "trend", "by_model"))
     heads = {"variance": "share of variance", "r2": "R² on them alone"}
     heads["alignment"] = "share of the probe inside"
     parts = [f"{layer_name(layer)}, means over models with 95 % intervals:"]
@@ -103,9 +103,9 @@ def _new(result: Result) -> list[Row]:
     return [row for place in groups(_best(result), "task", "layer", "site") for row in new.get(place, [])]
 
 
-def _deepest(result: Result, table: str = "components") -> list[Row]:
+def _deepest(result: Result, table: str = "by_model") -> list[Row]:
     """The rows of a table about a few k at the deepest layer."""
-    last = max(row["layer"] for row in result.tables["components"])
+    last = max(row["layer"] for row in result.tables["by_model"])
     return [row for row in where(result.tables[table], layer=last) if row["k"] in SHOWN_KS]
 
 

@@ -7,7 +7,7 @@ from cwr_mech.analysis.study import (
     BlockLayers,
     Folds,
     Layers,
-    OnePrompt,
+    Names,
     Opt,
     Prompts,
     RunArg,
@@ -86,7 +86,9 @@ def surfacing(
     runs: RunsArg = None,
     *,
     layers: BlockLayers = None,
-    prompts: OnePrompt = "own",
+    prompts: Annotated[
+        Names, Opt("Prompts: learned (all tasks of each run), own (its first), or tasks.")
+    ] = "own",
     site: Site = None,
     folds: Folds = 5,
     seed: Seed = 0,
@@ -96,6 +98,7 @@ def surfacing(
     """Coordinate variance in the top principal components, model by model and by number of tasks.
 
     Share of variance and probe R2 of the first k components, and how much of the probe's plane lies in them.
+    A model counts once, with the mean over its prompts.
     """
     from cwr_mech.analysis.members import members
     from cwr_mech.analysis.probing.surfacing import surfacing_result
@@ -104,9 +107,10 @@ def surfacing(
 
     sources = open_sources(runs, activations, step)
     items = [
-        Item(source.store, hook, source.prompts(prompts)[0], source.site(site), source.label)
+        Item(source.store, hook, prompt, source.site(site), source.label)
         for source in sources
         for hook in source.block_hooks(layers)
+        for prompt in source.prompts(source.tasks if prompts == "learned" else prompts)
     ]
     return surfacing_result(items, members(sources), folds=folds, seed=seed)
 

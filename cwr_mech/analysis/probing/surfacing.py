@@ -15,16 +15,18 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row, groups
 
 MEASURED = ("variance", "r2", "alignment")
+CONTROLS = ("r2_shuffled", "alignment_random")
 
 
 def surfacing_result(
     items: Sequence[Item], members: Mapping[str, Member], *, folds: int = 5, seed: int = 0
 ) -> Result:
-    """`items`: places in models, one a model and layer; `members`: run -> how it was trained.
+    """`items`: places in models, one a model, layer and prompt; `members`: run -> how it was trained.
 
-    Tables: `components` (each model, layer and number of components k: `surfacing`), `by_tasks` (means over
-    models of equally many tasks, intervals over models), `trend` (slope of R2 with the number of tasks for
-    each layer and k; null: numbers of tasks shuffled among models). Raises AnalysisError for too few cities.
+    Tables: `components` (each model, layer, prompt and number of components k: `surfacing`), `by_model`
+    (means over a model's prompts), `by_tasks` (means over models of equally many tasks, intervals over
+    models), `trend` (slope of R2 with the number of tasks for each layer and k; null: numbers of tasks
+    shuffled among models). Raises AnalysisError for too few cities.
     """
     known = TrainingCities.of([item.store for item in items], folds=folds, seed=seed)
     rows: list[Row] = []
@@ -34,11 +36,13 @@ def surfacing_result(
         place |= {"failed": member.failed, "layer": item.layer, "hook": item.hook, "task": item.task}
         rng = np.random.default_rng([seed, 1, index])
         rows += [place | row for row in surfacing(item.get(known.ids), known.xy, known.fold, rng)]
+    models = by_model(rows)
     return Result(
         kind="surfacing",
         params={"runs": list(members), "site": items[0].site} | known.params,
         values={"n": len(known.ids), "models": len(members)},
-        tables={"components": rows, "by_tasks": _by_tasks(rows), "trend": _trends(rows, seed)},
+        tables={"components": rows, "by_model": models}
+        | {"by_tasks": _by_tasks(models), "trend": _trends(models, seed)},
         notes=[
             f"{len(known.ids)} training cities. R2 of a ridge probe on the first k principal components "
             "alone, on held-out cities; control: places shuffled. Alignment: share of the full probe's two "
@@ -46,6 +50,17 @@ def surfacing_result(
             "Intervals of one model are over cities; means and trends have models as units.",
         ],
     )
+
+
+def by_model(rows: Sequence[Row]) -> list[Row]:
+    """One row for each model, layer and k: means over its prompts. The interval of one prompt is over cities;
+    several have none."""
+    means: list[Row] = []
+    for mine in groups(rows, "run", "layer", "k").values():
+        mean = {name: sum(one[name] for one in mine) / len(mine) for name in (*MEASURED, *CONTROLS)}
+        prompts = {"task": "+".join(str(one["task"]) for one in mine), "r2_lo": None, "r2_hi": None}
+        means.append(mine[0] | (prompts | mean if len(mine) > 1 else {}))
+    return means
 
 
 def _by_tasks(rows: Sequence[Row]) -> list[Row]:
