@@ -62,7 +62,7 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("conflict", "routing", "Do tasks pull the weights the same way?", True),
     Analysis("trajectory", "routing", "Where a fine-tuning puts new cities, step by step."),
     Analysis("routing-power", "routing", "Would the routing test see a hidden route? Planted codes."),
-    Analysis("predict", "prediction", "Can divergence be told before training?"),
+    Analysis("predict", "prediction", "Can divergence be told before training?", True),
 )
 
 
