@@ -61,7 +61,7 @@ REHEARSED = $(call of,$(1),distance compass perimeter,replay-all)
 PROJECTED = $(call of,$(BASES),distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
 FROZEN = $(call of,$(BASES),distance compass angle,only-city only-answer)
 CUT = $(call of,$(1),distance compass,$(addprefix replay-all-half-only-city-,unprojected-digit3+last_digit-cut \
-  $(addsuffix -$(WHERE)-cut,on-manifold off-manifold covariance-matched)))
+  $(addsuffix -$(WHERE)-cut,on-manifold off-manifold covariance-matched matched-complement)))
 PLACES := --tasks distance,compass,perimeter
 
 routes: .venv/.ready

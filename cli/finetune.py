@@ -50,8 +50,9 @@ def command(
         str,
         typer.Option(
             help="Project the gradient at cities: on-manifold, off-manifold, random, random-complement, "
-            "covariance-matched (--set route.rescale=false, route.draw=1, route.elsewhere=cut: no other "
-            "gradient from questions about these cities); or penalty: on leaving it."
+            "covariance-matched, matched-complement (--set route.rescale=false, route.draw=1, "
+            "route.elsewhere=cut: no other gradient from questions about these cities); or penalty: on leaving "
+            "it."
         ),
     ] = "unprojected",
     route_layers: Annotated[

@@ -4,7 +4,7 @@ from itertools import combinations
 from typing import Any
 
 from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
-from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_WHOLE, MATCHED, OFF, ON
+from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_REST, CUT_WHOLE, MATCHED, OFF, ON
 from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
 from cwr_mech.findings.tables import MEASURES
 from cwr_mech.results import Result, Row
@@ -33,6 +33,7 @@ def planted(
     forgotten: float = 0.0,
     through: float = 0.8,
     route: float = 0.3,
+    without: float = 0.3,
     surfaced: float = 0.3,
     foretold: float = 1.0,
 ) -> dict[str, Result]:
@@ -46,7 +47,8 @@ def planted(
     much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
     teaches others, and how much less places differ, with replay of all tasks. forgotten: what untrained tasks
     lose about training cities. through: improvement through new cities' activations alone, half of it on- or
-    off-manifold; route: how much more of distance runs off-manifold. surfaced: R² of first
+    off-manifold; route: how much more of distance runs off-manifold. without: how much
+    more other tasks are learned without other directions than without the manifold's. surfaced: R² of first
     components, all tasks' models' above single ones'. foretold: how far similarity of gradients is that
     of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     """
@@ -97,7 +99,7 @@ def planted(
     for k, base in enumerate(names):
         conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
         conditions |= {CUT_WHOLE: through, CUT_ON: through / 2, CUT_MATCHED: through / 2 - matched}
-        conditions |= {CUT_OFF: through / 2}
+        conditions |= {CUT_OFF: through / 2, CUT_REST: through / 2 + without}
         for condition, some in conditions.items():
             for trained in PAPER_TASKS:
                 mine = some + (route if (condition, trained) == (CUT_OFF, "distance") else 0.0)

@@ -69,6 +69,7 @@ class RouteConfig(Config):
         "random",
         "random-complement",
         "covariance-matched",
+        "matched-complement",
         "penalty",
     ] = Field(
         "unprojected",

@@ -66,7 +66,13 @@ RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
 """Projections of the plan `ripe`: where answers read a city, with the gradient's length left as it comes."""
 CUT_ROUTES: tuple[Mapping[str, object], ...] = tuple(
     {"condition": condition, "elsewhere": "cut", **AT_READING_SITE}
-    for condition in ("unprojected", "on-manifold", "off-manifold", "covariance-matched")
+    for condition in (
+        "unprojected",
+        "on-manifold",
+        "off-manifold",
+        "covariance-matched",
+        "matched-complement",
+    )
 )
 """The same with the gradient cut at all other tokens. With the city side alone trained, what a question about
 new cities teaches has no other way than these directions."""

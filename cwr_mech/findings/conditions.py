@@ -27,8 +27,9 @@ ON, OFF, *MATCHED = _labels(PLAIN, RIPE_ROUTES)
 """Conditions of the gradient at the tokens of new cities: on- and off-manifold, and on covariance-matched
 subspaces, several draws."""
 CITY_SIDE = ", only E+L0+L1"
-CUT_WHOLE, CUT_ON, CUT_OFF, CUT_MATCHED = _labels(HALF_REHEARSED, CUT_ROUTES, CITY_SIDE)
-"""The same where only the city side is trained and the gradient cut elsewhere; first the whole gradient."""
+CUT_WHOLE, CUT_ON, CUT_OFF, CUT_MATCHED, CUT_REST = _labels(HALF_REHEARSED, CUT_ROUTES, CITY_SIDE)
+"""The same where only the city side is trained and the gradient cut elsewhere: whole, on- and off-manifold,
+on covariance-matched directions, and on the rest without these."""
 PROJECTED_AT = (1, "digit3+last_digit")
 """Layer and tokens at which the plan `ripe` projects gradients."""
 PROJECTED_TASKS = ("distance", "angle", "compass")
@@ -150,6 +151,14 @@ def cut_claims() -> Iterator[Claim]:
             "activations vary as much",
             contrast="improvement in the trained task: on-manifold, minus covariance-matched",
             evidence=through(partial(_contrast, which=Saved.own, task=task, a=CUT_ON, b=CUT_MATCHED)),
+        )
+        yield claim(
+            id=f"cut-without-manifold-{task}",
+            statement=f"{task.capitalize()} is learned less without the manifold's directions than without "
+            "as many others in which activations vary as much",
+            contrast="improvement in the trained task: without covariance-matched directions, minus "
+            "off-manifold",
+            evidence=through(partial(_contrast, which=Saved.own, task=task, a=CUT_REST, b=CUT_OFF)),
         )
         yield claim(
             id=f"cut-on-manifold-others-{task}",

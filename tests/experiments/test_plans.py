@@ -22,7 +22,7 @@ from cwr_mech.tasks.registry import PAPER_TASKS
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
-SIZES += [("ripe", 6 * (8 + 6 + 8) + 5 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
+SIZES += [("ripe", 6 * (8 + 6 + 10) + 5 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 6 + 19 + 14 + 12)]
 
 
 def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:

@@ -62,6 +62,8 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("gradients-predict-transfer", {"bases": 2}, "supported", "inconclusive"),
     ("cut-route-distance-more", {"route": 0.0}, "supported", "no effect of that size"),
     ("cut-route-distance-more", {"through": 0.05}, "supported", "inconclusive"),
+    ("cut-without-manifold-compass", {"without": 0.0}, "supported", "no effect of that size"),
+    ("cut-without-manifold-compass", {"without": -0.3}, "supported", "refuted"),
     ("cut-off-manifold-own-compass", {"through": 0.0}, "supported", "inconclusive"),
     ("cut-on-manifold-own-compass", {"matched": 0.0}, "supported", "no effect of that size"),
     ("cut-on-manifold-others-compass", {"forgotten": 0.3}, "supported", "inconclusive"),

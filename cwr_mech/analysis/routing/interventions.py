@@ -8,6 +8,7 @@ random              its projection onto the same subspaces turned at random: the
 random-complement   what is left without the turned subspaces: the control of `off-manifold`
 covariance-matched  its projection onto random combinations of training cities' activations, which have the
                     activations' own covariance: the stricter control of `on-manifold`
+matched-complement  what is left without these: the stricter control of `off-manifold`
 penalty             as it is, and a penalty on the distance from the affine space of the manifold's directions
 
 Projecting leaves other ways for what a question about new cities teaches: parameters above the site, and
@@ -52,6 +53,7 @@ KEPT: Mapping[str, Keep] = MappingProxyType(
         "covariance-matched": "inside",
         "off-manifold": "outside",
         "random-complement": "outside",
+        "matched-complement": "outside",
     }
 )
 """Condition -> the part of the gradient that is kept of the condition's subspace."""
@@ -144,7 +146,7 @@ def random_directions(condition: str, d_model: int, world: World, draw: int) -> 
     if condition.startswith("random"):
         turn = random_rotation(d_model, np.random.default_rng(draw))
         return lambda columns, _: turn @ columns
-    if condition == "covariance-matched":
+    if condition in ("covariance-matched", "matched-complement"):
         # The same cities in every slot, or nearly: a slot's rarest city may be missing from its rows.
         mix = np.random.default_rng([draw, 1]).standard_normal((len(world.old()), len(world.old())))
         return lambda columns, x: np.linalg.qr((x - x.mean(axis=0)).T @ mix[: len(x), : columns.shape[1]])[0]

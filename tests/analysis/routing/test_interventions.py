@@ -178,7 +178,7 @@ class Learner:
         """Errors of the task and of transfer, and the distance off the surface, after learning."""
         mix, _, _, surface = planted()
         columns = random_rotation(P, self.rng) @ surface if condition.startswith("random") else surface
-        keep = "outside" if condition in ("off-manifold", "random-complement") else "inside"
+        keep = KEPT[condition]
         optimizer = torch.optim.SGD([self.code], lr=self.rate)
         for _ in range(LEARN_STEPS):
             h = self.inside()
