@@ -51,8 +51,8 @@ def command(
         typer.Option(
             help="Project the gradient at cities: on-manifold, off-manifold, random, random-complement, "
             "covariance-matched, matched-complement (--set route.rescale=false, route.draw=1, "
-            "route.elsewhere=cut: no other gradient from questions about these cities); or penalty: on leaving "
-            "it."
+            "route.elsewhere=cut: no other gradient from questions about these cities); or penalty: on "
+            "leaving it."
         ),
     ] = "unprojected",
     route_layers: Annotated[
