@@ -94,18 +94,18 @@ def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str)
     assert left["angle"] > 0.8
 
 
-def test_a_model_of_the_zoo_has_failed_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_zoo_is_judged_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ZOO.parent)
-    held = Mock(spec=ActivationStore, attrs={"step": run("small-inside").last_step}, reads_text=False)
-    source = Source(held, Path("x.h5"), "zoo:small-inside", ("inside",))
+    held = Mock(spec=ActivationStore, attrs={"step": run("ripe-compass").last_step}, reads_text=False)
+    source = Source(held, Path("x.h5"), "zoo:ripe-compass", ("compass",))
     recorded = next(
-        score for score in run("small-inside").manifest["zoo"]["scores"] if score["group"] == "old"
+        score for score in run("ripe-compass").manifest["zoo"]["scores"] if score["group"] == "old"
     )
     found = member_of(source)
     assert recorded["n"] == 200
     expected = gain("accuracy", recorded["value_mean"], recorded["baseline"])
-    assert found.gain == {"inside": pytest.approx(expected)}
-    last = [line["scores"]["inside"] for line in run("small-inside").metrics() if "scores" in line][-1]
+    assert found.gain == {"compass": pytest.approx(expected)}
+    last = [line["scores"]["compass"] for line in run("ripe-compass").metrics() if "scores" in line][-1]
     assert last != recorded["value_mean"]  # what its last evaluation said is another number
 
 
