@@ -34,6 +34,7 @@ def planted(
     through: float = 0.8,
     route: float = 0.3,
     without: float = 0.3,
+    serves: float = 0.0,
     surfaced: float = 0.3,
     foretold: float = 1.0,
 ) -> dict[str, Result]:
@@ -47,9 +48,9 @@ def planted(
     much less covariance-matched directions teach than the manifold's. rehearsed: how much more distance
     teaches others, and how much less places differ, with replay of all tasks. forgotten: what untrained tasks
     lose about training cities. through: improvement through new cities' activations alone, half of it on- or
-    off-manifold; route: how much more of distance runs off-manifold. without: how much
-    more other tasks are learned without other directions than without the manifold's. surfaced: R² of first
-    components, all tasks' models' above single ones'. foretold: how far similarity of gradients is that
+    off-manifold; route: how much more of distance runs off-manifold. without: how much more tasks are learned
+    without other directions than without the manifold's. serves: how much less of distance runs on-manifold.
+    surfaced: R² of first components, all tasks' models' above single ones'. foretold: how far similarity of gradients is that
     of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     """
     names = [f"all-{k}" for k in range(bases)]
@@ -103,6 +104,7 @@ def planted(
         for condition, some in conditions.items():
             for trained in PAPER_TASKS:
                 mine = some + (route if (condition, trained) == (CUT_OFF, "distance") else 0.0)
+                mine -= serves if (condition, trained) == (CUT_ON, "distance") else 0.0
                 others = 0.0 if condition in (OFF, CUT_OFF) else 0.05 if trained == "distance" else 0.5
                 others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
                 taught += [

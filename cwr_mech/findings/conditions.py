@@ -130,6 +130,15 @@ def cut_claims() -> Iterator[Claim]:
             lambda saved: minus(_off_minus_on(saved, "distance"), _off_minus_on(saved, "compass"))
         ),
     )
+    yield claim(
+        id="cut-manifold-serves-distance-less",
+        statement="The manifold's directions serve distance less than compass",
+        contrast="improvement in the trained task: on-manifold minus covariance-matched; trained on compass "
+        "minus trained on distance",
+        evidence=_through(
+            lambda saved: minus(_on_minus_matched(saved, "compass"), _on_minus_matched(saved, "distance"))
+        ),
+    )
     for task in CUT_TASKS:
         through = partial(_through, tasks=(task,))
         yield claim(
@@ -150,7 +159,7 @@ def cut_claims() -> Iterator[Claim]:
             statement=f"Updates that run on-manifold teach {task} more than updates on directions in which "
             "activations vary as much",
             contrast="improvement in the trained task: on-manifold, minus covariance-matched",
-            evidence=through(partial(_contrast, which=Saved.own, task=task, a=CUT_ON, b=CUT_MATCHED)),
+            evidence=through(partial(_on_minus_matched, task=task)),
         )
         yield claim(
             id=f"cut-without-manifold-{task}",
@@ -214,6 +223,10 @@ def _through(
 
 def _contrast(saved: Saved, which: Callable[[Saved, str, str], Units], task: str, a: str, b: str) -> Units:
     return minus(which(saved, task, a), which(saved, task, b))
+
+
+def _on_minus_matched(saved: Saved, task: str) -> Units:
+    return _contrast(saved, Saved.own, task, CUT_ON, CUT_MATCHED)
 
 
 def _off_minus_on(saved: Saved, task: str) -> Units:

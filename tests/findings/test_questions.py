@@ -62,6 +62,7 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("gradients-predict-transfer", {"bases": 2}, "supported", "inconclusive"),
     ("cut-route-distance-more", {"route": 0.0}, "supported", "no effect of that size"),
     ("cut-route-distance-more", {"through": 0.05}, "supported", "inconclusive"),
+    ("cut-manifold-serves-distance-less", {"serves": 0.3}, "no effect of that size", "supported"),
     ("cut-without-manifold-compass", {"without": 0.0}, "supported", "no effect of that size"),
     ("cut-without-manifold-compass", {"without": -0.3}, "supported", "refuted"),
     ("cut-off-manifold-own-compass", {"through": 0.0}, "supported", "inconclusive"),
