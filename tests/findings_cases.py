@@ -50,8 +50,8 @@ def planted(
     lose about training cities. through: improvement through new cities' activations alone, half of it on- or
     off-manifold; route: how much more of distance runs off-manifold. without: how much more tasks are learned
     without other directions than without the manifold's. serves: how much less of distance runs on-manifold.
-    surfaced: R² of first components, all tasks' models' above single ones'. foretold: how far similarity of gradients is that
-    of what tasks teach each other (1: in step, 0: not at all, -1: against it).
+    surfaced: R² of first components, all tasks' models' above single ones'. foretold: how far similarity
+    of gradients is that of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
