@@ -59,6 +59,7 @@ TWO := $(addprefix distance+,trianglearea crossing angle perimeter compass insid
 of = $(foreach run,$(1),$(foreach set,$(2),$(foreach end,$(3),$(run)-ft-$(set)$(filter-out -none,-$(end)))))
 REHEARSED = $(call of,$(1),distance compass perimeter,replay-all)
 PROJECTED = $(call of,$(BASES),distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
+ELICITED = $(call of,$(BASES),distance compass perimeter,elicit-new)
 FROZEN = $(call of,$(BASES),distance compass angle,only-city only-answer)
 CUT = $(call of,$(1),distance compass,$(addprefix replay-all-half-only-city-,unprojected-digit3+last_digit-cut \
   $(addsuffix -$(WHERE)-cut,on-manifold off-manifold covariance-matched matched-complement)))
@@ -69,7 +70,10 @@ routes: .venv/.ready
 	@$(CWR) transfer $(call REHEARSED,$(BASES)) --rows 200 --suffix rehearsed --report ripe
 	@$(CWR) transfer $(call of,$(BASES),$(SINGLES) $(TWO),none) --rows 200 --suffix pairs --report ripe
 	@$(CWR) transfer $(call of,$(wordlist 1,2,$(BASES)),distance compass perimeter,elicit-world) --rows 200 \
-	  --suffix elicited --report ripe
+	  --suffix elicited-world --report ripe
+	@for report in ripe routing; do \
+	  $(CWR) transfer $(ELICITED) --rows 200 --suffix elicited --report $$report || exit; done
+	@$(CWR) locate $(ELICITED) $(PLACES) --suffix elicited --report routing
 	@$(CWR) locate $(BASES) $(call of,$(BASES),distance,none replay-all) $(call of,$(BASES),compass perimeter,replay-all) \
 	  $(PLACES) --suffix rehearsed --report routing
 	@$(CWR) transfer $(PROJECTED) --rows 200 --suffix projected --report routing

@@ -51,8 +51,8 @@ def command(
         typer.Option(
             help="Project the gradient at cities: on-manifold, off-manifold, random, random-complement, "
             "covariance-matched, matched-complement (--set route.rescale=false, route.draw=1, "
-            "route.elsewhere=cut: no other gradient from questions about these cities); or penalty: on "
-            "leaving it."
+            "route.elsewhere=cut: questions about these cities have no other gradient from the first id "
+            "on); or penalty: on leaving it."
         ),
     ] = "unprojected",
     route_layers: Annotated[
@@ -167,7 +167,7 @@ def routing(condition: str, layers: str | None, sites: str, rank: int, config: "
     chosen = [names.index(one_of("layer with a gradient", name, names)) - 1 for name in wanted]
     cities = ROUTED_CITIES[one_of("group of cities", sites, ROUTED_CITIES)]
     if one_of("route", condition, CONDITIONS) == "unprojected":
-        return RouteConfig()
+        return parse(RouteConfig, {"layers": chosen, "cities": cities} if layers else {})
     return parse(RouteConfig, {"condition": condition, "layers": chosen, "cities": cities, "rank": rank})
 
 

@@ -109,7 +109,8 @@ def planted(
                 others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
                 taught += [
                     {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
-                    | {"condition": condition, "retention": 0.01 * k - forgotten, "base_gain": 0.9}
+                    | {"condition": condition, "base_gain": 0.9, "base_new": 0.0, "base_old": 1.0}
+                    | {"old": 1.0 + 0.01 * k - forgotten}
                     | {"ni": (mine if trained == task else others) + 0.01 * k}
                     for task in PAPER_TASKS
                 ]

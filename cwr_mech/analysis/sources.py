@@ -45,19 +45,22 @@ class Source:
         return [hook for hook in self.hooks(layers) if layers is not None or hook.startswith("blocks.")]
 
     def prompts(self, wanted: Names) -> list[str]:
-        """The prompts to read the file in: tasks by name, "own" (the run's first task) or "all" in the file.
+        """The prompts to read the file in: tasks by name, "own" (the run's first task), "trained" (all
+        tasks of the run) or "all" in the file.
 
         Raises UnknownName for a prompt that is not in the file.
         """
         words = names(wanted) or ["all"]
         if words == ["all"]:
             return list(self.store.tasks)
-        if words == ["own"]:
-            own = [task for task in self.tasks or () if task in self.store.tasks]
-            return [(own or list(self.store.tasks))[0]]
+        if words in (["own"], ["trained"]):
+            own = [task for task in self.tasks or () if task in self.store.tasks] or list(self.store.tasks)
+            return own if words == ["trained"] else own[:1]
         for word in words:
             if word not in self.store.tasks:
-                raise UnknownName(f"prompt in {self.path}", word, ("own", "all", *self.store.tasks))
+                raise UnknownName(
+                    f"prompt in {self.path}", word, ("own", "trained", "all", *self.store.tasks)
+                )
         return words
 
     def site(self, wanted: str | None) -> str:

@@ -59,7 +59,7 @@ class RouteConfig(Config):
     `condition` "unprojected" leaves them alone; "penalty" adds a penalty of `weight` nats; the others project
     the gradient at mentions of cities onto a subspace of `rank` directions, or onto its complement, after the
     blocks `layers`. With `elsewhere` "cut", questions with these cities have no gradient at other tokens
-    there, so that they teach the blocks up to that one through these mentions alone.
+    there from the first city's id on, so that they teach the blocks up to that one through these mentions.
     """
 
     condition: Literal[
@@ -87,7 +87,9 @@ class RouteConfig(Config):
     weight: float = Field(1.0, gt=0, description="weight of the penalty")
     rescale: bool = Field(True, description="give the projected gradient the norm it had")
     elsewhere: Literal["kept", "cut"] = Field(
-        "kept", description="the gradient at all other tokens of questions with these cities: kept or cut"
+        "kept",
+        description="the gradient at other tokens of questions with these cities, from the first id on: "
+        "kept or cut",
     )
     draw: int = Field(0, ge=0, description="which of the random subspaces or rotations")
 

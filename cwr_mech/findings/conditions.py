@@ -13,7 +13,7 @@ from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN
 from cwr_mech.experiments.plans import CUT_ROUTES, RIPE_ROUTES
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
-from cwr_mech.findings.finetuned import TENTH, TENTH_WHY
+from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, kept
 
 DIVERGENT = "distance"
 
@@ -188,18 +188,12 @@ def _retention() -> Claim:
         "training cities in untrained tasks",
         contrast="change on training cities in untrained tasks, as a share of the gap (0: kept), whole "
         "gradient; mean of distance and compass",
-        evidence=_kept,
+        evidence=partial(kept, condition=CUT_WHOLE, sets=CUT_TASKS),
         against=-TENTH,
         smallest=0.0,
-        why="a threshold: a loss of a tenth of the gap",
+        why="a threshold: a loss of a tenth of the gap between held-out and training cities",
         kind="control",
     )
-
-
-def _kept(saved: Saved) -> Units:
-    rows = saved.improvements(CUT_WHOLE)
-    rows = rows[rows["set"].isin(CUT_TASKS) & ~rows["trained"]]
-    return rows.groupby("base")["retention"].mean().to_dict()
 
 
 def _through(

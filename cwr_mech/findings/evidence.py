@@ -2,7 +2,7 @@
 learned."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
@@ -230,13 +230,12 @@ def mean_over(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def by_bases(claim: Claim) -> tuple[Claim, Claim]:
-    """The claim over the first bases (exploratory) and over later ones (confirmatory), as two rows."""
-    return (
-        replace(claim, evidence=lambda saved: claim.evidence(saved.explored())),
-        replace(
-            claim,
-            id=f"{claim.id}{CONFIRMED}",
-            role="confirmatory",
-            evidence=lambda saved: claim.evidence(saved.later()),
-        ),
-    )
+    """The claim over the first bases (exploratory) and over later ones (confirmatory), as two rows. Each has
+    its control over the same bases."""
+
+    def over(some: Callable[[Saved], Saved], one: Claim) -> Claim:
+        control = one.control and over(some, one.control)
+        return replace(one, control=control, evidence=lambda saved: one.evidence(some(saved)))
+
+    later = replace(claim, id=f"{claim.id}{CONFIRMED}", role="confirmatory")
+    return over(Saved.explored, claim), over(Saved.later, later)

@@ -148,8 +148,8 @@ def similar(models: Models) -> dict[str, str]:
 
 
 def surfaced(models: Models) -> dict[str, str]:
-    """There, too, in the prompts of all tasks that a model has learned."""
-    return {"prompts": "learned", "layers": similar(models)["layers"]}
+    """There, too, in the prompts of all tasks that a model was trained on."""
+    return {"prompts": "trained", "layers": similar(models)["layers"]}
 
 
 RECORDED = {"rows": QUESTIONS}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cwr_mech.analysis.stats.intervals import LEAST_UNITS
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError
 from cwr_mech.findings import conditions, finetuned, pretrained, relations, routing
@@ -122,9 +123,10 @@ QUESTIONS = (
         "Where updates have no way round, do they run off-manifold?",
         ("zoo", "transfer", "sites"),
         ("transfer",),
-        ("cut-route-distance-more", "cut-on-manifold-others-distance"),
+        ("cut-route-distance-more",),
         "The embedding and blocks 0 and 1 alone are trained, by a gradient that comes from new cities by way "
-        "of the last two digits after block 1 and no other token; what later blocks could learn is left out.",
+        "of the last two digits after block 1 and of no other token from the first id on; what later blocks "
+        "could learn is left out.",
     ),
     Question(
         "shares",
@@ -195,8 +197,10 @@ def asked(result: Result) -> list[Question]:
 
 
 def headline(rows: Sequence[Row], question: Question) -> Row | None:
-    """Of the headline claims the first with a number, over confirmatory bases where there are any."""
+    """Of the headline claims the first with enough units for an interval, else with a number; confirmatory
+    bases before others."""
     found = {row["id"]: row for row in rows}
     named = [*(f"{claim}-confirmed" for claim in question.headline), *question.headline]
     here = [found[name] for name in named if name in found]
-    return next((row for row in here if row["n"]), here[0] if here else None)
+    enough = [row for row in here if (row["n"] or 0) >= LEAST_UNITS]
+    return next(iter([*enough, *(row for row in here if row["n"]), *here]), None)

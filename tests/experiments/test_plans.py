@@ -13,10 +13,21 @@ from cwr_mech.experiments.costs import (
     seconds_of,
     tokens_per_second,
 )
-from cwr_mech.experiments.finetuning import condition_of, total_rows
+from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED, condition_of, total_rows
 from cwr_mech.experiments.planned import Planned
 from cwr_mech.experiments.plans import CUT_ROUTES, PLANS, PROJECTIONS, ROUTED, checked, find_plan
 from cwr_mech.experiments.presets import preset
+from cwr_mech.findings.conditions import (
+    CUT_MATCHED,
+    CUT_OFF,
+    CUT_ON,
+    CUT_REST,
+    CUT_WHOLE,
+    MATCHED,
+    OFF,
+    ON,
+)
+from cwr_mech.findings.finetuned import ELICITED
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 # plan, runs, of which start from fresh weights
@@ -115,7 +126,11 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
         plain = by_name[config.name.partition("-only-")[0]]
         free = config.with_settings(["train.train_only=none", f"name={plain.name}"])
         assert free.model_copy(update={"route": plain.route}) == plain
-        assert "half of the rows" in condition_of(config)
+    assert {condition_of(config) for config in cut} == {CUT_WHOLE, CUT_ON, CUT_OFF, CUT_MATCHED, CUT_REST}
+    elicited = [run.config for run in planned if run.name.endswith("elicit-new")]
+    assert {condition_of(config) for config in elicited} == {ELICITED}
+    kinds = {condition_of(run.config) for run in planned}
+    assert {PLAIN, REHEARSED, HALF_REHEARSED, ON, OFF, *MATCHED} <= kinds
     frozen = [run.config for run in planned if run.config.train.train_only and not run.config.route.changes]
     sides = {config.train.train_only for config in frozen}
     assert sides == {("E", "L0", "L1"), ("L2", "L3", "U")}

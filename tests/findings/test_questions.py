@@ -92,6 +92,30 @@ def test_a_claim_whose_control_fails_or_is_not_there_says_nothing_and_why() -> N
     assert found["city-side-distance-own"]["verdict"] == "supported"  # it has no control
 
 
+def test_a_control_is_asked_of_the_bases_that_its_claim_is_about() -> None:
+    results = planted(bases=2 * EXPLORED)
+    later = {f"zoo:all-{k}" for k in range(EXPLORED, 2 * EXPLORED)}
+    scores = [
+        row | ({"old": 0.5} if row["base"] in later else {}) for row in results["transfer"].tables["scores"]
+    ]
+    deviation = results["transfer"].tables["deviation"]
+    results["transfer"] = result("transfer", scores=scores, deviation=deviation)
+    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    assert rows["rehearsed-divergence-distance"]["verdict"] == "supported"
+    assert rows["rehearsed-divergence-distance-confirmed"]["verdict"] == "inconclusive"
+    assert "is -0.50, and was to be above -0.1" in rows["rehearsed-divergence-distance-confirmed"]["reason"]
+
+
+def test_what_is_forgotten_is_a_share_of_the_gap_not_a_logarithm_of_errors() -> None:
+    results = planted()
+    errors = {"base_new": 430.0, "base_old": 30.0, "old": 40.0}  # a third more error, a fortieth of the gap
+    scores = [row | errors for row in results["transfer"].tables["scores"]]
+    results["transfer"] = result("transfer", scores=scores, deviation=[])
+    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    assert rows["rehearsed-retention"]["value"] == pytest.approx(-10 / 400)
+    assert rows["rehearsed-divergence-distance"]["verdict"] == "supported"
+
+
 def test_values_are_those_planted() -> None:
     rows = claims()
     expected = {
@@ -327,10 +351,12 @@ def test_a_claim_is_one_row_for_first_and_later_bases_and_a_reason_stands_once()
     table = [line for line in told.splitlines() if line.startswith("| After fine-tuning on distance, other")]
     assert len(table) == 1
     cells = [cell.strip() for cell in table[0].strip("|").split("|")]
-    for cell, value in zip(cells[1:3], ("1.41 (", "1.44 ("), strict=True):
+    for cell, value, mark in zip(cells[1:3], ("1.41 (", "1.44 ("), (1, 2), strict=True):
         assert cell.startswith(value)
-        assert cell.endswith("n = 3: inconclusive (1)")
-    assert told.count("its control fails") == 1
-    assert "\n1. its control fails" in told
+        assert cell.endswith(f"n = 3: inconclusive ({mark})")
+    assert told.count("its control fails") == 2  # of the first bases and of later ones, once each
+    for mark, kept in ((1, "-0.29"), (2, "-0.26")):
+        assert f"\n{mark}. its control fails: change on training cities" in told
+        assert f"is {kept}, and was to be above -0.1" in told
     few = show.claims(findings(planted(), {}, "test"), "places")
     assert "later bases" not in few

@@ -87,7 +87,7 @@ def surfacing(
     *,
     layers: BlockLayers = None,
     prompts: Annotated[
-        Names, Opt("Prompts: learned (all tasks of each run), own (its first), or tasks.")
+        Names, Opt("Prompts: trained (all tasks of each run), own (its first), or tasks.")
     ] = "own",
     site: Site = None,
     folds: Folds = 5,
@@ -110,7 +110,7 @@ def surfacing(
         Item(source.store, hook, prompt, source.site(site), source.label)
         for source in sources
         for hook in source.block_hooks(layers)
-        for prompt in source.prompts(source.tasks if prompts == "learned" else prompts)
+        for prompt in source.prompts(prompts)
     ]
     return surfacing_result(items, members(sources), folds=folds, seed=seed)
 
