@@ -12,7 +12,7 @@ confirmatory ones apart). Verdicts:
     inconclusive            none of these, or fewer than three units
 
 Controls and manipulation checks are judged in the same way, without adjustment, and never count as support.
-A finding whose own control is refuted is inconclusive, whatever its numbers.
+A finding whose own control lies on the wrong side of its threshold is inconclusive, whatever its numbers.
 """
 
 import math
@@ -198,17 +198,17 @@ def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Ro
 
 
 def _failed_control(claim: Claim, saved: Any) -> str:
-    """Why a claim says nothing, whatever its numbers: its control is refuted, or cannot be asked. "" where it
-    holds."""
+    """Why a claim says nothing, whatever its numbers: its control is on the wrong side of its threshold (surely
+    or not), or cannot be asked. "" where it holds."""
     if claim.control is None:
         return ""
     control = judge([claim.control], saved)[0]
     if not control["n"]:
         return f"{CONTROL} cannot be asked: {control['reason']}"
-    if control["verdict"] != "refuted":
+    wanted = claim.control.predicted
+    if (control["value"] > claim.control.against) == (wanted == "above"):
         return ""
-    wanted = "above" if claim.control.predicted == "above" else "below"
     return (
-        f"{CONTROL} fails: {control['contrast']} is {control['value']:.2f}, and was to be {wanted} "
+        f"{CONTROL} fails: {control['contrast']} is {control['value']:.3f}, and was to be {wanted} "
         f"{claim.control.against:g}"
     )
