@@ -198,8 +198,8 @@ def _row(claim: Claim, evidence: Evidence, p: Sequence[float], saved: Any) -> Ro
 
 
 def _failed_control(claim: Claim, saved: Any) -> str:
-    """Why a claim says nothing, whatever its numbers: its control is on the wrong side of its threshold (surely
-    or not), or cannot be asked. "" where it holds."""
+    """Why a claim says nothing, whatever its numbers: its control lies on the wrong side of its threshold,
+    surely or not, or cannot be asked. "" where it holds."""
     if claim.control is None:
         return ""
     control = judge([claim.control], saved)[0]
