@@ -79,19 +79,15 @@ def test_the_answer_follows_the_city_that_is_swapped_inside() -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_fine_tuning_puts_new_cities_on_the_map_unless_it_is_kept_off(name: str) -> None:
-    """Kept off: angle, with gradients projected off-manifold. The control is compass, unprojected."""
+def test_fine_tuning_puts_new_cities_on_the_map(name: str) -> None:
+    """A probe finds them nearer to their places after fine-tuning on compass."""
     base, world = run(name).model(), run(name).world()
-    left = {}
-    for task, arm in (("compass", ""), ("angle", "-complement")):
-        spot = clearest(base, world, task)
-        before, after = (
-            placed(read(model, world, spot), world, np.random.default_rng(0))["along_new"]
-            for model in (base, run(f"{name}-ft-{task}{arm}").model())
-        )
-        left[task] = after / before
-    assert left["compass"] < 0.6
-    assert left["angle"] > 0.8
+    spot = clearest(base, world, "compass")
+    before, after = (
+        placed(read(model, world, spot), world, np.random.default_rng(0))["along_new"]
+        for model in (base, run(f"{name}-ft-compass").model())
+    )
+    assert after / before < 0.6
 
 
 def test_a_model_of_the_zoo_is_judged_by_its_test_questions(monkeypatch: pytest.MonkeyPatch) -> None:
