@@ -9,6 +9,7 @@ from types import MappingProxyType
 import pytest
 import torch
 from command_line import Cli
+from cwr_mech_cli.finetune import routing
 
 from cwr_mech.activations.extract import extract
 from cwr_mech.activations.site import Site
@@ -128,3 +129,11 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     assert re.search(message, " ".join(err.split())), err
     assert "Traceback" not in err
     assert load_run(run.folder).state == "done"
+
+
+def test_an_unprojected_route_keeps_the_layers_that_were_named() -> None:
+    """Where gradients are cut and not projected, the layers say where."""
+    config = parse(RunConfig, {"model": {"n_layers": 3}})
+    assert routing("unprojected", None, "new-cities", 4, config) == RouteConfig()
+    cut = routing("unprojected", "1", "all", 4, config)
+    assert (cut.layers, cut.cities) == ((1,), "all")
