@@ -126,18 +126,14 @@ def cut_claims() -> Iterator[Claim]:
         statement="Distance depends on directions off the manifold more than compass does",
         contrast="improvement in the trained task: off-manifold minus on-manifold; trained on distance minus "
         "trained on compass",
-        evidence=_through(
-            lambda saved: minus(_off_minus_on(saved, "distance"), _off_minus_on(saved, "compass"))
-        ),
+        evidence=_more_in("distance", "compass", _off_minus_on),
     )
     yield claim(
         id="cut-manifold-serves-distance-less",
         statement="The manifold's directions serve distance less than compass",
         contrast="improvement in the trained task: on-manifold minus covariance-matched; trained on compass "
         "minus trained on distance",
-        evidence=_through(
-            lambda saved: minus(_on_minus_matched(saved, "compass"), _on_minus_matched(saved, "distance"))
-        ),
+        evidence=_more_in("compass", "distance", _on_minus_matched),
     )
     for task in CUT_TASKS:
         through = partial(_through, tasks=(task,))
@@ -213,6 +209,11 @@ def _through(
         return of_units(units(saved))
 
     return found
+
+
+def _more_in(task: str, other: str, of: Callable[[Saved, str], Units]) -> Callable[[Saved], Evidence]:
+    """A contrast of conditions in one task, minus the same in another."""
+    return _through(lambda saved: minus(of(saved, task), of(saved, other)))
 
 
 def _contrast(saved: Saved, which: Callable[[Saved, str, str], Units], task: str, a: str, b: str) -> Units:
