@@ -89,7 +89,6 @@ def command(
         ELICITATIONS,
         REPLAYS,
         finetuning_config,
-        in_order,
         paper_config,
     )
     from cwr_mech.experiments.presets import with_label_noise
@@ -144,9 +143,7 @@ def command(
 
     place = placed(**compute)
     torch.set_num_threads(threads)  # the hook's directions depend on it in their last bits
-    hook = condition_hook(
-        config.route, base.model(), load_world(config.world), in_order([*{p.task for p in config.data.parts}])
-    )
+    hook = condition_hook(config.route, base.model(), load_world(config.world), config.data.parts)
     carry_out(config, folder, log, threads, place, resume=resume, base=base, hook=hook)
 
 

@@ -118,7 +118,6 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     import torch
 
     from cwr_mech.analysis.routing.interventions import condition_hook
-    from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.experiments.sweep import require_base
     from cwr_mech.training.loop import train
     from cwr_mech.training.runs import load_run
@@ -132,8 +131,7 @@ def train_one(planned: "Sequence[Planned]", name: str, root: Path) -> None:
     torch.set_num_threads(1)
     hook = None
     if base is not None:
-        tasks = in_order([*{part.task for part in config.data.parts}])
-        hook = condition_hook(config.route, base.model(), load_world(config.world), tasks)
+        hook = condition_hook(config.route, base.model(), load_world(config.world), config.data.parts)
     folder = root / name
     resume = (folder / "manifest.json").exists()
     with display(config) as listener:

@@ -162,15 +162,15 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     stands in reports/PREREGISTRATION.md.
 
     Half of the first six seeds are exploratory. Their bases and the fine-tunings of these on every task come
-    first, then the same of the sealed seeds; models of one task; fine-tunings of four bases on the six pairs with
-    distance and six without, and on distance, angle and compass under every condition; models of two tasks,
-    each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on tasks whose
-    answers place a city are made twice more with replay of all seven tasks, so that the others are not
-    forgotten: in a sixth and in half of the rows. With replay in half, the city side alone is also trained on
-    distance and on compass through the new cities' activations alone (CUT_ROUTES). A base without a map where
-    gradients are projected (seed 5) can't be trained so; those of further seeds stand in for it, with replay
-    in half of the rows only. The paper's few elicitation rows come with new cities, as its settings have
-    them, and on two bases with training cities.
+    first, then the same of the sealed seeds; models of one task; fine-tunings of four bases on the six pairs
+    with distance and six without, and on distance, angle and compass under every condition; models of two
+    tasks, each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on
+    tasks whose answers place a city are made twice more with replay of all seven tasks, so that the others
+    are not forgotten: in a sixth and in half of the rows. With replay in half, the city side alone is also
+    trained on distance and on compass through the new cities' activations alone (CUT_ROUTES). A base without
+    a map where gradients are projected (seed 5) can't be trained so; those of further seeds stand in for it,
+    with replay in half of the rows only. The paper's few elicitation rows come with new cities, as its
+    settings have them, and on two bases with training cities.
     """
     half = (len(seeds[:PRIMARY]) + 1) // 2
     explored, sealed, further = (

@@ -36,7 +36,7 @@ from cwr_mech.activations.site import POSITIONS
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.projection import Frame, Keep, Place, penalise, project
-from cwr_mech.config import RouteConfig
+from cwr_mech.config import Part, RouteConfig
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
 from cwr_mech.data.rows import Rows, generate
 from cwr_mech.errors import AnalysisError
@@ -154,12 +154,13 @@ def random_directions(condition: str, d_model: int, world: World, draw: int) -> 
 
 
 def condition_hook(
-    settings: RouteConfig, model: HookedQwen2, world: World, tasks: Sequence[str]
+    settings: RouteConfig, model: HookedQwen2, world: World, parts: Sequence[Part]
 ) -> RowsHook | None:
     """The training hook of a fine-tuning that starts from `model`; None where no gradient is changed.
 
-    tasks: all tasks of which the fine-tuning has rows. Raises AnalysisError without layers or without new
-    cities, and as `fit_frames` does.
+    parts: the fine-tuning's mixture. Frames are fitted for the tasks whose rows name the cities chosen;
+    replay that names none of them needs no map. Raises AnalysisError without layers, without new cities and
+    without rows about them, and as `fit_frames` does.
     """
     if not settings.changes:
         return None
@@ -168,6 +169,9 @@ def condition_hook(
     ids = world.ids[world.new()] if settings.cities == "new" else None
     if ids is not None and not len(ids):
         raise AnalysisError("this world has no new cities whose gradients could be projected")
+    tasks = list(dict.fromkeys(part.task for part in parts if ids is None or part.group != "old"))
+    if not tasks:
+        raise AnalysisError("no row of this fine-tuning names a new city, so no gradient would be projected")
     choose = random_directions(settings.condition, model.cfg.d_model, world, settings.draw)
     frames = fit_frames(
         model, world, tasks, settings.layers, sites=settings.positions, rank=settings.rank, choose=choose

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from routing_cases import TASKS, D, model, rows, world
+from routing_cases import D, model, rows, world
 
 from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
@@ -21,10 +21,12 @@ from cwr_mech.analysis.routing.interventions import (
     random_directions,
     read_mentions,
 )
-from cwr_mech.analysis.routing.projection import Place, keep_part
-from cwr_mech.config import CONDITIONS, RouteConfig, WorldConfig
+from cwr_mech.analysis.routing.projection import Frame, Place, keep_part
+from cwr_mech.config import CONDITIONS, Part, RouteConfig, WorldConfig
 from cwr_mech.errors import AnalysisError
 from cwr_mech.world.cities import load_world
+
+TAUGHT = [Part(task="distance", group="new")]
 
 
 def test_the_placebos_frames_stand_to_each_other_as_the_maps_do() -> None:
@@ -84,24 +86,43 @@ def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
         model(), world(), ["distance"], [0], sites=("last_digit",), rank=2, n_rows=200, least_map=-1.0
     )
     assert set(only) == {place for place in found if place.site == "last_digit"}
-    assert condition_hook(RouteConfig(), model(), world(), TASKS) is None
+    assert condition_hook(RouteConfig(), model(), world(), TAUGHT) is None
     with pytest.raises(AnalysisError, match="no layer"):  # cutting has to know where, too
-        condition_hook(RouteConfig(elsewhere="cut"), model(), world(), TASKS)
+        condition_hook(RouteConfig(elsewhere="cut"), model(), world(), TAUGHT)
     assert {*KEPT, "penalty"} == {*CONDITIONS}
     with pytest.raises(AnalysisError, match="no layer"):
-        condition_hook(RouteConfig(condition="on-manifold"), model(), world(), TASKS)
+        condition_hook(RouteConfig(condition="on-manifold"), model(), world(), TAUGHT)
     with pytest.raises(AnalysisError, match="no new cities"):
         condition_hook(
             RouteConfig(condition="on-manifold", layers=(0,)),
             model(),
             load_world(WorldConfig(n_cities=30)),
-            TASKS,
+            TAUGHT,
         )
     with pytest.raises(AnalysisError, match="no map to project onto"):
-        condition_hook(RouteConfig(condition="on-manifold", layers=(0,)), model(), world(), ["distance"])
+        condition_hook(RouteConfig(condition="on-manifold", layers=(0,)), model(), world(), TAUGHT)
     with pytest.raises(AnalysisError, match="rank 60"):
         fit_frames(model(), world(), ["distance"], [0], rank=60, n_rows=200, least_map=-1.0)
     assert set(CONDITIONS) > {"unprojected", "on-manifold", "off-manifold", "random"}
+
+
+def test_only_tasks_that_name_the_cities_need_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replay of training cities is not projected, so it may be of tasks that hold no map at the site."""
+    asked: list[str] = []
+
+    def fitted(*given: object, **_: object) -> dict[Place, Frame]:
+        asked.extend(given[2])
+        return {}
+
+    monkeypatch.setattr(interventions, "fit_frames", fitted)
+    route, replay = RouteConfig(condition="on-manifold", layers=(0,)), Part(task="inside")
+    condition_hook(route, model(), world(), [replay, *TAUGHT, Part(task="distance")])
+    assert asked == ["distance"]
+    asked.clear()
+    condition_hook(route.model_copy(update={"cities": "all"}), model(), world(), [replay, *TAUGHT])
+    assert asked == ["inside", "distance"]
+    with pytest.raises(AnalysisError, match="names a new city"):
+        condition_hook(route, model(), world(), [replay])
 
 
 def test_no_position_named_is_left_unprojected(monkeypatch: pytest.MonkeyPatch) -> None:
