@@ -25,7 +25,14 @@ from cwr_mech.activations.texts import TokenRows
 from cwr_mech.activations.views import Views
 from cwr_mech.artifacts import other_schema, require_file, sha256_bytes, sha256_file
 from cwr_mech.config import WorldConfig, parse
-from cwr_mech.errors import AnalysisError, ArtifactLocked, CorruptArtifact, MissingArtifact, one_of
+from cwr_mech.errors import (
+    AnalysisError,
+    ArtifactError,
+    ArtifactLocked,
+    CorruptArtifact,
+    MissingArtifact,
+    one_of,
+)
 from cwr_mech.world.cities import World, cities_digest
 
 SCHEMA = "cwr-mech/activations/1"
@@ -285,6 +292,16 @@ class ActivationStore(Views):
                 parts.append(values)
         joined = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         return joined if ids is None else joined[self.rows(ids)]
+
+
+def reusable(
+    path: Path | str, *, world: World | None = None, model_sha256: str | None = None
+) -> ActivationStore | None:
+    """The file at `path`; None where it must be made: it is missing, broken, or of another world or model."""
+    try:
+        return ActivationStore(path, world=world, model_sha256=model_sha256)
+    except (ArtifactError, AnalysisError):
+        return None
 
 
 def join(a: ActivationStore, b: ActivationStore) -> Int64[np.ndarray, " common"]:

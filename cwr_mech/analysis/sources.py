@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cwr_mech.activations.reader import ActivationStore, activations_path, digests
+from cwr_mech.activations.reader import ActivationStore, activations_path, digests, reusable
 from cwr_mech.activations.site import POSITIONS as DEFAULT_SITES
 from cwr_mech.analysis.selection import choose_hooks, run_label
 from cwr_mech.analysis.study import Names, measured_in, names, stage, uses
@@ -150,12 +150,10 @@ def _untrained_texts(store: ActivationStore) -> Path:
 
     model = untrained(str(store.attrs["model"]))
     digest = model_digest(model)
-    try:
-        old = ActivationStore(path, model_sha256=digest)
-        if holds(old, {task: store.token_rows(task) for task in store.tasks}, store.hooks, store.sites):
-            return path
-    except (ArtifactError, AnalysisError):
-        pass
+    old = reusable(path, model_sha256=digest)
+    texts = {task: store.token_rows(task) for task in store.tasks}
+    if old is not None and holds(old, texts, store.hooks, store.sites):
+        return path
     total = len(store) * len(store.tasks)
     with stage(f"activations of {path.stem}", total, "texts") as advance:
         about = {"run": str(store.attrs["run"]), "folder": "", "model_sha256": digest}
@@ -185,12 +183,9 @@ def _drawn(run: Run) -> ActivationStore:
     weights again to compare them would cost more than most analyses of the file.
     """
     path, drawn = activations_path(run.reference, None, FOLDER), drawn_from(run)
-    try:
-        store = ActivationStore(path, world=run.world())
-        if store.attrs.get("drawn") == drawn:
-            return store
-    except ArtifactError:
-        pass
+    store = reusable(path, world=run.world())
+    if store is not None and store.attrs.get("drawn") == drawn:
+        return store
     return _made(run, *untrained_state(run), drawn=drawn)
 
 
@@ -199,14 +194,14 @@ def _made(
 ) -> ActivationStore:
     """The activations of these weights at `path`: made where it is missing, broken or of other weights."""
     world = run.world()
-    try:
-        return ActivationStore(path, world=world, model_sha256=sha256)
-    except ArtifactError:
-        from cwr_mech.activations.extract import extract
+    store = reusable(path, world=world, model_sha256=sha256)
+    if store is not None:
+        return store
+    from cwr_mech.activations.extract import extract
 
-        with stage(f"activations of {path.stem}", world.n * len(TASKS), "prompts") as advance:
-            attrs: dict[str, str | int] = {"run": run.reference, "step": step, "model_sha256": sha256, **more}
-            extract(model(), world, path, attrs=attrs, advance=advance)
+    with stage(f"activations of {path.stem}", world.n * len(TASKS), "prompts") as advance:
+        attrs: dict[str, str | int] = {"run": run.reference, "step": step, "model_sha256": sha256, **more}
+        extract(model(), world, path, attrs=attrs, advance=advance)
     return ActivationStore(path, world=world, model_sha256=sha256)
 
 

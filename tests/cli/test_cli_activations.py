@@ -1,5 +1,6 @@
 """`cwr-mech cache-acts` and `cwr-mech eval` on a run folder, by what they print and leave behind."""
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -81,6 +82,22 @@ def test_other_weights_make_it_anew_and_more_places_are_added(run: Run) -> None:
     said(call("cache-acts", "--tasks", "angle", "--layers", "0", "--sites", "delimiter"))
     anew = ActivationStore(FILE, model_sha256=run.sha256())
     assert (anew.tasks, anew.sites) == (("angle",), ("delimiter",))
+
+
+def test_an_analysis_makes_files_of_other_weights_anew(run: Run) -> None:
+    (first,) = open_sources("demo")
+    drawn = first.untrained()
+    assert drawn is not None
+    save(run, 3, 2)  # trained anew, under the same name and to the same step
+    (again,) = open_sources("demo")
+    assert again.store.attrs["model_sha256"] == run.sha256() != first.store.attrs["model_sha256"]
+    shutil.rmtree("runs/demo")
+    town = parse(RunConfig, {**run.config.model_dump(), "world": {"source": "grid", "n_cities": 30}})
+    save(create_run(Path("runs/demo"), town, HookedQwen2(town.model, seed=0)), 3, 2)
+    (other,) = open_sources("demo")
+    fresh = other.untrained()
+    assert fresh is not None
+    assert len(other.store) == len(fresh) == 30 != len(drawn), "the same weights, in another world"
 
 
 def test_controls_are_the_first_checkpoint_and_a_fresh_model(run: Run) -> None:
