@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from cwr_mech.analysis.study import names
-from cwr_mech.errors import ArtifactError, ArtifactExists, MissingArtifact
+from cwr_mech.errors import ArtifactError, ArtifactExists
 from cwr_mech.render.numbers import number
 
 from .common import ACTIVATIONS, console, duration, progress, say, size_text
@@ -73,7 +73,8 @@ def command(
     """Run every city through every task's prompt and keep the chosen layers at the chosen token positions.
 
     A file that holds all this for the same weights is left as it is; one that holds other things for the
-    same weights keeps them. After more training it is made anew.
+    same weights keeps them, prompts of texts about the same entities included. After more training it is
+    made anew.
 
     With --prompts or --template the run is a Hugging Face folder of a causal language model (Qwen2, or what
     TransformerLens' TransformerBridge can hook) and reads texts with its own tokenizer. A command that was
@@ -124,11 +125,11 @@ def command(
         "tasks": list(TASKS) if tasks == "all" else names(tasks) or [],
         "sites": names(sites) or list(DEFAULT_SITES),
     }
-    old = None if force else reusable(path, digest, world.sha256, named=out is not None)
-    if old is not None:
-        kept = {"hooks": list(old.hooks), "tasks": list(old.tasks), "sites": list(old.sites)}
-        wanted = {axis: list(dict.fromkeys([*kept[axis], *wanted[axis]])) for axis in wanted}
-        if wanted == kept:
+    old = None if force else kept(path, digest, named=out is not None)
+    if old is not None and old.attrs["world_sha256"] == world.sha256:
+        had = {"hooks": list(old.hooks), "tasks": list(old.tasks), "sites": list(old.sites)}
+        wanted = {axis: joined(had[axis], wanted[axis]) for axis in wanted}
+        if wanted == had:
             say(UP_TO_DATE.format(path))
             return
     attrs: dict[str, str | int] = {"run": found.reference, "step": at, "model_sha256": digest}
@@ -152,25 +153,26 @@ def caching(path: Path, total: int, unit: str) -> Iterator[Callable[[int], None]
     say(f"{path}  {size}, {duration(seconds)}, {number(total / seconds)} {unit}/s")
 
 
-def reusable(path: Path, model_sha256: str, world_sha256: str, *, named: bool) -> "ActivationStore | None":
-    """The file at `path` when it was made from these weights and this world.
+def kept(path: Path, model_sha256: str, *, named: bool) -> "ActivationStore | None":
+    """The file at `path` when it was made from these weights.
 
     Raises ArtifactExists where the user named the file and it is something else, which only --force replaces.
     """
-    from cwr_mech.activations.reader import ActivationStore
+    from cwr_mech.activations.reader import ActivationStore, reusable
 
-    try:
-        store = ActivationStore(path)
-    except MissingArtifact:
-        return None
-    except ArtifactError as error:
-        if named:
+    if named and path.exists():
+        try:
+            ActivationStore(path)
+        except ArtifactError as error:
             raise ArtifactExists(
                 f"not overwritten: {error.message}", "choose another --out, or replace it with --force"
             ) from error
-        return None
-    same = store.attrs["model_sha256"] == model_sha256 and store.attrs["world_sha256"] == world_sha256
-    return store if same else None
+    return reusable(path, model_sha256=model_sha256)
+
+
+def joined(held: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """What a file holds, then what else is wanted of it."""
+    return list(dict.fromkeys([*held, *wanted]))
 
 
 def describe(store: "ActivationStore") -> None:

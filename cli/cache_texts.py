@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cache_acts import UP_TO_DATE, caching, reusable
+from cwr_mech.errors import ArtifactExists
+
+from .cache_acts import UP_TO_DATE, caching, joined, kept
 from .common import say
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ def cache_texts(
     """Run every text (of a file, or of templates about so many cities) and keep the hooks, by default the
     residual stream at all layers, at the chosen tokens of its entity.
 
-    Raises ArtifactExists for a file of something else at `out`.
+    What a file of the same model and entities holds stays in it. A prompt of a file of texts takes the place
+    of one of its name; templates, which have no names of their own, are numbered in the order they come.
+    Raises ArtifactExists for a file about other entities, and of something else at `out`.
     """
     from cwr_mech.activations.extract import default_hooks, model_digest
-    from cwr_mech.activations.extract_texts import extract_texts, holds
+    from cwr_mech.activations.extract_texts import beside, extract_texts, holds
     from cwr_mech.activations.prompts import city_prompts, read_prompts
     from cwr_mech.activations.texts import TEXT_SITES, encode_prompts
     from cwr_mech.analysis.sources import texts_path
@@ -47,10 +51,19 @@ def cache_texts(
     model = untrained_model(run.settings) if untrained else run.text_model(step)
     digest = model_digest(model) if untrained else run.sha256(step)
     hooks, sites = hooks or default_hooks(model.cfg.n_layers), sites or TEXT_SITES[:1]
-    old = None if force else reusable(path, digest, prompts.entities.sha256, named=out is not None)
-    if old is not None and holds(old, rows, hooks, sites):
-        say(UP_TO_DATE.format(path))
-        return
+    old = None if force else kept(path, digest, named=out is not None)
+    if old is not None:
+        if old.attrs["world_sha256"] != prompts.entities.sha256:
+            raise ArtifactExists(
+                f"not overwritten: {path} is about {len(old)} other entities",
+                "keep both with another --out, or replace it with --force",
+            )
+        held = {task: old.token_rows(task) for task in old.tasks}
+        rows = beside(held, rows) if templates else held | rows
+        hooks, sites = joined(old.hooks, hooks), joined(old.sites, sites)
+        if holds(old, rows, hooks, sites):
+            say(UP_TO_DATE.format(path))
+            return
     with caching(path, prompts.entities.n * len(rows), "texts") as advance:
         extract_texts(
             model.to(place),

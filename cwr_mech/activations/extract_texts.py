@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +106,18 @@ def holds(
     """Whether a file holds these texts, read at these hooks and sites."""
     if not store.reads_text or not set(hooks) <= set(store.hooks) or not set(sites) <= set(store.sites):
         return False
-    return list(prompts) == list(store.tasks) and all(
+    return set(prompts) <= set(store.tasks) and all(
         prompts[name].same(store.token_rows(name)) for name in prompts
     )
+
+
+def beside(held: Mapping[str, TokenRows], given: Mapping[str, TokenRows]) -> dict[str, TokenRows]:
+    """The prompts that a file holds, and of templates those that it does not, by the next free numbers."""
+    found = dict(held)
+    for rows in given.values():
+        if not any(rows.same(one) for one in found.values()):
+            found[next(name for n in count(1) if (name := f"template{n}") not in found)] = rows
+    return found
 
 
 def _key(

@@ -37,8 +37,10 @@ class TokenRows:
         return (self.tokens != EMPTY).sum(axis=1)
 
     def same(self, other: "TokenRows") -> bool:
-        """Whether these are the same tokens, read at the same places."""
-        return np.array_equal(self.tokens, other.tokens) and np.array_equal(self.span, other.span)
+        """Whether these are the same tokens, read at the same places, with the same answers."""
+        answers = [np.zeros(0) if rows.answer is None else rows.answer for rows in (self, other)]
+        pairs = ((self.tokens, other.tokens), (self.span, other.span), answers)
+        return all(np.array_equal(*pair) for pair in pairs)
 
     def fits(self, n: int) -> bool:
         """Whether there are `n` texts whose spans lie in them."""

@@ -1,6 +1,7 @@
 """Activations of texts against transformers' hidden states; what a kill leaves; what does not fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,14 @@ def test_a_text_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": 1}')
     with pytest.raises(CorruptArtifact, match="tokenizer that cannot be read"):
         read_tokenizer(tmp_path)
+
+
+def test_texts_with_other_answers_are_other_texts(rows: dict[str, TokenRows]) -> None:
+    plain = next(iter(rows.values()))
+    answered = replace(plain, answer=np.arange(len(plain.texts), dtype=np.int32))
+    assert plain.same(replace(plain))
+    assert answered.same(replace(answered))
+    assert not plain.same(answered)
 
 
 def test_features_of_names_are_shared_tokens_alone(rows: dict[str, TokenRows]) -> None:

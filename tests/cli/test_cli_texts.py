@@ -1,5 +1,6 @@
 """Is there a map in a language model: three commands on checkpoints whose answer is known."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,48 @@ def test_a_map_that_is_learned_is_found_where_its_places_are_true(folder: Path) 
     assert best("true")["r2"] > 0.5
     assert best("true")["control_r2_untrained"] < 0.1
     assert best("false")["r2"] < 0.1, "the same training on places of other towns"
+
+
+def test_a_file_of_texts_keeps_what_it_holds(folder: Path) -> None:
+    path = "activations/planted-towns.h5"
+    said(call("cache-acts", "planted", *TEXTS))
+    first = ActivationStore(path)
+    other = ("--prompts", "towns.csv", "--template", "Once in {name}")
+    hook = "blocks.0.hook_resid_pre"
+    assert "120 entities x 2 prompts" in said(call("cache-acts", "planted", *other, "--hooks", hook))
+    both = ActivationStore(path)
+    assert both.tasks == ("template1", "template2")
+    assert both.hooks == (*first.hooks, hook)
+    values = [store.get(0, "template1", "last_token") for store in (first, both)]
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
+    assert both.token_rows("template2").texts[0].startswith("Once in ")
+    for options in (TEXTS, other):
+        assert "is up to date" in said(call("cache-acts", "planted", *options))
+    said(call("cache-acts", "planted", *other, "--force"))
+    assert ActivationStore(path).tasks == ("template1",)
+    named = "prompt,entity,lon,lat,text\n" + "".join(f"{p},{n},1,2,{p} {n}\n" for p in "ab" for n in NAMES)
+    Path("mine.csv").write_text(named)
+    said(call("cache-acts", "planted", "--prompts", "mine.csv"))
+    Path("mine.csv").write_text(named.replace(",b ", ",c "))
+    said(call("cache-acts", "planted", "--prompts", "mine.csv"))
+    edited = ActivationStore("activations/planted-mine.h5")
+    assert [edited.token_rows(task).texts[0][0] for task in edited.tasks] == ["a", "c"]
+
+
+def test_other_entities_or_weights_do_not_mix(folder: Path) -> None:
+    cities = ("cache-acts", "planted", "--template", "{name}", "--n-cities")
+    said(call(*cities, 30))
+    refused = failed(call(*cities, 40))
+    assert "not overwritten: activations/planted-cities.h5 is about 30 other entities hint: " in refused
+    assert "--out" in refused
+    said(call(*cities, 40, "--out", "more.h5"))
+    said(call(*cities, 40, "--force"))
+    shutil.copytree("plain", "planted", dirs_exist_ok=True)  # weights that were trained on
+    for left in Path("planted").glob("model-*"):
+        left.unlink()
+    said(call("cache-acts", "planted", "--template", "In {name}", "--n-cities", 30))
+    anew = ActivationStore("activations/planted-cities.h5")
+    assert (len(anew), anew.tasks) == (30, ("template1",))
 
 
 def test_mistakes_are_one_line(folder: Path) -> None:
