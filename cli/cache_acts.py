@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from cwr_mech.analysis.study import names
-from cwr_mech.errors import ArtifactError, ArtifactExists
+from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
 from cwr_mech.render.numbers import number
 
 from .common import ACTIVATIONS, console, duration, progress, say, size_text
@@ -22,6 +22,7 @@ from .options import Device, Layers, Run
 if TYPE_CHECKING:
     from cwr_mech.activations.reader import ActivationStore
 
+BATCH_TOKENS = 4096
 UP_TO_DATE = "{0} is up to date; --force writes it anew, --show {0} prints what is inside"
 
 
@@ -62,7 +63,7 @@ def command(
     n_cities: Annotated[
         int | None, typer.Option(help="The most populous real cities; all by default.")
     ] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts run at once.")] = 4096,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts run at once.")] = BATCH_TOKENS,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="File; activations/RUN-stepN.h5 by default.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write anew even when up to date.")] = False,
@@ -87,14 +88,25 @@ def command(
         describe(ActivationStore(show))
         return
 
+    texts = prompts is not None or bool(template)
+    unused = {
+        "--tasks is about questions": texts and tasks != "all",
+        "--n-cities is about --template without --prompts": n_cities is not None and (prompts or not texts),
+        "--batch-tokens is about texts": batch_tokens != BATCH_TOKENS and not texts,
+    }
+    for why, given in unused.items():
+        if given:
+            raise ConfigError(f"{why} and would change nothing here", "leave it out")
     from cwr_mech.activations.extract import DEFAULT_SITES, default_hooks, extract
     from cwr_mech.activations.site import Site
     from cwr_mech.analysis.sources import drawn_from, untrained_state
     from cwr_mech.tasks.registry import TASKS
+    from cwr_mech.training.compute import choose
 
+    place = choose(device, "float32", "off").device
     found = load_run(run)
     named = [Site.parse(name).hook for name in [*(names(layers) or []), *(names(hooks) or [])]]
-    if prompts is not None or template:
+    if texts:
         from .cache_texts import cache_texts
 
         cache_texts(
@@ -105,7 +117,7 @@ def command(
             hooks=named,
             sites=names(sites),
             batch_tokens=batch_tokens,
-            device=device,
+            device=place,
             step=step,
             untrained=untrained,
             out=out,
@@ -119,7 +131,7 @@ def command(
         path, digest = activations_path(found.reference, at, ACTIVATIONS), found.sha256(at)
         load = partial(found.model, at)
     world = found.world()
-    path, model = out or path, load()
+    path, model = out or path, load().to(place)
     wanted = {
         "hooks": named or list(default_hooks(model.cfg.n_layers)),
         "tasks": list(TASKS) if tasks == "all" else names(tasks) or [],

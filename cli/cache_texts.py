@@ -42,9 +42,7 @@ def cache_texts(
     from cwr_mech.analysis.sources import texts_path
     from cwr_mech.model.bridge import untrained as untrained_model
     from cwr_mech.model.text import read_tokenizer
-    from cwr_mech.training.compute import choose
 
-    place = choose(device, "float32", "off").device
     prompts = read_prompts(file, templates) if file is not None else city_prompts(templates, n_cities)
     path = out or texts_path(run, file.stem if file else "cities", untrained=untrained)
     rows = encode_prompts(read_tokenizer(run.checkpoint(step)), prompts, *run.text_sizes)
@@ -66,7 +64,7 @@ def cache_texts(
             return
     with caching(path, prompts.entities.n * len(rows), "texts") as advance:
         extract_texts(
-            model.to(place),
+            model.to(device),
             prompts.entities,
             rows,
             path,

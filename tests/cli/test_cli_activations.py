@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from command_line import caller, failed, said
 from cwr_mech_cli import cache_acts
 from cwr_mech_cli.analyses import command_of, commands
@@ -132,6 +133,13 @@ def test_an_untrained_model_is_drawn_once(run: Run, monkeypatch: pytest.MonkeyPa
     assert len(drawn) == made, "the command's own file is believed, too"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(run: Run) -> None:
+    assert "device 'cuda'" in failed(call("cache-acts", "--device", "cuda"))
+    assert not FILE.exists()
+    said(call("cache-acts", "--device", "cpu"))
+
+
 def test_show_prints_what_is_inside(run: Run) -> None:
     said(call("cache-acts", "--layers", "embed,1"))
     shown = said(call("cache-acts", "--show", FILE))
@@ -153,6 +161,9 @@ def test_mistakes_are_one_line_and_change_nothing(run: Run) -> None:
         (("cache-acts", "--step", 4), "run demo has no checkpoint at step 4 hint: steps: 0, 3"),
         (("cache-acts", "--layers", "2"), "unknown hook 'blocks.2.hook_resid_post'"),
         (("cache-acts", "--tasks", "dist"), "unknown task 'dist'"),
+        (("cache-acts", "--device", "mps"), "device 'mps' is refused"),
+        (("cache-acts", "--batch-tokens", 64), "--batch-tokens is about texts"),
+        (("cache-acts", "--n-cities", 9), "--n-cities is about --template without --prompts"),
         (("cache-acts", "--sites", "city1_lst"), "'city1_lst' hint: did you mean 'city1_last'?"),
         (
             ("cache-acts", "--show", FILE),

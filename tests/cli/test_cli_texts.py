@@ -177,6 +177,11 @@ def test_mistakes_are_one_line(folder: Path) -> None:
         (("cache-acts", "planted", "--prompts", "no.csv"), "no such file of prompts: no.csv"),
         (("cache-acts", "planted", "--template", "x"), "must hold {name} once"),
         (("cache-acts", "planted", "--template", "{name}", "--n-cities", 1), "1 cities were asked for"),
+        (
+            ("cache-acts", "planted", *TEXTS, "--n-cities", 9),
+            "--n-cities is about --template without --prompts",
+        ),
+        (("cache-acts", "planted", *TEXTS, "--tasks", "distance"), "--tasks is about questions"),
         (("cache-acts", "planted", *TEXTS, "--sites", "last_digit"), "unknown site of a text 'last_digit'"),
         (("cache-acts", "planted", *TEXTS, "--layers", "7"), "unknown hook 'blocks.7.hook_resid_post'"),
     ):
