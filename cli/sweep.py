@@ -67,6 +67,18 @@ def command(
     Stopped at any moment, the same command goes on where it was: finished runs are left alone, begun ones
     resumed. A failed run is reported and does not stop the others.
     """
+    one_of("engine", engine, ("local", "snakemake"))
+    ways = {
+        "--only": only is not None,
+        "--emit": emit is not None,
+        "--together": together is not None,
+        "--engine snakemake": engine == "snakemake" and emit is None,
+    }
+    asked = [way for way, given in ways.items() if given]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} exclude each other", "take one of them")
+    if device == "cuda" and together is None:
+        raise ConfigError("--device cuda goes with --together", "as in --together 32")
     planned = make_plan(plan, preset, seeds, settings or [])
     options = [plan]
     options += ["--preset", preset] if preset else []
@@ -79,11 +91,10 @@ def command(
     if only is not None:
         train_one(planned, only, out)
         return
-    if emit is not None and together is None:
+    if emit is not None:
         write_workflow(planned, out, argv, emit)
         say(f"workflow {emit}")
         return
-    one_of("engine", engine, ("local", "snakemake"))
     with folder_lock(out / ".sweep" / Path(plan).stem):
         if together is not None:
             outcomes = go_together(planned, out, together, device)
