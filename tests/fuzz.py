@@ -3,7 +3,8 @@
     python tests/fuzz.py --kind all --n 5000 --seed 0
 
 Kinds: h5 (activation files), result (JSON and npz), run (run folders), zoo (models of the zoo), hf
-(checkpoint folders), csv (cities of a user) and cli (command lines). Input number i of a kind and seed is
+(checkpoint folders), csv (cities of a user), plan (of
+a user) and cli (command lines). Input number i of a kind and seed is
 always the same one; --only I runs it alone and shows what it raised. Inputs run in a child process whose
 memory and time are bounded, so that a crash of a library ends that child only. The exit code is 1 after any
 traceback, hang (20 s of processor time, or a minute without any), use of more than 2 GB, file written
@@ -26,6 +27,7 @@ run     metrics lines lost, doubled or with extras      a log without a digest; 
 hf      weights, settings left to their default,        a Hugging Face folder records no digest
         tokenizer and generation files
 csv     any other table of cities                       it is another world, with another digest
+plan    any other plan                                  it is what was asked for
 cli     odd words that make a command after all         it is what was asked for
 """
 
@@ -65,7 +67,7 @@ from cwr_mech.errors import CwrError, UserError
 CPU_SECONDS, WALL_SECONDS, MEMORY = 20, 60, 2_000_000_000
 IDLE_SECONDS = 0.2
 """A child that computes less than this in WALL_SECONDS waits for something."""
-KINDS = ("h5", "result", "run", "zoo", "hf", "csv", "cli")
+KINDS = ("h5", "result", "run", "zoo", "hf", "csv", "plan", "cli")
 
 
 def try_line(rng: random.Random, base: Base, scratch: Path) -> Seen:

@@ -28,11 +28,14 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from cwr_mech.artifacts import require_file
 from cwr_mech.config import RunConfig, parse
-from cwr_mech.errors import ConfigError, CorruptArtifact
+from cwr_mech.config.base import Config
+from cwr_mech.errors import ConfigError, CorruptArtifact, quoted
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.experiments.planned import Planned, pretraining
 from cwr_mech.experiments.plans import checked
@@ -40,8 +43,34 @@ from cwr_mech.experiments.presets import preset as find_preset
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 MOST_BYTES = 10_000_000
-PLAN_KEYS = ("preset", "seeds", "settings", "run")
-RUN_KEYS = ("tasks", "base", "name", "settings")
+
+
+def _as_words(settings: object) -> object:
+    """A table of settings as a list of "key=value"; a list with every entry as text."""
+    if isinstance(settings, Mapping):
+        return [f"{key}={value}" for key, value in settings.items()]
+    return [str(one) for one in settings] if isinstance(settings, list) else settings
+
+
+Settings = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+
+
+class RunEntry(Config):
+    """A table [[run]] of a plan."""
+
+    tasks: tuple[str, ...] = PAPER_TASKS
+    base: str | None = None
+    name: str | None = None
+    settings: Settings = ()
+
+
+class PlanFile(Config):
+    """What a plan's file holds."""
+
+    preset: str = "small"
+    seeds: tuple[int, ...] = ()
+    settings: Settings = ()
+    run: tuple[RunEntry, ...] = ()
 
 
 def read_table(path: Path | str) -> dict[str, Any]:
@@ -79,54 +108,40 @@ def read_plan(
 ) -> tuple[Planned, ...]:
     """The runs of a plan in a file; `preset` and `seeds`, where given, replace the file's.
 
-    Raises ConfigError for unknown entries, names given twice and bases that do not come before.
+    Raises ConfigError for unknown entries and those of another type, names given twice and bases that do not
+    come before.
     """
     content = read_table(path)
-    _known(content, PLAN_KEYS, str(path))
-    if not content.get("run"):
+    try:
+        plan = parse(PlanFile, content)
+    except ConfigError as error:
+        known = (", ".join(kind.model_fields) for kind in (PlanFile, RunEntry))
+        raise ConfigError(f"{path}: {error.message}", "known: {}; of a run: {}".format(*known)) from error
+    if not plan.run:
         raise ConfigError(f"{path} plans no run", "give one or more [[run]] tables")
-    found_preset = find_preset(preset or str(content.get("preset", "small")))
-    start = found_preset.with_settings([*_words(content.get("settings", [])), *settings])
-    numbers = list(seeds or content.get("seeds") or [start.train.seed])
+    start = find_preset(preset or plan.preset).with_settings([*plan.settings, *settings])
     planned: list[Planned] = []
     bases: dict[tuple[str, int], Planned] = {}
-    for entry in content["run"]:
-        _known(entry, RUN_KEYS, f"a run of {path}")
-        for seed in numbers:
+    for entry in plan.run:
+        for seed in seeds or plan.seeds or [start.train.seed]:
             planned.append(_planned(entry, start, seed, bases))
-            bases[entry.get("name", planned[-1].name), seed] = planned[-1]
+            bases[entry.name or planned[-1].name, seed] = planned[-1]
     return checked(planned)
 
 
 def _planned(
-    entry: Mapping[str, Any], start: RunConfig, seed: int, bases: Mapping[tuple[str, int], Planned]
+    entry: RunEntry, start: RunConfig, seed: int, bases: Mapping[tuple[str, int], Planned]
 ) -> Planned:
-    tasks, own = tuple(entry.get("tasks", PAPER_TASKS)), _words(entry.get("settings", []))
-    if "base" not in entry:
-        (run,) = pretraining(start.with_settings(own), [tasks], [seed])
-        parent = None
+    if entry.base is None:
+        (run,) = pretraining(start.with_settings(entry.settings), [entry.tasks], [seed])
+        parent, config = None, run.config
     else:
-        base = bases.get((entry["base"], seed))
+        base = bases.get((entry.base, seed))
         if base is None:
-            raise ConfigError(f"the plan trains no run '{entry['base']}' before what starts from it")
-        run, parent = Planned(finetuning_config(base.config, tasks).with_settings(own)), base.name
-    config = run.config
-    if "name" in entry:
+            raise ConfigError(f"the plan trains no run {quoted(entry.base)} before what starts from it")
+        parent = base.name
+        config = finetuning_config(base.config, entry.tasks).with_settings(entry.settings)
+    if entry.name is not None:
         suffix = "" if seed == start.train.seed else f"-seed{seed}"
-        config = config.with_settings([f"name={entry['name']}{suffix}"])
+        config = config.with_settings([f"name={entry.name}{suffix}"])
     return Planned(config, parent)
-
-
-def _words(settings: Any) -> list[str]:
-    """Settings as a list of "key=value", or as a table."""
-    if isinstance(settings, Mapping):
-        return [f"{key}={value}" for key, value in settings.items()]
-    return list(map(str, settings))
-
-
-def _known(content: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{where} is no table")
-    for key in content:
-        if key not in keys:
-            raise ConfigError(f"unknown entry '{key}' in {where}", f"known: {', '.join(keys)}")

@@ -14,7 +14,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Base:
     return fuzz.Base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.mark.parametrize("kind", ["h5", "result", "run", "zoo", "hf", "csv"])
+@pytest.mark.parametrize("kind", ["h5", "result", "run", "zoo", "hf", "csv", "plan"])
 def test_mutated_files_work_or_are_one_line(kind: str, base: fuzz.Base) -> None:
     found = dict(fuzz.try_all(kind, 0, list(range(40)), base))
     assert [seen for seen in found.values() if seen.outcome in fuzz.FAULTS] == []

@@ -1,6 +1,7 @@
 """Settings and plans from a user's own files: what they say holds, the rest stays, faults are named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_plan_of_ones_own(tmp_path: Path) -> None:
 
 PLAN_FAULTS = (
     ("", "plans no run"),
-    ("[[run]]\ntask = ['angle']\n", "unknown entry 'task'"),
+    ("[[run]]\ntask = ['angle']\n", "unknown setting 'run.0.task'"),
     ("[[run]]\nbase = 'other'\ntasks = ['angle']\n", "trains no run 'other' before"),
     ("preset = 'tiny'\n[[run]]\nname = 'a'\n[[run]]\nname = 'a'\n", "two runs of the plan are called a"),
 )
@@ -95,6 +96,29 @@ PLAN_FAULTS = (
 def test_faults_in_plans_are_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_plan(written(tmp_path, text))
+
+
+# What a plan says -> the entry that the error names, and what it cannot be.
+MISSHAPEN = {
+    "seeds = 3\n[[run]]": "'seeds' cannot be 3",
+    "seeds = ['a']\n[[run]]": "'seeds.0' cannot be 'a'",
+    "settings = 5\n[[run]]": "'settings' cannot be 5",
+    "preset = ['tiny']\n[[run]]": "'preset' cannot be ['tiny']",
+    "run = 3": "'run' cannot be 3",
+    "run = [3]": "'run.0' cannot be 3",
+    "[[run]]\nname = ['a']": "'run.0.name' cannot be ['a']",
+    "[[run]]\n[[run]]\nbase = ['a']": "'run.1.base' cannot be ['a']",
+    "[[run]]\ntasks = 'distance'": "'run.0.tasks' cannot be 'distance'",
+    "[[run]]\nsettings = 5": "'run.0.settings' cannot be 5",
+}
+
+
+@pytest.mark.parametrize("text", MISSHAPEN)
+def test_entries_of_a_plan_that_are_something_else_are_named_with_the_file(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: setting {MISSHAPEN[text]}")) as raised:
+        read_plan(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_every_setting_has_a_meaning() -> None:

@@ -8,6 +8,7 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.answers.curves import training_result
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import CorruptArtifact
+from cwr_mech.experiments.files import read_plan
 from cwr_mech.experiments.zoo import models_and_faults
 from cwr_mech.experiments.zoo_files import problems, recorded, recorded_answers
 from cwr_mech.findings.models import described
@@ -71,4 +72,17 @@ def use_csv(folder: Path) -> None:
     load_world(WorldConfig(source=str(folder / "w.csv"))).sha256  # noqa: B018
 
 
-USES = {"h5": use_h5, "result": use_result, "run": use_run, "zoo": use_zoo, "hf": use_hf, "csv": use_csv}
+def use_plan(folder: Path) -> None:
+    """Read a user's plan."""
+    read_plan(folder / "p.json")
+
+
+USES = {
+    "h5": use_h5,
+    "result": use_result,
+    "run": use_run,
+    "zoo": use_zoo,
+    "hf": use_hf,
+    "csv": use_csv,
+    "plan": use_plan,
+}

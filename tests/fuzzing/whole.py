@@ -1,5 +1,6 @@
 """Whole files of every kind, from which mutations start."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,10 @@ class Base:
         ]
         (self.place / "csv").mkdir()
         (self.place / "csv" / "w.csv").write_text("\n".join(lines) + "\n")
+        runs = [{"tasks": ["distance"], "name": "one"}, {"base": "one", "settings": {"lr": 1e-4}}]
+        plan = {"preset": "tiny", "seeds": [1, 2], "settings": ["steps=30"], "run": runs}
+        (self.place / "plan").mkdir()
+        (self.place / "plan" / "p.json").write_text(json.dumps(plan))
         (self.place / "cli" / "runs").mkdir(parents=True)
         shutil.copytree(self.place / "run" / "tiny", self.place / "cli" / "runs" / "tiny")
         shutil.copy(self.place / "csv" / "w.csv", self.place / "cli" / "w.csv")
