@@ -39,7 +39,7 @@ def analyse(
     processes, one a processor by default.
 
     Each part is saved when it is done; a part that the models here do not allow yet is named and left out.
-    Raises AnalysisError without models, UnknownName for another part.
+    Raises AnalysisError without models or parts about them, UnknownName for another part.
     """
     from cwr_mech.experiments.zoo import zoo_models
     from cwr_mech.findings.parts import PARTS, families
@@ -51,8 +51,15 @@ def analyse(
     found = zoo_models()
     if not found:
         raise AnalysisError(*NONE_HERE.split("; "))
-    for family in families(found, preset):
-        if wanted := [name for name in family.parts if names is None or name in names]:
+    chosen = [
+        (family, [name for name in family.parts if names is None or name in names])
+        for family in families(found, preset)
+    ]
+    if not any(wanted for _, wanted in chosen):
+        which = f"models of preset {preset}" if preset else "the models here"
+        raise AnalysisError(f"no part of a report is about {which}", "cwr-mech zoo lists what there is")
+    for family, wanted in chosen:
+        if wanted:
             _analyse(family, wanted, log, processes or len(os.sched_getaffinity(0)))
 
 

@@ -51,6 +51,11 @@ ANSWERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
         ("7 runs", "tiny-ft-angle", "failed: tiny: runs/tiny was trained"),
     ),
     ("sweep plan.toml --dry-run", 0, ("2 runs", "small-distance-ft-angle", "when zoo:small was trained")),
+    ("sweep bent.toml --dry-run", 2, ("bent.toml: setting 'seeds' cannot be 3",)),
+    ("sweep trial --emit flow --together 2", 2, ("--emit and --together exclude each other",)),
+    ("sweep trial --engine snakemake --together 2", 2, ("--together and --engine snakemake exclude",)),
+    ("sweep trial --only tiny --together 2", 2, ("--only and --together",)),
+    ("sweep trial --device cuda", 2, ("--device cuda goes with --together",)),
     ("runs", 0, ("taken", "done")),
     ("zoo list", 0, ("zoo:small", "zoo:small-ft-compass", "models")),
     ("zoo feed", 2, ("unknown action 'feed'",)),
@@ -64,6 +69,8 @@ ANSWERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("plot nothing", 2, ("no such run: 'nothing'",)),
     ("cache-acts nothing", 2, ("no such run: 'nothing'",)),
     ("cache-acts zoo:small --tasks dist", 2, ("unknown task 'dist'",)),
+    ("cache-acts zoo:small --n-cities 9", 2, ("--n-cities is about --template without --prompts",)),
+    ("cache-acts zoo:small --template '{name}' --tasks angle", 2, ("--tasks is about questions",)),
     ("probe smal", 2, ("did you mean 'zoo:small'?",)),
     ("patch zoo:smal", 2, ("did you mean 'zoo:small'?",)),
     ("similarity zoo:smal", 2, ("did you mean 'zoo:small'?",)),
@@ -100,6 +107,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine").mkdir()
     (folder / "mine" / "notes.txt").write_text("not yours")
     (folder / "plan.toml").write_text(PLAN)
+    (folder / "bent.toml").write_text("seeds = 3\n" + PLAN)
     (folder / "noname.csv").write_text("lon,lat\n1,2\n")
     return folder
 

@@ -142,3 +142,10 @@ def test_a_part_that_is_not_there_is_refused() -> None:
     outcome = CliRunner().invoke(app, ["zoo", "analyse", "--part", "maps,routes"], env={"COLUMNS": "200"})
     assert outcome.exit_code == 2
     assert "'routes'" in outcome.stderr
+
+
+def test_models_that_no_report_is_about_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cwr_mech.findings.parts.nearest", lambda config: "small")
+    outcome = CliRunner().invoke(app, ["zoo", "analyse", "--preset", "small"], env={"COLUMNS": "200"})
+    assert outcome.exit_code == 2
+    assert "no part of a report is about models of preset small" in outcome.stderr
