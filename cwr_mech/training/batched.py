@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from cwr_mech.config import ModelConfig, TrainConfig
-from cwr_mech.errors import ConfigError
 from cwr_mech.model.arithmetic import spread
 from cwr_mech.model.qwen2 import hooked_config
 from cwr_mech.model.rotary import rotary_tables
@@ -57,11 +56,8 @@ class BatchedModels:
         first: Float[Tensor, "model parameter"],
         second: Float[Tensor, "model parameter"],
     ) -> None:
-        """All on one device. Raises ConfigError for optimizers that differ in more than rates and modules."""
+        """All on one device; `train` has the same ALIKE for every model."""
         self.cfg, self.train = cfg, train[0]
-        for name, values_of in zip(ALIKE, zip(*map(alike, train), strict=True), strict=True):
-            if len(set(values_of)) > 1:
-                raise ConfigError(f"models trained together need one {name}", "train them apart")
         self.values, self.first, self.second = values, first, second
         self.grads = torch.zeros_like(values)
         self.layout = FlatParameters(cfg)

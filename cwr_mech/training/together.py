@@ -22,7 +22,7 @@ from jaxtyping import Float32
 from cwr_mech.artifacts import folder_lock
 from cwr_mech.config import RunConfig
 from cwr_mech.errors import ConfigError
-from cwr_mech.training.batched import BatchedModels, StepInput, Stepper, rates_of
+from cwr_mech.training.batched import ALIKE, BatchedModels, StepInput, Stepper, alike, rates_of
 from cwr_mech.training.compute import Compute
 from cwr_mech.training.loop import CPU, begun_run
 from cwr_mech.training.members import BLOCK, Block, Remote, Vectors, begin_member, begin_worker, joined
@@ -86,6 +86,9 @@ def check_together(configs: Sequence[RunConfig]) -> None:
             raise ConfigError(
                 f"{configs[0].name} and {config.name} have different shapes", "train them apart"
             )
+        for name, one, other in zip(ALIKE, alike(configs[0].train), alike(config.train), strict=True):
+            if one != other:
+                raise ConfigError(f"models trained together need one {name}", "train them apart")
 
 
 class _Together:

@@ -200,6 +200,7 @@ def test_what_cannot_be_one_batch_is_refused(tmp_path: Path) -> None:
         train_together(
             jobs([one, other.with_settings(["batch_size=32"])], tmp_path), compute=TOGETHER, workers=1
         )
+    assert not list(tmp_path.iterdir()), "nothing was begun"
 
 
 def test_a_plan_is_trained_group_by_group(tmp_path: Path) -> None:
