@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from cwr_mech.errors import ConfigError, ProcessLost, TrainingDiverged
 from cwr_mech.model.evaluation import evaluate
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.tasks.registry import ordered
+from cwr_mech.training.autograd import AutogradEngine
 from cwr_mech.training.begin import create_run, update_manifest
 from cwr_mech.training.compute import Compute
 from cwr_mech.training.distributed import Processes
-from cwr_mech.training.engine import GradientHook
+from cwr_mech.training.engine import Engine, GradientHook
 from cwr_mech.training.meter import Meter
 from cwr_mech.training.optimizer import Optimizer, rate_at
 from cwr_mech.training.parameters import FlatParameters, check_trainable
@@ -146,7 +148,6 @@ class Trainer:
         self.model = run.model(0).to(compute.device)
         self.flat = FlatParameters(self.config.model, compute.device)
         self.flat.load(self.model)
-        self.engine = compute.engine(self.flat)
         self.optimizer = Optimizer(self.flat, self.train)
         self.keep = checkpoint_steps(self.train.steps, self.train.checkpoints)
         self.line_every = math.ceil(self.train.steps / METRICS_LINES)
@@ -157,6 +158,11 @@ class Trainer:
         self.last_event = time.monotonic()
         self.whole = True
         """Whether parameters, moments and metrics are those of `step`, not in the middle of an update."""
+
+    @cached_property
+    def engine(self) -> Engine | AutogradEngine:
+        """What computes loss and gradient; a `Member`, whose steps another process computes, has none."""
+        return self.compute.engine(self.flat)
 
     def _restore(self) -> tuple[int, int, int, float]:
         """Load the newest whole state; returns its step, the step last saved (-1: none), the length of the

@@ -23,7 +23,8 @@ from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.training.batched import BatchedModels, StepInput, rates_of
 from cwr_mech.training.compute import Compute
 from cwr_mech.training.engine import Engine
-from cwr_mech.training.loop import train
+from cwr_mech.training.loop import begun_run, train
+from cwr_mech.training.members import Member
 from cwr_mech.training.optimizer import Optimizer
 from cwr_mech.training.parameters import FlatParameters
 from cwr_mech.training.runs import Run, load_run
@@ -201,6 +202,13 @@ def test_what_cannot_be_one_batch_is_refused(tmp_path: Path) -> None:
             jobs([one, other.with_settings(["batch_size=32"])], tmp_path), compute=TOGETHER, workers=1
         )
     assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+def test_a_member_makes_nothing_to_compute_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings()[0]
+    run = begun_run(config, tmp_path / "run", resume=False, base=None)
+    monkeypatch.setattr(Compute, "engine", lambda *_: pytest.fail("nothing is computed here"))
+    assert Member(run, {}).rows(0, 2).tokens.shape[:2] == (2, config.train.batch_size)
 
 
 def test_a_plan_is_trained_group_by_group(tmp_path: Path) -> None:
