@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-import typer
-
 from cwr_mech.analysis.registry import ANALYSES, Analysis
-from cwr_mech.analysis.study import Opt, followed_by
+from cwr_mech.analysis.study import followed_by
 
 from .common import plain_name, progress, rows_of, save_result, say, show_table
 from .options import LogResult, Report, Suffix
@@ -94,25 +92,19 @@ SAME = (
 """Options that are one idea: whichever of them a study has, the others are understood."""
 
 
-def _flags(name: str, taken: set[str], short: str | None) -> list[str]:
+def _flags(name: str, taken: set[str]) -> tuple[str, ...]:
     """How an option may be written, its own name first."""
     alike = next((group for group in SAME if name in group), ())
-    others = [f"--{other}" for other in alike if other not in taken]
-    return [f"--{name.replace('_', '-')}", *others, *([short] if short else [])]
+    return (f"--{name.replace('_', '-')}", *(f"--{other}" for other in alike if other not in taken))
 
 
 def _option(parameter: inspect.Parameter, taken: set[str]) -> inspect.Parameter:
-    """A parameter of a study as typer reads it: runs are arguments, keyword-only parameters are options."""
-    base, *extras = get_args(parameter.annotation)
-    about = next(extra for extra in extras if isinstance(extra, Opt))
+    """A parameter of a study with a type that typer reads."""
+    base, about = get_args(parameter.annotation)
     several = parameter.name in ("runs", "activations")
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-        flags = _flags(parameter.name, taken, about.short)
-        info = typer.Option(*flags, help=about.help, min=about.min)
-    else:
-        info = typer.Argument(help=about.help)
     kind = list[str] | None if several else _plain_type(base)
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
+    about = about._replace(flags=_flags(parameter.name, taken))
+    return parameter.replace(annotation=Annotated[kind, about])
 
 
 def _plain_type(annotation: Any) -> Any:

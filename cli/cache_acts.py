@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.analysis.study import names
 from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
 from cwr_mech.render.numbers import number
@@ -28,48 +28,41 @@ UP_TO_DATE = "{0} is up to date; --force writes it anew, --show {0} prints what 
 
 def command(
     run: Run = None,
-    step: Annotated[int | None, typer.Option(help="Its checkpoint; the last by default.")] = None,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="The model before any training, as a control.")
-    ] = False,
+    *,
+    step: Annotated[int | None, Opt("Its checkpoint; the last by default.")] = None,
+    untrained: Annotated[bool, Opt("The model before any training, as a control.")] = False,
     layers: Layers = None,
-    hooks: Annotated[
-        str | None, typer.Option(help="More hooks by full name, e.g. blocks.1.attn.hook_z.")
-    ] = None,
-    tasks: Annotated[str, typer.Option(help="Prompts: tasks by name, or all.")] = "all",
+    hooks: Annotated[str | None, Opt("More hooks by full name, e.g. blocks.1.attn.hook_z.")] = None,
+    tasks: Annotated[str, Opt("Prompts: tasks by name, or all.")] = "all",
     sites: Annotated[
         str | None,
-        typer.Option(
-            help="Token positions: last_digit, delimiter, equals, or a span such as city1_digits; in texts "
+        Opt(
+            "Token positions: last_digit, delimiter, equals, or a span such as city1_digits; in texts "
             "last_token, first_token, span_mean, text_end.",
             show_default="last_digit,delimiter, or last_token",
         ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Texts for a model with a tokenizer of its own: columns entity, lon,lat or x,y, and text; "
+        Opt(
+            "Texts for a model with a tokenizer of its own: columns entity, lon,lat or x,y, and text; "
             "span (characters that are read), group and prompt may be there.",
+            metavar="FILE.csv",
         ),
     ] = None,
     template: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A text about every entity, as 'The city of {name} is in'; may be repeated. Without "
-            "--prompts the entities are real cities.",
+        Opt(
+            "A text about every entity, as 'The city of {name} is in'; may be repeated. Without "
+            "--prompts the entities are real cities."
         ),
     ] = None,
-    n_cities: Annotated[
-        int | None, typer.Option(help="The most populous real cities; all by default.")
-    ] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of texts run at once.")] = BATCH_TOKENS,
+    n_cities: Annotated[int | None, Opt("The most populous real cities; all by default.")] = None,
+    batch_tokens: Annotated[int, Opt("Tokens of texts run at once.", min=1)] = BATCH_TOKENS,
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="File; activations/RUN-stepN.h5 by default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write anew even when up to date.")] = False,
-    show: Annotated[
-        Path | None, typer.Option("--show", metavar="FILE", help="Only print what is in a file.")
-    ] = None,
+    out: Annotated[Path | None, Opt("File; activations/RUN-stepN.h5 by default.")] = None,
+    force: Annotated[bool, Opt("Write anew even when up to date.")] = False,
+    show: Annotated[Path | None, Opt("Only print what is in a file.", metavar="FILE")] = None,
 ) -> None:
     """Run every city through every task's prompt and keep the chosen layers at the chosen token positions.
 

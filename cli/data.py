@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.errors import one_of
 
 from .common import say, show_table
@@ -21,23 +20,21 @@ MOST_SHARED = 0.01
 
 @taking(world=WORLD)
 def command(
-    task: Annotated[
-        str, typer.Option("--tasks", "--task", "-t", help="A task, several as a,b, or all.")
-    ] = "all",
-    n: Annotated[int | None, typer.Option("-n", help="Rows a task; 5, or 10000 for --stats.")] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Answers, baselines and overlap of splits.")] = False,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    *,
+    task: Annotated[str, Opt("A task, several as a,b, or all.", flags=("--tasks", "--task", "-t"))] = "all",
+    n: Annotated[int | None, Opt("Rows a task; 5, or 10000 for --stats.", flags=("-n",))] = None,
+    stats: Annotated[bool, Opt("Answers, baselines and overlap of splits.")] = False,
+    split: Annotated[str, Opt("train, val or test.")] = "train",
     group: Annotated[
-        str, typer.Option("--cities", "--group", help="old: no new city; new: at least one; all: any city.")
+        str, Opt("old: no new city; new: at least one; all: any city.", flags=("--cities", "--group"))
     ] = "old",
     protocol: Annotated[
-        str, typer.Option(help="strict, or paper: the reference's choices, its defects included.")
+        str, Opt("strict, or paper: the reference's choices, its defects included.")
     ] = "strict",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the rows.")] = 42,
-    start: Annotated[int, typer.Option(min=0, help="The first row.")] = 0,
+    seed: Annotated[int, Opt("Seed of the rows.", min=0)] = 42,
+    start: Annotated[int, Opt("The first row.", min=0)] = 0,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
-    *,
     world: Mapping[str, Any],
 ) -> None:
     """Print rows of one or several tasks, or with --stats their answers, the scores of answers that never

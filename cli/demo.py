@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import typer
 from rich.text import Text
 
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.errors import ArtifactExists, CwrError
 from cwr_mech.experiments import processes
 from cwr_mech.training.folders import PREFIX, RUNS, find_run, zoo_models
@@ -85,10 +85,10 @@ def train(run: str, preset: str, tasks: str, *settings: str) -> Argv:
 
 
 def command(
-    name: Annotated[str, typer.Option(help="Name of the run and of the report.")] = "demo",
+    *,
+    name: Annotated[str, Opt("Name of the run and of the report.")] = "demo",
     short: Annotated[
-        bool,
-        typer.Option("--short", help="About two minutes: a few steps, no patching. The model learns no map."),
+        bool, Opt("About two minutes: a few steps, no patching. The model learns no map.")
     ] = False,
     log: LogResult = None,
 ) -> None:

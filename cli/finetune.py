@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.errors import ConfigError, one_of
 from cwr_mech.training.folders import RUNS
 
@@ -19,51 +18,49 @@ if TYPE_CHECKING:
 
 @options.taking(compute=options.COMPUTE)
 def command(
-    run: Annotated[str | None, typer.Argument(help="The base: a run, or zoo:NAME; the latest run.")] = None,
-    tasks: Annotated[str, typer.Option(help="Tasks to train, separated by commas.")] = "distance",
+    run: Annotated[str | None, Opt("The base: a run, or zoo:NAME; the latest run.")] = None,
+    *,
+    tasks: Annotated[str, Opt("Tasks to train, separated by commas.")] = "distance",
     new_cities: Annotated[
         str | None,
-        typer.Option(
-            "--new",
-            "--new-cities",
-            help="atlantis, scattered or holdout:REGION; by default what the base held back.",
+        Opt(
+            "atlantis, scattered or holdout:REGION; by default what the base held back.",
+            flags=("--new", "--new-cities"),
         ),
     ] = None,
-    replay: Annotated[
-        str, typer.Option(help="Tasks whose old rows are kept: none, trained, all.")
-    ] = "trained",
+    replay: Annotated[str, Opt("Tasks whose old rows are kept: none, trained, all.")] = "trained",
     elicitation: Annotated[
-        str, typer.Option(help="A few rows of all tasks: none, world (training cities) or new (cities).")
+        str, Opt("A few rows of all tasks: none, world (training cities) or new (cities).")
     ] = "none",
     recipe: Annotated[
-        str | None, typer.Option(help="A set of the paper with its steps and rate: ft1..ft3, ftwb1..ftwb3.")
+        str | None, Opt("A set of the paper with its steps and rate: ft1..ft3, ftwb1..ftwb3.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="How rows are drawn: strict or paper. The base's by default.")
+        str | None, Opt("How rows are drawn: strict or paper. The base's by default.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; 8.7 % of the base's by default.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak rate; a thirtieth of the base's by default.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows with new cities for each trained task.")] = 100_000,
-    replay_rows: Annotated[int, typer.Option(min=1, help="Rows of replay for each trained task.")] = 20_000,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the order of rows; the base's.")] = None,
+    steps: Annotated[int | None, Opt("Steps; 8.7 % of the base's by default.", min=1)] = None,
+    lr: Annotated[float | None, Opt("Peak rate; a thirtieth of the base's by default.")] = None,
+    rows: Annotated[int, Opt("Rows with new cities for each trained task.", min=1)] = 100_000,
+    replay_rows: Annotated[int, Opt("Rows of replay for each trained task.", min=1)] = 20_000,
+    seed: Annotated[int | None, Opt("Seed of the order of rows; the base's.", min=0)] = None,
     route: Annotated[
         str,
-        typer.Option(
-            help="Project the gradient at cities: on-manifold, off-manifold, random, random-complement, "
+        Opt(
+            "Project the gradient at cities: on-manifold, off-manifold, random, random-complement, "
             "covariance-matched, matched-complement (--set route.rescale=false, route.draw=1, "
             "route.elsewhere=cut: questions about these cities have no other gradient from the first id "
             "on); or penalty: on leaving it."
         ),
     ] = "unprojected",
     route_layers: Annotated[
-        str | None, typer.Option(help="Layers to project at, e.g. 1,2; by default all that have a gradient.")
+        str | None, Opt("Layers to project at, e.g. 1,2; by default all that have a gradient.")
     ] = None,
-    route_sites: Annotated[str, typer.Option(help="Whose gradients: new-cities or all.")] = "new-cities",
-    route_rank: Annotated[int, typer.Option(min=1, help="Directions of the subspace.")] = 4,
+    route_sites: Annotated[str, Opt("Whose gradients: new-cities or all.")] = "new-cities",
+    route_rank: Annotated[int, Opt("Directions of the subspace.", min=1)] = 4,
     train_only: Annotated[
         str | None,
-        typer.Option(
-            help="Freeze all but these: city (up to where the base reads a city), answer (the rest), embed, "
+        Opt(
+            "Freeze all but these: city (up to where the base reads a city), answer (the rest), embed, "
             "or modules such as E,L0,L1,U.",
             metavar="MODULES",
         ),
@@ -76,7 +73,6 @@ def command(
     resume: options.Resume = False,
     log: options.Log = None,
     threads: options.Threads = 1,
-    *,
     compute: Mapping[str, str],
 ) -> None:
     """Train a model further, on rows that name new cities, and keep it as a run of its own.

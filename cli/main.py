@@ -13,10 +13,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import typer
-from typer.models import OptionInfo
 
 from cwr_mech.analysis.registry import ANALYSES
 from cwr_mech.errors import ConfigError, CwrError, UnknownName, UserError
@@ -129,6 +128,7 @@ def explain(error: BaseException) -> int:
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as typer should call it: what it raises is explained and becomes an exit code."""
+    from .options import typed
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -141,6 +141,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(explain(error)) from None
         return result
 
+    run.__signature__ = typed(function)  # type: ignore[attr-defined]
     return run
 
 
@@ -156,15 +157,6 @@ def unwrapped(text: str | None) -> str:
     """A docstring with a line for each paragraph, so that help is wrapped once, at the terminal's width."""
     paragraphs = inspect.cleandoc(text or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
-def _as_flags(function: Callable[..., Any]) -> None:
-    """Let typer show options that are on or off as such, not as if they took a value."""
-    for parameter in inspect.signature(function).parameters.values():
-        kind, *extras = get_args(parameter.annotation) or (None,)
-        for extra in extras if kind is bool else ():
-            if isinstance(extra, OptionInfo) and extra.metavar is None:
-                extra.metavar = ""
 
 
 def _listed_only() -> None:
@@ -185,7 +177,6 @@ def build_app(args: Sequence[str]) -> typer.Typer:
     asked = next((arg for arg in args if not arg.startswith("-")), None)
     for row in COMMANDS:
         function = guarded(_load(row)) if row.name == asked else _listed_only
-        _as_flags(function)
         app.command(row.name, short_help=row.help, help=unwrapped(function.__doc__))(function)
     return app
 

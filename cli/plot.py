@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-import typer
-
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.analysis.study import names
 from cwr_mech.errors import MissingArtifact, UserError
 from cwr_mech.training.folders import RUNS, newest_first
@@ -13,7 +12,8 @@ from .options import LogResult, Report
 
 
 def command(
-    runs: Annotated[list[str] | None, typer.Argument(help="Runs to draw together; the latest run.")] = None,
+    runs: Annotated[list[str] | None, Opt("Runs to draw together; the latest run.")] = None,
+    *,
     report: Report = None,
     log: LogResult = None,
 ) -> None:

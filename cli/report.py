@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.errors import CorruptArtifact, MissingArtifact
 from cwr_mech.training.folders import RUNS, find_run
 
@@ -16,16 +15,11 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="The report; the latest run's by default.")] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Change nothing: rebuild the report aside and compare.")
-    ] = False,
-    claims: Annotated[
-        bool, typer.Option("--claims", help="Judge the claims of the paper on the report's results.")
-    ] = False,
-    html: Annotated[
-        bool, typer.Option("--html", help="Write report.html instead: one file to explore in a browser.")
-    ] = False,
+    name: Annotated[str | None, Opt("The report; the latest run's by default.")] = None,
+    *,
+    check: Annotated[bool, Opt("Change nothing: rebuild the report aside and compare.")] = False,
+    claims: Annotated[bool, Opt("Judge the claims of the paper on the report's results.")] = False,
+    html: Annotated[bool, Opt("Write report.html instead: one file to explore in a browser.")] = False,
     log: LogResult = None,
 ) -> None:
     """Write reports/NAME/report.md with its figures from the results saved there, and the learning curves of

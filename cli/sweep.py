@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.artifacts import atomic_file, folder_lock
 from cwr_mech.errors import ConfigError, CwrError, MissingArtifact, one_of
 from cwr_mech.experiments.processes import ends_with_parent
@@ -29,36 +28,25 @@ if TYPE_CHECKING:
 def command(
     plan: Annotated[
         str,
-        typer.Argument(
-            help="singles, pairs, seeds, tune, routing, zoo, ripe, paper, trial, or your TOML or JSON file."
-        ),
+        Opt("singles, pairs, seeds, tune, routing, zoo, ripe, paper, trial, or your TOML or JSON file."),
     ],
-    preset: Annotated[str | None, typer.Option(help="Settings of the models; the plan's by default.")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds, separated by commas; the plan's by default.")
-    ] = None,
+    *,
+    preset: Annotated[str | None, Opt("Settings of the models; the plan's by default.")] = None,
+    seeds: Annotated[str | None, Opt("Seeds, separated by commas; the plan's by default.")] = None,
     settings: Settings = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, one thread each.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    jobs: Annotated[int, Opt("Processes, one thread each.", min=1, short="-j")] = 1,
+    out: Annotated[Path, Opt("Folder of the runs.")] = Path("runs"),
     dry_run: DryRun = False,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="With --dry-run: measure the speed of this machine.")
-    ] = False,
-    engine: Annotated[str, typer.Option(help="local, or snakemake (installed separately).")] = "local",
-    emit: Annotated[
-        Path | None, typer.Option(help="Write the Snakemake workflow to this file and stop.")
-    ] = None,
-    snakemake: Annotated[
-        str, typer.Option(help="More options for Snakemake, as in --snakemake '--executor slurm'.")
-    ] = "",
-    only: Annotated[str | None, typer.Option(help="Train this run of the plan and no other.")] = None,
+    measure: Annotated[bool, Opt("With --dry-run: measure the speed of this machine.")] = False,
+    engine: Annotated[str, Opt("local, or snakemake (installed separately).")] = "local",
+    emit: Annotated[Path | None, Opt("Write the Snakemake workflow to this file and stop.")] = None,
+    snakemake: Annotated[str, Opt("More options for Snakemake, as in --snakemake '--executor slurm'.")] = "",
+    only: Annotated[str | None, Opt("Train this run of the plan and no other.")] = None,
     together: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train up to so many runs of one shape as one batched model, for a GPU."),
+        int | None, Opt("Train up to so many runs of one shape as one batched model, for a GPU.", min=1)
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="With --together; auto takes a GPU where there is one."),
+        Literal["auto", "cpu", "cuda"], Opt("With --together; auto takes a GPU where there is one.")
     ] = "auto",
 ) -> None:
     """Train all models of a plan, bases before what starts from them.

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.errors import ConfigError
 from cwr_mech.render.numbers import number
 from cwr_mech.training.folders import RUNS, latest_run
@@ -49,39 +49,34 @@ PLAIN_SECONDS = 15.0
 
 @taking(world=WORLD, compute=COMPUTE)
 def command(
+    *,
     preset: Annotated[
-        str | None,
-        typer.Option(help="Settings to start from: tiny, quick (the default), small, ripe, paper, large."),
+        str | None, Opt("Settings to start from: tiny, quick (the default), small, ripe, paper, large.")
     ] = None,
     tasks: Annotated[
-        str | None,
-        typer.Option(help="Tasks by name, separated by commas, or 'all'. The preset's by default."),
+        str | None, Opt("Tasks by name, separated by commas, or 'all'. The preset's by default.")
     ] = None,
     protocol: Annotated[
-        str | None,
-        typer.Option(help="strict (the default), or paper: the reference's data, quirks included."),
+        str | None, Opt("strict (the default), or paper: the reference's data, quirks included.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the model's first weights.")] = None,
+    seed: Annotated[int | None, Opt("Seed of the model's first weights.", min=0)] = None,
     settings: Settings = None,
     config_file: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            help="Settings from a TOML or JSON file: any part of what a run's manifest.json holds. The other "
+        Opt(
+            "Settings from a TOML or JSON file: any part of what a run's manifest.json holds. The other "
             "options come on top.",
+            flags=("--config",),
         ),
     ] = None,
     label_noise: LabelNoise = None,
     label_noise_kind: LabelNoiseKind = "uniform",
     out: RunFolder = None,
     resume: Resume = False,
-    show_settings: Annotated[
-        bool, typer.Option("--show-settings", help="Print every setting with its meaning and stop.")
-    ] = False,
+    show_settings: Annotated[bool, Opt("Print every setting with its meaning and stop.")] = False,
     dry_run: DryRun = False,
     log: Log = None,
     threads: Threads = 1,
-    *,
     world: Mapping[str, Any],
     compute: Mapping[str, str],
 ) -> None:

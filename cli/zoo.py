@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from cwr_mech.analysis.registry import Opt
 from cwr_mech.analysis.study import names as parts
 from cwr_mech.errors import ArtifactError, ConfigError, CorruptArtifact, MissingArtifact, one_of
 from cwr_mech.render.numbers import number
@@ -22,30 +21,24 @@ NONE_HERE = "no models of the zoo are found here; add a finished run with: cwr-m
 
 def command(
     action: Annotated[
-        str,
-        typer.Argument(help="list; add RUN...; check: files unchanged, same answers; analyse: into reports."),
+        str, Opt("list; add RUN...; check: files unchanged, same answers; analyse: into reports.")
     ] = "list",
     names: Annotated[
-        list[str] | None, typer.Argument(help="For add: finished runs. For check: models; all by default.")
+        list[str] | None, Opt("For add: finished runs. For check: models; all by default.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Add: another name than the run's.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Add: replace a model of the same name.")] = False,
-    half: Annotated[
-        bool, typer.Option("--half", help="Add: keep float16 weights even where that changes answers.")
-    ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Check: files only, ask no questions.")] = False,
+    *,
+    name: Annotated[str | None, Opt("Add: another name than the run's.")] = None,
+    force: Annotated[bool, Opt("Add: replace a model of the same name.")] = False,
+    half: Annotated[bool, Opt("Add: keep float16 weights even where that changes answers.")] = False,
+    quick: Annotated[bool, Opt("Check: files only, ask no questions.")] = False,
     part: Annotated[
-        str | None, typer.Option(help="Analyse: only these parts, by comma; models, maps, ... in turn.")
+        str | None, Opt("Analyse: only these parts, by comma; models, maps, ... in turn.")
     ] = None,
     preset: Annotated[
-        str | None,
-        typer.Option(help="Analyse: the models of this preset only; by default those of every preset."),
+        str | None, Opt("Analyse: the models of this preset only; by default those of every preset.")
     ] = None,
     processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes", "-j", help="Analyse: parts side by side; one a processor by default.", min=1
-        ),
+        int | None, Opt("Analyse: parts side by side; one a processor by default.", min=1, short="-j")
     ] = None,
     log: LogResult = None,
 ) -> None:

@@ -11,6 +11,24 @@ from typing import Any, NamedTuple
 from cwr_mech.render.shown import Show, Shows
 
 
+class Opt(NamedTuple):
+    """An option of a study or a command: its help text, the least and the greatest number it takes, a short
+    form such as -n beside --NAME, or all its forms where they are others (`flags`).
+
+    metavar: what stands for its value in the help text. callback: looks at the value before the command does.
+    show_default: the default in words.
+    """
+
+    help: str
+    min: int | None = None
+    short: str | None = None
+    max: int | None = None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    callback: Callable[..., Any] | None = None
+    show_default: str | bool = True
+
+
 class Analysis(NamedTuple):
     """A question that is asked of trained models.
 

@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
+from cwr_mech.analysis.registry import Opt as Opt
 from cwr_mech.config import EARTH_UNIT
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result
@@ -24,14 +25,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Advance = Callable[..., object]
 Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
-
-
-class Opt(NamedTuple):
-    """An option of a study: its help text, the smallest number it takes, and a short form such as -n."""
-
-    help: str
-    min: int | None = None
-    short: str | None = None
 
 
 Names = str | Sequence[str] | None
