@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import h5py
@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float, Int, Int64
 from cwr_mech.activations import h5
 from cwr_mech.activations.site import HOOKS, Site
 from cwr_mech.activations.texts import TokenRows
-from cwr_mech.activations.views import Views
 from cwr_mech.artifacts import other_schema, require_file, sha256_bytes, sha256_file
 from cwr_mech.config import WorldConfig, parse
 from cwr_mech.errors import (
@@ -35,11 +34,16 @@ from cwr_mech.errors import (
 )
 from cwr_mech.world.cities import World, cities_digest
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
 SCHEMA = "cwr-mech/activations/1"
 EMBED, FINAL = HOOKS["embed"], HOOKS["final"]
 IDENTITY = "#model+world"
 AXES = ("hooks", "tasks", "sites")
 MOST_COORDINATE = 2**31
+CITY_GROUPS = ("old", "new", "all")
 OPTIONAL: dict[str, str | int] = {"run": "", "step": -1, "tokenizer_sha256": "", "folder": ""}
 """Attributes that a file may do without, and what stands for them then."""
 
@@ -80,12 +84,13 @@ def identity(store: "ActivationStore") -> str:
     return sha256_bytes(f"{store.attrs['model_sha256']} {store.attrs['world_sha256']}".encode())
 
 
-class ActivationStore(Views):
+class ActivationStore:
     """An activation file, open for reading. Arrays are read when asked for.
 
     attrs: root attributes. reads_text: whether the prompts are texts about entities (see `token_rows`), not
     our questions about cities. city_ids int64 [city], xy float64 [city 2] in tenths of a degree, region and
     names [city] texts, is_new bool [city]. hooks, tasks, sites: what there is, in the order asked for.
+    A group of cities is always said, or is the training cities: new ones never slip into a mean or a fit.
     """
 
     def __init__(
@@ -292,6 +297,67 @@ class ActivationStore(Views):
                 parts.append(values)
         joined = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         return joined if ids is None else joined[self.rows(ids)]
+
+    def __len__(self) -> int:
+        return len(self.city_ids)
+
+    def __repr__(self) -> str:
+        new = f" ({int(self.is_new.sum())} new)" if self.is_new.any() else ""
+        axes = f"{len(self.hooks)} hooks x {len(self.tasks)} prompts x {len(self.sites)} sites"
+        return f"ActivationStore({str(self.path)!r}: {len(self)} cities{new}, {axes})"
+
+    def __getitem__(self, place: tuple[str | int, ...]) -> Float[np.ndarray, "city width"]:
+        """`store[hook, prompt, site]`: training cities; with a fourth word, "new",
+        the new ones, "all" both. Rows are those of `store.select(...)`. Raises what `get` raises.
+        """
+        hook, task, site, *group = place
+        ids = self.select(str(group[0]) if group else "old")
+        return self.get(hook, str(task), str(site), ids)
+
+    def select(self, cities: str = "old") -> Int64[np.ndarray, " picked"]:
+        """Ids of the "old" (training) cities, the "new" ones or "all", in the file's order.
+
+        Raises UnknownName, or AnalysisError where there is none.
+        """
+        one_of("group of cities", cities, CITY_GROUPS)
+        kept = {"old": ~self.is_new, "new": self.is_new, "all": np.ones(len(self), dtype=bool)}[cities]
+        if not kept.any():
+            raise AnalysisError(f"{self.path} holds no {cities} city")
+        return self.city_ids[kept]
+
+    def to_pandas(self, hook: str | int, task: str, site: str, cities: str = "old") -> "pd.DataFrame":
+        """A row a city of the group by id: name, x, y, region, is_new, then the activation 0, 1, ..."""
+        import pandas as pd
+
+        ids = self.select(cities)
+        x = pd.DataFrame(self.get(hook, task, site, ids), index=pd.Index(ids, name="id"))
+        return pd.concat([pd.DataFrame(self._about(ids), index=x.index), x], axis=1)
+
+    def to_xarray(self, hooks: Sequence[str | int] | None = None, cities: str = "old") -> "xr.DataArray":
+        """[hook prompt site city width] with names on all axes; hooks of one width, by default all.
+
+        Needs the package xarray (`pip install cwr-mech[xarray]`). Raises AnalysisError for hooks of different
+        widths, UnknownName.
+        """
+        import xarray as xr
+
+        chosen = self.hooks if hooks is None else [Site.parse(hook).hook for hook in hooks]
+        if len({self.width(hook) for hook in chosen}) > 1:
+            raise AnalysisError("hooks of different widths do not fit one array", "name hooks of one width")
+        ids = self.select(cities)
+        with self:
+            values = [[[self.get(h, t, s, ids) for s in self.sites] for t in self.tasks] for h in chosen]
+        about = {name: ("city", column) for name, column in self._about(ids).items()}
+        axes = {"hook": list(chosen), "prompt": list(self.tasks), "site": list(self.sites), "city": ids}
+        return xr.DataArray(np.array(values), dims=(*axes, "width"), coords=axes | about, name="activation")
+
+    def _about(self, ids: Int64[np.ndarray, " picked"]) -> dict[str, np.ndarray]:
+        """What is known of some cities, as columns."""
+        rows = self.rows(ids)
+        places = {"x": self.xy[rows, 0], "y": self.xy[rows, 1]}
+        return (
+            {"name": self.names[rows]} | places | {"region": self.region[rows], "is_new": self.is_new[rows]}
+        )
 
 
 def reusable(

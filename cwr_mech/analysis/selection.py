@@ -7,10 +7,9 @@ from functools import reduce
 import numpy as np
 from jaxtyping import Float, Int
 
-from cwr_mech.activations.reader import EMBED, FINAL, ActivationStore, join
+from cwr_mech.activations.reader import CITY_GROUPS, EMBED, FINAL, ActivationStore, join
 from cwr_mech.activations.site import Site
 from cwr_mech.activations.texts import name_features
-from cwr_mech.activations.views import CITY_GROUPS
 from cwr_mech.errors import AnalysisError, UnknownName
 
 
