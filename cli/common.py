@@ -62,7 +62,7 @@ def show_table(
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "steps") -> Iterator[Callable[..., None]]:
-    """Yield `advance(n=1, note="")`, which shows done, rate and time left.
+    """Yield `advance(n=1)`, which shows done, rate and time left.
 
     On a terminal a live bar; elsewhere a plain line at most every ten seconds, so that logs stay short.
     """
@@ -77,15 +77,14 @@ def progress(description: str, total: int, unit: str = "steps") -> Iterator[Call
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}", justify="right"),
         TextColumn("{task.fields[rate]}", style="dim"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}", style="dim"),
     )
     with Progress(*columns, console=console) as bar:
-        item = bar.add_task(description, total=total, unit=unit, rate="", note="")
+        item = bar.add_task(description, total=total, unit=unit, rate="")
 
-        def advance(n: int = 1, note: str = "") -> None:
+        def advance(n: int = 1) -> None:
             speed = bar.tasks[0].speed
             rate = f"{number(float(speed))}/s" if speed else ""
-            bar.update(item, advance=n, note=note, rate=rate)
+            bar.update(item, advance=n, rate=rate)
 
         yield advance
 
@@ -96,7 +95,7 @@ def _plain_progress(
     start = shown = clock()
     done = 0
 
-    def advance(n: int = 1, note: str = "") -> None:
+    def advance(n: int = 1) -> None:
         nonlocal done, shown
         done += n
         now = clock()
@@ -105,8 +104,7 @@ def _plain_progress(
         shown = now
         rate = done / max(now - start, 1e-9)
         left = "" if done >= total else f", {duration((total - done) / rate)} left"
-        extra = f"  {note}" if note else ""
-        say(f"{description}: {done:,}/{total:,} {unit}, {number(rate)}/s{left}{extra}")
+        say(f"{description}: {done:,}/{total:,} {unit}, {number(rate)}/s{left}")
 
     return advance
 

@@ -31,7 +31,7 @@ from cwr_mech.tasks.tokenizer import Tokenizer
 from cwr_mech.world.cities import World
 
 DEFAULT_SITES = ("last_digit", "delimiter")
-BATCH = 512
+BATCH, PARTNER_SEED = 512, 42
 NO_POSITION = ("hook_attn_scores", "hook_pattern")
 """Hooks whose second axis is heads, not positions."""
 
@@ -77,7 +77,6 @@ def extract(
     tasks: Sequence[str] | None = None,
     sites: Sequence[str] = DEFAULT_SITES,
     batch: int = BATCH,
-    partner_seed: int = 42,
     attrs: Mapping[str, str | int] | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> None:
@@ -100,7 +99,7 @@ def extract(
     texts, partners = {}, {}
     for task in tasks:
         if max(span.stop for span in places[task].values()) > city_prompt_length(task, digits):
-            partners[task] = draw_partners(world, task, partner_seed)
+            partners[task] = draw_partners(world, task, PARTNER_SEED)
             whole = np.column_stack([world.ids, partners[task]])
             texts[task] = get_task(task).prompt(whole, digits)
         else:
@@ -114,7 +113,7 @@ def extract(
         "model": model.settings,
         "prompts": json.dumps({task: texts[task][0] for task in tasks}),
         "positions": json.dumps(positions),
-        **({"partner_seed": partner_seed} if partners else {}),
+        **({"partner_seed": PARTNER_SEED} if partners else {}),
         **(attrs or {}),
     }
     with store_writer(path, world, hooks, tasks, sites, attrs=meta, partners=partners) as writer:

@@ -87,31 +87,28 @@ def _answers(task: Task, values: np.ndarray) -> dict[str, float]:
     return dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())).tolist(), strict=True))
 
 
-def baseline(fit: Rows, score: Rows | None = None) -> Baseline:
-    """The best constant answers chosen on the rows `fit` and scored on the rows `score` (`fit` when None).
+def baseline(rows: Rows) -> Baseline:
+    """The best constant answers to these rows, and their scores.
 
     Raises AnalysisError when the rows are none or of more than one task.
     """
-    score = fit if score is None else score
-    found = np.unique(np.concatenate([fit.task, score.task]))
-    if len(found) != 1 or not len(fit) or not len(score):
-        raise AnalysisError(
-            f"a baseline needs rows of one task, got {len(fit)} and {len(score)} rows of {len(found)} tasks"
-        )
+    found = np.unique(rows.task)
+    if len(found) != 1:
+        raise AnalysisError(f"a baseline needs rows of one task, got {len(rows)} rows of {len(found)} tasks")
     task = TASKS.at(int(found[0]))
-    constant = _best(task, fit.values)
-    scores = _scores(task, score.values, np.full(len(score), constant))
-    sizes_fit, sizes_score = ((rows.cities >= 0).sum(axis=1) for rows in (fit, score))
-    by_size = np.full(len(score), constant)
-    for size in np.unique(sizes_fit):
-        by_size[sizes_score == size] = _best(task, fit.values[sizes_fit == size])
+    constant = _best(task, rows.values)
+    scores = _scores(task, rows.values, np.full(len(rows), constant))
+    sizes = (rows.cities >= 0).sum(axis=1)
+    by_size = np.full(len(rows), constant)
+    for size in np.unique(sizes):
+        by_size[sizes == size] = _best(task, rows.values[sizes == size])
     return Baseline(
         task=task.name,
         kind=task.kind,
         answer=task.format(constant),
         score=float(scores.mean()),
         median_error=None if task.labels else float(np.median(scores)),
-        score_by_size=float(_scores(task, score.values, by_size).mean()),
+        score_by_size=float(_scores(task, rows.values, by_size).mean()),
     )
 
 

@@ -86,7 +86,6 @@ def finetuning_parts(
     elicitation: Elicitation = "none",
     new_rows: int = NEW_ROWS,
     replay_rows: int = REPLAY_ROWS,
-    elicitation_rows: int = ELICITATION_ROWS,
     repeat_rows: bool = False,
 ) -> tuple[Part, ...]:
     """The parts of a fine-tuning set for `tasks`.
@@ -104,7 +103,7 @@ def finetuning_parts(
     if elicitation != "none":
         group: Literal["new", "old"] = "new" if elicitation == "new" else "old"
         start = 0 if repeat_rows else max(new_rows, replay_rows)
-        parts += [Part(task=task, group=group, rows=elicitation_rows, start=start) for task in every]
+        parts += [Part(task=task, group=group, rows=ELICITATION_ROWS, start=start) for task in every]
     return tuple(parts)
 
 

@@ -103,7 +103,6 @@ def evaluate(
     split: str = "test",
     seed: int = 42,
     protocol: Protocol = STRICT,
-    batch: int = BATCH,
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Let `model` answer `n` fresh rows of each task of `tasks` (None: of all) and score them.
@@ -115,7 +114,7 @@ def evaluate(
     scores = []
     for task in TASKS if tasks is None else tasks:
         rows = generate(world, task, n, split=split, seed=seed, group=group, protocol=protocol)
-        scores.append(score_answers(rows, answer_rows(model, rows, batch=batch, advance=advance), group))
+        scores.append(score_answers(rows, answer_rows(model, rows, advance=advance), group))
     return Evaluation(tuple(scores), group, split, seed)
 
 

@@ -40,13 +40,6 @@ def test_counting_cities():
     assert perimeter.score_by_size < 0.9 * perimeter.score
 
 
-def test_chosen_and_scored_on_different_rows():
-    fit, score = generate(WORLD, "compass", 600), generate(WORLD, "compass", 600, split="test")
-    found = baseline(fit, score)
-    assert found.answer == baseline(fit).answer
-    assert found.score == np.mean(score.values == TASKS["compass"].parse(found.answer))
-
-
 def test_refused():
     rows = generate(WORLD, "distance", 10)
     with pytest.raises(AnalysisError, match="2 tasks"):
