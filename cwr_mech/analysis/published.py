@@ -54,9 +54,9 @@ def matrix(name: str) -> Float[np.ndarray, "task task"]:
 
 def published_pair(measure: str, first: Sequence[str], second: Sequence[str]) -> float | None:
     """The published similarity of two models of one task each, None where there is none."""
-    if (measure, {*first, *second}) == ("procrustes_3", {"distance", "trianglearea"}):
-        return 0.6197  # logs: one pair of one seed
     known = len(first) == len(second) == 1 and {*first, *second} <= set(PAPER_TASKS)
+    if known and (measure, {*first, *second}) == ("procrustes_3", {"distance", "trianglearea"}):
+        return 0.6197  # logs: one pair of one seed
     if measure not in MEASURES or not known:
         return None
     return float(matrix(MEASURES[measure])[PAPER_TASKS.index(first[0]), PAPER_TASKS.index(second[0])])

@@ -2,8 +2,16 @@
 
 import pytest
 
-from cwr_mech.analysis.published import correlate, matrix, published_correlation
+from cwr_mech.analysis.published import correlate, matrix, published_correlation, published_pair
 from cwr_mech.errors import AnalysisError
+
+
+def test_what_is_published_of_single_tasks_stands_beside_no_model_of_several() -> None:
+    both = ("distance", "trianglearea")
+    for measure, value in (("procrustes_3", 0.6197), ("cka", matrix("cka")[0, 1])):
+        assert published_pair(measure, both[1:], both[:1]) == value
+        assert published_pair(measure, both, both) is None
+
 
 CASES = [
     # tasks left out, trainers left out, points, r, r within asked tasks
