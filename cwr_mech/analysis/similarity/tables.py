@@ -17,7 +17,6 @@ from cwr_mech.analysis.similarity.measures import (
     sample_cities,
 )
 from cwr_mech.analysis.similarity.model_groups import group_rows
-from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.stats.models import Member, ceilings
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
@@ -130,11 +129,9 @@ def _pair(layer: int, a: Item, b: Item, found: Comparison) -> Row:
 def _dimensions(layer: int, member: Member, x: Float[np.ndarray, "city p"]) -> Row:
     row: Row = {"run": member.run, "layer": layer, "published": published_rank(member.tasks)}
     try:
-        counted, dimension = spectrum(x), twonn(x)
+        return row | spectrum(x) | {"p": x.shape[1]}
     except AnalysisError as error:
         return row | {"reason": error.message}
-    names = ("effective_rank", "participation", "participation_singular")
-    return row | {name: getattr(counted, name) for name in names} | {"twonn": dimension, "p": x.shape[1]}
 
 
 def _member(member: Member) -> Row:

@@ -174,17 +174,16 @@ def test_no_city_is_decoded_by_a_probe_that_saw_it() -> None:
 
 def test_probe_finds_the_planted_map_and_its_controls_do_not() -> None:
     x, xy = mapped()
-    found = probe(x, xy, random_folds(120, rng(3)), rng(4), draws=20)
+    decoded, found = probe(x, xy, random_folds(120, rng(3)), rng(4), draws=20)
     # Noise of 50 a coordinate on a map: no unbiased read-out has a smaller mean error.
-    assert 50 < found.score.error_mean < 90
-    assert found.score.r2 > 0.97
-    assert found.shuffled.max() < 0.15
-    assert found.p == pytest.approx(1 / 21)
-    assert found.random_held_out < 0.1
-    assert found.selectivity > 0.85
-    nothing = probe(rng(9).normal(size=x.shape), xy, random_folds(120, rng(3)), rng(4), draws=20)
-    assert nothing.score.r2 < 0.1
-    assert nothing.p > 0.05
+    assert 50 < found["error_mean"] < 90
+    assert found["r2"] == score(decoded, xy).r2 > 0.97
+    assert found["control_r2_shuffled"] <= found["control_r2_shuffled_max"] < 0.15
+    assert found["control_r2_random"] < 0.1
+    assert found["selectivity"] == found["r2"] - found["control_r2_random"] > 0.85
+    _, nothing = probe(rng(9).normal(size=x.shape), xy, random_folds(120, rng(3)), rng(4), draws=20)
+    assert nothing["r2"] < 0.1
+    assert nothing["r2"] < nothing["control_r2_shuffled_max"]
 
 
 def test_error_of_the_probe_covers_the_planted_noise() -> None:
