@@ -201,7 +201,7 @@ def compare_all(
             pair: half_interval(float(ways[k].mean()), of_halves.get(pair, np.full(draws, np.nan)), n)
             for k, pair in enumerate(pairs)
         }
-    nothing = Interval(np.nan, np.nan, np.nan, n, "city", "none"), np.full(2, np.nan), np.full(1, np.nan)
+    nothing = Interval(np.nan, np.nan, np.nan, n), np.full(2, np.nan), np.full(1, np.nan)
     found = {}
     for k, (i, j) in enumerate(pairs):
         if (i, j) in refusals:
