@@ -174,8 +174,7 @@ def probe(
     held, features = next(iter(decomposed.items()))
     train, fitted = fold != held, []
     for places in (xy[train], random[train]):
-        own = features.best(places) if method == "ridge" else features.fit(places)
-        fitted.append(score(own.predict(x[train]), places).r2)
+        fitted.append(score(features.map(places, method).predict(x[train]), places).r2)
     by_chance = [score(seen, places).r2 for seen, places in zip(decoded[2:], shuffled, strict=True)]
     found, held_out = score(decoded[0], xy), score(decoded[1], random).r2
     return decoded[0], {
@@ -188,21 +187,3 @@ def probe(
         "selectivity": found.r2 - held_out,
         "n_train": int(train.sum()),
     }
-
-
-def decode_new(
-    x: Float[np.ndarray, "city p"],
-    xy: Float[np.ndarray, "city 2"],
-    is_new: np.ndarray,
-    *,
-    method: Method = "ridge",
-    decomposed: Decomposed | None = None,
-) -> Float[np.ndarray, "new 2"]:
-    """Places of the new cities decoded by a probe fitted on the old ones only; `decomposed`: the old cities,
-    where the caller has them. AnalysisError without new.
-    """
-    is_new = np.asarray(is_new, dtype=bool)
-    if not is_new.any():
-        raise AnalysisError("there are no new cities to reconstruct")
-    features, places = decomposed or Decomposed(x[~is_new]), xy[~is_new]
-    return (features.best(places) if method == "ridge" else features.fit(places)).predict(x[is_new])

@@ -18,8 +18,6 @@ from cwr_mech.analysis.probing.controls import (
 )
 from cwr_mech.analysis.probing.probe import (
     cross_decode,
-    decode_new,
-    place_errors,
     probe,
     r2_interval,
     r_squared,
@@ -202,16 +200,11 @@ def test_new_cities_written_elsewhere_are_decoded_there() -> None:
     is_new = np.arange(150) >= 130
     shift = np.array([400.0, 0.0])
     moved = xy - is_new[:, None] * shift  # the model writes them at xy, they truly lie at `moved`
-    errors = place_errors(decode_new(x, moved, is_new), moved[is_new])
-    assert errors.mean() == pytest.approx(400, rel=0.05)
-    assert place_errors(decode_new(x, xy, is_new), xy[is_new]).mean() < 60
     row = new_city_errors(x, moved, is_new, rng(1))
-    assert row["error_mean"] == pytest.approx(errors.mean())
+    assert row["error_mean"] == pytest.approx(400, rel=0.05)
     assert row["lo"] < row["error_mean"] < row["hi"]
     known = new_city_errors(x, xy, is_new, rng(1))
     assert known["error_mean"] < 60 < min(known["error_shuffled"], known["error_constant"])
-    with pytest.raises(AnalysisError, match="no new cities"):
-        decode_new(x, xy, np.zeros(150, dtype=bool))
 
 
 def test_region_hold_outs_see_what_random_folds_hide() -> None:
