@@ -1,6 +1,7 @@
 """Probes at every layer, prompt and site of an activation file, with their controls, as a Result."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -51,6 +52,7 @@ def probe_result(
     items = [Item(store, hook, task, site) for hook in hooks for task in tasks for site in sites]
     for index, item in enumerate(each(items, "probes", "probes")):
         rng = np.random.default_rng([seed, 1, index])
+        before = replace(item, store=untrained) if untrained else None
         decoded, found = probe(item.get(ids), xy, fold, rng, draws=draws, method=method)
         interval = r2_interval(decoded, xy, rng)
         layers.append(
@@ -59,12 +61,12 @@ def probe_result(
                 **found,
                 **interval.ends,
                 f"control_r2_{'tokens' if store.reads_text else 'digits'}": by_tokens,
-                "control_r2_untrained": r2(untrained.get(*_key(item), ids)) if untrained else None,
+                "control_r2_untrained": r2(before.get(ids)) if before else None,
                 "n_test": len(ids),
             }
         )
         if store.is_new.any():
-            errors = new_city_errors(store.get(*_key(item)), store.xy, store.is_new, rng, method=method)
+            errors = new_city_errors(item.get(), store.xy, store.is_new, rng, method=method)
             new.append({**item.columns, **errors, "error_old": found["error_mean"]})
         if best is None or found["r2"] > best[0]["r2"]:
             best = (found, item, decoded)
@@ -88,10 +90,6 @@ def probe_result(
     )
 
 
-def _key(item: Item) -> tuple[str, str, str]:
-    return item.hook, item.task, item.site
-
-
 def _map(
     item: Item, held_out: Float[np.ndarray, "city 2"], ids: Int[np.ndarray, "city"], method: Method
 ) -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
@@ -99,7 +97,7 @@ def _map(
     of the cities `ids`.
     """
     store = item.store
-    x, is_new = store.get(*_key(item)), store.is_new
+    x, is_new = item.get(), store.is_new
     decoded = np.empty((len(store), 2))
     decoded[store.rows(ids)] = held_out
     error_new = None
