@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cwr_mech.analysis.answers.curves import training_result
+from cwr_mech.analysis.answers.curves import losses_of, scores_of
 from cwr_mech.analysis.sources import Source
 from cwr_mech.analysis.stats.models import Member
 from cwr_mech.data.summary import gain
@@ -14,11 +14,14 @@ from cwr_mech.training.runs import Run
 def gains(model: Run) -> dict[str, float]:
     """Trained task -> share of the gap between the best constant answer and perfect ones, training cities.
 
-    From the recorded test questions of a model of the zoo, else from a run's last evaluation.
+    From the recorded test questions of a model of the zoo, else from a run's last evaluation. Raises
+    MissingArtifact for a run without metrics.
     """
     if model.from_zoo:
         return recorded_gains(model)
-    table = training_result(model, "").tables["tasks"]
+    metrics = model.metrics()
+    losses_of(model, metrics)  # for what it raises
+    table = scores_of(model, metrics, "old")
     return {
         row["task"]: gain(row["metric"], row["value"], row["baseline"])
         for row in table

@@ -7,7 +7,6 @@ v1 and its public rebuttal; the values are kept in `published.json` and `gradien
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 _PLACES = {
@@ -54,9 +54,9 @@ def matrix(name: str) -> Float[np.ndarray, "task task"]:
 
 def published_pair(measure: str, first: Sequence[str], second: Sequence[str]) -> float | None:
     """The published similarity of two models of one task each, None where there is none."""
-    if (measure, {*first, *second}) == ("procrustes_3", {"distance", "trianglearea"}):
-        return 0.6197  # logs: one pair of one seed
     known = len(first) == len(second) == 1 and {*first, *second} <= set(PAPER_TASKS)
+    if known and (measure, {*first, *second}) == ("procrustes_3", {"distance", "trianglearea"}):
+        return 0.6197  # logs: one pair of one seed
     if measure not in MEASURES or not known:
         return None
     return float(matrix(MEASURES[measure])[PAPER_TASKS.index(first[0]), PAPER_TASKS.index(second[0])])
@@ -74,32 +74,18 @@ def published_rank(tasks: Sequence[str]) -> float | None:
     return values.get(tasks[0]) if len(tasks) == 1 else None
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """Regression of transfer on similarity over ordered pairs of tasks, `n` points.
-
-    `r_adjusted`: correlation after taking the mean of each asked task out of both, since some tasks are easy
-    to reach from anywhere. `p` counts pairs as independent, which they are not: each similarity stands twice.
-    """
-
-    n: int
-    r: float
-    r2: float
-    slope: float
-    intercept: float
-    p: float
-    r_adjusted: float
-
-
 def correlate(
     similarity: Float[np.ndarray, "task task"],
     transfer: Float[np.ndarray, "trained asked"],
     *,
     leave_out: Sequence[str] = (),
     leave_out_trainers: Sequence[str] = (),
-) -> Correlation:
-    """Correlate over the ordered pairs of different tasks of PAPER_TASKS.
+) -> Row:
+    """A row of the regression of transfer on similarity over the `n` ordered pairs of different tasks of
+    PAPER_TASKS: `n`, `r`, `r2`, `slope`, `intercept`, `p`, `r_adjusted`.
 
+    `r_adjusted`: correlation after taking the mean of each asked task out of both, since some tasks are easy
+    to reach from anywhere. `p` counts pairs as independent, which they are not: each similarity stands twice.
     leave_out: tasks that are in no pair; leave_out_trainers: tasks that are not the trained one of a pair.
     Raises AnalysisError for fewer than 4 pairs.
     """
@@ -114,13 +100,12 @@ def correlate(
     fit = stats.linregress(x, y)
     asked = np.array([j for _, j in pairs])
     within = [v - np.array([v[asked == j].mean() for j in asked]) for v in (x, y)]
-    adjusted = float(np.corrcoef(*within)[0, 1])
-    return Correlation(
-        n=len(pairs),
-        r=float(fit.rvalue),
-        r2=float(fit.rvalue**2),
-        slope=float(fit.slope),
-        intercept=float(fit.intercept),
-        p=float(fit.pvalue),
-        r_adjusted=adjusted,
-    )
+    return {
+        "n": len(pairs),
+        "r": float(fit.rvalue),
+        "r2": float(fit.rvalue**2),
+        "slope": float(fit.slope),
+        "intercept": float(fit.intercept),
+        "p": float(fit.pvalue),
+        "r_adjusted": float(np.corrcoef(*within)[0, 1]),
+    }

@@ -42,8 +42,8 @@ class Item:
         where: dict[str, str | int] = {"run": self.run, "layer": self.layer, "hook": self.hook}
         return where | {"task": self.task, "site": self.site}
 
-    def get(self, ids: Int[np.ndarray, "city"]) -> Float[np.ndarray, "city p"]:
-        """Activations of these cities, in this order."""
+    def get(self, ids: Int[np.ndarray, "city"] | None = None) -> Float[np.ndarray, "city p"]:
+        """Activations of these cities, in this order; of all without `ids`."""
         return self.store.get(self.hook, self.task, self.site, ids)
 
 

@@ -232,7 +232,7 @@ def _trend(saved: Saved) -> Evidence:
         return withheld(f"no two numbers of tasks with models that learned them; {saved.unlearned()}")
     value, lo, hi, n = rows.iloc[0][["value", "lo", "hi", "n"]].astype(float)
     error = (hi - value) / float(stats.t.ppf(0.975, n - 1))
-    return Evidence(Interval(value, lo, hi, int(n), "model", "jackknife over models", error=error))
+    return Evidence(Interval(value, lo, hi, int(n), error=error))
 
 
 def _confounded(saved: Saved) -> str:

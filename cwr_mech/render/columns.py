@@ -70,7 +70,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "n_tasks": Column("tasks"),
         "k": Column("components"),
         "variance": Column("variance explained"),
-        "alignment": Column("cosine of principal angles"),
+        "alignment": Column("share of the probe inside"),
         "loss_clean": Column("loss before"),
         "loss_erased": Column("loss after"),
         "loss_constant": Column("loss, constant prediction"),

@@ -136,6 +136,7 @@ HEADINGS = (
     ("r_hi", "correlation, 95% high"),
     ("never_heard_of", "never heard of"),
     ("iia", "IIA"),
+    ("alignment", "share of the probe inside"),
 )
 
 

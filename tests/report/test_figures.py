@@ -24,6 +24,7 @@ from cwr_mech.analysis.probing.figures import (
 from cwr_mech.analysis.probing.maps import map_figure, pca_figure
 from cwr_mech.analysis.similarity.figures import (
     cka_figure,
+    references_figure,
 )
 from cwr_mech.errors import CorruptArtifact
 from cwr_mech.render.numbers import layer_name
@@ -43,6 +44,21 @@ from cwr_mech.world.new_cities import NEW
 def words(figure: Figure) -> str:
     figure.draw_without_rendering()
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize(
+    ("alike", "said"), [(1.0, "Largest 95 % quantile with shuffled cities: .70"), (0.0, "Least 5 % quantile")]
+)
+def test_the_null_beside_references_is_the_one_most_alike(alike: float, said: str) -> None:
+    """Of a distance the smallest, of a similarity the largest; a measure that refused a pair has none."""
+    pairs = [
+        {"measure": "m", "layer": 1, "alike": alike, "null_best": null} for null in (0.4, 0.7, None, np.nan)
+    ]
+    row = {"measure": "m", "layer": 1, "run": "a", "reference": "true map", "value": 0.3}
+    result = Result(kind="similarity", values={"n": 9}, tables={"references": [row], "pairs": pairs})
+    text = " ".join(words(references_figure(result)).split())
+    assert said in text
+    assert ("shuffled cities: .40" in text) == (alike == 0)
 
 
 def test_settings_of_matplotlib_change_no_figure(tmp_path: Path) -> None:

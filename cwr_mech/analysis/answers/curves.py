@@ -59,7 +59,7 @@ def training_result(run: Run, command: str) -> Result:
             "rows_per_second": float(np.median([line["rows_per_second"] for line in losses])),
             "loss": losses[-1]["loss"],
         },
-        tables={"tasks": _scores(run, metrics, "old")},
+        tables={"tasks": scores_of(run, metrics, "old")},
         arrays={name: np.array([line[name] for line in kept], dtype=float) for name in POINTS}
         | {"loss_by_task": np.array(by_task, dtype=float), "tasks": np.array(tasks)},
         notes=[
@@ -84,7 +84,7 @@ def curves_result(runs: Sequence[Run], command: str) -> Result:
         kept = _thinned(losses_of(run, metrics), MOST_POINTS_BESIDE)
         losses += [{"run": run.name} | {key: line[key] for key in ("step", "rows", "loss")} for line in kept]
         for group in SCORES:
-            scores += [row | {"group": group} for row in _scores(run, metrics, group)]
+            scores += [row | {"group": group} for row in scores_of(run, metrics, group)]
     fresh = {run.name for run in runs if run.parent is None}
     fresh_scores = [row for row in scores if row["run"] in fresh]
     return Result(
@@ -170,7 +170,7 @@ SCORES = {"old": "scores", "new": "scores_new"}
 """Group of questions -> where a metrics line holds their scores."""
 
 
-def _scores(run: Run, metrics: list[dict[str, Any]], group: str) -> list[dict[str, Any]]:
+def scores_of(run: Run, metrics: list[dict[str, Any]], group: str) -> list[dict[str, Any]]:
     """A row for each validation and task, beside the best constant answer."""
     key = SCORES[group]
     lines = [line for line in metrics if line.keys() >= {key, "rows"}]

@@ -196,13 +196,12 @@ def _share_and_noise(
     """Share of place and deviation of the noise from each city's noise power, by the delta method."""
     n, p = x.shape
     spread = np.sum((x - x.mean(axis=0)) ** 2, axis=1) * n / (n - 1)
-    method = "delta method over city"
     left = float(power.mean() / spread.mean())
     error = float(np.std(power - left * spread, ddof=1) / np.sqrt(n) / spread.mean())
-    share = normal_interval(1 - left, error, n, method=method)
-    squared = normal_interval(float(power.mean()), float(power.std(ddof=1) / np.sqrt(n)), n, method=method)
+    share = normal_interval(1 - left, error, n)
+    squared = normal_interval(float(power.mean()), float(power.std(ddof=1) / np.sqrt(n)), n)
     value, low, high = np.sqrt(np.maximum([squared.value, squared.lo, squared.hi], 0) / p).tolist()
-    return share, Interval(value, low, high, n, "city", method)
+    return share, Interval(value, low, high, n)
 
 
 @lru_cache(maxsize=4)

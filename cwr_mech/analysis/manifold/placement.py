@@ -160,5 +160,4 @@ def excess(
     t = (again_one.mean(axis=1) - again_two.mean(axis=1) - value) / spread
     upper, lower = np.quantile(t, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = root(value - np.array([lower, upper]) * np.sqrt(variance(one, two) + shared))
-    method = f"studentised bootstrap over city with the map's own error, {DRAWS} draws"
-    return Interval(float(root(value)), float(low), float(high), one.size, "city", method)
+    return Interval(float(root(value)), float(low), float(high), one.size)

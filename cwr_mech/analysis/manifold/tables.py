@@ -12,7 +12,6 @@ from cwr_mech.analysis.manifold.placement import Displacement, place_each
 from cwr_mech.analysis.probing.dimension import spectrum, surfacing
 from cwr_mech.analysis.probing.probe import TrainingCities, region_folds
 from cwr_mech.analysis.selection import Item, run_label
-from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.study import each
 from cwr_mech.results import Result, Row
 
@@ -56,13 +55,7 @@ def manifold_result(
         order = np.argsort(rng.permutation(len(ids)))
         control = fit_manifold(x[old][order], xy[old], seed=seed)
         layers.append(place | _layer(found, strict, rng) | _map(whole, control))
-        counted = spectrum(x[old])
-        spectra.append(
-            place
-            | {"effective_rank": counted.effective_rank, "participation": counted.participation}
-            | {"participation_singular": counted.participation_singular, "twonn": twonn(x[old])}
-            | {"p": x.shape[1], "n": len(ids)}
-        )
+        spectra.append(place | spectrum(x[old]) | {"p": x.shape[1], "n": len(ids)})
         surfaced += [place | row for row in surfacing(x[old], xy[old], fold, rng)]
         if best is None or whole.variance > best[0]:
             best = (whole.variance, item, found)

@@ -10,7 +10,6 @@ from cwr_mech.analysis.probing.dimension import spectrum
 from cwr_mech.analysis.probing.probe import TrainingCities, probe, r2_interval
 from cwr_mech.analysis.selection import layer_number
 from cwr_mech.analysis.similarity.cka import linear_cka_interval
-from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.study import each
 from cwr_mech.results import Result, Row
 
@@ -37,8 +36,8 @@ def timeline_result(
     for step in each(steps, "probes", "checkpoints"):
         x = stores[step].get(hook, task, site, ids)
         rng = np.random.default_rng([seed, step])
-        found = probe(x, xy, fold, rng, draws=draws)
-        precision = r2_interval(found.decoded, xy, rng)
+        decoded, found = probe(x, xy, fold, rng, draws=draws)
+        precision = r2_interval(decoded, xy, rng)
         share = fit_manifold(x, xy, seed=seed).share
         similarity = linear_cka_interval(x, final)
         counted = spectrum(x)
@@ -48,17 +47,17 @@ def timeline_result(
                 "run": run,
                 "step": step,
                 "rows": step * rows_a_step,
-                "r2": found.score.r2,
+                "r2": found["r2"],
                 "r2_lo": precision.lo,
                 "r2_hi": precision.hi,
-                "r2_shuffled": float(found.shuffled.mean()),
-                "error_median": found.score.error_median,
+                "r2_shuffled": found["control_r2_shuffled"],
+                "error_median": found["error_median"],
                 **share.columns("share"),
                 "cka_final": similarity.value,
                 "cka_final_lo": None if last else similarity.lo,
                 "cka_final_hi": None if last else similarity.hi,
-                "participation_singular": counted.participation_singular,
-                "twonn": twonn(x),
+                "participation_singular": counted["participation_singular"],
+                "twonn": counted["twonn"],
             }
         )
     return Result(

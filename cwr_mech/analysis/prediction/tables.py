@@ -102,14 +102,11 @@ def prediction_result(
 
 def published_rows() -> list[dict[str, Any]]:
     """The published correlation of CKA with transfer, and what is left of it without distance."""
-    rows = []
-    for name, leave_out, trainers in VARIANTS:
-        found = correlate(matrix("cka"), matrix("transfer"), leave_out=leave_out, leave_out_trainers=trainers)
-        rows.append(
-            {"pairs": name, "n": found.n, "r": found.r, "r2": found.r2, "slope": found.slope}
-            | {"intercept": found.intercept, "p": found.p, "r_adjusted": found.r_adjusted}
-        )
-    return rows
+    both = matrix("cka"), matrix("transfer")
+    return [
+        {"pairs": name} | correlate(*both, leave_out=leave_out, leave_out_trainers=trainers)
+        for name, leave_out, trainers in VARIANTS
+    ]
 
 
 def moments(steps: Sequence[int]) -> list[int]:

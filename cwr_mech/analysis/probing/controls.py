@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import pdist
 
-from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_errors, region_folds, score
+from cwr_mech.analysis.probing.probe import cross_decode, place_errors, region_folds, score
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.ridge import Decomposed, Method
 from cwr_mech.errors import AnalysisError
@@ -186,13 +186,13 @@ def new_city_errors(
 
     `error_mean` with a bootstrap interval over new cities (`lo`, `hi`), `error_median`; controls:
     `error_shuffled`, a probe fitted on shuffled places, and `error_constant`, the mean place of training
-    cities. Raises AnalysisError without new cities.
+    cities.
     """
     old = decomposed or Decomposed(x[~is_new])
-    errors = place_errors(decode_new(x, xy, is_new, method=method, decomposed=old), xy[is_new])
-    shuffled = xy.copy()
-    shuffled[~is_new] = rng.permutation(xy[~is_new])
-    by_chance = place_errors(decode_new(x, shuffled, is_new, method=method, decomposed=old), xy[is_new])
+    errors, by_chance = (
+        place_errors(old.map(places, method).predict(x[is_new]), xy[is_new])
+        for places in (xy[~is_new], rng.permutation(xy[~is_new]))
+    )
     constant = np.linalg.norm(xy[is_new] - xy[~is_new].mean(axis=0), axis=1)
     row: dict[str, float | int] = {"n_new": int(errors.size), "error_mean": float(errors.mean())}
     if errors.size > 1:

@@ -1,10 +1,10 @@
 """How many directions a representation uses, and whether the map surfaces in the leading ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial.distance import cdist
 
 from cwr_mech.analysis.probing.probe import cross_decode, r2_interval, score
 from cwr_mech.analysis.stats.ridge import fit_linear
@@ -12,40 +12,54 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Row
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Variance of the principal components and three ways to count them.
+def spectrum(x: Float[np.ndarray, "n p"]) -> Row:
+    """A row of four numbers of directions. `effective_rank`: exp of the entropy of the normalised singular
+    values of centred features (Roy and Vetterli 2007). `participation`: (sum of variances)^2 / sum of squared
+    variances. `participation_singular`: the same of singular values, the paper's "effective rank". `twonn`.
 
-    `shares` of variance, descending. `effective_rank`: exp of the entropy of the normalised singular values
-    (Roy and Vetterli 2007). `participation`: (sum of variances)^2 / sum of squared variances.
-    `participation_singular`: the same of singular values, the paper's "effective rank".
+    Raises AnalysisError when all cities have the same features, and as `twonn` does.
     """
-
-    shares: Float[np.ndarray, "component"]
-    effective_rank: float
-    participation: float
-    participation_singular: float
-
-
-def spectrum(x: Float[np.ndarray, "n p"]) -> Spectrum:
-    """Spectrum of centred features. Raises AnalysisError when all cities have the same features."""
     s = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
     _refuse_constant(x, s)
     s = s / s[0]
     weight = s / s.sum()
     entropy = -float(np.sum(weight[weight > 0] * np.log(weight[weight > 0])))
     power = s**2
-    return Spectrum(
-        shares=power / power.sum(),
-        effective_rank=float(np.exp(entropy)),
-        participation=float(power.sum() ** 2 / np.sum(power**2)),
-        participation_singular=float(s.sum() ** 2 / power.sum()),
-    )
+    return {
+        "effective_rank": float(np.exp(entropy)),
+        "participation": float(power.sum() ** 2 / np.sum(power**2)),
+        "participation_singular": float(s.sum() ** 2 / power.sum()),
+        "twonn": twonn(x),
+    }
 
 
 def _refuse_constant(x: Float[np.ndarray, "n p"], s: Float[np.ndarray, "k"]) -> None:
     if s[0] <= 1e-12 * max(float(np.linalg.norm(x)), np.finfo(np.float64).tiny):
         raise AnalysisError("a representation has the same features for every city")
+
+
+DISCARDED = 0.1
+"""Share of the ratios of distances that TwoNN leaves out."""
+TOGETHER = 512
+"""Rows whose distances from all others are held at once."""
+
+
+def twonn(x: Float[np.ndarray, "n p"]) -> float:
+    """Intrinsic dimension from the ratio of the distances to the second and the first neighbour (Facco et al.
+    2017): slope of -log(1 - F) on log ratio through 0, without the DISCARDED largest ratios.
+
+    Raises AnalysisError for fewer than 10 distinct cities.
+    """
+    x = np.unique(np.asarray(x, dtype=np.float64), axis=0)
+    if len(x) < 10:
+        raise AnalysisError(f"{len(x)} distinct cities are too few for TwoNN", "at least 10 are needed")
+    parts = (cdist(x[start : start + TOGETHER], x) for start in range(0, len(x), TOGETHER))
+    # The least distance is a city's from itself.
+    first, second = np.concatenate([np.partition(part, (1, 2), axis=1)[:, 1:3] for part in parts]).T
+    ratio = np.sort(np.log(second / first))
+    kept = int(len(ratio) * (1 - DISCARDED))
+    rise = -np.log1p(-np.arange(1, kept + 1) / len(ratio))
+    return float(ratio[:kept] @ rise / (ratio[:kept] @ ratio[:kept]))
 
 
 def surfacing(

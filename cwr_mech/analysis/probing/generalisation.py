@@ -17,7 +17,6 @@ from cwr_mech.analysis.probing.controls import (
 from cwr_mech.analysis.probing.probe import (
     TrainingCities,
     cross_decode,
-    decode_new,
     place_errors,
     score,
     training_folds,
@@ -91,7 +90,7 @@ def readout_result(
         if store.is_new.any():
             everything = store.get(hook, task, site)
             old = Decomposed(everything[~store.is_new])
-            least_squares = decode_new(everything, store.xy, store.is_new, method="ols", decomposed=old)
+            least_squares = old.map(store.xy[~store.is_new], "ols").predict(everything[store.is_new])
             new.append(
                 {"task": task}
                 | new_city_errors(everything, store.xy, store.is_new, rng, decomposed=old)

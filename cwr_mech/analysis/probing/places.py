@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.best import best
-from cwr_mech.analysis.probing.probe import cross_decode, decode_new, place_errors, random_folds, score
+from cwr_mech.analysis.probing.probe import cross_decode, place_errors, random_folds, score
 from cwr_mech.analysis.selection import layer_number, shared_ids
+from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 from cwr_mech.render.grids import MOST_NUMBERED, matrix
@@ -68,7 +69,7 @@ def places_result(
         here = decoded[s, t, h]
         here[~is_new] = found[0]
         if is_new.any():
-            here[is_new] = decode_new(x, xy, is_new)
+            here[is_new] = fit_linear(x[~is_new], old).predict(x[is_new])
         about = score(found[0], old)
         shuffled = [score(seen, true).r2 for seen, true in zip(found[1:], places[1:], strict=True)]
         scores.append(

@@ -18,12 +18,13 @@ from cwr_mech.analysis.selection import shared_ids
 from cwr_mech.analysis.stats.intervals import Interval, bootstrap
 from cwr_mech.analysis.stats.ridge import PENALTIES, Decomposed, Method
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 
 
 @dataclass(frozen=True)
 class ProbeScore:
     """How well places were decoded. R2 is 1 - squared error / squared distance from the mean place;
-    `r2` pools both coordinates. Errors in tenths of a degree, over `n` cities.
+    `r2` pools both coordinates. Errors in tenths of a degree.
     """
 
     r2: float
@@ -31,7 +32,6 @@ class ProbeScore:
     r2_y: float
     error_mean: float
     error_median: float
-    n: int
 
 
 def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"]) -> ProbeScore:
@@ -41,7 +41,7 @@ def score(decoded: Float[np.ndarray, "city 2"], xy: Float[np.ndarray, "city 2"])
     if not np.isfinite(r2_x + r2_y):
         r2 = r2_x = r2_y = float("nan")
     errors = place_errors(decoded, xy)
-    return ProbeScore(r2, r2_x, r2_y, float(errors.mean()), float(np.median(errors)), len(xy))
+    return ProbeScore(r2, r2_x, r2_y, float(errors.mean()), float(np.median(errors)))
 
 
 def r2_interval(
@@ -150,48 +150,6 @@ def cross_decode(
     return decoded
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A cross-fitted probe and its controls.
-
-    `decoded` [city 2] are held-out places. `shuffled` are the R2 of the control draws in which places were
-    shuffled among cities, `random_held_out` and `random_fitted` the R2 on random but fixed places, on
-    held-out and on the probe's own cities: the second is what the probe can memorise.
-    """
-
-    decoded: Float[np.ndarray, "city 2"]
-    score: ProbeScore
-    shuffled: Float[np.ndarray, "draw"]
-    random_held_out: float
-    random_fitted: float
-    fitted: float
-    n_train: int
-
-    @property
-    def p(self) -> float:
-        """Share of shuffled draws, with the true one among them, that do at least as well."""
-        return float((1 + np.sum(self.shuffled >= self.score.r2)) / (1 + self.shuffled.size))
-
-    @property
-    def selectivity(self) -> float:
-        """R2 on the map minus R2 on random but fixed places, both on held-out cities."""
-        return self.score.r2 - self.random_held_out
-
-    @property
-    def columns(self) -> dict[str, float | int]:
-        """Score and controls as columns of a tidy table."""
-        score = {name: value for name, value in asdict(self.score).items() if name != "n"}
-        return score | {
-            "fitted_r2": self.fitted,
-            "control_r2_shuffled": float(self.shuffled.mean()),
-            "control_r2_shuffled_max": float(self.shuffled.max()),
-            "control_r2_random": self.random_held_out,
-            "control_r2_random_fitted": self.random_fitted,
-            "selectivity": self.selectivity,
-            "n_train": self.n_train,
-        }
-
-
 def probe(
     x: Float[np.ndarray, "city p"],
     xy: Float[np.ndarray, "city 2"],
@@ -200,8 +158,15 @@ def probe(
     *,
     draws: int,
     method: Method = "ridge",
-) -> Probe:
-    """Cross-fit a probe and `draws` shuffled-label controls. Raises as `cross_decode` does."""
+) -> tuple[Float[np.ndarray, "city 2"], Row]:
+    """Held-out places by a cross-fitted probe, and a row of its score and controls. Raises as `cross_decode`
+    does.
+
+    `control_r2_shuffled`, `control_r2_shuffled_max`: mean and highest R2 of `draws` shuffles of the places.
+    `control_r2_random`, `control_r2_random_fitted`: R2 on random but fixed places, on held-out cities and on
+    the probe's own (`fitted_r2`: its R2 there on the map); the second is what it can memorise.
+    `selectivity`: R2 on the map minus R2 on random but fixed places, both held out.
+    """
     shuffled = [xy[rng.permutation(len(xy))] for _ in range(draws)]
     random = rng.uniform(xy.min(axis=0), xy.max(axis=0), xy.shape)
     decomposed = training_folds(x, fold)
@@ -209,33 +174,16 @@ def probe(
     held, features = next(iter(decomposed.items()))
     train, fitted = fold != held, []
     for places in (xy[train], random[train]):
-        own = features.best(places) if method == "ridge" else features.fit(places)
-        fitted.append(score(own.predict(x[train]), places).r2)
+        fitted.append(score(features.map(places, method).predict(x[train]), places).r2)
     by_chance = [score(seen, places).r2 for seen, places in zip(decoded[2:], shuffled, strict=True)]
-    return Probe(
-        decoded=decoded[0],
-        score=score(decoded[0], xy),
-        shuffled=np.array(by_chance),
-        random_held_out=score(decoded[1], random).r2,
-        random_fitted=fitted[1],
-        fitted=fitted[0],
-        n_train=int(train.sum()),
-    )
-
-
-def decode_new(
-    x: Float[np.ndarray, "city p"],
-    xy: Float[np.ndarray, "city 2"],
-    is_new: np.ndarray,
-    *,
-    method: Method = "ridge",
-    decomposed: Decomposed | None = None,
-) -> Float[np.ndarray, "new 2"]:
-    """Places of the new cities decoded by a probe fitted on the old ones only; `decomposed`: the old cities,
-    where the caller has them. AnalysisError without new.
-    """
-    is_new = np.asarray(is_new, dtype=bool)
-    if not is_new.any():
-        raise AnalysisError("there are no new cities to reconstruct")
-    features, places = decomposed or Decomposed(x[~is_new]), xy[~is_new]
-    return (features.best(places) if method == "ridge" else features.fit(places)).predict(x[is_new])
+    found, held_out = score(decoded[0], xy), score(decoded[1], random).r2
+    return decoded[0], {
+        **asdict(found),
+        "fitted_r2": fitted[0],
+        "control_r2_shuffled": float(np.mean(by_chance)),
+        "control_r2_shuffled_max": float(np.max(by_chance)),
+        "control_r2_random": held_out,
+        "control_r2_random_fitted": fitted[1],
+        "selectivity": found.r2 - held_out,
+        "n_train": int(train.sum()),
+    }

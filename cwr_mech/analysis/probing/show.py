@@ -78,7 +78,6 @@ def surfacing(result: Result) -> str:
     layer = max(row["layer"] for row in result.tables["by_model"])
     by_tasks, trend, rows = (_deepest(result, name) for name in ("by_tasks", "trend", "by_model"))
     heads = {"variance": "share of variance", "r2": "R² on them alone"}
-    heads["alignment"] = "share of the probe inside"
     parts = [f"{layer_name(layer)}, means over models with 95 % intervals:"]
     parts.append(table_of(by_tasks, "n_tasks models k variance~ r2~ alignment~", **heads))
     if trend:

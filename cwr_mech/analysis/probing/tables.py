@@ -1,6 +1,7 @@
 """Probes at every layer, prompt and site of an activation file, with their controls, as a Result."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,7 +9,6 @@ from jaxtyping import Float, Int
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.probing.controls import new_city_errors
 from cwr_mech.analysis.probing.probe import (
-    Probe,
     TrainingCities,
     cross_decode,
     place_errors,
@@ -48,34 +48,35 @@ def probe_result(
     by_tokens = r2([*token_features(store, ids).values()][-1])
     layers: list[Row] = []
     new: list[Row] = []
-    best: tuple[float, Item, Probe] | None = None
+    best: tuple[Row, Item, Float[np.ndarray, "city 2"]] | None = None
     items = [Item(store, hook, task, site) for hook in hooks for task in tasks for site in sites]
     for index, item in enumerate(each(items, "probes", "probes")):
         rng = np.random.default_rng([seed, 1, index])
-        found = probe(item.get(ids), xy, fold, rng, draws=draws, method=method)
-        interval = r2_interval(found.decoded, xy, rng)
+        before = replace(item, store=untrained) if untrained else None
+        decoded, found = probe(item.get(ids), xy, fold, rng, draws=draws, method=method)
+        interval = r2_interval(decoded, xy, rng)
         layers.append(
             {
                 **item.columns,
-                **found.columns,
+                **found,
                 **interval.ends,
                 f"control_r2_{'tokens' if store.reads_text else 'digits'}": by_tokens,
-                "control_r2_untrained": r2(untrained.get(*_key(item), ids)) if untrained else None,
+                "control_r2_untrained": r2(before.get(ids)) if before else None,
                 "n_test": len(ids),
             }
         )
         if store.is_new.any():
-            errors = new_city_errors(store.get(*_key(item)), store.xy, store.is_new, rng, method=method)
-            new.append({**item.columns, **errors, "error_old": found.score.error_mean})
-        if best is None or found.score.r2 > best[0]:
-            best = (found.score.r2, item, found)
+            errors = new_city_errors(item.get(), store.xy, store.is_new, rng, method=method)
+            new.append({**item.columns, **errors, "error_old": found["error_mean"]})
+        if best is None or found["r2"] > best[0]["r2"]:
+            best = (found, item, decoded)
     assert best is not None  # hooks, tasks and sites come from the file, which holds at least one of each
-    arrays, at_best = _map(best[1], best[2], ids, method)
+    arrays, at_best = _map(*best[1:], ids, method)
     return Result(
         kind="probe",
         params={"runs": [run_label(store)], "method": method, "draws": draws, "map": best[1].columns}
         | known.params,
-        values={"r2_best": best[0], "error_test": best[2].score.error_mean, **at_best},
+        values={"r2_best": best[0]["r2"], "error_test": best[0]["error_mean"], **at_best},
         tables={"layers": layers, **({"new": new} if new else {})},
         arrays=arrays,
         notes=[
@@ -89,18 +90,16 @@ def probe_result(
     )
 
 
-def _key(item: Item) -> tuple[str, str, str]:
-    return item.hook, item.task, item.site
-
-
 def _map(
-    item: Item, found: Probe, ids: Int[np.ndarray, "city"], method: Method
+    item: Item, held_out: Float[np.ndarray, "city 2"], ids: Int[np.ndarray, "city"], method: Method
 ) -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
-    """Decoded places of all cities at the best place, and its first principal components."""
+    """Decoded places of all cities at the best place, and its first principal components. `held_out`: places
+    of the cities `ids`.
+    """
     store = item.store
-    x, is_new = store.get(*_key(item)), store.is_new
+    x, is_new = item.get(), store.is_new
     decoded = np.empty((len(store), 2))
-    decoded[store.rows(ids)] = found.decoded
+    decoded[store.rows(ids)] = held_out
     error_new = None
     if is_new.any():
         decoded[is_new] = fit_linear(x[~is_new], store.xy[~is_new], method=method).predict(x[is_new])

@@ -134,7 +134,7 @@ class CkaMatrix:
 def cka_interval(matrix: CkaMatrix, i: int, j: int) -> Interval:
     """CKA of two of the representations with its interval over cities (jackknife)."""
     value, error = float(matrix.values[i, j]), float(matrix.standard_error[i, j])
-    return normal_interval(value, error, matrix.n, method="jackknife over city")
+    return normal_interval(value, error, matrix.n)
 
 
 def linear_cka_matrix(

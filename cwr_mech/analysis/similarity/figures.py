@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from cwr_mech.analysis.stats.means import given
 from cwr_mech.render.grids import MOST_NUMBERED, grid_of, hundredths, matrix
 from cwr_mech.render.lines import line, panels
 from cwr_mech.render.numbers import layer_name
@@ -137,7 +138,8 @@ def groups_figure(result: Result) -> Figure:
 def references_figure(result: Result) -> Figure:
     """Each model beside its references at each layer, by debiased CKA (or the first measure there is).
 
-    Reads tables `references` {measure, layer, run, reference, value}, `pairs` {measure, layer, null_best}.
+    Reads tables `references` {measure, layer, run, reference, value}, `pairs` {measure, layer, alike,
+    null_best}.
     """
     measures = groups(result.tables["references"], "measure")
     measure = "cka" if "cka" in measures else next(iter(measures))
@@ -158,12 +160,15 @@ def references_figure(result: Result) -> Figure:
     if not many:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(2, len(runs)))
-    nulls = [row["null_best"] for row in where(result.tables["pairs"], measure=measure)]
-    null = max(filter(None, nulls), default=None)
+    pairs = where(result.tables["pairs"], measure=measure)
+    nulls = [row["null_best"] for row in pairs if given(row["null_best"])]
+    distance = any(row["alike"] == 0 for row in pairs)
+    most_alike, words = (min, "Least 5 %") if distance else (max, "Largest 95 %")
     return caption(
         figure,
-        f"n = {result.values['n']} cities, {measure}. Largest 95 % quantile with shuffled cities: "
-        f"{hundredths(null)}. The digits of the id are what a model knows without any map."
+        f"n = {result.values['n']} cities, {measure}. {words} quantile with shuffled cities: "
+        f"{hundredths(most_alike(nulls, default=None))}. The digits of the id are what a model knows without "
+        "any map."
         + (f" A dot is one of {len(runs)} models, at its last layer in the result." if many else ""),
     )
 

@@ -2,7 +2,7 @@
 
 Kornblith et al. 2019 (arXiv 1905.00414) for the RBF kernel with a multiple of the median distance; Song
 et al. 2012 (JMLR 13) eq. 5 for the debiased HSIC_1. Memory is n x n: linear CKA has a
-better way, `similarity.py`.
+better way, `cka.py`.
 """
 
 from typing import NamedTuple

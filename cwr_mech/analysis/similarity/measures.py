@@ -7,7 +7,7 @@ prepared once each, not once a pair, and a shuffle of the cities only reorders w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from cwr_mech.analysis.similarity.feature_products import Features, prepare
 from cwr_mech.analysis.similarity.predictivity import Folded, predicted
 from cwr_mech.analysis.stats.intervals import Interval, half_interval, halves
 from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.results import Row
 
 Side = Float[np.ndarray, "city _"]
 Order = Int[np.ndarray, "city"]
@@ -142,30 +143,6 @@ def choose_measures(names: Sequence[str] | None) -> list[Measure]:
     return [MEASURES[name] for name in names or MEASURES]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One measure between two representations: value with interval over cities, and the value when cities are
-    shuffled (mean and the 95 % quantile towards `alike`). `ways`: from the first to the second and back.
-    `reason` says why the value, or its interval, is NaN.
-    """
-
-    measure: Measure
-    interval: Interval
-    ways: tuple[float, float]
-    null: Float[np.ndarray, "draw"]
-    reason: str | None
-
-    @property
-    def null_mean(self) -> float:
-        """Mean over shuffles."""
-        return float(self.null.mean())
-
-    @property
-    def null_best(self) -> float:
-        """The shuffled value that 5 % of shuffles are more alike than."""
-        return float(np.quantile(self.null, 0.95 if self.measure.alike else 0.05))
-
-
 def compare_all(
     measure: Measure,
     sides: Sequence[Side],
@@ -174,13 +151,16 @@ def compare_all(
     draws: int = 50,
     shuffles: int = 20,
     whole: Sequence[Prepared | AnalysisError] | None = None,
-) -> dict[tuple[int, int], Comparison]:
-    """One measure between all pairs of representations of the same cities, by their numbers (i < j).
+) -> dict[tuple[int, int], Row]:
+    """One measure between all pairs of representations of the same cities, by their numbers (i < j): rows
+    {measure, value, lo, hi, there, back, null_mean, null_best, alike, reason}.
 
-    Debiased CKA has the exact jackknife; the others half samples of the cities, the same ones for every pair.
-    Each shuffle reorders the cities of every representation on its own. A measure that refuses a side or a
-    pair gives NaN there and its message as the reason. `whole`: the sides as `prepared` gives them,
-    where they are known.
+    `lo`, `hi`: over cities, for debiased CKA by the exact jackknife, for the others by half samples of the
+    cities, the same ones for every pair. `there`, `back`: from the first to the second and back, where that
+    differs. `null_mean`, `null_best`: mean and the 95 % quantile towards `alike` of shuffles, each of which
+    reorders the cities of every representation on its own. `reason` says why the value, or its interval, is
+    NaN: a measure that refuses a side or a pair gives NaN there and its message. `whole`: the sides as
+    `prepared` gives them, where they are known.
     """
     n = len(sides[0])
     pairs = list(combinations(range(len(sides)), 2))
@@ -221,10 +201,11 @@ def compare_all(
             pair: half_interval(float(ways[k].mean()), of_halves.get(pair, np.full(draws, np.nan)), n)
             for k, pair in enumerate(pairs)
         }
+    nothing = Interval(np.nan, np.nan, np.nan, n), np.full(2, np.nan), np.full(1, np.nan)
     found = {}
     for k, (i, j) in enumerate(pairs):
         if (i, j) in refusals:
-            found[i, j] = _refused(measure, n, refusals[i, j])
+            found[i, j] = _row(measure, *nothing, refusals[i, j])
             continue
         interval, reason = intervals[i, j], None
         if not np.isfinite(interval.value):
@@ -232,10 +213,29 @@ def compare_all(
         if (i, j) in few:
             features = sides[i].shape[1] + sides[j].shape[1]
             reason = f"half of {n} cities are too few for an interval with {features} features"
-            interval = replace(interval, reason=reason)
-        there, back = map(float, ways[k])
-        found[i, j] = Comparison(measure, interval, (there, back), null[:, k].mean(axis=-1), reason)
+        found[i, j] = _row(measure, interval, ways[k], null[:, k].mean(axis=-1), reason)
     return found
+
+
+def _row(
+    measure: Measure,
+    interval: Interval,
+    ways: Float[np.ndarray, "way"],
+    null: Float[np.ndarray, "draw"],
+    reason: str | None,
+) -> Row:
+    there, back = (None, None) if measure.symmetric else map(float, ways)
+    return {
+        "measure": measure.name,
+        "value": interval.value,
+        **interval.ends,
+        "there": there,
+        "back": back,
+        "null_mean": float(null.mean()),
+        "null_best": float(np.quantile(null, 0.95 if measure.alike else 0.05)),
+        "alike": measure.alike,
+        "reason": reason,
+    }
 
 
 def _too_few(measure: Measure, n: int, sides: Sequence[Side], pair: tuple[int, int]) -> bool:
@@ -263,11 +263,6 @@ def _jackknifed(sides: Sequence[Side], pairs: Sequence[tuple[int, int]]) -> dict
         return {}
     matrix = similarity.linear_cka_matrix([sides[k] for k in used])
     return {(i, j): similarity.cka_interval(matrix, used.index(i), used.index(j)) for i, j in pairs}
-
-
-def _refused(measure: Measure, n: int, reason: str) -> Comparison:
-    nothing = Interval(np.nan, np.nan, np.nan, n, "city", "none", reason=reason)
-    return Comparison(measure, nothing, (np.nan, np.nan), np.full(1, np.nan), reason)
 
 
 def sample_cities(n: int, most: int, rng: np.random.Generator) -> Int[np.ndarray, "city"]:

@@ -1,4 +1,4 @@
-"""Local measures: who is near whom, and how many directions a neighbourhood has.
+"""Local measures: who is near whom.
 
 Global measures can agree where local ones do not, and the other way round (for the paper's distance task they
 contradict each other), so both are reported. Overlap of neighbours depends on n and k: chance is k / (n - 1).
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.spatial.distance import cdist
 
 from cwr_mech.analysis.similarity.kernels import kernel_hsic
 from cwr_mech.analysis.similarity.shape import centre
@@ -75,27 +74,3 @@ def _largest(kernel: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"
     mask = np.zeros(kernel.shape, dtype=bool)
     np.put_along_axis(mask, np.argpartition(-others, k, axis=1)[:, :k], True, axis=1)
     return mask
-
-
-DISCARDED = 0.1
-"""Share of the ratios of distances that TwoNN leaves out."""
-TOGETHER = 512
-"""Rows whose distances from all others are held at once."""
-
-
-def twonn(x: Float[np.ndarray, "n p"]) -> float:
-    """Intrinsic dimension from the ratio of the distances to the second and the first neighbour (Facco et al.
-    2017): slope of -log(1 - F) on log ratio through 0, without the DISCARDED largest ratios.
-
-    Raises AnalysisError for fewer than 10 distinct cities.
-    """
-    x = np.unique(np.asarray(x, dtype=np.float64), axis=0)
-    if len(x) < 10:
-        raise AnalysisError(f"{len(x)} distinct cities are too few for TwoNN", "at least 10 are needed")
-    parts = (cdist(x[start : start + TOGETHER], x) for start in range(0, len(x), TOGETHER))
-    # The least distance is a city's from itself.
-    first, second = np.concatenate([np.partition(part, (1, 2), axis=1)[:, 1:3] for part in parts]).T
-    ratio = np.sort(np.log(second / first))
-    kept = int(len(ratio) * (1 - DISCARDED))
-    rise = -np.log1p(-np.arange(1, kept + 1) / len(ratio))
-    return float(ratio[:kept] @ rise / (ratio[:kept] @ ratio[:kept]))

@@ -25,12 +25,6 @@ Matrix = Float[np.ndarray, "n _"]
 Other = Float[np.ndarray, "m _"]
 
 
-def centred(x: Matrix, y: Other) -> tuple[Matrix, Other]:
-    """Both in float64 with columns of mean 0. Raises AnalysisError for other cities, NaN, or no variance."""
-    same_cities(len(x), len(y))
-    return centre(x), centre(y)
-
-
 def same_cities(n: int, m: int) -> None:
     """Raises AnalysisError when two representations have other numbers of cities."""
     if n != m:
@@ -136,8 +130,7 @@ def distance_ranks(x: Matrix) -> Float[np.ndarray, "pair"]:
 
 def canonical_correlations(x: Matrix, y: Other) -> Float[np.ndarray, "k"]:
     """Correlations of the best-matched directions, descending. Meaningful for n well above p + q."""
-    first, second = (_orthonormal(side) for side in centred(x, y))
-    return correlations(first, second)
+    return correlations(_orthonormal(centre(x)), _orthonormal(centre(y)))
 
 
 def correlations(first: Matrix, second: Other) -> Float[np.ndarray, "k"]:

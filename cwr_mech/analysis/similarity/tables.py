@@ -9,15 +9,8 @@ from threadpoolctl import threadpool_limits
 from cwr_mech.analysis.probing.dimension import spectrum
 from cwr_mech.analysis.published import published_pair, published_rank
 from cwr_mech.analysis.selection import Item, shared_ids, token_features
-from cwr_mech.analysis.similarity.measures import (
-    Comparison,
-    Measure,
-    compare_all,
-    prepared,
-    sample_cities,
-)
+from cwr_mech.analysis.similarity.measures import Measure, compare_all, prepared, sample_cities
 from cwr_mech.analysis.similarity.model_groups import group_rows
-from cwr_mech.analysis.similarity.neighbours import twonn
 from cwr_mech.analysis.stats.models import Member, ceilings
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
@@ -64,19 +57,24 @@ def similarity_result(
         ]
         for measure in measures:
             matrix, null = np.full((2, len(items), len(items)), np.nan)
-            rows: dict[tuple[int, int], Row] = {}
             whole = [prepared(measure, x, len(ids)) for x in arrays]
-            for (i, j), found in compare_all(measure, arrays, rng, draws=draws, whole=whole).items():
-                rows[i, j] = _pair(layer, items[i], items[j], found)
-                rows[i, j]["published"] = published_pair(measure.name, known[i].tasks, known[j].tasks)
-                matrix[i, j] = matrix[j, i] = found.interval.value
-                null[i, j] = null[j, i] = found.null_mean
+            found = compare_all(measure, arrays, rng, draws=draws, whole=whole)
+            for (i, j), row in found.items():
+                matrix[i, j] = matrix[j, i] = row["value"]
+                null[i, j] = null[j, i] = row["null_mean"]
             advance(1)
             most = ceilings(matrix, [member.tasks for member in known])
-            for cell, row in rows.items():
-                if measure.alike and np.isfinite(most[cell]):
-                    row |= {"ceiling": float(most[cell]), "of_ceiling": float(matrix[cell] / most[cell])}
-            tables["pairs"] += rows.values()
+            for (i, j), row in found.items():
+                a, b, top = items[i], items[j], most[i, j]
+                has = measure.alike and np.isfinite(top)
+                tables["pairs"].append(
+                    {"measure": measure.name, "layer": layer, "run_a": a.run, "run_b": b.run}
+                    | {"prompt_a": a.task, "prompt_b": b.task}
+                    | row
+                    | {"ceiling": float(top) if has else None}
+                    | {"of_ceiling": float(matrix[i, j] / top) if has else None}
+                    | {"published": published_pair(measure.name, known[i].tasks, known[j].tasks)}
+                )
             common = {name: prepared(measure, y, len(ids)) for name, y in fixed.items()}
             for item, x, start in zip(items, whole, before, strict=True):
                 own = {} if start is None else {"itself untrained": prepared(measure, start, len(ids))}
@@ -105,36 +103,12 @@ def similarity_result(
     )
 
 
-def _pair(layer: int, a: Item, b: Item, found: Comparison) -> Row:
-    there, back = found.ways
-    return {
-        "measure": found.measure.name,
-        "layer": layer,
-        "run_a": a.run,
-        "run_b": b.run,
-        "prompt_a": a.task,
-        "prompt_b": b.task,
-        "value": found.interval.value,
-        **found.interval.ends,
-        "there": None if found.measure.symmetric else there,
-        "back": None if found.measure.symmetric else back,
-        "null_mean": found.null_mean,
-        "null_best": found.null_best,
-        "ceiling": None,
-        "of_ceiling": None,
-        "alike": found.measure.alike,
-        "reason": found.reason,
-    }
-
-
 def _dimensions(layer: int, member: Member, x: Float[np.ndarray, "city p"]) -> Row:
     row: Row = {"run": member.run, "layer": layer, "published": published_rank(member.tasks)}
     try:
-        counted, dimension = spectrum(x), twonn(x)
+        return row | spectrum(x) | {"p": x.shape[1]}
     except AnalysisError as error:
         return row | {"reason": error.message}
-    names = ("effective_rank", "participation", "participation_singular")
-    return row | {name: getattr(counted, name) for name in names} | {"twonn": dimension, "p": x.shape[1]}
 
 
 def _member(member: Member) -> Row:

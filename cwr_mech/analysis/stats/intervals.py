@@ -28,16 +28,14 @@ TOGETHER = 1 << 22
 class Interval:
     """An estimate with an interval that covers the truth in LEVEL of repetitions, or in what its maker says.
 
-    `n` counts the units, `unit` names them, `method` says how the interval was made, `reason` says why
-    `lo` and `hi` are NaN when they are. `error`: the standard error where the interval is value +- t * error.
+    `n` counts the units, `reason` says why `lo` and `hi` are NaN when they are. `error`: the standard error
+    where the interval is value +- t * error.
     """
 
     value: float
     lo: float
     hi: float
     n: int
-    unit: str
-    method: str
     reason: str | None = None
     error: float = float("nan")
 
@@ -55,21 +53,19 @@ class Interval:
         return {name: self.value, f"{name}_lo": self.lo, f"{name}_hi": self.hi}
 
 
-def _unknown(value: float, n: int, unit: str, method: str, reason: str) -> Interval:
-    return Interval(value, np.nan, np.nan, n, unit, method, reason)
+def _unknown(value: float, n: int, reason: str) -> Interval:
+    return Interval(value, np.nan, np.nan, n, reason)
 
 
-def t_interval(
-    value: float, error: float, n: int, *, unit: str = "model", method: str, level: float = LEVEL
-) -> Interval:
+def t_interval(value: float, error: float, n: int, *, unit: str = "model", level: float = LEVEL) -> Interval:
     """value +- t(n - 1) * standard error; NaN ends with the reason below LEAST_UNITS units."""
     if n < LEAST_UNITS:
         few = f"one {unit} has no spread" if n == 1 else f"{n} {unit}s are too few for an interval"
-        return _unknown(value, n, unit, method, few)
+        return _unknown(value, n, few)
     if not np.isfinite(error):
-        return _unknown(value, n, unit, method, "no standard error")
+        return _unknown(value, n, "no standard error")
     reach = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
-    return Interval(value, value - reach, value + reach, n, unit, method, error=error)
+    return Interval(value, value - reach, value + reach, n, error=error)
 
 
 def mean_interval(
@@ -79,9 +75,7 @@ def mean_interval(
     values = np.asarray(values, dtype=np.float64)
     enough(values.size, 1, unit)
     error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
-    return t_interval(
-        float(values.mean()), error, values.size, unit=unit, method=f"Student's t over {unit}s", level=level
-    )
+    return t_interval(float(values.mean()), error, values.size, unit=unit, level=level)
 
 
 def jackknife(
@@ -94,11 +88,9 @@ def jackknife(
     """
     n, value = len(units), statistic(units)
     without = np.array([statistic([one for one in units if one != left]) for left in units])
-    method = f"jackknife over {unit}s"
     if not np.isfinite(without).all():
-        reason = f"{n} {unit}s are too few: without one of them nothing is left to average"
-        return _unknown(value, n, unit, method, reason)
-    return t_interval(value, jackknife_error(without), n, unit=unit, method=method)
+        return _unknown(value, n, f"{n} {unit}s are too few: without one of them nothing is left to average")
+    return t_interval(value, jackknife_error(without), n, unit=unit)
 
 
 def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
@@ -109,11 +101,11 @@ def jackknife_error(without: Float[np.ndarray, "n"]) -> float:
     return float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
 
 
-def normal_interval(value: float, standard_error: float, n: int, *, method: str) -> Interval:
+def normal_interval(value: float, standard_error: float, n: int) -> Interval:
     """value +- the normal quantile times the standard error: for many cities."""
     reach = float(special.ndtri((1 + LEVEL) / 2)) * standard_error
     reason = None if np.isfinite(reach) else "no standard error"
-    return Interval(value, value - reach, value + reach, n, "city", method, reason)
+    return Interval(value, value - reach, value + reach, n, reason)
 
 
 def bootstrap(
@@ -133,7 +125,6 @@ def bootstrap(
     """
     enough(n, 2, unit)
     value = float(statistic(np.arange(n)))
-    method = f"bootstrap over {unit}, {draws} draws"
     # The draws of scipy.stats.bootstrap (a test holds that), which takes a second to import.
     most, values = max(1, TOGETHER // n) if together else draws, []
     for start in range(0, draws, most):
@@ -142,10 +133,9 @@ def bootstrap(
     drawn = np.concatenate(values, dtype=np.float64)
     usable = drawn[np.isfinite(drawn)]
     if usable.size < 0.9 * draws or usable.size < 20:
-        reason = f"only {usable.size} of {draws} resamples gave a number"
-        return _unknown(value, n, unit, method, reason)
+        return _unknown(value, n, f"only {usable.size} of {draws} resamples gave a number")
     lo, hi = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(lo), float(hi), n, unit, method)
+    return Interval(value, float(lo), float(hi), n)
 
 
 def halves(n: int, rng: np.random.Generator, draws: int) -> list[Int[np.ndarray, "half"]]:
@@ -164,13 +154,10 @@ def half_interval(value: float, values: Float[np.ndarray, "draw"], n: int) -> In
     value, (1 - 1/2) s^2 / (n/2) = s^2 / n, so no rescaling is needed; and no row meets itself. The interval
     is value +- the normal quantile times that spread, which ignores how the statistic's bias changes with n.
     """
-    draws = values.size
-    method = f"halves of the city set, {draws} draws"
     usable = values[np.isfinite(values)]
-    if usable.size < 0.9 * draws:
-        reason = f"only {usable.size} of {draws} half samples gave a number"
-        return _unknown(value, n, "city", method, reason)
-    return normal_interval(value, float(usable.std(ddof=1)), n, method=method)
+    if usable.size < 0.9 * values.size:
+        return _unknown(value, n, f"only {usable.size} of {values.size} half samples gave a number")
+    return normal_interval(value, float(usable.std(ddof=1)), n)
 
 
 def enough(n: int, least: int, unit: str) -> None:

@@ -162,6 +162,10 @@ class Decomposed:
         leverage, square = (1 / len(y) + self._square @ weight for weight in (shrunk, shrunk**2))
         return np.sum(left**2, axis=1) / np.maximum(1 - 2 * leverage + square, 1e-12)
 
+    def map(self, y: Float[np.ndarray, "row target"], method: Method = "ridge") -> LinearMap:
+        """`best`, or ordinary least squares of least norm ("ols", the paper's)."""
+        return self.best(y) if method == "ridge" else self.fit(y)
+
     def best(
         self, y: Float[np.ndarray, "row target"], penalties: Float[np.ndarray, "penalty"] = PENALTIES
     ) -> LinearMap:
@@ -183,5 +187,4 @@ def fit_linear(
 
     Raises AnalysisError for fewer than 3 rows and for NaN or infinite features.
     """
-    features = Decomposed(x)
-    return features.best(y) if method == "ridge" else features.fit(y)
+    return Decomposed(x).map(y, method)

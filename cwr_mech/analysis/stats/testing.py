@@ -29,7 +29,6 @@ class PermutationTest:
     null: Float[np.ndarray, "draw"]
     p: float
     exact: bool
-    alternative: Alternative
     reason: str | None = None
 
 
@@ -46,23 +45,8 @@ def permutation_test(
     `statistic` pairs one side in its own order with the other side in the order it is given. All n! orders
     are used when they are no more than `draws` (then p is exact).
     """
-    from scipy import stats  # takes a second to import
-
     enough(n, 2, "row")
-    found = stats.permutation_test(
-        (np.arange(n),),
-        lambda order: statistic(order),
-        permutation_type="pairings",
-        vectorized=False,
-        n_resamples=draws,
-        alternative=alternative,
-        rng=rng,
-    )
-    return _told(found, exact=_all_orders(n, draws), alternative=alternative)
-
-
-def _all_orders(n: int, draws: int) -> bool:
-    return n <= 12 and factorial(n) <= draws
+    return _permuted(np.arange(n), lambda order: statistic(order), rng, draws, alternative, vectorized=False)
 
 
 def relabelling_test(
@@ -95,8 +79,6 @@ def mantel_test(
     alternative: Alternative = "greater",
 ) -> PermutationTest:
     """Correlation of the off-diagonal cells of two symmetric matrices over the same items (Mantel 1967)."""
-    from scipy import stats
-
     n = first.shape[0]
     enough(n, 4, "item")
     rows, columns = np.triu_indices(n, 1)
@@ -108,17 +90,8 @@ def mantel_test(
         moved = moved - moved.mean(axis=-1, keepdims=True)
         return np.asarray(moved @ cells / np.sqrt(np.sum(moved**2, axis=-1) * (cells @ cells)))
 
-    found = stats.permutation_test(
-        (np.arange(n),),
-        correlation,
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=draws,
-        batch=max(1, TOGETHER // len(cells)),
-        alternative=alternative,
-        rng=rng,
-    )
-    return _told(found, exact=_all_orders(n, draws), alternative=alternative)
+    together = max(1, TOGETHER // len(cells))
+    return _permuted(np.arange(n), correlation, rng, draws, alternative, batch=together)
 
 
 FLIPS = 10_000
@@ -129,24 +102,28 @@ def sign_flip_test(values: Float[np.ndarray, "unit"], rng: np.random.Generator) 
 
     All 2^n sign patterns are used when they are no more than FLIPS.
     """
-    from scipy import stats
-
     values = np.asarray(values, dtype=np.float64)
     enough(values.size, 1, "unit")
-    found = stats.permutation_test(
-        (values,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=FLIPS,
-        alternative="two-sided",
-        rng=rng,
-    )
-    return _told(found, exact=values.size <= 40 and 2**values.size <= FLIPS, alternative="two-sided")
+    return _permuted(values, np.mean, rng, FLIPS, "two-sided", kind="samples")
 
 
-def _told(found: Any, *, exact: bool, alternative: Alternative) -> PermutationTest:
-    """scipy's result, its p withheld where the statistic is undefined or p could never fall below ALPHA."""
+def _permuted(
+    sample: np.ndarray,
+    statistic: Callable[..., Any],
+    rng: np.random.Generator,
+    draws: int,
+    alternative: Alternative,
+    *,
+    kind: Literal["pairings", "samples"] = "pairings",
+    vectorized: bool = True,
+    batch: int | None = None,
+) -> PermutationTest:
+    """scipy's test, its p withheld where the statistic is undefined or p could never fall below ALPHA."""
+    from scipy import stats  # takes a second to import
+
+    n, how = len(sample), {"vectorized": vectorized, "batch": batch, "alternative": alternative, "rng": rng}
+    found = stats.permutation_test((sample,), statistic, permutation_type=kind, n_resamples=draws, **how)
+    exact = n <= 40 and (factorial(n) if kind == "pairings" else 2**n) <= draws
     null = np.atleast_1d(np.asarray(found.null_distribution, dtype=np.float64))
     value, p, reason = float(found.statistic), float(found.pvalue), None
     least = (2 if alternative == "two-sided" else 1) / (null.size if exact else null.size + 1)
@@ -154,7 +131,7 @@ def _told(found: Any, *, exact: bool, alternative: Alternative) -> PermutationTe
         p, reason = np.nan, "the statistic is undefined"
     elif least >= ALPHA:
         p, reason = np.nan, f"{null.size} permutations allow no p below {least:.2g}"
-    return PermutationTest(value, null, min(1.0, p) if np.isfinite(p) else np.nan, exact, alternative, reason)
+    return PermutationTest(value, null, min(1.0, p) if np.isfinite(p) else np.nan, exact, reason)
 
 
 def difference_p(found: Interval, against: float = 0.0) -> float:

@@ -1,6 +1,7 @@
 """Learning curves: what is read from the metrics, what is drawn, what `cwr-mech plot` writes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +19,9 @@ from cwr_mech.analysis.answers.curves import (
 )
 from cwr_mech.analysis.answers.lines import curves_figure, learning_figure
 from cwr_mech.analysis.answers.show import LAST_SCORES
+from cwr_mech.analysis.members import gains
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
+from cwr_mech.data.summary import gain
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.figures import draw
@@ -74,6 +77,16 @@ def test_several_runs_lie_side_by_side(runs: list[Run]) -> None:
     alone = training_result(runs[1], "").tables["tasks"]
     assert {row["baseline"] for row in alone} == {constants["old"]}
     assert str(BASELINE_ROWS) in found.notes[0]
+
+
+def test_what_a_run_has_learned_is_read_without_its_weights(runs: list[Run]) -> None:
+    last = training_result(runs[0], "").tables["tasks"][-2:]
+    assert {row["step"] for row in last} == {300}
+    shutil.rmtree(runs[0].folder / "checkpoints")
+    assert gains(runs[0]) == {row["task"]: gain(row["metric"], row["value"], row["baseline"]) for row in last}
+    (runs[0].folder / "metrics.jsonl").write_text("")
+    with pytest.raises(MissingArtifact, match="no metrics"):
+        gains(runs[0])
 
 
 def scored(task: str, metric: str, baseline: float, values: list[float | None]) -> list[dict]:

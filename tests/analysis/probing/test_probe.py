@@ -18,8 +18,6 @@ from cwr_mech.analysis.probing.controls import (
 )
 from cwr_mech.analysis.probing.probe import (
     cross_decode,
-    decode_new,
-    place_errors,
     probe,
     r2_interval,
     r_squared,
@@ -174,17 +172,16 @@ def test_no_city_is_decoded_by_a_probe_that_saw_it() -> None:
 
 def test_probe_finds_the_planted_map_and_its_controls_do_not() -> None:
     x, xy = mapped()
-    found = probe(x, xy, random_folds(120, rng(3)), rng(4), draws=20)
+    decoded, found = probe(x, xy, random_folds(120, rng(3)), rng(4), draws=20)
     # Noise of 50 a coordinate on a map: no unbiased read-out has a smaller mean error.
-    assert 50 < found.score.error_mean < 90
-    assert found.score.r2 > 0.97
-    assert found.shuffled.max() < 0.15
-    assert found.p == pytest.approx(1 / 21)
-    assert found.random_held_out < 0.1
-    assert found.selectivity > 0.85
-    nothing = probe(rng(9).normal(size=x.shape), xy, random_folds(120, rng(3)), rng(4), draws=20)
-    assert nothing.score.r2 < 0.1
-    assert nothing.p > 0.05
+    assert 50 < found["error_mean"] < 90
+    assert found["r2"] == score(decoded, xy).r2 > 0.97
+    assert found["control_r2_shuffled"] <= found["control_r2_shuffled_max"] < 0.15
+    assert found["control_r2_random"] < 0.1
+    assert found["selectivity"] == found["r2"] - found["control_r2_random"] > 0.85
+    _, nothing = probe(rng(9).normal(size=x.shape), xy, random_folds(120, rng(3)), rng(4), draws=20)
+    assert nothing["r2"] < 0.1
+    assert nothing["r2"] < nothing["control_r2_shuffled_max"]
 
 
 def test_error_of_the_probe_covers_the_planted_noise() -> None:
@@ -203,16 +200,11 @@ def test_new_cities_written_elsewhere_are_decoded_there() -> None:
     is_new = np.arange(150) >= 130
     shift = np.array([400.0, 0.0])
     moved = xy - is_new[:, None] * shift  # the model writes them at xy, they truly lie at `moved`
-    errors = place_errors(decode_new(x, moved, is_new), moved[is_new])
-    assert errors.mean() == pytest.approx(400, rel=0.05)
-    assert place_errors(decode_new(x, xy, is_new), xy[is_new]).mean() < 60
     row = new_city_errors(x, moved, is_new, rng(1))
-    assert row["error_mean"] == pytest.approx(errors.mean())
+    assert row["error_mean"] == pytest.approx(400, rel=0.05)
     assert row["lo"] < row["error_mean"] < row["hi"]
     known = new_city_errors(x, xy, is_new, rng(1))
     assert known["error_mean"] < 60 < min(known["error_shuffled"], known["error_constant"])
-    with pytest.raises(AnalysisError, match="no new cities"):
-        decode_new(x, xy, np.zeros(150, dtype=bool))
 
 
 def test_region_hold_outs_see_what_random_folds_hide() -> None:

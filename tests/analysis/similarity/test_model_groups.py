@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from cwr_mech.analysis.similarity.model_groups import (
-    consistency,
     disjoint_tasks,
+    group_rows,
     pair_mean,
     same_tasks,
-    trend,
 )
 from cwr_mech.analysis.stats.models import FAILED_BELOW, Member, ceilings
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import AnalysisError
+from cwr_mech.results import Row
 
 TASKS = ("distance", "angle", "compass", "perimeter", "inside", "crossing")
 
@@ -64,24 +64,27 @@ def test_a_group_that_hangs_on_one_model_has_no_interval() -> None:
         pair_mean(np.full((2, 2), np.nan), ~np.eye(2, dtype=bool))
 
 
+def rows_of(matrix: np.ndarray, members: list[Member], seed: int = 0, *, draws: int) -> dict[str, Row]:
+    """The rows about all models by their group."""
+    rng = np.random.default_rng(seed)
+    rows = group_rows("cka", matrix, np.zeros_like(matrix), members, rng, draws=draws)
+    return {row["group"]: row for row in rows if row["models"] == "all models"}
+
+
+RATIO = "disjoint, of the ceiling"
+
+
 def test_ceiling_and_ratio() -> None:
     matrix, members = world(SINGLES, 3, np.random.default_rng(0), ceiling=0.8, cross=0.4)
-    found = consistency(matrix, members, np.random.default_rng(0), draws=300)
-    assert found.same is not None
-    assert found.cross is not None
-    assert found.same.value == pytest.approx(0.8, abs=0.06)
-    assert found.cross.value == pytest.approx(0.4, abs=0.06)
-    assert found.ratio is not None
-    assert found.ratio.value == pytest.approx(0.5, abs=0.05)
-    assert found.ratio.covers(0.5)
-    assert not found.ratio.covers(1.0)
-    assert found.test is not None
-    assert found.test.p < 0.01
-    equal = consistency(np.full_like(matrix, 0.6), members, np.random.default_rng(0), draws=300)
-    assert equal.test is not None
-    assert equal.test.p > 0.5
-    assert equal.ratio is not None
-    assert equal.ratio.value == pytest.approx(1)
+    found = rows_of(matrix, members, draws=300)
+    assert found["same tasks, other seed"]["value"] == pytest.approx(0.8, abs=0.06)
+    assert found["disjoint tasks"]["value"] == pytest.approx(0.4, abs=0.06)
+    assert found["disjoint tasks"]["p"] < 0.01
+    assert found[RATIO]["value"] == pytest.approx(0.5, abs=0.05)
+    assert found[RATIO]["lo"] <= 0.5 <= found[RATIO]["hi"] < 1.0
+    equal = rows_of(np.full_like(matrix, 0.6), members, draws=300)
+    assert equal["disjoint tasks"]["p"] > 0.5
+    assert equal[RATIO]["value"] == pytest.approx(1)
 
 
 def test_ceilings_are_geometric_means_of_self_consistencies() -> None:
@@ -98,17 +101,16 @@ def test_ceilings_are_geometric_means_of_self_consistencies() -> None:
 
 def test_tasks_with_one_seed_have_no_ceiling() -> None:
     members = [member(("distance",), 0), member(("distance",), 1), member(("angle",), 0)]
-    found = consistency(np.full((3, 3), 0.5), members, np.random.default_rng(0), draws=50)
-    assert found.ratio is None
+    found = rows_of(np.full((3, 3), 0.5), members, draws=50)
+    assert RATIO not in found
+    assert found["disjoint tasks"]["value"] == 0.5
 
 
 def test_level_of_the_test_of_same_against_disjoint() -> None:
     rejected = []
     for seed in range(100):
         matrix, members = world(SINGLES, 2, np.random.default_rng(seed), ceiling=0.6, cross=0.6)
-        found = consistency(matrix, members, np.random.default_rng(seed), draws=99)
-        assert found.test is not None
-        rejected.append(found.test.p <= 0.05)
+        rejected.append(rows_of(matrix, members, seed, draws=99)["disjoint tasks"]["p"] <= 0.05)
     assert np.mean(rejected) < 0.12
 
 
@@ -123,16 +125,16 @@ def test_trend_is_over_disjoint_sets_and_says_what_was_held_fixed(rows_of_pair: 
     matrix = np.where((counts[:, None] == 2) & (counts[None, :] == 2), 0.8, 0.5)
     # Overlapping sets are alike for another reason and must not enter.
     matrix = np.where(disjoint_tasks(members), matrix, 0.99)
-    found = trend(matrix, members, np.random.default_rng(0), draws=200)
-    assert {count: group.value for count, group in found.groups.items()} == pytest.approx({1: 0.5, 2: 0.8})
-    assert found.slope is not None
-    assert found.slope.value == pytest.approx(0.3)
-    assert found.slope.covers(0.3)
-    assert found.test is not None
-    assert found.test.p < 0.05
-    assert found.held_fixed == named
-    with pytest.raises(AnalysisError, match="disjoint"):
-        trend(np.ones((2, 2)), [member(("a",), 0), member(("a",), 1)], np.random.default_rng(0))
+    found = rows_of(matrix, members, draws=200)
+    assert found["disjoint, 1 task(s) each"]["value"] == pytest.approx(0.5)
+    assert found["disjoint, 2 task(s) each"]["value"] == pytest.approx(0.8)
+    change = found["disjoint, change per task"]
+    assert change["value"] == pytest.approx(0.3)
+    assert change["lo"] <= change["value"] <= change["hi"]
+    assert change["p"] < 0.05
+    assert change["held_fixed"] == found["disjoint, 1 task(s) each"]["held_fixed"] == named
+    alike = rows_of(np.ones((2, 2)), [member(("a",), 0), member(("a",), 1)], draws=50)
+    assert not any(group.startswith("disjoint") for group in alike)
 
 
 GAINS = [

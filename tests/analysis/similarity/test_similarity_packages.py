@@ -9,6 +9,7 @@ from paths import GOLDEN
 from scipy.linalg import eigh
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
+from cwr_mech.analysis.probing import dimension
 from cwr_mech.analysis.similarity import (
     cka as similarity,
 )
@@ -39,7 +40,7 @@ def test_cka_is_that_of_three_packages(case: dict[str, Any]) -> None:
 
 
 def test_dimension_is_scikit_dimensions(case: dict[str, Any]) -> None:
-    assert neighbours.twonn(case["x"]) == pytest.approx(case["twonn"]["scikit-dimension"], abs=TOLERANCE)
+    assert dimension.twonn(case["x"]) == pytest.approx(case["twonn"]["scikit-dimension"], abs=TOLERANCE)
 
 
 def test_rbf_kernel_is_scikit_learns(case: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def test_too_few_units_and_undefined_draws_are_told() -> None:
     assert np.isnan(found.lo)
     assert found.reason == "only 0 of 40 resamples gave a number"
     assert np.isnan(permutation_test(lambda order: float("nan"), 8, rng(), draws=20).p)
-    assert statistics.normal_interval(1.0, float("nan"), 3, method="m").reason
+    assert statistics.normal_interval(1.0, float("nan"), 3).reason
 
 
 @pytest.mark.parametrize("together", [False, True])
