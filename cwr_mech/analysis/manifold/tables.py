@@ -3,6 +3,7 @@ Result.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -42,11 +43,12 @@ def manifold_result(
     best: tuple[float, Item, Displacement] | None = None
     items = [Item(store, hook, task, site) for hook in hooks for task in tasks]
     layers_of = [store.get(item.hook, item.task, site) for item in items]
-    placed = place_each(layers_of, xy, store.is_new, fold, seed=seed, metric=metric)
+    placed_by = partial(place_each, seed=seed, metric=metric)
+    placed = placed_by(layers_of, xy, store.is_new, fold)
     stricter: list[Displacement | None] = [None] * len(items)
     if by_region is not None:
         no_new = np.zeros(len(ids), dtype=bool)
-        stricter = [*place_each([x[old] for x in layers_of], xy[old], no_new, by_region, metric=metric)]
+        stricter = [*placed_by([x[old] for x in layers_of], xy[old], no_new, by_region)]
     for index, item in enumerate(each(items, "manifolds", "fits")):
         x, found, strict = layers_of[index], placed[index], stricter[index]
         place = item.columns

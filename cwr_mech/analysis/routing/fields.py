@@ -1,7 +1,7 @@
 """Where a task's updates of cities' activations go: on the world manifold or off it, to their places or not.
 
 For every task, site, layer, kind of update (`gradient` of the loss, one `plain` or `adam` step: see
-`analysis/gradients.py`) and group of cities (new, old) this gives
+`gradients.py`) and group of cities (new, old) this gives
 
 shares      of the update's energy in the manifold's leading directions, the probe's, the leading principal
             components, the local tangent plane; in the leading directions of the same task's updates of other

@@ -3,8 +3,8 @@
 Three kinds of update are never mixed up:
 1. `at_mentions`: with respect to the activation of a mentioned city: what the loss asks of it;
 2. `batch_gradient`: with respect to the weights, by weight matrix, for a small batch of questions;
-3. `analysis/steps.py`: the change of a city's activation that an optimiser step on the task makes, which is
-   what the weights, shared by all cities, do about it.
+3. `updates.py`: the change of a city's activation that an optimiser step on the task makes, which is what
+   the weights, shared by all cities, do about it.
 Functions here return gradients; the update is their negative.
 
 A `GradientSet` holds inner products of small-batch parameter gradients, for models of any size.

@@ -150,8 +150,10 @@ def power_rows(bases: Sequence[Moved], task: str, draws: int, seed: int = 0) -> 
 
 
 def moved_by(base: Run, tuned: Mapping[str, Run], site: Site) -> Moved:
-    """Read a base and its fine-tunings, one a task, at a site. Raises AnalysisError without new cities."""
-    world = base.world()
+    """Read a base and its fine-tunings, one a task, of one world, at a site. Raises AnalysisError without new
+    cities.
+    """
+    world = next(iter(tuned.values())).world()
     old, new = world.old(), world.new()
     if not len(new):
         raise AnalysisError("this world has no new cities whose displacement could be measured")

@@ -1,6 +1,6 @@
 """The change of cities' activations that an optimiser step on a task makes, and reading cities off a model.
 
-The third kind of update (see `analysis/gradients.py`). Along a fine-tuning the changes of its steps add up to
+The third kind of update (see `gradients.py`). Along a fine-tuning the changes of its steps add up to
 the difference between two checkpoints, `Reader.read` of one minus that of the other.
 """
 
