@@ -39,7 +39,8 @@ def check_worlds(tuned: Iterable[Run]) -> None:
         if other.world().sha256 != run.world().sha256:
             taught = " and ".join(f"'{one.config.world.new}'" for one in (other, run))
             raise AnalysisError(
-                f"{other.name} and {run.name} were taught different new cities: {taught}", "analyse them apart"
+                f"{other.name} and {run.name} were taught different new cities: {taught}",
+                "analyse them apart",
             )
 
 
