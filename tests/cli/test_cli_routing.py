@@ -98,6 +98,7 @@ BAD = [
     ({"n_cities": 30}, UPDATES, "30 training cities are too few to split in two"),
     ({}, (*UPDATES[:4], "--rank", "17", *UPDATES[6:]), "rank 17 was asked for"),
     ({}, (*UPDATES[:6], "--layers", "9"), "unknown layer '9'"),
+    ({}, (*UPDATES[:6], "--layers", "final"), "after the final norm"),
     ({}, (*UPDATES, "--tasks", "walking"), "unknown task 'walking'"),
     ({}, (*UPDATES, "--activations", "other.h5"), "made from another state of the model"),
     ({}, (*UPDATES, "--activations", "moved.h5"), "moved.h5 was made with another world"),
