@@ -100,7 +100,7 @@ def similarities(fields: Mapping[str, Field]) -> dict[str, Float[np.ndarray, "ta
     """Predictors from gradient fields: "cosine", "alignment" (debiased CKA over cities) and "overlap"."""
     pairs = list(fields.values())
     whole = [first + second for first, second in pairs]
-    bases = [leading_directions(field, RANK)[0] for field in whole]
+    bases = [leading_directions(field, RANK) for field in whole]
     measures = {
         "cosine": [[field_cosine(a, b) for b in pairs] for a in pairs],
         "alignment": [[linear_cka(a, b) for b in whole] for a in whole],

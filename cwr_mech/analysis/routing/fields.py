@@ -14,16 +14,14 @@ A basis is fitted on training cities; a training city's share is measured in the
 them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cwr_mech.analysis.manifold.bases import Basis, leading_directions, random_basis_like, tangent_bases
-from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
+from cwr_mech.analysis.manifold.bases import Space, fit_space, leading_directions, random_basis_like
 from cwr_mech.analysis.stats.intervals import bootstrap
-from cwr_mech.analysis.stats.ridge import LinearMap, fit_linear
 from cwr_mech.analysis.stats.subspaces import Energy, energy, null_share
 from cwr_mech.data.entries import Entries
 from cwr_mech.errors import AnalysisError
@@ -33,38 +31,6 @@ UPDATES = ("gradient", "plain", "adam")
 BASES = ("manifold", "tangent", "probe", "pca", "own", "others")
 LIKE_DRAWS = 50
 DRAWS = 300
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is fitted on some training cities at one layer, prompt and site."""
-
-    manifold: Manifold
-    probe: LinearMap
-    bases: Mapping[str, Basis]
-
-    def columns(self, kind: str, xy: Float[np.ndarray, "city 2"]) -> np.ndarray:
-        """Orthonormal columns of a basis; of the tangent planes at `xy` for "tangent"."""
-        return tangent_bases(self.manifold, xy) if kind == "tangent" else self.bases[kind].columns
-
-
-def fit_space(
-    x: Float[np.ndarray, "city p"], xy: Float[np.ndarray, "city 2"], rank: int | None = None, seed: int = 0
-) -> Space:
-    """Fit map, probe and bases on the cities given. Without a rank, the manifold's directions are as many as
-    carry 95 % of the mapped variance; the principal components are as many.
-    """
-    manifold = fit_manifold(x, xy, seed=seed)
-    probe = fit_linear(x, xy)
-    mapped = manifold.map(xy)
-    columns, share = leading_directions(mapped - mapped.mean(axis=0), rank)
-    leading, variance = leading_directions(x - x.mean(axis=0), columns.shape[1])
-    bases = {
-        "manifold": Basis("manifold", columns, share, len(x)),
-        "pca": Basis("pca", leading, variance, len(x)),
-        "probe": Basis("probe", np.linalg.qr(probe.weights)[0], float("nan"), len(x)),
-    }
-    return Space(manifold, probe, bases)
 
 
 @dataclass(frozen=True)
@@ -109,8 +75,7 @@ class Ground:
                 f"{len(half)} training cities are too few to split in two", "at least 40 are needed"
             )
         whole = fit_space(x, xy, rank, seed)
-        k = whole.bases["manifold"].rank
-        first, second = (fit_space(x[kept], xy[kept], k, seed) for kept in (~half, half))
+        first, second = (fit_space(x[kept], xy[kept], whole.rank, seed) for kept in (~half, half))
         return cls(x, whole, (first, second))
 
     def parts(self, field: Field, half: Bool[np.ndarray, "city"] | None) -> Iterator[tuple[Field, Space]]:
@@ -137,7 +102,7 @@ def shares(
     half: None for new cities, which took no part in any basis; else for training cities the half each is in.
     others: updates of other tasks for the same cities, in the same order, tasks one after another.
     """
-    rank = ground.whole.bases["manifold"].rank
+    rank = ground.whole.rank
     found = []
     for kind in bases:
         if kind in ("own", "others"):
@@ -176,7 +141,7 @@ def _crossed(
     pieces = []
     for test in (half, ~half):
         fitted = source[np.tile(~test, len(source) // n)]
-        columns, _ = leading_directions(fitted, min(rank, int(np.linalg.matrix_rank(fitted))))
+        columns = leading_directions(fitted, min(rank, int(np.linalg.matrix_rank(fitted))))
         pieces.append(energy(updates[test], columns))
     return _joined(pieces), rank
 
@@ -192,7 +157,7 @@ def _row(
 ) -> Row:
     interval = found.interval(rng, draws=DRAWS)
     null = null_share(field.updates, rank)
-    drawn = (random_basis_like(ground.x, rank, rng).columns for _ in range(LIKE_DRAWS))
+    drawn = (random_basis_like(ground.x, rank, rng) for _ in range(LIKE_DRAWS))
     like = [energy(field.updates, columns).share for columns in drawn]
     return {
         "basis": kind,
@@ -222,7 +187,7 @@ def directions(
     """
     movements, ways, targets = [], [], []
     for part, space in ground.parts(field, half):
-        columns = space.bases["manifold"].columns
+        columns = space.bases["manifold"]
         on = part.updates @ columns @ columns.T
         movements.append([u @ space.probe.weights for u in (part.updates, on, part.updates - on)])
         ways.append(part.xy - space.probe.predict(part.x))

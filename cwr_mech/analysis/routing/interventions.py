@@ -33,7 +33,7 @@ from jaxtyping import Float, Float32
 
 from cwr_mech.activations.cities import residual_at
 from cwr_mech.activations.site import POSITIONS
-from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
+from cwr_mech.analysis.manifold.bases import map_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.projection import Frame, Keep, Place, penalise, project
 from cwr_mech.config import Part, RouteConfig
@@ -101,8 +101,7 @@ def fit_frames(
                     manifold = fit_manifold(x, xy)
                     best = max(best, manifold.variance)
                     if manifold.variance >= least_map:
-                        mapped = manifold.map(xy)
-                        columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
+                        columns = map_directions(manifold, xy, rank)
                         columns = choose(columns, x) if choose else columns
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
                 if best < least_map:

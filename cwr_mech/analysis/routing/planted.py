@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 
 from cwr_mech.activations.site import Site
-from cwr_mech.analysis.routing.fields import Space, fit_space
+from cwr_mech.analysis.manifold.bases import Space, fit_space
 from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.stats.intervals import Interval, mean_interval
 from cwr_mech.analysis.stats.subspaces import Vectors, energy
@@ -53,7 +53,7 @@ class Moved:
     def shares(self, moved: Mapping[str, Vectors] | None = None) -> dict[str, float]:
         """Task -> share of the displacement's energy inside the manifold's directions of its prompt."""
         return {
-            task: energy(d, self.spaces[task].bases["manifold"].columns).share
+            task: energy(d, self.spaces[task].bases["manifold"]).share
             for task, d in (moved or self.moved).items()
         }
 
@@ -79,7 +79,7 @@ def directions_of(
     space: Space, k: int, rng: np.random.Generator, *, inside: bool
 ) -> Float[np.ndarray, "p k"]:
     """`k` random orthonormal directions inside the span of the manifold's, or orthogonal to it."""
-    columns = space.bases["manifold"].columns
+    columns = space.bases["manifold"]
     p, rank = columns.shape
     if inside:
         return columns @ np.linalg.qr(rng.standard_normal((rank, k)))[0]

@@ -32,8 +32,8 @@ class Asked:
     """What is measured.
 
     layers: -1 for the embedding, L for after block L. sites: token positions. rank: directions of the
-    manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group,
-    `batch` of them for one gradient. lr: rate of the one step.
+    manifold and principal bases (see `fit_space`). n_rows: questions drawn for each task and group, `batch`
+    of them for one gradient. lr: rate of the one step.
     """
 
     layers: Sequence[int]
@@ -78,7 +78,7 @@ def subspace_result(
         share_rows += [place | row for row in shares(field, ground, half, others, rng)]
         direction_rows.append(place | directions(field, ground, half, rng))
     spaces = [
-        {"task": t, "site": s, "layer": layer, "rank": g.whole.bases["manifold"].rank}
+        {"task": t, "site": s, "layer": layer, "rank": g.whole.rank}
         | {"map_variance": g.whole.manifold.variance, **_chosen(spots[t], s, layer)}
         for (t, s, layer), g in found.grounds.items()
     ]

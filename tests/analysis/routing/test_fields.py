@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from routing_cases import model, world
 
+from cwr_mech.analysis.manifold.bases import fit_space
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.fields import (
     Field,
     Ground,
     directions,
-    fit_space,
     shares,
     unit_fields,
 )
@@ -106,8 +106,8 @@ def test_bases_are_those_of_the_cities_that_were_not_measured() -> None:
     pieces = list(spaces.parts(field(updates(0.5), slice(0, N)), half))
     for (part, space), mine in zip(pieces, (half, ~half), strict=True):
         assert np.array_equal(part.xy, xy[:N][mine])
-        alone = fit_space(x[:N][~mine], xy[:N][~mine], RANK).bases["manifold"].columns
-        assert space.bases["manifold"].columns == pytest.approx(alone)
+        alone = fit_space(x[:N][~mine], xy[:N][~mine], RANK).bases["manifold"]
+        assert space.bases["manifold"] == pytest.approx(alone)
     ((whole, space),) = spaces.parts(field(updates(0.5), slice(N, None)), None)
     assert (len(whole.xy), space) == (NEW, spaces.whole)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from routing_cases import D, model, rows, world
 
-from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
+from cwr_mech.analysis.manifold.bases import map_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing import interventions
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
@@ -164,8 +164,7 @@ def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     z = rng.uniform(-1, 1, (N_OLD, 2))
     h = np.c_[z, 0.3 * z**2, 0.3 * z[:, :1] * z[:, 1:]] @ mix[:RANK]
     h += 0.01 * rng.standard_normal(h.shape)
-    mapped = fit_manifold(h, z).map(z)
-    return mix, z, h, leading_directions(mapped - mapped.mean(axis=0), RANK)[0]
+    return mix, z, h, map_directions(fit_manifold(h, z), z, RANK)
 
 
 class Learner:
