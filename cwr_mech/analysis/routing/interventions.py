@@ -35,6 +35,7 @@ from cwr_mech.activations.cities import residual_at
 from cwr_mech.activations.site import POSITIONS
 from cwr_mech.analysis.manifold.bases import map_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing.gradients import check_reached
 from cwr_mech.analysis.routing.projection import Frame, Keep, Place, penalise, project
 from cwr_mech.config import Part, RouteConfig
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
@@ -119,15 +120,9 @@ def read_mentions(
 ) -> dict[int, Float32[np.ndarray, "mention d_model"]]:
     """Activations of the residual stream at mentions in `rows`, after each of the blocks `layers`.
 
-    Raises AnalysisError for a layer that is not there or whose output at a city no answer reads (the last).
+    Raises AnalysisError as `check_reached` does.
     """
-    readable = range(-1, model.cfg.n_layers - 1)
-    for layer in layers:
-        if layer not in readable:
-            raise AnalysisError(
-                f"no gradient reaches a city after block {layer}",
-                f"choose layers from {readable[0]} to {readable[-1]}",
-            )
+    check_reached(layers, model.cfg.n_layers)
     return residual_at(model, rows.tokens, found.row, found.position, layers, batch=batch)
 
 

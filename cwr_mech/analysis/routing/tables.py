@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, halves, shares, unit_fields
-from cwr_mech.analysis.routing.gradients import at_mentions
+from cwr_mech.analysis.routing.gradients import city_gradients
 from cwr_mech.analysis.routing.trajectory import ChosenSite, chosen_sites
 from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
 from cwr_mech.analysis.study import each
@@ -147,12 +147,12 @@ def measured(
                     found.halves[key] = half if group == "old" else None
             # Minus the gradient of the loss at a city that is the first of a question.
             for group, cities in at.items():
-                ids, digits = world.ids[cities], world.config.id_digits
-                seen = at_mentions(model, rows[group], site, ids, slots=(0,), id_digits=digits)
+                digits = world.config.id_digits
+                ids, gradients = city_gradients(model, rows[group], site, world.ids[cities], id_digits=digits)
+                mine = world.rows(ids)
                 for layer in (one for one in x if one < model.cfg.n_layers - 1):
-                    ids, gradient = seen.city_means(layer)
-                    mine, key = world.rows(ids), (task, "gradient", group, site, layer)
-                    found.fields[key] = Field(-gradient, x[layer][mine], places[mine], False)
+                    key = (task, "gradient", group, site, layer)
+                    found.fields[key] = Field(-gradients[layer + 1], x[layer][mine], places[mine], False)
                     found.halves[key] = half[np.searchsorted(at["old"], mine)] if group == "old" else None
     return found
 

@@ -12,7 +12,6 @@ from cwr_mech.analysis.manifold.bases import map_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing import interventions
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
-from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.interventions import (
     KEPT,
     LEAST_PROJECTED,
@@ -23,6 +22,7 @@ from cwr_mech.analysis.routing.interventions import (
 )
 from cwr_mech.analysis.routing.projection import Frame, Place, keep_part
 from cwr_mech.config import CONDITIONS, Part, RouteConfig, WorldConfig
+from cwr_mech.data.mentions import mentions
 from cwr_mech.errors import AnalysisError
 from cwr_mech.world.cities import load_world
 
@@ -67,13 +67,14 @@ def test_covariance_matched_directions_lie_where_activations_vary() -> None:
 
 
 @pytest.mark.parametrize("site", ["last_digit", "delimiter"])
-def test_activations_at_mentions_are_those_that_gradients_are_taken_at(site: str) -> None:
-    found = at_mentions(model(), rows(), site)
-    read = read_mentions(model(), rows(), found.mentions, [0, -1], batch=5)
-    for layer in (-1, 0):
-        assert read[layer] == pytest.approx(found.activations[layer + 1], abs=1e-5)
+def test_activations_at_mentions_are_those_that_hooks_hold(site: str) -> None:
+    found = mentions(rows(), site)
+    read = read_mentions(model(), rows(), found, [0, -1], batch=5)
+    _, cache = model().run_with_cache(torch.from_numpy(rows().tokens.astype(np.int64)))
+    for layer, hook in ((-1, "hook_embed"), (0, "blocks.0.hook_resid_post")):
+        assert read[layer] == pytest.approx(cache[hook][found.row, found.position].numpy(), abs=1e-5)
     with pytest.raises(AnalysisError, match="after block 1"):
-        read_mentions(model(), rows(), found.mentions, [0, 1])
+        read_mentions(model(), rows(), found, [0, 1])
 
 
 def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
