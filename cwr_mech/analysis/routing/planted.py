@@ -16,14 +16,15 @@ dealt      control: each new city's displacements are dealt to the tasks at rand
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest
 
+from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.manifold.bases import Space, fit_space
-from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.stats.intervals import Interval, mean_interval
 from cwr_mech.analysis.stats.subspaces import Vectors, energy
 from cwr_mech.errors import AnalysisError
@@ -160,8 +161,10 @@ def moved_by(base: Run, tuned: Mapping[str, Run], site: Site) -> Moved:
     xy = world.xy.astype(np.float64)
     spaces, x_old, moved = {}, {}, {}
     for task, run in tuned.items():
-        reader = Reader(task, world.ids, site.position, world.config.id_digits)
-        before, after = (reader.read(one.model())[site.number() + 1] for one in (base, run))
+        read = partial(city_states, task=task, ids=world.ids, id_digits=world.config.id_digits)
+        before, after = (
+            read(one.model(), position=site.position, layers=[site.number()])[0] for one in (base, run)
+        )
         spaces[task], x_old[task] = fit_space(before[old], xy[old]), before[old]
         moved[task] = (after - before)[new]
     return Moved(base.name, xy[old], xy[new], spaces, x_old, moved)

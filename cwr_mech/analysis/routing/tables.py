@@ -7,14 +7,15 @@ from functools import partial
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, halves, shares, unit_fields
 from cwr_mech.analysis.routing.gradients import city_gradients
 from cwr_mech.analysis.routing.trajectory import ChosenSite, chosen_sites
-from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
+from cwr_mech.analysis.routing.updates import STEPS, step_direction, stepped
 from cwr_mech.analysis.study import each
 from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError
@@ -125,17 +126,20 @@ def measured(
     if not len(world.new()):
         raise AnalysisError("this world has no new cities: their updates cannot be measured")
     at, places = {"new": world.new(), "old": world.old()}, world.xy.astype(np.float64)
-    half = halves(len(at["old"]), asked.seed)
+    half, digits = halves(len(at["old"]), asked.seed), world.config.id_digits
     found = Measured()
     for task in each(tasks, "updates", "tasks"):
         draw = partial(generate, world, task, asked.n_rows, split="train", seed=asked.seed)
         rows = {group: draw(group=group) for group in GROUPS}
         steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
+        after = {kind: stepped(model, step, asked.lr) for kind, step in steps.items()}
         for site in asked.sites:
-            reader = Reader(task, world.ids, site, world.config.id_digits)
-            every = dict(enumerate(reader.read(model), -1)) if store is None else {}
-            x = {k: _stored(store, reader, k) if store else every[k] for k in asked.layers}
-            moved = {kind: reader.change(model, steps[kind], asked.lr) for kind in STEPS}
+            read = partial(city_states, task=task, ids=world.ids, position=site, id_digits=digits)
+            before = read(model)
+            moved = {kind: read(one) - before for kind, one in after.items()}
+            x = {layer: before[layer + 1] for layer in asked.layers}
+            if store is not None:
+                x = {layer: _stored(store, task, world.ids, site, layer) for layer in asked.layers}
             for layer in asked.layers:
                 here, old = x[layer], at["old"]
                 ground = Ground.fit(here[old], places[old], half, asked.rank, asked.seed)
@@ -147,7 +151,6 @@ def measured(
                     found.halves[key] = half if group == "old" else None
             # Minus the gradient of the loss at a city that is the first of a question.
             for group, cities in at.items():
-                digits = world.config.id_digits
                 ids, gradients = city_gradients(model, rows[group], site, world.ids[cities], id_digits=digits)
                 mine = world.rows(ids)
                 for layer in (one for one in x if one < model.cfg.n_layers - 1):
@@ -164,10 +167,11 @@ def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:
     return {"cause": "cause" in by, "decodable": "decodability" in by, "iia": here[0].iia if here else None}
 
 
-def _stored(store: ActivationStore, reader: Reader, layer: int) -> Float[np.ndarray, "city d_model"]:
-    """What `reader` would read of the model whose activations these are."""
-    at = (Site.parse(layer).hook, reader.task)
-    parts = [store.get(*at, position, reader.ids) for position in reader.site.split("+")]
+def _stored(
+    store: ActivationStore, task: str, ids: Int[np.ndarray, " city"], site: str, layer: int
+) -> Float[np.ndarray, "city d_model"]:
+    """What `city_states` would read of the model whose activations these are."""
+    parts = [store.get(Site.parse(layer).hook, task, position, ids) for position in site.split("+")]
     return np.concatenate(parts, axis=-1)
 
 

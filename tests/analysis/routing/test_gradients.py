@@ -10,10 +10,9 @@ from routing_cases import model, world
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cwr_mech.activations.cities import city_prompts
-from cwr_mech.analysis.routing import updates
+from cwr_mech.activations.cities import city_prompts, city_states, residual_stream
 from cwr_mech.analysis.routing.gradients import batch_gradient, city_gradients, engine_of
-from cwr_mech.analysis.routing.updates import Reader, step_direction
+from cwr_mech.analysis.routing.updates import step_direction, stepped
 from cwr_mech.data.mentions import mentions
 from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import AnalysisError, UnknownName
@@ -115,33 +114,46 @@ def test_the_gradient_of_a_batch_equals_automatic_differentiation() -> None:
         model().zero_grad()
 
 
-def derivative(reader: Reader, model: HookedQwen2, direction: dict[str, torch.Tensor]) -> np.ndarray:
-    """The Jacobian of `reader.read` times `direction`, by forward differentiation."""
+class Read(torch.nn.Module):
+    """A model that is read at the last digit of every city, as a module whose parameters can be replaced."""
+
+    def __init__(self, model: HookedQwen2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> torch.Tensor:
+        tokens, position = city_prompts("distance", world().ids)
+        stream = residual_stream(self.model, torch.from_numpy(tokens))
+        return torch.stack([resid[:, position] for _, resid in stream])
+
+
+def derivative(model: HookedQwen2, direction: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The Jacobian of what is read times `direction`, by forward differentiation."""
     before = {name: value.detach() for name, value in model.named_parameters()}
-    moved = updates._Stacked(reader, model)
 
     def run(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        return functional_call(moved, {f"model.{name}": value for name, value in weights.items()}, ())
+        return functional_call(Read(model), {f"model.{name}": value for name, value in weights.items()}, ())
 
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        return jvp(run, (before,), (direction,))[1].double().numpy()
+        return jvp(run, (before,), (direction,))[1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "adam"])
+@torch.no_grad()
 def test_the_change_of_a_small_step_is_what_the_jacobian_predicts(kind: str) -> None:
-    reader = Reader("distance", world().ids)
     double = HookedQwen2(model().config, seed=3).double().eval()
     direction = step_direction(model(), rows(), 6, kind)
     wide = {name: value.double() for name, value in direction.items()}
-    predicted = derivative(reader, double, wide)
+    predicted, before = derivative(double, wide), Read(double)()
     errors = []
     for size in (1e-3, 1e-4, 1e-5):
-        measured = reader.change(double, wide, size) / size
-        errors.append(np.linalg.norm(measured - predicted) / np.linalg.norm(predicted))
+        measured = (Read(stepped(double, wide, size))() - before) / size
+        errors.append(float((measured - predicted).norm() / predicted.norm()))
     assert errors[2] < 1e-2
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.3)
     assert errors[1] / errors[2] == pytest.approx(10, rel=0.3)
-    assert np.abs(predicted).max(axis=(1, 2)).min() > 0
+    assert predicted.abs().amax(dim=(1, 2)).min() > 0
+    assert torch.equal(Read(double)(), before)  # the model itself has not moved
 
 
 def test_both_steps_have_one_length_and_go_down_the_loss() -> None:
@@ -151,20 +163,16 @@ def test_both_steps_have_one_length_and_go_down_the_loss() -> None:
     first = np.ones_like(rows().lengths)
     before = row_losses(model(), rows(), first).mean()
     for step in (plain, adam):
-        moved = HookedQwen2(model().config, seed=3).eval()
-        with torch.no_grad():
-            for name, parameter in moved.named_parameters():
-                parameter += 1e-4 * step[name]
-        assert row_losses(moved, rows(), first).mean() < before
+        assert row_losses(stepped(model(), step, 1e-4), rows(), first).mean() < before
     with pytest.raises(AnalysisError, match="at least 2"):
         step_direction(model(), rows(), 20, "adam")
 
 
-def test_a_reader_reads_what_the_hooks_hold() -> None:
+def test_what_is_read_of_cities_is_what_the_hooks_hold() -> None:
     ids = world().ids[:9]
     tokens, position = city_prompts("inside", ids, "delimiter")
     _, cache = model().run_with_cache(torch.from_numpy(tokens))
-    found = Reader("inside", ids, "delimiter").read(model())
+    found = city_states(model(), "inside", ids, "delimiter")
     assert found[0] == pytest.approx(cache["hook_embed"][:, position].numpy())
     for layer in range(2):
         hook = f"blocks.{layer}.hook_resid_post"
@@ -172,11 +180,10 @@ def test_a_reader_reads_what_the_hooks_hold() -> None:
 
 
 def test_several_positions_are_read_side_by_side() -> None:
-    ids = world().ids[:9]
-    both = Reader("inside", ids, "digit3+last_digit")
-    apart = [Reader("inside", ids, site).read(model()) for site in ("digit3", "last_digit")]
-    assert both.read(model()) == pytest.approx(np.concatenate(apart, axis=-1), abs=0)
-    assert not np.allclose(apart[0], apart[1])
+    sites = ("digit3", "last_digit", "digit3+last_digit")
+    one, other, both = (city_states(model(), "inside", world().ids[:9], site) for site in sites)
+    assert np.array_equal(both, np.concatenate([one, other], axis=-1))
+    assert not np.allclose(one, other)
 
 
 def test_gradients_at_several_positions_stand_side_by_side() -> None:
