@@ -15,6 +15,7 @@ from cwr_mech_cli.finetune import routing
 from cwr_mech.activations.extract import extract
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.planted import moved_by
+from cwr_mech.analysis.routing.trajectory import trajectory_result
 from cwr_mech.config import RouteConfig, RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -144,6 +145,20 @@ def test_fine_tunings_of_one_base_taught_other_new_cities_are_not_mixed(cli: Cli
     told = re.fullmatch(r"error: (.+) and (.+) were taught different new cities: .*\nhint: analyse.*\n", err)
     assert told, err
     assert {*told.groups()} == both
+
+
+def test_where_a_run_starts_is_read_once_for_all_its_spots(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, loaded = tuned(base(), "distance"), []
+    plain = Run.model
+
+    def model(self: Run, step: int | None = None) -> HookedQwen2:
+        loaded.append((self.name, step))
+        return plain(self, step)
+
+    monkeypatch.setattr(Run, "model", model)
+    result = trajectory_result([run], TASKS)
+    assert len(result.tables["spots"]) > 1
+    assert [step for name, step in loaded if name == run.name] == [0, 5]
 
 
 def test_displacements_are_those_of_the_cities_that_were_taught(cli: Cli) -> None:

@@ -38,13 +38,15 @@ class Field(Entries):
     """Updates of cities at one layer, prompt and site, and the cities' activations and places there.
 
     `step` says whether the updates are those of one step, in the activation's units; the length of a
-    gradient means nothing.
+    gradient means nothing. `half`: which half of the training cities each is in; None for new cities, which
+    took no part in any basis.
     """
 
     updates: Float[np.ndarray, "city p"]
     x: Float[np.ndarray, "city p"]
     xy: Float[np.ndarray, "city 2"]
     step: bool
+    half: Bool[np.ndarray, "city"] | None = None
 
 
 def halves(n: int, seed: int) -> Bool[np.ndarray, " old"]:
@@ -54,9 +56,12 @@ def halves(n: int, seed: int) -> Bool[np.ndarray, " old"]:
 
 @dataclass(frozen=True)
 class Ground:
-    """Spaces fitted on training cities: `whole` on all, `halves[h]` on those that are not in half h."""
+    """Spaces fitted on training cities: `whole` on all, `halves` on those that are not, and that are, in
+    `half`.
+    """
 
     x: Float[np.ndarray, "old p"]
+    half: Bool[np.ndarray, "old"]
     whole: Space
     halves: tuple[Space, Space]
 
@@ -76,30 +81,28 @@ class Ground:
             )
         whole = fit_space(x, xy, rank, seed)
         first, second = (fit_space(x[kept], xy[kept], whole.rank, seed) for kept in (~half, half))
-        return cls(x, whole, (first, second))
+        return cls(x, half, whole, (first, second))
 
-    def parts(self, field: Field, half: Bool[np.ndarray, "city"] | None) -> Iterator[tuple[Field, Space]]:
-        """The cities with the space to measure them in: the whole for new cities (`half` None), else the
-        space of the half they are not in.
+    def parts(self, field: Field) -> Iterator[tuple[Field, Space]]:
+        """The cities with the space to measure them in: the whole for new cities, else the space of the half
+        they are not in.
         """
-        if half is None:
+        if field.half is None:
             yield field, self.whole
         else:
-            yield field.take(half), self.halves[0]
-            yield field.take(~half), self.halves[1]
+            yield field.take(field.half), self.halves[0]
+            yield field.take(~field.half), self.halves[1]
 
 
 def shares(
     field: Field,
     ground: Ground,
-    half: Bool[np.ndarray, "city"] | None,
     others: Float[np.ndarray, "other p"] | None,
     rng: np.random.Generator,
     bases: Sequence[str] = BASES,
 ) -> list[Row]:
     """One row for each basis: share with interval, in-sample share where there is one, and nulls.
 
-    half: None for new cities, which took no part in any basis; else for training cities the half each is in.
     others: updates of other tasks for the same cities, in the same order, tasks one after another.
     """
     rank = ground.whole.rank
@@ -109,10 +112,10 @@ def shares(
             if measured := _crossed(field.updates, others, kind, rank, rng):
                 found.append(_row(kind, *measured, None, field, ground, rng))
             continue
-        pieces = [
-            energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)
-        ]
-        whole = None if half is None else energy(field.updates, ground.whole.columns(kind, field.xy)).share
+        pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field)]
+        whole = None
+        if field.half is not None:
+            whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
         size = 2 if kind in ("probe", "tangent") else rank
         found.append(_row(kind, _joined(pieces), size, whole, field, ground, rng))
     return found
@@ -174,9 +177,7 @@ def _row(
     }
 
 
-def directions(
-    field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
-) -> Row:
+def directions(field: Field, ground: Ground, rng: np.random.Generator) -> Row:
     """Does the update move the decoded place towards the true coordinates, and which part of it does?
 
     `cosine`: mean over cities of the cosine between the decoded movement and the way to the true coordinates;
@@ -186,7 +187,7 @@ def directions(
     between the update and the way from the activation to the mapped true coordinates, in the whole space.
     """
     movements, ways, targets = [], [], []
-    for part, space in ground.parts(field, half):
+    for part, space in ground.parts(field):
         columns = space.bases["manifold"]
         on = part.updates @ columns @ columns.T
         movements.append([u @ space.probe.weights for u in (part.updates, on, part.updates - on)])

@@ -106,7 +106,7 @@ def trajectory(
     interchange, and at the site where its map is clearest. Prompts of tasks that were not trained are read at
     the first and the last checkpoint.
     """
-    from cwr_mech.analysis.routing.trajectory import Paths
+    from cwr_mech.analysis.routing.trajectory import trajectory_result
     from cwr_mech.analysis.transfer.runs import check_worlds, fine_tunings
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.tasks.registry import TASKS
@@ -114,11 +114,9 @@ def trajectory(
     tuned = fine_tunings(names(runs))
     check_worlds(tuned)
     asked = None if prompts == "own" else in_order(list(TASKS) if prompts == "all" else names(prompts) or [])
-    paths = Paths(asked, last=last, seed=seed)
-    for run in each(tuned, "placing", "models"):
+    for run in tuned:
         uses(run.source, run.sha256())
-        paths.follow(run)
-    return paths.result()
+    return trajectory_result(tuned, asked, last=last, seed=seed)
 
 
 @study("routing-power")

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
 from functools import partial
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.reader import ActivationStore
@@ -64,24 +63,23 @@ def subspace_result(
     spots = {task: chosen_sites(model, world, task, tasks) for task in tasks}
     read_at = [spot.at.position for several in spots.values() for spot in several if spot.chosen == "cause"]
     asked = replace(asked, layers=list(asked.layers), sites=list(dict.fromkeys([*asked.sites, *read_at])))
-    found = measured(model, world, tasks, asked, store)
+    grounds, fields = measured(model, world, tasks, asked, store)
     share_rows: list[Row] = []
     direction_rows: list[Row] = []
-    for index, (key, field) in enumerate(found.fields.items()):
+    for index, (key, field) in enumerate(fields.items()):
         task, kind, group, site, layer = key
         if not np.any(field.updates):
             continue  # nothing below the embedding answers to a city: its last digit is every city's
         rng = np.random.default_rng([asked.seed, 1, index])
         place = {"run": run, "task": task, "update": kind, "group": group, "site": site, "layer": layer}
         place["hook"] = Site.parse(layer).hook
-        ground, half = found.grounds[task, site, layer], found.halves[key]
-        others = _others(found.fields, key, tasks)
-        share_rows += [place | row for row in shares(field, ground, half, others, rng)]
-        direction_rows.append(place | directions(field, ground, half, rng))
+        ground, others = grounds[task, site, layer], _others(fields, key, tasks)
+        share_rows += [place | row for row in shares(field, ground, others, rng)]
+        direction_rows.append(place | directions(field, ground, rng))
     spaces = [
         {"task": t, "site": s, "layer": layer, "rank": g.whole.rank}
         | {"map_variance": g.whole.manifold.variance, **_chosen(spots[t], s, layer)}
-        for (t, s, layer), g in found.grounds.items()
+        for (t, s, layer), g in grounds.items()
     ]
     n_old = len(world.old())
     return Result(
@@ -104,22 +102,11 @@ def subspace_result(
     )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Updates, the ground of each (task, site, layer), and which half of the training cities each city of an
-    update was in (None for new cities).
-    """
-
-    grounds: dict[tuple[str, str, int], Ground] = dataclass_field(default_factory=dict)
-    fields: dict[Key, Field] = dataclass_field(default_factory=dict)
-    halves: dict[Key, Bool[np.ndarray, "city"] | None] = dataclass_field(default_factory=dict)
-
-
 def measured(
     model: HookedQwen2, world: World, tasks: Sequence[str], asked: Asked, store: ActivationStore | None = None
-) -> Measured:
-    """Updates of all kinds that `tasks` ask of new and of training cities, and the bases they are held
-    against.
+) -> tuple[dict[tuple[str, str, int], Ground], dict[Key, Field]]:
+    """The bases of each (task, site, layer), and the updates of all kinds that `tasks` ask of new and of
+    training cities, which are held against them.
 
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
@@ -127,7 +114,9 @@ def measured(
         raise AnalysisError("this world has no new cities: their updates cannot be measured")
     at, places = {"new": world.new(), "old": world.old()}, world.xy.astype(np.float64)
     half, digits = halves(len(at["old"]), asked.seed), world.config.id_digits
-    found = Measured()
+    half_of = {"new": None, "old": half}
+    grounds: dict[tuple[str, str, int], Ground] = {}
+    fields: dict[Key, Field] = {}
     for task in each(tasks, "updates", "tasks"):
         draw = partial(generate, world, task, asked.n_rows, split="train", seed=asked.seed)
         rows = {group: draw(group=group) for group in GROUPS}
@@ -143,21 +132,20 @@ def measured(
             for layer in asked.layers:
                 here, old = x[layer], at["old"]
                 ground = Ground.fit(here[old], places[old], half, asked.rank, asked.seed)
-                found.grounds[task, site, layer] = ground
+                grounds[task, site, layer] = ground
                 for group, step in product(GROUPS, STEPS):
-                    key: Key = (task, step, group, site, layer)
-                    mine = at[group]
-                    found.fields[key] = Field(moved[step][layer + 1, mine], here[mine], places[mine], True)
-                    found.halves[key] = half if group == "old" else None
+                    mine, of = at[group], half_of[group]
+                    new = Field(moved[step][layer + 1, mine], here[mine], places[mine], True, of)
+                    fields[task, step, group, site, layer] = new
             # Minus the gradient of the loss at a city that is the first of a question.
             for group, cities in at.items():
                 ids, gradients = city_gradients(model, rows[group], site, world.ids[cities], id_digits=digits)
                 mine = world.rows(ids)
+                of = None if group == "new" else half[np.searchsorted(cities, mine)]
                 for layer in (one for one in x if one < model.cfg.n_layers - 1):
-                    key = (task, "gradient", group, site, layer)
-                    found.fields[key] = Field(-gradients[layer + 1], x[layer][mine], places[mine], False)
-                    found.halves[key] = half[np.searchsorted(at["old"], mine)] if group == "old" else None
-    return found
+                    new = Field(-gradients[layer + 1], x[layer][mine], places[mine], False, of)
+                    fields[task, "gradient", group, site, layer] = new
+    return grounds, fields
 
 
 def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:

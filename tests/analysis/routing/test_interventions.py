@@ -229,7 +229,7 @@ def test_the_share_of_a_planted_tasks_gradient_is_recovered(on: float, bent: boo
     learner.loss(inside).backward()
     ground = Ground.fit(h, z, np.arange(N_OLD) % 2 == 0, RANK)
     field = Field(-inside.grad.numpy(), inside.detach().numpy(), learner.places, False)
-    found = shares(field, ground, None, None, np.random.default_rng(1))
+    found = shares(field, ground, None, np.random.default_rng(1))
     row = next(row for row in found if row["basis"] == "manifold")
     assert row["share"] == pytest.approx(on, abs=0.03)
     assert row["lo"] - 0.03 <= on <= row["hi"] + 0.03
