@@ -22,7 +22,7 @@ from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import POSITIONS, Site
 from cwr_mech.analysis.best import EXPLAINED, HALF, best
 from cwr_mech.analysis.manifold.manifold import fit_manifold
-from cwr_mech.analysis.manifold.placement import place_all
+from cwr_mech.analysis.manifold.placement import place_each
 from cwr_mech.analysis.patching.sites import CausalSites, first_read, known_sites
 from cwr_mech.analysis.probing.probe import place_errors, random_folds
 from cwr_mech.analysis.routing.displacement import Origin, displaced
@@ -141,21 +141,21 @@ def placed(x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Ge
     old, xy = world.old(), world.xy.astype(np.float64)
     is_new = np.asarray(world.is_new, dtype=bool)
     fold = random_folds(len(old), np.random.default_rng(0), k=FOLDS)
-    found = place_all(x, xy, is_new, fold)
+    (found,) = place_each([x], xy, is_new, fold)
     decoded = fit_linear(x[~is_new], xy[~is_new]).predict(x[is_new])
     crossed = np.empty((len(old), 2))
     for held in range(FOLDS):
         test = fold == held
         crossed[test] = fit_linear(x[old][~test], xy[old][~test]).predict(x[old][test])
     along, off = found.excess_along(rng), found.excess_off(rng)
-    unit = float(np.sqrt(np.mean(found.ordinary.off**2)))
+    unit = float(np.sqrt(np.mean(found.off**2)))
     ideal = fit_manifold(x[~is_new], xy[~is_new]).map(xy[is_new])
     return {
         "n_new": int(is_new.sum()),
-        "along_new": float(np.mean(found.along())),
-        "along_old": float(np.mean(found.ordinary.along)),
+        "along_new": float(np.mean(found.rms_along())),
+        "along_old": float(np.mean(found.along)),
         "off_new": float(np.mean(found.off_ratio())),
-        "off_old": float(np.mean(found.ordinary.off) / np.median(found.ordinary.off)),
+        "off_old": float(np.mean(found.off) / np.median(found.off)),
         **along.columns("excess_along"),
         "excess_off": off.value / unit,
         "excess_off_lo": off.lo / unit,

@@ -20,11 +20,9 @@ from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
 from cwr_mech.analysis.manifold.placement import (
     Displacement,
     excess,
-    place_all,
-    place_cities,
     place_each,
 )
-from cwr_mech.analysis.probing.probe import random_folds
+from cwr_mech.analysis.probing.probe import place_errors, random_folds
 from cwr_mech.analysis.stats.subspaces import energy
 from cwr_mech.errors import AnalysisError
 
@@ -78,7 +76,7 @@ def manifold(world: Planted) -> Manifold:
 def displaced(seed: int, *, off: float, along: tuple[float, float]) -> Displacement:
     planted = plant(seed, off=off, along=along)
     fold = random_folds(100, np.random.default_rng(0), k=4)
-    return place_all(planted.x, planted.xy, planted.is_new, fold)
+    return place_each([planted.x], planted.xy, planted.is_new, fold)[0]
 
 
 def test_map_recovers_the_planted_one_and_its_share_of_variance(world: Planted, manifold: Manifold) -> None:
@@ -156,9 +154,9 @@ def test_nearest_point_is_the_nearest(world: Planted, metric: str) -> None:
 
 def test_points_of_the_map_are_found_on_it(world: Planted, manifold: Manifold) -> None:
     places = world.xy[world.is_new]
-    found = place_cities(manifold, manifold.map(places), places)
-    assert np.median(found.along) < 1
-    assert np.median(found.off) < 1e-3
+    place, off = manifold.nearest(manifold.map(places))
+    assert np.median(place_errors(place, places)) < 1
+    assert np.median(off) < 1e-3
 
 
 DISPLACED = [
@@ -240,7 +238,7 @@ def test_residual_metric_sees_a_step_into_a_quiet_direction() -> None:
     x = planted.x + 4 * rng.normal(size=(len(planted.x), 1)) * loud
     fold = random_folds(100, np.random.default_rng(0), k=4)
     lowest = {
-        metric: place_all(x, planted.xy, planted.is_new, fold, metric=metric)
+        metric: place_each([x], planted.xy, planted.is_new, fold, metric=metric)[0]
         .excess_off(np.random.default_rng(0))
         .lo
         for metric in ("euclidean", "residual")
@@ -290,7 +288,11 @@ BAD = [
     (lambda w: fit_manifold(np.ones_like(w.x), w.xy), AnalysisError, "the same for every city"),
     (lambda w: fit_manifold(np.full_like(w.x, np.nan), w.xy), AnalysisError, "NaN or infinite"),
     (lambda w: fit_space(w.x, w.xy, 17), AnalysisError, "rank 17 was asked for"),
-    (lambda w: excess([w.x[:, 0]], w.x[:, 0], np.random.default_rng(0)), AnalysisError, "at least 2 maps"),
+    (
+        lambda w: excess(w.x[None, :, 0], w.x[:, 0], np.random.default_rng(0)),
+        AnalysisError,
+        "at least 2 maps",
+    ),
 ]
 
 
@@ -311,7 +313,7 @@ def test_layers_placed_together_are_placed_as_each_alone(monkeypatch: pytest.Mon
     together = place_each(layers, planted.xy, planted.is_new, fold)
     assert len(made) == 4 * len(manifold_module.WIDTHS), "places of a fold are decomposed once for all layers"
     for layer, found in zip(layers, together, strict=True):
-        alone = place_all(layer, planted.xy, planted.is_new, fold)
-        assert np.array_equal(found.ordinary.place, alone.ordinary.place)
-        assert np.array_equal(found.off(), alone.off())
-    assert not np.array_equal(together[0].ordinary.off, together[1].ordinary.off), "control: layers differ"
+        (alone,) = place_each([layer], planted.xy, planted.is_new, fold)
+        assert np.array_equal(found.place, alone.place)
+        assert np.array_equal(found.new_off, alone.new_off)
+    assert not np.array_equal(together[0].off, together[1].off), "control: layers differ"
