@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -11,6 +12,8 @@ from command_line import Cli
 
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.writer import write_store
+from cwr_mech.analysis.manifold import tables
+from cwr_mech.analysis.manifold.placement import place_each
 from cwr_mech.analysis.manifold.tables import manifold_result
 from cwr_mech.analysis.manifold.timeline import timeline_result
 from cwr_mech.analysis.probing.generalisation import best_sites, readout_result
@@ -223,6 +226,15 @@ def test_manifold_result_tells_place_from_noise(stores: dict[str, ActivationStor
     assert next(row["r2"] for row in ks if row["k"] == 2) > 0.9
     spectra = {row["layer"]: row["participation"] for row in result.tables["spectrum"]}
     assert spectra[1] < 3 < spectra[-1]
+
+
+def test_every_map_of_a_manifold_result_is_fitted_with_its_seed(
+    stores: dict[str, ActivationStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placing = Mock(wraps=place_each)
+    monkeypatch.setattr(tables, "place_each", placing)
+    manifold_result(stores["one"], [LAST], ["distance"], "last_digit", folds=3, seed=5)
+    assert [call.kwargs["seed"] for call in placing.call_args_list] == [5, 5]  # by city, by region
 
 
 def test_every_measure_sees_the_map_and_not_shuffled_cities(stores: dict[str, ActivationStore]) -> None:

@@ -1,6 +1,6 @@
 """What only trained models can show, on the models of the zoo: maps, answers, and what fine-tuning does."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -10,7 +10,7 @@ import torch
 from paths import ROOT
 from threadpoolctl import threadpool_limits
 
-from cwr_mech.activations.cities import city_prompts
+from cwr_mech.activations.cities import city_prompts, city_states
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.analysis.members import member_of
 from cwr_mech.analysis.patching.cells import Cell
@@ -18,7 +18,6 @@ from cwr_mech.analysis.patching.interchange import interchange, interchange_rows
 from cwr_mech.analysis.patching.parts import Question, ask
 from cwr_mech.analysis.probing.probe import probe, random_folds
 from cwr_mech.analysis.routing.trajectory import clearest, placed, read
-from cwr_mech.analysis.routing.updates import Reader
 from cwr_mech.analysis.sources import Source
 from cwr_mech.data.summary import gain
 from cwr_mech.model.evaluation import evaluate
@@ -40,12 +39,12 @@ def run(name: str) -> Run:
 def test_a_map_can_be_read_from_cities_that_the_probe_has_not_seen(name: str) -> None:
     world = run(name).world()
     old, xy = world.old(), world.xy[world.old()].astype(np.float64)
-    reader = Reader("distance", world.ids[old], id_digits=world.config.id_digits)
+    states = partial(city_states, task="distance", ids=world.ids[old], id_digits=world.config.id_digits)
     untrained = HookedQwen2(run(name).config.model, seed=0).eval()
     fold = random_folds(len(old), np.random.default_rng(0))
     best, bare = (
         max(
-            (probe(x, xy, fold, np.random.default_rng(1), draws=10)[1] for x in reader.read(model)[1:]),
+            (probe(x, xy, fold, np.random.default_rng(1), draws=10)[1] for x in states(model)[1:]),
             key=lambda found: found["r2"],
         )
         for model in (run(name).model(), untrained)

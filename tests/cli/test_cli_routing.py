@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 from command_line import Cli
@@ -13,6 +14,8 @@ from cwr_mech_cli.finetune import routing
 
 from cwr_mech.activations.extract import extract
 from cwr_mech.activations.site import Site
+from cwr_mech.analysis.routing.planted import moved_by
+from cwr_mech.analysis.routing.trajectory import trajectory_result
 from cwr_mech.config import RouteConfig, RunConfig, parse
 from cwr_mech.experiments.finetuning import finetuning_config
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -37,9 +40,9 @@ def base(name: str = "base", data: Mapping[str, object] = MappingProxyType({}), 
     return update_manifest(run, state="done")
 
 
-def tuned(parent: Run, task: str, condition: str = "unprojected") -> Run:
-    """A fine-tuning of it whose last weights are other ones."""
-    config = finetuning_config(parent.config, (task,))
+def tuned(parent: Run, task: str, condition: str = "unprojected", new: str | None = None) -> Run:
+    """A fine-tuning of it, on its new cities or on others, whose last weights are other ones."""
+    config = finetuning_config(parent.config, (task,), new_cities=new)
     if condition != "unprojected":
         route = RouteConfig(condition=condition, layers=(0,))
         config = config.model_copy(update={"route": route, "name": config.name + route.suffix})
@@ -96,6 +99,7 @@ BAD = [
     ({"n_cities": 30}, UPDATES, "30 training cities are too few to split in two"),
     ({}, (*UPDATES[:4], "--rank", "17", *UPDATES[6:]), "rank 17 was asked for"),
     ({}, (*UPDATES[:6], "--layers", "9"), "unknown layer '9'"),
+    ({}, (*UPDATES[:6], "--layers", "final"), "after the final norm"),
     ({}, (*UPDATES, "--tasks", "walking"), "unknown task 'walking'"),
     ({}, (*UPDATES, "--activations", "other.h5"), "made from another state of the model"),
     ({}, (*UPDATES, "--activations", "moved.h5"), "moved.h5 was made with another world"),
@@ -129,6 +133,41 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     assert re.search(message, " ".join(err.split())), err
     assert "Traceback" not in err
     assert load_run(run.folder).state == "done"
+
+
+@pytest.mark.parametrize("command", ["transfer", "trajectory", "anatomy", "routing-power --others angle"])
+def test_fine_tunings_of_one_base_taught_other_new_cities_are_not_mixed(cli: Cli, command: str) -> None:
+    """A base is asked about one set of new cities, to which one of the two would be compared wrongly."""
+    parent = base()
+    both = {tuned(parent, "distance").name, tuned(parent, "angle", new="scattered").name}
+    code, _, err = cli(*command.split(), "base")
+    assert code == 2, err
+    told = re.fullmatch(r"error: (.+) and (.+) were taught different new cities: .*\nhint: analyse.*\n", err)
+    assert told, err
+    assert {*told.groups()} == both
+
+
+def test_where_a_run_starts_is_read_once_for_all_its_spots(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, loaded = tuned(base(), "distance"), []
+    plain = Run.model
+
+    def model(self: Run, step: int | None = None) -> HookedQwen2:
+        loaded.append((self.name, step))
+        return plain(self, step)
+
+    monkeypatch.setattr(Run, "model", model)
+    result = trajectory_result([run], TASKS)
+    assert len(result.tables["spots"]) > 1
+    assert [step for name, step in loaded if name == run.name] == [0, 5]
+
+
+def test_displacements_are_those_of_the_cities_that_were_taught(cli: Cli) -> None:
+    parent = base()
+    run = tuned(parent, "distance", new="scattered")
+    for of in (run, tuned(parent, "angle")):
+        moved, world = moved_by(parent, {"distance": of}, Site.parse("L0")), of.world()
+        assert np.array_equal(moved.xy, world.xy[world.new()])
+        assert np.array_equal(moved.xy, run.world().xy[world.new()]) == (of is run)
 
 
 def test_an_unprojected_route_keeps_the_layers_that_were_named() -> None:

@@ -32,13 +32,14 @@ def anatomy(
     (frozen modules, projected gradients) are scored as they are.
     """
     from cwr_mech.analysis.anatomy.tables import anatomy_result, n_answers
-    from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.analysis.transfer.runs import check_worlds, fine_tunings
     from cwr_mech.experiments.finetuning import check_recipes, in_order
     from cwr_mech.tasks.registry import PAPER_TASKS
 
     asked = in_order(names(tasks) or PAPER_TASKS)
     pairs = [(run, run.base()) for run in fine_tunings(names(runs))]
     check_recipes({run.name: run.config for run, _ in pairs})
+    check_worlds(run for run, _ in pairs)
     for run in {run.folder: run for pair in pairs for run in pair}.values():
         uses(run.source, run.sha256())
     with stage("answering", n_answers(pairs, asked, rows), "questions") as advance:

@@ -75,7 +75,7 @@ def fit_condition(
         return fit_leace(x, places)
     rank = places.shape[1]
     basis = random_basis(x.shape[1], rank, rng) if condition == "random" else random_basis_like(x, rank, rng)
-    return Eraser(x.mean(axis=0), basis.columns, basis.columns.T)
+    return Eraser(x.mean(axis=0), basis, basis.T)
 
 
 @dataclass(frozen=True)

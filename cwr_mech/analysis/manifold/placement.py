@@ -1,6 +1,6 @@
 """On-manifold and off-manifold error: two numbers for a city, read beside training cities.
 
-`place_all` puts every training city on a map fitted on the other folds (what error along the manifold and
+`place_each` puts every training city on a map fitted on the other folds (what error along the manifold and
 what distance off it a city shows that is where it should be) and every new city on the same maps, so that
 both groups meet maps of equal quality. `excess` compares them: noise adds to squared distances, so the
 difference of mean squares is what displacement added, and its root is the typical displacement.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from cwr_mech.analysis.manifold.manifold import Manifold, Metric, fit_manifold
+from cwr_mech.analysis.manifold.manifold import Metric, fit_manifold
 from cwr_mech.analysis.probing.probe import place_errors
 from cwr_mech.analysis.stats.intervals import LEVEL, Interval
 from cwr_mech.analysis.study import each
@@ -20,79 +20,41 @@ from cwr_mech.errors import AnalysisError
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where cities stand with respect to a map they took no part in.
-
-    `place` [city 2] nearest point of the map, `along` [city] its distance from the true coordinates in
-    tenths of a degree, `off` [city] distance of the activation from the map, in units of the activation
-    (with metric "residual": in standard deviations of what is left of training cities).
-    """
-
-    place: Float[np.ndarray, "city 2"]
-    along: Float[np.ndarray, "city"]
-    off: Float[np.ndarray, "city"]
-
-    @property
-    def n(self) -> int:
-        """Number of cities."""
-        return len(self.along)
-
-
-def place_cities(
-    manifold: Manifold, x: Float[np.ndarray, "city p"], xy: Float[np.ndarray, "city 2"]
-) -> Placement:
-    """Place cities on a map that was fitted without them."""
-    place, off = manifold.nearest(x)
-    return Placement(place, place_errors(place, xy), off)
-
-
-@dataclass(frozen=True)
 class Displacement:
-    """New cities beside training ones.
+    """New cities beside training ones: each training city on the map of the other folds, each new one
+    (`new_*`) on every one of those maps.
 
-    `ordinary`: each training city on the map of the other folds. `new`: one Placement of all new cities for
-    each of those maps (none without new cities).
+    `place` nearest point of the map, `along` its distance from the true coordinates in tenths of a degree,
+    `off` distance of the activation from the map, in units of the activation (with metric "residual": in
+    standard deviations of what is left of training cities).
     """
 
-    ordinary: Placement
-    new: tuple[Placement, ...]
+    place: Float[np.ndarray, "old 2"]
+    along: Float[np.ndarray, "old"]
+    off: Float[np.ndarray, "old"]
+    new_place: Float[np.ndarray, "map new 2"]
+    new_along: Float[np.ndarray, "map new"]
+    new_off: Float[np.ndarray, "map new"]
 
-    def along(self) -> Float[np.ndarray, "new"]:
+    def rms_along(self) -> Float[np.ndarray, "new"]:
         """On-manifold error of each new city, root mean square over the maps, in tenths of a degree."""
-        return np.sqrt(np.mean([found.along**2 for found in self.new], axis=0))
+        return np.sqrt(np.mean(self.new_along**2, axis=0))
 
-    def off(self) -> Float[np.ndarray, "new"]:
+    def rms_off(self) -> Float[np.ndarray, "new"]:
         """Distance off the manifold of each new city, root mean square over the maps."""
-        return np.sqrt(np.mean([found.off**2 for found in self.new], axis=0))
+        return np.sqrt(np.mean(self.new_off**2, axis=0))
 
     def off_ratio(self) -> Float[np.ndarray, "new"]:
         """Distance off the manifold in units of the median training city."""
-        return self.off() / float(np.median(self.ordinary.off))
+        return self.rms_off() / float(np.median(self.off))
 
     def excess_along(self, rng: np.random.Generator) -> Interval:
         """Typical on-manifold displacement, in tenths of a degree, beyond that of training cities."""
-        return excess([found.along for found in self.new], self.ordinary.along, rng)
+        return excess(self.new_along, self.along, rng)
 
     def excess_off(self, rng: np.random.Generator) -> Interval:
         """Typical off-manifold displacement, in units of the activation, beyond that of training cities."""
-        return excess([found.off for found in self.new], self.ordinary.off, rng)
-
-
-def place_all(
-    x: Float[np.ndarray, "city p"],
-    xy: Float[np.ndarray, "city 2"],
-    is_new: np.ndarray,
-    fold: Int[np.ndarray, "old"],
-    *,
-    seed: int = 0,
-    metric: Metric = "euclidean",
-) -> Displacement:
-    """Place ordinary and new cities. `fold` deals the ordinary (old) cities, in their order in `x`.
-
-    Folds of whole regions are the stricter reference for new cities that stand where no training city is
-    near. Raises AnalysisError as `fit_manifold` does.
-    """
-    return place_each([x], xy, is_new, fold, seed=seed, metric=metric)[0]
+        return excess(self.new_off, self.off, rng)
 
 
 def place_each(
@@ -104,24 +66,35 @@ def place_each(
     seed: int = 0,
     metric: Metric = "euclidean",
 ) -> list[Displacement]:
-    """`place_all` of several layers (or prompts, or models) of the same cities, fold by fold: what depends on
-    the places alone is computed once a fold, which is most of the work.
+    """Place training and new cities of several layers (or prompts, or models), fold by fold: what depends on
+    the places alone is computed once a fold, which is most of the work. `fold` deals the training cities, in
+    their order in a layer.
+
+    Folds of whole regions are the stricter reference for new cities that stand where no training city is
+    near. Raises AnalysisError as `fit_manifold` does.
     """
     old = ~np.asarray(is_new, dtype=bool)
-    xy_old = xy[old]
-    place = [np.empty((len(xy_old), 2)) for _ in layers]
-    off = [np.empty(len(xy_old)) for _ in layers]
-    new: list[list[Placement]] = [[] for _ in layers]
-    for held in each(np.unique(fold), "maps", "folds"):
+    xy_old, xy_new, folds = xy[old], xy[~old], np.unique(fold)
+    place, off = np.empty((len(layers), len(xy_old), 2)), np.empty((len(layers), len(xy_old)))
+    new_place = np.empty((len(layers), len(folds), len(xy_new), 2))
+    new_off = np.empty((len(layers), len(folds), len(xy_new)))
+    for k, held in enumerate(each(folds, "maps", "folds")):
         test = fold == held
         for i, x in enumerate(layers):
             x_old = x[old]
             manifold = fit_manifold(x_old[~test], xy_old[~test], seed=seed, metric=metric)
-            place[i][test], off[i][test] = manifold.nearest(x_old[test])
-            if not old.all():
-                new[i].append(place_cities(manifold, x[~old], xy[~old]))
+            place[i, test], off[i, test] = manifold.nearest(x_old[test])
+            if len(xy_new):
+                new_place[i, k], new_off[i, k] = manifold.nearest(x[~old])
     return [
-        Displacement(Placement(place[i], place_errors(place[i], xy_old), off[i]), tuple(new[i]))
+        Displacement(
+            place[i],
+            place_errors(place[i], xy_old),
+            off[i],
+            new_place[i],
+            np.stack([place_errors(on_map, xy_new) for on_map in new_place[i]]),
+            new_off[i],
+        )
         for i in range(len(layers))
     ]
 
@@ -130,17 +103,17 @@ DRAWS = 1000
 
 
 def excess(
-    groups: list[Float[np.ndarray, "city"]], ordinary: Float[np.ndarray, "other"], rng: np.random.Generator
+    group: Float[np.ndarray, "map city"], ordinary: Float[np.ndarray, "other"], rng: np.random.Generator
 ) -> Interval:
     """Typical displacement of a group beyond training cities, with an interval.
 
-    `groups`: the distances of the same cities by each fold's map. The value is the signed root of
+    `group`: the distances of its cities by each fold's map. The value is the signed root of
     mean(group^2) - mean(ordinary^2), negative when the group is closer than training cities. Its variance is
     that of both samples of cities plus that of the map itself, which all cities share: the delete-one-fold
     jackknife of the group's mean. The shape is that of the studentised bootstrap (Efron and Tibshirani 1993,
     ch. 12), because squared distances are skewed. Raises AnalysisError for fewer than 2 cities or maps.
     """
-    if len(groups) < 2 or min(groups[0].size, ordinary.size) < 2:
+    if len(group) < 2 or min(group.shape[1], ordinary.size) < 2:
         raise AnalysisError("an excess needs at least 2 maps, 2 new cities and 2 training ones")
 
     def root(difference: np.ndarray | float) -> np.ndarray:
@@ -149,9 +122,9 @@ def excess(
     def variance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.asarray(a.var(axis=-1, ddof=1) / a.shape[-1] + b.var(axis=-1, ddof=1) / b.shape[-1])
 
-    squares = np.stack(groups) ** 2
+    squares = group**2
     by_map = squares.mean(axis=1)
-    shared = (len(groups) - 1) * by_map.var()
+    shared = (len(group) - 1) * by_map.var()
     one, two = squares.mean(axis=0), ordinary**2
     value = one.mean() - two.mean()
     again_one = one[rng.integers(0, one.size, (DRAWS, one.size))]

@@ -3,6 +3,7 @@ Result.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -41,11 +42,12 @@ def manifold_result(
     best: tuple[float, Item, Displacement] | None = None
     items = [Item(store, hook, task, site) for hook in hooks for task in tasks]
     layers_of = [store.get(item.hook, item.task, site) for item in items]
-    placed = place_each(layers_of, xy, store.is_new, fold, seed=seed, metric=metric)
+    placed_by = partial(place_each, seed=seed, metric=metric)
+    placed = placed_by(layers_of, xy, store.is_new, fold)
     stricter: list[Displacement | None] = [None] * len(items)
     if by_region is not None:
         no_new = np.zeros(len(ids), dtype=bool)
-        stricter = [*place_each([x[old] for x in layers_of], xy[old], no_new, by_region, metric=metric)]
+        stricter = [*placed_by([x[old] for x in layers_of], xy[old], no_new, by_region)]
     for index, item in enumerate(each(items, "manifolds", "fits")):
         x, found, strict = layers_of[index], placed[index], stricter[index]
         place = item.columns
@@ -91,17 +93,17 @@ def _map(whole: Manifold, control: Manifold) -> Row:
 
 def _layer(found: Displacement, strict: Displacement | None, rng: np.random.Generator) -> Row:
     row: Row = {
-        "along_ordinary": float(np.median(found.ordinary.along)),
-        "off_ordinary": float(np.median(found.ordinary.off)),
-        "along_region": None if strict is None else float(np.median(strict.ordinary.along)),
-        "off_region": None if strict is None else float(np.median(strict.ordinary.off)),
+        "along_ordinary": float(np.median(found.along)),
+        "off_ordinary": float(np.median(found.off)),
+        "along_region": None if strict is None else float(np.median(strict.along)),
+        "off_region": None if strict is None else float(np.median(strict.off)),
     }
     names = ("along_new", "off_new", "off_ratio")
     row |= dict.fromkeys(names)
     for way in ("along", "off"):
         row |= dict.fromkeys((f"excess_{way}", f"excess_{way}_lo", f"excess_{way}_hi"))
-    if len(found.new) and found.new[0].n > 1:
-        values = (found.along(), found.off(), found.off_ratio())
+    if found.new_along.shape[1] > 1:
+        values = (found.rms_along(), found.rms_off(), found.off_ratio())
         row |= {name: float(np.median(value)) for name, value in zip(names, values, strict=True)}
         for way, one in (("along", found.excess_along(rng)), ("off", found.excess_off(rng))):
             row |= one.columns(f"excess_{way}")
@@ -112,8 +114,6 @@ def _arrays(found: Displacement, store: ActivationStore) -> dict[str, np.ndarray
     along, off = np.full((2, len(store)), np.nan)
     place = np.full((len(store), 2), np.nan)
     old = ~store.is_new
-    along[old], off[old], place[old] = found.ordinary.along, found.ordinary.off, found.ordinary.place
-    if found.new:
-        along[~old], off[~old] = found.along(), found.off()
-        place[~old] = np.mean([one.place for one in found.new], axis=0)
+    along[old], off[old], place[old] = found.along, found.off, found.place
+    along[~old], off[~old], place[~old] = found.rms_along(), found.rms_off(), found.new_place.mean(axis=0)
     return {"along": along, "off": off, "place": place, "true": store.xy, "is_new": store.is_new}

@@ -27,7 +27,7 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from cwr_mech.activations.cities import city_states
-from cwr_mech.analysis.manifold.bases import Basis, fit_basis, random_basis, random_basis_like
+from cwr_mech.analysis.manifold.bases import fit_space, random_basis, random_basis_like
 from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, basis_name
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
@@ -104,12 +104,11 @@ def fit_subspaces(
     states = states_at(model, world, task, world.ids[rows], position)
     for layer, x in enumerate(states):
         cells.append(Cell("resid_post", layer, None, span))
-        equal = fit_basis("manifold", x, xy, seed=seed).rank
-        ranks = {kind: None if kind == "probe" else equal for kind in FITTED if kind in kinds}
-        fitted = [(kind, fit_basis(kind, x, xy, rank=k, seed=seed).columns) for kind, k in ranks.items()]
+        space = fit_space(x, xy, seed=seed)
+        fitted = [(kind, space.bases[kind]) for kind in FITTED if kind in kinds]
         found = {kind: [columns] for kind, columns in fitted}
         for kind in (kind for kind in RANDOM if kind in kinds):
-            found[kind] = [_drawn(kind, x, equal, rng).columns for _ in range(DRAWS)]
+            found[kind] = [_drawn(kind, x, space.rank, rng) for _ in range(DRAWS)]
         maps: list[tuple[str, int, np.ndarray]] = []
         for kind, drawn in found.items():
             complements = [np.linalg.qr(v, mode="complete")[0][:, v.shape[1] :] for v in drawn]
@@ -126,7 +125,9 @@ def fit_subspaces(
     return Fitted(bases, variance, tuple(cells))
 
 
-def _drawn(kind: str, x: Float64[np.ndarray, "city d_states"], rank: int, rng: np.random.Generator) -> Basis:
+def _drawn(
+    kind: str, x: Float64[np.ndarray, "city d_states"], rank: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "d_states rank"]:
     return random_basis(x.shape[1], rank, rng) if kind == "random" else random_basis_like(x, rank, rng)
 
 

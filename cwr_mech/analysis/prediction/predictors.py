@@ -11,13 +11,14 @@ independent, so the null relabels tasks (Mantel), exactly for 7 tasks.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from cwr_mech.analysis.manifold.bases import leading_directions
-from cwr_mech.analysis.routing.gradients import at_mentions
+from cwr_mech.analysis.routing.gradients import city_gradients
 from cwr_mech.analysis.similarity.cka import linear_cka
 from cwr_mech.analysis.stats.subspaces import projection_kernel
 from cwr_mech.analysis.stats.testing import mantel_test
@@ -62,27 +63,8 @@ def gradient_fields(
             f"only {len(ids)} cities are named first by all tasks in {n_rows} questions each",
             "draw more questions: --rows",
         )
-    digits = world.config.id_digits
-    return {
-        task: np.stack(
-            [
-                _rows(
-                    at_mentions(model, half, site, slots=(0,), id_digits=digits, layer=layer).city_means(
-                        layer
-                    ),
-                    ids,
-                )
-                for half in both
-            ]
-        )
-        for task, both in halves.items()
-    }
-
-
-def _rows(
-    pair: tuple[Int[np.ndarray, " known"], Float[np.ndarray, "known d_model"]], ids: Int[np.ndarray, " city"]
-) -> Float[np.ndarray, "city d_model"]:
-    return pair[1][np.searchsorted(pair[0], ids)]
+    ask = partial(city_gradients, model, site=site, ids=ids, id_digits=world.config.id_digits, layer=layer)
+    return {task: np.stack([ask(half)[1][layer + 1] for half in both]) for task, both in halves.items()}
 
 
 def field_cosine(a: Field, b: Field) -> float:
@@ -100,7 +82,7 @@ def similarities(fields: Mapping[str, Field]) -> dict[str, Float[np.ndarray, "ta
     """Predictors from gradient fields: "cosine", "alignment" (debiased CKA over cities) and "overlap"."""
     pairs = list(fields.values())
     whole = [first + second for first, second in pairs]
-    bases = [leading_directions(field, RANK)[0] for field in whole]
+    bases = [leading_directions(field, RANK) for field in whole]
     measures = {
         "cosine": [[field_cosine(a, b) for b in pairs] for a in pairs],
         "alignment": [[linear_cka(a, b) for b in whole] for a in whole],

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cwr_mech.activations.cities import city_states
-from cwr_mech.analysis.manifold.bases import fit_basis, leading_directions, random_basis_like
+from cwr_mech.analysis.manifold.bases import leading_directions, map_directions, random_basis_like
+from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.gradients import gradient_set, parts, writing
 from cwr_mech.analysis.stats.means import mean_of
 from cwr_mech.analysis.stats.subspaces import (
@@ -65,7 +66,7 @@ def conflict_result(
     overlaps: list[Row] = []
     for name, size in found.sizes.items():
         mine = parts(found.vectors(name), tasks)
-        bases = {task: leading_directions(g[::2], rank)[0] for task, g in mine.items()}
+        bases = {task: leading_directions(g[::2], rank) for task, g in mine.items()}
         for task in tasks:
             fitted, held_out = mine[task][::2], mine[task][1::2]
             null = null_share(held_out, rank, size)
@@ -122,10 +123,10 @@ def _written(
     found = []
     for name in writing(len(x) - 1):
         here = x[int(name.split(".")[0]) + 1]
-        columns = fit_basis("manifold", here, xy, rank=rank).columns
+        columns = map_directions(fit_manifold(here, xy), xy, rank)
         moment = moments[name] / np.trace(moments[name])
         null = null_of(float(np.sum(moment**2)), len(moment), rank)
-        like = [_inside(moment, random_basis_like(here, rank, rng).columns) for _ in range(LIKE_DRAWS)]
+        like = [_inside(moment, random_basis_like(here, rank, rng)) for _ in range(LIKE_DRAWS)]
         found.append(
             {"matrix": name, "layer": int(name.split(".")[0]), "share": _inside(moment, columns)}
             | {"null": null.mean, "null_hi": null.hi, "like": float(np.mean(like))}

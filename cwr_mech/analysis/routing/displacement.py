@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from cwr_mech.analysis.routing.fields import Field, Ground, halves, shares
@@ -24,15 +24,13 @@ class Origin:
 
     x: Float[np.ndarray, "city d_model"]
     ground: Ground
-    half: Bool[np.ndarray, "old"]
 
     @classmethod
     @threadpool_limits.wrap(limits=1, user_api="blas")
     def fit(cls, x: Float[np.ndarray, "city d_model"], world: World, seed: int = 0) -> "Origin":
         """Raises AnalysisError for too few training cities."""
         old, xy = world.old(), world.xy.astype(np.float64)
-        half = halves(len(old), seed)
-        return cls(x, Ground.fit(x[old], xy[old], half, seed=seed), half)
+        return cls(x, Ground.fit(x[old], xy[old], halves(len(old), seed), seed=seed))
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -48,9 +46,9 @@ def displaced(
     found: dict[str, Any] = dict.fromkeys(f"{group}{end}" for group in GROUPS for end in ENDS)
     if origin is None or not np.any(x != origin.x):
         return found
-    for name, at, half in zip(GROUPS, (world.new(), world.old()), (None, origin.half), strict=True):
-        field = Field((x - origin.x)[at], origin.x[at], world.xy[at].astype(np.float64), True)
-        (row,) = shares(field, origin.ground, half, None, rng, bases=("manifold",))
+    for name, at, half in zip(GROUPS, (world.new(), world.old()), (None, origin.ground.half), strict=True):
+        field = Field((x - origin.x)[at], origin.x[at], world.xy[at].astype(np.float64), True, half)
+        (row,) = shares(field, origin.ground, None, rng, bases=("manifold",))
         found[name] = row["share"]
         found |= {name + end: row[end[1:]] for end in ENDS[1:]}
     return found

@@ -1,7 +1,7 @@
 """Where a task's updates of cities' activations go: on the world manifold or off it, to their places or not.
 
 For every task, site, layer, kind of update (`gradient` of the loss, one `plain` or `adam` step: see
-`analysis/gradients.py`) and group of cities (new, old) this gives
+`gradients.py`) and group of cities (new, old) this gives
 
 shares      of the update's energy in the manifold's leading directions, the probe's, the leading principal
             components, the local tangent plane; in the leading directions of the same task's updates of other
@@ -14,16 +14,14 @@ A basis is fitted on training cities; a training city's share is measured in the
 them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cwr_mech.analysis.manifold.bases import Basis, leading_directions, random_basis_like, tangent_bases
-from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
+from cwr_mech.analysis.manifold.bases import Space, fit_space, leading_directions, random_basis_like
 from cwr_mech.analysis.stats.intervals import bootstrap
-from cwr_mech.analysis.stats.ridge import LinearMap, fit_linear
 from cwr_mech.analysis.stats.subspaces import Energy, energy, null_share
 from cwr_mech.data.entries import Entries
 from cwr_mech.errors import AnalysisError
@@ -36,49 +34,19 @@ DRAWS = 300
 
 
 @dataclass(frozen=True)
-class Space:
-    """What is fitted on some training cities at one layer, prompt and site."""
-
-    manifold: Manifold
-    probe: LinearMap
-    bases: Mapping[str, Basis]
-
-    def columns(self, kind: str, xy: Float[np.ndarray, "city 2"]) -> np.ndarray:
-        """Orthonormal columns of a basis; of the tangent planes at `xy` for "tangent"."""
-        return tangent_bases(self.manifold, xy) if kind == "tangent" else self.bases[kind].columns
-
-
-def fit_space(
-    x: Float[np.ndarray, "city p"], xy: Float[np.ndarray, "city 2"], rank: int | None = None, seed: int = 0
-) -> Space:
-    """Fit map, probe and bases on the cities given. Without a rank, the manifold's directions are as many as
-    carry 95 % of the mapped variance; the principal components are as many.
-    """
-    manifold = fit_manifold(x, xy, seed=seed)
-    probe = fit_linear(x, xy)
-    mapped = manifold.map(xy)
-    columns, share = leading_directions(mapped - mapped.mean(axis=0), rank)
-    leading, variance = leading_directions(x - x.mean(axis=0), columns.shape[1])
-    bases = {
-        "manifold": Basis("manifold", columns, share, len(x)),
-        "pca": Basis("pca", leading, variance, len(x)),
-        "probe": Basis("probe", np.linalg.qr(probe.weights)[0], float("nan"), len(x)),
-    }
-    return Space(manifold, probe, bases)
-
-
-@dataclass(frozen=True)
 class Field(Entries):
     """Updates of cities at one layer, prompt and site, and the cities' activations and places there.
 
     `step` says whether the updates are those of one step, in the activation's units; the length of a
-    gradient means nothing.
+    gradient means nothing. `half`: which half of the training cities each is in; None for new cities, which
+    took no part in any basis.
     """
 
     updates: Float[np.ndarray, "city p"]
     x: Float[np.ndarray, "city p"]
     xy: Float[np.ndarray, "city 2"]
     step: bool
+    half: Bool[np.ndarray, "city"] | None = None
 
 
 def halves(n: int, seed: int) -> Bool[np.ndarray, " old"]:
@@ -88,9 +56,12 @@ def halves(n: int, seed: int) -> Bool[np.ndarray, " old"]:
 
 @dataclass(frozen=True)
 class Ground:
-    """Spaces fitted on training cities: `whole` on all, `halves[h]` on those that are not in half h."""
+    """Spaces fitted on training cities: `whole` on all, `halves` on those that are not, and that are, in
+    `half`.
+    """
 
     x: Float[np.ndarray, "old p"]
+    half: Bool[np.ndarray, "old"]
     whole: Space
     halves: tuple[Space, Space]
 
@@ -109,45 +80,42 @@ class Ground:
                 f"{len(half)} training cities are too few to split in two", "at least 40 are needed"
             )
         whole = fit_space(x, xy, rank, seed)
-        k = whole.bases["manifold"].rank
-        first, second = (fit_space(x[kept], xy[kept], k, seed) for kept in (~half, half))
-        return cls(x, whole, (first, second))
+        first, second = (fit_space(x[kept], xy[kept], whole.rank, seed) for kept in (~half, half))
+        return cls(x, half, whole, (first, second))
 
-    def parts(self, field: Field, half: Bool[np.ndarray, "city"] | None) -> Iterator[tuple[Field, Space]]:
-        """The cities with the space to measure them in: the whole for new cities (`half` None), else the
-        space of the half they are not in.
+    def parts(self, field: Field) -> Iterator[tuple[Field, Space]]:
+        """The cities with the space to measure them in: the whole for new cities, else the space of the half
+        they are not in.
         """
-        if half is None:
+        if field.half is None:
             yield field, self.whole
         else:
-            yield field.take(half), self.halves[0]
-            yield field.take(~half), self.halves[1]
+            yield field.take(field.half), self.halves[0]
+            yield field.take(~field.half), self.halves[1]
 
 
 def shares(
     field: Field,
     ground: Ground,
-    half: Bool[np.ndarray, "city"] | None,
     others: Float[np.ndarray, "other p"] | None,
     rng: np.random.Generator,
     bases: Sequence[str] = BASES,
 ) -> list[Row]:
     """One row for each basis: share with interval, in-sample share where there is one, and nulls.
 
-    half: None for new cities, which took no part in any basis; else for training cities the half each is in.
     others: updates of other tasks for the same cities, in the same order, tasks one after another.
     """
-    rank = ground.whole.bases["manifold"].rank
+    rank = ground.whole.rank
     found = []
     for kind in bases:
         if kind in ("own", "others"):
             if measured := _crossed(field.updates, others, kind, rank, rng):
                 found.append(_row(kind, *measured, None, field, ground, rng))
             continue
-        pieces = [
-            energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field, half)
-        ]
-        whole = None if half is None else energy(field.updates, ground.whole.columns(kind, field.xy)).share
+        pieces = [energy(part.updates, space.columns(kind, part.xy)) for part, space in ground.parts(field)]
+        whole = None
+        if field.half is not None:
+            whole = energy(field.updates, ground.whole.columns(kind, field.xy)).share
         size = 2 if kind in ("probe", "tangent") else rank
         found.append(_row(kind, _joined(pieces), size, whole, field, ground, rng))
     return found
@@ -176,7 +144,7 @@ def _crossed(
     pieces = []
     for test in (half, ~half):
         fitted = source[np.tile(~test, len(source) // n)]
-        columns, _ = leading_directions(fitted, min(rank, int(np.linalg.matrix_rank(fitted))))
+        columns = leading_directions(fitted, min(rank, int(np.linalg.matrix_rank(fitted))))
         pieces.append(energy(updates[test], columns))
     return _joined(pieces), rank
 
@@ -192,7 +160,7 @@ def _row(
 ) -> Row:
     interval = found.interval(rng, draws=DRAWS)
     null = null_share(field.updates, rank)
-    drawn = (random_basis_like(ground.x, rank, rng).columns for _ in range(LIKE_DRAWS))
+    drawn = (random_basis_like(ground.x, rank, rng) for _ in range(LIKE_DRAWS))
     like = [energy(field.updates, columns).share for columns in drawn]
     return {
         "basis": kind,
@@ -209,9 +177,7 @@ def _row(
     }
 
 
-def directions(
-    field: Field, ground: Ground, half: Bool[np.ndarray, "city"] | None, rng: np.random.Generator
-) -> Row:
+def directions(field: Field, ground: Ground, rng: np.random.Generator) -> Row:
     """Does the update move the decoded place towards the true coordinates, and which part of it does?
 
     `cosine`: mean over cities of the cosine between the decoded movement and the way to the true coordinates;
@@ -221,8 +187,8 @@ def directions(
     between the update and the way from the activation to the mapped true coordinates, in the whole space.
     """
     movements, ways, targets = [], [], []
-    for part, space in ground.parts(field, half):
-        columns = space.bases["manifold"].columns
+    for part, space in ground.parts(field):
+        columns = space.bases["manifold"]
         on = part.updates @ columns @ columns.T
         movements.append([u @ space.probe.weights for u in (part.updates, on, part.updates - on)])
         ways.append(part.xy - space.probe.predict(part.x))

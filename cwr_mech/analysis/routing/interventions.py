@@ -33,8 +33,9 @@ from jaxtyping import Float, Float32
 
 from cwr_mech.activations.cities import residual_at
 from cwr_mech.activations.site import POSITIONS
-from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
+from cwr_mech.analysis.manifold.bases import map_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing.gradients import check_reached
 from cwr_mech.analysis.routing.projection import Frame, Keep, Place, penalise, project
 from cwr_mech.config import Part, RouteConfig
 from cwr_mech.data.mentions import Mentions, means_by_city, mentions_of
@@ -101,8 +102,7 @@ def fit_frames(
                     manifold = fit_manifold(x, xy)
                     best = max(best, manifold.variance)
                     if manifold.variance >= least_map:
-                        mapped = manifold.map(xy)
-                        columns, _ = leading_directions(mapped - mapped.mean(axis=0), rank)
+                        columns = map_directions(manifold, xy, rank)
                         columns = choose(columns, x) if choose else columns
                         frames[Place(layer, site, task, slot)] = _frame(columns, x)
                 if best < least_map:
@@ -120,15 +120,9 @@ def read_mentions(
 ) -> dict[int, Float32[np.ndarray, "mention d_model"]]:
     """Activations of the residual stream at mentions in `rows`, after each of the blocks `layers`.
 
-    Raises AnalysisError for a layer that is not there or whose output at a city no answer reads (the last).
+    Raises AnalysisError as `check_reached` does.
     """
-    readable = range(-1, model.cfg.n_layers - 1)
-    for layer in layers:
-        if layer not in readable:
-            raise AnalysisError(
-                f"no gradient reaches a city after block {layer}",
-                f"choose layers from {readable[0]} to {readable[-1]}",
-            )
+    check_reached(layers, model.cfg.n_layers)
     return residual_at(model, rows.tokens, found.row, found.position, layers, batch=batch)
 
 

@@ -16,14 +16,15 @@ dealt      control: each new city's displacements are dealt to the tasks at rand
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest
 
+from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import Site
-from cwr_mech.analysis.routing.fields import Space, fit_space
-from cwr_mech.analysis.routing.updates import Reader
+from cwr_mech.analysis.manifold.bases import Space, fit_space
 from cwr_mech.analysis.stats.intervals import Interval, mean_interval
 from cwr_mech.analysis.stats.subspaces import Vectors, energy
 from cwr_mech.errors import AnalysisError
@@ -53,7 +54,7 @@ class Moved:
     def shares(self, moved: Mapping[str, Vectors] | None = None) -> dict[str, float]:
         """Task -> share of the displacement's energy inside the manifold's directions of its prompt."""
         return {
-            task: energy(d, self.spaces[task].bases["manifold"].columns).share
+            task: energy(d, self.spaces[task].bases["manifold"]).share
             for task, d in (moved or self.moved).items()
         }
 
@@ -79,7 +80,7 @@ def directions_of(
     space: Space, k: int, rng: np.random.Generator, *, inside: bool
 ) -> Float[np.ndarray, "p k"]:
     """`k` random orthonormal directions inside the span of the manifold's, or orthogonal to it."""
-    columns = space.bases["manifold"].columns
+    columns = space.bases["manifold"]
     p, rank = columns.shape
     if inside:
         return columns @ np.linalg.qr(rng.standard_normal((rank, k)))[0]
@@ -150,16 +151,20 @@ def power_rows(bases: Sequence[Moved], task: str, draws: int, seed: int = 0) -> 
 
 
 def moved_by(base: Run, tuned: Mapping[str, Run], site: Site) -> Moved:
-    """Read a base and its fine-tunings, one a task, at a site. Raises AnalysisError without new cities."""
-    world = base.world()
+    """Read a base and its fine-tunings, one a task, of one world, at a site. Raises AnalysisError without new
+    cities.
+    """
+    world = next(iter(tuned.values())).world()
     old, new = world.old(), world.new()
     if not len(new):
         raise AnalysisError("this world has no new cities whose displacement could be measured")
     xy = world.xy.astype(np.float64)
     spaces, x_old, moved = {}, {}, {}
     for task, run in tuned.items():
-        reader = Reader(task, world.ids, site.position, world.config.id_digits)
-        before, after = (reader.read(one.model())[site.number() + 1] for one in (base, run))
+        read = partial(city_states, task=task, ids=world.ids, id_digits=world.config.id_digits)
+        before, after = (
+            read(one.model(), position=site.position, layers=[site.number()])[0] for one in (base, run)
+        )
         spaces[task], x_old[task] = fit_space(before[old], xy[old]), before[old]
         moved[task] = (after - before)[new]
     return Moved(base.name, xy[old], xy[new], spaces, x_old, moved)

@@ -5,7 +5,6 @@ from typing import Annotated
 from cwr_mech.analysis.study import (
     ActivationFiles,
     FineTunedArg,
-    Layers,
     Names,
     Opt,
     OwnTasks,
@@ -28,7 +27,7 @@ def subspace(
     run: RunArg = None,
     *,
     tasks: OwnTasks = "own",
-    layers: Layers = None,
+    layers: Annotated[Names, Opt("Layers, e.g. embed,0,2; all blocks by default.")] = None,
     sites: Sites = "last_digit,delimiter",
     rank: Annotated[
         int | None, Opt("Directions of the manifold; as many as carry 95 % by default.", min=1)
@@ -49,6 +48,7 @@ def subspace(
     from cwr_mech.activations.site import Site
     from cwr_mech.analysis.routing.tables import Asked, subspace_result
     from cwr_mech.analysis.sources import run_of, tasks_named
+    from cwr_mech.errors import AnalysisError
     from cwr_mech.experiments.finetuning import in_order
 
     found = run_of(run)
@@ -58,6 +58,10 @@ def subspace(
     file = next(iter(names(activations) or ()), None)
     store = ActivationStore(file, world=world, model_sha256=digest) if file else None
     numbers = [Site.parse(name, depth).number(depth) for name in names(layers) or ()]
+    if depth in numbers:
+        raise AnalysisError(
+            "no update of a city is measured after the final norm", f"choose layers from embed to {depth - 1}"
+        )
     batch = min(found.config.train.batch_size, rows // 4)
     what = Asked(numbers or range(depth), places, rank, rows, batch, lr, seed)
     return subspace_result(found.model(step), world, asked, what, run=found.name, store=store)
@@ -102,18 +106,17 @@ def trajectory(
     interchange, and at the site where its map is clearest. Prompts of tasks that were not trained are read at
     the first and the last checkpoint.
     """
-    from cwr_mech.analysis.routing.trajectory import Paths
-    from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.analysis.routing.trajectory import trajectory_result
+    from cwr_mech.analysis.transfer.runs import check_worlds, fine_tunings
     from cwr_mech.experiments.finetuning import in_order
     from cwr_mech.tasks.registry import TASKS
 
     tuned = fine_tunings(names(runs))
+    check_worlds(tuned)
     asked = None if prompts == "own" else in_order(list(TASKS) if prompts == "all" else names(prompts) or [])
-    paths = Paths(asked, last=last, seed=seed)
-    for run in each(tuned, "placing", "models"):
+    for run in tuned:
         uses(run.source, run.sha256())
-        paths.follow(run)
-    return paths.result()
+    return trajectory_result(tuned, asked, last=last, seed=seed)
 
 
 @study("routing-power")

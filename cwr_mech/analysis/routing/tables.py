@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
 from functools import partial
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
+from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.routing.fields import UPDATES, Field, Ground, directions, halves, shares, unit_fields
-from cwr_mech.analysis.routing.gradients import at_mentions
+from cwr_mech.analysis.routing.gradients import city_gradients
 from cwr_mech.analysis.routing.trajectory import ChosenSite, chosen_sites
-from cwr_mech.analysis.routing.updates import STEPS, Reader, step_direction
+from cwr_mech.analysis.routing.updates import STEPS, step_direction, stepped
 from cwr_mech.analysis.study import each
 from cwr_mech.data.rows import generate
 from cwr_mech.errors import AnalysisError
@@ -32,8 +32,8 @@ class Asked:
     """What is measured.
 
     layers: -1 for the embedding, L for after block L. sites: token positions. rank: directions of the
-    manifold and principal bases (see `routing.fit_space`). n_rows: questions drawn for each task and group,
-    `batch` of them for one gradient. lr: rate of the one step.
+    manifold and principal bases (see `fit_space`). n_rows: questions drawn for each task and group, `batch`
+    of them for one gradient. lr: rate of the one step.
     """
 
     layers: Sequence[int]
@@ -63,24 +63,23 @@ def subspace_result(
     spots = {task: chosen_sites(model, world, task, tasks) for task in tasks}
     read_at = [spot.at.position for several in spots.values() for spot in several if spot.chosen == "cause"]
     asked = replace(asked, layers=list(asked.layers), sites=list(dict.fromkeys([*asked.sites, *read_at])))
-    found = measured(model, world, tasks, asked, store)
+    grounds, fields = measured(model, world, tasks, asked, store)
     share_rows: list[Row] = []
     direction_rows: list[Row] = []
-    for index, (key, field) in enumerate(found.fields.items()):
+    for index, (key, field) in enumerate(fields.items()):
         task, kind, group, site, layer = key
         if not np.any(field.updates):
             continue  # nothing below the embedding answers to a city: its last digit is every city's
         rng = np.random.default_rng([asked.seed, 1, index])
         place = {"run": run, "task": task, "update": kind, "group": group, "site": site, "layer": layer}
         place["hook"] = Site.parse(layer).hook
-        ground, half = found.grounds[task, site, layer], found.halves[key]
-        others = _others(found.fields, key, tasks)
-        share_rows += [place | row for row in shares(field, ground, half, others, rng)]
-        direction_rows.append(place | directions(field, ground, half, rng))
+        ground, others = grounds[task, site, layer], _others(fields, key, tasks)
+        share_rows += [place | row for row in shares(field, ground, others, rng)]
+        direction_rows.append(place | directions(field, ground, rng))
     spaces = [
-        {"task": t, "site": s, "layer": layer, "rank": g.whole.bases["manifold"].rank}
+        {"task": t, "site": s, "layer": layer, "rank": g.whole.rank}
         | {"map_variance": g.whole.manifold.variance, **_chosen(spots[t], s, layer)}
-        for (t, s, layer), g in found.grounds.items()
+        for (t, s, layer), g in grounds.items()
     ]
     n_old = len(world.old())
     return Result(
@@ -103,58 +102,50 @@ def subspace_result(
     )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Updates, the ground of each (task, site, layer), and which half of the training cities each city of an
-    update was in (None for new cities).
-    """
-
-    grounds: dict[tuple[str, str, int], Ground] = dataclass_field(default_factory=dict)
-    fields: dict[Key, Field] = dataclass_field(default_factory=dict)
-    halves: dict[Key, Bool[np.ndarray, "city"] | None] = dataclass_field(default_factory=dict)
-
-
 def measured(
     model: HookedQwen2, world: World, tasks: Sequence[str], asked: Asked, store: ActivationStore | None = None
-) -> Measured:
-    """Updates of all kinds that `tasks` ask of new and of training cities, and the bases they are held
-    against.
+) -> tuple[dict[tuple[str, str, int], Ground], dict[Key, Field]]:
+    """The bases of each (task, site, layer), and the updates of all kinds that `tasks` ask of new and of
+    training cities, which are held against them.
 
     Raises AnalysisError without new cities, for too few old ones, and for a rank the cities cannot give.
     """
     if not len(world.new()):
         raise AnalysisError("this world has no new cities: their updates cannot be measured")
     at, places = {"new": world.new(), "old": world.old()}, world.xy.astype(np.float64)
-    half = halves(len(at["old"]), asked.seed)
-    found = Measured()
+    half, digits = halves(len(at["old"]), asked.seed), world.config.id_digits
+    half_of = {"new": None, "old": half}
+    grounds: dict[tuple[str, str, int], Ground] = {}
+    fields: dict[Key, Field] = {}
     for task in each(tasks, "updates", "tasks"):
         draw = partial(generate, world, task, asked.n_rows, split="train", seed=asked.seed)
         rows = {group: draw(group=group) for group in GROUPS}
         steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
+        after = {kind: stepped(model, step, asked.lr) for kind, step in steps.items()}
         for site in asked.sites:
-            reader = Reader(task, world.ids, site, world.config.id_digits)
-            every = dict(enumerate(reader.read(model), -1)) if store is None else {}
-            x = {k: _stored(store, reader, k) if store else every[k] for k in asked.layers}
-            moved = {kind: reader.change(model, steps[kind], asked.lr) for kind in STEPS}
+            read = partial(city_states, task=task, ids=world.ids, position=site, id_digits=digits)
+            before = read(model)
+            moved = {kind: read(one) - before for kind, one in after.items()}
+            x = {layer: before[layer + 1] for layer in asked.layers}
+            if store is not None:
+                x = {layer: _stored(store, task, world.ids, site, layer) for layer in asked.layers}
             for layer in asked.layers:
                 here, old = x[layer], at["old"]
                 ground = Ground.fit(here[old], places[old], half, asked.rank, asked.seed)
-                found.grounds[task, site, layer] = ground
+                grounds[task, site, layer] = ground
                 for group, step in product(GROUPS, STEPS):
-                    key: Key = (task, step, group, site, layer)
-                    mine = at[group]
-                    found.fields[key] = Field(moved[step][layer + 1, mine], here[mine], places[mine], True)
-                    found.halves[key] = half if group == "old" else None
+                    mine, of = at[group], half_of[group]
+                    new = Field(moved[step][layer + 1, mine], here[mine], places[mine], True, of)
+                    fields[task, step, group, site, layer] = new
             # Minus the gradient of the loss at a city that is the first of a question.
             for group, cities in at.items():
-                ids, digits = world.ids[cities], world.config.id_digits
-                seen = at_mentions(model, rows[group], site, ids, slots=(0,), id_digits=digits)
+                ids, gradients = city_gradients(model, rows[group], site, world.ids[cities], id_digits=digits)
+                mine = world.rows(ids)
+                of = None if group == "new" else half[np.searchsorted(cities, mine)]
                 for layer in (one for one in x if one < model.cfg.n_layers - 1):
-                    ids, gradient = seen.city_means(layer)
-                    mine, key = world.rows(ids), (task, "gradient", group, site, layer)
-                    found.fields[key] = Field(-gradient, x[layer][mine], places[mine], False)
-                    found.halves[key] = half[np.searchsorted(at["old"], mine)] if group == "old" else None
-    return found
+                    new = Field(-gradients[layer + 1], x[layer][mine], places[mine], False, of)
+                    fields[task, "gradient", group, site, layer] = new
+    return grounds, fields
 
 
 def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:
@@ -164,10 +155,11 @@ def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:
     return {"cause": "cause" in by, "decodable": "decodability" in by, "iia": here[0].iia if here else None}
 
 
-def _stored(store: ActivationStore, reader: Reader, layer: int) -> Float[np.ndarray, "city d_model"]:
-    """What `reader` would read of the model whose activations these are."""
-    at = (Site.parse(layer).hook, reader.task)
-    parts = [store.get(*at, position, reader.ids) for position in reader.site.split("+")]
+def _stored(
+    store: ActivationStore, task: str, ids: Int[np.ndarray, " city"], site: str, layer: int
+) -> Float[np.ndarray, "city d_model"]:
+    """What `city_states` would read of the model whose activations these are."""
+    parts = [store.get(Site.parse(layer).hook, task, position, ids) for position in site.split("+")]
     return np.concatenate(parts, axis=-1)
 
 

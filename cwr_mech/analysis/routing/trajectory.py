@@ -9,7 +9,7 @@ not. A site whose interchange moves less than half of the answers is marked weak
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Literal
@@ -22,12 +22,13 @@ from cwr_mech.activations.cities import city_states
 from cwr_mech.activations.site import POSITIONS, Site
 from cwr_mech.analysis.best import EXPLAINED, HALF, best
 from cwr_mech.analysis.manifold.manifold import fit_manifold
-from cwr_mech.analysis.manifold.placement import place_all
+from cwr_mech.analysis.manifold.placement import place_each
 from cwr_mech.analysis.patching.sites import CausalSites, first_read, known_sites
 from cwr_mech.analysis.probing.probe import place_errors, random_folds
 from cwr_mech.analysis.routing.displacement import Origin, displaced
 from cwr_mech.analysis.similarity.cka import linear_cka
 from cwr_mech.analysis.stats.ridge import fit_linear
+from cwr_mech.analysis.study import each
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import condition_of
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -133,25 +134,28 @@ def placed(x: Float[np.ndarray, "city d_model"], world: World, rng: np.random.Ge
     the typical displacement beyond training cities, with intervals over cities: along the manifold, and off
     it in units of the training cities' root mean square distance. `cka_new`: debiased linear CKA over new
     cities between their activations and what a map of all training cities gives to their true coordinates.
+    Raises AnalysisError for a world without new cities.
     """
+    if not len(world.new()):
+        raise AnalysisError("this world has no new cities: no trajectory can be computed")
     old, xy = world.old(), world.xy.astype(np.float64)
     is_new = np.asarray(world.is_new, dtype=bool)
     fold = random_folds(len(old), np.random.default_rng(0), k=FOLDS)
-    found = place_all(x, xy, is_new, fold)
+    (found,) = place_each([x], xy, is_new, fold)
     decoded = fit_linear(x[~is_new], xy[~is_new]).predict(x[is_new])
     crossed = np.empty((len(old), 2))
     for held in range(FOLDS):
         test = fold == held
         crossed[test] = fit_linear(x[old][~test], xy[old][~test]).predict(x[old][test])
     along, off = found.excess_along(rng), found.excess_off(rng)
-    unit = float(np.sqrt(np.mean(found.ordinary.off**2)))
+    unit = float(np.sqrt(np.mean(found.off**2)))
     ideal = fit_manifold(x[~is_new], xy[~is_new]).map(xy[is_new])
     return {
         "n_new": int(is_new.sum()),
-        "along_new": float(np.mean(found.along())),
-        "along_old": float(np.mean(found.ordinary.along)),
+        "along_new": float(np.mean(found.rms_along())),
+        "along_old": float(np.mean(found.along)),
         "off_new": float(np.mean(found.off_ratio())),
-        "off_old": float(np.mean(found.ordinary.off) / np.median(found.ordinary.off)),
+        "off_old": float(np.mean(found.off) / np.median(found.off)),
         **along.columns("excess_along"),
         "excess_off": off.value / unit,
         "excess_off_lo": off.lo / unit,
@@ -183,8 +187,6 @@ def trajectory(
     that are read at every checkpoint (all by default), the others are read at the last one only.
     Raises AnalysisError for a world without new cities.
     """
-    if not len(world.new()):
-        raise AnalysisError("this world has no new cities: no trajectory can be computed")
     rows = []
     for step, load in models.items():
         every = followed is None or step == max(models)
@@ -193,80 +195,75 @@ def trajectory(
             continue
         model = load()
         for index, spot in here:
-            x = read(model, world, spot)
-            rng = np.random.default_rng([seed, step, index])
-            place = {"step": step} | spot.columns | placed(x, world, rng)
-            rows.append(place | displaced(origins.get(spot), x, world, rng))
+            x, rng = read(model, world, spot), np.random.default_rng([seed, step, index])
+            rows.append(_row(step, x, world, spot, origins.get(spot), rng))
     return rows
 
 
-@dataclass
-class Paths:
+def _row(
+    step: int,
+    x: Float[np.ndarray, "city d_model"],
+    world: World,
+    spot: ChosenSite,
+    origin: Origin | None,
+    rng: np.random.Generator,
+) -> Row:
+    return {"step": step} | spot.columns | placed(x, world, rng) | displaced(origin, x, world, rng)
+
+
+def trajectory_result(
+    runs: Sequence[Run], prompts: Sequence[str] | None = None, *, last: bool = False, seed: int = 0
+) -> Result:
     """Fine-tuned runs followed from their base to their end; what several share is computed once.
 
     `prompts`: tasks whose prompts are read, by default those that a run was trained on. `last`: only the
-    first and the last checkpoint.
+    first and the last checkpoint. A run of which the end alone is kept begins with its base. Kind
+    "trajectory": table `trajectory` (rows of `trajectory` with the run's) and `spots`.
     """
-
-    prompts: Sequence[str] | None = None
-    last: bool = False
-    seed: int = 0
-    runs: list[Run] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    _spots: dict[tuple[str, str], tuple[ChosenSite, ...]] = field(default_factory=dict)
-    _starts: dict[tuple[str, ChosenSite], tuple[list[Row], Origin]] = field(default_factory=dict)
-
-    def follow(self, run: Run) -> None:
-        """Add the rows of a fine-tuned run. A run of which the end alone is kept begins with its base."""
+    chosen: dict[tuple[str, str], tuple[ChosenSite, ...]] = {}
+    starts: dict[tuple[str, str, ChosenSite], tuple[Row, Origin]] = {}
+    rows: list[Row] = []
+    for run in each(runs, "placing", "models"):
         base, world, own = run.base(), run.world(), run.config.data.tasks
-        spots = [spot for task in self.prompts or own for spot in self._spots_of(base, world, task)]
+        asked = [(base.name, task) for task in prompts or own]
+        for key in asked:
+            if key not in chosen:
+                chosen[key] = chosen_sites(base.model(), world, key[1], base.config.data.tasks)
+        spots = [spot for key in asked for spot in chosen[key]]
         first, *later = run.steps
-        start: Callable[[], HookedQwen2] = partial(run.model, first)
-        digest = run.sha256(first)
+        source, at = run, first
         if not later:
-            first, later, start, digest = 0, [run.last_step], base.model, base.sha256()
-        known = [self._start(digest, first, start, world, spot) for spot in spots]
-        origins = {spot: origin for spot, (_, origin) in zip(spots, known, strict=True)}
-        models = {step: partial(run.model, step) for step in (later[-1:] if self.last else later)}
-        ends = trajectory(models, world, spots, origins=origins, followed=own, seed=self.seed)
+            first, later, source, at = 0, [run.last_step], base, base.last_step
+        weights = source.sha256(at)
+        known = {spot: (weights, world.sha256, spot) for spot in spots}
+        if unknown := [spot for spot in spots if known[spot] not in starts]:
+            model = source.model(at)
+            for spot in unknown:
+                x, rng = read(model, world, spot), np.random.default_rng([seed, first, 0])
+                row = _row(first, x, world, spot, None, rng)
+                starts[known[spot]] = row, Origin.fit(x, world, seed)
+        origins = {spot: starts[key][1] for spot, key in known.items()}
+        models = {step: partial(run.model, step) for step in (later[-1:] if last else later)}
+        ends = trajectory(models, world, spots, origins=origins, followed=own, seed=seed)
         about = {"run": run.name, "base": base.name, "set": "+".join(own)}
         about |= {"condition": condition_of(run.config), "route": run.config.route.name}
-        self.rows += [about | row for row in (*(row for rows, _ in known for row in rows), *ends)]
-        self.runs.append(run)
-
-    def _spots_of(self, base: Run, world: World, task: str) -> tuple[ChosenSite, ...]:
-        if (base.name, task) not in self._spots:
-            self._spots[base.name, task] = chosen_sites(base.model(), world, task, base.config.data.tasks)
-        return self._spots[base.name, task]
-
-    def _start(
-        self, digest: str, step: int, model: Callable[[], HookedQwen2], world: World, spot: ChosenSite
-    ) -> tuple[list[Row], Origin]:
-        """Rows and origin of the weights that a run started from, at one spot."""
-        key = digest, spot
-        if key not in self._starts:
-            rows = trajectory({step: model}, world, [spot], seed=self.seed)
-            self._starts[key] = rows, Origin.fit(read(model(), world, spot), world, self.seed)
-        return self._starts[key]
-
-    def result(self) -> Result:
-        """Kind "trajectory": table `trajectory` (rows of `trajectory` with the run's) and `spots`."""
-        bases = list(dict.fromkeys(str(run.parent) for run in self.runs))
-        params = {"runs": [run.name for run in self.runs], "bases": bases, "last": self.last}
-        spots = [
-            {"base": base} | spot.columns | {"hook": spot.at.hook, "map_variance": spot.variance}
-            for (base, _), several in self._spots.items()
-            for spot in several
-        ]
-        return Result(
-            kind="trajectory",
-            params=params | {"prompts": list(self.prompts or ["own"]), "seed": self.seed},
-            values={"n_models": len(self.runs), "n_bases": len(bases)},
-            tables={"trajectory": self.rows, "spots": spots},
-            notes=[
-                "Along: distance of the nearest point of the map from the true coordinates, tenths of a "
-                "degree. Off: distance from the map, in units of the median training city. The map is fitted "
-                "on training cities of the same checkpoint; training cities on maps they took no part in.",
-                SITES_NOTE,
-            ],
-        )
+        rows += [about | row for row in (*(starts[known[spot]][0] for spot in spots), *ends)]
+    bases = list(dict.fromkeys(str(run.parent) for run in runs))
+    spot_rows = [
+        {"base": base} | spot.columns | {"hook": spot.at.hook, "map_variance": spot.variance}
+        for (base, _), several in chosen.items()
+        for spot in several
+    ]
+    return Result(
+        kind="trajectory",
+        params={"runs": [run.name for run in runs], "bases": bases, "last": last}
+        | {"prompts": list(prompts or ["own"]), "seed": seed},
+        values={"n_models": len(runs), "n_bases": len(bases)},
+        tables={"trajectory": rows, "spots": spot_rows},
+        notes=[
+            "Along: distance of the nearest point of the map from the true coordinates, tenths of a "
+            "degree. Off: distance from the map, in units of the median training city. The map is fitted "
+            "on training cities of the same checkpoint; training cities on maps they took no part in.",
+            SITES_NOTE,
+        ],
+    )

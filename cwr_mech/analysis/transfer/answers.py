@@ -117,7 +117,8 @@ def asked_of(
 ) -> tuple[dict[str, Base], dict[tuple[str, int], Tuned]]:
     """Scores of bases by name, and of fine-tuned runs by (name, step).
 
-    Bases are asked in the world of their fine-tunings, once more with other questions about new cities.
+    Bases are asked in the world of their fine-tunings (one each, see `check_worlds`), once more with other
+    questions about new cities.
     `advance(k)` is called after every k questions.
     """
     worlds = {run.parent: run.world() for run in tuned}

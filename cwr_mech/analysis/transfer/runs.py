@@ -1,6 +1,6 @@
 """Which fine-tuned runs a study is about, and what they started from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN, condition_of
@@ -29,16 +29,36 @@ def fine_tunings(names: Sequence[str] | None) -> list[Run]:
     return list({run.folder: run for run in found}.values())
 
 
+def check_worlds(tuned: Iterable[Run]) -> None:
+    """Raises AnalysisError when two fine-tunings of one base were taught other new cities: a base is asked
+    about one set of them, and there the other fine-tuning would seem to have learned nothing.
+    """
+    first: dict[str | None, Run] = {}
+    for run in tuned:
+        other = first.setdefault(run.parent, run)
+        if other.world().sha256 != run.world().sha256:
+            taught = " and ".join(f"'{one.config.world.new}'" for one in (other, run))
+            raise AnalysisError(
+                f"{other.name} and {run.name} were taught different new cities: {taught}",
+                "analyse them apart",
+            )
+
+
 def usual_fine_tunings(
     names: Sequence[str] | None, tasks: Sequence[str]
 ) -> list[tuple[Run, Mapping[str, Run]]]:
-    """Bases with their usual fine-tunings on each of `tasks` alone. Raises AnalysisError where one lacks."""
+    """Bases with their usual fine-tunings on each of `tasks` alone.
+
+    Raises AnalysisError where one lacks, and as `check_worlds` does.
+    """
+    alone = {(task,) for task in tasks}
+    usual = [run for run in fine_tunings(names) if condition_of(run.config) == PLAIN]
+    usual = [run for run in usual if run.config.data.tasks in alone]
+    check_worlds(usual)
     bases: dict[str, tuple[Run, dict[str, Run]]] = {}
-    for run in fine_tunings(names):
-        trained = run.config.data.tasks
-        if len(trained) == 1 and trained[0] in tasks and condition_of(run.config) == PLAIN:
-            parent = run.base()
-            bases.setdefault(parent.name, (parent, {}))[1].setdefault(trained[0], run)
+    for run in usual:
+        parent = run.base()
+        bases.setdefault(parent.name, (parent, {}))[1].setdefault(run.config.data.tasks[0], run)
     for base, found in bases.values():
         if missing := [task for task in tasks if task not in found]:
             raise AnalysisError(

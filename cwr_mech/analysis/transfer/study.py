@@ -32,11 +32,12 @@ def transfer(
     from dataclasses import replace
 
     from cwr_mech.analysis.transfer.answers import asked_of, tasks_of
-    from cwr_mech.analysis.transfer.runs import fine_tunings
+    from cwr_mech.analysis.transfer.runs import check_worlds, fine_tunings
     from cwr_mech.analysis.transfer.transfer import compared, score_rows
     from cwr_mech.experiments.zoo_files import QUESTIONS
 
     tuned = fine_tunings(names(runs))
+    check_worlds(tuned)
     bases = {str(run.parent): run.base() for run in tuned}
     for run in (*bases.values(), *tuned):
         uses(run.source, run.sha256())

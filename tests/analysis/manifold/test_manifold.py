@@ -9,7 +9,7 @@ from sklearn.kernel_approximation import Nystroem
 
 from cwr_mech.analysis.manifold import manifold as manifold_module
 from cwr_mech.analysis.manifold.bases import (
-    fit_basis,
+    fit_space,
     leading_directions,
     random_basis,
     random_basis_like,
@@ -20,12 +20,11 @@ from cwr_mech.analysis.manifold.manifold import Manifold, fit_manifold
 from cwr_mech.analysis.manifold.placement import (
     Displacement,
     excess,
-    place_all,
-    place_cities,
     place_each,
 )
-from cwr_mech.analysis.probing.probe import random_folds
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.analysis.probing.probe import place_errors, random_folds
+from cwr_mech.analysis.stats.subspaces import energy
+from cwr_mech.errors import AnalysisError
 
 NOISE = 0.3
 
@@ -77,7 +76,7 @@ def manifold(world: Planted) -> Manifold:
 def displaced(seed: int, *, off: float, along: tuple[float, float]) -> Displacement:
     planted = plant(seed, off=off, along=along)
     fold = random_folds(100, np.random.default_rng(0), k=4)
-    return place_all(planted.x, planted.xy, planted.is_new, fold)
+    return place_each([planted.x], planted.xy, planted.is_new, fold)[0]
 
 
 def test_map_recovers_the_planted_one_and_its_share_of_variance(world: Planted, manifold: Manifold) -> None:
@@ -155,9 +154,9 @@ def test_nearest_point_is_the_nearest(world: Planted, metric: str) -> None:
 
 def test_points_of_the_map_are_found_on_it(world: Planted, manifold: Manifold) -> None:
     places = world.xy[world.is_new]
-    found = place_cities(manifold, manifold.map(places), places)
-    assert np.median(found.along) < 1
-    assert np.median(found.off) < 1e-3
+    place, off = manifold.nearest(manifold.map(places))
+    assert np.median(place_errors(place, places)) < 1
+    assert np.median(off) < 1e-3
 
 
 DISPLACED = [
@@ -239,7 +238,7 @@ def test_residual_metric_sees_a_step_into_a_quiet_direction() -> None:
     x = planted.x + 4 * rng.normal(size=(len(planted.x), 1)) * loud
     fold = random_folds(100, np.random.default_rng(0), k=4)
     lowest = {
-        metric: place_all(x, planted.xy, planted.is_new, fold, metric=metric)
+        metric: place_each([x], planted.xy, planted.is_new, fold, metric=metric)[0]
         .excess_off(np.random.default_rng(0))
         .lo
         for metric in ("euclidean", "residual")
@@ -250,40 +249,34 @@ def test_residual_metric_sees_a_step_into_a_quiet_direction() -> None:
 def test_bases_hold_what_they_are_named_for(world: Planted) -> None:
     old = ~world.is_new
     x, xy = world.x[old], world.xy[old]
-    for kind in ("probe", "pca", "manifold"):
-        basis = fit_basis(kind, x, xy)
-        np.testing.assert_allclose(basis.columns.T @ basis.columns, np.eye(basis.rank), atol=1e-12)
-        assert basis.n == 100
-    on_map = fit_basis("manifold", x, xy)
+    space = fit_space(x, xy, 3)
+    for columns in space.bases.values():
+        np.testing.assert_allclose(columns.T @ columns, np.eye(columns.shape[1]), atol=1e-12)
+    assert [columns.shape[1] for columns in space.bases.values()] == [3, 3, 2]
     # The map's own directions lie in the planted span; a random subspace of that rank does not.
-    assert np.mean(np.sum((world.span.T @ on_map.columns) ** 2, axis=0)) > 0.95
-    other = random_basis(16, on_map.rank, np.random.default_rng(0))
-    assert np.mean(np.sum((world.span.T @ other.columns) ** 2, axis=0)) < 0.7
-    pca = fit_basis("pca", x, xy, rank=3)
-    centred = x - x.mean(0)
-    values = np.linalg.eigvalsh(centred.T @ centred)[::-1]
-    assert pca.variance == pytest.approx(values[:3].sum() / values.sum())
+    on_map = fit_space(x, xy).bases["manifold"]
+    other = random_basis(16, on_map.shape[1], np.random.default_rng(0))
+    assert np.mean(np.sum((world.span.T @ on_map) ** 2, axis=0)) > 0.95
+    assert np.mean(np.sum((world.span.T @ other) ** 2, axis=0)) < 0.7
+    assert np.array_equal(on_map, space.bases["manifold"][:, : on_map.shape[1]])
+    values = np.linalg.eigvalsh((x - x.mean(0)).T @ (x - x.mean(0)))[::-1]
+    assert energy(x - x.mean(0), space.bases["pca"]).share == pytest.approx(values[:3].sum() / values.sum())
 
 
-def test_energy_shares_add_up_and_random_ones_are_rank_over_width() -> None:
+def test_random_subspaces_hold_rank_over_width_and_more_where_activations_vary() -> None:
     rng = np.random.default_rng(0)
-    basis = random_basis(40, 10, rng)
-    vectors = rng.normal(size=(3000, 40))
-    rest = vectors - (vectors @ basis.columns) @ basis.columns.T
-    inside = basis.energy(vectors)
-    np.testing.assert_allclose(inside + np.sum(rest**2, -1) / np.sum(vectors**2, -1), 1, atol=1e-12)
-    assert inside.mean() == pytest.approx(10 / 40, abs=0.01)
-    assert np.isnan(basis.energy(np.zeros(40)))
+    basis, vectors = random_basis(40, 10, rng), rng.normal(size=(3000, 40))
+    assert energy(vectors, basis).share == pytest.approx(10 / 40, abs=0.01)
     # Drawn with the data's covariance, a random subspace leans to where the data vary.
     stretched = vectors * np.linspace(3, 0.1, 40)
     like = random_basis_like(stretched, 10, rng)
-    assert like.energy(stretched).mean() > basis.energy(stretched).mean() + 0.1
+    assert energy(stretched, like).share > energy(stretched, basis).share + 0.1
 
 
 def test_in_sample_bases_inflate_the_share() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 50))
-    half = leading_directions(x[:30] - x[:30].mean(0), 5)[0]
+    half = leading_directions(x[:30] - x[:30].mean(0), 5)
     shares = [np.sum((part @ half) ** 2) / np.sum(part**2) for part in (x[:30], x[30:])]
     assert shares[0] > 0.2
     assert shares[1] == pytest.approx(5 / 50, abs=0.03)
@@ -294,10 +287,12 @@ BAD = [
     (lambda w: fit_manifold(w.x, np.ones_like(w.xy)), AnalysisError, "all cities stand at one place"),
     (lambda w: fit_manifold(np.ones_like(w.x), w.xy), AnalysisError, "the same for every city"),
     (lambda w: fit_manifold(np.full_like(w.x, np.nan), w.xy), AnalysisError, "NaN or infinite"),
-    (lambda w: fit_basis("world", w.x, w.xy), UnknownName, "unknown basis 'world'"),
-    (lambda w: fit_basis("pca", w.x, w.xy, rank=17), AnalysisError, "rank 17 was asked for"),
-    (lambda w: fit_basis("probe", w.x, w.xy, rank=3), AnalysisError, "rank 2, not 3"),
-    (lambda w: excess([w.x[:, 0]], w.x[:, 0], np.random.default_rng(0)), AnalysisError, "at least 2 maps"),
+    (lambda w: fit_space(w.x, w.xy, 17), AnalysisError, "rank 17 was asked for"),
+    (
+        lambda w: excess(w.x[None, :, 0], w.x[:, 0], np.random.default_rng(0)),
+        AnalysisError,
+        "at least 2 maps",
+    ),
 ]
 
 
@@ -318,7 +313,7 @@ def test_layers_placed_together_are_placed_as_each_alone(monkeypatch: pytest.Mon
     together = place_each(layers, planted.xy, planted.is_new, fold)
     assert len(made) == 4 * len(manifold_module.WIDTHS), "places of a fold are decomposed once for all layers"
     for layer, found in zip(layers, together, strict=True):
-        alone = place_all(layer, planted.xy, planted.is_new, fold)
-        assert np.array_equal(found.ordinary.place, alone.ordinary.place)
-        assert np.array_equal(found.off(), alone.off())
-    assert not np.array_equal(together[0].ordinary.off, together[1].ordinary.off), "control: layers differ"
+        (alone,) = place_each([layer], planted.xy, planted.is_new, fold)
+        assert np.array_equal(found.place, alone.place)
+        assert np.array_equal(found.new_off, alone.new_off)
+    assert not np.array_equal(together[0].off, together[1].off), "control: layers differ"

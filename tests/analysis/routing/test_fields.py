@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from routing_cases import model, world
 
+from cwr_mech.analysis.manifold.bases import fit_space
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.fields import (
     Field,
     Ground,
     directions,
-    fit_space,
     shares,
     unit_fields,
 )
@@ -50,16 +50,14 @@ def updates(share: float, seed: int = 1) -> np.ndarray:
     return np.sqrt(share) * inside + np.sqrt(1 - share) * outside
 
 
-def field(u: np.ndarray, rows: slice, turn: np.ndarray | None = None) -> Field:
+def field(u: np.ndarray, *, old: bool = False, turn: np.ndarray | None = None) -> Field:
     _, xy, x = planted()
-    turn = np.eye(P) if turn is None else turn
-    return Field(u[rows] @ turn, x[rows] @ turn, xy[rows], True)
+    turn, rows = np.eye(P) if turn is None else turn, slice(0, N) if old else slice(N, None)
+    return Field(u[rows] @ turn, x[rows] @ turn, xy[rows], True, np.arange(N) % 2 == 0 if old else None)
 
 
 def measured(u: np.ndarray, *, old: bool, turn: np.ndarray | None = None) -> dict[str, dict]:
-    half = np.arange(N) % 2 == 0 if old else None
-    rows = slice(0, N) if old else slice(N, None)
-    found = shares(field(u, rows, turn), ground(turn), half, None, np.random.default_rng(2))
+    found = shares(field(u, old=old, turn=turn), ground(turn), None, np.random.default_rng(2))
     return {row["basis"]: row for row in found}
 
 
@@ -91,7 +89,7 @@ def test_in_sample_bases_flatter_and_held_out_ones_do_not() -> None:
     rng = np.random.default_rng(6)
     xy, noise = rng.uniform(-900, 900, (44, 2)), rng.standard_normal((44, P))
     half = np.arange(44) % 2 == 0
-    found = shares(Field(noise, noise, xy, True), Ground.fit(noise, xy, half, RANK), half, None, rng)
+    found = shares(Field(noise, noise, xy, True, half), Ground.fit(noise, xy, half, RANK), None, rng)
     pca = next(row for row in found if row["basis"] == "pca")
     assert pca["in_sample"] > pca["null_hi"]
     assert pca["null_lo"] < pca["share"] < pca["null_hi"]
@@ -103,12 +101,12 @@ def test_bases_are_those_of_the_cities_that_were_not_measured() -> None:
     _, xy, x = planted()
     half = np.arange(N) % 2 == 0
     spaces = ground()
-    pieces = list(spaces.parts(field(updates(0.5), slice(0, N)), half))
+    pieces = list(spaces.parts(field(updates(0.5), old=True)))
     for (part, space), mine in zip(pieces, (half, ~half), strict=True):
         assert np.array_equal(part.xy, xy[:N][mine])
-        alone = fit_space(x[:N][~mine], xy[:N][~mine], RANK).bases["manifold"].columns
-        assert space.bases["manifold"].columns == pytest.approx(alone)
-    ((whole, space),) = spaces.parts(field(updates(0.5), slice(N, None)), None)
+        alone = fit_space(x[:N][~mine], xy[:N][~mine], RANK).bases["manifold"]
+        assert space.bases["manifold"] == pytest.approx(alone)
+    ((whole, space),) = spaces.parts(field(updates(0.5)))
     assert (len(whole.xy), space) == (NEW, spaces.whole)
 
 
@@ -116,9 +114,8 @@ def test_own_and_other_tasks_directions() -> None:
     rng = np.random.default_rng(7)
     spread = rng.standard_normal((N + NEW, 3))
     mine, unlike = (spread @ rng.standard_normal((3, P)) for _ in range(2))
-    rows = slice(N, None)
     for others, like in ((mine, True), (unlike, False)):
-        found = shares(field(mine, rows), ground(), None, others[rows], np.random.default_rng(0))
+        found = shares(field(mine), ground(), others[N:], np.random.default_rng(0))
         share = {row["basis"]: row["share"] for row in found}
         assert share["own"] > 0.99
         assert (share["others"] > 0.99) == like
@@ -135,7 +132,7 @@ def test_directions_tell_steps_towards_the_true_place_from_steps_away() -> None:
     rng = np.random.default_rng(8)
     for sign in (1, -1):
         some = Field(sign * 0.1 * (home - at)[N:], at[N:], xy[N:], True)
-        found = directions(some, ground(), None, rng)
+        found = directions(some, ground(), rng)
         for key in ("cosine", "cosine_on", "target"):
             assert sign * found[key] > 0.9, key
         assert abs(found["cosine_shuffled"]) < 0.4
@@ -143,8 +140,8 @@ def test_directions_tell_steps_towards_the_true_place_from_steps_away() -> None:
         assert found["gain"] == pytest.approx(sign * 0.1 * length, rel=0.1)
         assert found["gain"] == pytest.approx(found["gain_on"] + found["gain_off"])
     off = Field(updates(0.0)[N:], at[N:], xy[N:], True)
-    assert abs(directions(off, ground(), None, rng)["gain_on"]) < 1
-    assert directions(Field(off.updates, off.x, off.xy, False), ground(), None, rng)["gain"] is None
+    assert abs(directions(off, ground(), rng)["gain_on"]) < 1
+    assert directions(Field(off.updates, off.x, off.xy, False), ground(), rng)["gain"] is None
 
 
 def test_a_random_models_shares_sit_in_their_null() -> None:
@@ -177,4 +174,4 @@ def test_what_cannot_be_measured_is_refused() -> None:
     wide = np.ones((N, P + 1))
     _, xy, _ = planted()
     with pytest.raises(AnalysisError, match="same model and layer"):
-        shares(Field(wide, wide, xy[:N], True), ground(), None, None, np.random.default_rng(0))
+        shares(Field(wide, wide, xy[:N], True), ground(), None, np.random.default_rng(0))

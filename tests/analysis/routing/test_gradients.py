@@ -1,6 +1,7 @@
 """Every kind of update equals what automatic differentiation gives on the plain model."""
 
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,10 +10,9 @@ from routing_cases import model, world
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cwr_mech.activations.cities import city_prompts
-from cwr_mech.analysis.routing import updates
-from cwr_mech.analysis.routing.gradients import at_mentions, batch_gradient, engine_of
-from cwr_mech.analysis.routing.updates import Reader, step_direction
+from cwr_mech.activations.cities import city_prompts, city_states, residual_stream
+from cwr_mech.analysis.routing.gradients import batch_gradient, city_gradients, engine_of
+from cwr_mech.analysis.routing.updates import step_direction, stepped
 from cwr_mech.data.mentions import mentions
 from cwr_mech.data.rows import Rows, concat, generate
 from cwr_mech.errors import AnalysisError, UnknownName
@@ -49,11 +49,9 @@ def test_every_mention_is_found_where_it_stands(site: str, characters: str) -> N
         mentions(rows(), "middle")
 
 
-@pytest.mark.parametrize("loss", ["answer", "full"])
-def test_gradients_at_mentions_equal_automatic_differentiation(loss: str) -> None:
+def test_gradients_at_cities_equal_automatic_differentiation() -> None:
     new = world().ids[world().new()]
-    found = at_mentions(model(), rows(), "last_digit", new, loss=loss)
-    first = rows().answer_start if loss == "answer" else np.ones_like(rows().lengths)
+    ids, gradients = city_gradients(model(), rows(), "last_digit", new)
     kept: dict[int, torch.Tensor] = {}
 
     def keep(x: torch.Tensor, hook: object, layer: int) -> torch.Tensor:
@@ -63,27 +61,29 @@ def test_gradients_at_mentions_equal_automatic_differentiation(loss: str) -> Non
 
     hooks = [(f"blocks.{i}.hook_resid_pre", lambda x, hook, i=i: keep(x, hook, i)) for i in range(2)]
     with model().hooks(fwd_hooks=hooks):
-        row_losses(model(), rows(), first).sum().backward()
+        row_losses(model(), rows(), rows().answer_start).sum().backward()
     model().zero_grad()
-    at = found.mentions.row, found.mentions.position
-    assert set(found.mentions.city) <= set(new)
-    for layer in range(2):
-        assert found.gradients[layer] == pytest.approx(kept[layer].grad[at].numpy(), abs=2e-6)
-        assert found.activations[layer] == pytest.approx(kept[layer].detach()[at].numpy(), abs=2e-5)
+    found = mentions(rows(), "last_digit")
+    assert set(ids) == set(rows().cities[:, 0]) & set(new)
+    assert max(np.sum(rows().cities[:, 0] == city) for city in ids) > 1  # there is something to average
+    for layer, (city, mine) in product(range(2), zip(ids, gradients.swapaxes(0, 1), strict=True)):
+        at = (found.city == city) & (found.slot == 0)
+        expected = kept[layer].grad[found.row[at], found.position[at]].numpy().mean(axis=0)
+        assert mine[layer] == pytest.approx(expected, abs=2e-6)
+    with pytest.raises(AnalysisError, match="names the cities"):
+        city_gradients(model(), rows("old"), "delimiter", new)
 
 
 def test_gradients_after_one_block_are_those_of_the_whole_pass() -> None:
-    whole = at_mentions(model(), rows(), "last_digit")
-    embedded = at_mentions(model(), rows(), "last_digit", layer=-1)
-    np.testing.assert_array_equal(embedded.gradients[0], whole.gradients[0])
-    assert np.isnan(embedded.gradients[1]).all()
-    later = at_mentions(model(), rows(), "last_digit", layer=0)
-    np.testing.assert_array_equal(later.gradients[1], whole.gradients[1])
-    np.testing.assert_array_equal(later.activations[1], whole.activations[1])
-    assert np.isnan(later.gradients[0]).all()
-    assert np.isfinite(whole.gradients).all()
+    ids, whole = city_gradients(model(), rows(), "last_digit", world().ids)
+    for layer, other in ((-1, 1), (0, 0)):
+        again, alone = city_gradients(model(), rows(), "last_digit", world().ids, layer=layer)
+        np.testing.assert_array_equal(again, ids)
+        np.testing.assert_array_equal(alone[layer + 1], whole[layer + 1])
+        assert np.isnan(alone[other]).all()
+    assert np.isfinite(whole).all()
     with pytest.raises(AnalysisError, match="after block 1"):
-        at_mentions(model(), rows(), "last_digit", layer=1)
+        city_gradients(model(), rows(), "last_digit", world().ids, layer=1)
 
 
 def test_without_weights_a_batch_leaves_the_gradient_vector_alone() -> None:
@@ -100,28 +100,13 @@ def test_without_weights_a_batch_leaves_the_gradient_vector_alone() -> None:
     assert torch.equal(engine.flat.grads, alone)  # nothing of the pass without weights was left behind
 
 
-def test_city_means_average_over_the_mentions_of_each_city() -> None:
-    found = at_mentions(model(), rows("old"), "delimiter", slots=(0,))
-    ids, means = found.city_means(0)
-    assert set(ids) == set(rows("old").cities[:, 0].tolist())
-    for city, mean in zip(ids, means, strict=True):
-        mine = found.take(found.mentions.city == city).gradients[1]
-        assert mean == pytest.approx(mine.astype(np.float64).mean(axis=0))
-    with pytest.raises(AnalysisError, match="after block 1"):
-        found.city_means(1)
-    with pytest.raises(AnalysisError, match="mentions the cities"):
-        at_mentions(model(), rows("old"), "delimiter", world().ids[world().new()])
-
-
 def test_the_gradient_of_a_batch_equals_automatic_differentiation() -> None:
     engine = engine_of(model())
     for index in (0, 1):
         part = rows().take(slice(index * 12, index * 12 + 12))
-        weight = torch.from_numpy(
-            (part.lengths - part.answer_start) / (part.lengths - part.answer_start).sum()
-        )
-        (row_losses(model(), part, part.answer_start) * weight).sum().backward()
-        found = batch_gradient(engine, rows(), index, 12, loss="answer")
+        weight = torch.from_numpy((part.lengths - 1) / (part.lengths - 1).sum())
+        (row_losses(model(), part, np.ones_like(part.lengths)) * weight).sum().backward()
+        found = batch_gradient(engine, rows(), index, 12)
         for name, key in (("embed.W_E", "embed"), ("blocks.1.mlp.W_out", "1.down")):
             expected = model().get_parameter(name).grad.numpy()
             assert np.abs(expected).max() > 1e-3
@@ -129,33 +114,46 @@ def test_the_gradient_of_a_batch_equals_automatic_differentiation() -> None:
         model().zero_grad()
 
 
-def derivative(reader: Reader, model: HookedQwen2, direction: dict[str, torch.Tensor]) -> np.ndarray:
-    """The Jacobian of `reader.read` times `direction`, by forward differentiation."""
+class Read(torch.nn.Module):
+    """A model that is read at the last digit of every city, as a module whose parameters can be replaced."""
+
+    def __init__(self, model: HookedQwen2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> torch.Tensor:
+        tokens, position = city_prompts("distance", world().ids)
+        stream = residual_stream(self.model, torch.from_numpy(tokens))
+        return torch.stack([resid[:, position] for _, resid in stream])
+
+
+def derivative(model: HookedQwen2, direction: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The Jacobian of what is read times `direction`, by forward differentiation."""
     before = {name: value.detach() for name, value in model.named_parameters()}
-    moved = updates._Stacked(reader, model)
 
     def run(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        return functional_call(moved, {f"model.{name}": value for name, value in weights.items()}, ())
+        return functional_call(Read(model), {f"model.{name}": value for name, value in weights.items()}, ())
 
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        return jvp(run, (before,), (direction,))[1].double().numpy()
+        return jvp(run, (before,), (direction,))[1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "adam"])
+@torch.no_grad()
 def test_the_change_of_a_small_step_is_what_the_jacobian_predicts(kind: str) -> None:
-    reader = Reader("distance", world().ids)
     double = HookedQwen2(model().config, seed=3).double().eval()
     direction = step_direction(model(), rows(), 6, kind)
     wide = {name: value.double() for name, value in direction.items()}
-    predicted = derivative(reader, double, wide)
+    predicted, before = derivative(double, wide), Read(double)()
     errors = []
     for size in (1e-3, 1e-4, 1e-5):
-        measured = reader.change(double, wide, size) / size
-        errors.append(np.linalg.norm(measured - predicted) / np.linalg.norm(predicted))
+        measured = (Read(stepped(double, wide, size))() - before) / size
+        errors.append(float((measured - predicted).norm() / predicted.norm()))
     assert errors[2] < 1e-2
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.3)
     assert errors[1] / errors[2] == pytest.approx(10, rel=0.3)
-    assert np.abs(predicted).max(axis=(1, 2)).min() > 0
+    assert predicted.abs().amax(dim=(1, 2)).min() > 0
+    assert torch.equal(Read(double)(), before)  # the model itself has not moved
 
 
 def test_both_steps_have_one_length_and_go_down_the_loss() -> None:
@@ -165,20 +163,16 @@ def test_both_steps_have_one_length_and_go_down_the_loss() -> None:
     first = np.ones_like(rows().lengths)
     before = row_losses(model(), rows(), first).mean()
     for step in (plain, adam):
-        moved = HookedQwen2(model().config, seed=3).eval()
-        with torch.no_grad():
-            for name, parameter in moved.named_parameters():
-                parameter += 1e-4 * step[name]
-        assert row_losses(moved, rows(), first).mean() < before
+        assert row_losses(stepped(model(), step, 1e-4), rows(), first).mean() < before
     with pytest.raises(AnalysisError, match="at least 2"):
         step_direction(model(), rows(), 20, "adam")
 
 
-def test_a_reader_reads_what_the_hooks_hold() -> None:
+def test_what_is_read_of_cities_is_what_the_hooks_hold() -> None:
     ids = world().ids[:9]
     tokens, position = city_prompts("inside", ids, "delimiter")
     _, cache = model().run_with_cache(torch.from_numpy(tokens))
-    found = Reader("inside", ids, "delimiter").read(model())
+    found = city_states(model(), "inside", ids, "delimiter")
     assert found[0] == pytest.approx(cache["hook_embed"][:, position].numpy())
     for layer in range(2):
         hook = f"blocks.{layer}.hook_resid_post"
@@ -186,20 +180,17 @@ def test_a_reader_reads_what_the_hooks_hold() -> None:
 
 
 def test_several_positions_are_read_side_by_side() -> None:
-    ids = world().ids[:9]
-    both = Reader("inside", ids, "digit3+last_digit")
-    apart = [Reader("inside", ids, site).read(model()) for site in ("digit3", "last_digit")]
-    assert both.read(model()) == pytest.approx(np.concatenate(apart, axis=-1), abs=0)
-    assert not np.allclose(apart[0], apart[1])
+    sites = ("digit3", "last_digit", "digit3+last_digit")
+    one, other, both = (city_states(model(), "inside", world().ids[:9], site) for site in sites)
+    assert np.array_equal(both, np.concatenate([one, other], axis=-1))
+    assert not np.allclose(one, other)
 
 
 def test_gradients_at_several_positions_stand_side_by_side() -> None:
-    apart = [at_mentions(model(), rows(), site, slots=(0,)) for site in ("digit3", "last_digit")]
-    both = at_mentions(model(), rows(), "digit3+last_digit", slots=(0,))
-    assert not np.allclose(apart[0].gradients, apart[1].gradients)
-    for name in ("gradients", "activations"):
-        halves = [getattr(one, name) for one in apart]
-        assert np.array_equal(getattr(both, name), np.concatenate(halves, axis=-1))
+    sites = ("digit3", "last_digit", "digit3+last_digit")
+    one, other, both = (city_gradients(model(), rows(), site, world().ids)[1] for site in sites)
+    assert not np.allclose(one, other)
+    assert np.array_equal(both, np.concatenate([one, other], axis=-1))
 
 
 def test_mentions_at_a_digit_stand_before_the_last() -> None:

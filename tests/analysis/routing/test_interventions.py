@@ -8,11 +8,10 @@ import pytest
 import torch
 from routing_cases import D, model, rows, world
 
-from cwr_mech.analysis.manifold.bases import leading_directions, random_rotation
+from cwr_mech.analysis.manifold.bases import map_directions, random_rotation
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing import interventions
 from cwr_mech.analysis.routing.fields import Field, Ground, shares
-from cwr_mech.analysis.routing.gradients import at_mentions
 from cwr_mech.analysis.routing.interventions import (
     KEPT,
     LEAST_PROJECTED,
@@ -23,6 +22,7 @@ from cwr_mech.analysis.routing.interventions import (
 )
 from cwr_mech.analysis.routing.projection import Frame, Place, keep_part
 from cwr_mech.config import CONDITIONS, Part, RouteConfig, WorldConfig
+from cwr_mech.data.mentions import mentions
 from cwr_mech.errors import AnalysisError
 from cwr_mech.world.cities import load_world
 
@@ -67,13 +67,14 @@ def test_covariance_matched_directions_lie_where_activations_vary() -> None:
 
 
 @pytest.mark.parametrize("site", ["last_digit", "delimiter"])
-def test_activations_at_mentions_are_those_that_gradients_are_taken_at(site: str) -> None:
-    found = at_mentions(model(), rows(), site)
-    read = read_mentions(model(), rows(), found.mentions, [0, -1], batch=5)
-    for layer in (-1, 0):
-        assert read[layer] == pytest.approx(found.activations[layer + 1], abs=1e-5)
+def test_activations_at_mentions_are_those_that_hooks_hold(site: str) -> None:
+    found = mentions(rows(), site)
+    read = read_mentions(model(), rows(), found, [0, -1], batch=5)
+    _, cache = model().run_with_cache(torch.from_numpy(rows().tokens.astype(np.int64)))
+    for layer, hook in ((-1, "hook_embed"), (0, "blocks.0.hook_resid_post")):
+        assert read[layer] == pytest.approx(cache[hook][found.row, found.position].numpy(), abs=1e-5)
     with pytest.raises(AnalysisError, match="after block 1"):
-        read_mentions(model(), rows(), found.mentions, [0, 1])
+        read_mentions(model(), rows(), found, [0, 1])
 
 
 def test_arms_are_fitted_for_every_slot_and_refuse_what_cannot_be() -> None:
@@ -164,8 +165,7 @@ def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     z = rng.uniform(-1, 1, (N_OLD, 2))
     h = np.c_[z, 0.3 * z**2, 0.3 * z[:, :1] * z[:, 1:]] @ mix[:RANK]
     h += 0.01 * rng.standard_normal(h.shape)
-    mapped = fit_manifold(h, z).map(z)
-    return mix, z, h, leading_directions(mapped - mapped.mean(axis=0), RANK)[0]
+    return mix, z, h, map_directions(fit_manifold(h, z), z, RANK)
 
 
 class Learner:
@@ -229,7 +229,7 @@ def test_the_share_of_a_planted_tasks_gradient_is_recovered(on: float, bent: boo
     learner.loss(inside).backward()
     ground = Ground.fit(h, z, np.arange(N_OLD) % 2 == 0, RANK)
     field = Field(-inside.grad.numpy(), inside.detach().numpy(), learner.places, False)
-    found = shares(field, ground, None, None, np.random.default_rng(1))
+    found = shares(field, ground, None, np.random.default_rng(1))
     row = next(row for row in found if row["basis"] == "manifold")
     assert row["share"] == pytest.approx(on, abs=0.03)
     assert row["lo"] - 0.03 <= on <= row["hi"] + 0.03

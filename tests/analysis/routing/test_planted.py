@@ -91,7 +91,7 @@ def test_directions_lie_where_they_should(inside: bool) -> None:
     space = bases()[0].spaces["distance"]
     found = directions_of(space, 2, np.random.default_rng(1), inside=inside)
     assert found.T @ found == pytest.approx(np.eye(2), abs=1e-9)
-    share = np.sum((space.bases["manifold"].columns.T @ found) ** 2) / 2
+    share = np.sum((space.bases["manifold"].T @ found) ** 2) / 2
     assert share == pytest.approx(float(inside), abs=1e-9)
 
 

@@ -23,7 +23,7 @@ from cwr_mech.errors import AnalysisError
 def frames(layer: int, rank: int = 3) -> dict[Place, Frame]:
     rng = np.random.default_rng(5)
     return {
-        Place(layer, site, task, slot): Frame(random_basis(D, rank, rng).columns, rng.standard_normal(D), 2.0)
+        Place(layer, site, task, slot): Frame(random_basis(D, rank, rng), rng.standard_normal(D), 2.0)
         for site in ("last_digit", "delimiter")
         for task, slots in (("distance", 2), ("inside", 6))
         for slot in range(slots)
@@ -134,7 +134,7 @@ def test_routing_projects_mentions_of_the_cities_chosen_and_keeps_their_norm(kee
 def test_without_rescaling_the_projection_is_what_is_left(keep: str) -> None:
     rng = np.random.default_rng(0)
     g = torch.from_numpy(rng.standard_normal((5, D)))
-    columns = torch.from_numpy(np.stack([random_basis(D, 3, rng).columns for _ in range(5)]))
+    columns = torch.from_numpy(np.stack([random_basis(D, 3, rng) for _ in range(5)]))
     plain, scaled = (keep_part(g, columns, keep, rescale=rescale) for rescale in (False, True))
     inside = torch.stack([c @ c.T @ v for c, v in zip(columns, g, strict=True)])
     assert torch.allclose(plain, inside if keep == "inside" else g - inside)
