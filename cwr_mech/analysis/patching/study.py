@@ -148,7 +148,7 @@ def patch(
     tolerance: Tolerance = 0.25,
     seed: Seed = 42,
     step: Step = None,
-    resume: Annotated[bool, Opt("Go on with a sweep that was stopped.")] = False,
+    resume: Annotated[bool, Opt("Go on with a sweep that was stopped; it lies in runs/.sweeps.")] = False,
 ) -> Result:
     """Activation patching of one task, component by component and token by token, in both directions.
 

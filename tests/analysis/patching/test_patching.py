@@ -1,6 +1,6 @@
 """Exact patching: equal to one full forward a cell, and the invariants that any patching must keep."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,21 +223,46 @@ def test_a_stopped_sweep_resumes_and_ends_the_same(tmp_path):
         SweepStore(tmp_path / "s", sweep_key("other", pairs, cells, (), []), resume=True)
 
 
-def test_what_a_sweep_left_that_was_killed_at_its_beginning_is_made_anew(tmp_path):
-    folder, part = tmp_path / "s", "left.npy"
+def test_what_a_sweep_left_that_was_killed_is_gone_on_with_or_made_anew(tmp_path):
     values = np.zeros((1, 2, 1, 3))
-    SweepStore(folder, "key", resume=False).save("left", values)
-    assert SweepStore(folder, "key", resume=True).parts == 1  # control: it is gone on with
-    (folder / part).write_bytes(bytes((folder / part).stat().st_size))
-    assert SweepStore(folder, "key", resume=True).load("left") is None
-    for damage in (Path.unlink, lambda path: path.write_bytes(bytes(100))):
-        SweepStore(folder, "key", resume=False).save("left", values)
-        (folder / "sweep.json.part-vm-1-1-00000000").write_text("half")
-        damage(folder / "sweep.json")
-        again = SweepStore(folder, "key", resume=True)
-        assert [path.name for path in folder.iterdir()] == ["sweep.json"]
-        again.save("left", values)
-        assert SweepStore(folder, "key", resume=True).parts == 1
+    first = SweepStore(tmp_path / "s", "key", resume=False)
+    assert SweepStore(tmp_path / "s", "other", resume=True).parts == 0  # killed before its first part
+    first.save("left", values)
+    assert SweepStore(tmp_path / "s", "key", resume=True).parts == 1  # control: it is gone on with
+    part = first.folder / "left.npy"
+    part.write_bytes(bytes(part.stat().st_size))
+    assert SweepStore(tmp_path / "s", "key", resume=True).load("left") is None
+    assert SweepStore(tmp_path / "s", "key", resume=False).parts == 0
+
+
+def test_sweeps_of_different_keys_leave_each_other_alone(tmp_path):
+    """Two at once, of other pairs say: neither takes or deletes the other's parts; the last one tidies up."""
+    first = SweepStore(tmp_path / "s", "a" * 64, resume=False)
+    first.save("part", np.zeros((1, 1, 1, 1)))
+    second = SweepStore(tmp_path / "s", "b" * 64, resume=False)
+    assert second.load("part") is None
+    second.save("part", np.ones((1, 1, 1, 1)))
+    assert first.load("part") == 0
+    assert second.load("part") == 1
+    second.remove()
+    assert SweepStore(tmp_path / "s", "a" * 64, resume=True).parts == 1
+    first.remove()
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_key_of_a_sweep_is_all_that_its_scores_depend_on():
+    pairs, cells = some_pairs(n=3), grid(model_of().cfg, ("z",), ["swapped_reading"])
+    key = sweep_key("weights", pairs, cells, ("kl",), [])
+    assert key == sweep_key("weights", some_pairs(n=3), cells, ("kl",), [])
+    others = [
+        sweep_key("other", pairs, cells, ("kl",), []),
+        sweep_key("weights", some_pairs(n=3, seed=1), cells, ("kl",), []),
+        sweep_key("weights", replace(pairs, reading="delimiter"), cells, ("kl",), []),
+        sweep_key("weights", pairs, cells[1:], ("kl",), []),
+        sweep_key("weights", pairs, cells, ("logit_diff",), []),
+        sweep_key("weights", pairs, cells, ("kl",), ["noise"]),
+    ]
+    assert len({key, *others}) == 7
 
 
 @torch.no_grad()
