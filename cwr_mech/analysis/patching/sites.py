@@ -28,7 +28,7 @@ from cwr_mech.analysis.best import HALF, carrying
 from cwr_mech.analysis.patching.cells import Cell, ends_of_id, swapped_span
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
-from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
+from cwr_mech.analysis.patching.pairs import NoPairs, Pairs, find_pairs
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -111,7 +111,7 @@ def causal_sites(
     delimiter after it, and the last two digits, three, ... together: a model may hold apart what the first
     and the second half of an id say, and put them together only where it answers. Pairs are test questions
     that the model answers well (see `find_pairs`).
-    Raises UnknownName, or AnalysisError when the model answers too few of them.
+    Raises UnknownName, or NoPairs when the model answers too few of them.
     """
     definition = get_task(task)
     answerer = partial(decode_text, model, max_new_tokens=definition.max_answer_tokens)
@@ -151,7 +151,7 @@ def _cell(site: Site) -> Cell:
     return Cell(site.component, site.number(), None, span)
 
 
-_KNOWN: dict[tuple[Any, ...], CausalSites | AnalysisError] = {}
+_KNOWN: dict[tuple[Any, ...], CausalSites | NoPairs] = {}
 """What was found, or why it cannot be: that takes as many answers to learn."""
 
 
@@ -163,11 +163,11 @@ def known_sites(
     if key not in _KNOWN:
         try:
             _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed)
-        except AnalysisError as error:
-            _KNOWN[key] = AnalysisError(error.message, error.hint)  # without the frames that it was raised in
+        except NoPairs as error:
+            _KNOWN[key] = NoPairs(error.message, error.hint)  # without the frames that it was raised in
     known = _KNOWN[key]
-    if isinstance(known, AnalysisError):
-        raise AnalysisError(known.message, known.hint)
+    if isinstance(known, NoPairs):
+        raise NoPairs(known.message, known.hint)
     return known
 
 
@@ -178,7 +178,7 @@ def first_read(model: HookedQwen2, world: World, tasks: Sequence[str]) -> Causal
     for task in tasks:
         try:
             found = known_sites(model, world, task)
-        except AnalysisError:  # it answers too few questions of this task
+        except NoPairs:
             continue
         if not found.flag(found.primary):
             return found

@@ -20,7 +20,7 @@ from cwr_mech.analysis.study import (
     study,
     uses,
 )
-from cwr_mech.errors import AnalysisError, ConfigError
+from cwr_mech.errors import ConfigError
 from cwr_mech.results import Result
 
 if TYPE_CHECKING:
@@ -39,22 +39,24 @@ def _answered(
     runs: "Sequence[Run]", tasks: Sequence[str], ask: "Callable[[Run, str], T]"
 ) -> tuple[list[list[T]], list[str]]:
     """What `ask` finds for every task in every run that answers enough of its questions, and notes about the
-    others. Raises AnalysisError where none does.
+    others. Raises NoPairs where none does, and what `ask` raises for any other reason.
     """
-    found, lost = [], []
+    from cwr_mech.analysis.patching.pairs import NoPairs
+
+    found, lost, hint = [], [], None
     for task in tasks:
         mine = []
         for run in runs:
             try:
                 mine.append(ask(run, task))
-            except AnalysisError as error:
+            except NoPairs as error:
                 if len(runs) == len(tasks) == 1:
                     raise
                 lost.append(f"Left out: {run.name}, {task}: {error.message}.")
+                hint = error.hint
         found += [mine] if mine else []
     if not found:
-        said = f"no model answers {', '.join(tasks)} well enough: {lost[0]}"
-        raise AnalysisError(said, "train longer, or raise --tolerance")
+        raise NoPairs(f"there are no pairs of {', '.join(tasks)} to patch: {lost[0]}", hint)
     return found, lost
 
 

@@ -1,6 +1,9 @@
 """The whole study of one model and task, from sweep to figures and words, on a tiny model."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from matplotlib.text import Text
 from patching_cases import WORLD, model_of, some_pairs, truth_of
 
@@ -10,10 +13,13 @@ from cwr_mech.analysis.patching.cells import grid
 from cwr_mech.analysis.patching.examine import Extras, examine
 from cwr_mech.analysis.patching.figures import tasks_figure
 from cwr_mech.analysis.patching.layout import CONDITIONS
+from cwr_mech.analysis.patching.pairs import NoPairs
 from cwr_mech.analysis.patching.parts import Question
+from cwr_mech.analysis.patching.study import _answered
 from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 from cwr_mech.analysis.patching.swaps import steps_figure, swap_map_figure
 from cwr_mech.analysis.patching.sweep import sweep
+from cwr_mech.errors import AnalysisError
 from cwr_mech.report.contents import show_of
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
@@ -59,3 +65,28 @@ def test_labels_have_no_slope_but_a_map(monkeypatch):
     compared = tasks_result([result, result])
     assert len(tasks_figure(compared).axes) == 2
     assert "compass" in show_of(compared).body(compared)
+
+
+def test_only_models_that_answer_too_little_are_left_out():
+    """Any other complaint is the user's to hear, whatever the other models did."""
+    runs, complaint = (
+        [SimpleNamespace(name=name) for name in "ab"],
+        NoPairs("only 3 usable pairs", "train it"),
+    )
+
+    def ask(run, task):
+        if (run.name, task) in refused:
+            raise refused[run.name, task]
+        return run.name
+
+    refused = {("a", "angle"): complaint}
+    found, lost = _answered(runs, ["angle", "compass"], ask)
+    assert (found, lost) == ([["b"], ["a", "b"]], ["Left out: a, angle: only 3 usable pairs."])
+    refused["b", "angle"] = complaint
+    with pytest.raises(
+        NoPairs, match=r"no pairs of angle to patch: Left out: a, .* usable pairs.* \(train it\)"
+    ):
+        _answered(runs, ["angle"], ask)
+    refused["b", "angle"] = AnalysisError("DAS needs 48 pairs")
+    with pytest.raises(AnalysisError, match="DAS needs 48 pairs"):
+        _answered(runs, ["angle", "compass"], ask)

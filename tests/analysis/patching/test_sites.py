@@ -8,6 +8,7 @@ from paths import ROOT
 from cwr_mech.activations.site import Site
 from cwr_mech.analysis.patching.cells import ends_of_id
 from cwr_mech.analysis.patching.interchange import moved, through_origin
+from cwr_mech.analysis.patching.pairs import NoPairs
 from cwr_mech.analysis.patching.parts import Question, subspace_part
 from cwr_mech.analysis.patching.sites import (
     CausalSites,
@@ -16,7 +17,6 @@ from cwr_mech.analysis.patching.sites import (
     sites_result,
 )
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
-from cwr_mech.errors import AnalysisError
 from cwr_mech.training.runs import load_run
 
 ZOO = ROOT / "zoo"
@@ -74,7 +74,7 @@ def test_a_model_with_its_readers_cut_reads_the_city_nowhere() -> None:
     with torch.no_grad():
         for block in model.blocks:
             block.attn.W_O.zero_()
-    with pytest.raises(AnalysisError, match="usable compass pairs"):
+    with pytest.raises(NoPairs, match="usable compass pairs"):
         known_sites(model, world, "compass", n_pairs=16)
 
 
@@ -84,14 +84,14 @@ def test_what_was_found_or_refused_is_asked_once(monkeypatch: pytest.MonkeyPatch
     def answered(_model: object, _world: object, task: str, **_more: object) -> CausalSites:
         asked.append(task)
         if task == "angle":
-            raise AnalysisError("too few", "train it")
+            raise NoPairs("too few", "train it")
         return CausalSites(task, "old", 4, 0.1, ())
 
     monkeypatch.setattr("cwr_mech.analysis.patching.sites.causal_sites", answered)
     monkeypatch.setattr("cwr_mech.analysis.patching.sites._KNOWN", {})
     model, world = run.model(), run.world()
     for _ in range(3):
-        with pytest.raises(AnalysisError, match=r"too few \(train it\)"):
+        with pytest.raises(NoPairs, match=r"too few \(train it\)"):
             known_sites(model, world, "angle")
         assert known_sites(model, world, "compass").task == "compass"
     assert asked == ["angle", "compass"]
