@@ -175,13 +175,12 @@ def patch(
     from cwr_mech.analysis.patching.examine import Extras, Sweeping, patched
     from cwr_mech.analysis.patching.metrics import check_metrics
     from cwr_mech.analysis.patching.parts import Question
-    from cwr_mech.analysis.patching.subspaces import SUBSPACES
+    from cwr_mech.analysis.patching.subspaces import check_subspaces
     from cwr_mech.analysis.patching.survey import pooled_result
     from cwr_mech.tasks.registry import get_task
 
     question = Question(asked[0], pairs, seed, cities, None if slot is None else slot - 1, tolerance)
-    kinds = names(subspace) or []
-    extras = Extras(SUBSPACES if kinds == ["all"] else tuple(kinds), das=das)
+    extras = Extras(check_subspaces(names(subspace) or []), das=das)
     metrics = check_metrics(names(metric) or [], get_task(question.task).max_answer_tokens)
     sweeping = Sweeping(tuple(names(components) or ()), tuple(names(spans) or ()), metrics, resume)
     (results,), lost = _answered(found, asked, lambda run, _: patched(run, step, question, sweeping, extras))
@@ -248,11 +247,10 @@ def patch_parts(
     found, others = runs_of(runs), runs_of(states_from) if states_from else []
     asked = tasks_named(tasks, found[0])
     from cwr_mech.analysis.patching.parts import Question, parts_result, parts_study, training_of
-    from cwr_mech.analysis.patching.subspaces import SUBSPACES
+    from cwr_mech.analysis.patching.subspaces import check_subspaces
 
-    groups, named = names(cities) or [], names(subspace) or []
+    groups, kinds = names(cities) or [], check_subspaces(names(subspace) or [])
     questions = [Question(task, pairs, seed, group, 0, tolerance) for task in asked for group in groups]
-    kinds = SUBSPACES if named == ["all"] else named
     for run, which in [*((run, step) for run in found), *((run, None) for run in others)]:
         uses(run.checkpoint(which).as_posix(), run.sha256(which))
     for run, other in product(found, others):

@@ -35,7 +35,7 @@ from cwr_mech.analysis.patching.layout import layouts
 from cwr_mech.analysis.patching.pairs import READING, Pairs
 from cwr_mech.analysis.patching.sweep import prepare
 from cwr_mech.analysis.stats.ridge import fit_linear
-from cwr_mech.errors import UnknownName
+from cwr_mech.errors import UnknownName, one_of
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import get_task
@@ -50,6 +50,12 @@ SUBSPACES = (*FITTED, *RANDOM, READERS)
 DRAWS = 5
 READ = 0.9
 """Share of the readers' squared weights that the row space carries."""
+
+
+def check_subspaces(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The kinds asked for; "all" alone stands for SUBSPACES. Raises UnknownName."""
+    chosen = SUBSPACES if list(kinds) == ["all"] else tuple(kinds)
+    return tuple(one_of("subspace", kind, SUBSPACES) for kind in chosen)
 
 
 @dataclass(frozen=True)

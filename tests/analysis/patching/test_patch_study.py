@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from patching_cases import WORLD, model_of, some_pairs, truth_of
+from paths import ROOT
 
-from cwr_mech.analysis.patching import parts as patch_parts
+from cwr_mech.analysis.patching import examine as patch_examine
+from cwr_mech.analysis.patching import parts
 from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.patching.cells import grid
 from cwr_mech.analysis.patching.examine import Extras, examine
@@ -15,11 +17,12 @@ from cwr_mech.analysis.patching.figures import tasks_figure
 from cwr_mech.analysis.patching.layout import CONDITIONS
 from cwr_mech.analysis.patching.pairs import NoPairs
 from cwr_mech.analysis.patching.parts import Question
-from cwr_mech.analysis.patching.study import _answered
+from cwr_mech.analysis.patching.study import _answered, patch, patch_parts
+from cwr_mech.analysis.patching.subspaces import SUBSPACES, check_subspaces
 from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 from cwr_mech.analysis.patching.swaps import steps_figure, swap_map_figure
 from cwr_mech.analysis.patching.sweep import sweep
-from cwr_mech.errors import AnalysisError
+from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.report.contents import show_of
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
@@ -28,9 +31,7 @@ from cwr_mech.tasks.registry import TASKS
 
 def studied(task, monkeypatch):
     """The result of a study in which the model is taken to answer truly."""
-    monkeypatch.setattr(
-        patch_parts, "decode_text", lambda _, prompts, max_new_tokens: truth_of(task)(prompts)
-    )
+    monkeypatch.setattr(parts, "decode_text", lambda _, prompts, max_new_tokens: truth_of(task)(prompts))
     model, pairs = model_of(), some_pairs(task, 8)
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
     swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), conditions=CONDITIONS)
@@ -90,3 +91,13 @@ def test_only_models_that_answer_too_little_are_left_out():
     refused["b", "angle"] = AnalysisError("DAS needs 48 pairs")
     with pytest.raises(AnalysisError, match="DAS needs 48 pairs"):
         _answered(runs, ["angle", "compass"], ask)
+
+
+def test_an_unknown_subspace_is_refused_before_anything_is_asked(monkeypatch):
+    for module in (patch_examine, parts):
+        monkeypatch.setattr(module, "ask", lambda *_: pytest.fail("a model was asked"))
+    for study in (patch, patch_parts):
+        with pytest.raises(UnknownName, match="unknown subspace 'manifolt'"):
+            study((ROOT / "zoo/small").as_posix(), subspace="manifold,manifolt")
+    assert check_subspaces(["all"]) == SUBSPACES
+    assert check_subspaces([]) == ()
