@@ -20,12 +20,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import Edit
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import Batch, Scorer, prepare, roles_of
+from cwr_mech.analysis.patching.sweep import roles_of
 from cwr_mech.model.qwen2 import HookedQwen2
 
 Reader = Literal["q", "k", "v", "mlp"]
@@ -66,15 +67,14 @@ def patch_paths(
     forward, metrics = Forward(model), ("logit_diff",)
     values = np.full((len(conditions), len(paths), len(pairs)), np.nan)
     for layout in layouts(pairs, metrics, roles=roles_of(conditions)):
-        batch = prepare(forward, layout)
-        scorer = Scorer(batch, metrics)
+        batch = Batch(forward, layout, metrics)
         for a, condition, base, source in batch.asked(conditions):
             for p, path in enumerate(paths):
                 if layout.spans.get(path.span):
                     edit = path_edit(batch, path, base, source)
-                    scores = scorer.base[condition.base]
+                    scores = batch.unpatched[condition.base]
                     if edit.positions:
-                        scores = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
+                        scores = batch.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
                     values[a, p, layout.rows] = np.where(layout.has[condition.role], scores[0], np.nan)
     return values
 

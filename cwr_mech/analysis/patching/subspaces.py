@@ -28,12 +28,12 @@ from torch import Tensor
 
 from cwr_mech.activations.cities import city_states
 from cwr_mech.analysis.manifold.bases import Basis, fit_basis, random_basis, random_basis_like
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, basis_name
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
 from cwr_mech.analysis.patching.layout import layouts
 from cwr_mech.analysis.patching.pairs import READING, Pairs
-from cwr_mech.analysis.patching.sweep import prepare
 from cwr_mech.analysis.stats.ridge import fit_linear
 from cwr_mech.errors import UnknownName, one_of
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -60,7 +60,7 @@ def check_subspaces(kinds: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Subspaces by (name, layer, span) as columns or as pairs of matrices (see `Editor`), the shares of the
+    """Subspaces by (name, layer, span) as columns or as pairs of matrices (see `Batch`), the shares of the
     cities' variance inside, and the patches to make. The d-th draw of a random one is named by `basis_name`.
     """
 
@@ -199,8 +199,8 @@ def graft(
     words = np.full(len(pairs), "", dtype="<U16")
     for layout in layouts(pairs, (), roles=("clean", "corrupt")):
         positions = layout.spans[span]
-        batch = prepare(forward, layout)
-        base = torch.from_numpy(layout.runs("clean")).to(forward.device)
+        batch = Batch(forward, layout)
+        base = batch.runs("clean")
         new = torch.from_numpy(values[layout.rows]).float().to(forward.device)
         new = rearrange(new, "pair (token d_model) -> pair token d_model", token=len(positions))
         words[layout.rows] = decode(batch, Edit(2 * layer + 2, positions, new), base, task)[0]

@@ -8,6 +8,7 @@ import torch
 from patching_cases import model_of, some_pairs
 
 from cwr_mech.activations.site import HOOKS
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import (
     COMPONENTS,
     Cell,
@@ -20,7 +21,7 @@ from cwr_mech.analysis.patching.layout import CONDITIONS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
 from cwr_mech.analysis.patching.sentences import weak_lines
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
-from cwr_mech.analysis.patching.sweep import prepare, rows_computed, sweep
+from cwr_mech.analysis.patching.sweep import rows_computed, sweep
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
@@ -161,12 +162,12 @@ def test_complement_of_a_subspace_and_the_subspace_move_what_the_whole_moves():
     bases = {"part": whole[:, :7], "rest": whole[:, 7:], "all": whole}
     forward = Forward(model)
     layout = next(layouts(pairs, ("logit_diff",)))
-    batch = prepare(forward, layout, bases)
-    base, source = (torch.from_numpy(layout.runs(role)) for role in ("corrupt", "clean"))
+    batch = Batch(forward, layout, bases=bases)
+    base, source = (batch.runs(role) for role in ("corrupt", "clean"))
     span = layout.spans["swapped_last"]
     cells = {name: Cell("resid_post", 1, None, "swapped_last", subspace=name) for name in bases}
-    edits = {name: batch.editor.edit(cell, span, base, source).values for name, cell in cells.items()}
-    full = batch.editor.edit(Cell("resid_post", 1, None, "swapped_last"), span, base, source).values
+    edits = {name: batch.edit(cell, base, source).values for name, cell in cells.items()}
+    full = batch.edit(Cell("resid_post", 1, None, "swapped_last"), base, source).values
     before = batch.record.at(4, base, span)
     # h + B B'(s - h): two sums of d_model products of float32, each with an error of up to d_model eps
     # times the largest value, in whichever order a processor adds.
