@@ -136,7 +136,6 @@ class Agreement:
     pearson: float
     misses: tuple[int, ...]
     false_alarms: tuple[int, ...]
-    threshold: float
 
 
 LARGE = 0.1
@@ -161,7 +160,6 @@ def compare(
         pearson=float(stats.pearsonr(exact[use], estimate[use]).statistic) if enough else float("nan"),
         misses=tuple(np.flatnonzero(use & large & unseen).tolist()),
         false_alarms=tuple(np.flatnonzero(use & seen & small).tolist()),
-        threshold=threshold,
     )
 
 

@@ -76,8 +76,7 @@ class Batch:
         elif cell.component == "neurons":
             mids = (self.record.at(2 * cell.layer + 1, runs, positions) for runs in (base, source))
             here, there = (self.forward.mlp_post(cell.layer, mid) for mid in mids)
-            which = slice(None) if cell.neurons is None else list(cell.neurons)
-            change = (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
+            change = (there - here) @ self.forward.blocks[cell.layer].mlp.W_out
         else:
             z = self._z(cell, positions, base, source)
             change = self._heads(cell, z - self.record.heads_at("z", cell.layer, base, positions))

@@ -49,15 +49,13 @@ def basis_name(subspace: str, draw: int = 0) -> str:
 @dataclass(frozen=True)
 class Cell:
     """One patch. `subspace` names an orthonormal basis to which a residual patch is confined, `draw` which of
-    several random ones; `neurons` are the columns of `mlp.hook_post` that component "neurons" replaces
-    (all when None)."""
+    several random ones; component "neurons" is all of `mlp.hook_post`."""
 
     component: str
     layer: int
     head: int | None
     span: str
     subspace: str | None = None
-    neurons: tuple[int, ...] | None = None
     draw: int = 0
 
     @property

@@ -221,11 +221,9 @@ def answer_values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
-def swapped_answers(
-    found: Interchange, pairs: Pairs, cell: int, condition: int = 1
-) -> dict[str, Float64[np.ndarray, " pair"]]:
-    """Per pair, for one cell: the answer `given`, and the true ones of the `source` and of the `base`."""
-    given = answer_values(get_task(pairs.task), found.answer[condition, cell])
-    truths = [pairs.clean_truth.astype(np.float64), pairs.corrupt_truth.astype(np.float64)]
-    base, source = truths if found.conditions[condition].base == "clean" else reversed(truths)
+def swapped_answers(found: Interchange, pairs: Pairs, cell: int) -> dict[str, Float64[np.ndarray, " pair"]]:
+    """Per pair, for one cell of the last condition of INTERCHANGE, corrupt into clean: the answer `given`,
+    and the true ones of the `source` and of the `base`."""
+    given = answer_values(get_task(pairs.task), found.answer[-1, cell])
+    base, source = (truth.astype(np.float64) for truth in (pairs.clean_truth, pairs.corrupt_truth))
     return {"given": given, "source": source, "base": base}

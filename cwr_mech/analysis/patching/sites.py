@@ -52,22 +52,18 @@ class CausalSites:
     tolerance: float
     rows: tuple[Mapping[str, Any], ...]
 
-    def row(
-        self, layer: str | int | Site, position: str = "last_digit", *, slot: int = 0
-    ) -> Mapping[str, Any]:
-        """The row of a site. Raises UnknownName for a layer or position that was not interchanged."""
-        site = layer if isinstance(layer, Site) else Site.parse(layer, self.n_layers, position=position)
+    def row(self, site: Site, *, slot: int = 0) -> Mapping[str, Any]:
+        """The row of a site. Raises UnknownName for one that was not interchanged."""
         found = {str(_site(row)): row for row in self.rows if row["slot"] == slot}
         if str(site) not in found:
             raise UnknownName("site", str(site), found)
         return found[str(site)]
 
-    def flag(self, layer: str | int | Site, position: str = "last_digit") -> bool:
+    def flag(self, site: Site) -> bool:
         """Whether a site is causally weak: interchanging it moves less than half of the answers.
 
         A site after the final norm is weak: what stands there at a city is read by no answer.
         """
-        site = layer if isinstance(layer, Site) else Site.parse(layer, self.n_layers, position=position)
         return site.number(self.n_layers) >= self.n_layers or bool(self.row(site)["weak"])
 
     def reading(self, slot: int = 0) -> Site:
@@ -155,14 +151,12 @@ _KNOWN: dict[tuple[Any, ...], CausalSites | NoPairs] = {}
 """What was found, or why it cannot be: that takes as many answers to learn."""
 
 
-def known_sites(
-    model: HookedQwen2, world: World, task: str, *, n_pairs: int = 64, seed: int = 0
-) -> CausalSites:
-    """`causal_sites`, computed once for equal weights, world and question in one process, refusals too."""
-    key = (model_digest(model), world.sha256, task, n_pairs, seed)
+def known_sites(model: HookedQwen2, world: World, task: str) -> CausalSites:
+    """`causal_sites`, computed once for equal weights, world and task in one process, refusals too."""
+    key = (model_digest(model), world.sha256, task)
     if key not in _KNOWN:
         try:
-            _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed)
+            _KNOWN[key] = causal_sites(model, world, task)
         except NoPairs as error:
             _KNOWN[key] = NoPairs(error.message, error.hint)  # without the frames that it was raised in
     known = _KNOWN[key]

@@ -41,9 +41,6 @@ def one_forward(model, cell, base, source, positions, basis=None):
             value[:, cell.head, positions] = theirs[:, cell.head, positions]
         elif cell.head is not None:
             value[:, positions, cell.head] = theirs[:, positions, cell.head]
-        elif cell.neurons is not None:
-            for p in positions:
-                value[:, p, list(cell.neurons)] = theirs[:, p, list(cell.neurons)]
         elif basis is not None:
             value[:, positions] += (theirs - value)[:, positions] @ basis @ basis.T
         else:
@@ -99,7 +96,7 @@ def test_every_component_equals_one_full_forward_a_cell(kind, task):
     cells = grid(model.cfg, COMPONENTS, places)
     checked = [next(c for c in cells if c.component == name) for name in COMPONENTS]
     checked += [cells[i] for i in rng.choice(len(cells), 40, replace=False)]
-    checked += [Cell("neurons", 1, None, "swapped_last", neurons=(0, 5, 7))]
+    checked += [Cell("neurons", 1, None, "swapped_last")]
     checked += [Cell("resid_mid", 1, None, "swapped_delimiter", subspace="plane")]
     basis = torch.linalg.qr(torch.randn(32, 5, generator=torch.Generator().manual_seed(0)))[0]
     found = sweep(
