@@ -4,7 +4,7 @@ A sweep scores every cell (component, layer, head, span) in both directions. "de
 activation into the corrupt run and asks whether it is sufficient for the clean answer; "noise" copies the
 corrupt run's into the clean run and asks whether it is necessary (Heimersheim & Nanda, arXiv 2404.15255).
 The same cells are patched from control sources (see `pairs`). Every value equals that of one full forward a
-cell, to rounding; see `patch_forward` for how most of that forward is avoided.
+cell, to rounding; see `forward` for how most of that forward is avoided.
 """
 
 from collections.abc import Callable, Sequence
