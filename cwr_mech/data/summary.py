@@ -123,7 +123,11 @@ def _scores(task: Task, values: np.ndarray, answers: np.ndarray) -> np.ndarray:
 def gain(metric: str, value: float, baseline: float) -> float:
     """Share of the gap between the best constant answer and a perfect one: errors 1 - value / baseline,
     accuracies (value - baseline) / (1 - baseline). Below 0: worse than the constant.
+
+    Where the constant is perfect (one question, or labels that are all the same) there is no gap: 1 for a
+    perfect score, 0 for any other.
     """
-    if metric == "error":
-        return 1 - value / baseline
-    return (value - baseline) / (1 - baseline) if baseline < 1 else 0.0
+    perfect = 0.0 if metric == "error" else 1.0
+    if baseline == perfect:
+        return float(value == perfect)
+    return 1 - value / baseline if metric == "error" else (value - baseline) / (1 - baseline)

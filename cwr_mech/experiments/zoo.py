@@ -14,7 +14,6 @@ by the name `zoo:NAME`. Its manifest has one more entry, "zoo":
 answers.json.gz holds what the shipped weights answer to these questions, as text.
 """
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -73,10 +72,7 @@ def check_entry(model: Run) -> None:
     except ValidationError as error:
         where = ".".join(str(key) for key in ("zoo", *error.errors()[0]["loc"]))
         raise CorruptArtifact(f"{place} is broken at '{where}'", "git checkout zoo") from error
-    gains: dict[str, float] = {}
-    with suppress(ZeroDivisionError):
-        gains = recorded_gains(model)
-    if not gains:
+    if not recorded_gains(model):
         raise CorruptArtifact(f"{place} holds no score of a trained task", "git checkout zoo")
     model.last_step  # noqa: B018
 

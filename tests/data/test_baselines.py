@@ -5,7 +5,7 @@ import pytest
 
 from cwr_mech.config import PAPER
 from cwr_mech.data.rows import concat, generate
-from cwr_mech.data.summary import baseline
+from cwr_mech.data.summary import baseline, gain
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import PAPER_TASKS, TASKS
 from cwr_mech.world.cities import load_world
@@ -46,3 +46,11 @@ def test_refused():
         baseline(concat([rows, generate(WORLD, "angle", 10)]))
     with pytest.raises(AnalysisError, match="got 0"):
         baseline(rows.take(slice(0, 0)))
+
+
+@pytest.mark.parametrize(("metric", "perfect", "other"), [("error", 0.0, 7.0), ("accuracy", 1.0, 0.25)])
+def test_a_perfect_constant_leaves_no_gap_to_close(metric, perfect, other):
+    """One question: the median is the answer. Control: with a gap its share, and perfect answers close it."""
+    assert baseline(generate(WORLD, "distance", 1)).score == 0
+    assert (gain(metric, perfect, perfect), gain(metric, other, perfect)) == (1.0, 0.0)
+    assert (gain(metric, perfect, 0.5), gain(metric, 0.5, 0.5)) == (1.0, 0.0)

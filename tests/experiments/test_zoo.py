@@ -276,7 +276,6 @@ def test_commands_take_models_of_the_zoo() -> None:
 BROKEN = (
     (lambda zoo: zoo.pop("scores"), "zoo.scores"),
     (lambda zoo: zoo["scores"][0].update(metric="luck"), "zoo.scores.0.metric"),
-    (lambda zoo: zoo["scores"][0].update(baseline=0.0), "no score of a trained task"),
     (lambda zoo: zoo.update(scores=[]), "no score of a trained task"),
     (lambda zoo: zoo.update(files=["x"]), "zoo.files"),
     (lambda zoo: zoo.update(questions=3), "zoo.questions"),

@@ -1,6 +1,7 @@
 """How results are shown: sections of a report."""
 
 from cwr_mech.analysis.answers.lines import curves_figure, eval_figure, learning_figure
+from cwr_mech.data.summary import gain
 from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind
@@ -34,19 +35,13 @@ def answered(result: Result) -> str:
     rows = where(result.tables["tasks"], group="old") or result.tables["tasks"]
     told = []
     for run, mine in groups(rows, "run").items():
-        good = [row["task"] for row in mine if _closed(row) >= 0.5]
+        good = [row["task"] for row in mine if gain(row["metric"], row["value_mean"], row["baseline"]) >= 0.5]
         told.append(f"{run} in {len(good)} of {len(mine)} tasks" + (f" ({', '.join(good)})" if good else ""))
     return (
         "Half or more of the gap between the best constant answer and perfect answers is closed by "
         + "; ".join(told)
         + f". n = {min(row['n'] for row in rows)} questions a task."
     )
-
-
-def _closed(row: Row) -> float:
-    """Share of the gap between the best constant answer and perfect answers that a score closes."""
-    perfect = 0.0 if row["metric"] == "error" else 1.0
-    return float((row["value_mean"] - row["baseline"]) / (perfect - row["baseline"]))
 
 
 SCORES = Table(

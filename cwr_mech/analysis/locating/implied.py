@@ -28,6 +28,7 @@ from scipy.optimize import minimize
 
 from cwr_mech.errors import AnalysisError
 from cwr_mech.tasks.registry import COMPASS, Task
+from cwr_mech.world.cities import World
 
 ROUNDING = 0.5
 """Answers are whole numbers: no Laplace scale is smaller."""
@@ -43,17 +44,24 @@ MARGIN, FEWER_DRAWS = 0.25, 10
 class Questions:
     """Questions of one task, as many about each city, which is at position `slot` of each question.
 
-    `xy` holds the coordinates of all cities of a question in tenths of a degree; those of the city asked
-    about are replaced by candidates and never read. Question r has `sizes[r]` cities, that one included.
+    `rows` are world rows, -1 where there is no city; `xy` holds their coordinates in tenths of a degree.
+    Those of the city asked about are replaced by candidates and never read. Question r has `sizes[r]`
+    cities, that one included.
     """
 
     task: Task
+    rows: Int[np.ndarray, "city question k"]
     xy: Int[np.ndarray, "city question k 2"]
     slot: Int[np.ndarray, " question"]
     sizes: Int[np.ndarray, " question"]
 
     def __len__(self) -> int:
         return len(self.slot)
+
+    def prompts(self, world: World) -> list[str]:
+        """The questions as text, city by city."""
+        rows = self.rows.reshape(-1, self.rows.shape[2])
+        return self.task.prompt(np.where(rows >= 0, world.ids[rows], -1), world.config.id_digits)
 
     def answers_at(self, city: int, points: Int[np.ndarray, "point 2"]) -> Int[np.ndarray, "point question"]:
         """f_q(p): what geometry answers to the questions about row `city` if it lies at each of `points`."""
@@ -156,36 +164,25 @@ class Implied:
     fewer: dict[int, Float[np.ndarray, "set city 2"]]
 
 
-@dataclass(frozen=True)
-class Box:
-    """Where a city may lie, in tenths of a degree, and the step of the first grid."""
+Grid = tuple[Int[np.ndarray, "point 2"], int]
+"""Points in tenths of a degree, and their step."""
 
-    low: tuple[int, int]
-    high: tuple[int, int]
 
-    @classmethod
-    def around(cls, xy: Int[np.ndarray, "city 2"]) -> "Box":
-        """The bounding box of cities, MARGIN of its longer side wider on every side."""
-        low, high = xy.min(axis=0), xy.max(axis=0)
-        reach = max(1, round(MARGIN * float((high - low).max())))
-        return cls(tuple((low - reach).tolist()), tuple((high + reach).tolist()))
-
-    @property
-    def step(self) -> int:
-        """Step of the first grid."""
-        return max(1, round(max(b - a for a, b in zip(self.low, self.high, strict=True)) / CELLS))
-
-    def grid(self) -> Int[np.ndarray, "point 2"]:
-        """All points of the first grid."""
-        axes = [np.arange(a, b + 1, self.step) for a, b in zip(self.low, self.high, strict=True)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+def first_grid(xy: Int[np.ndarray, "city 2"]) -> Grid:
+    """A grid over the bounding box of cities, MARGIN of its longer side wider on every side."""
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    reach = max(1, round(MARGIN * float((high - low).max())))
+    low, high = low - reach, high + reach
+    step = max(1, round(int((high - low).max()) / CELLS))
+    axes = [np.arange(a, b + 1, step) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2), step
 
 
 def implied_coordinates(
     questions: Questions,
     answers: Float[np.ndarray, "city question"],
     noise: Noise,
-    box: Box,
+    first: Grid,
     rng: np.random.Generator,
     *,
     draws: int = 200,
@@ -193,7 +190,8 @@ def implied_coordinates(
 ) -> Implied:
     """Implied coordinates of every city that was asked about.
 
-    answers: numbers, or indices of labels; NaN where unreadable. See `Implied` for `draws` and `fewer`.
+    answers: numbers, or indices of labels; NaN where unreadable. `first`: where a city may lie, see
+    `first_grid`. See `Implied` for `draws` and `fewer`.
     """
     n = len(questions)
     sets = {k: np.stack([rng.permutation(n) < k for _ in range(FEWER_DRAWS)]) for k in fewer}
@@ -201,7 +199,7 @@ def implied_coordinates(
     xy = np.empty((len(answers), 2))
     sampled = np.empty((len(weights), len(answers), 2))
     for city, given in enumerate(answers):
-        xy[city], points, log_prob = _search(questions, city, given, noise, box)
+        xy[city], points, log_prob = _search(questions, city, given, noise, first)
         total = weights @ log_prob.T
         total += rng.uniform(0, 1e-6, total.shape)  # equals in random order
         sampled[:, city] = points[total.argmax(axis=1)]
@@ -211,14 +209,14 @@ def implied_coordinates(
 
 
 def _search(
-    questions: Questions, city: int, answers: Float[np.ndarray, " question"], noise: Noise, box: Box
+    questions: Questions, city: int, answers: Float[np.ndarray, " question"], noise: Noise, first: Grid
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best coordinates [2], and all candidates [point 2] with their log-probabilities [point question].
 
     Equal maxima are common where answers are labels: of the first grid's the one nearest to their mean is
     taken, of a window's their mean.
     """
-    points, step = box.grid(), box.step
+    points, step = first
     log_prob = noise.log_prob(answers, questions.answers_at(city, points))
     tied = _best(points, log_prob)
     best = tied[np.argmin(((tied - tied.mean(axis=0)) ** 2).sum(axis=1))].astype(np.float64)

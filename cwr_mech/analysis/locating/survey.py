@@ -4,20 +4,22 @@ Controls in every result: as many training cities as new ones, asked and located
 questions answered from the true coordinates (the resolution of the method); and these answers dealt to other
 questions (answers that know nothing: the error is that of chance, and resampled coordinates lie everywhere).
 A linear probe fitted on the partners shows where the cities stand for a reader of the residual stream.
+
+Partners are training cities that are not asked about themselves. A city stands at every position of a
+question in turn, and questions have every size that their task takes. The questions follow from the world,
+the task, the number asked and a seed, so that all models of one world are asked the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from cwr_mech.activations.cities import city_prompts, residual_stream
-from cwr_mech.analysis.locating.asking import Asked, Cities, ask, choose_cities, draw_questions, implied_by
-from cwr_mech.analysis.locating.implied import Implied
+from cwr_mech.analysis.locating.implied import Implied, Questions, first_grid, fit_noise, implied_coordinates
 from cwr_mech.analysis.locating.tables import (
     DEALT,
     TRUE,
@@ -32,9 +34,11 @@ from cwr_mech.analysis.study import uses
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN, condition_of, in_order
 from cwr_mech.experiments.zoo import family
+from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.results import Result, Row
+from cwr_mech.tasks.registry import get_task
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
@@ -42,8 +46,59 @@ LOCATING = ("distance", "trianglearea", "angle", "compass", "perimeter")
 """Tasks whose answers determine coordinates well; those of inside and crossing can be asked for, too."""
 QUESTIONS = 64
 DRAWS = 200
-_CONTROLS, _DIVERGENCE = 10, 11
-"""Streams of random numbers, beside those of `asking`."""
+FEWER = (4, 8, 16, 32, 64, 128)
+"""Numbers of questions of the curve of error against questions; those below the number asked are used."""
+FEWEST_CONTROLS, FEWEST_PARTNERS = 16, 12
+"""Training cities asked in a world without new cities; partners that must be left."""
+BATCH = 2048
+"""Questions decoded at once."""
+_CITIES, _QUESTIONS, _PLACES, _CONTROLS, _DIVERGENCE = 0, 1, 2, 10, 11
+"""Streams of random numbers of one seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cities:
+    """World rows of the cities asked about, new ones first, and of the partners, none of them."""
+
+    rows: Int[np.ndarray, " city"]
+    is_new: Bool[np.ndarray, " city"]
+    partners: Int[np.ndarray, " partner"]
+
+
+def choose_cities(world: World, seed: int) -> Cities:
+    """All new cities and as many training cities (FEWEST_CONTROLS where there are none), drawn by `seed`.
+
+    Raises AnalysisError for a world too small to leave partners.
+    """
+    old = np.random.default_rng([seed, _CITIES]).permutation(world.old())
+    n = min(len(world.new()) or FEWEST_CONTROLS, len(old) - FEWEST_PARTNERS)
+    if n < 2:
+        raise AnalysisError(f"{len(old)} training cities are too few to locate others by", "14 are needed")
+    rows = np.concatenate([world.new(), old[:n]])
+    return Cities(rows, world.is_new[rows], old[n:])
+
+
+def draw_questions(world: World, cities: Cities, task: str, n: int, seed: int) -> Questions:
+    """`n` questions of `task` about every city, of all its sizes, with the city at every position in turn."""
+    definition = get_task(task)
+    rng = np.random.default_rng([seed, _QUESTIONS, definition.key])
+    sizes = rng.integers(definition.n_min, definition.n_max + 1, n)
+    slot = np.zeros(n, dtype=np.int64)
+    for size in np.unique(sizes):
+        same = np.flatnonzero(sizes == size)
+        slot[same] = np.arange(len(same)) % size
+    rows = np.stack([_distinct(cities.partners, n, definition.n_max, rng) for _ in cities.rows])
+    rows[:, np.arange(n), slot] = cities.rows[:, None]
+    rows[:, np.arange(definition.n_max) >= sizes[:, None]] = -1
+    return Questions(definition, rows, world.xy[rows], slot, sizes)
+
+
+def _distinct(
+    partners: Int[np.ndarray, " partner"], n: int, k: int, rng: np.random.Generator
+) -> Int[np.ndarray, "question k"]:
+    """k different partners for each of n questions: the first of a random order of all."""
+    order = rng.random((n, len(partners)))
+    return partners[np.argpartition(order, k, axis=1)[:, :k]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,34 +134,54 @@ class Survey:
         if questions < 4:
             raise AnalysisError(f"{questions} questions cannot locate a city", "ask 4 or more")
         self.world, self.questions, self.seed, self.draws = world, questions, seed, draws
-        self.cities: Cities = choose_cities(world, seed)
-        ask = partial(draw_questions, world, self.cities, n=questions, seed=seed)
-        self.asked = {task: ask(task) for task in in_order(tasks)}
+        self.cities = choose_cities(world, seed)
+        self.asked = {
+            task: draw_questions(world, self.cities, task, questions, seed) for task in in_order(tasks)
+        }
 
     @property
     def answers(self) -> int:
         """How many answers `model` asks for."""
         return len(self.cities.rows) * self.questions * len(self.asked)
 
-    def locate(self, answer: Callable[[Asked], Float[np.ndarray, "city question"]]) -> Located:
+    def locate(self, answer: Callable[[Questions], Float[np.ndarray, "city question"]]) -> Located:
         """Put every city where `answer` says; tasks with too few readable answers are left out."""
         implied, read = {}, {}
         for task, asked in self.asked.items():
             given = answer(asked)
             try:
-                implied[task] = implied_by(self.world, self.cities, asked, given, self.seed, self.draws)
+                implied[task] = self.implied(asked, given)
             except AnalysisError:
                 continue
             read[task] = np.isfinite(given).mean(axis=1)
         return Located(implied, read, self.world.xy[self.cities.rows].astype(np.float64))
 
-    def model(self, model: HookedQwen2, advance: Callable[[int], object] = lambda n: None) -> Located:
-        """`locate` by a model's answers; `advance(n)` is called after every n answers."""
+    def implied(self, asked: Questions, answers: Float[np.ndarray, "city question"]) -> Implied:
+        """Implied coordinates from answers, with the noise of the answers about training cities.
 
-        def answer(asked: Asked) -> Float[np.ndarray, "city question"]:
-            found = ask(model, self.world, asked)
-            advance(found.size)
-            return found
+        Raises AnalysisError when too few of those can be read.
+        """
+        true, training = self.true(asked), ~self.cities.is_new
+        noise = fit_noise(asked.task, true[training].ravel(), answers[training].ravel())
+        rng = np.random.default_rng([self.seed, _PLACES, asked.task.key])
+        fewer = [k for k in FEWER if k < len(asked)]
+        first = first_grid(self.world.xy[self.world.old()])
+        return implied_coordinates(asked, answers, noise, first, rng, draws=self.draws, fewer=fewer)
+
+    def true(self, asked: Questions) -> Int[np.ndarray, "city question"]:
+        """What geometry answers."""
+        return asked.answers_for(self.world.xy[self.cities.rows])
+
+    def model(self, model: HookedQwen2, advance: Callable[[int], object] = lambda n: None) -> Located:
+        """`locate` by a model's greedy answers, NaN where one cannot be read; `advance(n)` is called after
+        every n answers.
+        """
+
+        def answer(asked: Questions) -> Float[np.ndarray, "city question"]:
+            texts = decode_text(model, asked.prompts(self.world), asked.task.max_answer_tokens, batch=BATCH)
+            advance(len(texts))
+            values = np.array([asked.task.parse(text) for text in texts], dtype=np.float64)
+            return values.reshape(asked.rows.shape[:2])
 
         return self.locate(answer)
 
@@ -114,12 +189,13 @@ class Survey:
         """The same questions answered from the true coordinates, and with these answers dealt at random."""
         rng = np.random.default_rng([self.seed, _CONTROLS])
 
-        def true(asked: Asked) -> Float[np.ndarray, "city question"]:
-            return asked.questions.answers_for(self.world.xy[self.cities.rows]).astype(np.float64)
+        def dealt(asked: Questions) -> Float[np.ndarray, "city question"]:
+            true = self.true(asked).astype(np.float64)
+            return rng.permuted(true.ravel()).reshape(true.shape)
 
         return {
-            TRUE: self.locate(true),
-            DEALT: self.locate(lambda asked: rng.permuted(true(asked).ravel()).reshape(true(asked).shape)),
+            TRUE: self.locate(lambda asked: self.true(asked).astype(np.float64)),
+            DEALT: self.locate(dealt),
         }
 
     @torch.no_grad()

@@ -20,12 +20,12 @@ from jaxtyping import Float, Float64, Int
 from scipy import stats
 from torch import Tensor
 
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
-from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import Batch, prepare, roles_of
+from cwr_mech.analysis.patching.sweep import roles_of
 from cwr_mech.model.qwen2 import HookedQwen2
 
 Mode = Literal["linear", "exact"]
@@ -57,9 +57,9 @@ def attribute(
     forward = Forward(model)
     values = np.full((len(conditions), len(cells), len(pairs)), np.nan)
     for layout in layouts(pairs, (metric,), roles=roles_of(conditions)):
-        batch = prepare(forward, layout)
+        batch = Batch(forward, layout, (metric,))
         for a, condition, base, source in batch.asked(conditions):
-            gradients = path_gradients(batch, metric, base, source, steps)
+            gradients = path_gradients(batch, base, source, steps)
             for c, cell in enumerate(cells):
                 if layout.spans.get(cell.span):
                     estimate = _estimate(batch, gradients, cell, base, source, mode).double().cpu().numpy()
@@ -86,7 +86,7 @@ def _estimate(
             slope = gradients.k[cell.layer][:, :, span]
         heads = slice(None) if cell.head is None else slice(cell.head, cell.head + 1)
         return ((there - here) * slope)[:, heads].sum((1, 2, 3))
-    edit = batch.editor.edit(cell, span, base, source)
+    edit = batch.edit(cell, base, source)
     if not edit.positions:
         return torch.zeros(len(base), device=base.device)
     change = edit.values - record.at(edit.boundary, base, edit.positions)
@@ -94,36 +94,27 @@ def _estimate(
 
 
 def path_gradients(
-    batch: Batch, metric: str, base: Int[Tensor, "pair"], source: Int[Tensor, "pair"], steps: int = 1
+    batch: Batch, base: Int[Tensor, "pair"], source: Int[Tensor, "pair"], steps: int = 1
 ) -> Gradients:
-    """Gradients of a score at runs `base`, or averaged over `steps` points on the way to runs `source`."""
-    record, layout, forward = batch.record, batch.layout, batch.forward
-    answers = layout.answers.to(forward.device)
-    start, end = record.resid[0][base], record.resid[0][source]
-    reference = answers.at_first(batch.unpatched("clean"))
+    """Gradients of the score at runs `base`, or averaged over `steps` points on the way to runs `source`."""
+    start, end = batch.record.resid[0][base], batch.record.resid[0][source]
     shares = [0.0] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
     total: list[Tensor] | None = None
     for share in shares:
-        found = _gradients(forward, answers, start + share * (end - start), metric, reference)
+        found = _gradients(batch, start + share * (end - start))
         total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
     assert total is not None  # there is at least one step
-    layers = forward.cfg.n_layers
+    layers = batch.forward.cfg.n_layers
     mean = [each / len(shares) for each in total]
     stacks = (mean[: 2 * layers + 1], mean[2 * layers + 1 : 3 * layers + 1], mean[3 * layers + 1 :])
     return Gradients(*(torch.stack(each) for each in stacks))
 
 
 @torch.enable_grad()
-def _gradients(
-    forward: Forward,
-    answers: Answers,
-    embedded: Float[Tensor, "pair pos d_model"],
-    metric: str,
-    reference: Float[Tensor, "pair d_vocab"],
-) -> list[Tensor]:
+def _gradients(batch: Batch, embedded: Float[Tensor, "pair pos d_model"]) -> list[Tensor]:
     """Gradients at all residual boundaries, then at the queries, then at the keys, of all layers."""
-    tree = answers.tree
-    depth, visible = tree.depth().to(forward.device), tree.visible().to(forward.device)
+    forward, answers = batch.forward, batch.answers
+    depth, visible = answers.tree.depth().to(forward.device), batch.visible.to(forward.device)
     resid = embedded.detach().requires_grad_()
     at, queries, keys = [resid], [], []
     for q, k, _, _, *both in forward.layers(resid, depth, visible):
@@ -132,7 +123,7 @@ def _gradients(
         at += both
     logits = forward.logits(at[-1][:, list(answers.reads)])
     pair = torch.arange(len(embedded), device=forward.device)
-    score = answers.score((metric,), logits, pair, reference).sum()
+    score = answers.score(batch.metrics, logits, pair, batch.reference).sum()
     return list(torch.autograd.grad(score, [*at, *queries, *keys], allow_unused=True, materialize_grads=True))
 
 
@@ -145,7 +136,6 @@ class Agreement:
     pearson: float
     misses: tuple[int, ...]
     false_alarms: tuple[int, ...]
-    threshold: float
 
 
 LARGE = 0.1
@@ -170,7 +160,6 @@ def compare(
         pearson=float(stats.pearsonr(exact[use], estimate[use]).statistic) if enough else float("nan"),
         misses=tuple(np.flatnonzero(use & large & unseen).tolist()),
         false_alarms=tuple(np.flatnonzero(use & seen & small).tolist()),
-        threshold=threshold,
     )
 
 

@@ -9,14 +9,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from cwr_mech.analysis.patching.forward import Forward, Record, Tree
+from cwr_mech.analysis.patching.forward import Tree
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import READING
-from cwr_mech.errors import AnalysisError, UnknownName
+from cwr_mech.errors import UnknownName
 from cwr_mech.model.layers import HookedConfig
 from cwr_mech.tasks.grammar import spans
 from cwr_mech.tasks.registry import get_task
@@ -50,15 +49,13 @@ def basis_name(subspace: str, draw: int = 0) -> str:
 @dataclass(frozen=True)
 class Cell:
     """One patch. `subspace` names an orthonormal basis to which a residual patch is confined, `draw` which of
-    several random ones; `neurons` are the columns of `mlp.hook_post` that component "neurons" replaces
-    (all when None)."""
+    several random ones; component "neurons" is all of `mlp.hook_post`."""
 
     component: str
     layer: int
     head: int | None
     span: str
     subspace: str | None = None
-    neurons: tuple[int, ...] | None = None
     draw: int = 0
 
     @property
@@ -169,104 +166,3 @@ def edited_place(
     sees = answers.tree.visible()[:, list(span)].any(1).tolist()
     wanted = answers.reads if final else range(answers.tree.width)
     return 2 * cell.layer + 1, tuple(p for p in wanted if sees[p])
-
-
-class Editor:
-    """Turns cells into edits for runs of one record.
-
-    `bases` holds columns B by a subspace's name, or by (name, layer, span) where they differ: a patch adds
-    B B^T (source - clean), at each position of the span, or once for all of them side by side where B has
-    d_model rows for each. Orthonormal columns make that a projection. Two matrices (R, W) stand for
-    W R^T, which sees the difference through R only and writes W: the part of a projection that readers see.
-    """
-
-    def __init__(
-        self,
-        forward: Forward,
-        record: Record,
-        answers: Answers,
-        bases: Mapping[BasisName, Float[Tensor, "*pair d_model rank"]] | None = None,
-    ) -> None:
-        self.forward, self.record, self.answers = forward, record, answers
-        self.visible = answers.tree.visible()
-        self.bases = bases or {}
-
-    def edit(
-        self, cell: Cell, span: Sequence[int], base: Int[Tensor, "row"], source: Int[Tensor, "row"]
-    ) -> Edit:
-        """Replace the cell's activation in runs `base` by that of runs `source`."""
-        boundary, positions = edited_place(self.forward.cfg, cell, span, self.answers)
-        at = self.record.at
-        if cell.component in RESIDUAL and cell.subspace is None:
-            return Edit(boundary, positions, at(boundary, source, positions))
-        before = at(boundary, base, positions)
-        if cell.component in RESIDUAL:
-            seen, written = self.basis(cell)
-            differ = at(boundary, source, positions) - before
-            if seen.shape[0] == differ.shape[2]:
-                change = differ @ seen @ written.T
-            else:
-                change = (differ.flatten(1) @ seen @ written.T).view_as(differ)
-        elif cell.component in ("attn_out", "mlp_out"):
-            theirs = at(boundary, source, positions) - at(boundary - 1, source, positions)
-            change = theirs + at(boundary - 1, base, positions) - before
-        elif cell.component == "neurons":
-            mids = (self.record.at(2 * cell.layer + 1, runs, positions) for runs in (base, source))
-            here, there = (self.forward.mlp_post(cell.layer, mid) for mid in mids)
-            which = slice(None) if cell.neurons is None else list(cell.neurons)
-            change = (there - here)[..., which] @ self.forward.blocks[cell.layer].mlp.W_out[which]
-        else:
-            z = self._z(cell, list(span), positions, base, source)
-            change = self._heads(cell, z - self.record.heads_at("z", cell.layer, base, positions))
-        return Edit(boundary, positions, before + change)
-
-    def basis(self, cell: Cell) -> Float[Tensor, "2 d_states rank"]:
-        """The matrices (R, W) of a cell's subspace. Raises UnknownName, or AnalysisError when R is not
-        orthonormal.
-        """
-        name = basis_name(str(cell.subspace), cell.draw)
-        for key in ((name, cell.layer, cell.span), name):
-            if key in self.bases:
-                basis = self.bases[key].to(self.forward.device, torch.float32)
-                both = basis if basis.ndim == 3 else basis.expand(2, *basis.shape)
-                unit = torch.eye(both.shape[2]).to(both)
-                if not torch.allclose(both[0].T @ both[0], unit, rtol=0, atol=1e-4):
-                    raise AnalysisError(f"the basis of subspace '{cell.subspace}' is not orthonormal")
-                return both
-        raise UnknownName("subspace", cell.subspace, self.bases)
-
-    def _heads(
-        self, cell: Cell, change: Float[Tensor, "row head changed d_head"]
-    ) -> Float[Tensor, "row changed d_model"]:
-        """What a change of the outputs z adds to the residual stream through the cell's heads."""
-        if cell.head is None:
-            return self.forward.write(cell.layer, change)
-        group = (
-            1 if COMPONENTS[cell.component] == "query" else self.forward.cfg.n_heads // self.forward.cfg.n_kv
-        )
-        heads = range(cell.head * group, (cell.head + 1) * group)
-        weight = self.forward.blocks[cell.layer].attn.W_O
-        return torch.stack([change[:, head] @ weight[head] for head in heads]).sum(0)
-
-    def _z(
-        self,
-        cell: Cell,
-        span: list[int],
-        positions: Sequence[int],
-        base: Int[Tensor, "row"],
-        source: Int[Tensor, "row"],
-    ) -> Float[Tensor, "row head changed d_head"]:
-        """All heads' outputs at `positions` when their q, k, v, pattern or z at `span` are the source's."""
-        layer, record, forward = cell.layer, self.record, self.forward
-        if cell.component == "z":
-            return record.heads_at("z", layer, source, span)
-        visible = self.visible[list(positions)].to(forward.device)
-        k, v = record.k[layer, base], record.v[layer, base]
-        if cell.component == "pattern":
-            theirs = record.heads_at("q", layer, source, span)
-            return forward.pattern(theirs, record.k[layer, source], visible) @ forward.spread(v)
-        if cell.component == "q":
-            return forward.attend(record.heads_at("q", layer, source, span), k, v, visible)
-        edited, kept = (k, record.k) if cell.component == "k" else (v, record.v)
-        edited[:, :, span] = kept[layer, source][:, :, span]
-        return forward.attend(record.heads_at("q", layer, base, positions), k, v, visible)

@@ -52,7 +52,7 @@ def das(
     train = _half(pairs.corrupt[np.arange(len(pairs)), pairs.slot][rows], seed)
     if min(train.sum(), (~train).sum()) < LEAST:
         raise AnalysisError(
-            f"{len(base)} pairs differ in the answer's first token; DAS needs {2 * LEAST}", "raise --pairs"
+            f"{len(base)} pairs differ in the answer's first token; DAS needs {2 * LEAST}", "leave --das out"
         )
     mine, theirs = torch.from_numpy(train), torch.from_numpy(~train)
     untrained = HookedQwen2(model.config, seed=seed + 1).eval()

@@ -77,9 +77,7 @@ def paths_part(
     gap = (whole.clean - whole.corrupt)[0]
     stats = ratios(effect, gap, resample(some.cluster, rng))
     edges = edge_attribution(model, some)
-    senders, receivers = edges.senders.index, edges.receivers.index
-    ends = [(senders(_head(path.sender)), receivers(_edge_end(path))) for path in paths]
-    estimate = np.array([edges.effect[end] for end in ends])
+    estimate = np.array([edges[_head(path.sender), _edge_end(path)] for path in paths])
     agreement = compare(stats["effect"], estimate, float(gap.mean()))
     rows = [
         {

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Bool, Float64, Int, Shaped
 from torch import Tensor
 
+from cwr_mech.analysis.patching.batch import Bases, Batch
 from cwr_mech.analysis.patching.cells import Cell, Edit
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts, rows_to_run
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import BUDGET, Bases, Batch, prepare, roles_of, tiles
+from cwr_mech.analysis.patching.sweep import BUDGET, roles_of
 from cwr_mech.analysis.patching.table import ENDS, mean_of, resample
 from cwr_mech.model.layers import LayerCache
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -62,7 +63,7 @@ def interchange(
     applies, answer = np.zeros(shape, dtype=bool), np.full(shape, "", dtype="<U16")
     expected = np.full(shape, np.nan)
     for layout in layouts(pairs, (), roles=roles_of(conditions)):
-        batch = prepare(forward, layout, bases)
+        batch = Batch(forward, layout, bases=bases)
         for a, condition, base, _ in batch.asked(conditions):
             at = layout.answers.reads
             whole = Edit(forward.last, at, batch.record.at(forward.last, base, at))
@@ -72,7 +73,7 @@ def interchange(
                     applies[a, c, layout.rows] = layout.has[condition.role]
                     answer[a, c, layout.rows], expected[a, c, layout.rows] = words, means
         for rows in rows_to_run(forward.cfg, layout, cells, conditions):
-            for part in tiles(forward, layout, rows, BUDGET // 4):
+            for part in batch.tiles(rows, BUDGET // 4):
                 base = torch.from_numpy(rows.base[part]).to(forward.device)
                 words, means = decode(batch, batch.edit_rows(rows, part, cells), base, task)
                 spot = rows.condition[part], rows.cell[part], layout.rows[rows.pair[part]]
@@ -220,11 +221,9 @@ def answer_values(task: Task, words: Shaped[np.ndarray, " pair"]) -> Float64[np.
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
-def swapped_answers(
-    found: Interchange, pairs: Pairs, cell: int, condition: int = 1
-) -> dict[str, Float64[np.ndarray, " pair"]]:
-    """Per pair, for one cell: the answer `given`, and the true ones of the `source` and of the `base`."""
-    given = answer_values(get_task(pairs.task), found.answer[condition, cell])
-    truths = [pairs.clean_truth.astype(np.float64), pairs.corrupt_truth.astype(np.float64)]
-    base, source = truths if found.conditions[condition].base == "clean" else reversed(truths)
+def swapped_answers(found: Interchange, pairs: Pairs, cell: int) -> dict[str, Float64[np.ndarray, " pair"]]:
+    """Per pair, for one cell of the last condition of INTERCHANGE, corrupt into clean: the answer `given`,
+    and the true ones of the `source` and of the `base`."""
+    given = answer_values(get_task(pairs.task), found.answer[-1, cell])
+    base, source = (truth.astype(np.float64) for truth in (pairs.clean_truth, pairs.corrupt_truth))
     return {"given": given, "source": source, "base": base}

@@ -35,6 +35,11 @@ BATCH, PATIENCE = 512, 8
 
 GROUPS = ("old", "new")
 
+
+class NoPairs(AnalysisError):
+    """A model answers too few questions of a task to patch them, or the task has no such city to swap."""
+
+
 READING = "swapped_reading"
 """Span of the token, or tokens, at which the model reads the swapped city: `Pairs.reading` says which."""
 
@@ -103,12 +108,12 @@ def find_pairs(
     `slot` fixes the place that is swapped (from 0; by default any). `tolerance`: an answer in numbers is
     right within this share of the best constant answer's mean error, and the two true answers must be more
     than twice that apart; labels must be exact.
-    Raises UnknownName, WorldError, or AnalysisError when the task has no such place, or when fewer than
-    `least` pairs survive, with the counts.
+    Raises UnknownName, WorldError, or NoPairs when the task has no such place, or when fewer than `least`
+    pairs survive, with the counts.
     """
     definition = get_task(task)
     if slot is not None and not 0 <= slot < definition.n_max:
-        raise AnalysisError(
+        raise NoPairs(
             f"{task} questions have no city {slot + 1} to swap", f"they name {definition.n_max} at most"
         )
     if group not in GROUPS:
@@ -133,7 +138,7 @@ def find_pairs(
     pairs = _join(found).take(slice(0, n))
     if len(pairs) < least:
         lost = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != "kept")
-        raise AnalysisError(
+        raise NoPairs(
             f"the model gives only {len(pairs)} usable {task} pairs of {sum(counts.values())} tried: {lost}",
             "train it longer, or raise --tolerance; patching explains answers, and here are hardly any",
         )

@@ -17,7 +17,7 @@ from cwr_mech.analysis.patching.cells import Cell, swapped_span
 from cwr_mech.analysis.patching.das import das
 from cwr_mech.analysis.patching.interchange import Interchange, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
-from cwr_mech.analysis.patching.pairs import READING, Pairs, find_pairs
+from cwr_mech.analysis.patching.pairs import READING, NoPairs, Pairs, find_pairs
 from cwr_mech.analysis.patching.sites import known_sites
 from cwr_mech.analysis.patching.subspaces import (
     Fitted,
@@ -64,7 +64,7 @@ def reading(model: HookedQwen2, world: World, task: str) -> str:
     questions than are asked here; the last digit where it answers too few about training cities to tell."""
     try:
         return known_sites(model, world, task).primary.position
-    except AnalysisError:
+    except NoPairs:
         return "last_digit"
 
 
@@ -159,7 +159,7 @@ def parts_study(
     about = {**about, "task": question.task, "group": question.group}
     try:
         pairs = ask(model, world, replace(question, slot=0))
-    except AnalysisError as error:
+    except NoPairs as error:
         return [], {**about, "reading": None, "pairs": 0, "tried": None, "left_out": error.message}
     kinds = list(dict.fromkeys(["manifold", *kinds]))
     fitted = fit_subspaces(model, world, question.task, kinds, position=pairs.reading, seed=question.seed)

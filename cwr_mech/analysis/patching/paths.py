@@ -9,6 +9,7 @@ Edge attribution (Syed et al., arXiv 2310.10348) estimates all such effects at o
 (source's - base's write of the sender) . d score / d (input of the receiver).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,12 +21,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import Edit
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.layout import INTERCHANGE, Condition, layouts
 from cwr_mech.analysis.patching.metrics import Answers
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.analysis.patching.sweep import Batch, Scorer, prepare, roles_of
+from cwr_mech.analysis.patching.sweep import roles_of
 from cwr_mech.model.qwen2 import HookedQwen2
 
 Reader = Literal["q", "k", "v", "mlp"]
@@ -66,15 +68,14 @@ def patch_paths(
     forward, metrics = Forward(model), ("logit_diff",)
     values = np.full((len(conditions), len(paths), len(pairs)), np.nan)
     for layout in layouts(pairs, metrics, roles=roles_of(conditions)):
-        batch = prepare(forward, layout)
-        scorer = Scorer(batch, metrics)
+        batch = Batch(forward, layout, metrics)
         for a, condition, base, source in batch.asked(conditions):
             for p, path in enumerate(paths):
                 if layout.spans.get(path.span):
                     edit = path_edit(batch, path, base, source)
-                    scores = scorer.base[condition.base]
+                    scores = batch.unpatched[condition.base]
                     if edit.positions:
-                        scores = scorer.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
+                        scores = batch.score(batch.run_edit(edit, base), np.arange(len(layout.rows)))
                     values[a, p, layout.rows] = np.where(layout.has[condition.role], scores[0], np.nan)
     return values
 
@@ -127,37 +128,27 @@ def path_edit(batch: Batch, path: Path, base: Int[Tensor, "row"], source: Int[Te
     return Edit(2 * to + 1, tuple(queries), record.at(2 * to + 1, base, queries) + extra)
 
 
-@dataclass(frozen=True)
-class Edges:
-    """Estimated effect of every edge, sender by receiver, mean over pairs and summed over positions.
+def edge_attribution(model: HookedQwen2, pairs: Pairs) -> dict[tuple[str, str], float]:
+    """Estimated effect of every edge on the logit difference, clean into corrupt, by sender and receiver:
+    mean over pairs and summed over positions.
 
-    Senders are "embed", "L.H" (heads) and "mlpL"; receivers "L.H.q", "L.H.k", "L.H.v", "mlpL" and "answer".
-    NaN where the receiver does not come after the sender.
+    Senders are "embed", "L.H" (heads) and "mlpL"; receivers, which come after their sender, "L.H.q", "L.H.k",
+    "L.H.v", "mlpL" and "answer".
     """
-
-    senders: tuple[str, ...]
-    receivers: tuple[str, ...]
-    effect: Float64[np.ndarray, "sender receiver"]
-
-
-def edge_attribution(model: HookedQwen2, pairs: Pairs, *, condition: Condition = INTERCHANGE[0]) -> Edges:
-    """Attribute the logit difference to edges, at the base runs of one condition."""
-    total: np.ndarray | None = None
-    names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    for layout in layouts(pairs, ("logit_diff",), roles=roles_of((condition,))):
+    total: dict[tuple[str, str], float] = defaultdict(float)
+    for layout in layouts(pairs, ("logit_diff",), roles=("clean", "corrupt")):
         answers = layout.answers.to(model.W_E.device)
         tokens = layout.tokens.to(model.W_E.device)
-        base, source = (tokens[torch.from_numpy(layout.runs(r))] for r in (condition.base, condition.role))
+        base, source = (tokens[torch.from_numpy(layout.runs(role))] for role in ("corrupt", "clean"))
 
         def score(logits: Float[Tensor, "pair pos d_vocab"], answers: Answers = answers) -> Tensor:
             read = logits[:, list(answers.reads)]
             pair = torch.arange(len(read), device=read.device)
             return answers.score(("logit_diff",), read, pair, answers.at_first(read)).sum()
 
-        part, names = _edges(model, base, source, score)
-        total = part if total is None else total + part
-    assert total is not None  # pairs are never empty
-    return Edges(names[0], names[1], total / len(pairs))
+        for edge, effect in _edges(model, base, source, score).items():
+            total[edge] += effect
+    return {edge: effect / len(pairs) for edge, effect in total.items()}
 
 
 def _edges(
@@ -165,8 +156,8 @@ def _edges(
     base: Int[Tensor, "pair pos"],
     source: Int[Tensor, "pair pos"],
     score: Callable[[Tensor], Tensor],
-) -> tuple[np.ndarray, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Sums over pairs and positions for every edge, and the names of senders and receivers."""
+) -> dict[tuple[str, str], float]:
+    """Sums over pairs and positions for every edge."""
     cfg = model.cfg
     writes = ["hook_embed"]
     reads = []
@@ -203,8 +194,9 @@ def _edges(
             takes.append(each)
     # effect[s, r] = sum over pairs and positions of <write_s(source) - write_s(base), d score / d read_r>.
     effect = torch.einsum("sbpd,rbpd->sr", torch.stack(sends), torch.stack(takes)).double().cpu().numpy()
-    for s, (_, sent) in enumerate(senders):
-        for r, (_, read) in enumerate(receivers):
-            if read <= sent:
-                effect[s, r] = np.nan
-    return effect, (tuple(label for label, _ in senders), tuple(label for label, _ in receivers))
+    return {
+        (sender, receiver): float(effect[s, r])
+        for s, (sender, sent) in enumerate(senders)
+        for r, (receiver, read) in enumerate(receivers)
+        if read > sent
+    }

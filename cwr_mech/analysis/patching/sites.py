@@ -28,7 +28,7 @@ from cwr_mech.analysis.best import HALF, carrying
 from cwr_mech.analysis.patching.cells import Cell, ends_of_id, swapped_span
 from cwr_mech.analysis.patching.interchange import NEAR, interchange, interchange_rows
 from cwr_mech.analysis.patching.layout import INTERCHANGE
-from cwr_mech.analysis.patching.pairs import Pairs, find_pairs
+from cwr_mech.analysis.patching.pairs import NoPairs, Pairs, find_pairs
 from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.model.decoding import decode_text
 from cwr_mech.model.qwen2 import HookedQwen2
@@ -52,22 +52,18 @@ class CausalSites:
     tolerance: float
     rows: tuple[Mapping[str, Any], ...]
 
-    def row(
-        self, layer: str | int | Site, position: str = "last_digit", *, slot: int = 0
-    ) -> Mapping[str, Any]:
-        """The row of a site. Raises UnknownName for a layer or position that was not interchanged."""
-        site = layer if isinstance(layer, Site) else Site.parse(layer, self.n_layers, position=position)
+    def row(self, site: Site, *, slot: int = 0) -> Mapping[str, Any]:
+        """The row of a site. Raises UnknownName for one that was not interchanged."""
         found = {str(_site(row)): row for row in self.rows if row["slot"] == slot}
         if str(site) not in found:
             raise UnknownName("site", str(site), found)
         return found[str(site)]
 
-    def flag(self, layer: str | int | Site, position: str = "last_digit") -> bool:
+    def flag(self, site: Site) -> bool:
         """Whether a site is causally weak: interchanging it moves less than half of the answers.
 
         A site after the final norm is weak: what stands there at a city is read by no answer.
         """
-        site = layer if isinstance(layer, Site) else Site.parse(layer, self.n_layers, position=position)
         return site.number(self.n_layers) >= self.n_layers or bool(self.row(site)["weak"])
 
     def reading(self, slot: int = 0) -> Site:
@@ -111,7 +107,7 @@ def causal_sites(
     delimiter after it, and the last two digits, three, ... together: a model may hold apart what the first
     and the second half of an id say, and put them together only where it answers. Pairs are test questions
     that the model answers well (see `find_pairs`).
-    Raises UnknownName, or AnalysisError when the model answers too few of them.
+    Raises UnknownName, or NoPairs when the model answers too few of them.
     """
     definition = get_task(task)
     answerer = partial(decode_text, model, max_new_tokens=definition.max_answer_tokens)
@@ -151,23 +147,21 @@ def _cell(site: Site) -> Cell:
     return Cell(site.component, site.number(), None, span)
 
 
-_KNOWN: dict[tuple[Any, ...], CausalSites | AnalysisError] = {}
+_KNOWN: dict[tuple[Any, ...], CausalSites | NoPairs] = {}
 """What was found, or why it cannot be: that takes as many answers to learn."""
 
 
-def known_sites(
-    model: HookedQwen2, world: World, task: str, *, n_pairs: int = 64, seed: int = 0
-) -> CausalSites:
-    """`causal_sites`, computed once for equal weights, world and question in one process, refusals too."""
-    key = (model_digest(model), world.sha256, task, n_pairs, seed)
+def known_sites(model: HookedQwen2, world: World, task: str) -> CausalSites:
+    """`causal_sites`, computed once for equal weights, world and task in one process, refusals too."""
+    key = (model_digest(model), world.sha256, task)
     if key not in _KNOWN:
         try:
-            _KNOWN[key] = causal_sites(model, world, task, n_pairs=n_pairs, seed=seed)
-        except AnalysisError as error:
-            _KNOWN[key] = AnalysisError(error.message, error.hint)  # without the frames that it was raised in
+            _KNOWN[key] = causal_sites(model, world, task)
+        except NoPairs as error:
+            _KNOWN[key] = NoPairs(error.message, error.hint)  # without the frames that it was raised in
     known = _KNOWN[key]
-    if isinstance(known, AnalysisError):
-        raise AnalysisError(known.message, known.hint)
+    if isinstance(known, NoPairs):
+        raise NoPairs(known.message, known.hint)
     return known
 
 
@@ -178,7 +172,7 @@ def first_read(model: HookedQwen2, world: World, tasks: Sequence[str]) -> Causal
     for task in tasks:
         try:
             found = known_sites(model, world, task)
-        except AnalysisError:  # it answers too few questions of this task
+        except NoPairs:
             continue
         if not found.flag(found.primary):
             return found

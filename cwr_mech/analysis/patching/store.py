@@ -1,7 +1,9 @@
 """Scores of an unfinished sweep on disk, so that a stopped one goes on where it was.
 
-FOLDER/sweep.json      schema and the key: a digest of all that the scores depend on
-FOLDER/NAME.npy        scores of one layer's cells in one layout, written whole or not at all
+FOLDER/KEY/NAME.npy    scores of one layer's cells in one layout, written whole or not at all
+
+KEY begins the digest of all that the scores depend on: sweeps of other pairs, cells or weights lie beside
+each other, and one leaves the others alone.
 """
 
 import io
@@ -17,42 +19,36 @@ from jaxtyping import Float64
 
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.artifacts import atomic_file, read_json, sha256_bytes, write_json
-from cwr_mech.errors import ArtifactError, CorruptArtifact, MissingArtifact
-
-SCHEMA = "cwr-mech/sweep/1"
+from cwr_mech.artifacts import atomic_file, sha256_bytes
+from cwr_mech.errors import ArtifactError
 
 
 def sweep_key(
     model_sha256: str, pairs: Pairs, cells: Sequence[Cell], metrics: Sequence[str], conditions: Sequence[str]
 ) -> str:
     """Digest of what a sweep's scores depend on."""
-    settings = json.dumps([[asdict(cell) for cell in cells], list(metrics), list(conditions), pairs.task])
+    about = [pairs.task, pairs.id_digits, pairs.reading]
+    settings = json.dumps([[asdict(cell) for cell in cells], list(metrics), list(conditions), about])
     arrays = [getattr(pairs, field.name) for field in fields(pairs)]
     chunks = [np.ascontiguousarray(array).tobytes() for array in arrays if isinstance(array, np.ndarray)]
     return sha256_bytes(model_sha256.encode(), settings.encode(), *chunks)
 
 
 class SweepStore:
-    """Parts of one sweep in a folder. With `resume`, parts that an equal sweep left there are kept.
-
-    A folder whose sweep.json is missing or broken was left by a sweep that was killed at its beginning, or
-    while it was removed: whose its parts are can't be told, so they are made anew.
+    """Parts of one sweep, in a folder of its own in `folder`. With `resume`, parts that an equal sweep left
+    there are kept.
     """
 
     def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
-        """Raises ArtifactError when `resume` finds parts of a different sweep."""
-        self.folder = folder
-        with suppress(MissingArtifact, CorruptArtifact):
-            if resume and read_json(folder / "sweep.json", schema=SCHEMA).get("key") == key:
-                return
-            if resume:
-                raise ArtifactError(
-                    f"the sweep stopped in {folder} was a different one: model, pairs or cells have changed",
-                    "start it anew without --resume",
-                )
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / "sweep.json", {"schema": SCHEMA, "key": key})
+        """Raises ArtifactError when `resume` finds parts of different sweeps alone."""
+        self.folder = folder / key[:16]
+        if not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif not self.folder.is_dir() and any(folder.glob("*/*.npy")):
+            raise ArtifactError(
+                f"the sweep stopped in {folder} was a different one: model, pairs or cells have changed",
+                "start it anew without --resume",
+            )
 
     @property
     def parts(self) -> int:
@@ -73,5 +69,7 @@ class SweepStore:
             part.write_bytes(buffer.getvalue())
 
     def remove(self) -> None:
-        """Delete the parts: the sweep is finished and its result saved."""
+        """Delete the parts: the sweep is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # sweeps that were stopped lie beside it
+            self.folder.parent.rmdir()

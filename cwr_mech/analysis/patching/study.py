@@ -20,7 +20,7 @@ from cwr_mech.analysis.study import (
     study,
     uses,
 )
-from cwr_mech.errors import AnalysisError, ConfigError
+from cwr_mech.errors import ConfigError
 from cwr_mech.results import Result
 
 if TYPE_CHECKING:
@@ -39,22 +39,24 @@ def _answered(
     runs: "Sequence[Run]", tasks: Sequence[str], ask: "Callable[[Run, str], T]"
 ) -> tuple[list[list[T]], list[str]]:
     """What `ask` finds for every task in every run that answers enough of its questions, and notes about the
-    others. Raises AnalysisError where none does.
+    others. Raises NoPairs where none does, and what `ask` raises for any other reason.
     """
-    found, lost = [], []
+    from cwr_mech.analysis.patching.pairs import NoPairs
+
+    found, lost, hint = [], [], None
     for task in tasks:
         mine = []
         for run in runs:
             try:
                 mine.append(ask(run, task))
-            except AnalysisError as error:
+            except NoPairs as error:
                 if len(runs) == len(tasks) == 1:
                     raise
                 lost.append(f"Left out: {run.name}, {task}: {error.message}.")
+                hint = error.hint
         found += [mine] if mine else []
     if not found:
-        said = f"no model answers {', '.join(tasks)} well enough: {lost[0]}"
-        raise AnalysisError(said, "train longer, or raise --tolerance")
+        raise NoPairs(f"there are no pairs of {', '.join(tasks)} to patch: {lost[0]}", hint)
     return found, lost
 
 
@@ -148,7 +150,7 @@ def patch(
     tolerance: Tolerance = 0.25,
     seed: Seed = 42,
     step: Step = None,
-    resume: Annotated[bool, Opt("Go on with a sweep that was stopped.")] = False,
+    resume: Annotated[bool, Opt("Go on with a sweep that was stopped; it lies in runs/.sweeps.")] = False,
 ) -> Result:
     """Activation patching of one task, component by component and token by token, in both directions.
 
@@ -173,13 +175,12 @@ def patch(
     from cwr_mech.analysis.patching.examine import Extras, Sweeping, patched
     from cwr_mech.analysis.patching.metrics import check_metrics
     from cwr_mech.analysis.patching.parts import Question
-    from cwr_mech.analysis.patching.subspaces import SUBSPACES
+    from cwr_mech.analysis.patching.subspaces import check_subspaces
     from cwr_mech.analysis.patching.survey import pooled_result
     from cwr_mech.tasks.registry import get_task
 
     question = Question(asked[0], pairs, seed, cities, None if slot is None else slot - 1, tolerance)
-    kinds = names(subspace) or []
-    extras = Extras(SUBSPACES if kinds == ["all"] else tuple(kinds), das=das)
+    extras = Extras(check_subspaces(names(subspace) or []), das=das)
     metrics = check_metrics(names(metric) or [], get_task(question.task).max_answer_tokens)
     sweeping = Sweeping(tuple(names(components) or ()), tuple(names(spans) or ()), metrics, resume)
     (results,), lost = _answered(found, asked, lambda run, _: patched(run, step, question, sweeping, extras))
@@ -246,11 +247,10 @@ def patch_parts(
     found, others = runs_of(runs), runs_of(states_from) if states_from else []
     asked = tasks_named(tasks, found[0])
     from cwr_mech.analysis.patching.parts import Question, parts_result, parts_study, training_of
-    from cwr_mech.analysis.patching.subspaces import SUBSPACES
+    from cwr_mech.analysis.patching.subspaces import check_subspaces
 
-    groups, named = names(cities) or [], names(subspace) or []
+    groups, kinds = names(cities) or [], check_subspaces(names(subspace) or [])
     questions = [Question(task, pairs, seed, group, 0, tolerance) for task in asked for group in groups]
-    kinds = SUBSPACES if named == ["all"] else named
     for run, which in [*((run, step) for run in found), *((run, None) for run in others)]:
         uses(run.checkpoint(which).as_posix(), run.sha256(which))
     for run, other in product(found, others):

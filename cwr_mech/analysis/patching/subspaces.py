@@ -28,14 +28,14 @@ from torch import Tensor
 
 from cwr_mech.activations.cities import city_states
 from cwr_mech.analysis.manifold.bases import fit_space, random_basis, random_basis_like
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import BasisName, Cell, Edit, basis_name
 from cwr_mech.analysis.patching.forward import Forward
 from cwr_mech.analysis.patching.interchange import decode
 from cwr_mech.analysis.patching.layout import layouts
 from cwr_mech.analysis.patching.pairs import READING, Pairs
-from cwr_mech.analysis.patching.sweep import prepare
 from cwr_mech.analysis.stats.ridge import fit_linear
-from cwr_mech.errors import UnknownName
+from cwr_mech.errors import UnknownName, one_of
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import get_task
@@ -52,9 +52,15 @@ READ = 0.9
 """Share of the readers' squared weights that the row space carries."""
 
 
+def check_subspaces(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The kinds asked for; "all" alone stands for SUBSPACES. Raises UnknownName."""
+    chosen = SUBSPACES if list(kinds) == ["all"] else tuple(kinds)
+    return tuple(one_of("subspace", kind, SUBSPACES) for kind in chosen)
+
+
 @dataclass(frozen=True)
 class Fitted:
-    """Subspaces by (name, layer, span) as columns or as pairs of matrices (see `Editor`), the shares of the
+    """Subspaces by (name, layer, span) as columns or as pairs of matrices (see `Batch`), the shares of the
     cities' variance inside, and the patches to make. The d-th draw of a random one is named by `basis_name`.
     """
 
@@ -194,8 +200,8 @@ def graft(
     words = np.full(len(pairs), "", dtype="<U16")
     for layout in layouts(pairs, (), roles=("clean", "corrupt")):
         positions = layout.spans[span]
-        batch = prepare(forward, layout)
-        base = torch.from_numpy(layout.runs("clean")).to(forward.device)
+        batch = Batch(forward, layout)
+        base = batch.runs("clean")
         new = torch.from_numpy(values[layout.rows]).float().to(forward.device)
         new = rearrange(new, "pair (token d_model) -> pair token d_model", token=len(positions))
         words[layout.rows] = decode(batch, Edit(2 * layer + 2, positions, new), base, task)[0]

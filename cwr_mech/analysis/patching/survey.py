@@ -91,8 +91,9 @@ def pooled_result(results: Sequence[Result], *, seed: int) -> Result:
 
 
 def tasks_result(results: Sequence[Result]) -> Result:
-    """How tasks compare: one row a task, from their results of kind "patch"."""
+    """How tasks compare: one row a task, from their results of kind "patch", of whichever runs answer it."""
     first, rows, lines = results[0], [], []
+    runs = dict.fromkeys(run for result in results for run in result.params["runs"])
     for result in results:
         task = {"task": result.params["task"]}
         cells = where(result.tables["cells"], metric=result.params["metric"])
@@ -115,7 +116,7 @@ def tasks_result(results: Sequence[Result]) -> Result:
         )
     return Result(
         kind="patch_tasks",
-        params={name: first.params[name] for name in ("runs", "metric", "seed")},
+        params={"runs": list(runs)} | {name: first.params[name] for name in ("metric", "seed")},
         tables={"tasks": rows, "lines": lines},
         notes=[
             "city_held_until: last layer at which exchanging the city where it is read restores half of what "

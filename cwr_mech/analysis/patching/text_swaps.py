@@ -234,11 +234,13 @@ def swaps_result(
     seed: int = 42,
 ) -> Result:
     """Kind "patch_texts": table `cells` (`swap_rows`), over the texts of a prompt of an activation file.
+    "all" alone stands for COMPONENTS.
 
     Raises UnknownName, or AnalysisError for too few pairs or names of different lengths.
     """
     if pairs < LEAST_PAIRS:
         raise AnalysisError(f"{pairs} pairs are too few", f"take {LEAST_PAIRS} at least")
+    components = COMPONENTS if list(components) == ["all"] else components
     rows = store.token_rows(prompt)
     rng = np.random.default_rng([seed, 0])
     swaps = draw_swaps(rows, pairs, rng)

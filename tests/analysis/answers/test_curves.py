@@ -18,14 +18,14 @@ from cwr_mech.analysis.answers.curves import (
     training_result,
 )
 from cwr_mech.analysis.answers.lines import curves_figure, learning_figure
-from cwr_mech.analysis.answers.show import LAST_SCORES
+from cwr_mech.analysis.answers.show import LAST_SCORES, answered
 from cwr_mech.analysis.members import gains
 from cwr_mech.config import DataConfig, ModelConfig, Part, RunConfig, WorldConfig
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import MissingArtifact
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.report.figures import draw
-from cwr_mech.results import load_result
+from cwr_mech.results import Result, load_result
 from cwr_mech.training import folders
 from cwr_mech.training.begin import create_run
 from cwr_mech.training.runs import Run, load_run
@@ -115,6 +115,13 @@ def test_a_task_has_broken_out_where_half_of_its_gap_is_closed_for_good(runs: li
     table = curves_result(runs, "").tables["breakout"]
     assert {row["run"] for row in table} == {"a", "b"}  # both began with fresh weights
     assert all(row["rows_half"] for row in table if row["task"] == "distance")
+
+
+def test_one_question_leaves_no_gap_and_is_told_all_the_same() -> None:
+    """Its constant answer is perfect, so that only a perfect model closes the gap."""
+    head = {"run": "a", "group": "old", "metric": "error", "baseline": 0.0, "n": 1}
+    rows = [head | {"task": "distance", "value_mean": 0.0}, head | {"task": "angle", "value_mean": 3.0}]
+    assert "a in 1 of 2 tasks (distance)" in answered(Result(kind="eval", tables={"tasks": rows}))
 
 
 def test_the_figure_tells_runs_apart_without_colour(runs: list[Run], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Implied coordinates: planted places are found for every task, and answers that know nothing give none."""
 
+from dataclasses import replace
+
 import numpy as np
 import paths
 import pytest
@@ -7,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwr_mech.analysis.locating.implied import (
-    Box,
     LabelNoise,
     NumberNoise,
-    Questions,
+    first_grid,
     fit_noise,
     implied_coordinates,
 )
@@ -46,7 +47,7 @@ def exact(one: Survey, shift: tuple[int, int] = (0, 0), **planted: tuple[int, in
     def answer(asked):
         xy = WORLD.xy[one.cities.rows].copy()
         xy[one.cities.is_new] += planted.get(asked.task.name, shift)
-        return asked.questions.answers_for(xy).astype(np.float64)
+        return asked.answers_for(xy).astype(np.float64)
 
     return answer
 
@@ -122,18 +123,15 @@ def test_unreadable_answers_carry_no_information() -> None:
 def test_a_shift_of_everything_shifts_the_place(x: int, y: int) -> None:
     """Answers know differences of coordinates only, so partners and place move together."""
     one = survey(("distance",), 24)
-    asked, box = one.asked["distance"], Box.around(WORLD.xy)
-    answers = exact(one)(asked)
-    moved = Questions(
-        asked.task, asked.questions.xy + np.array([x, y]), asked.questions.slot, asked.questions.sizes
-    )
-    there = Box((box.low[0] + x, box.low[1] + y), (box.high[0] + x, box.high[1] + y))
+    asked, (points, step) = one.asked["distance"], first_grid(WORLD.xy)
+    answers, shift = exact(one)(asked), np.array([x, y])
+    moved = replace(asked, xy=asked.xy + shift)
     noise = NumberNoise(0.0, 0.0)
     first, second = (
         implied_coordinates(questions, answers[:3], noise, where, np.random.default_rng(0), draws=20).xy
-        for questions, where in ((asked.questions, box), (moved, there))
+        for questions, where in ((asked, (points, step)), (moved, (points + shift, step)))
     )
-    np.testing.assert_allclose(second, first + np.array([x, y]), atol=1e-9)
+    np.testing.assert_allclose(second, first + shift, atol=1e-9)
 
 
 def test_noise_of_numbers_is_that_of_the_answers() -> None:
@@ -170,11 +168,11 @@ def test_questions_name_the_city_at_every_position_and_partners_once() -> None:
         one = Survey(WORLD, [task], 48, seed=0, draws=20)
         asked = one.asked[task]
         definition = TASKS[task]
-        used = np.arange(definition.n_max) < asked.questions.sizes[:, None]
+        used = np.arange(definition.n_max) < asked.sizes[:, None]
         assert (asked.rows >= 0).tolist() == np.broadcast_to(used, asked.rows.shape).tolist()
-        assert set(asked.questions.slot) == set(range(definition.n_max))
+        assert set(asked.slot) == set(range(definition.n_max))
         for city, rows in zip(one.cities.rows, asked.rows, strict=True):
-            assert (rows[np.arange(48), asked.questions.slot] == city).all()
+            assert (rows[np.arange(48), asked.slot] == city).all()
             for row in rows:
                 named = row[row >= 0]
                 assert len(set(named)) == len(named)

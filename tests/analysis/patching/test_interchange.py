@@ -73,6 +73,6 @@ def test_rows_count_who_the_answer_follows():
     assert first["lo"] < 0.5 < first["hi"]
     assert second["slope"] == pytest.approx(0.5, abs=0.02)
     assert second["error_to_source"] == pytest.approx(np.abs(to - start).mean() / 2, rel=0.01)
-    given = swapped_answers(found, pairs, 1, condition=0)
+    given = swapped_answers(found, pairs, 1)
     np.testing.assert_array_equal(given["source"], to)
     assert WORLD.n >= 64

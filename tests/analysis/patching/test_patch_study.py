@@ -1,19 +1,28 @@
 """The whole study of one model and task, from sweep to figures and words, on a tiny model."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from matplotlib.text import Text
 from patching_cases import WORLD, model_of, some_pairs, truth_of
+from paths import ROOT
 
-from cwr_mech.analysis.patching import parts as patch_parts
+from cwr_mech.analysis.patching import examine as patch_examine
+from cwr_mech.analysis.patching import parts
 from cwr_mech.analysis.patching import show as report_patching
 from cwr_mech.analysis.patching.cells import grid
 from cwr_mech.analysis.patching.examine import Extras, examine
 from cwr_mech.analysis.patching.figures import tasks_figure
 from cwr_mech.analysis.patching.layout import CONDITIONS
+from cwr_mech.analysis.patching.pairs import NoPairs
 from cwr_mech.analysis.patching.parts import Question
+from cwr_mech.analysis.patching.study import _answered, patch, patch_parts
+from cwr_mech.analysis.patching.subspaces import SUBSPACES, check_subspaces
 from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 from cwr_mech.analysis.patching.swaps import steps_figure, swap_map_figure
 from cwr_mech.analysis.patching.sweep import sweep
+from cwr_mech.errors import AnalysisError, UnknownName
 from cwr_mech.report.contents import show_of
 from cwr_mech.report.figures import draw
 from cwr_mech.results import load_result
@@ -22,9 +31,7 @@ from cwr_mech.tasks.registry import TASKS
 
 def studied(task, monkeypatch):
     """The result of a study in which the model is taken to answer truly."""
-    monkeypatch.setattr(
-        patch_parts, "decode_text", lambda _, prompts, max_new_tokens: truth_of(task)(prompts)
-    )
+    monkeypatch.setattr(parts, "decode_text", lambda _, prompts, max_new_tokens: truth_of(task)(prompts))
     model, pairs = model_of(), some_pairs(task, 8)
     cells = grid(model.cfg, ("resid_post", "z"), ["swapped_last", "equals"])
     swept = sweep(model, pairs, cells, metrics=("logit_diff", "digit1", "digit2"), conditions=CONDITIONS)
@@ -59,3 +66,38 @@ def test_labels_have_no_slope_but_a_map(monkeypatch):
     compared = tasks_result([result, result])
     assert len(tasks_figure(compared).axes) == 2
     assert "compass" in show_of(compared).body(compared)
+
+
+def test_only_models_that_answer_too_little_are_left_out():
+    """Any other complaint is the user's to hear, whatever the other models did."""
+    runs, complaint = (
+        [SimpleNamespace(name=name) for name in "ab"],
+        NoPairs("only 3 usable pairs", "train it"),
+    )
+
+    def ask(run, task):
+        if (run.name, task) in refused:
+            raise refused[run.name, task]
+        return run.name
+
+    refused = {("a", "angle"): complaint}
+    found, lost = _answered(runs, ["angle", "compass"], ask)
+    assert (found, lost) == ([["b"], ["a", "b"]], ["Left out: a, angle: only 3 usable pairs."])
+    refused["b", "angle"] = complaint
+    with pytest.raises(
+        NoPairs, match=r"no pairs of angle to patch: Left out: a, .* usable pairs.* \(train it\)"
+    ):
+        _answered(runs, ["angle"], ask)
+    refused["b", "angle"] = AnalysisError("DAS needs 48 pairs")
+    with pytest.raises(AnalysisError, match="DAS needs 48 pairs"):
+        _answered(runs, ["angle", "compass"], ask)
+
+
+def test_an_unknown_subspace_is_refused_before_anything_is_asked(monkeypatch):
+    for module in (patch_examine, parts):
+        monkeypatch.setattr(module, "ask", lambda *_: pytest.fail("a model was asked"))
+    for study in (patch, patch_parts):
+        with pytest.raises(UnknownName, match="unknown subspace 'manifolt'"):
+            study((ROOT / "zoo/small").as_posix(), subspace="manifold,manifolt")
+    assert check_subspaces(["all"]) == SUBSPACES
+    assert check_subspaces([]) == ()

@@ -164,4 +164,5 @@ def test_results_are_saved_pooled_compared_and_read_back(tmp_path):
     assert pooled.tables["cells"][0]["n"] == 2
     compared = tasks_result(results)
     assert [row["task"] for row in compared.tables["tasks"]] == ["compass", "compass"]
+    assert compared.params["runs"] == ["a", "b"]  # b answers other tasks only
     assert len(compared.tables["lines"]) == 2 * 2 * model.cfg.n_layers

@@ -1,6 +1,6 @@
 """Exact patching: equal to one full forward a cell, and the invariants that any patching must keep."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 from patching_cases import model_of, some_pairs
 
 from cwr_mech.activations.site import HOOKS
+from cwr_mech.analysis.patching.batch import Batch
 from cwr_mech.analysis.patching.cells import (
     COMPONENTS,
     Cell,
@@ -20,7 +21,7 @@ from cwr_mech.analysis.patching.layout import CONDITIONS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
 from cwr_mech.analysis.patching.sentences import weak_lines
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
-from cwr_mech.analysis.patching.sweep import prepare, rows_computed, sweep
+from cwr_mech.analysis.patching.sweep import rows_computed, sweep
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.tasks.tokenizer import CHAR_ID, EOS, Tokenizer
@@ -40,9 +41,6 @@ def one_forward(model, cell, base, source, positions, basis=None):
             value[:, cell.head, positions] = theirs[:, cell.head, positions]
         elif cell.head is not None:
             value[:, positions, cell.head] = theirs[:, positions, cell.head]
-        elif cell.neurons is not None:
-            for p in positions:
-                value[:, p, list(cell.neurons)] = theirs[:, p, list(cell.neurons)]
         elif basis is not None:
             value[:, positions] += (theirs - value)[:, positions] @ basis @ basis.T
         else:
@@ -98,7 +96,7 @@ def test_every_component_equals_one_full_forward_a_cell(kind, task):
     cells = grid(model.cfg, COMPONENTS, places)
     checked = [next(c for c in cells if c.component == name) for name in COMPONENTS]
     checked += [cells[i] for i in rng.choice(len(cells), 40, replace=False)]
-    checked += [Cell("neurons", 1, None, "swapped_last", neurons=(0, 5, 7))]
+    checked += [Cell("neurons", 1, None, "swapped_last")]
     checked += [Cell("resid_mid", 1, None, "swapped_delimiter", subspace="plane")]
     basis = torch.linalg.qr(torch.randn(32, 5, generator=torch.Generator().manual_seed(0)))[0]
     found = sweep(
@@ -161,12 +159,12 @@ def test_complement_of_a_subspace_and_the_subspace_move_what_the_whole_moves():
     bases = {"part": whole[:, :7], "rest": whole[:, 7:], "all": whole}
     forward = Forward(model)
     layout = next(layouts(pairs, ("logit_diff",)))
-    batch = prepare(forward, layout, bases)
-    base, source = (torch.from_numpy(layout.runs(role)) for role in ("corrupt", "clean"))
+    batch = Batch(forward, layout, bases=bases)
+    base, source = (batch.runs(role) for role in ("corrupt", "clean"))
     span = layout.spans["swapped_last"]
     cells = {name: Cell("resid_post", 1, None, "swapped_last", subspace=name) for name in bases}
-    edits = {name: batch.editor.edit(cell, span, base, source).values for name, cell in cells.items()}
-    full = batch.editor.edit(Cell("resid_post", 1, None, "swapped_last"), span, base, source).values
+    edits = {name: batch.edit(cell, base, source).values for name, cell in cells.items()}
+    full = batch.edit(Cell("resid_post", 1, None, "swapped_last"), base, source).values
     before = batch.record.at(4, base, span)
     # h + B B'(s - h): two sums of d_model products of float32, each with an error of up to d_model eps
     # times the largest value, in whichever order a processor adds.
@@ -223,21 +221,46 @@ def test_a_stopped_sweep_resumes_and_ends_the_same(tmp_path):
         SweepStore(tmp_path / "s", sweep_key("other", pairs, cells, (), []), resume=True)
 
 
-def test_what_a_sweep_left_that_was_killed_at_its_beginning_is_made_anew(tmp_path):
-    folder, part = tmp_path / "s", "left.npy"
+def test_what_a_sweep_left_that_was_killed_is_gone_on_with_or_made_anew(tmp_path):
     values = np.zeros((1, 2, 1, 3))
-    SweepStore(folder, "key", resume=False).save("left", values)
-    assert SweepStore(folder, "key", resume=True).parts == 1  # control: it is gone on with
-    (folder / part).write_bytes(bytes((folder / part).stat().st_size))
-    assert SweepStore(folder, "key", resume=True).load("left") is None
-    for damage in (Path.unlink, lambda path: path.write_bytes(bytes(100))):
-        SweepStore(folder, "key", resume=False).save("left", values)
-        (folder / "sweep.json.part-vm-1-1-00000000").write_text("half")
-        damage(folder / "sweep.json")
-        again = SweepStore(folder, "key", resume=True)
-        assert [path.name for path in folder.iterdir()] == ["sweep.json"]
-        again.save("left", values)
-        assert SweepStore(folder, "key", resume=True).parts == 1
+    first = SweepStore(tmp_path / "s", "key", resume=False)
+    assert SweepStore(tmp_path / "s", "other", resume=True).parts == 0  # killed before its first part
+    first.save("left", values)
+    assert SweepStore(tmp_path / "s", "key", resume=True).parts == 1  # control: it is gone on with
+    part = first.folder / "left.npy"
+    part.write_bytes(bytes(part.stat().st_size))
+    assert SweepStore(tmp_path / "s", "key", resume=True).load("left") is None
+    assert SweepStore(tmp_path / "s", "key", resume=False).parts == 0
+
+
+def test_sweeps_of_different_keys_leave_each_other_alone(tmp_path):
+    """Two at once, of other pairs say: neither takes or deletes the other's parts; the last one tidies up."""
+    first = SweepStore(tmp_path / "s", "a" * 64, resume=False)
+    first.save("part", np.zeros((1, 1, 1, 1)))
+    second = SweepStore(tmp_path / "s", "b" * 64, resume=False)
+    assert second.load("part") is None
+    second.save("part", np.ones((1, 1, 1, 1)))
+    assert first.load("part") == 0
+    assert second.load("part") == 1
+    second.remove()
+    assert SweepStore(tmp_path / "s", "a" * 64, resume=True).parts == 1
+    first.remove()
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_key_of_a_sweep_is_all_that_its_scores_depend_on():
+    pairs, cells = some_pairs(n=3), grid(model_of().cfg, ("z",), ["swapped_reading"])
+    key = sweep_key("weights", pairs, cells, ("kl",), [])
+    assert key == sweep_key("weights", some_pairs(n=3), cells, ("kl",), [])
+    others = [
+        sweep_key("other", pairs, cells, ("kl",), []),
+        sweep_key("weights", some_pairs(n=3, seed=1), cells, ("kl",), []),
+        sweep_key("weights", replace(pairs, reading="delimiter"), cells, ("kl",), []),
+        sweep_key("weights", pairs, cells[1:], ("kl",), []),
+        sweep_key("weights", pairs, cells, ("logit_diff",), []),
+        sweep_key("weights", pairs, cells, ("kl",), ["noise"]),
+    ]
+    assert len({key, *others}) == 7
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from cwr_mech.activations.reader import ActivationStore
 from cwr_mech.activations.texts import TokenRows, encode_prompts
 from cwr_mech.analysis.patching.show import texts, texts_figure
 from cwr_mech.analysis.patching.text_swaps import (
+    COMPONENTS,
     Cell,
     cells_of,
     draw_swaps,
@@ -50,7 +51,8 @@ def store(model: HookedQwen2, tmp_path_factory: pytest.TempPathFactory) -> Activ
 
 
 def test_what_must_carry_everything_or_nothing_does(model: HookedQwen2, store: ActivationStore) -> None:
-    result = swaps_result(model, store, "text", run="m", pairs=16)
+    result = swaps_result(model, store, "text", run="m", components=["all"], pairs=16)
+    assert result.params["components"] == list(COMPONENTS)
     cells = {
         (row["component"], row["layer"], row["position"], row["metric"]): row
         for row in result.tables["cells"]
