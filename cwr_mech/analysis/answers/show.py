@@ -35,7 +35,10 @@ def answered(result: Result) -> str:
     rows = where(result.tables["tasks"], group="old") or result.tables["tasks"]
     told = []
     for run, mine in groups(rows, "run").items():
-        good = [row["task"] for row in mine if gain(row["metric"], row["value_mean"], row["baseline"]) >= 0.5]
+        closed = {
+            row["task"]: gain(row["metric"], float(row["value_mean"]), float(row["baseline"])) for row in mine
+        }
+        good = [task for task, share in closed.items() if share >= 0.5]
         told.append(f"{run} in {len(good)} of {len(mine)} tasks" + (f" ({', '.join(good)})" if good else ""))
     return (
         "Half or more of the gap between the best constant answer and perfect answers is closed by "
