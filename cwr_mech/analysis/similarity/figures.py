@@ -49,10 +49,11 @@ def matrices_figure(result: Result) -> Figure:
     mine = groups(pairs, "measure")
     null = {name: float(np.nanmean(floats([row["null_mean"] for row in mine[name]]))) for name in measures}
     nulls = [f"{name} {hundredths(value)}" for name, value in null.items()]
+    distance = " (procrustes is a distance, 0 is alike)" if "procrustes" in null else ""
     return caption(
         figure,
         f"{layer_name(layer)}, n = {result.values['n']} cities; intervals of the cells are in the table. "
-        "Light: alike (procrustes is a distance, 0 is alike). Control, mean with cities shuffled: "
+        f"Light: alike{distance}. Control, mean with cities shuffled: "
         f"{', '.join(nulls)}." + (" The small panels are in the order of the large one." if many else ""),
     )
 
