@@ -1,5 +1,7 @@
 """How a transfer result is shown: who teaches what, and what is forgotten."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -8,7 +10,7 @@ from cwr_mech.render.markdown import table_of
 from cwr_mech.render.numbers import number
 from cwr_mech.render.shown import Show, Table, by_kind, plot
 from cwr_mech.render.style import caption, new_figure
-from cwr_mech.results import Result, where
+from cwr_mech.results import Result, groups, where
 
 PANELS = (
     ("ni", "improvement on new cities", 1.2),
@@ -20,34 +22,56 @@ PANELS = (
 
 @plot("Transfer between tasks")
 def transfer_figure(result: Result) -> Figure:
-    """Matrices of trained sets by tasks asked; frames mark trained tasks.
+    """Matrices of trained sets by tasks asked, a row a set and condition; bold: the task was trained.
 
-    Reads arrays `ni`, `deviation`, `retention` [set task], `sets`, `tasks`, `learned` [task]; values
-    `condition`, `n_models`, `n_bases`, `ni_control`. A matrix without any number is left out.
+    Reads the tables `matrix`, `sets` and `scores`, arrays `tasks` and `learned` [task], value `ni_control`.
+    A matrix without any number is left out.
     """
-    sets = [str(name) for name in result.arrays["sets"]]
     tasks = [str(name) for name in result.arrays["tasks"]]
-    unlearned = result.arrays.get("learned", np.ones(len(tasks))) < 1
+    unlearned = result.arrays["learned"] < 1
     names = [f"{task} *" if mark else task for task, mark in zip(tasks, unlearned, strict=True)]
-    bold = np.array([[task in name.split("+") for task in tasks] for name in sets])
-    shown = [panel for panel in PANELS if np.isfinite(result.arrays[panel[0]]).any()]
-    figure = new_figure(1.9 + 0.24 * len(sets))
+    pairs = sorted(((row["set"], row["condition"]) for row in result.tables["sets"]), key=_together(result))
+    common, own = told_apart([condition for _, condition in pairs])
+    labels = [f"{name}: {own[condition]}" if own[condition] else name for name, condition in pairs]
+    bold = np.array([[task in name.split("+") for task in tasks] for name, _ in pairs])
+    cells = {(row["set"], row["condition"], row["task"]): row for row in result.tables["matrix"]}
+    grids = {
+        name: np.array(
+            [[cells.get((*pair, task), {}).get(name) for task in tasks] for pair in pairs], dtype=float
+        )
+        for name, _, _ in PANELS
+    }
+    shown = [panel for panel in PANELS if np.isfinite(grids[panel[0]]).any()]
+    figure = new_figure(1.9 + 0.24 * len(pairs))
     axes = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
     for index, (ax, (name, title, end)) in enumerate(zip(axes, shown, strict=False)):
-        grid = result.arrays[name]
-        rows = sets if index == 0 else [""] * len(sets)
-        matrix(ax, grid, rows, names, ends=(-end, end), cmap="RdBu_r", bold=bold, rotation=60)
+        rows = labels if index == 0 else [""] * len(pairs)
+        matrix(ax, grids[name], rows, names, ends=(-end, end), cmap="RdBu_r", bold=bold, rotation=60)
         ax.set_title(title)
         if index == 0:
             ax.set_ylabel("trained on")
-    values = result.values
+    scores = result.tables["scores"]
     return caption(
         figure,
-        f"{values['n_models']} models fine-tuned from {values['n_bases']} bases; {values['condition']}. "
+        f"{len(groups(scores, 'run'))} models fine-tuned from {len(groups(scores, 'base'))} bases; {common}. "
         "Averages over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old "
-        f"cities. Control: the base on other questions moves by {number(values['ni_control'])} on average."
-        + (" * a task that not every base had learned." if unlearned.any() else ""),
+        f"cities. Control: the base on other questions moves by {number(result.values['ni_control'])} on "
+        "average." + (" * a task that not every base had learned." if unlearned.any() else ""),
     )
+
+
+def _together(result: Result) -> Callable[[tuple[str, str]], int]:
+    """Order of sets, so that the conditions of one stand below each other."""
+    order = list(dict.fromkeys(row["set"] for row in result.tables["sets"]))
+    return lambda pair: order.index(pair[0])
+
+
+def told_apart(conditions: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What conditions have in common, and for each what it has beside that; both comma-separated."""
+    parts = {condition: condition.split(", ") for condition in conditions}
+    common = [part for part in parts[conditions[0]] if all(part in mine for mine in parts.values())]
+    own = {one: ", ".join(part for part in mine if part not in common) for one, mine in parts.items()}
+    return ", ".join(common), own
 
 
 MOST_CELLS = 70

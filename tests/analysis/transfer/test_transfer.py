@@ -3,12 +3,12 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cwr_mech.analysis.transfer import answers
-from cwr_mech.analysis.transfer.show import (
-    transfer as section,
-)
+from cwr_mech.analysis.transfer.show import transfer as section
+from cwr_mech.analysis.transfer.show import transfer_figure
 from cwr_mech.analysis.transfer.study import transfer
 from cwr_mech.analysis.transfer.transfer import (
     Base,
@@ -214,6 +214,20 @@ def test_result_figure_and_section(tmp_path: object) -> None:
     assert result.values["ni_control"] == 0
     assert len(draw(result, tmp_path, "transfer")) == 1
     assert "distance+compass" in section(result)
+
+
+def test_every_condition_has_a_row_of_the_figure() -> None:
+    cut = "replay trained, elicitation none, off-manifold"
+    usual = [tuned(task, task, all_tasks(at(0.3))) for task in ("distance", "compass")]
+    models = [*usual, replace(tuned("cut", "distance", all_tasks(at(0.2))), condition=cut)]
+    figure = transfer_figure(compared(models, [base()]).to_result({}))
+    panel = figure.axes[0]
+    rows = [label.get_text() for label in panel.get_yticklabels()]
+    assert rows == ["distance", "distance: off-manifold", "compass"]
+    drawn = np.asarray(panel.images[0].get_array())[:, PAPER_TASKS.index("perimeter")]
+    assert drawn == pytest.approx([0.3, 0.2, 0.3])
+    told = " ".join(figure.get_supxlabel().split())
+    assert told.startswith("3 models fine-tuned from 1 bases; replay trained, elicitation none. ")
 
 
 @pytest.mark.parametrize(("rows", "asked"), [(None, QUESTIONS), (30, 30)])
