@@ -161,7 +161,7 @@ def caching(path: Path, total: int, unit: str) -> Iterator[Callable[[int], None]
 def kept(path: Path, model_sha256: str, *, named: bool) -> "ActivationStore | None":
     """The file at `path` when it was made from these weights.
 
-    Raises ArtifactExists where the user named the file and it is something else, which only --force replaces.
+    Raises ArtifactExists where the user named a file that holds no activations, which only --force replaces.
     """
     from cwr_mech.activations.reader import ActivationStore, reusable
 

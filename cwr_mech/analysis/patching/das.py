@@ -25,7 +25,7 @@ from transformer_lens.tools.analysis.interchange import (
 )
 
 from cwr_mech.analysis.patching.layout import layouts
-from cwr_mech.analysis.patching.pairs import Pairs
+from cwr_mech.analysis.patching.pairs import NoPairs, Pairs
 from cwr_mech.errors import AnalysisError
 from cwr_mech.model.qwen2 import HookedQwen2
 
@@ -46,14 +46,12 @@ def das(
     """Rows {subspace, layer, span, rank, n, accuracy}: learned, its controls, and `others` by name.
 
     The source is put into the clean run after `layer` at a one-token span. Swapped cities of the test pairs
-    are not among those of the training pairs. Raises AnalysisError for too few pairs.
+    are not among those of the training pairs. Raises NoPairs for too few.
     """
     base, source, answer, place, rows = _inputs(pairs, span)
     train = _half(pairs.corrupt[np.arange(len(pairs)), pairs.slot][rows], seed)
     if min(train.sum(), (~train).sum()) < LEAST:
-        raise AnalysisError(
-            f"{len(base)} pairs differ in the answer's first token; DAS needs {2 * LEAST}", "leave --das out"
-        )
+        raise NoPairs(f"{len(base)} pairs differ in the answer's first token; DAS needs {2 * LEAST}")
     mine, theirs = torch.from_numpy(train), torch.from_numpy(~train)
     untrained = HookedQwen2(model.config, seed=seed + 1).eval()
     keys = [tuple(row) for row in source.tolist()]

@@ -13,7 +13,7 @@ from cwr_mech.analysis.patching.estimates import attribution_part, paths_part
 from cwr_mech.analysis.patching.interchange import interchange, interchange_rows, swapped_answers
 from cwr_mech.analysis.patching.known_steps import map_part, steps_part
 from cwr_mech.analysis.patching.layout import CONDITIONS, INTERCHANGE
-from cwr_mech.analysis.patching.pairs import READING, Pairs
+from cwr_mech.analysis.patching.pairs import READING, NoPairs, Pairs
 from cwr_mech.analysis.patching.parts import Question, ask, das_part, subspace_part
 from cwr_mech.analysis.patching.store import SweepStore, sweep_key
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
@@ -103,12 +103,16 @@ def examine(
             notes += subspace_notes(tables["subspaces"], n)
         if extras.das:
             layer = reading_layer(tables["subspaces"])
-            tables["das"] = das_part(model, world, question, layer, extras.das)
-            told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
-            notes.append(
-                f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace of "
-                f"rank {extras.das} of layer {layer} replaced: {told}."
-            )
+            try:
+                tables["das"] = das_part(model, world, question, layer, extras.das)
+            except NoPairs as error:  # all else is there by now
+                notes.append(f"No subspace was learned: {error.message}.")
+            else:
+                told = ", ".join(f"{row['subspace']} {row['accuracy']:.2f}" for row in tables["das"])
+                notes.append(
+                    f"First tokens right for the source in {tables['das'][0]['n']} held-out pairs, subspace "
+                    f"of rank {extras.das} of layer {layer} replaced: {told}."
+                )
     result = patch_result(swept, pairs, seed=question.seed, runs=[run])
     return replace(
         result,

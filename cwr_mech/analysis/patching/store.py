@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.pairs import Pairs
-from cwr_mech.artifacts import atomic_file, sha256_bytes
+from cwr_mech.artifacts import atomic_file, disk_errors, sha256_bytes
 from cwr_mech.errors import ArtifactError
 
 
@@ -40,15 +40,20 @@ class SweepStore:
     """
 
     def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
-        """Raises ArtifactError when `resume` finds parts of different sweeps alone."""
+        """Raises ArtifactError when `resume` finds parts of different sweeps alone.
+
+        A sweep has its folder from the first moment: one killed before its first part is known again.
+        """
         self.folder = folder / key[:16]
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif not self.folder.is_dir() and any(folder.glob("*/*.npy")):
             raise ArtifactError(
-                f"the sweep stopped in {folder} was a different one: model, pairs or cells have changed",
+                f"what was stopped in {folder} are different sweeps: of another model, other pairs or cells",
                 "start it anew without --resume",
             )
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def parts(self) -> int:

@@ -43,7 +43,9 @@ def _answered(
     """
     from cwr_mech.analysis.patching.pairs import NoPairs
 
-    found, lost, hint = [], [], None
+    found: list[list[T]] = []
+    lost: list[str] = []
+    first: NoPairs | None = None
     for task in tasks:
         mine = []
         for run in runs:
@@ -53,10 +55,10 @@ def _answered(
                 if len(runs) == len(tasks) == 1:
                     raise
                 lost.append(f"Left out: {run.name}, {task}: {error.message}.")
-                hint = error.hint
+                first = first or error
         found += [mine] if mine else []
-    if not found:
-        raise NoPairs(f"there are no pairs of {', '.join(tasks)} to patch: {lost[0]}", hint)
+    if first and not found:
+        raise NoPairs(f"there are no pairs of {', '.join(tasks)} to patch: {lost[0]}", first.hint)
     return found, lost
 
 

@@ -53,10 +53,11 @@ def transfer_figure(result: Result) -> Figure:
     scores = result.tables["scores"]
     return caption(
         figure,
-        f"{len(groups(scores, 'run'))} models fine-tuned from {len(groups(scores, 'base'))} bases; {common}. "
-        "Averages over models; bold: the task was trained. Improvement: 0 as before, 1 as good as on old "
-        f"cities. Control: the base on other questions moves by {number(result.values['ni_control'])} on "
-        "average." + (" * a task that not every base had learned." if unlearned.any() else ""),
+        f"{len(groups(scores, 'run'))} models fine-tuned from {len(groups(scores, 'base'))} bases"
+        f"{common and f'; {common}'}. Averages over models; bold: the task was trained. Improvement: 0 as "
+        f"before, 1 as good as on old cities. Control: the base on other questions moves by "
+        f"{number(result.values['ni_control'])} on average."
+        + (" * a task that not every base had learned." if unlearned.any() else ""),
     )
 
 

@@ -83,7 +83,7 @@ def test_only_models_that_answer_too_little_are_left_out():
     refused = {("a", "angle"): complaint}
     found, lost = _answered(runs, ["angle", "compass"], ask)
     assert (found, lost) == ([["b"], ["a", "b"]], ["Left out: a, angle: only 3 usable pairs."])
-    refused["b", "angle"] = complaint
+    refused["b", "angle"] = NoPairs("only 4 usable pairs", "some other advice")
     with pytest.raises(
         NoPairs, match=r"no pairs of angle to patch: Left out: a, .* usable pairs.* \(train it\)"
     ):
@@ -101,3 +101,15 @@ def test_an_unknown_subspace_is_refused_before_anything_is_asked(monkeypatch):
             study((ROOT / "zoo/small").as_posix(), subspace="manifold,manifolt")
     assert check_subspaces(["all"]) == SUBSPACES
     assert check_subspaces([]) == ()
+
+
+def test_a_subspace_that_cannot_be_learned_costs_nothing_else(monkeypatch):
+    def few(*_):
+        raise NoPairs("9 pairs differ in the answer's first token; DAS needs 48")
+
+    monkeypatch.setattr(patch_examine, "das_part", few)
+    small = (ROOT / "zoo/small").as_posix()
+    result = patch(small, task="compass", components="resid_post", spans="equals", pairs=16, das=1)
+    assert "das" not in result.tables
+    assert result.tables["subspaces"]
+    assert any("No subspace was learned: 9 pairs" in note for note in result.notes)

@@ -226,6 +226,9 @@ def test_what_a_sweep_left_that_was_killed_is_gone_on_with_or_made_anew(tmp_path
     first = SweepStore(tmp_path / "s", "key", resume=False)
     assert SweepStore(tmp_path / "s", "other", resume=True).parts == 0  # killed before its first part
     first.save("left", values)
+    assert (
+        SweepStore(tmp_path / "s", "other", resume=True).parts == 0
+    )  # still its own, beside another's parts
     assert SweepStore(tmp_path / "s", "key", resume=True).parts == 1  # control: it is gone on with
     part = first.folder / "left.npy"
     part.write_bytes(bytes(part.stat().st_size))
