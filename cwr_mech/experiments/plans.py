@@ -24,6 +24,7 @@ from cwr_mech.experiments.planned import (
     routed,
     seeds_only,
 )
+from cwr_mech.experiments.presets import with_label_noise
 from cwr_mech.tasks.registry import PAPER_TASKS
 
 DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
@@ -54,11 +55,24 @@ ALONE_STEPS: Mapping[str, int] = MappingProxyType(
 )
 """Task -> steps of a model of it alone in the plan `ripe`: caps, stated before the first was trained.
 Crossing gets four times what angle does, as nothing here or in the paper says that it is learned alone."""
+NOISY = (0.05, 0.2)
+"""Shares of wrong answers in pretraining and fine-tuning, in the plan `ripe`."""
+SHAPES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "width32": ("d_model=32", "d_mlp=128"),
+        "width128": ("d_model=128", "d_mlp=512"),
+        "depth2": ("n_layers=2",),
+        "depth8": ("n_layers=8",),
+    }
+)
+"""Models of other sizes in the plan `ripe`: end of the name -> settings that differ. Heads stay four."""
 PRIMARY = 6
 """Bases of the plan `ripe` that are fine-tuned in every way, exploratory and sealed."""
 RIPE_RATE = 1e-3
 """Peak rate of fine-tunings in the plan `ripe`. At a thirtieth of the base's, distance still answered 192 off
 about new cities at the end where old ones are 71 off; at this rate 43 and 41 (base of seed 1)."""
+PLACED = (("distance",), ("compass",), ("perimeter",))
+"""Tasks whose answers about a city say where it is."""
 AT_READING_SITE = {"positions": ("digit3", "last_digit"), "rescale": False}
 RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     {"condition": "on-manifold", **AT_READING_SITE},
@@ -170,7 +184,8 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     trained on distance and on compass through the new cities' activations alone (CUT_ROUTES). A base without
     a map where gradients are projected (seed 5) can't be trained so; those of further seeds stand in for it,
     with replay in half of the rows only. The paper's few elicitation rows come with new cities, as its
-    settings have them, and on two bases with training cities.
+    settings have them, and on two bases with training cities. What follows label noise and size is asked of
+    one seed.
     """
     half = (len(seeds[:PRIMARY]) + 1) // 2
     explored, sealed, further = (
@@ -178,7 +193,6 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     )
     four = [*explored, *sealed][:4]
     tuned = partial(finetunings, lr=RIPE_RATE)
-    placed = [("distance",), ("compass",), ("perimeter",)]
     studied = tuned(four, [(task,) for task in ("distance", "angle", "compass")])
     reading = preset.model.n_layers // 2  # modules up to the block after which a city is read
     city = ("E", *(f"L{layer}" for layer in range(reading)))
@@ -194,10 +208,10 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     return [
         *explored,
         *tuned(explored, _singles(preset)),
-        *tuned(explored, placed, replay="all"),
-        *tuned(explored, placed, replay="all", replay_rows=NEW_ROWS),
-        *tuned(explored, placed, elicitation="new"),
-        *tuned(explored[:2], placed, elicitation="world"),
+        *tuned(explored, PLACED, replay="all"),
+        *tuned(explored, PLACED, replay="all", replay_rows=NEW_ROWS),
+        *tuned(explored, PLACED, elicitation="new"),
+        *tuned(explored[:2], PLACED, elicitation="world"),
         *alone(preset, seeds[:half]),
         *through_cities(explored),
         *routed(studied[:9], routes),
@@ -205,24 +219,54 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(explored, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
         *sealed,
         *tuned(sealed, _singles(preset)),
-        *tuned(sealed, placed, replay="all"),
-        *tuned(sealed, placed, replay="all", replay_rows=NEW_ROWS),
+        *tuned(sealed, PLACED, replay="all"),
+        *tuned(sealed, PLACED, replay="all", replay_rows=NEW_ROWS),
         *through_cities(sealed),
         *further,
-        *tuned(further, placed, replay="all", replay_rows=NEW_ROWS),
+        *tuned(further, PLACED, replay="all", replay_rows=NEW_ROWS),
         *through_cities(further),
         *routed(studied[9:], routes),
         *frozen(studied[9:], sides),
         *tuned(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
         *two_together(preset, seeds[:2]),
+        *noisy(preset, seeds[:1]),
+        *resized(preset, seeds[:1]),
     ]
 
 
-def alone(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
-    """A model of each task alone with the steps of ALONE_STEPS; of crossing, one seed only."""
+def noisy(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """With each share of wrong answers: a base, distance, angle and compass alone, and fine-tunings of the
+    base on tasks that place a city, with replay in half of the rows. Fine-tunings have wrong answers, too.
+    """
+    planned = []
+    for share in NOISY:
+        wrong = with_label_noise(preset, share, "uniform")
+        singles = alone(wrong, seeds, ("distance", "angle", "compass"))
+        planned += [*_base_and_half_replay(wrong, seeds), *singles]
+    return planned
+
+
+def resized(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    """Bases of the sizes of SHAPES, and their fine-tunings with replay in half of the rows."""
     return [
         run
-        for task in preset.data.tasks
+        for end, settings in SHAPES.items()
+        for run in _base_and_half_replay(
+            preset.with_settings([*settings, f"name={preset.name}-{end}"]), seeds
+        )
+    ]
+
+
+def _base_and_half_replay(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
+    bases = seeds_only(preset, seeds)
+    return [*bases, *finetunings(bases, PLACED, replay="all", lr=RIPE_RATE, replay_rows=NEW_ROWS)]
+
+
+def alone(preset: RunConfig, seeds: Sequence[int], tasks: Sequence[str] | None = None) -> list[Planned]:
+    """A model of each task (default: all) alone with the steps of ALONE_STEPS; of crossing, one seed only."""
+    return [
+        run
+        for task in tasks or preset.data.tasks
         for run in pretraining(
             preset.with_settings([f"steps={ALONE_STEPS.get(task, preset.train.steps)}"]),
             [(task,)],

@@ -15,7 +15,16 @@ from cwr_mech.experiments.costs import (
 )
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED, condition_of, total_rows
 from cwr_mech.experiments.planned import Planned
-from cwr_mech.experiments.plans import CUT_ROUTES, PLANS, PROJECTIONS, ROUTED, checked, find_plan
+from cwr_mech.experiments.plans import (
+    CUT_ROUTES,
+    NOISY,
+    PLANS,
+    PROJECTIONS,
+    ROUTED,
+    SHAPES,
+    checked,
+    find_plan,
+)
 from cwr_mech.experiments.presets import preset
 from cwr_mech.findings.conditions import (
     CUT_MATCHED,
@@ -33,7 +42,9 @@ from cwr_mech.tasks.registry import PAPER_TASKS
 # plan, runs, of which start from fresh weights
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
-SIZES += [("ripe", 6 * (8 + 6 + 10) + 14 + 5 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 7 + 19 + 14 + 12)]
+CHANGED = (2 * (4 + 3) + 4 * 4, 2 * 4 + 4)  # with label noise, of other sizes
+RIPE = (6 * (8 + 6 + 10) + 14 + 5 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 7 + 19 + 14 + 12)
+SIZES += [("ripe", RIPE[0] + CHANGED[0], RIPE[1] + CHANGED[1])]
 
 
 def made(name: str, seeds: tuple[int, ...] | None = None) -> tuple[Planned, ...]:
@@ -148,6 +159,24 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
     alone = {run.name: run.config.train.steps for run in planned if len(run.config.data.tasks) == 1}
     assert alone["ripe-distance"] * 2 == alone["ripe-distance-longer"]
     assert by_name["ripe-angle+compass"].train.steps == alone["ripe-angle"] + alone["ripe-compass"]
+
+
+def test_ripe_varies_noise_and_size_and_nothing_else() -> None:
+    by_name = {run.name: run.config for run in made("ripe")}
+    for share in NOISY:
+        noisy = [name for name in by_name if f"-noise{share:g}" in name]
+        assert len(noisy) == 7
+        for name in noisy:
+            plain = by_name[name.replace(f"-noise{share:g}", "")]
+            same = by_name[name].with_settings(["label_noise=0", f"name={plain.name}"])
+            assert same == plain
+            assert by_name[name].data.label_noise == share
+    for end, settings in SHAPES.items():
+        resized = [name for name in by_name if name.startswith(f"ripe-{end}")]
+        assert len(resized) == 4
+        for name in resized:
+            plain = by_name[name.replace(f"-{end}", "", 1)]
+            assert by_name[name] == plain.with_settings([*settings, f"name={name}"])
 
 
 def test_seeds_are_named_unless_they_are_the_presets_own() -> None:
