@@ -47,7 +47,8 @@ def member_of(source: Source) -> Member:
     config = run.config
     rows = config.train.steps * config.train.batch_size
     tasks = tuple(config.data.tasks)
-    return Member(source.label, tasks, config.train.seed, rows, rows // len(tasks), learned or None)
+    about = (config.train.seed, rows, rows // len(tasks), learned or None, config.data.label_noise)
+    return Member(source.label, tasks, *about)
 
 
 def members(sources: Sequence[Source]) -> dict[str, Member]:

@@ -261,7 +261,7 @@ def recipe_text(config: RunConfig) -> str:
 
 def condition_of(config: RunConfig) -> str:
     """What distinguishes a fine-tuning from others besides its tasks: replay, elicitation rows, what is done
-    to the gradient, modules that are trained.
+    to the gradient, modules that are trained, label noise.
     """
     data = config.data
     others = [part for part in data.parts if part.task not in data.tasks]
@@ -280,4 +280,11 @@ def condition_of(config: RunConfig) -> str:
         elicitation = "world"
     route = f", {config.route.name}" if config.route.changes else ""
     only = f", only {'+'.join(config.train.train_only)}" if config.train.train_only else ""
-    return f"replay {replay}, elicitation {elicitation}{route}{only}"
+    return f"replay {replay}, elicitation {elicitation}{route}{only}{noise_of(config)}"
+
+
+def noise_of(config: RunConfig) -> str:
+    """ ", 20 % of answers wrong" of a run with label noise, otherwise ""."""
+    data = config.data
+    kind = "" if data.label_noise_kind == "uniform" else f" ({data.label_noise_kind})"
+    return f", {100 * data.label_noise:g} % of answers wrong{kind}" if data.label_noise else ""

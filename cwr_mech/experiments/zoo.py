@@ -23,7 +23,7 @@ from cwr_mech.artifacts import PART
 from cwr_mech.config import RunConfig
 from cwr_mech.data.summary import gain
 from cwr_mech.errors import CorruptArtifact, UserError
-from cwr_mech.experiments.finetuning import condition_of
+from cwr_mech.experiments.finetuning import condition_of, noise_of
 from cwr_mech.results import Row
 from cwr_mech.tasks.registry import PAPER_TASKS
 from cwr_mech.training.folders import holds_run, run_folders, zoo_folders
@@ -133,7 +133,7 @@ def family(config: RunConfig, tuned: bool) -> str:
     )
     if not tuned:
         from_the_start = any(part.group == "all" for part in config.data.parts)
-        return f"{tasks}, new cities in pretraining" if from_the_start else tasks
+        return tasks + (", new cities in pretraining" if from_the_start else "") + noise_of(config)
     replay, elicitation, *update = condition_of(config).split(", ")
     rows = [] if elicitation == "elicitation none" else [elicitation]
     again = [] if replay == "replay trained" else [replay]

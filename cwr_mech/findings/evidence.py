@@ -95,11 +95,12 @@ class Saved:
         return scores[scores["group"] == "old"].pivot(index="run", columns="task", values="gain")
 
     def trained_on(self, *tasks: str) -> list[str]:
-        """Models trained from fresh weights on exactly these tasks, held-out cities left out."""
+        """Models trained from fresh weights on exactly these tasks, held-out cities left out, without label
+        noise."""
         chosen = self.models[
             self.models["base"].isna()
             & (self.models["tasks"] == "+".join(tasks))
-            & ~self.models["family"].str.contains("pretraining")
+            & ~self.models["family"].str.contains("pretraining|wrong")
         ]
         return list(chosen["run"])
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,17 @@ def published_transfer() -> dict[str, float]:
     """Trained task -> mean published improvement of the other six."""
     cells = matrix("transfer")
     return {task: float(np.delete(cells[i], i).mean()) for i, task in enumerate(PAPER_TASKS)}
+
+
+def published_less() -> float:
+    """What distance teaches the other six, minus what other tasks teach theirs."""
+    theirs = published_transfer()
+    return theirs["distance"] - mean(value for task, value in theirs.items() if task != "distance")
+
+
+def half_of(published: float) -> dict[str, Any]:
+    """The smallest effect of interest of a claim about a difference that the paper has."""
+    return {"smallest": round(abs(published) / 2, 2), "why": "half of the published difference"}
 
 
 def retention(condition: str) -> Claim:
@@ -67,8 +79,6 @@ def own_claims() -> Iterator[Claim]:
 def transfer_claims() -> Iterator[Claim]:
     """What fine-tuning on one task teaches about held-out cities in other tasks."""
     claim = partial(Claim, question="transfer")
-    theirs = published_transfer()
-    rest = mean(value for task, value in theirs.items() if task != "distance")
     yield claim(
         id="transfer",
         statement="Fine-tuning on one task teaches the other tasks about held-out cities",
@@ -79,13 +89,8 @@ def transfer_claims() -> Iterator[Claim]:
         published=float(content()["ft1_no_elicitation"]["transfer"]),
         incomparable=lambda saved: saved.transient(trained(saved)),
     )
-    teaches_less = partial(
-        claim,
-        predicted="below",
-        smallest=round((rest - theirs["distance"]) / 2, 2),
-        why="half of the published difference",
-        published=theirs["distance"] - rest,
-    )
+    theirs = published_less()
+    teaches_less = partial(claim, predicted="below", published=theirs, **half_of(theirs))
     for name, words, condition in REPLAYED:
         yield teaches_less(
             id=f"{name}distance-teaches-less",
@@ -118,9 +123,8 @@ def further_claims() -> Iterator[Claim]:
         contrast="improvement beyond the better single teacher: pairs with distance, minus other pairs",
         evidence=_interference,
         predicted="below",
-        smallest=round((without - with_it) / 2, 2),
-        why="half of the published difference",
         published=with_it - without,
+        **half_of(with_it - without),
         incomparable=lambda saved: saved.transient(trained(saved)),
     )
     yield claim(

@@ -4,14 +4,15 @@ Everything is computed from saved results and the published tables. A new questi
 new claim is a row of CLAIMS in the module of its question.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cwr_mech.analysis.stats.intervals import LEAST_UNITS
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError
-from cwr_mech.findings import conditions, finetuned, pretrained, relations, routing
+from cwr_mech.experiments.plans import NOISY
+from cwr_mech.findings import conditions, finetuned, pretrained, relations, routing, variants
 from cwr_mech.findings.claims import VERDICTS, Claim, judge
 from cwr_mech.findings.evidence import Saved
 from cwr_mech.findings.tables import agreement_rows, value_rows
@@ -20,7 +21,8 @@ from cwr_mech.results import Result, Row, load_results
 
 class Question(NamedTuple):
     """What a chapter of a report asks: kinds of results that it needs and that it shows, the claims that
-    answer it (the first of which there is a number), and what it cannot say.
+    answer it (the first of which there is a number), and what it cannot say. `there`: whether any model is
+    there that it is about.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Question(NamedTuple):
     shows: tuple[str, ...]
     headline: tuple[str, ...]
     limits: str
+    there: Callable[[Saved], bool] = lambda saved: True
 
 
 MOST_REPLAY_FIRST = [name for name, _, _ in finetuned.REPLAYED][::-1]
@@ -137,6 +140,24 @@ QUESTIONS = (
         "The manifold's span is that of a few leading directions; a point in the span may lie off the curved "
         "manifold. A share says where an update points, not what answers use.",
     ),
+    Question(
+        "noise",
+        "Do maps, convergence and divergence survive label noise?",
+        ("transfer", "locate", "probe"),
+        ("transfer", "locate", "probe", "similarity"),
+        tuple(f"noise-divergence-distance-{100 * share:g}" for share in sorted(NOISY, reverse=True)),
+        "One base a share of noise, so that intervals take the spread between seeds from bases without.",
+        variants.noise,
+    ),
+    Question(
+        "size",
+        "Does divergence fall as models grow?",
+        ("transfer", "locate", "probe"),
+        ("transfer", "locate", "probe"),
+        ("size-divergence",),
+        "One recipe for all sizes: rate and steps are those that suit the usual one.",
+        variants.sizes,
+    ),
 )
 """The questions in the order of a report."""
 
@@ -146,6 +167,7 @@ CLAIMS: tuple[Claim, ...] = (
     *relations.CLAIMS,
     *routing.CLAIMS,
     *conditions.CLAIMS,
+    *variants.CLAIMS,
 )
 
 READ = (*dict.fromkeys(kind for question in QUESTIONS for kind in (*question.needs, *question.shows)),)
@@ -159,18 +181,20 @@ def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: 
     """
     saved = Saved(results)
     here = {result.kind for result in results.values()}
-    asked = {question.id for question in QUESTIONS if set(question.needs) <= here}
+    asked = {question.id for question in QUESTIONS if set(question.needs) <= here and question.there(saved)}
     if not asked:
         raise AnalysisError("no question can be asked of these results", "cwr-mech zoo analyse makes them")
     rows = judge([claim for claim in CLAIMS if claim.question in asked], saved)
     rows = [row for row in rows if row["role"] == "exploratory" or row["n"]]
     findings = [row for row in rows if row["kind"] == "finding"]
     values = value_rows(saved)
+    models = [result for result in results.values() if result.kind == "zoo"] or [*results.values()]
+    runs = [run for result in models for run in result.params.get("runs", [])]
     return Result(
         kind="findings",
         command=command,
         inputs=dict(inputs),
-        params={"runs": list(saved.models["run"])},
+        params={"runs": list(dict.fromkeys(runs))},
         values={"claims": len(findings)}
         | {name: sum(row["verdict"] == name for row in findings) for name in VERDICTS},
         tables={"claims": rows, "agreement": agreement_rows(values), "values": values},

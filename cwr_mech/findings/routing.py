@@ -30,7 +30,7 @@ def place_claims() -> Iterator[Claim]:
                 id=f"{name}divergence-{task}",
                 statement=f"After fine-tuning on {task}{words}, other tasks' answers are farther off about "
                 f"new cities than {task}'s are",
-                evidence=partial(_divergence, task=task, condition=condition),
+                evidence=partial(divergence, task=task, condition=condition),
                 contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, "
                 "new minus training cities",
             )
@@ -52,11 +52,11 @@ def place_claims() -> Iterator[Claim]:
 
 
 def _more(saved: Saved, condition: str) -> Units:
-    rest = [_divergence(saved, task, condition) for task in LOCATED if task != DIVERGENT]
-    return minus(_divergence(saved, DIVERGENT, condition), mean_over(rest))
+    rest = [divergence(saved, task, condition) for task in LOCATED if task != DIVERGENT]
+    return minus(divergence(saved, DIVERGENT, condition), mean_over(rest))
 
 
-def _divergence(saved: Saved, task: str, condition: str) -> dict[str, float]:
+def divergence(saved: Saved, task: str, condition: str) -> dict[str, float]:
     """Base -> divergence index of its fine-tuning on `task`, the usual one or that of a condition (as
     `label_of` words it), beyond that of training cities."""
     rows, models = saved.table("locate", "divergence"), saved.table("locate", "models")

@@ -120,6 +120,7 @@ def _member(member: Member) -> Row:
         "exposure": member.exposure,
         "least_gain": None if member.gain is None else min(member.gain.values(), default=0.0),
         "failed": member.failed,
+        "label_noise": member.noise,
     }
 
 

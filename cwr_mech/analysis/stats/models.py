@@ -17,6 +17,7 @@ class Member:
 
     `rows` seen in all, `exposure`: rows seen of each task. `gain`: for each trained task the share of the gap
     between the best constant answer (0) and a perfect one (1) that it closes; None when it was not evaluated.
+    `noise`: share of wrong answers in training.
     """
 
     run: str
@@ -25,6 +26,7 @@ class Member:
     rows: int
     exposure: int
     gain: Mapping[str, float] | None = None
+    noise: float = 0.0
 
     @property
     def failed(self) -> bool | None:
