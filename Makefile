@@ -6,6 +6,7 @@
 # make patching reports/patching anew, from the zoo
 # make routes  results about fine-tuned runs that are not in the zoo, from runs/ (see below)
 # make sealed  the same of the bases that were kept sealed
+# make variants  models with label noise and of other sizes
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
 
@@ -19,7 +20,7 @@ SEALED := ripe-seed4 ripe-seed5 ripe-seed6
 WITH_MAP := ripe-seed4 ripe-seed6 ripe-seed7
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs readme bench patching routes sealed env clean FORCE
+.PHONY: demo test docs readme bench patching routes sealed variants env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -58,6 +59,7 @@ TWO := $(addprefix distance+,trianglearea crossing angle perimeter compass insid
   trianglearea+angle compass+inside perimeter+crossing trianglearea+compass
 # of = $(call of,bases,sets,conditions): all fine-tunings of these bases on these sets under these conditions
 of = $(foreach run,$(1),$(foreach set,$(2),$(foreach end,$(3),$(run)-ft-$(set)$(filter-out -none,-$(end)))))
+HALF = $(call of,$(1),distance compass perimeter,replay-all-half)
 REHEARSED = $(call of,$(1),distance compass perimeter,replay-all)
 PROJECTED = $(call of,$(BASES),distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
 ELICITED = $(call of,$(BASES),distance compass perimeter,elicit-new)
@@ -94,6 +96,23 @@ sealed: .venv/.ready
 	@$(CWR) locate $(SEALED) $(call of,$(SEALED),distance compass perimeter,none replay-all) $(PLACES) --suffix sealed \
 	  --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
+
+# Models with label noise and of other sizes, beside usual bases.
+NOISE := noise0.2 noise0.05
+SIZE := width32 width128 depth2 depth8
+ALL_BASES := $(BASES) $(SEALED) ripe-seed7
+variants: .venv/.ready
+	@$(CWR) probe $(ALL_BASES) $(addprefix ripe-,$(NOISE) $(SIZE)) --report variants
+	@$(CWR) similarity $(foreach noise,$(NOISE),$(addprefix ripe-$(noise)-,distance angle compass)) --layers 2 \
+	  --measures cka --report variants
+	@$(CWR) transfer $(call HALF,$(ALL_BASES)) --rows 200 --report variants
+	@$(CWR) locate $(ALL_BASES) $(call HALF,$(ALL_BASES)) $(PLACES) --report variants
+	@for some in noise size; do \
+	  case $$some in noise) models="$(call HALF,$(addprefix ripe-,$(NOISE)))";; \
+	    size) models="$(call HALF,$(addprefix ripe-,$(SIZE)))";; esac; \
+	  $(CWR) transfer $$models --rows 200 --suffix $$some --report variants || exit; \
+	  $(CWR) locate $$models $(PLACES) --suffix $$some --report variants || exit; done
+	@$(CWR) report variants --claims
 
 env: .venv/.ready
 
