@@ -86,18 +86,21 @@ routes: .venv/.ready
 	@$(CWR) anatomy $(FROZEN) --suffix frozen --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
 
-# The same of the bases that were sealed until what is asked of them was fixed (reports/PREREGISTRATION.md). Base 5
-# holds no map where gradients are projected; base 7 stands in for it.
+# The same of the bases that were sealed until what is asked of them was fixed (reports/PREREGISTRATION.md), and of
+# base 7: base 5 holds no map where gradients are projected.
 sealed: .venv/.ready
 	@$(foreach run,$(SEALED),$(CWR) course $(call of,$(run),$(SINGLES),none) --rows 64 --suffix $(run) --report ripe &&) true
 	@$(CWR) transfer $(call of,$(SEALED),$(SINGLES),none) --rows 200 --suffix sealed --report ripe
 	@$(CWR) transfer $(call CUT,$(WITH_MAP)) --rows 200 --suffix cut-sealed --report routing
-	@$(CWR) transfer $(call REHEARSED,$(SEALED)) --rows 200 --suffix rehearsed-sealed --report ripe
+	@for report in ripe routing; do \
+	  $(CWR) transfer $(call REHEARSED,$(SEALED)) --rows 200 --suffix rehearsed-sealed --report $$report || exit; \
+	  $(CWR) transfer $(call HALF,$(SEALED) ripe-seed7) --rows 200 --suffix half-sealed --report $$report || exit; done
 	@$(CWR) locate $(SEALED) $(call of,$(SEALED),distance compass perimeter,none replay-all) $(PLACES) --suffix sealed \
 	  --report routing
+	@$(CWR) locate $(SEALED) ripe-seed7 $(call HALF,$(SEALED) ripe-seed7) $(PLACES) --suffix half-sealed --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
 
-# Models with label noise and of other sizes, beside usual bases.
+# Models with label noise and of other sizes, beside usual bases. Of some only: make variants NOISE=noise0.2 SIZE=
 NOISE := noise0.2 noise0.05
 SIZE := width32 width128 depth2 depth8
 ALL_BASES := $(BASES) $(SEALED) ripe-seed7
@@ -110,6 +113,7 @@ variants: .venv/.ready
 	@for some in noise size; do \
 	  case $$some in noise) models="$(call HALF,$(addprefix ripe-,$(NOISE)))";; \
 	    size) models="$(call HALF,$(addprefix ripe-,$(SIZE)))";; esac; \
+	  [ -n "$$models" ] || continue; \
 	  $(CWR) transfer $$models --rows 200 --suffix $$some --report variants || exit; \
 	  $(CWR) locate $$models $(PLACES) --suffix $$some --report variants || exit; done
 	@$(CWR) report variants --claims
