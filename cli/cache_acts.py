@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from cwr_mech.analysis.registry import Opt
 from cwr_mech.analysis.study import names
-from cwr_mech.errors import ArtifactError, ArtifactExists, ConfigError
+from cwr_mech.errors import AnalysisError, ArtifactError, ArtifactExists, ConfigError
 from cwr_mech.render.numbers import number
 
 from .common import ACTIVATIONS, console, duration, progress, say, size_text
@@ -161,14 +161,15 @@ def caching(path: Path, total: int, unit: str) -> Iterator[Callable[[int], None]
 def kept(path: Path, model_sha256: str, *, named: bool) -> "ActivationStore | None":
     """The file at `path` when it was made from these weights.
 
-    Raises ArtifactExists where the user named a file that holds no activations, which only --force replaces.
+    Raises ArtifactExists where the user named a file that holds something else, also activations of other
+    weights: only --force replaces it.
     """
     from cwr_mech.activations.reader import ActivationStore, reusable
 
     if named and path.exists():
         try:
-            ActivationStore(path)
-        except ArtifactError as error:
+            return ActivationStore(path, model_sha256=model_sha256)
+        except (AnalysisError, ArtifactError) as error:
             raise ArtifactExists(
                 f"not overwritten: {error.message}", "choose another --out, or replace it with --force"
             ) from error

@@ -53,7 +53,7 @@ def cache_texts(
     if old is not None:
         if old.attrs["world_sha256"] != prompts.entities.sha256:
             raise ArtifactExists(
-                f"not overwritten: {path} is about {len(old)} other entities",
+                f"not overwritten: {path} is about {len(old)} entities of other names or coordinates",
                 "keep both with another --out, or replace it with --force",
             )
         held = {task: old.token_rows(task) for task in old.tasks}

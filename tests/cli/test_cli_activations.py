@@ -188,6 +188,10 @@ def test_a_file_of_somebody_else_is_not_overwritten(run: Run) -> None:
     assert Path("mine.h5").read_bytes() == before
     said(call("cache-acts", "--out", "mine.h5", "--force", "--tasks", "angle"))
     assert ActivationStore("mine.h5").tasks == ("angle",)
+    held = Path("mine.h5").read_bytes()
+    refused = failed(call("cache-acts", "--untrained", "--out", "mine.h5"))
+    assert "not overwritten: mine.h5 was made from another state of the model" in refused
+    assert Path("mine.h5").read_bytes() == held
     FILE.parent.mkdir()
     FILE.write_bytes(b"cut short")  # the default place is ours: a broken file there is mended
     said(call("cache-acts", "--tasks", "angle"))

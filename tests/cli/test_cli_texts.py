@@ -154,7 +154,7 @@ def test_other_entities_or_weights_do_not_mix(folder: Path) -> None:
     cities = ("cache-acts", "planted", "--template", "{name}", "--n-cities")
     said(call(*cities, 30))
     refused = failed(call(*cities, 40))
-    assert "not overwritten: activations/planted-cities.h5 is about 30 other entities hint: " in refused
+    assert "planted-cities.h5 is about 30 entities of other names or coordinates hint: " in refused
     assert "--out" in refused
     said(call(*cities, 40, "--out", "more.h5"))
     said(call(*cities, 40, "--force"))
