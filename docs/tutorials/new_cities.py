@@ -38,5 +38,5 @@ print(
 assert tuned < base
 
 # %% [markdown]
-# One base model decides nothing; `reports/routing` asks three bases and their fine-tunings, and judges the claims with
+# One base model decides nothing; `reports/routing` asks seven bases and their fine-tunings, and judges the claims with
 # base models as units. `cwr-mech report routing --html` shows the implied places on a map.
