@@ -143,8 +143,8 @@ QUESTIONS = (
     Question(
         "noise",
         "Do maps, convergence and divergence survive label noise?",
-        ("transfer", "locate", "probe"),
-        ("transfer", "locate", "probe", "similarity"),
+        ("transfer", "locate", "places"),
+        ("transfer", "locate", "places", "similarity"),
         tuple(f"noise-divergence-distance-{100 * share:g}" for share in sorted(NOISY, reverse=True)),
         "One base a share of noise, so that intervals take the spread between seeds from bases without.",
         variants.noise,
@@ -152,8 +152,8 @@ QUESTIONS = (
     Question(
         "size",
         "Does divergence fall as models grow?",
-        ("transfer", "locate", "probe"),
-        ("transfer", "locate", "probe"),
+        ("transfer", "locate", "places"),
+        ("transfer", "locate"),
         ("size-divergence",),
         "One recipe for all sizes: rate and steps are those that suit the usual one.",
         variants.sizes,
@@ -186,6 +186,7 @@ def findings(results: Mapping[str, Result], inputs: Mapping[str, str], command: 
         raise AnalysisError("no question can be asked of these results", "cwr-mech zoo analyse makes them")
     rows = judge([claim for claim in CLAIMS if claim.question in asked], saved)
     rows = [row for row in rows if row["role"] == "exploratory" or row["n"]]
+    rows = [row for row in rows if not row["reason"].startswith(variants.ABSENT)]
     findings = [row for row in rows if row["kind"] == "finding"]
     values = value_rows(saved)
     models = [result for result in results.values() if result.kind == "zoo"] or [*results.values()]

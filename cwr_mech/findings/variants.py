@@ -26,6 +26,8 @@ from cwr_mech.findings.routing import FURTHER, FURTHER_WHY, divergence
 LEAST_SIZES = 3
 OTHERS = 2
 """Tasks besides distance that a base must have learned."""
+ABSENT = "no base with"
+"""How the reason begins why a claim about a share of noise that was not trained has no number."""
 SPREAD = "one base with noise, its interval from the spread of usual ones"
 
 
@@ -59,7 +61,7 @@ def over(saved: Saved, noise: float = 0.0, usual: bool = True) -> Saved:
     size = bases["parameters"].mode()[0]
     chosen = bases[np.isclose(bases["label_noise"], noise) & ((bases["parameters"] == size) | (not usual))]
     if chosen.empty:
-        raise NoResults(f"no base with {_percent(noise)} of answers wrong")
+        raise NoResults(f"{ABSENT} {_percent(noise)} of answers wrong")
     return Saved(saved.results, list(chosen.index))
 
 
@@ -82,9 +84,12 @@ def as_one_more(noisy: Mapping[str, float], usual: Mapping[str, float]) -> Evide
 
 
 def _beside_usual(saved: Saved, units: Callable[[Saved, float], Units], noise: float) -> Evidence:
-    """What is asked of the base with noise, and of usual ones."""
+    """What is asked of the base with noise, if it has learned enough, and of usual ones."""
     noisy, usual = (units(over(saved, share), share) for share in (noise, 0.0))
-    return as_one_more(noisy, usual)
+    learned = {base: value for base, value in noisy.items() if _learned(saved, base)}
+    if noisy and not learned:
+        return withheld(f"{', '.join(noisy)} has not learned distance and {OTHERS} other tasks")
+    return as_one_more(learned, usual)
 
 
 def _places(saved: Saved, noise: float, task: str) -> Units:
@@ -102,13 +107,14 @@ def _retention(saved: Saved, noise: float) -> Units:
 
 
 def _map(saved: Saved, noise: float) -> Units:
-    rows = saved.table("probe", "layers")
+    rows = saved.table("places", "scores")
     found = {run: rows[rows["run"] == run].to_dict("records") for run in saved.bases}
     return {run: float(best(mine, DECODED)["r2"]) for run, mine in found.items() if mine}
 
 
 def _convergence(saved: Saved, noise: float) -> Evidence:
     """Mean CKA between single-task models of one share of noise, minus that of shuffled cities."""
+    over(saved, noise)  # raises where this share was not trained
     models = saved.table("similarity", "models")
     chosen = models[
         np.isclose(models["label_noise"], noise) & ~models["tasks"].str.contains("+", regex=False)

@@ -47,8 +47,8 @@ def planted(
         about = {"base": None, "seed": k, "parameters": size, "label_noise": 0.2 if noisy else 0.0}
         models.append(about | {"run": base, "models": "all seven tasks"})
         index = (apart if noisy else 3.0 + fall * math.log10(size / 1000)) + 0.05 * (k % 3)
-        decoded = {"r2": (r2 if noisy else 0.9) + 0.01 * (k % 3), "control_r2_shuffled": 0.0}
-        layers.append({"run": base, "task": "distance", "hook": "a", "layer": 0} | decoded)
+        decoded = (r2 if noisy else 0.9) + 0.01 * (k % 3)
+        layers += [{"run": base, "layer": layer, "r2": layer * decoded} for layer in (0, 1)]
         for task in PLACED:
             run = f"{base}-ft-{task}"
             models.append(about | {"run": run, "models": f"fine-tuned on {task}; {words}", "base": base})
@@ -69,7 +69,7 @@ def planted(
     return {
         "transfer": result("transfer", {"runs": list(sizes)}, scores=scores, deviation=[]),
         "locate": result("locate", {"runs": list(sizes)}, models=models, divergence=places, errors=[]),
-        "probe": result("probe", {"runs": list(sizes)}, layers=layers),
+        "places": result("places", {"runs": list(sizes)}, scores=layers),
         "similarity": result(
             "similarity",
             {"runs": list(alone)},
@@ -89,6 +89,7 @@ def claims(**changes: Any) -> dict[str, Row]:
         ("noise-divergence-distance-20", {"apart": 0.0}, "supported", "no effect of that size"),
         ("noise-divergence-compass-20", {"apart": -2.0}, "supported", "refuted"),
         ("noise-divergence-distance-20", {"lost": 0.3}, "supported", "inconclusive"),
+        ("noise-divergence-distance-20", {"learned": False}, "supported", "inconclusive"),
         ("noise-divergence-distance-20", {"usual": 2}, "supported", "inconclusive"),
         ("noise-retention-20", {"lost": 0.3}, "supported", "refuted"),
         ("noise-distance-teaches-less-20", {"less": 0.0}, "supported", "no effect of that size"),
@@ -105,12 +106,11 @@ def test_planted_truths_are_found(name: str, changes: dict[str, Any], usual: str
     assert claims(**changes)[name]["verdict"] == otherwise
 
 
-def test_values_are_those_planted_and_a_share_without_models_has_none() -> None:
+def test_values_are_those_planted_and_a_share_without_models_is_not_asked_about() -> None:
     rows = claims()
     assert rows["noise-divergence-distance-20"]["value"] == pytest.approx(2.0, abs=0.1)
     assert rows["size-divergence"]["value"] == pytest.approx(-1.0, abs=0.1)
-    assert rows["noise-divergence-distance-5"]["n"] == 0
-    assert "no base with 5 % of answers wrong" in rows["noise-divergence-distance-5"]["reason"]
+    assert not any(name.endswith("-5") for name in rows)
 
 
 def test_questions_are_asked_only_where_a_model_is_there_that_they_are_about() -> None:
