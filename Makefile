@@ -105,6 +105,7 @@ NOISE := noise0.2 noise0.05
 SIZE := width32 width128 depth2 depth8
 ALL_BASES := $(BASES) $(SEALED) ripe-seed7
 variants: .venv/.ready
+	@$(CWR) plot $(ALL_BASES) $(addprefix ripe-,$(NOISE) $(SIZE)) --report variants
 	@$(CWR) places $(ALL_BASES) $(addprefix ripe-,$(NOISE) $(SIZE)) --prompts own --report variants
 	@$(CWR) similarity $(foreach noise,$(NOISE),$(addprefix ripe-$(noise)-,distance angle compass)) --layers 2 \
 	  --measures cka --report variants

@@ -51,7 +51,7 @@ def analyses() -> str:
     return "\n".join(["| command | what it asks |", "|---|---|", *rows])
 
 
-def linked_verdicts(reports: Sequence[str] = ("ripe", "routing")) -> str:
+def linked_verdicts(reports: Sequence[str] = ("ripe", "routing", "variants")) -> str:
     """The headline of each question in the committed reports, linked to its section."""
     from cwr_mech.findings.show import readme_rows
     from cwr_mech.results import load_result

@@ -144,7 +144,7 @@ QUESTIONS = (
         "noise",
         "Do maps, convergence and divergence survive label noise?",
         ("transfer", "locate", "places"),
-        ("transfer", "locate", "places", "similarity"),
+        ("curves", "places", "locate", "transfer", "similarity"),
         tuple(f"noise-divergence-distance-{100 * share:g}" for share in sorted(NOISY, reverse=True)),
         "One base a share of noise, so that intervals take the spread between seeds from bases without.",
         variants.noise,

@@ -1,6 +1,7 @@
 """Figures of trainings and answers: learning curves of one run and of several, scores by task."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -222,17 +223,14 @@ def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:
     for index, run in enumerate(runs):
         look, stroke = run_look(index)
         rows, loss = (floats([row[name] for row in where(table, run=run)]) for name in ("rows", "loss"))
-        every = max(1, len(rows) // 8)
-        ax.plot(
-            rows / 1000,
-            loss,
-            color=look.colour,
-            ls=stroke,
-            marker=look.marker,
-            markevery=(every * index // len(runs), every),  # equal curves still show all their marks
-            lw=1.1,
-            label=run,
-        )
+        marks = _spread(len(rows), index, len(runs))
+        shape: dict[str, Any] = {
+            "color": look.colour,
+            "ls": stroke,
+            "marker": look.marker,
+            "markevery": marks,
+        }
+        ax.plot(rows / 1000, loss, lw=1.1, label=run, **shape)
         settled += loss[rows >= SETTLED * rows[-1]].tolist()
     ax.set_ylim(0.95 * min(settled), 1.05 * float(np.quantile(settled, MOST_LOSSES)))
     ax.set_xlim(0, None)
@@ -242,13 +240,26 @@ def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
+def _spread(points: int, index: int, curves: int) -> tuple[int, int]:
+    """First mark and step of some eight marks on a curve; equal curves still show all their marks."""
+    every = max(1, points // 8)
+    return every * index // curves, every
+
+
 def _scores_panel(ax: Axes, rows: list[Row], runs: list[str]) -> None:
     for index, run in enumerate(runs):
         look, stroke = run_look(index)
         for group, face in (("old", look.colour), ("new", "white")):
             mine = where(rows, run=run, group=group)
             x, y = (floats([row[key] for row in mine]) for key in ("rows", "value"))
-            ax.plot(x / 1000, y, color=look.colour, ls=stroke, marker=look.marker, mfc=face, lw=1)
+            marks = _spread(len(x), index, len(runs))
+            shape: dict[str, Any] = {
+                "color": look.colour,
+                "ls": stroke,
+                "marker": look.marker,
+                "markevery": marks,
+            }
+            ax.plot(x / 1000, y, mfc=face, lw=1, **shape)
     for group, stroke in (("old", "--"), ("new", ":")):
         for constant in sorted({row["baseline"] for row in where(rows, group=group)}):
             ax.axhline(constant, color=BASELINE, ls=stroke, lw=1)

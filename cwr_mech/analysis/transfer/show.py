@@ -51,9 +51,10 @@ def transfer_figure(result: Result) -> Figure:
         if index == 0:
             ax.set_ylabel("trained on")
     scores = result.tables["scores"]
+    bases = len(groups(scores, "base"))
     return caption(
         figure,
-        f"{len(groups(scores, 'run'))} models fine-tuned from {len(groups(scores, 'base'))} bases"
+        f"{len(groups(scores, 'run'))} models fine-tuned from {bases} {'base' if bases == 1 else 'bases'}"
         f"{common and f'; {common}'}. Averages over models; bold: the task was trained. Improvement: 0 as "
         f"before, 1 as good as on old cities. Control: the base on other questions moves by "
         f"{number(result.values['ni_control'])} on average."

@@ -227,10 +227,10 @@ def test_every_condition_has_a_row_of_the_figure() -> None:
     drawn = np.asarray(panel.images[0].get_array())[:, PAPER_TASKS.index("perimeter")]
     assert drawn == pytest.approx([0.3, 0.2, 0.3])
     told = " ".join(figure.get_supxlabel().split())
-    assert told.startswith("3 models fine-tuned from 1 bases; replay trained, elicitation none. ")
+    assert told.startswith("3 models fine-tuned from 1 base; replay trained, elicitation none. ")
     models[-1] = replace(models[-1], condition="replay all, elicitation new")
     told = transfer_figure(compared(models, [base()]).to_result({})).get_supxlabel()
-    assert told.startswith("3 models fine-tuned from 1 bases. ")  # nothing in common
+    assert told.startswith("3 models fine-tuned from 1 base. ")  # nothing in common
 
 
 @pytest.mark.parametrize(("rows", "asked"), [(None, QUESTIONS), (30, 30)])
