@@ -142,11 +142,11 @@ QUESTIONS = (
     ),
     Question(
         "noise",
-        "Do maps, convergence and divergence survive label noise?",
+        "Does divergence survive label noise?",
         ("transfer", "locate", "places"),
         ("curves", "places", "locate", "transfer", "similarity"),
         tuple(f"noise-divergence-distance-{100 * share:g}" for share in sorted(NOISY, reverse=True)),
-        "One base a share of noise, so that intervals take the spread between seeds from bases without.",
+        "One base a share of noise: n counts the bases without, from whose spread the interval is.",
         variants.noise,
     ),
     Question(

@@ -24,11 +24,13 @@ from cwr_mech.findings.pretrained import CKA, HALF, NOISE, NOISE_WHY
 from cwr_mech.findings.routing import FURTHER, FURTHER_WHY, divergence
 
 LEAST_SIZES = 3
+LEAST_ALONE = 3
+"""Tasks that must have been learned alone with noise: distance, angle and compass are trained so."""
 OTHERS = 2
 """Tasks besides distance that a base must have learned."""
 ABSENT = "no base with"
 """How the reason begins why a claim about a share of noise that was not trained has no number."""
-SPREAD = "one base with noise, its interval from the spread of usual ones"
+SPREAD = "one base with noise, its interval from the spread of the n usual ones"
 
 
 def noise(saved: Saved) -> bool:
@@ -78,17 +80,28 @@ def as_one_more(noisy: Mapping[str, float], usual: Mapping[str, float]) -> Evide
     value +- t s / sqrt(bases), with the standard deviation s of usual bases and their degrees of freedom.
     """
     if not noisy or len(usual) < 2:
-        return withheld("no base with noise" if not noisy else "too few usual bases to tell how seeds differ")
+        missing = "no result of a base with noise"
+        return withheld(missing if not noisy else "too few usual bases to tell how seeds differ")
     error = float(np.std(list(usual.values()), ddof=1)) / math.sqrt(len(noisy))
     return Evidence(t_interval(float(np.mean(list(noisy.values()))), error, len(usual)))
 
 
 def _beside_usual(saved: Saved, units: Callable[[Saved, float], Units], noise: float) -> Evidence:
-    """What is asked of the base with noise, if it has learned enough, and of usual ones."""
-    noisy, usual = (units(over(saved, share), share) for share in (noise, 0.0))
+    """What is asked of the base with noise, if it has learned enough, and of all usual ones.
+
+    Both are asked about the same tasks, those that the base with noise has learned: a mean over other tasks
+    is another number.
+    """
+    tasks = set.union(*(_tasks(saved, base) for base in over(saved, noise).bases))
+    rows = saved.table("transfer", "scores")
+    tables = {("transfer", "scores"): rows[rows["task"].isin(tasks)]}
+    noisy, usual = (
+        units(Saved(saved.results, over(saved, share).bases, dict(tables)), share) for share in (noise, 0.0)
+    )
     learned = {base: value for base, value in noisy.items() if _learned(saved, base)}
     if noisy and not learned:
-        return withheld(f"{', '.join(noisy)} has not learned distance and {OTHERS} other tasks")
+        found = ", ".join(f"{base} ({value:.2f})" for base, value in noisy.items())
+        return withheld(f"{found} has not learned distance and {OTHERS} other tasks")
     return as_one_more(learned, usual)
 
 
@@ -119,8 +132,11 @@ def _convergence(saved: Saved, noise: float) -> Evidence:
     chosen = models[
         np.isclose(models["label_noise"], noise) & ~models["tasks"].str.contains("+", regex=False)
     ]
-    failed = list(chosen[chosen["failed"].astype(bool)]["run"])
-    alone = dict(chosen[~chosen["failed"].astype(bool)].set_index("run")["tasks"])
+    known = chosen["failed"].eq(False)
+    alone = dict(chosen[known].set_index("run")["tasks"])
+    if (n := len(set(alone.values()))) < LEAST_ALONE:
+        rest = ", ".join(chosen[~known]["run"])
+        return withheld(f"{n} of {LEAST_ALONE} tasks learned alone" + (f", not: {rest}" if rest else ""))
     value, null = saved.similarity(CKA), saved.similarity(CKA, "null_mean")
 
     def level(runs: Sequence[str]) -> float:
@@ -128,8 +144,7 @@ def _convergence(saved: Saved, noise: float) -> Evidence:
         known = [value[pair] - null[pair] for pair in pairs if pair in value]
         return float(np.mean(known)) if known else math.nan
 
-    found = of_statistic(level, list(alone))
-    return Evidence(found.found, f"not learned: {', '.join(failed)}") if failed and found.found else found
+    return of_statistic(level, list(alone))
 
 
 def noise_claims(share: float) -> Iterator[Claim]:
@@ -150,8 +165,8 @@ def noise_claims(share: float) -> Iterator[Claim]:
     for task in LOCATED:
         yield claim(
             id=f"noise-divergence-{task}{end}",
-            statement=f"After fine-tuning on {task} {wrong}, other tasks' answers are farther off about new "
-            f"cities than {task}'s are",
+            statement=f"In a base {wrong}, fine-tuned on {task}, other tasks' answers are farther off about "
+            f"new cities than {task}'s are",
             contrast="log ratio of errors of implied coordinates: other tasks' over the trained task's, new "
             f"minus training cities; {SPREAD}",
             evidence=partial(asked, units=partial(_places, task=task)),
@@ -162,7 +177,7 @@ def noise_claims(share: float) -> Iterator[Claim]:
     yield claim(
         id=f"noise-distance-teaches-less{end}",
         statement="Fine-tuning on distance teaches the other tasks less than fine-tuning on another task "
-        f"does, {wrong}",
+        f"does, in a base {wrong}",
         contrast="mean improvement in untrained tasks: trained on distance, minus trained on compass or "
         f"perimeter; {SPREAD}",
         evidence=partial(asked, units=_less),
@@ -227,10 +242,14 @@ def _slope(saved: Saved) -> Evidence:
 
 def _learned(saved: Saved, base: str) -> bool:
     """Whether a base has learned distance and OTHERS other tasks."""
-    rows = saved.table("transfer", "scores")
-    rows = rows[(rows["base"] == base) & (rows["base_gain"] >= FAILED_BELOW)]
-    tasks = set(rows["task"])
+    tasks = _tasks(saved, base)
     return "distance" in tasks and len(tasks) > OTHERS
+
+
+def _tasks(saved: Saved, base: str) -> set[str]:
+    """The tasks that a base has learned."""
+    rows = saved.table("transfer", "scores")
+    return set(rows[(rows["base"] == base) & (rows["base_gain"] >= FAILED_BELOW)]["task"])
 
 
 CLAIMS = (*(claim for share in NOISY for claim in noise_claims(share)), *size_claims())

@@ -27,6 +27,7 @@ def planted(
     r2: float = 0.9,
     alike: float = 0.5,
     learned: bool = True,
+    failed: bool | None = False,
     shapes: tuple[float, ...] = (0.25, 4.0),
 ) -> dict[str, Result]:
     """Results of `usual` bases, one with 20 % of answers wrong, one of each of `shapes` times the parameters.
@@ -61,7 +62,7 @@ def planted(
                     | {"old": 1.0 - (lost if noisy else 0.0) + 0.001 * (k % 3), "ni": taught}
                 )
     alone = {f"ripe-noise0.2-{task}": task for task in ("distance", "angle", "compass")}
-    about = {"label_noise": 0.2, "failed": False}
+    about = {"label_noise": 0.2, "failed": failed}
     pairs = [
         {"run_a": a, "run_b": b, "measure": "cka", "value": alike + 0.002 * k, "null_mean": 0.0}
         for k, (a, b) in enumerate(combinations(alone, 2))
@@ -95,6 +96,7 @@ def claims(**changes: Any) -> dict[str, Row]:
         ("noise-distance-teaches-less-20", {"less": 0.0}, "supported", "no effect of that size"),
         ("noise-map-20", {"r2": 0.1}, "supported", "no effect of that size"),
         ("noise-convergence-20", {"alike": 0.02}, "supported", "no effect of that size"),
+        ("noise-convergence-20", {"failed": True}, "supported", "inconclusive"),
         ("size-divergence", {"fall": 1.0}, "supported", "refuted"),
         ("size-divergence", {"fall": 0.0}, "supported", "no effect of that size"),
         ("size-divergence", {"shapes": (4.0,)}, "supported", "inconclusive"),
@@ -116,7 +118,7 @@ def test_values_are_those_planted_and_a_share_without_models_is_not_asked_about(
 def test_questions_are_asked_only_where_a_model_is_there_that_they_are_about() -> None:
     found = findings(planted(shapes=()), {}, "test")
     assert {row["question"] for row in found.tables["claims"]} == {"noise"}
-    assert "After fine-tuning on distance with 20 % of answers wrong" in summary(found)
+    assert "In a base with 20 % of answers wrong" in summary(found)
 
 
 def test_one_more_model_is_told_by_the_spread_of_the_others() -> None:
