@@ -221,16 +221,8 @@ def run_look(index: int) -> tuple[Look, str]:
 def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:
     settled = []
     for index, run in enumerate(runs):
-        look, stroke = run_look(index)
         rows, loss = (floats([row[name] for row in where(table, run=run)]) for name in ("rows", "loss"))
-        marks = _spread(len(rows), index, len(runs))
-        shape: dict[str, Any] = {
-            "color": look.colour,
-            "ls": stroke,
-            "marker": look.marker,
-            "markevery": marks,
-        }
-        ax.plot(rows / 1000, loss, lw=1.1, label=run, **shape)
+        ax.plot(rows / 1000, loss, lw=1.1, label=run, **_curve(len(rows), index, len(runs)))
         settled += loss[rows >= SETTLED * rows[-1]].tolist()
     ax.set_ylim(0.95 * min(settled), 1.05 * float(np.quantile(settled, MOST_LOSSES)))
     ax.set_xlim(0, None)
@@ -240,26 +232,21 @@ def _loss_panel(ax: Axes, table: list[Row], runs: list[str]) -> None:
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _spread(points: int, index: int, curves: int) -> tuple[int, int]:
-    """First mark and step of some eight marks on a curve; equal curves still show all their marks."""
+def _curve(points: int, index: int, curves: int) -> dict[str, Any]:
+    """How a run is drawn: its look, and some eight marks, placed so that equal curves still show them all."""
+    look, stroke = run_look(index)
     every = max(1, points // 8)
-    return every * index // curves, every
+    marks = (every * index // curves, every)
+    return {"color": look.colour, "ls": stroke, "marker": look.marker, "markevery": marks}
 
 
 def _scores_panel(ax: Axes, rows: list[Row], runs: list[str]) -> None:
     for index, run in enumerate(runs):
-        look, stroke = run_look(index)
-        for group, face in (("old", look.colour), ("new", "white")):
+        for group in ("old", "new"):
             mine = where(rows, run=run, group=group)
             x, y = (floats([row[key] for row in mine]) for key in ("rows", "value"))
-            marks = _spread(len(x), index, len(runs))
-            shape: dict[str, Any] = {
-                "color": look.colour,
-                "ls": stroke,
-                "marker": look.marker,
-                "markevery": marks,
-            }
-            ax.plot(x / 1000, y, mfc=face, lw=1, **shape)
+            shape = _curve(len(x), index, len(runs)) | ({} if group == "old" else {"mfc": "white"})
+            ax.plot(x / 1000, y, lw=1, **shape)
     for group, stroke in (("old", "--"), ("new", ":")):
         for constant in sorted({row["baseline"] for row in where(rows, group=group)}):
             ax.axhline(constant, color=BASELINE, ls=stroke, lw=1)
