@@ -34,6 +34,15 @@ def test_the_tables_of_the_readme_follow_from_the_program() -> None:
     assert docs_pages.readme(text.replace("| `cwr-mech probe` |", "| `cwr-mech prob` |")) == text  # control
 
 
+def test_reports_linked_from_the_readme_are_part_of_the_repository() -> None:
+    """A new report is ignored like a user's own, and missing from every clone, until .gitignore names it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\((reports/[^)#\s]+)", text)
+    assert [path for path in linked if not (ROOT / path).is_file()] == []
+    kept = re.findall(r"^!/reports/(\w+)/$", (ROOT / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE)
+    assert kept == sorted({path.split("/")[1] for path in linked if path.count("/") > 1})
+
+
 def test_every_public_name_has_a_place() -> None:
     import cwr_mech
 
