@@ -140,6 +140,8 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
     assert {condition_of(config) for config in cut} == {CUT_WHOLE, CUT_ON, CUT_OFF, CUT_MATCHED, CUT_REST}
     elicited = [run.config for run in planned if run.name.endswith("elicit-new")]
     assert {condition_of(config) for config in elicited} == {ELICITED}
+    noisy = [run.config for run in planned if run.base == "ripe-noise0.2"]
+    assert {condition_of(config) for config in noisy} == {f"{HALF_REHEARSED}, 20 % of answers wrong"}
     kinds = {condition_of(run.config) for run in planned}
     assert {PLAIN, REHEARSED, HALF_REHEARSED, ON, OFF, *MATCHED} <= kinds
     frozen = [run.config for run in planned if run.config.train.train_only and not run.config.route.changes]

@@ -233,6 +233,12 @@ FAMILIES = (
         True,
         "fine-tuned on 1 task, on-manifold",
     ),
+    (BASE.with_settings(["data.label_noise=0.05"]), False, "all seven tasks, 5 % of answers wrong"),
+    (
+        finetuning_config(BASE.with_settings(["data.label_noise=0.05"]), ("angle",)),
+        True,
+        "fine-tuned on 1 task, 5 % of answers wrong",
+    ),
 )
 
 
