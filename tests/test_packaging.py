@@ -143,9 +143,15 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+OF_FILES = ("probing", "manifold", "similarity")
+"""Analyses that need no model where activations are on disk: torch and transformers take seconds to load."""
+
+
 def test_analyses_of_files_load_no_torch() -> None:
-    analyses = (f"analysis.{name}.tables" for name in ("probing", "manifold", "similarity"))
-    imported = "; ".join(f"import cwr_mech.{name}" for name in (*analyses, "report.contents"))
+    analyses = [f"analysis.{name}.{part}" for name in OF_FILES for part in ("study", "tables")]
+    imported = "; ".join(
+        f"import cwr_mech.{name}" for name in (*analyses, "analysis.members", "report.contents")
+    )
     code = f"import sys; {imported}; print([m for m in ('torch', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['scipy']"

@@ -32,6 +32,14 @@ class ModelConfig(Config):
         return self.n_key_value_heads or self.n_heads
 
     @property
+    def n_parameters(self) -> int:
+        """How many numbers the weights are."""
+        d, queries, keys = self.d_model, self.n_heads * self.d_head, self.n_kv * self.d_head
+        # Two norms; W_Q, W_K, W_V with their biases, W_O without; gate, up and down of the MLP.
+        block = 2 * d + (d + 1) * (queries + 2 * keys) + queries * d + 3 * d * self.d_mlp
+        return self.n_layers * block + d + self.d_vocab * d * (1 if self.tied else 2)
+
+    @property
     def modules(self) -> tuple[str, ...]:
         """E (the embedding), the blocks L0, L1, ..., and U (final norm and, where not tied, unembedding)."""
         return ("E", *(f"L{layer}" for layer in range(self.n_layers)), "U")

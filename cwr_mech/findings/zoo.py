@@ -12,7 +12,6 @@ from cwr_mech.experiments.plans import find_plan
 from cwr_mech.experiments.presets import nearest, preset
 from cwr_mech.experiments.zoo import family
 from cwr_mech.experiments.zoo_files import QUESTIONS, SEED
-from cwr_mech.model.qwen2 import n_parameters
 from cwr_mech.results import Result, Row
 from cwr_mech.training.runs import Run
 
@@ -67,7 +66,7 @@ def _sizes(models: Sequence[Run]) -> dict[str, int]:
         "n_new": len(world.new()),
         "n_layers": config.model.n_layers,
         "d_model": config.model.d_model,
-        "parameters": n_parameters(config.model),
+        "parameters": config.model.n_parameters,
         "first_tasks": sum(bool(model.config.data.first_tasks) for model in scratch),
     }
 

@@ -66,12 +66,6 @@ def next_token_loss(
     return found.view(targets.shape) if per_token else found
 
 
-def n_parameters(config: ModelConfig) -> int:
-    """How many numbers the weights of such a model are; none is allocated."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in HookedQwen2(config, seed=None).parameters())
-
-
 class HookedQwen2(HookedBase):
     """Qwen2 with hooks. `config` holds our settings, `cfg` the view of them TransformerLens' tools read."""
 

@@ -143,6 +143,7 @@ def test_the_paper_protocol_switches_every_quirk_on() -> None:
 def test_derived_sizes() -> None:
     assert ModelConfig().d_head == 32
     assert ModelConfig(n_key_value_heads=2).n_kv == 2
+    assert ModelConfig().n_parameters == 1_601_920
 
 
 @pytest.mark.parametrize(

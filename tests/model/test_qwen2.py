@@ -12,6 +12,7 @@ from cwr_mech.config import ModelConfig
 from cwr_mech.errors import ConfigError
 from cwr_mech.model.checkpoint import from_hf_state
 from cwr_mech.model.qwen2 import HookedQwen2, next_token_loss
+from cwr_mech.model.settings import ForeignConfig
 
 SMALL = {"n_layers": 3, "d_model": 32, "d_mlp": 48}
 SHAPES = {
@@ -135,6 +136,19 @@ def test_both_attention_routes_agree_with_their_gradients(config, monkeypatch):
 
     knocked = model.run_with_hooks(rows, fwd_hooks=[(PATTERN, lambda tensor, hook: tensor * 0)])
     assert gap(knocked, seen[0]) > 1e-3, "control: what a hook returns is used"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(),
+        ModelConfig(n_layers=2, d_model=48, n_heads=6, n_key_value_heads=2, d_mlp=40, d_vocab=30, tied=True),
+        ForeignConfig(n_layers=1, d_model=32, n_heads=2, head_dim=24, d_mlp=64),
+    ],
+)
+def test_the_number_of_parameters_follows_from_the_settings(config):
+    model = HookedQwen2(config, seed=0)
+    assert config.n_parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_paper_size_and_drawing_of_weights():

@@ -13,7 +13,6 @@ from cwr_mech.config import RunConfig
 from cwr_mech.data.rows import StreamOptions, generate
 from cwr_mech.data.summary import baseline, gain
 from cwr_mech.errors import MissingArtifact
-from cwr_mech.model.qwen2 import n_parameters
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import TASKS
 from cwr_mech.training.runs import Run
@@ -56,7 +55,7 @@ def training_result(run: Run, command: str) -> Result:
             "steps": losses[-1]["step"],
             "rows": losses[-1]["rows"],
             "seconds": _seconds(losses),
-            "n_parameters": n_parameters(run.config.model),
+            "n_parameters": run.config.model.n_parameters,
             "rows_per_second": float(np.median([line["rows_per_second"] for line in losses])),
             "loss": losses[-1]["loss"],
         },

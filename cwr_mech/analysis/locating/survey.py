@@ -35,7 +35,7 @@ from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.finetuning import PLAIN, condition_of, in_order
 from cwr_mech.experiments.zoo import family
 from cwr_mech.model.decoding import decode_text
-from cwr_mech.model.qwen2 import HookedQwen2, n_parameters
+from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.render.numbers import layer_name
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import get_task
@@ -291,7 +291,7 @@ def _tables(
     labels = {run.name: label_of(run) for run in runs}
     tables["models"] = [
         {"run": run.name, "models": labels[run.name], "base": run.parent, "seed": run.config.train.seed}
-        | {"parameters": n_parameters(run.config.model), "label_noise": run.config.data.label_noise}
+        | {"parameters": run.config.model.n_parameters, "label_noise": run.config.data.label_noise}
         for run in runs
     ]
     tables["groups"] = group_rows(tables["errors"], labels, ("task", "cities"), "error", geometric=True)
