@@ -100,15 +100,15 @@ sealed: .venv/.ready
 	@$(CWR) locate $(SEALED) ripe-seed7 $(call HALF,$(SEALED) ripe-seed7) $(PLACES) --suffix half-sealed --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
 
-# Models with label noise and of other sizes, beside usual bases. Of some only, and
-# without models of one task with noise: make variants NOISE=noise0.2 SIZE= ALONE=
+# Models with label noise and of other sizes, beside usual bases. Of those trained so far:
+# make variants NOISE=noise0.2 SIZE="width32 depth2" (ALONE= without models of one task with noise)
 NOISE := noise0.2 noise0.05
 ALONE := $(NOISE)
 SIZE := width32 width128 depth2 depth8
 ALL_BASES := $(BASES) $(SEALED) ripe-seed7
 variants: .venv/.ready
 	@$(CWR) plot $(ALL_BASES) $(addprefix ripe-,$(NOISE) $(SIZE)) --report variants
-	@$(CWR) places $(ALL_BASES) $(addprefix ripe-,$(NOISE) $(SIZE)) --prompts own --report variants
+	@$(CWR) places $(ALL_BASES) $(addprefix ripe-,$(NOISE)) --prompts own --report variants
 	@[ -z "$(ALONE)" ] || $(CWR) similarity $(foreach noise,$(ALONE),$(addprefix ripe-$(noise)-,distance angle compass)) \
 	  --layers 2 --measures cka --report variants
 	@$(CWR) transfer $(call HALF,$(ALL_BASES)) --rows 200 --report variants
