@@ -1,5 +1,6 @@
 """Learning curves: what is read from the metrics, what is drawn, what `cwr-mech plot` writes."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_the_figure_tells_runs_apart_without_colour(runs: list[Run], tmp_path: P
     assert compass.get_ylim() == (0, 1.02)
     assert [path.name for path in draw(result, tmp_path, "curves")] == ["curves.png"]
     assert LAST_SCORES.text(result).count("\n") == 2 + 3
+
+
+def test_marks_of_equal_curves_do_not_cover_each_other(tmp_path: Path) -> None:
+    result = curves_result([made(tmp_path / name, CONFIG, 1.0) for name in "ab"], "c")
+    table = [row | {"rows": k} for row in result.tables["loss"] for k in range(1, 81)]
+    longer = dataclasses.replace(result, tables=result.tables | {"loss": table})
+    marks = []
+    for line in curves_figure(longer).axes[0].get_lines():
+        start, step = line.get_markevery()
+        marks.append(set(range(start, len(line.get_xdata()), step)))
+    assert [len(places) >= 7 for places in marks] == [True, True]
+    assert not set.intersection(*marks)
 
 
 def test_plot_writes_one_or_several_runs(
