@@ -10,6 +10,13 @@ from cwr_mech.findings.tables import MEASURES
 from cwr_mech.results import Result, Row
 from cwr_mech.tasks.registry import PAPER_TASKS
 
+PAIRED = (
+    ("distance", "trianglearea"),
+    ("angle", "compass"),
+    ("inside", "perimeter"),
+    ("trianglearea", "angle"),
+    ("compass", "inside"),
+)
 ROUTED = ("distance", "angle", "compass", "perimeter")
 
 
@@ -37,6 +44,8 @@ def planted(
     serves: float = 0.0,
     surfaced: float = 0.3,
     foretold: float = 1.0,
+    together: float = 0.3,
+    longer: float = 0.1,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -52,6 +61,8 @@ def planted(
     without other directions than without the manifold's. serves: how much less of distance runs on-manifold.
     surfaced: R² of first components, all tasks' models' above single ones'. foretold: how far similarity
     of gradients is that of what tasks teach each other (1: in step, 0: not at all, -1: against it).
+    together: CKA of models of two tasks, above that of their tasks alone; longer: that of models of one task
+    that saw more rows.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -63,10 +74,33 @@ def planted(
 
     models = [model(run, every, "all seven tasks", None, k) for k, run in enumerate(names)]
     models += [model(run, task, "1 task", None, 0) for run, task in alone.items()]
+    two = {"+".join(pair): pair for pair in PAIRED}
+    again = {f"{task}-longer": task for task in PAPER_TASKS}
+    models += [model(run, task, "1 task", None, 0) | {"rows": 200} for run, task in again.items()]
+    compared = [
+        {
+            "run": f"zoo:{run}",
+            "tasks": tasks,
+            "seed": 0,
+            "rows": rows,
+            "failed": gain < 0.5,
+            "label_noise": 0.0,
+        }
+        for runs, rows, gain in (
+            (alone, 100, single),
+            (dict(zip(two, two, strict=True)), 200, 0.9),
+            (again, 200, 0.9),
+        )
+        for run, tasks in runs.items()
+    ]
     models += [
         model(f"{b}-{t}", t, "fine-tuned on 1 task", b, k) for k, b in enumerate(names) for t in PAPER_TASKS
     ]
-    gains = {run: 0.9 + 0.01 * k for k, run in enumerate(names)} | dict.fromkeys(alone, single)
+    gains = (
+        {run: 0.9 + 0.01 * k for k, run in enumerate(names)}
+        | dict.fromkeys(alone, single)
+        | dict.fromkeys(again, 0.9)
+    )
     scores = [
         {"run": f"zoo:{run}", "task": task, "group": "old", "gain": gain, "value": 1 - gain}
         for run, gain in gains.items()
@@ -96,6 +130,7 @@ def planted(
             value -= outlier if "distance" in (alone[first], alone[second]) else 0.0
             head = {"run_a": f"zoo:{first}", "run_b": f"zoo:{second}", "null_mean": 0.01}
             pairs += [head | {"measure": measure, "value": value} for measure in MEASURES]
+    pairs += paired(two, again, outlier, together, longer)
     taught, deviation = [], []
     for k, base in enumerate(names):
         conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
@@ -126,13 +161,36 @@ def planted(
     return {
         "models": result("zoo", models=models, scores=scores),
         "maps": result("maps", layers=layers, new=new),
-        "similarity": result("similarity", pairs=pairs),
+        "similarity": result("similarity", pairs=pairs, models=compared),
         "transfer": result("transfer", scores=taught, deviation=deviation),
         "course": result("course", matched=courses(names)),
         "surfacing": result("surfacing", components=components(names, alone, surfaced)),
         "prediction": result("prediction", pairs=gradients(names, foretold)),
         **mechanism(names, apart, city, share, rehearsed),
     }
+
+
+def paired(
+    two: dict[str, tuple[str, str]], again: dict[str, str], outlier: float, together: float, longer: float
+) -> list[Row]:
+    """CKA of models of two tasks, and of models of one that saw more rows, each kind among itself.
+
+    Models that share a task, or are of one task, are so alike that no mean could bear one of them.
+    """
+
+    def apart(a: str, b: str) -> float:
+        return 0.8 - (outlier if "distance" in (a, b) else 0.0)
+
+    rows = []
+    for i, (a, b) in enumerate(combinations(two, 2)):
+        value = sum(apart(x, y) for x in two[a] for y in two[b]) / 4 + together
+        rows.append((a, b, 9.0 if set(two[a]) & set(two[b]) else value + 0.001 * (i % 3)))
+    rows += [(a, b, apart(again[a], again[b]) + longer) for a, b in combinations(again, 2)]
+    rows += [(f"{task}-{copy}", run, 9.0) for run, task in again.items() for copy in range(3)]
+    return [
+        {"run_a": f"zoo:{a}", "run_b": f"zoo:{b}", "null_mean": 0.03, "measure": "cka", "value": value}
+        for a, b, value in rows
+    ]
 
 
 def components(names: list[str], alone: dict[str, str], surfaced: float) -> list[Row]:

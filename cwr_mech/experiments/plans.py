@@ -277,8 +277,8 @@ def alone(preset: RunConfig, seeds: Sequence[int], tasks: Sequence[str] | None =
 
 def two_together(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The paper's seven models of two tasks, each with the steps of its tasks alone together (crossing: as
-    many as angle), so that each task is seen as often as alone. Then models of one task with twice the steps
-    of `alone`, which see as many rows in all as models of two: the control for rows.
+    many as angle), so that a task is seen, on average, as often as alone. Then models of one task with twice
+    the steps of `alone`, which see, on average, as many rows in all as models of two: the control for rows.
     """
     steps = {**ALONE_STEPS, "crossing": ALONE_STEPS["angle"]}
     longer = {task: [f"steps={2 * steps[task]}"] for task in preset.data.tasks if task != "crossing"}

@@ -96,13 +96,13 @@ class Saved:
 
     def trained_on(self, *tasks: str) -> list[str]:
         """Models trained from fresh weights on exactly these tasks, held-out cities left out, without label
-        noise."""
+        noise; of models of one seed, that with the fewest rows."""
         chosen = self.models[
             self.models["base"].isna()
             & (self.models["tasks"] == "+".join(tasks))
             & ~self.models["family"].str.contains("pretraining|wrong")
         ]
-        return list(chosen["run"])
+        return list(chosen["run"][chosen["rows"] == chosen.groupby("seed")["rows"].transform("min")])
 
     def learned(self, runs: Sequence[str]) -> list[str]:
         """Those that close at least half of the gap on every task they were trained on."""

@@ -68,6 +68,11 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("cut-off-manifold-own-compass", {"through": 0.0}, "supported", "inconclusive"),
     ("cut-on-manifold-own-compass", {"matched": 0.0}, "supported", "no effect of that size"),
     ("cut-on-manifold-others-compass", {"forgotten": 0.3}, "supported", "inconclusive"),
+    ("together-exposure", {"together": -0.3}, "supported", "refuted"),
+    ("together-exposure", {"together": 0.0}, "supported", "no effect of that size"),
+    ("together-exposure", {"single": 0.2}, "supported", "inconclusive"),
+    ("together-rows", {"longer": 0.3}, "supported", "no effect of that size"),
+    ("together-rows", {"longer": 0.6}, "supported", "refuted"),
     ("share-step", {"share": 0.0}, "supported", "no effect of that size"),
     ("share-whole", {"share": 0.3}, "supported", "refuted"),
 )
@@ -126,18 +131,44 @@ def test_what_is_forgotten_is_a_share_of_the_gap_not_a_logarithm_of_errors() -> 
     assert rows["rehearsed-divergence-distance"]["verdict"] == "supported"
 
 
+def test_models_of_two_tasks_are_compared_where_both_are_learned_and_every_model_counts_as_one() -> None:
+    usual = row_of("together-exposure")
+    assert usual["published"] == pytest.approx(0.873 - 0.655)
+
+    def changed(failed: str, odd: str) -> Row:
+        results = planted()
+        pairs, models = (results["similarity"].tables[name] for name in ("pairs", "models"))
+        mine = f"zoo:{failed}"
+        models = [row | {"failed": row["failed"] or row["run"] == mine} for row in models]
+
+        def moved(row: Row) -> float:
+            ends = row["run_a"], row["run_b"]
+            return 5.0 if mine in ends else row["value"] - 0.3 * any(end.endswith(odd) for end in ends)
+
+        pairs = [row | {"value": moved(row)} for row in pairs]
+        results["similarity"] = result("similarity", pairs=pairs, models=models)
+        return {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}["together-exposure"]
+
+    fewer = changed("angle+compass", "nothing")
+    assert (fewer["n"], fewer["value"]) == (4, pytest.approx(usual["value"], abs=0.002))
+    odd = changed("", "-0")  # one of three models of every task: nothing that models of two tasks differ in
+    assert odd["value"] - usual["value"] == pytest.approx(0.3 * 5 / 9, abs=0.002)
+    assert odd["hi"] - odd["lo"] > 10 * (usual["hi"] - usual["lo"])
+
+
 def test_values_are_those_planted() -> None:
     rows = claims()
     expected = {
         "interference": -0.4, "distance-teaches-less": -0.45, "matched-distance-teaches-less": -0.29,
-        "outlier-svcca": None, "outlier-cka": 0.3,
+        "outlier-svcca": None, "outlier-cka": 0.3, "together-exposure": 0.28, "together-rows": 0.2,
         "cut-route-distance-more": 0.3, "cut-on-manifold-others-compass": 0.5, "cut-own-distance": 0.81,
         "off-manifold-own-distance": 0.61, "divergence-distance": 1.41, "divergence-distance-more": 0.7,
         "city-side-compass-own": 0.5, "share-step": -0.3, "share-whole": -0.3,
         "probe-error": np.log(np.array([400 / 100, 401 / 101, 402 / 102])).mean(),
     }  # fmt: skip
     for name, value in expected.items():
-        assert value is None or rows[name]["value"] == pytest.approx(value, abs=0.002), name
+        assert value is None or rows[name]["value"] == pytest.approx(value, abs=0.003), name
+    assert rows["together-exposure"]["n"] == rows["together-rows"]["n"] == 5  # models of two tasks
 
 
 def test_a_model_in_two_results_counts_once() -> None:

@@ -84,10 +84,12 @@ def similarity(
     from cwr_mech.analysis.members import members
     from cwr_mech.analysis.selection import Item
     from cwr_mech.analysis.similarity.measures import choose_measures
-    from cwr_mech.analysis.similarity.tables import similarity_result
+    from cwr_mech.analysis.similarity.tables import one_model, similarity_result
     from cwr_mech.analysis.sources import open_sources
 
     chosen = choose_measures(names(measures))
+    if len(names(activations) or names(runs) or ()) < 2:  # before the activations of one are made
+        raise one_model()
     sources = open_sources(runs, activations, step)
     by_layer: dict[int, list[Item]] = {}
     untrained: dict[str, Item] = {}

@@ -19,6 +19,11 @@ MOST = 1000
 
 
 @threadpool_limits.wrap(limits=1)  # scikit-learn's too, which a study's own limit came before
+def one_model() -> AnalysisError:
+    """The refusal to compare one model with nothing."""
+    return AnalysisError("similarity compares models", "give at least two runs")
+
+
 def similarity_result(
     layers: Mapping[int, Sequence[Item]],
     measures: Sequence[Measure],
@@ -39,7 +44,7 @@ def similarity_result(
     """
     everything = [item for items in layers.values() for item in items]
     if len(members) < 2:
-        raise AnalysisError("similarity compares models", "give at least two runs")
+        raise one_model()
     ids = shared_ids([item.store for item in everything], cities)
     ids = ids[sample_cities(len(ids), MOST, np.random.default_rng([seed, 0]))]
     first = everything[0].store
