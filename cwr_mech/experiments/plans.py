@@ -73,6 +73,8 @@ RIPE_RATE = 1e-3
 about new cities at the end where old ones are 71 off; at this rate 43 and 41 (base of seed 1)."""
 PLACED = (("distance",), ("compass",), ("perimeter",))
 """Tasks whose answers about a city say where it is."""
+ALONGSIDE = (("trianglearea",), ("angle",), ("inside",))
+"""The other tasks that are learned alone, for what each teaches another beside how similar their models are."""
 AT_READING_SITE = {"positions": ("digit3", "last_digit"), "rescale": False}
 RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     {"condition": "on-manifold", **AT_READING_SITE},
@@ -180,7 +182,8 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     with distance and six without, and on distance, angle and compass under every condition; models of two
     tasks, each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on
     tasks whose answers place a city are made twice more with replay of all seven tasks, so that the others
-    are not forgotten: in a sixth and in half of the rows. With replay in half, the city side alone is also
+    are not forgotten: in a sixth and in half of the rows; with half the first bases are fine-tuned on every
+    task that is learned alone. With replay in half, the city side alone is also
     trained on distance and on compass through the new cities' activations alone (CUT_ROUTES). A base without
     a map where gradients are projected (seed 5) can't be trained so; those of further seeds stand in for it,
     with replay in half of the rows only. The paper's few elicitation rows come with new cities, as its
@@ -210,6 +213,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(explored, _singles(preset)),
         *tuned(explored, PLACED, replay="all"),
         *tuned(explored, PLACED, replay="all", replay_rows=NEW_ROWS),
+        *tuned(explored, ALONGSIDE, replay="all", replay_rows=NEW_ROWS),
         *tuned(explored, PLACED, elicitation="new"),
         *tuned(explored[:2], PLACED, elicitation="world"),
         *alone(preset, seeds[:half]),

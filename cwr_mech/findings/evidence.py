@@ -186,9 +186,9 @@ class Saved:
         rows = rows[rows["base"].isin(self.bases) & rows["others"].notna()]
         return dict(zip(rows["base"], rows["others"], strict=True))
 
-    def by_task(self, task: str) -> dict[str, float]:
+    def by_task(self, task: str, condition: str = PLAIN) -> dict[str, float]:
         """Task -> mean improvement over bases, by fine-tunings on `task`."""
-        rows = self.improvements()
+        rows = self.improvements(condition)
         return rows[rows["set"] == task].groupby("task")["ni"].mean().to_dict()
 
     def transient(self, tasks: Sequence[str] = PAPER_TASKS, condition: str = PLAIN) -> str:

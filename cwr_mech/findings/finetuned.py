@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
 from cwr_mech.findings.claims import Claim, Units
@@ -52,7 +53,7 @@ def retention(condition: str) -> Claim:
         question="transfer",
         statement=f"Fine-tuning keeps what the model knew about training cities in untrained tasks{words}",
         contrast="change on training cities in untrained tasks, as a share of the gap (0: kept)",
-        evidence=partial(kept, condition=condition),
+        evidence=partial(kept, condition=condition, sets=() if condition == PLAIN else LOCATED),
         against=-TENTH,
         smallest=0.0,
         why="a threshold: a loss of a tenth of the gap between held-out and training cities",
@@ -99,7 +100,7 @@ def transfer_claims() -> Iterator[Claim]:
             contrast=f"mean improvement in untrained tasks{words}: trained on distance, minus trained on "
             "another task",
             evidence=partial(_distance_less, condition=condition),
-            incomparable=partial(_transient, condition=condition),
+            incomparable=partial(transient, condition=condition),
             control=retention(condition),
         )
     yield teaches_less(
@@ -161,7 +162,7 @@ def trained(saved: Saved, condition: str = PLAIN) -> list[str]:
     return [task for task in PAPER_TASKS if task in sets]
 
 
-def _transient(saved: Saved, condition: str) -> str:
+def transient(saved: Saved, condition: str) -> str:
     """Why transfer of these fine-tunings cannot be set beside the paper's: some have not learned theirs."""
     return saved.transient(trained(saved, condition), condition)
 
@@ -180,8 +181,10 @@ def _published_deviation() -> tuple[float, float]:
 
 
 def _distance_less(saved: Saved, condition: str = PLAIN) -> Units:
-    """What distance teaches the other tasks, minus what the other trained tasks teach theirs."""
-    taught = {task: saved.others(task, condition) for task in trained(saved, condition)}
+    """What distance teaches the other tasks, minus what the other trained tasks teach theirs; beyond plain
+    fine-tunings only tasks that place a city, as some bases are fine-tuned on no others."""
+    tasks = trained(saved, condition) if condition == PLAIN else LOCATED
+    taught = {task: saved.others(task, condition) for task in tasks}
     rest = [theirs for task, theirs in taught.items() if task != "distance"]
     return minus(saved.others("distance", condition), mean_over(rest))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 
 from cwr_mech.analysis.published import content
 from cwr_mech.analysis.stats.testing import mantel_test
+from cwr_mech.experiments.finetuning import PLAIN
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_statistic, withheld
 from cwr_mech.findings.evidence import Saved, across, by_bases
-from cwr_mech.findings.finetuned import trained
+from cwr_mech.findings.finetuned import REPLAYED, kept, retention, trained, transient
 from cwr_mech.findings.pretrained import CKA, LEAST_TASKS
 
 HIGHEST_R = 0.999
 """Correlations of few pairs may be 1, whose Fisher z is infinite."""
+ASKED = (REPLAYED[0], REPLAYED[-1])
+"""Of which fine-tunings it is asked: plain ones, and those that replay enough to forget little."""
 LEAST_PAIRS = 10
 """Pairs of tasks that a correlation needs: those of five tasks."""
 SMALLEST: dict[str, Any] = {
@@ -27,27 +31,47 @@ SMALLEST: dict[str, Any] = {
 def relation_claims() -> Iterator[Claim]:
     """Does representational similarity of single-task models predict transfer? Tasks are the units."""
     claim = partial(Claim, question="relation")
-    for name, left_out, key in (
-        ("", ("crossing",), "r"),
-        (" once distance is left out", ("crossing", "distance"), "r_without_distance"),
-    ):
-        yield claim(
-            id=f"similarity-predicts-transfer{'-without-distance' if 'distance' in left_out else ''}",
-            statement=f"Tasks whose single-task models are more similar teach each other more{name}",
-            contrast="Fisher's z (arctanh of r) over pairs of tasks: CKA of single-task models with "
-            "improvement, both ways averaged",
-            evidence=partial(_relation, left_out=left_out),
-            **SMALLEST,
-            published=math.atanh(content()["similarity_predicts_transfer"][key]),
-            incomparable=lambda saved: saved.transient(trained(saved)),
-            units="tasks",
-        )
+    for start, words, condition in ASKED:
+        for end, more, left_out, key in (
+            ("", "", ("crossing",), "r"),
+            (
+                "-without-distance",
+                " once distance is left out",
+                ("crossing", "distance"),
+                "r_without_distance",
+            ),
+        ):
+            yield claim(
+                id=f"{start}similarity-predicts-transfer{end}",
+                statement="Tasks whose single-task models are more similar teach each other more"
+                f"{words}{more}",
+                contrast="Fisher's z (arctanh of r) over pairs of tasks: CKA of single-task models with "
+                f"improvement{words}, both ways averaged",
+                evidence=partial(_relation, left_out=left_out, condition=condition),
+                **SMALLEST,
+                published=math.atanh(content()["similarity_predicts_transfer"][key]),
+                incomparable=partial(transient, condition=condition),
+                units="tasks",
+                control=_remembered(condition),
+            )
 
 
-def _relation(saved: Saved, left_out: tuple[str, ...]) -> Evidence:
-    """Correlation over pairs of learned tasks: jackknife over tasks, p by relabelling tasks (Mantel)."""
+def _remembered(condition: str) -> Claim | None:
+    """The control of transfer with replay, over all fine-tunings. Plain ones forget, and are said to."""
+    if condition == PLAIN:
+        return None
+    control = retention(condition)
+    return replace(
+        control, id=f"{control.id}-of-all", evidence=lambda saved: kept(saved.explored(), condition)
+    )
+
+
+def _relation(saved: Saved, left_out: tuple[str, ...], condition: str) -> Evidence:
+    """Correlation over pairs of learned tasks: jackknife over tasks, p by relabelling tasks (Mantel). With
+    replay, of the first bases, as others are not fine-tuned on every task so."""
     singles = saved.singles
-    taught = {task: saved.by_task(task) for task in trained(saved)}
+    saved = saved if condition == PLAIN else saved.explored()
+    taught = {task: saved.by_task(task, condition) for task in trained(saved, condition)}
     tasks = [task for task in singles if task in taught and task not in left_out]
     if len(tasks) < LEAST_TASKS:
         return withheld(f"{len(tasks)} tasks are learned alone and fine-tuned on; {saved.unlearned()}")
@@ -84,22 +108,25 @@ def _fisher(x: np.ndarray, y: np.ndarray) -> float:
 
 def beforehand_claims() -> Iterator[Claim]:
     """Can transfer be told from a base, before any fine-tuning?"""
-    yield Claim(
-        id="gradients-predict-transfer",
-        question="beforehand",
-        statement="Tasks whose gradients at cities are alike in a base teach each other more",
-        contrast="Fisher's z (arctanh of r) over pairs of tasks: alignment of gradients at training cities "
-        "(debiased CKA, layer and token of `predict`) with improvement, both ways averaged",
-        evidence=_foretold,
-        **SMALLEST,
-    )
+    for start, words, condition in ASKED:
+        yield Claim(
+            id=f"{start}gradients-predict-transfer",
+            question="beforehand",
+            statement=f"Tasks whose gradients at cities are alike in a base teach each other more{words}",
+            contrast="Fisher's z (arctanh of r) over pairs of tasks: alignment of gradients at training "
+            f"cities (debiased CKA, layer and token of `predict`) with improvement{words}, both ways "
+            "averaged",
+            evidence=partial(_foretold, condition=condition),
+            **SMALLEST,
+            control=_remembered(condition),
+        )
 
 
-def _foretold(saved: Saved) -> Units:
+def _foretold(saved: Saved, condition: str) -> Units:
     """Base -> z over pairs of tasks that it has learned."""
     rows = saved.table("prediction", "pairs")
     rows = rows[(rows["predictor"] == "alignment") & rows["from"].str.startswith("step")]
-    taught = saved.improvements().pivot_table(index=["base", "set"], columns="task", values="ni")
+    taught = saved.improvements(condition).pivot_table(index=["base", "set"], columns="task", values="ni")
     found = {}
     for base, mine in rows.groupby("run"):
         last = mine[mine["from"] == max(mine["from"], key=lambda word: int(word.removeprefix("step ")))]

@@ -116,7 +116,7 @@ def _less(saved: Saved, noise: float) -> Units:
 
 
 def _retention(saved: Saved, noise: float) -> Units:
-    return kept(saved, _condition(noise))
+    return kept(saved, _condition(noise), LOCATED)
 
 
 def _map(saved: Saved, noise: float) -> Units:

@@ -43,7 +43,7 @@ from cwr_mech.tasks.registry import PAPER_TASKS
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
 CHANGED = (2 * (4 + 3) + 4 * 4, 2 * 4 + 4)  # with label noise, of other sizes
-RIPE = (6 * (8 + 6 + 10) + 14 + 5 * 3 + 19 + 4 * (12 + 21) + 14 + 12, 7 + 19 + 14 + 12)
+RIPE = (6 * (8 + 6 + 10) + 14 + 6 * 3 + 3 * 2 + 19 + 4 * (12 + 21) + 14 + 12, 7 + 19 + 14 + 12)
 SIZES += [("ripe", RIPE[0] + CHANGED[0], RIPE[1] + CHANGED[1])]
 
 
