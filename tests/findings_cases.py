@@ -3,7 +3,8 @@
 from itertools import combinations
 from typing import Any
 
-from cwr_mech.experiments.finetuning import PLAIN, REHEARSED
+from cwr_mech.analysis.locating.tables import LOCATED
+from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
 from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_REST, CUT_WHOLE, MATCHED, OFF, ON
 from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
 from cwr_mech.findings.tables import MEASURES
@@ -46,6 +47,8 @@ def planted(
     foretold: float = 1.0,
     together: float = 0.3,
     longer: float = 0.1,
+    half: float = 0.0,
+    unplaced: float = 0.0,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -62,7 +65,8 @@ def planted(
     surfaced: R² of first components, all tasks' models' above single ones'. foretold: how far similarity
     of gradients is that of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     together: CKA of models of two tasks, above that of their tasks alone; longer: that of models of one task
-    that saw more rows.
+    that saw more rows. With half of the rows replaying all tasks, distance teaches others `half` more,
+    and after tasks that do not place a city others lose `unplaced` more about training cities.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -134,6 +138,7 @@ def planted(
     taught, deviation = [], []
     for k, base in enumerate(names):
         conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
+        conditions[HALF_REHEARSED] = own
         conditions |= {CUT_WHOLE: through, CUT_ON: through / 2, CUT_MATCHED: through / 2 - matched}
         conditions |= {CUT_OFF: through / 2, CUT_REST: through / 2 + without}
         for condition, some in conditions.items():
@@ -142,10 +147,12 @@ def planted(
                 mine -= serves if (condition, trained) == (CUT_ON, "distance") else 0.0
                 others = 0.0 if condition in (OFF, CUT_OFF) else 0.05 if trained == "distance" else 0.5
                 others += rehearsed if condition == REHEARSED and trained == "distance" else 0.0
+                others += half if condition == HALF_REHEARSED and trained == "distance" else 0.0
+                lost = unplaced if condition == HALF_REHEARSED and trained not in LOCATED else 0.0
                 taught += [
                     {"base": f"zoo:{base}", "set": trained, "task": task, "trained": trained == task}
                     | {"condition": condition, "base_gain": 0.9, "base_new": 0.0, "base_old": 1.0}
-                    | {"old": 1.0 + 0.01 * k - forgotten}
+                    | {"old": 1.0 + 0.01 * k - forgotten - lost}
                     | {"ni": (mine if trained == task else others) + 0.01 * k}
                     for task in PAPER_TASKS
                 ]

@@ -74,7 +74,7 @@ about new cities at the end where old ones are 71 off; at this rate 43 and 41 (b
 PLACED = (("distance",), ("compass",), ("perimeter",))
 """Tasks whose answers about a city say where it is."""
 ALONGSIDE = (("trianglearea",), ("angle",), ("inside",))
-"""The other tasks that are learned alone, for what each teaches another beside how similar their models are."""
+"""The other tasks that are learned alone, for what tasks teach each other beside how similar models are."""
 AT_READING_SITE = {"positions": ("digit3", "last_digit"), "rescale": False}
 RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     {"condition": "on-manifold", **AT_READING_SITE},

@@ -11,6 +11,7 @@ import pytest
 from findings_cases import planted, result
 
 from cwr_mech.analysis.published import content, matrix
+from cwr_mech.experiments.finetuning import HALF_REHEARSED
 from cwr_mech.findings import show
 from cwr_mech.findings.evidence import EXPLORED, Saved
 from cwr_mech.findings.finetuned import published_transfer
@@ -60,6 +61,11 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("gradients-predict-transfer", {"foretold": -1.0}, "supported", "refuted"),
     ("gradients-predict-transfer", {"foretold": 0.0}, "supported", "no effect of that size"),
     ("gradients-predict-transfer", {"bases": 2}, "supported", "inconclusive"),
+    ("half-rehearsed-gradients-predict-transfer", {"half": 0.9}, "supported", "refuted"),
+    ("half-rehearsed-gradients-predict-transfer", {"forgotten": 0.3}, "supported", "inconclusive"),
+    ("half-rehearsed-gradients-predict-transfer", {"unplaced": 0.6}, "supported", "inconclusive"),
+    ("half-rehearsed-distance-teaches-less", {"unplaced": 0.6}, "supported", "supported"),
+    ("half-rehearsed-distance-teaches-less", {"half": 0.9}, "supported", "refuted"),
     ("cut-route-distance-more", {"route": 0.0}, "supported", "no effect of that size"),
     ("cut-route-distance-more", {"through": 0.05}, "supported", "inconclusive"),
     ("cut-manifold-serves-distance-less", {"serves": 0.3}, "no effect of that size", "supported"),
@@ -154,6 +160,30 @@ def test_models_of_two_tasks_are_compared_where_both_are_learned_and_every_model
     odd = changed("", "-0")  # one of three models of every task: nothing that models of two tasks differ in
     assert odd["value"] - usual["value"] == pytest.approx(0.3 * 5 / 9, abs=0.002)
     assert odd["hi"] - odd["lo"] > 10 * (usual["hi"] - usual["lo"])
+
+
+def test_similarity_is_set_beside_transfer_with_replay_where_that_forgets_little() -> None:
+    name = "half-rehearsed-similarity-predicts-transfer"
+    usual, turned = row_of(name), row_of(name, half=0.9)
+    assert usual["value"] == pytest.approx(np.arctanh(0.999), abs=0.5)
+    assert turned["value"] == pytest.approx(-usual["value"], abs=0.1)
+    assert turned["n"] == len(PAPER_TASKS) - 1  # without crossing
+    assert "its control fails" in row_of(name, unplaced=0.6)["reason"]
+    plain = row_of("similarity-predicts-transfer", half=0.9, unplaced=0.6)
+    assert plain["value"] == pytest.approx(usual["value"], abs=0.1)
+    # A later base need not be fine-tuned on every task: it has no say here, and its own about distance.
+    results = planted(bases=2 * EXPLORED)
+    later = {f"zoo:all-{k}" for k in range(EXPLORED, 2 * EXPLORED)}
+    tables = results["transfer"].tables
+    scores = [
+        row | ({"ni": -row["ni"]} if row["base"] in later else {})
+        for row in tables["scores"]
+        if (row["base"], row["condition"], row["set"]) != (f"zoo:all-{EXPLORED}", HALF_REHEARSED, "angle")
+    ]
+    results["transfer"] = result("transfer", scores=scores, deviation=tables["deviation"])
+    found = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    assert found[name]["value"] == pytest.approx(usual["value"], abs=0.1)
+    assert found["half-rehearsed-distance-teaches-less-confirmed"]["n"] == EXPLORED
 
 
 def test_values_are_those_planted() -> None:
