@@ -74,6 +74,8 @@ routes: .venv/.ready
 	@$(CWR) transfer $(call of,$(BASES),$(SINGLES) $(TWO),none) --rows 200 --suffix pairs --report ripe
 	@$(CWR) transfer $(call of,$(wordlist 1,2,$(BASES)),distance compass perimeter,elicit-world) --rows 200 \
 	  --suffix elicited-world --report ripe
+	@$(CWR) transfer $(call of,$(BASES),trianglearea angle inside,replay-all-half) --rows 200 --suffix half-others \
+	  --report ripe
 	@for report in ripe routing; do \
 	  $(CWR) transfer $(ELICITED) --rows 200 --suffix elicited --report $$report || exit; done
 	@$(CWR) locate $(ELICITED) $(PLACES) --suffix elicited --report routing
@@ -101,7 +103,7 @@ sealed: .venv/.ready
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
 
 # Models with label noise and of other sizes, beside usual bases. Of those trained so far:
-# make variants NOISE=noise0.2 SIZE="width32 depth2" (ALONE= without models of one task with noise)
+# make variants ALONE=noise0.2 SIZE="width32 depth2" (ALONE: with which noise models of one task were trained)
 NOISE := noise0.2 noise0.05
 ALONE := $(NOISE)
 SIZE := width32 width128 depth2 depth8

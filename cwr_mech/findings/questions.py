@@ -85,7 +85,7 @@ QUESTIONS = (
         "Does representational similarity predict transfer?",
         ("zoo", "similarity", "transfer"),
         (),
-        ("similarity-predicts-transfer",),
+        ("half-rehearsed-similarity-predicts-transfer", "similarity-predicts-transfer"),
         "Tasks are the units, and few are learned alone.",
     ),
     Question(
@@ -93,8 +93,8 @@ QUESTIONS = (
         "Can transfer be told beforehand, from the tasks' gradients?",
         ("zoo", "transfer", "prediction"),
         ("prediction",),
-        ("gradients-predict-transfer",),
-        "Fine-tunings without replay, in whose transfer forgetting has a part.",
+        ("half-rehearsed-gradients-predict-transfer", "gradients-predict-transfer"),
+        "Without replay forgetting has a part in transfer; with it, there are three bases.",
     ),
     Question(
         "places",
