@@ -54,6 +54,7 @@ def relation_claims() -> Iterator[Claim]:
                 units="tasks",
                 control=_remembered(condition),
             )
+    yield from filter(None, (_remembered(condition) for _, _, condition in ASKED))
 
 
 def _remembered(condition: str) -> Claim | None:
@@ -62,7 +63,11 @@ def _remembered(condition: str) -> Claim | None:
         return None
     control = retention(condition)
     return replace(
-        control, id=f"{control.id}-of-all", evidence=lambda saved: kept(saved.explored(), condition)
+        control,
+        id=f"{control.id}-of-all",
+        question="relation",
+        statement=f"{control.statement}, whichever task is trained",
+        evidence=lambda saved: kept(saved.explored(), condition),
     )
 
 
