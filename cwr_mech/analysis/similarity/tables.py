@@ -18,12 +18,12 @@ from cwr_mech.results import Result, Row
 MOST = 1000
 
 
-@threadpool_limits.wrap(limits=1)  # scikit-learn's too, which a study's own limit came before
 def one_model() -> AnalysisError:
     """The refusal to compare one model with nothing."""
     return AnalysisError("similarity compares models", "give at least two runs")
 
 
+@threadpool_limits.wrap(limits=1)  # scikit-learn's too, which a study's own limit came before
 def similarity_result(
     layers: Mapping[int, Sequence[Item]],
     measures: Sequence[Measure],

@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist, pdist
 from scipy.stats import rankdata, spearmanr
 from similarity_cases import predicted, related, structured
 from sklearn.cross_decomposition import CCA
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from cwr_mech.analysis.probing import dimension as spectrum
 from cwr_mech.analysis.probing.probe import random_folds
@@ -21,6 +22,7 @@ from cwr_mech.analysis.similarity import (
     neighbours,
     shape,
 )
+from cwr_mech.analysis.similarity.tables import similarity_result
 from cwr_mech.errors import AnalysisError
 
 TOLERANCE = 1e-8
@@ -217,3 +219,17 @@ def test_undefined_values_are_nan_with_a_reason() -> None:
     for name in ("procrustes", "rsa", "mutual_knn", "svcca"):
         with pytest.raises(AnalysisError, match="same features"):
             measures.MEASURES[name].value(constant, good)
+
+
+def test_tables_are_computed_in_one_thread() -> None:
+    """Threads fight over small matrices: without this limit a comparison took four times as long."""
+    seen: list[int] = []
+
+    class Members(dict[str, object]):
+        def __len__(self) -> int:  # asked first of all
+            seen.append(max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"))
+            return 0
+
+    with threadpool_limits(limits=2), pytest.raises(AnalysisError):
+        similarity_result({}, [], Members())  # type: ignore[arg-type]
+    assert set(seen) == {1}
