@@ -41,9 +41,9 @@ def member_of(source: Source) -> Member:
     except ArtifactError:
         run = None
     if run is None:
-        return Member(source.label, source.tasks or (source.label,), 0, 0, 0)
+        return Member(source.label, source.tasks or (source.label,), None, 0, 0)
     if source.store.attrs["step"] != run.last_step:
-        return Member(source.label, (source.label,), 0, 0, 0)
+        return Member(source.label, (source.label,), None, 0, 0)
     config = run.config
     rows = config.train.steps * config.train.batch_size
     tasks = tuple(config.data.tasks)

@@ -56,8 +56,14 @@ def cka_result(
     if untrained:
         before = [linear_cka(a.get(ids), b.get(ids), debiased=debiased) for a, b in untrained]
         control.append(_spread("the model untrained", np.array(before), ids.size))
-    known = {run: Member(run, (run,), 0, 0, 0) for run in {item.run for item in items}} | dict(members or {})
-    most = ceilings(matrix.values, [(known[item.run].tasks, item.layer, item.task) for item in items])
+    known = {run: Member(run, (run,), None, 0, 0) for run in {item.run for item in items}} | dict(
+        members or {}
+    )
+    most = ceilings(
+        matrix.values,
+        [(known[item.run].tasks, item.layer, item.task) for item in items],
+        [known[item.run].seed for item in items],
+    )
     name = "cka" if debiased else "cka_biased"
     reach = Z95 * matrix.standard_error
     return Result(

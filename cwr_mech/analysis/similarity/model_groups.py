@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from cwr_mech.analysis.published import published_group
 from cwr_mech.analysis.stats.intervals import Interval, jackknife
 from cwr_mech.analysis.stats.means import mean_of
-from cwr_mech.analysis.stats.models import Member, ceilings
+from cwr_mech.analysis.stats.models import Member, ceilings, other_seed
 from cwr_mech.analysis.stats.testing import relabelling_test
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Row
@@ -43,13 +43,18 @@ def pair_mean(matrix: Matrix, chosen: Pairs) -> Interval:
 
 
 def same_tasks(members: Sequence[Member]) -> Pairs:
-    """Pairs of different models trained on the same tasks: their agreement is the ceiling of any other."""
-    return _pairs(members, lambda a, b: a.tasks == b.tasks)
+    """Pairs of models of the same tasks and other seeds: their agreement is the ceiling of any other."""
+    return _pairs(members, lambda a, b: a.tasks == b.tasks and other_seed(a.seed, b.seed))
 
 
 def disjoint_tasks(members: Sequence[Member]) -> Pairs:
     """Pairs of models that share no task: similarity cannot come from the same training data."""
     return _pairs(members, lambda a, b: not set(a.tasks) & set(b.tasks))
+
+
+def sets_and_seeds(members: Sequence[Member]) -> tuple[list[tuple[str, ...]], list[int | None]]:
+    """What models were trained on, and their seeds: what `ceilings` goes by."""
+    return [member.tasks for member in members], [member.seed for member in members]
 
 
 def _pairs(members: Sequence[Member], rule: Callable[[Member, Member], bool]) -> Pairs:
@@ -98,7 +103,7 @@ def _rows(
     has_ceiling: bool,
     draws: int,
 ) -> list[Row]:
-    most = ceilings(matrix, [member.tasks for member in members])
+    most = ceilings(matrix, *sets_and_seeds(members))
 
     def row(group: str, found: Interval, chosen: Pairs, **more: object) -> Row:
         pairs = np.triu(chosen & np.isfinite(matrix), 1)
@@ -144,14 +149,14 @@ def _consistency_rows(
     """
     same, disjoint = same_tasks(members), disjoint_tasks(members)
     has_same, has_disjoint = ((chosen & np.isfinite(matrix)).any() for chosen in (same, disjoint))
-    sets = [member.tasks for member in members]
 
     def difference(moved: Matrix) -> float:
         return float(np.nanmean(moved[np.triu(same)]) - np.nanmean(moved[np.triu(disjoint)]))
 
     def ratio(kept: Sequence[int]) -> float:
         cells = np.ix_(kept, kept)
-        shares = (matrix[cells] / ceilings(matrix[cells], [sets[k] for k in kept]))[np.triu(disjoint[cells])]
+        most = ceilings(matrix[cells], *sets_and_seeds([members[k] for k in kept]))
+        shares = (matrix[cells] / most)[np.triu(disjoint[cells])]
         shares = shares[np.isfinite(shares)]
         return float(shares.mean()) if shares.size else float("nan")
 

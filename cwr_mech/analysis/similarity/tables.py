@@ -10,7 +10,7 @@ from cwr_mech.analysis.probing.dimension import spectrum
 from cwr_mech.analysis.published import published_pair, published_rank
 from cwr_mech.analysis.selection import Item, shared_ids, token_features
 from cwr_mech.analysis.similarity.measures import Measure, compare_all, prepared, sample_cities
-from cwr_mech.analysis.similarity.model_groups import group_rows
+from cwr_mech.analysis.similarity.model_groups import group_rows, sets_and_seeds
 from cwr_mech.analysis.stats.models import Member, ceilings
 from cwr_mech.errors import AnalysisError
 from cwr_mech.results import Result, Row
@@ -68,7 +68,7 @@ def similarity_result(
                 matrix[i, j] = matrix[j, i] = row["value"]
                 null[i, j] = null[j, i] = row["null_mean"]
             advance(1)
-            most = ceilings(matrix, [member.tasks for member in known])
+            most = ceilings(matrix, *sets_and_seeds(known))
             for (i, j), row in found.items():
                 a, b, top = items[i], items[j], most[i, j]
                 has = measure.alike and np.isfinite(top)

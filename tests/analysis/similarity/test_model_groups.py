@@ -91,12 +91,26 @@ def test_ceilings_are_geometric_means_of_self_consistencies() -> None:
     matrix = np.array([[1, 0.8, 0.3, 0.2], [0.8, 1, 0.5, 0.2], [0.3, 0.5, 1, 0.2], [0.2, 0.2, 0.2, 1.0]])
     matrix = np.pad(matrix, (0, 1), constant_values=0.1)
     matrix[2, 4] = matrix[4, 2] = 0.5  # the second seed of "b"
-    found = ceilings(matrix, ["a", "a", "b", "alone", "b"])
+    found = ceilings(matrix, ["a", "a", "b", "alone", "b"], [1, 2, 1, 1, 2])
     expected = np.sqrt(0.8 * 0.5)
     for a, b in ((0, 2), (1, 2), (2, 0), (1, 4)):
         assert found[a, b] == pytest.approx(expected)
     assert np.isnan(found[0, 1])  # the same label: this cell is the ceiling
     assert np.isnan(found[:, 3]).all()  # no other seed
+    unknown = ceilings(matrix, ["a", "a", "b", "alone", "b"], [None] * 5)
+    np.testing.assert_array_equal(unknown, found)  # models of which no seed is known count as other seeds
+
+
+def test_a_model_of_the_same_seed_is_no_other_seed() -> None:
+    """Trained on for longer from the same first weights, it agrees more than another seed does."""
+    members = [member(("a",), 0), member(("a",), 0, rows=200), member(("a",), 1), member(("b",), 0)]
+    members.append(member(("b",), 1))
+    matrix = np.full((5, 5), 0.4)
+    matrix[0, 1] = matrix[1, 0] = 0.99
+    found = rows_of(matrix, members, draws=50)
+    assert found["same tasks, other seed"]["value"] == pytest.approx(0.4)
+    assert found["same tasks, other seed"]["pairs"] == 3  # 0 and 2, 1 and 2, 3 and 4
+    assert found[RATIO]["value"] == pytest.approx(1)
 
 
 def test_tasks_with_one_seed_have_no_ceiling() -> None:
