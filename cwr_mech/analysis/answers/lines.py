@@ -99,7 +99,7 @@ def _score_axes(ax: Axes, task: str, rows: list[Row]) -> None:
         best = float(np.nanmax([*floats([row["value"] for row in rows]), constant]))
         most = 1.05 * min(best, MOST_SHOWN * constant)
         ax.set_ylim(0, 1.02 if rows[0]["metric"] == "accuracy" else most)
-    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.xaxis.set_major_locator(MaxNLocator(2))  # more would touch where examples go to the millions
     ax.yaxis.set_major_formatter(FuncFormatter(tick))
 
 
