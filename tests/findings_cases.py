@@ -5,6 +5,7 @@ from typing import Any
 
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
+from cwr_mech.experiments.plans import REHEARSED_PAIRS
 from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_REST, CUT_WHOLE, MATCHED, OFF, ON
 from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
 from cwr_mech.findings.tables import MEASURES
@@ -49,6 +50,8 @@ def planted(
     longer: float = 0.1,
     half: float = 0.0,
     unplaced: float = 0.0,
+    half_harm: float = 0.4,
+    half_pairs_forget: float = 0.0,
 ) -> dict[str, Result]:
     """Results of seven-task models, three of each task alone, and fine-tunings of each base.
 
@@ -66,7 +69,8 @@ def planted(
     of gradients is that of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     together: CKA of models of two tasks, above that of their tasks alone; longer: that of models of one task
     that saw more rows. With half of the rows replaying all tasks, distance teaches others `half` more,
-    and after tasks that do not place a city others lose `unplaced` more about training cities.
+    and after tasks that do not place a city others lose `unplaced` more about training cities; there pairs
+    with distance miss the better teacher by `half_harm`; after pairs others lose `half_pairs_forget` more.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
@@ -156,15 +160,17 @@ def planted(
                     | {"ni": (mine if trained == task else others) + 0.01 * k}
                     for task in PAPER_TASKS
                 ]
-        for tasks, value in (("distance+angle", -harm), ("angle+perimeter", 0.0)):
-            head = {
-                "base": f"zoo:{base}",
-                "set": tasks,
-                "task": "compass",
-                "condition": PLAIN,
-                "trained": False,
-            }
-            deviation.append(head | {"learned": True, "deviation": value + 0.01 * k})
+        taught += [
+            {"base": f"zoo:{base}", "set": "+".join(pair), "task": task, "trained": task in pair}
+            | {"condition": HALF_REHEARSED, "base_gain": 0.9, "base_new": 0.0, "base_old": 1.0}
+            | {"old": 1.0 + 0.01 * k - half_pairs_forget, "ni": 0.5}
+            for pair in REHEARSED_PAIRS
+            for task in PAPER_TASKS
+        ]
+        for condition, less in ((PLAIN, harm), (HALF_REHEARSED, half_harm)):
+            for tasks, value in (("distance+angle", -less), ("angle+perimeter", 0.0)):
+                head = {"base": f"zoo:{base}", "set": tasks, "task": "compass", "condition": condition}
+                deviation.append(head | {"trained": False, "learned": True, "deviation": value + 0.01 * k})
     return {
         "models": result("zoo", models=models, scores=scores),
         "maps": result("maps", layers=layers, new=new),

@@ -75,6 +75,8 @@ PLACED = (("distance",), ("compass",), ("perimeter",))
 """Tasks whose answers about a city say where it is."""
 ALONGSIDE = (("trianglearea",), ("angle",), ("inside",))
 """The other tasks that are learned alone, for what tasks teach each other beside how similar models are."""
+REHEARSED_PAIRS = tuple(pair for pair in (*DISTANCE_PAIRS, *OTHER_PAIRS[:6]) if "crossing" not in pair)
+"""Pairs of tasks of which each is also trained by itself with replay in half of the rows."""
 AT_READING_SITE = {"positions": ("digit3", "last_digit"), "rescale": False}
 RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     {"condition": "on-manifold", **AT_READING_SITE},
@@ -183,8 +185,9 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     tasks, each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on
     tasks whose answers place a city are made twice more with replay of all seven tasks, so that the others
     are not forgotten: in a sixth and in half of the rows; with half the first bases are fine-tuned on every
-    task that is learned alone. With replay in half, the city side alone is also
-    trained on distance and on compass through the new cities' activations alone (CUT_ROUTES). A base without
+    task that is learned alone, and on pairs of these (REHEARSED_PAIRS). With replay in half, the city side
+    alone is also trained on distance and on compass through the new cities' activations alone (CUT_ROUTES).
+    A base without
     a map where gradients are projected (seed 5) can't be trained so; those of further seeds stand in for it,
     with replay in half of the rows only. The paper's few elicitation rows come with new cities, as its
     settings have them, and on two bases with training cities. What follows label noise and size is asked of
@@ -213,7 +216,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(explored, _singles(preset)),
         *tuned(explored, PLACED, replay="all"),
         *tuned(explored, PLACED, replay="all", replay_rows=NEW_ROWS),
-        *tuned(explored, ALONGSIDE, replay="all", replay_rows=NEW_ROWS),
+        *tuned(explored, [*ALONGSIDE, *REHEARSED_PAIRS], replay="all", replay_rows=NEW_ROWS),
         *tuned(explored, PLACED, elicitation="new"),
         *tuned(explored[:2], PLACED, elicitation="world"),
         *alone(preset, seeds[:half]),

@@ -140,17 +140,23 @@ class Saved:
         return best(mine.to_dict("records"), DECODED)
 
     def similarity(self, measure: str, column: str = "value") -> dict[tuple[str, str], float]:
-        """Pairs of models -> their similarity (or another column of the table), both orders."""
+        """Pairs of models -> their similarity (or another column of the table), both orders; of a pair in
+        several results, that of the first.
+        """
         rows = self.table("similarity", "pairs")
         rows = rows[(rows["measure"] == measure) & rows[column].notna()]
         pairs = zip(rows["run_a"], rows["run_b"], rows[column], strict=True)
-        return {key: value for a, b, value in pairs for key in ((a, b), (b, a))}
+        found: dict[tuple[str, str], float] = {}
+        for a, b, value in pairs:
+            found.setdefault((a, b), value)
+            found.setdefault((b, a), value)
+        return found
 
     def improvements(self, condition: str = PLAIN) -> pd.DataFrame:
         """Normalised improvement on held-out cities: base, set, task, ni, trained, retention.
 
         Only of the paper's tasks, which claims are about, and only tasks that the base had learned: elsewhere
-        improvement divides by next to nothing.
+        improvement divides by next to nothing. A fine-tuning in several results counts once.
         """
         if condition in self._improvements:
             return self._improvements[condition]
@@ -160,6 +166,7 @@ class Saved:
         ]
         rows = rows[rows["base"].isin(self.bases) & rows["task"].isin(PAPER_TASKS)]
         rows = rows[[set(tasks.split("+")) <= set(PAPER_TASKS) for tasks in rows["set"]]]
+        rows = rows.drop_duplicates(["base", "set", "task", *({"run", "seed"} & set(rows))])
         if rows.empty:
             raise NoResults(f"no fine-tuning of these bases ({condition})")
         self._improvements[condition] = rows

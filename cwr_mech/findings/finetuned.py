@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
+from cwr_mech.experiments.plans import REHEARSED_PAIRS
 from cwr_mech.findings.claims import Claim, Units
 from cwr_mech.findings.evidence import MATCHED, Saved, by_bases, mean_over, minus
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -118,16 +120,20 @@ def further_claims() -> Iterator[Claim]:
     """Two tasks at once, elicitation rows, what is kept, and where a probe finds the new cities."""
     claim = partial(Claim, question="transfer")
     with_it, without = _published_deviation()
-    yield claim(
-        id="interference",
-        statement="Distance as one of two fine-tuning tasks harms the untrained tasks",
-        contrast="improvement beyond the better single teacher: pairs with distance, minus other pairs",
-        evidence=_interference,
-        predicted="below",
-        published=with_it - without,
-        **half_of(with_it - without),
-        incomparable=lambda saved: saved.transient(trained(saved)),
-    )
+    for name, words, condition in (REPLAYED[0], REPLAYED[-1]):
+        yield claim(
+            id=f"{name}interference",
+            statement=f"Distance as one of two fine-tuning tasks harms the untrained tasks{words}",
+            contrast="improvement beyond the better single teacher: pairs with distance, minus other pairs"
+            f"{words}",
+            evidence=partial(_interference, condition=condition),
+            predicted="below",
+            published=with_it - without,
+            **half_of(with_it - without),
+            incomparable=partial(transient, condition=condition),
+            control=None if condition == PLAIN else _kept_by_pairs(condition),
+        )
+    yield _kept_by_pairs(HALF_REHEARSED)
     yield claim(
         id="elicitation",
         statement="With elicitation rows the untrained tasks gain more than without",
@@ -197,10 +203,24 @@ def _matched_less(saved: Saved) -> Units:
     return minus(mine, mean_over([theirs for theirs in rest if set(mine) <= set(theirs)]))
 
 
-def _interference(saved: Saved) -> Units:
+def _kept_by_pairs(condition: str) -> Claim:
+    """The control of what two tasks do to others with replay."""
+    control = retention(condition)
+    return replace(
+        control,
+        id=f"{control.id}-of-pairs",
+        statement=f"{control.statement}, whichever two tasks are trained",
+        evidence=partial(kept, condition=condition, sets=["+".join(pair) for pair in REHEARSED_PAIRS]),
+    )
+
+
+def _interference(saved: Saved, condition: str) -> Units:
+    """Over the pairs of tasks that all these bases were fine-tuned on: bases differ in nothing else."""
     rows = saved.table("transfer", "deviation")
-    rows = rows[(rows["condition"] == PLAIN) & ~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
-    rows = rows[rows["base"].isin(saved.bases)]
+    rows = rows[(rows["condition"] == condition) & rows["base"].isin(saved.bases)]
+    everywhere = rows.groupby("set")["base"].nunique() == rows["base"].nunique()
+    rows = rows[rows["set"].isin(everywhere.index[everywhere])]
+    rows = rows[~rows["trained"] & rows["learned"] & rows["deviation"].notna()]
     inside = rows["set"].str.split("+").map(lambda tasks: "distance" in tasks).astype(bool)
     with_it, without = (rows[one].groupby("base")["deviation"].mean().to_dict() for one in (inside, ~inside))
     return minus(with_it, without)

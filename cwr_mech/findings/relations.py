@@ -15,6 +15,7 @@ from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_stati
 from cwr_mech.findings.evidence import Saved, across, by_bases
 from cwr_mech.findings.finetuned import REPLAYED, kept, retention, trained, transient
 from cwr_mech.findings.pretrained import CKA, LEAST_TASKS
+from cwr_mech.tasks.registry import PAPER_TASKS
 
 HIGHEST_R = 0.999
 """Correlations of few pairs may be 1, whose Fisher z is infinite."""
@@ -67,7 +68,7 @@ def _remembered(condition: str) -> Claim | None:
         id=f"{control.id}-of-all",
         question="relation",
         statement=f"{control.statement}, whichever task is trained",
-        evidence=lambda saved: kept(saved.explored(), condition),
+        evidence=lambda saved: kept(saved.explored(), condition, PAPER_TASKS),
     )
 
 

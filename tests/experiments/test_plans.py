@@ -43,7 +43,7 @@ from cwr_mech.tasks.registry import PAPER_TASKS
 SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1), ("trial", 7, 4)]
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
 CHANGED = (2 * (4 + 3) + 4 * 4, 2 * 4 + 4)  # with label noise, of other sizes
-RIPE = (6 * (8 + 6 + 10) + 14 + 6 * 3 + 3 * 2 + 19 + 4 * (12 + 21) + 14 + 12, 7 + 19 + 14 + 12)
+RIPE = (6 * (8 + 6 + 10) + 14 + 6 * 3 + 3 * 2 + 3 * 10 + 19 + 4 * (12 + 21) + 14 + 12, 7 + 19 + 14 + 12)
 SIZES += [("ripe", RIPE[0] + CHANGED[0], RIPE[1] + CHANGED[1])]
 
 
@@ -158,6 +158,11 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
         assert config.model_copy(update={"name": plain.name, "data": data}) == plain
         old = [sum(p.rows or 0 for p in c.data.parts if p.group == "old") for c in (config, plain)]
         assert 0 <= old[0] - old[1] < 7  # as many rows of replay, rounded up for each of seven tasks
+    both = {run.config.data.tasks for run in planned if "+" in run.name and "replay-all-half" in run.name}
+    assert len(both) == 10
+    for tasks in both:  # pairs are compared with fine-tunings on each of their tasks
+        names = ("+".join(tasks), *tasks)
+        assert len({by_name[f"ripe-seed3-ft-{name}-replay-all-half"].train.steps for name in names}) == 1
     alone = {run.name: run.config.train.steps for run in planned if len(run.config.data.tasks) == 1}
     assert alone["ripe-distance"] * 2 == alone["ripe-distance-longer"]
     assert by_name["ripe-angle+compass"].train.steps == alone["ripe-angle"] + alone["ripe-compass"]

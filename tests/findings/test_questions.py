@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from findings_cases import planted, result
 
@@ -42,6 +43,11 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("distance-teaches-less", {"bases": 2}, "supported", "inconclusive"),
     ("interference", {"harm": -0.4}, "supported", "refuted"),
     ("interference", {"harm": 0.0}, "supported", "no effect of that size"),
+    ("half-rehearsed-interference", {"half_harm": -0.4}, "supported", "refuted"),
+    ("half-rehearsed-interference", {"harm": -0.4}, "supported", "supported"),
+    ("half-rehearsed-interference", {"half_pairs_forget": 0.3}, "supported", "inconclusive"),
+    ("half-rehearsed-distance-teaches-less", {"half_pairs_forget": 0.3}, "supported", "supported"),
+    ("half-rehearsed-gradients-predict-transfer", {"half_pairs_forget": 0.3}, "supported", "supported"),
     ("probe-error", {"bases": 1}, "supported", "inconclusive"),
     ("off-manifold-own-compass", {"off": 0.0}, "supported", "no effect of that size"),
     ("off-manifold-others-compass", {"off": 0.0}, "no effect of that size", "no effect of that size"),
@@ -358,6 +364,32 @@ def test_later_bases_need_not_have_what_the_first_have() -> None:
     assert rows["interference"]["n"] == EXPLORED
     assert "interference-confirmed" not in rows
     assert rows["distance-teaches-less-confirmed"]["n"] == EXPLORED  # the control
+
+
+def test_pairs_count_where_every_base_was_fine_tuned_on_them() -> None:
+    """Else bases would differ in what they were trained on, too."""
+    results = planted()
+    tables = dict(results["transfer"].tables)
+    one = next(row for row in tables["deviation"] if row["set"] == "distance+angle")
+    odd = {"set": "distance+inside", "deviation": 9.0}
+    tables["deviation"] = [*tables["deviation"], one | odd]
+    before, after = (
+        Saved(results | {"transfer": result("transfer", **some)})
+        for some in (results["transfer"].tables, tables)
+    )
+    claim = next(claim for claim in CLAIMS if claim.id == "interference")
+    assert claim.evidence(after) == claim.evidence(before)
+    tables["deviation"] += [one | odd | {"base": f"zoo:{base}"} for base in before.bases[1:]]
+    everywhere = Saved(results | {"transfer": result("transfer", **tables)})
+    assert claim.evidence(everywhere) != claim.evidence(before)
+
+
+def test_a_fine_tuning_in_several_results_counts_once() -> None:
+    results = planted()
+    again = Saved({**results, "transfer-again": results["transfer"]})
+    pd.testing.assert_frame_equal(
+        again.improvements(HALF_REHEARSED), Saved(results).improvements(HALF_REHEARSED)
+    )
 
 
 def test_models_of_other_tasks_change_no_claim() -> None:
