@@ -6,6 +6,7 @@
 # make patching reports/patching anew, from the zoo
 # make routes  results about fine-tuned runs that are not in the zoo, from runs/ (see below)
 # make sealed  the same of the bases that were kept sealed
+# make together  similarity of models of two tasks
 # make variants  models with label noise and of other sizes
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
@@ -20,7 +21,7 @@ SEALED := ripe-seed4 ripe-seed5 ripe-seed6
 WITH_MAP := ripe-seed4 ripe-seed6 ripe-seed7
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs readme bench patching routes sealed variants env clean FORCE
+.PHONY: demo test docs readme bench patching routes sealed together variants env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -74,7 +75,7 @@ routes: .venv/.ready
 	@$(CWR) transfer $(call of,$(BASES),$(SINGLES) $(TWO),none) --rows 200 --suffix pairs --report ripe
 	@$(CWR) transfer $(call of,$(wordlist 1,2,$(BASES)),distance compass perimeter,elicit-world) --rows 200 \
 	  --suffix elicited-world --report ripe
-	@$(CWR) transfer $(call of,$(BASES),trianglearea angle inside,replay-all-half) --rows 200 --suffix half-others \
+	@$(CWR) transfer $(call of,$(BASES),$(filter-out %crossing,$(SINGLES) $(TWO)),replay-all-half) --rows 200 --suffix half \
 	  --report ripe
 	@for report in ripe routing; do \
 	  $(CWR) transfer $(ELICITED) --rows 200 --suffix elicited --report $$report || exit; done
@@ -101,6 +102,15 @@ sealed: .venv/.ready
 	  --report routing
 	@$(CWR) locate $(SEALED) ripe-seed7 $(call HALF,$(SEALED) ripe-seed7) $(PLACES) --suffix half-sealed --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
+
+# Models of two tasks, beside those of one that ship with the zoo and, once trained, those that saw twice the rows:
+# make together LONGER="distance compass"
+TOGETHER := distance+trianglearea angle+compass inside+perimeter
+LONGER :=
+together: .venv/.ready
+	@$(CWR) similarity $(foreach task,$(filter-out crossing,$(SINGLES)),zoo:ripe-$(task) zoo:ripe-$(task)-seed2 zoo:ripe-$(task)-seed3) \
+	  $(TOGETHER:%=ripe-%) $(LONGER:%=ripe-%-longer) --layers 2 --measures cka --suffix together --report ripe
+	@$(CWR) report ripe --claims
 
 # Models with label noise and of other sizes, beside usual bases. Of those trained so far:
 # make variants ALONE=noise0.2 SIZE="width32 depth2" (ALONE: with which noise models of one task were trained)
