@@ -216,6 +216,13 @@ def test_a_model_in_two_results_counts_once() -> None:
         assert rows[name]["value"] == pytest.approx(claims()[name]["value"])
 
 
+def test_a_pair_of_models_in_two_results_has_the_similarity_of_the_first() -> None:
+    results = planted()
+    pairs = results["similarity"].tables["pairs"]
+    twice = {"similarity-zoo": result("similarity", pairs=[row | {"value": 0.1} for row in pairs])}
+    assert Saved(results | twice).similarity("cka") == Saved(results).similarity("cka")
+
+
 def test_models_that_have_not_learned_give_no_number_and_the_reason_is_told() -> None:
     row = row_of("convergence", single=0.2)
     assert (row["value"], row["n"]) == (None, 0)
