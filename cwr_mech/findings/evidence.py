@@ -35,7 +35,7 @@ class Saved:
         bases: Sequence[str] | None = None,
         tables: dict[tuple[str, str], pd.DataFrame] | None = None,
     ) -> None:
-        self.results = results
+        self.results = dict(sorted(results.items()))  # "transfer" before "transfer-half": the first counts
         self._chosen = bases
         self._tables = {} if tables is None else tables
         self._improvements: dict[str, pd.DataFrame] = {}
