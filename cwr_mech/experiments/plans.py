@@ -77,6 +77,8 @@ ALONGSIDE = (("trianglearea",), ("angle",), ("inside",))
 """The other tasks that are learned alone, for what tasks teach each other beside how similar models are."""
 REHEARSED_PAIRS = tuple(pair for pair in (*DISTANCE_PAIRS, *OTHER_PAIRS[:6]) if "crossing" not in pair)
 """Pairs of tasks of which each is also trained by itself with replay in half of the rows."""
+LATER_PAIRS = tuple(combinations(("distance", "angle", "compass", "perimeter"), 2))
+"""Pairs of the four tasks that fine-tuning teaches well, half with distance, for later bases."""
 AT_READING_SITE = {"positions": ("digit3", "last_digit"), "rescale": False}
 RIPE_ROUTES: tuple[Mapping[str, object], ...] = (
     {"condition": "on-manifold", **AT_READING_SITE},
@@ -185,7 +187,8 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     tasks, each with the steps of its tasks alone together, and of one task with as many. Fine-tunings on
     tasks whose answers place a city are made twice more with replay of all seven tasks, so that the others
     are not forgotten: in a sixth and in half of the rows; with half the first bases are fine-tuned on every
-    task that is learned alone, and on pairs of these (REHEARSED_PAIRS). With replay in half, the city side
+    task that is learned alone, and on pairs of these (REHEARSED_PAIRS), later bases on angle, too, and on
+    pairs of the four tasks that fine-tuning teaches well (LATER_PAIRS). With replay in half, the city side
     alone is also trained on distance and on compass through the new cities' activations alone (CUT_ROUTES).
     A base without
     a map where gradients are projected (seed 5) can't be trained so; those of further seeds stand in for it,
@@ -232,6 +235,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *further,
         *tuned(further, PLACED, replay="all", replay_rows=NEW_ROWS),
         *through_cities(further),
+        *tuned([*sealed, *further], [("angle",), *LATER_PAIRS], replay="all", replay_rows=NEW_ROWS),
         *routed(studied[9:], routes),
         *frozen(studied[9:], sides),
         *tuned(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),

@@ -12,7 +12,7 @@ import numpy as np
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
-from cwr_mech.experiments.plans import REHEARSED_PAIRS
+from cwr_mech.experiments.plans import LATER_PAIRS, REHEARSED_PAIRS
 from cwr_mech.findings.claims import Claim, Units
 from cwr_mech.findings.evidence import MATCHED, Saved, by_bases, mean_over, minus
 from cwr_mech.tasks.registry import PAPER_TASKS
@@ -206,11 +206,12 @@ def _matched_less(saved: Saved) -> Units:
 def _kept_by_pairs(condition: str) -> Claim:
     """The control of what two tasks do to others with replay."""
     control = retention(condition)
+    pairs = {"+".join(pair) for pair in (*REHEARSED_PAIRS, *LATER_PAIRS)}
     return replace(
         control,
         id=f"{control.id}-of-pairs",
         statement=f"{control.statement}, whichever two tasks are trained",
-        evidence=partial(kept, condition=condition, sets=["+".join(pair) for pair in REHEARSED_PAIRS]),
+        evidence=partial(kept, condition=condition, sets=sorted(pairs)),
     )
 
 
