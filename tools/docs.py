@@ -1,8 +1,8 @@
 """Hooks of mkdocs: pages and passages of the documentation that are made from the program itself.
 
 Commands come from the command line's own help, the library's page from its public names, tables of tasks,
-verdicts and limits from the code and the committed results, the schema from activations/README.md, pictures
-from reports/.
+verdicts and limits from the code and the committed results, the schema of activation files from
+activations/README.md, results and pictures from reports/.
 """
 
 import os

@@ -40,6 +40,16 @@ def schema() -> str:
     return (ROOT / "activations" / "README.md").read_text(encoding="utf-8")
 
 
+def unlinked(text: str) -> str:
+    """`text` without its links to files of the repository, which are no pages here."""
+    return re.sub(r"\[([^]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
+def results() -> str:
+    """What the models show: reports/README.md."""
+    return unlinked((ROOT / "reports" / "README.md").read_text(encoding="utf-8"))
+
+
 def analyses() -> str:
     """A row for each analysis: its command and what it asks."""
     from cwr_mech.analysis.registry import ANALYSES
@@ -62,7 +72,7 @@ def linked_verdicts(reports: Sequence[str] = ("ripe", "routing", "variants")) ->
 
 def verdicts() -> str:
     """The table of verdicts without its links."""
-    return re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", linked_verdicts())
+    return unlinked(linked_verdicts())
 
 
 def tasks() -> str:
@@ -91,6 +101,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "api.md": library,
     "activations.md": schema,
+    "results.md": results,
 }
 """Generated pages."""
 PASSAGES: Mapping[str, Callable[[], str]] = {"verdicts": verdicts, "tasks": tasks, "limits": limits}

@@ -36,11 +36,14 @@ def test_the_tables_of_the_readme_follow_from_the_program() -> None:
 
 def test_reports_linked_from_the_readme_are_part_of_the_repository() -> None:
     """A new report is ignored like a user's own, and missing from every clone, until .gitignore names it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text, reports = ((ROOT / folder / "README.md").read_text(encoding="utf-8") for folder in (".", "reports"))
     linked = re.findall(r"\]\((reports/[^)#\s]+)", text)
     assert [path for path in linked if not (ROOT / path).is_file()] == []
+    within = re.findall(r"\]\((?!\.\.|#)([^)#\s]+)", reports)
+    assert [path for path in within if not (ROOT / "reports" / path).is_file()] == []
     kept = re.findall(r"^!/reports/(\w+)/$", (ROOT / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE)
-    assert kept == sorted({path.split("/")[1] for path in linked if path.count("/") > 1})
+    assert kept == sorted({path.split("/")[0] for path in within if "/" in path})
+    assert {path.split("/")[1] for path in linked if path.count("/") > 1} <= set(kept)
 
 
 def test_every_public_name_has_a_place() -> None:
