@@ -5,7 +5,7 @@ from typing import Any
 
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
-from cwr_mech.experiments.plans import REHEARSED_PAIRS
+from cwr_mech.experiments.ripe import REHEARSED_PAIRS
 from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_REST, CUT_WHOLE, MATCHED, OFF, ON
 from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
 from cwr_mech.findings.tables import MEASURES

@@ -75,6 +75,8 @@ PAIRS = _sets(
     "D+T A+Co I+P Cr+D T+A Co+I P+Cr D+A T+Co A+I Co+P I+Cr P+D Cr+T D+Co T+I A+P Co+Cr I+D P+T Cr+A"
 )
 """The paper's 21 pairs in its numbering from 1; the first 8 are also its two-task pretraining sets."""
+DISTANCE_PAIRS = tuple(pair for pair in PAIRS if "distance" in pair)
+OTHER_PAIRS = tuple(pair for pair in PAIRS if "distance" not in pair)
 TRIPLES = _sets("D+T+A Co+I+P Cr+D+T A+Co+I P+Cr+D T+A+Co I+P+Cr D+T+Co")
 """The paper's 8 three-task pretraining sets in its numbering from 1."""
 

@@ -10,7 +10,7 @@ from statistics import mean
 
 from cwr_mech.config import RouteConfig, parse
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN
-from cwr_mech.experiments.plans import CUT_ROUTES, RIPE_ROUTES
+from cwr_mech.experiments.ripe import CUT_ROUTES, RIPE_ROUTES
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_units, withheld
 from cwr_mech.findings.evidence import Saved, by_bases, mean_over, minus
 from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, kept

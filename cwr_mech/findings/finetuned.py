@@ -12,7 +12,7 @@ import numpy as np
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
-from cwr_mech.experiments.plans import LATER_PAIRS, REHEARSED_PAIRS
+from cwr_mech.experiments.ripe import LATER_PAIRS, REHEARSED_PAIRS
 from cwr_mech.findings.claims import Claim, Units
 from cwr_mech.findings.evidence import MATCHED, Saved, by_bases, mean_over, minus
 from cwr_mech.tasks.registry import PAPER_TASKS

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cwr_mech.analysis.stats.intervals import LEAST_UNITS
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError
-from cwr_mech.experiments.plans import NOISY
+from cwr_mech.experiments.ripe import NOISY
 from cwr_mech.findings import conditions, finetuned, pretrained, relations, routing, variants
 from cwr_mech.findings.claims import VERDICTS, Claim, judge
 from cwr_mech.findings.evidence import Saved

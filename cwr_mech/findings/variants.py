@@ -16,7 +16,7 @@ from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.analysis.stats.intervals import t_interval
 from cwr_mech.analysis.stats.models import FAILED_BELOW
 from cwr_mech.experiments.finetuning import HALF_REHEARSED
-from cwr_mech.experiments.plans import NOISY
+from cwr_mech.experiments.ripe import NOISY
 from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_statistic, withheld
 from cwr_mech.findings.evidence import Saved, mean_over, minus
 from cwr_mech.findings.finetuned import TENTH, TENTH_WHY, half_of, kept, published_less

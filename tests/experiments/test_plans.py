@@ -15,17 +15,9 @@ from cwr_mech.experiments.costs import (
 )
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED, condition_of, total_rows
 from cwr_mech.experiments.planned import Planned
-from cwr_mech.experiments.plans import (
-    CUT_ROUTES,
-    NOISY,
-    PLANS,
-    PROJECTIONS,
-    ROUTED,
-    SHAPES,
-    checked,
-    find_plan,
-)
+from cwr_mech.experiments.plans import PLANS, PROJECTIONS, ROUTED, checked, find_plan
 from cwr_mech.experiments.presets import preset
+from cwr_mech.experiments.ripe import CUT_ROUTES, NOISY, SHAPES
 from cwr_mech.findings.conditions import (
     CUT_MATCHED,
     CUT_OFF,
