@@ -5,7 +5,7 @@ from typing import Any
 
 from cwr_mech.analysis.locating.tables import LOCATED
 from cwr_mech.experiments.finetuning import HALF_REHEARSED, PLAIN, REHEARSED
-from cwr_mech.experiments.ripe import REHEARSED_PAIRS
+from cwr_mech.experiments.ripe import LATER_PAIRS, REHEARSED_PAIRS
 from cwr_mech.findings.conditions import CUT_MATCHED, CUT_OFF, CUT_ON, CUT_REST, CUT_WHOLE, MATCHED, OFF, ON
 from cwr_mech.findings.evidence import MATCHED as MATCHED_AT
 from cwr_mech.findings.tables import MEASURES
@@ -164,7 +164,7 @@ def planted(
             {"base": f"zoo:{base}", "set": "+".join(pair), "task": task, "trained": task in pair}
             | {"condition": HALF_REHEARSED, "base_gain": 0.9, "base_new": 0.0, "base_old": 1.0}
             | {"old": 1.0 + 0.01 * k - half_pairs_forget, "ni": 0.5}
-            for pair in REHEARSED_PAIRS
+            for pair in dict.fromkeys((*REHEARSED_PAIRS, *LATER_PAIRS))
             for task in PAPER_TASKS
         ]
         for condition, less in ((PLAIN, harm), (HALF_REHEARSED, half_harm)):

@@ -374,6 +374,23 @@ def test_later_bases_need_not_have_what_the_first_have() -> None:
     assert rows["distance-teaches-less-confirmed"]["n"] == EXPLORED  # the control
 
 
+def test_what_later_bases_forget_through_pairs_of_their_own_counts() -> None:
+    """Later bases are fine-tuned on other pairs than the first; a claim's control is over its own bases."""
+    results = planted(bases=2 * EXPLORED)
+    tables = dict(results["transfer"].tables)
+    later = {f"zoo:{base}" for base in Saved(results).bases[EXPLORED:]}
+    tables["scores"] = [
+        row | {"old": row["old"] - 2} if row["set"] == "compass+perimeter" and row["base"] in later else row
+        for row in tables["scores"]
+    ]
+    forgot = results | {"transfer": result("transfer", **tables)}
+    for some, verdict in ((results, "supported"), (forgot, "inconclusive")):
+        rows = {row["id"]: row for row in findings(some, {}, "test").tables["claims"]}
+        assert rows["half-rehearsed-interference"]["verdict"] == "supported"
+        assert rows["half-rehearsed-interference-confirmed"]["verdict"] == verdict
+    assert "its control fails" in rows["half-rehearsed-interference-confirmed"]["reason"]
+
+
 def test_pairs_count_where_every_base_was_fine_tuned_on_them() -> None:
     """Else bases would differ in what they were trained on, too."""
     results = planted()
