@@ -94,14 +94,21 @@ def _made(family: "Family", names: Sequence[str], processes: int) -> Iterator[st
     for name in early:
         yield _part(family, name)
     if late:
-        server = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(min(processes, len(late)), mp_context=server, initializer=_worker) as pool:
+        server, count = multiprocessing.get_context("forkserver"), min(processes, len(late))
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        with ProcessPoolExecutor(count, server, initializer=_worker, initargs=(threads,)) as pool:
             for done in as_completed([pool.submit(_part, family, name) for name in late]):
                 yield done.result()
 
 
-def _worker() -> None:
-    """Several processes share a terminal: progress is told in lines, and Ctrl-C ends them without a word."""
+def _worker(threads: int) -> None:
+    """Several processes share a terminal: progress is told in lines, and Ctrl-C ends them without a word.
+    They share the processors, too: threads beyond these wait for each other, spinning.
+    """
+    from threadpoolctl import threadpool_limits
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is loaded, which is later
+    threadpool_limits(threads, user_api="blas")  # of numpy, which is there
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     common.console = Console(force_terminal=False, width=common.console.width, highlight=False)
 

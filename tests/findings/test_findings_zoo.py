@@ -1,12 +1,16 @@
 """The zoo's analyses on made-up models: results about all of them, from recorded answers and from weights."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from cwr_mech_cli import zoo as zoo_command
 from cwr_mech_cli import zoo_report
 from cwr_mech_cli.main import guarded
+from threadpoolctl import threadpool_info
 from typer.testing import CliRunner
 
 from cwr_mech import trajectory, transfer
@@ -149,3 +153,14 @@ def test_models_that_no_report_is_about_are_named(monkeypatch: pytest.MonkeyPatc
     outcome = CliRunner().invoke(app, ["zoo", "analyse", "--preset", "small"], env={"COLUMNS": "200"})
     assert outcome.exit_code == 2
     assert "no part of a report is about models of preset small" in outcome.stderr
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_processes_side_by_side_share_the_processors(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of several processes on the same processors wait for each other, spinning."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    server = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, server, initializer=zoo_report._worker, initargs=(threads,)) as pool:
+        assert pool.submit(torch.get_num_threads).result() == threads
+        pools = pool.submit(threadpool_info).result()
+    assert max(one["num_threads"] for one in pools if one["user_api"] == "blas") <= threads
