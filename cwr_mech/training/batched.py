@@ -71,6 +71,7 @@ class BatchedModels:
         if self.muon:
             self.ahead, self.update = torch.zeros_like(values), torch.zeros_like(values)
             self.hidden = self._hidden()
+            self.working = Muon.dtype(values.device)
 
     def _side_by_side(self, qkv: Float[Tensor, "model x qkv"]) -> Float[Tensor, "model x qkv"]:
         """Columns for queries and keys with the two of a rotary pair, (i, i + d_head/2), side by side."""
@@ -186,7 +187,7 @@ class BatchedModels:
         momentum.lerp_(grad, 1 - Muon.MOMENTUM)
         torch.lerp(grad, momentum, Muon.MOMENTUM, out=self.ahead[:, part])
         for (_, longer), pairs in self.hidden.items():
-            wide = torch.cat([ahead for ahead, _ in pairs]).bfloat16()
+            wide = torch.cat([ahead for ahead, _ in pairs]).to(self.working)
             found = Muon.orthogonal(wide).float().mul_(0.2 * longer**0.5)
             for (_, update), direction in zip(pairs, found.chunk(len(pairs)), strict=True):
                 update.copy_(direction)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cwr_mech.config import TrainConfig
 from cwr_mech.errors import SchemaMismatch
+from cwr_mech.training.compute import quick_bfloat16
 from cwr_mech.training.parameters import FlatParameters
 
 
@@ -113,7 +114,8 @@ class Optimizer:
 class Muon(torch.optim.Optimizer):
     """torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`, for all matrices of one shape at once.
 
-    Thirty small matrices one by one cost more than a quarter of a step: torch's takes them so.
+    Thirty small matrices one by one cost more than a quarter of a step: torch's takes them so. It
+    orthogonalises in bfloat16 everywhere; here a processor without instructions for it does so in float32.
     """
 
     MOMENTUM = 0.95
@@ -123,6 +125,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, parts: Sequence[torch.nn.Parameter], train: TrainConfig) -> None:
         super().__init__(parts, {"lr": train.lr, "weight_decay": train.weight_decay})
         self.alike: dict[tuple[int, int], list[Tensor]] = {}
+        self.working = self.dtype(parts[0].device)
         for part in parts:
             self.state[part]["momentum_buffer"] = torch.zeros_like(part)
             self.alike.setdefault((min(part.shape), max(part.shape)), []).append(part)
@@ -138,10 +141,15 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_lerp_(momenta, grads, 1 - self.MOMENTUM)
             ahead = torch._foreach_lerp(grads, momenta, self.MOMENTUM)
             wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
-            update = self.orthogonal(torch.stack(wide).bfloat16()).to(parts[0].dtype)
+            update = self.orthogonal(torch.stack(wide).to(self.working)).to(parts[0].dtype)
             torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
             turned = [u if p.shape[0] <= p.shape[1] else u.T for u, p in zip(update, parts, strict=True)]
             torch._foreach_add_(parts, turned, alpha=-0.2 * math.sqrt(longer) * group["lr"])
+
+    @staticmethod
+    def dtype(device: torch.device) -> torch.dtype:
+        """In which numbers the iteration is quickest on a device; it needs no more than bfloat16."""
+        return torch.bfloat16 if quick_bfloat16(device.type) else torch.float32
 
     @classmethod
     def orthogonal(cls, x: Float[Tensor, "n a b"]) -> Float[Tensor, "n a b"]:

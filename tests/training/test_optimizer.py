@@ -4,11 +4,13 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from cwr_mech.config import ModelConfig, TrainConfig
 from cwr_mech.errors import SchemaMismatch
 from cwr_mech.model.qwen2 import HookedQwen2
-from cwr_mech.training.optimizer import Optimizer, rate_at
+from cwr_mech.training.batched import BatchedModels, StepInput
+from cwr_mech.training.optimizer import Muon, Optimizer, rate_at
 from cwr_mech.training.parameters import FlatParameters
 
 MODEL = ModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=24)
@@ -66,8 +68,15 @@ def test_updates_equal_torch_on_the_plain_model(clip: float) -> None:
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_muon_equals_torch_on_transformers_matrices() -> None:
+def processor(monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
+    """With instructions for bfloat16, or without."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": quick})
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_muon_equals_torch_on_transformers_matrices(monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
     """Matrices of the blocks move as torch's Muon moves transformers' own, all else as AdamW moves it."""
+    processor(monkeypatch, quick)
     train = TrainConfig(lr=1e-2, warmup=2, steps=6, weight_decay=0.1, optimizer="muon")
     start = HookedQwen2(MODEL, seed=1)
     flat, adam_flat = FlatParameters(MODEL), FlatParameters(MODEL)
@@ -100,12 +109,37 @@ def test_muon_equals_torch_on_transformers_matrices() -> None:
     before = dict(start.to_hf().named_parameters())
     as_adamw = dict(others.to_hf().named_parameters())
     for name, value in found.to_hf().named_parameters():
-        if name in matrices:  # torch orthogonalises in bfloat16, here the transposed matrix
+        if name in matrices:  # torch orthogonalises in bfloat16, and the matrix that is not transposed
             moved = (matrices[name] - before[name]).norm()
             assert (value - matrices[name]).norm() < 0.02 * moved, name
             assert (value - as_adamw[name]).norm() > 0.1 * moved, name
         else:
             torch.testing.assert_close(value, as_adamw[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_muon_computes_in_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """On others such products take twenty times as long."""
+    processor(monkeypatch, quick)
+    met: list[torch.dtype] = []
+
+    def seen(x: Tensor) -> Tensor:
+        met.append(x.dtype)
+        return x
+
+    monkeypatch.setattr(Muon, "orthogonal", staticmethod(seen))
+    train, flat = TrainConfig(optimizer="muon"), FlatParameters(MODEL)
+    alone = Optimizer(flat, train)
+    alone.step(0, 1.0)
+    one = len(met)
+    values = flat.values[None].clone()
+    together = BatchedModels(MODEL, [train], values, torch.zeros_like(values), torch.zeros_like(values))
+    tokens = torch.ones(1, 2, 5, dtype=torch.uint8)
+    together.step(StepInput(tokens, tokens > 0, torch.tensor([[1e-3, 0.1, 0.1]])))
+    assert len(met) == 2 * one > 0
+    assert set(met) == {torch.bfloat16 if quick else torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
