@@ -38,6 +38,8 @@ SHAPES: Mapping[str, Sequence[str]] = MappingProxyType(
 """Models of other sizes in the plan `ripe`: end of the name -> settings that differ. Heads stay four."""
 PRIMARY = 6
 """Bases of the plan `ripe` that are fine-tuned in every way, exploratory and sealed."""
+LONGER = 5
+"""Seeds of distance alone with twice the steps, and with the usual ones."""
 RIPE_RATE = 1e-3
 """Peak rate of fine-tunings in the plan `ripe`. At a thirtieth of the base's, distance still answered 192 off
 about new cities at the end where old ones are 71 off; at this rate 43 and 41 (base of seed 1)."""
@@ -83,8 +85,8 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     for it, with replay in half of the rows only. The paper's few elicitation rows come with new cities, as in
     its settings, and on two bases with training cities. Four bases are fine-tuned on the six pairs with
     distance and six without, and on distance, angle and compass under every condition. Fresh models are of
-    one task, of two, each with the steps of its tasks alone together, and of one task with as many. What
-    follows label noise and size is asked of one seed.
+    one task, of two, each with the steps of its tasks alone together, and of one task with as many; of
+    distance with as many there are more. What follows label noise and size is asked of one seed.
     """
     singles = [(task,) for task in preset.data.tasks]
     half = (len(seeds[:PRIMARY]) + 1) // 2
@@ -131,6 +133,9 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *frozen(studied[9:], sides),
         *tuned(four[3:], [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
         *two_together(preset, seeds[:2]),
+        *longer(preset, seeds[:2]),
+        *alone(preset, seeds[half:LONGER], ("distance",)),
+        *longer(preset, seeds[2:LONGER], ("distance",)),
         *noisy(preset, seeds[:1]),
         *resized(preset, seeds[:1]),
     ]
@@ -179,21 +184,25 @@ def alone(preset: RunConfig, seeds: Sequence[int], tasks: Sequence[str] | None =
 
 def two_together(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     """The paper's seven models of two tasks, each with the steps of its tasks alone together (crossing: as
-    many as angle), so that a task is seen, on average, as often as alone. Then models of one task with twice
-    the steps of `alone`, which see, on average, as many rows in all as models of two: the control for rows.
+    many as angle), so that a task is seen, on average, as often as alone.
     """
     steps = {**ALONE_STEPS, "crossing": ALONE_STEPS["angle"]}
-    longer = {task: [f"steps={2 * steps[task]}"] for task in preset.data.tasks if task != "crossing"}
-    pairs = {pair: [f"steps={sum(steps[task] for task in pair)}"] for pair in PAIRS[:7]}
     return [
-        *(
-            run
-            for pair, more in pairs.items()
-            for run in pretraining(preset.with_settings(more), [pair], seeds)
-        ),
-        *(
-            Planned(run.config.with_settings([f"name={run.name}-longer"]))
-            for task, more in longer.items()
-            for run in pretraining(preset.with_settings(more), [(task,)], seeds)
-        ),
+        run
+        for pair in PAIRS[:7]
+        for run in pretraining(
+            preset.with_settings([f"steps={sum(steps[task] for task in pair)}"]), [pair], seeds
+        )
+    ]
+
+
+def longer(preset: RunConfig, seeds: Sequence[int], tasks: Sequence[str] | None = None) -> list[Planned]:
+    """Models of one task (default: all but crossing) with twice the steps of `alone`: as many rows, on
+    average, as models of two tasks see in all. Of distance there are more seeds: is it unlike the others
+    because it has not been learned as well?
+    """
+    return [
+        Planned(run.config.with_settings([f"name={run.name}-longer"]))
+        for task in tasks or [task for task in preset.data.tasks if task != "crossing"]
+        for run in pretraining(preset.with_settings([f"steps={2 * ALONE_STEPS[task]}"]), [(task,)], seeds)
     ]

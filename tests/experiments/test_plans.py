@@ -36,8 +36,8 @@ SIZES = [("singles", 7, 7), ("pairs", 21, 21), ("seeds", 3, 3), ("tune", 29, 1),
 SIZES += [("routing", 6 * (1 + 4 + 13), 6), ("zoo", 169, 3 + 21 + 14 + 3 + 3)]
 CHANGED = (2 * (4 + 3) + 4 * 4, 2 * 4 + 4)  # with label noise, of other sizes
 RIPE = (
-    6 * (8 + 6 + 10) + 14 + 6 * 3 + 3 * 2 + 3 * 10 + 4 * 7 + 19 + 4 * (12 + 21) + 14 + 12,
-    7 + 19 + 14 + 12,
+    6 * (8 + 6 + 10) + 14 + 6 * 3 + 3 * 2 + 3 * 10 + 4 * 7 + 19 + 4 * (12 + 21) + 14 + 12 + 5,
+    7 + 19 + 14 + 12 + 5,
 )
 SIZES += [("ripe", RIPE[0] + CHANGED[0], RIPE[1] + CHANGED[1])]
 
@@ -162,7 +162,8 @@ def test_ripe_explores_before_the_sealed_bases_and_varies_one_thing_at_a_time() 
             steps = {by_name[f"ripe-seed{seed}-ft-{name}-replay-all-half"].train.steps for name in names}
             assert len(steps) == 1
     alone = {run.name: run.config.train.steps for run in planned if len(run.config.data.tasks) == 1}
-    assert alone["ripe-distance"] * 2 == alone["ripe-distance-longer"]
+    for seed in ("", "-seed2", "-seed3", "-seed4", "-seed5"):
+        assert alone[f"ripe-distance{seed}"] * 2 == alone[f"ripe-distance{seed}-longer"]
     assert by_name["ripe-angle+compass"].train.steps == alone["ripe-angle"] + alone["ripe-compass"]
 
 
