@@ -81,10 +81,9 @@ def city_states(
 
     Several positions joined by "+" are put side by side, d_model of each.
     """
-    found = []
-    for name in position.split("+"):
-        tokens, at = city_prompts(task, ids, name, id_digits)
-        row = np.arange(len(ids))
-        values = residual_at(model, tokens, row, np.full_like(row, at), layers)
-        found.append(np.stack(list(values.values())).astype(np.float64))
-    return np.concatenate(found, axis=-1)
+    prompts = [city_prompts(task, ids, name, id_digits) for name in position.split("+")]
+    tokens, at = prompts[0][0], [place for _, place in prompts]  # the same tokens, whatever is read
+    values = residual_at(
+        model, tokens, np.repeat(np.arange(len(ids)), len(at)), np.tile(at, len(ids)), layers
+    )
+    return np.stack([value.reshape(len(ids), -1) for value in values.values()]).astype(np.float64)

@@ -105,11 +105,19 @@ def random_basis_like(
 
     Its columns span `rank` random combinations of centred cities, so it leans to where cities vary at all.
     """
+    return random_bases_like(x, rank, 1, rng)[0]
+
+
+def random_bases_like(
+    x: Float[np.ndarray, "city p"], rank: int, draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw p rank"]:
+    """Several of these (`random_basis_like`), drawn one after another."""
     if not 1 <= rank < len(x):
         raise AnalysisError(
             f"rank {rank} was asked for, {len(x)} cities hold directions for 1 to {len(x) - 1}"
         )
-    return np.linalg.qr((rng.standard_normal((rank, len(x))) @ (x - x.mean(axis=0))).T)[0]
+    drawn = rng.standard_normal((draws, rank, len(x))) @ (x - x.mean(axis=0))
+    return np.linalg.qr(drawn.transpose(0, 2, 1))[0]
 
 
 def tangent_bases(manifold: Manifold, xy: Float[np.ndarray, "city 2"]) -> Float[np.ndarray, "city p 2"]:

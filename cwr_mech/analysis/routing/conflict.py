@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cwr_mech.activations.cities import city_states
-from cwr_mech.analysis.manifold.bases import leading_directions, map_directions, random_basis_like
+from cwr_mech.analysis.manifold.bases import leading_directions, map_directions, random_bases_like
 from cwr_mech.analysis.manifold.manifold import fit_manifold
 from cwr_mech.analysis.routing.gradients import gradient_set, parts, writing
 from cwr_mech.analysis.stats.means import mean_of
@@ -126,7 +126,7 @@ def _written(
         columns = map_directions(fit_manifold(here, xy), xy, rank)
         moment = moments[name] / np.trace(moments[name])
         null = null_of(float(np.sum(moment**2)), len(moment), rank)
-        like = [_inside(moment, random_basis_like(here, rank, rng)) for _ in range(LIKE_DRAWS)]
+        like = [_inside(moment, columns) for columns in random_bases_like(here, rank, LIKE_DRAWS, rng)]
         found.append(
             {"matrix": name, "layer": int(name.split(".")[0]), "share": _inside(moment, columns)}
             | {"null": null.mean, "null_hi": null.hi, "like": float(np.mean(like))}

@@ -16,11 +16,12 @@ them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cwr_mech.analysis.manifold.bases import Space, fit_space, leading_directions, random_basis_like
+from cwr_mech.analysis.manifold.bases import Space, fit_space, leading_directions, random_bases_like
 from cwr_mech.analysis.stats.intervals import bootstrap
 from cwr_mech.analysis.stats.subspaces import Energy, energy, null_share
 from cwr_mech.data.entries import Entries
@@ -64,6 +65,7 @@ class Ground:
     half: Bool[np.ndarray, "old"]
     whole: Space
     halves: tuple[Space, Space]
+    seed: int = 0
 
     @classmethod
     def fit(
@@ -81,7 +83,23 @@ class Ground:
             )
         whole = fit_space(x, xy, rank, seed)
         first, second = (fit_space(x[kept], xy[kept], whole.rank, seed) for kept in (~half, half))
-        return cls(x, half, whole, (first, second))
+        return cls(x, half, whole, (first, second), seed)
+
+    def like(self, updates: Float[np.ndarray, "city p"], rank: int) -> Float[np.ndarray, " draw"]:
+        """Share of updates in each of LIKE_DRAWS random subspaces with the activations' covariance, which are
+        the same for all updates.
+        """
+        if rank not in self._like:
+            rng = np.random.default_rng([self.seed, 2, rank])
+            drawn = random_bases_like(self.x, rank, LIKE_DRAWS, rng)
+            self._like[rank] = drawn.transpose(1, 0, 2).reshape(drawn.shape[1], -1)
+        inside = np.sum((updates @ self._like[rank]) ** 2, axis=0).reshape(LIKE_DRAWS, rank).sum(1)
+        return inside / np.sum(updates**2)
+
+    @cached_property
+    def _like(self) -> dict[int, Float[np.ndarray, "p column"]]:
+        """Rank -> the subspaces of `like`, side by side."""
+        return {}
 
     def parts(self, field: Field) -> Iterator[tuple[Field, Space]]:
         """The cities with the space to measure them in: the whole for new cities, else the space of the half
@@ -160,8 +178,7 @@ def _row(
 ) -> Row:
     interval = found.interval(rng, draws=DRAWS)
     null = null_share(field.updates, rank)
-    drawn = (random_basis_like(ground.x, rank, rng) for _ in range(LIKE_DRAWS))
-    like = [energy(field.updates, columns).share for columns in drawn]
+    like = ground.like(field.updates, rank)
     return {
         "basis": kind,
         "rank": rank,
@@ -172,7 +189,7 @@ def _row(
         "null": null.mean,
         "null_lo": null.lo,
         "null_hi": null.hi,
-        "like": float(np.mean(like)),
+        "like": float(like.mean()),
         "like_hi": float(np.quantile(like, 0.975)),
     }
 

@@ -122,10 +122,18 @@ def measured(
         rows = {group: draw(group=group) for group in GROUPS}
         steps = {kind: step_direction(model, rows["new"], asked.batch, kind) for kind in STEPS}
         after = {kind: stepped(model, step, asked.lr) for kind, step in steps.items()}
+        positions = list(dict.fromkeys(name for site in asked.sites for name in site.split("+")))
+        everywhere = "+".join(positions)  # a pass reads all positions; sites are made of them
+        read = partial(city_states, task=task, ids=world.ids, position=everywhere, id_digits=digits)
+        states = read(model)
+        changes = {kind: read(one) - states for kind, one in after.items()}
+        asks = {
+            group: city_gradients(model, rows[group], everywhere, world.ids[cities], id_digits=digits)
+            for group, cities in at.items()
+        }
         for site in asked.sites:
-            read = partial(city_states, task=task, ids=world.ids, position=site, id_digits=digits)
-            before = read(model)
-            moved = {kind: read(one) - before for kind, one in after.items()}
+            part = partial(_part, site=site, positions=positions)
+            before, moved = part(states), {kind: part(change) for kind, change in changes.items()}
             x = {layer: before[layer + 1] for layer in asked.layers}
             if store is not None:
                 x = {layer: _stored(store, task, world.ids, site, layer) for layer in asked.layers}
@@ -138,14 +146,21 @@ def measured(
                     new = Field(moved[step][layer + 1, mine], here[mine], places[mine], True, of)
                     fields[task, step, group, site, layer] = new
             # Minus the gradient of the loss at a city that is the first of a question.
-            for group, cities in at.items():
-                ids, gradients = city_gradients(model, rows[group], site, world.ids[cities], id_digits=digits)
-                mine = world.rows(ids)
-                of = None if group == "new" else half[np.searchsorted(cities, mine)]
+            for group, (ids, every) in asks.items():
+                mine, gradients = world.rows(ids), part(every)
+                of = None if group == "new" else half[np.searchsorted(at[group], mine)]
                 for layer in (one for one in x if one < model.cfg.n_layers - 1):
                     new = Field(-gradients[layer + 1], x[layer][mine], places[mine], False, of)
                     fields[task, "gradient", group, site, layer] = new
     return grounds, fields
+
+
+def _part(
+    values: Float[np.ndarray, "layer city all"], site: str, positions: Sequence[str]
+) -> Float[np.ndarray, "layer city p"]:
+    """What is read at a site (positions joined by "+"), of values read at `positions`, side by side."""
+    pieces = np.split(values, len(positions), axis=-1)
+    return np.concatenate([pieces[positions.index(name)] for name in site.split("+")], axis=-1)
 
 
 def _chosen(spots: Sequence[ChosenSite], site: str, layer: int) -> Row:

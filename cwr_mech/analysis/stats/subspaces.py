@@ -38,10 +38,11 @@ class Energy:
     def interval(self, rng: np.random.Generator, *, draws: int) -> Interval:
         """The share with a bootstrap interval over cities."""
         return bootstrap(
-            lambda rows: float(self.inside[rows].sum() / self.total[rows].sum()),
+            lambda rows: self.inside[rows].sum(-1) / self.total[rows].sum(-1),
             len(self.total),
             rng,
             draws=draws,
+            together=True,
         )
 
 
