@@ -7,6 +7,7 @@
 # make routes  results about fine-tuned runs that are not in the zoo, from runs/ (see below)
 # make sealed  the same of the bases that were kept sealed
 # make together  similarity of models of two tasks
+# make longer  similarity of models of distance that saw twice the rows
 # make variants  models with label noise and of other sizes
 # make env     environment only; for a CUDA build of torch: make env TORCH=torch==2.13.0
 # make clean   remove the environment and caches; runs, activations and reports stay
@@ -21,7 +22,7 @@ SEALED := ripe-seed4 ripe-seed5 ripe-seed6
 WITH_MAP := ripe-seed4 ripe-seed6 ripe-seed7
 CWR := $(PY) -m cwr_mech_cli.main
 
-.PHONY: demo test docs readme bench patching routes sealed together variants env clean FORCE
+.PHONY: demo test docs readme bench patching routes sealed together longer variants env clean FORCE
 
 demo: .venv/.ready
 	@$(PY) -m cwr_mech_cli.main demo
@@ -113,6 +114,14 @@ LONGER :=
 together: .venv/.ready
 	@$(CWR) similarity $(foreach task,$(filter-out crossing,$(SINGLES)),zoo:ripe-$(task) zoo:ripe-$(task)-seed2 zoo:ripe-$(task)-seed3) \
 	  $(TOGETHER:%=ripe-%) $(LONGER:%=ripe-%-longer) --layers 2 --measures cka --suffix together --report ripe
+	@$(CWR) report ripe --claims
+
+# Models of distance that saw twice the rows, beside those of all single tasks: is distance apart because it is not learned
+# as well?
+MORE := -seed4 -seed5 $(addsuffix -longer,$(filter-out none,none) -seed2 -seed3 -seed4 -seed5)
+longer: .venv/.ready
+	@$(CWR) similarity $(foreach task,$(SINGLES),$(wildcard zoo/ripe-$(task) zoo/ripe-$(task)-seed?)) \
+	  $(addprefix ripe-distance,$(MORE)) --layers 2 --measures cka --suffix longer --report ripe
 	@$(CWR) report ripe --claims
 
 # Models with label noise and of other sizes, beside usual bases. Of those trained so far:

@@ -1,6 +1,6 @@
 """Results of made-up models in which what claims ask for is planted."""
 
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from cwr_mech.analysis.locating.tables import LOCATED
@@ -48,6 +48,7 @@ def planted(
     foretold: float = 1.0,
     together: float = 0.3,
     longer: float = 0.1,
+    nearer: float = 0.15,
     half: float = 0.0,
     unplaced: float = 0.0,
     half_harm: float = 0.4,
@@ -68,12 +69,14 @@ def planted(
     surfaced: R² of first components, all tasks' models' above single ones'. foretold: how far similarity
     of gradients is that of what tasks teach each other (1: in step, 0: not at all, -1: against it).
     together: CKA of models of two tasks, above that of their tasks alone; longer: that of models of one task
-    that saw more rows. With half of the rows replaying all tasks, distance teaches others `half` more,
-    and after tasks that do not place a city others lose `unplaced` more about training cities; there pairs
-    with distance miss the better teacher by `half_harm`; after pairs others lose `half_pairs_forget` more.
+    that saw more rows; nearer: how much more alike distance and other tasks are where it saw more. With half
+    of the rows replaying all tasks, distance teaches others `half` more, and after
+    tasks that do not place a city others lose `unplaced` more about training cities; there pairs with
+    distance miss the better teacher by `half_harm`; after pairs others lose `half_pairs_forget` more.
     """
     names = [f"all-{k}" for k in range(bases)]
     alone = {f"{task}-{copy}": task for task in PAPER_TASKS for copy in range(3)}
+    seeds = {run: int(run.rpartition("-")[2]) for run in alone}
     every = "+".join(PAPER_TASKS)
 
     def model(run: str, tasks: str, family: str, base: str | None, seed: int) -> Row:
@@ -81,15 +84,18 @@ def planted(
         return head | {"route": "unprojected", "seed": seed, "rows": 100}
 
     models = [model(run, every, "all seven tasks", None, k) for k, run in enumerate(names)]
-    models += [model(run, task, "1 task", None, 0) for run, task in alone.items()]
+    models += [model(run, task, "1 task", None, seeds[run]) for run, task in alone.items()]
     two = {"+".join(pair): pair for pair in PAIRED}
-    again = {f"{task}-longer": task for task in PAPER_TASKS}
-    models += [model(run, task, "1 task", None, 0) | {"rows": 200} for run, task in again.items()]
+    again = {f"{task}-longer": task for task in PAPER_TASKS} | {
+        f"distance-longer-{k}": "distance" for k in (1, 2)
+    }
+    seeds |= dict.fromkeys([*two, *again], 0) | {f"distance-longer-{k}": k for k in (1, 2)}
+    models += [model(run, task, "1 task", None, seeds[run]) | {"rows": 200} for run, task in again.items()]
     compared = [
         {
             "run": f"zoo:{run}",
             "tasks": tasks,
-            "seed": 0,
+            "seed": seeds[run],
             "rows": rows,
             "failed": gain < 0.5,
             "label_noise": 0.0,
@@ -138,7 +144,7 @@ def planted(
             value -= outlier if "distance" in (alone[first], alone[second]) else 0.0
             head = {"run_a": f"zoo:{first}", "run_b": f"zoo:{second}", "null_mean": 0.01}
             pairs += [head | {"measure": measure, "value": value} for measure in MEASURES]
-    pairs += paired(two, again, outlier, together, longer)
+    pairs += paired(two, again, outlier, together, longer, nearer)
     taught, deviation = [], []
     for k, base in enumerate(names):
         conditions = {PLAIN: own, OFF: off, ON: own, MATCHED[0]: own - matched, REHEARSED: own}
@@ -184,9 +190,15 @@ def planted(
 
 
 def paired(
-    two: dict[str, tuple[str, str]], again: dict[str, str], outlier: float, together: float, longer: float
+    two: dict[str, tuple[str, str]],
+    again: dict[str, str],
+    outlier: float,
+    together: float,
+    longer: float,
+    nearer: float,
 ) -> list[Row]:
-    """CKA of models of two tasks, and of models of one that saw more rows, each kind among itself.
+    """CKA of models of two tasks, and of models of one that saw more rows, each kind among itself;
+    of distance, also with models of other tasks that did not.
 
     Models that share a task, or are of one task, are so alike that no mean could bear one of them.
     """
@@ -198,8 +210,12 @@ def paired(
     for i, (a, b) in enumerate(combinations(two, 2)):
         value = sum(apart(x, y) for x in two[a] for y in two[b]) / 4 + together
         rows.append((a, b, 9.0 if set(two[a]) & set(two[b]) else value + 0.001 * (i % 3)))
-    rows += [(a, b, apart(again[a], again[b]) + longer) for a, b in combinations(again, 2)]
-    rows += [(f"{task}-{copy}", run, 9.0) for run, task in again.items() for copy in range(3)]
+    for a, b in combinations(again, 2):
+        rows.append((a, b, 9.0 if again[a] == again[b] else apart(again[a], again[b]) + longer))
+    for k, (run, other, copy) in enumerate(product(again, PAPER_TASKS, range(3))):
+        near = again[run] == "distance" != other
+        value = apart("distance", other) + nearer + 0.001 * (k % 5) if near else 9.0
+        rows.append((f"{other}-{copy}", run, value))
     return [
         {"run_a": f"zoo:{a}", "run_b": f"zoo:{b}", "null_mean": 0.03, "measure": "cka", "value": value}
         for a, b, value in rows

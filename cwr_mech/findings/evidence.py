@@ -152,6 +152,11 @@ class Saved:
             found.setdefault((b, a), value)
         return found
 
+    def above_shuffled(self, measure: str) -> dict[tuple[str, str], float]:
+        """Pairs of models -> their similarity minus that with one side's cities shuffled."""
+        null = self.similarity(measure, "null_mean")
+        return {pair: value - null.get(pair, 0.0) for pair, value in self.similarity(measure).items()}
+
     def improvements(self, condition: str = PLAIN) -> pd.DataFrame:
         """Normalised improvement on held-out cities: base, set, task, ni, trained, retention.
 

@@ -4,16 +4,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations, product
+from itertools import combinations
 from statistics import mean
 
-import numpy as np
 from scipy import stats
 
-from cwr_mech.analysis.published import content, matrix, published_group
-from cwr_mech.analysis.stats.intervals import Interval, jackknife_error, t_interval
+from cwr_mech.analysis.published import content, matrix
+from cwr_mech.analysis.stats.intervals import Interval
 from cwr_mech.analysis.stats.models import FAILED_BELOW
-from cwr_mech.findings.claims import Claim, Evidence, NoResults, Units, of_statistic, withheld
+from cwr_mech.findings.claims import Claim, Evidence, Units, of_statistic, withheld
 from cwr_mech.findings.evidence import Saved, across
 from cwr_mech.tasks.registry import PAPER_TASKS
 
@@ -154,7 +153,7 @@ def similarity_claims() -> Iterator[Claim]:
             statement=f"Distance is the task whose models differ from all others, by {measure}",
             contrast=f"{measure} of other tasks among themselves, minus theirs with distance",
             evidence=partial(_outlier, measure=measure),
-            published=_outlier_gap(published_pairs(measure)),
+            published=outlier_gap(published_pairs(measure)),
         )
     yield claim(
         id="trend",
@@ -166,59 +165,6 @@ def similarity_claims() -> Iterator[Claim]:
         published=0.098,
         incomparable=_confounded,
     )
-    words = "CKA of models of two tasks, no task in common, minus that of models of these tasks alone"
-    one, two = (published_group(CKA, f"disjoint, {count} task(s) each") or math.nan for count in (1, 2))
-    yield claim(
-        id="together-exposure",
-        statement="Models of two tasks are more similar than models of one that saw their task as often",
-        contrast=f"{words} that saw as many rows of their task, on average",
-        evidence=partial(_together, longer=False),
-        published=two - one,
-    )
-    yield claim(
-        id="together-rows",
-        statement="Models of two tasks are more similar than models of one that saw as many rows in all",
-        contrast=f"{words} that saw as many rows in all, on average",
-        evidence=partial(_together, longer=True),
-    )
-
-
-def _together(saved: Saved, *, longer: bool) -> Evidence:
-    """Similarity of models of two tasks, no task in common, minus the mean of the four pairs of their tasks
-    alone; `longer`: by models that saw more rows than another of their task and seed. Every model is left out
-    once; as many degrees of freedom as the models of two tasks, the fewer, leave.
-    """
-    models = saved.table("similarity", "models")
-    if not {"seed", "rows", "failed", "label_noise"} <= set(models):
-        raise NoResults("results of kind similarity do not say what models saw; make them anew")
-    models = models[models["label_noise"] == 0].drop_duplicates("run")
-    more = models["rows"] > models.groupby(["tasks", "seed"])["rows"].transform("min")
-    known = models["failed"].eq(False)
-    tasks = {run: tuple(names.split("+")) for run, names in zip(models["run"], models["tasks"], strict=True)}
-    two = {run: tasks[run] for run in models["run"][known & ~more] if len(tasks[run]) == 2}
-    mine = [run for run in models["run"][known & (more == longer)] if len(tasks[run]) == 1]
-    above, null = saved.similarity(CKA), saved.similarity(CKA, "null_mean")
-    above = {pair: value - null.get(pair, 0.0) for pair, value in above.items()}
-
-    def gain(left: str = "") -> float:
-        single = {
-            task: [run for run in mine if tasks[run] == (task,) and run != left] for task in PAPER_TASKS
-        }
-        apart = across(above, single, mine)
-        apart |= {(b, a): value for (a, b), value in apart.items()}
-        gains = []
-        for first, second in combinations([run for run in two if run != left], 2):
-            four = list(product(two[first], two[second]))
-            if (first, second) in above and all(a != b and (a, b) in apart for a, b in four):
-                gains.append(above[first, second] - mean(apart[pair] for pair in four))
-        return mean(gains) if gains else math.nan
-
-    if not math.isfinite(value := gain()):
-        return withheld("no two models of two tasks each, none in common, beside models of each task alone")
-    without = np.array([gain(run) for run in (*two, *mine)])
-    if not np.isfinite(without).all():
-        return withheld("too few models: without one of them no pair is left")
-    return Evidence(t_interval(value, jackknife_error(without), len(two)))
 
 
 def published_pairs(measure: str) -> dict[tuple[str, str], float]:
@@ -242,8 +188,7 @@ def _between(saved: Saved, values: Pairs, statistic: Callable[[Pairs], float]) -
 
 def _level(saved: Saved) -> Evidence:
     """Mean over pairs of tasks of similarity minus its null; names the tasks where some are not learned."""
-    null = saved.similarity(CKA, "null_mean")
-    above = {pair: value - null.get(pair, 0.0) for pair, value in saved.similarity(CKA).items()}
+    above = saved.above_shuffled(CKA)
     found, failed = _between(saved, above, partial(_mean, same=False)), saved.unlearned()
     if found.found is None:
         return found
@@ -257,7 +202,7 @@ def _outlier(saved: Saved, measure: str) -> Evidence:
             f"only {len(singles)} of {len(PAPER_TASKS)} tasks are learned alone ({', '.join(singles)}); "
             f"{saved.unlearned()}"
         )
-    return _between(saved, values, _outlier_gap)
+    return _between(saved, values, outlier_gap)
 
 
 def _mean(pairs: Pairs, *, same: bool) -> float:
@@ -269,7 +214,7 @@ def _gap_to_ceiling(pairs: Pairs) -> float:
     return _mean(pairs, same=True) - _mean(pairs, same=False)
 
 
-def _outlier_gap(pairs: Pairs) -> float:
+def outlier_gap(pairs: Pairs) -> float:
     different = {pair: value for pair, value in pairs.items() if pair[0] != pair[1]}
     others = [value for pair, value in different.items() if "distance" not in pair]
     mine = [value for pair, value in different.items() if "distance" in pair]

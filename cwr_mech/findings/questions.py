@@ -12,7 +12,7 @@ from cwr_mech.analysis.stats.intervals import LEAST_UNITS
 from cwr_mech.artifacts import sha256_file
 from cwr_mech.errors import AnalysisError
 from cwr_mech.experiments.ripe import NOISY
-from cwr_mech.findings import conditions, finetuned, pretrained, relations, routing, variants
+from cwr_mech.findings import conditions, exposure, finetuned, pretrained, relations, routing, variants
 from cwr_mech.findings.claims import VERDICTS, Claim, judge
 from cwr_mech.findings.evidence import Saved
 from cwr_mech.findings.tables import agreement_rows, value_rows
@@ -163,6 +163,7 @@ QUESTIONS = (
 
 CLAIMS: tuple[Claim, ...] = (
     *pretrained.CLAIMS,
+    *exposure.CLAIMS,
     *finetuned.CLAIMS,
     *relations.CLAIMS,
     *routing.CLAIMS,

@@ -85,6 +85,12 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("together-exposure", {"single": 0.2}, "supported", "inconclusive"),
     ("together-rows", {"longer": 0.3}, "supported", "no effect of that size"),
     ("together-rows", {"longer": 0.6}, "supported", "refuted"),
+    ("longer-distance-nearer", {"nearer": 0.0}, "supported", "no effect of that size"),
+    ("longer-distance-nearer", {"nearer": -0.2}, "supported", "refuted"),
+    ("longer-distance-nearer", {"single": 0.2}, "supported", "inconclusive"),
+    ("longer-distance-outlier", {"nearer": 0.3}, "supported", "no effect of that size"),
+    ("longer-distance-outlier", {"nearer": 0.6}, "supported", "refuted"),
+    ("longer-distance-outlier", {"outlier": 0.15}, "supported", "no effect of that size"),
     ("share-step", {"share": 0.0}, "supported", "no effect of that size"),
     ("share-whole", {"share": 0.3}, "supported", "refuted"),
 )
@@ -197,6 +203,7 @@ def test_values_are_those_planted() -> None:
     expected = {
         "interference": -0.4, "distance-teaches-less": -0.45, "matched-distance-teaches-less": -0.29,
         "outlier-svcca": None, "outlier-cka": 0.3, "together-exposure": 0.28, "together-rows": 0.2,
+        "longer-distance-nearer": 0.15 - 0.02, "longer-distance-outlier": 0.15,
         "cut-route-distance-more": 0.3, "cut-on-manifold-others-compass": 0.5, "cut-own-distance": 0.81,
         "off-manifold-own-distance": 0.61, "divergence-distance": 1.41, "divergence-distance-more": 0.7,
         "city-side-compass-own": 0.5, "share-step": -0.3, "share-whole": -0.3,
