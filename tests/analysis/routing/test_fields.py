@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from routing_cases import model, world
 
-from cwr_mech.analysis.manifold.bases import fit_space
+from cwr_mech.analysis.manifold.bases import fit_space, random_bases_like, random_basis_like
 from cwr_mech.analysis.manifold.manifold import fit_manifold
+from cwr_mech.analysis.routing import tables
 from cwr_mech.analysis.routing.fields import (
+    LIKE_DRAWS,
     Field,
     Ground,
     directions,
@@ -17,6 +19,7 @@ from cwr_mech.analysis.routing.fields import (
     unit_fields,
 )
 from cwr_mech.analysis.routing.tables import Asked, subspace_result
+from cwr_mech.analysis.stats.subspaces import energy
 from cwr_mech.config import WorldConfig
 from cwr_mech.errors import AnalysisError
 from cwr_mech.world.cities import load_world
@@ -160,6 +163,33 @@ def test_a_random_models_shares_sit_in_their_null() -> None:
     assert {row["layer"] for row in gradients} == {0}  # nothing reads a city after the last block
     assert {row["update"] for row in rows} == {"gradient", "plain", "adam"}
     assert result.values == {"n_new": 6, "n_old": 60, "d_model": 16}
+
+
+def test_several_sites_are_read_in_one_pass_as_each_alone() -> None:
+    sites = ("last_digit", "delimiter", "digit1+last_digit")
+    asked = Asked([0, 1], sites, rank=3, n_rows=128, batch=32)
+    grounds, fields = tables.measured(model(), world(), ["distance"], asked)
+    for site in sites:
+        alone, mine = tables.measured(model(), world(), ["distance"], replace(asked, sites=[site]))
+        assert set(mine) == {key for key in fields if key[3] == site}
+        for key, found in mine.items():
+            assert found.updates.shape[1] == 16 * len(site.split("+"))
+            for name, values in found.arrays().items():
+                np.testing.assert_array_equal(values, fields[key].arrays()[name])
+        for place, found_there in alone.items():
+            assert found_there.whole.rank == grounds[place].whole.rank == 3
+
+
+def test_subspaces_like_the_activations_are_drawn_once_for_all_updates() -> None:
+    here, u = ground(), updates(0.5)
+    drawn = random_bases_like(here.x, 3, LIKE_DRAWS, np.random.default_rng([here.seed, 2, 3]))
+    expected = [energy(u, columns).share for columns in drawn]
+    for _ in range(2):
+        np.testing.assert_allclose(here.like(u, 3), expected, rtol=1e-12)
+    one_by_one = np.random.default_rng(5)
+    together = random_bases_like(here.x, 2, 4, np.random.default_rng(5))
+    for columns in together:
+        np.testing.assert_allclose(columns, random_basis_like(here.x, 2, one_by_one), atol=1e-12)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
