@@ -51,6 +51,7 @@ def run(
     *,
     suffix: str | None = None,
     said: str | None = None,
+    tables: bool = True,
     log: str | None = None,
     **options: Any,
 ) -> None:
@@ -58,13 +59,15 @@ def run(
     its first run, of a fine-tuning its base's.
 
     `suffix`: what its name ends with there. `said`: the command that it is to name instead of this one.
+    `tables`: whether to print any.
     """
     row = commands()[name]
     with followed_by(progress):
         result = row.function(**options)
     ending = f" --suffix {suffix}" if suffix else ""
     result = replace(result, command=said or result.command + ending)
-    show_result(result)
+    if tables:
+        show_result(result)
     if "task" in options and options["task"] is None:
         options = options | {"task": result.params.get("task")}
     named = "-".join(part for part in (file_name(row, result, options), suffix) if part)

@@ -127,7 +127,9 @@ def _part(family: "Family", name: str) -> str:
 
 
 def make(part: "Part", models: "list[Run]", report: str) -> None:
-    """Save the result of a part, or one for each of its models, in a report."""
+    """Save the result of a part, or one for each of its models, in a report, which shows its tables: those of
+    parts made side by side would mix on the screen, thousands of lines.
+    """
     from cwr_mech.analysis.answers.curves import curves_result
     from cwr_mech.findings.zoo import maps_result, models_result
 
@@ -145,4 +147,4 @@ def make(part: "Part", models: "list[Run]", report: str) -> None:
         options = part.options(chosen) if callable(part.options) else part.options
         folders = [model.folder.as_posix() for model in chosen]
         for given in [{"run": folder} for folder in folders] if part.each else [{"runs": folders}]:
-            analyses.run(part.study, report, said=COMMAND, **given, **options)
+            analyses.run(part.study, report, said=COMMAND, tables=False, **given, **options)

@@ -70,6 +70,8 @@ def analysed(*parts: str, processes: int = 1) -> dict[str, Result]:
     outcome = CliRunner().invoke(app, line, env={"COLUMNS": "100"})
     assert outcome.exit_code == 0, outcome.output
     assert all(part in outcome.output for part in parts)
+    shown = [line.split()[0] for line in outcome.output.splitlines()]
+    assert not {"fine-tuned", "prompt", "run", "base"} & set(shown)  # tables are the report's
     return {path.stem: load_result(path) for path in FOLDER.glob("*.json")}
 
 
