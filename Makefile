@@ -118,9 +118,9 @@ together: .venv/.ready
 
 # Models of distance that saw twice the rows, beside those of all single tasks: is distance apart because it is not learned
 # as well?
-MORE := -seed4 -seed5 $(addsuffix -longer,$(filter-out none,none) -seed2 -seed3 -seed4 -seed5)
+MORE := -seed4 -seed5 -longer $(addsuffix -longer,-seed2 -seed3 -seed4 -seed5)
 longer: .venv/.ready
-	@$(CWR) similarity $(foreach task,$(SINGLES),$(wildcard zoo/ripe-$(task) zoo/ripe-$(task)-seed?)) \
+	@$(CWR) similarity $(patsubst zoo/%,zoo:%,$(foreach task,$(SINGLES),$(wildcard zoo/ripe-$(task) zoo/ripe-$(task)-seed?))) \
 	  $(addprefix ripe-distance,$(MORE)) --layers 2 --measures cka --suffix longer --report ripe
 	@$(CWR) report ripe --claims
 
