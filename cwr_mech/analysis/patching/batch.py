@@ -89,7 +89,7 @@ class Batch:
         name = basis_name(str(cell.subspace), cell.draw)
         for key in ((name, cell.layer, cell.span), name):
             if key in self.bases:
-                basis = self.bases[key].to(self.forward.device, torch.float32)
+                basis = self.bases[key].to(self.forward.model.W_E)
                 both = basis if basis.ndim == 3 else basis.expand(2, *basis.shape)
                 unit = torch.eye(both.shape[2]).to(both)
                 if not torch.allclose(both[0].T @ both[0], unit, rtol=0, atol=1e-4):
