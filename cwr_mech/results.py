@@ -57,6 +57,8 @@ FIELDS = {
     "provenance": dict,
 }
 """Fields of a result -> JSON type."""
+AS_IT_IS = frozenset((str, int, bool, type(None)))
+"""Types that JSON has words for as they are: with finite floats most cells of a table, which need no call."""
 BROKEN = (BadZipFile, zlib.error, NotImplementedError, ValueError, OSError, EOFError, KeyError, TypeError)
 MOST_UNPACKED = 1100
 """Deflate packs at most 1,032 bytes into one: a file that declares more is forged."""
@@ -229,7 +231,12 @@ def plain(value: Any, place: str) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{place}.{key}") for key, item in value.items()}
+        return {
+            str(key): item
+            if type(item) in AS_IT_IS or (type(item) is float and math.isfinite(item))
+            else plain(item, f"{place}.{key}")
+            for key, item in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float):

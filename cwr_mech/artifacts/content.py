@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,13 @@ def other_schema(path: Path, found: object, wanted: str, hint: str | None) -> Sc
 
 def provenance() -> dict[str, str]:
     """Versions of what computed a result: Python, the machine type and the packages that matter."""
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    here = {"python": platform.python_version(), "machine": platform.machine()}
+    return here | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

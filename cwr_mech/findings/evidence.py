@@ -38,6 +38,7 @@ class Saved:
         self.results = dict(sorted(results.items()))  # "transfer" before "transfer-half": the first counts
         self._chosen = bases
         self._tables = {} if tables is None else tables
+        self._over: dict[tuple[str, ...], Saved] = {}
         self._improvements: dict[str, pd.DataFrame] = {}
 
     def table(self, kind: str, name: str) -> pd.DataFrame:
@@ -67,13 +68,20 @@ class Saved:
 
     def explored(self) -> "Saved":
         """The same results, over the first bases alone."""
-        return Saved(self.results, self.bases[:EXPLORED], self._tables)
+        return self._of(self.bases[:EXPLORED])
 
     def later(self) -> "Saved":
         """The same results, over the bases that came after the hypotheses. Raises NoResults without any."""
         if not self.bases[EXPLORED:]:
             raise NoResults(f"no base beyond the first {EXPLORED}, on which the hypothesis was made")
-        return Saved(self.results, self.bases[EXPLORED:], self._tables)
+        return self._of(self.bases[EXPLORED:])
+
+    def _of(self, bases: Sequence[str]) -> "Saved":
+        """The same results over these bases, one object however often it is asked for: it remembers."""
+        key = tuple(bases)
+        if key not in self._over:
+            self._over[key] = Saved(self.results, bases, self._tables)
+        return self._over[key]
 
     @cached_property
     def models(self) -> pd.DataFrame:

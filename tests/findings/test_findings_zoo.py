@@ -63,6 +63,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr("cwr_mech.training.folders.PACKAGE", place / "elsewhere")
+    # Untrained models answer nothing right: where they read a city is not searched for long.
+    monkeypatch.setattr("cwr_mech.analysis.patching.pairs.PATIENCE", 1)
 
 
 def analysed(*parts: str, processes: int = 1) -> dict[str, Result]:

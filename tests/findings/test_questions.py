@@ -14,23 +14,38 @@ from findings_cases import planted, result
 from cwr_mech.analysis.published import content, matrix
 from cwr_mech.experiments.finetuning import HALF_REHEARSED
 from cwr_mech.findings import show
+from cwr_mech.findings.claims import judge
 from cwr_mech.findings.evidence import EXPLORED, Saved
 from cwr_mech.findings.finetuned import published_transfer
 from cwr_mech.findings.pretrained import published_pairs
 from cwr_mech.findings.questions import CLAIMS, QUESTIONS, findings, headline, write_findings
 from cwr_mech.findings.tables import agreement_rows
-from cwr_mech.results import Row, load_result
+from cwr_mech.results import Result, Row, load_result
 from cwr_mech.tasks.registry import PAPER_TASKS
+
+QUESTION = {claim.id: claim.question for claim in CLAIMS}
 
 
 @cache
-def claims(**changes: Any) -> dict[str, Row]:
-    """Claim -> its row, in a world planted so."""
-    return {row["id"]: row for row in findings(planted(**changes), {}, "test").tables["claims"]}
+def whole(**changes: Any) -> Result:
+    """Findings of a world planted so."""
+    return findings(planted(**changes), {}, "test")
 
 
+def by_id(found: Result) -> dict[str, Row]:
+    return {row["id"]: row for row in found.tables["claims"]}
+
+
+def judged(results: dict[str, Result], *names: str) -> dict[str, Row]:
+    """Claim -> its row, judged among those of the same questions as `names`: all would take seconds."""
+    questions = {QUESTION[name] for name in names}
+    mine = [claim for claim in CLAIMS if claim.question in questions]
+    return {row["id"]: row for row in judge(mine, Saved(results))}
+
+
+@cache
 def row_of(name: str, **changes: Any) -> Row:
-    return claims(**changes)[name]
+    return judged(planted(**changes), name)[name]
 
 
 # claim, what is planted otherwise, verdict with the usual world, verdict then
@@ -109,7 +124,7 @@ def test_a_claim_whose_control_fails_or_is_not_there_says_nothing_and_why() -> N
     assert "-0.290" in lost["reason"]
     results = planted()
     without = {name: result for name, result in results.items() if name != "transfer"}
-    found = {row["id"]: row for row in findings(without, {}, "test").tables["claims"]}
+    found = judged(without, "rehearsed-divergence-distance", "city-side-distance-own")
     assert found["rehearsed-divergence-distance"]["verdict"] == "inconclusive"
     assert "its control cannot be asked" in found["rehearsed-divergence-distance"]["reason"]
     assert found["city-side-distance-own"]["verdict"] == "supported"  # it has no control
@@ -123,7 +138,7 @@ def test_a_control_is_asked_of_the_bases_that_its_claim_is_about() -> None:
     ]
     deviation = results["transfer"].tables["deviation"]
     results["transfer"] = result("transfer", scores=scores, deviation=deviation)
-    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    rows = judged(results, "rehearsed-divergence-distance", "rehearsed-retention")
     assert rows["rehearsed-divergence-distance"]["verdict"] == "supported"
     assert rows["rehearsed-divergence-distance-confirmed"]["verdict"] == "inconclusive"
     assert "is -0.500, and was to be above -0.1" in rows["rehearsed-divergence-distance-confirmed"]["reason"]
@@ -133,7 +148,7 @@ def test_a_control_is_asked_of_the_bases_that_its_claim_is_about() -> None:
         for row in results["transfer"].tables["scores"]
     ]
     results["transfer"] = result("transfer", scores=uneven, deviation=deviation)
-    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    rows = judged(results, "rehearsed-divergence-distance", "rehearsed-retention")
     assert rows["rehearsed-retention"]["verdict"] == "inconclusive"
     assert "its control fails" in rows["rehearsed-divergence-distance"]["reason"]
     assert rows["rehearsed-divergence-distance-confirmed"]["verdict"] == "supported"
@@ -144,7 +159,7 @@ def test_what_is_forgotten_is_a_share_of_the_gap_not_a_logarithm_of_errors() -> 
     errors = {"base_new": 430.0, "base_old": 30.0, "old": 40.0}  # a third more error, a fortieth of the gap
     scores = [row | errors for row in results["transfer"].tables["scores"]]
     results["transfer"] = result("transfer", scores=scores, deviation=[])
-    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    rows = judged(results, "rehearsed-divergence-distance", "rehearsed-retention")
     assert rows["rehearsed-retention"]["value"] == pytest.approx(-10 / 400)
     assert rows["rehearsed-divergence-distance"]["verdict"] == "supported"
 
@@ -165,7 +180,7 @@ def test_models_of_two_tasks_are_compared_where_both_are_learned_and_every_model
 
         pairs = [row | {"value": moved(row)} for row in pairs]
         results["similarity"] = result("similarity", pairs=pairs, models=models)
-        return {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}["together-exposure"]
+        return judged(results, "together-exposure")["together-exposure"]
 
     fewer = changed("angle+compass", "nothing")
     assert (fewer["n"], fewer["value"]) == (4, pytest.approx(usual["value"], abs=0.002))
@@ -193,13 +208,13 @@ def test_similarity_is_set_beside_transfer_with_replay_where_that_forgets_little
         if (row["base"], row["condition"], row["set"]) != (f"zoo:all-{EXPLORED}", HALF_REHEARSED, "angle")
     ]
     results["transfer"] = result("transfer", scores=scores, deviation=tables["deviation"])
-    found = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    found = judged(results, name, "half-rehearsed-distance-teaches-less")
     assert found[name]["value"] == pytest.approx(usual["value"], abs=0.1)
     assert found["half-rehearsed-distance-teaches-less-confirmed"]["n"] == EXPLORED
 
 
 def test_values_are_those_planted() -> None:
-    rows = claims()
+    rows = by_id(whole())
     expected = {
         "interference": -0.4, "distance-teaches-less": -0.45, "matched-distance-teaches-less": -0.29,
         "outlier-svcca": None, "outlier-cka": 0.3, "together-exposure": 0.28, "together-rows": 0.2,
@@ -217,10 +232,11 @@ def test_values_are_those_planted() -> None:
 def test_a_model_in_two_results_counts_once() -> None:
     results = planted()
     again = {"locate-again": results["locate"], "transfer-again": results["transfer"]}
-    rows = {row["id"]: row for row in findings(results | again, {}, "test").tables["claims"]}
-    for name in ("divergence-distance", "rehearsed-divergence-distance", "distance-teaches-less", "transfer"):
-        assert rows[name]["n"] == claims()[name]["n"] == 3
-        assert rows[name]["value"] == pytest.approx(claims()[name]["value"])
+    names = ("divergence-distance", "rehearsed-divergence-distance", "distance-teaches-less", "transfer")
+    rows, usual = judged(results | again, *names), by_id(whole())
+    for name in names:
+        assert rows[name]["n"] == usual[name]["n"] == 3
+        assert rows[name]["value"] == pytest.approx(usual[name]["value"])
 
 
 def test_a_pair_of_models_in_two_results_has_the_similarity_of_the_first() -> None:
@@ -246,9 +262,9 @@ def test_fine_tunings_that_stop_early_are_not_set_beside_the_paper() -> None:
 
 
 def test_later_bases_are_judged_apart_and_lead_the_summary() -> None:
-    few, many = (findings(planted(bases=n), {}, "test") for n in (EXPLORED, 2 * EXPLORED))
+    few, many = whole(), findings(planted(bases=2 * EXPLORED), {}, "test")
     assert {row["role"] for row in few.tables["claims"]} == {"exploratory"}
-    rows = {row["id"]: row for row in many.tables["claims"]}
+    rows = by_id(many)
     assert (rows["share-whole"]["n"], rows["share-whole-confirmed"]["n"]) == (EXPLORED, EXPLORED)
     assert rows["share-whole-confirmed"]["role"] == "confirmatory"
     question = next(question for question in QUESTIONS if question.id == "shares")
@@ -256,7 +272,7 @@ def test_later_bases_are_judged_apart_and_lead_the_summary() -> None:
     assert headline(few.tables["claims"], question)["role"] == "exploratory"  # type: ignore[index]
     places = next(question for question in QUESTIONS if question.id == "places")
     rehearsed = headline(few.tables["claims"], places)
-    assert rehearsed == {row["id"]: row for row in few.tables["claims"]}["rehearsed-divergence-distance"]
+    assert rehearsed == by_id(few)["rehearsed-divergence-distance"]
     unrehearsed = [row | ({"n": 0} if row == rehearsed else {}) for row in few.tables["claims"]]
     assert headline(unrehearsed, places)["id"] == "divergence-distance"  # type: ignore[index]
 
@@ -265,7 +281,7 @@ def test_shares_are_read_where_interchange_moves_answers() -> None:
     results = planted()
     weak = [row | {"weak": True} for row in results["sites-all-0"].tables["reading"]]
     results["sites-all-0"] = result("sites", {"run": "zoo:all-0"}, reading=weak, sites=[])
-    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    rows = judged(results, "share-step", "off-manifold-own-compass")
     assert rows["share-step"]["n"] == 2
     projected = rows["off-manifold-own-compass"]
     assert (projected["n"], projected["verdict"]) == (2, "inconclusive")
@@ -274,7 +290,7 @@ def test_shares_are_read_where_interchange_moves_answers() -> None:
         == "2 of 3 bases read compass where gradients are projected (L1, digit3+last_digit)"
     )
     del results["sites-all-1"], results["sites-all-2"]
-    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    rows = judged(results, "share-step")
     assert rows["share-step"]["reason"] == "the sites at which bases read cities are not among the results"
 
 
@@ -375,7 +391,7 @@ def test_later_bases_need_not_have_what_the_first_have() -> None:
     first = {f"zoo:{base}" for base in Saved(results).bases[:EXPLORED]}
     tables["deviation"] = [row for row in tables["deviation"] if row["base"] in first]
     results["transfer"] = result("transfer", **tables)
-    rows = {row["id"]: row for row in findings(results, {}, "test").tables["claims"]}
+    rows = by_id(findings(results, {}, "test"))
     assert rows["interference"]["n"] == EXPLORED
     assert "interference-confirmed" not in rows
     assert rows["distance-teaches-less-confirmed"]["n"] == EXPLORED  # the control
@@ -392,7 +408,7 @@ def test_what_later_bases_forget_through_pairs_of_their_own_counts() -> None:
     ]
     forgot = results | {"transfer": result("transfer", **tables)}
     for some, verdict in ((results, "supported"), (forgot, "inconclusive")):
-        rows = {row["id"]: row for row in findings(some, {}, "test").tables["claims"]}
+        rows = judged(some, "half-rehearsed-interference")
         assert rows["half-rehearsed-interference"]["verdict"] == "supported"
         assert rows["half-rehearsed-interference-confirmed"]["verdict"] == verdict
     assert "its control fails" in rows["half-rehearsed-interference-confirmed"]["reason"]
@@ -450,14 +466,14 @@ def test_models_of_other_tasks_change_no_claim() -> None:
     added("transfer", "scores", changed(taught, set="nearer", task="angle", trained=False, ni=9.0))
     added("transfer", "scores", changed(taught, task="nearer", trained=False, base="zoo:near", ni=9.0))
     grown = {name: replace(one, tables=more[name]) for name, one in usual.items()}
-    before, after = (findings(results, {}, "test").tables["claims"] for results in (usual, grown))
+    before, after = whole().tables["claims"], findings(grown, {}, "test").tables["claims"]
     for one, two in zip(before, after, strict=True):
         assert {k: (one[k], two[k]) for k in one if one[k] != two[k]} == {}, one["id"]
     # Control: a model of the paper's tasks is counted.
     added("models", "models", changed(first, run="zoo:again", seed=9))
     added("models", "scores", *(changed(score, run="zoo:again", gain=0.1, task=task) for task in PAPER_TASKS))
     grown = {name: replace(one, tables=more[name]) for name, one in usual.items()}
-    assert findings(grown, {}, "test").tables["claims"] != before
+    assert judged(grown, "map-all-tasks") != judged(usual, "map-all-tasks")
 
 
 def test_tasks_that_are_learned_are_told_apart_by_how_they_were_trained() -> None:
@@ -493,5 +509,5 @@ def test_a_claim_is_one_row_for_first_and_later_bases_and_a_reason_stands_once()
     for mark, kept in ((1, "-0.290"), (2, "-0.260")):
         assert f"\n{mark}. its control fails: change on training cities" in told
         assert f"is {kept}, and was to be above -0.1" in told
-    few = show.claims(findings(planted(), {}, "test"), "places")
+    few = show.claims(whole(), "places")
     assert "later bases" not in few
