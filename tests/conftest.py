@@ -17,18 +17,25 @@ os.environ |= {
 }
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import checked_calls
 import pytest
 import torch
 from command_line import Cli
 from hypothesis import settings
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+checked_calls.install()
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # A busy machine is slow, not wrong: no time limit a property.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(autouse=True)
+def _checks_begin_anew() -> None:
+    checked_calls.begin_test()
 
 
 @pytest.fixture
