@@ -1,7 +1,7 @@
 """The check of types and shapes at calls of cwr_mech: of each function the first calls in a test, then some.
 
-Looking at every call took a third of the suite's time: some functions are called a hundred thousand times by one
-test. Which calls are looked at depends on nothing but the test.
+Looking at every call took a third of the suite's time: some functions are called a hundred thousand times.
+Which calls are looked at depends on nothing but the test.
 """
 
 from collections.abc import Callable
