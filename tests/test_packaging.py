@@ -225,6 +225,7 @@ def test_tests_lie_beside_what_they_test() -> None:
         "freeze",
         "gpu_check",
         "bench_figures",
+        "checked_calls",
     }
     homeless = [
         str(path)
