@@ -68,15 +68,15 @@ class Saved:
 
     def explored(self) -> "Saved":
         """The same results, over the first bases alone."""
-        return self._of(self.bases[:EXPLORED])
+        return self.with_bases(self.bases[:EXPLORED])
 
     def later(self) -> "Saved":
         """The same results, over the bases that came after the hypotheses. Raises NoResults without any."""
         if not self.bases[EXPLORED:]:
             raise NoResults(f"no base beyond the first {EXPLORED}, on which the hypothesis was made")
-        return self._of(self.bases[EXPLORED:])
+        return self.with_bases(self.bases[EXPLORED:])
 
-    def _of(self, bases: Sequence[str]) -> "Saved":
+    def with_bases(self, bases: Sequence[str]) -> "Saved":
         """The same results over these bases, one object however often it is asked for: it remembers."""
         key = tuple(bases)
         if key not in self._over:

@@ -64,7 +64,7 @@ def over(saved: Saved, noise: float = 0.0, usual: bool = True) -> Saved:
     chosen = bases[np.isclose(bases["label_noise"], noise) & ((bases["parameters"] == size) | (not usual))]
     if chosen.empty:
         raise NoResults(f"{ABSENT} {_percent(noise)} of answers wrong")
-    return Saved(saved.results, list(chosen.index))
+    return saved.with_bases(list(chosen.index))
 
 
 def _percent(share: float) -> str:
