@@ -96,7 +96,7 @@ def test_every_component_equals_one_full_forward_a_cell(kind, task):
     places = check_places(["default", "swapped", "pos3"], task, 4)
     cells = grid(model.cfg, COMPONENTS, places)
     checked = [next(c for c in cells if c.component == name) for name in COMPONENTS]
-    checked += [cells[i] for i in rng.choice(len(cells), 20, replace=False)]
+    checked += [cells[i] for i in rng.choice(len(cells), 40, replace=False)]
     checked += [Cell("neurons", 1, None, "swapped_last")]
     checked += [Cell("resid_mid", 1, None, "swapped_delimiter", subspace="plane")]
     basis = torch.linalg.qr(torch.randn(32, 5, generator=torch.Generator().manual_seed(0)))[0].double()
