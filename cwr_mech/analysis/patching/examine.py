@@ -15,7 +15,7 @@ from cwr_mech.analysis.patching.known_steps import map_part, steps_part
 from cwr_mech.analysis.patching.layout import CONDITIONS, INTERCHANGE
 from cwr_mech.analysis.patching.pairs import READING, NoPairs, Pairs
 from cwr_mech.analysis.patching.parts import Question, ask, das_part, subspace_part
-from cwr_mech.analysis.patching.store import SweepStore, sweep_key
+from cwr_mech.analysis.patching.store import Sweeps, sweep_key
 from cwr_mech.analysis.patching.subspaces import SUBSPACES
 from cwr_mech.analysis.patching.summary import reading_layer, subspace_notes
 from cwr_mech.analysis.patching.survey import patch_result
@@ -23,7 +23,6 @@ from cwr_mech.analysis.patching.sweep import Sweep, rows_computed, sweep
 from cwr_mech.analysis.study import stage, uses
 from cwr_mech.model.qwen2 import HookedQwen2
 from cwr_mech.results import Result, Row
-from cwr_mech.training.folders import RUNS
 from cwr_mech.training.runs import Run
 from cwr_mech.world.cities import World
 
@@ -41,12 +40,14 @@ class Extras:
 
 @dataclass(frozen=True)
 class Sweeping:
-    """What a sweep patches: components (or "all"), spans as `check_places` takes them, and scores."""
+    """What a sweep patches: components (or "all"), spans as `check_places` takes them, and scores; and where
+    what is done is kept.
+    """
 
     components: tuple[str, ...]
     spans: tuple[str, ...]
     metrics: tuple[str, ...]
-    resume: bool = False
+    kept: Sweeps
 
 
 def patched(
@@ -54,8 +55,7 @@ def patched(
 ) -> Result:
     """Find pairs, patch every cell of every condition, and `examine` what follows: a Result of kind "patch".
 
-    What is done is kept until the end so that it can be resumed. Raises UnknownName, or AnalysisError when
-    the model answers too few questions.
+    Raises UnknownName, or AnalysisError when the model answers too few questions.
     """
     model, world, at = run.model(step), run.world(), run.last_step if step is None else step
     uses(run.checkpoint(step).as_posix(), run.sha256(step))
@@ -65,14 +65,13 @@ def patched(
     metrics = sweeping.metrics
     key = sweep_key(run.sha256(step), pairs, cells, metrics, [str(condition) for condition in CONDITIONS])
     name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
-    store = SweepStore(RUNS / ".sweeps" / name, key, resume=sweeping.resume)
+    store = sweeping.kept.open(name, key)
     rows = rows_computed(model.cfg, pairs, cells, metrics)
     with stage(f"patch {question.task}", rows, "patches") as advance:
         found = sweep(
             model, pairs, cells, metrics=metrics, conditions=CONDITIONS, store=store, advance=advance
         )
     result = examine(model, world, question, pairs, found, run.name, extras)
-    store.remove()
     return replace(result, params=result.params | {"step": at})
 
 

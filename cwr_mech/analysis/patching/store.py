@@ -21,6 +21,9 @@ from cwr_mech.analysis.patching.cells import Cell
 from cwr_mech.analysis.patching.pairs import Pairs
 from cwr_mech.artifacts import atomic_file, disk_errors, sha256_bytes
 from cwr_mech.errors import ArtifactError
+from cwr_mech.training.folders import RUNS
+
+SWEEPS = RUNS / ".sweeps"
 
 
 def sweep_key(
@@ -40,20 +43,17 @@ class SweepStore:
     """
 
     def __init__(self, folder: Path, key: str, *, resume: bool) -> None:
-        """Raises ArtifactError when `resume` finds parts of different sweeps alone.
-
-        A sweep has its folder from the first moment: one killed before its first part is known again.
-        """
+        """A sweep has its folder from the first moment: one killed before its first part is known again."""
         self.folder = folder / key[:16]
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
-        elif not self.folder.is_dir() and any(folder.glob("*/*.npy")):
-            raise ArtifactError(
-                f"what was stopped in {folder} are different sweeps: of another model, other pairs or cells",
-                "start it anew without --resume",
-            )
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def known(folder: Path, key: str) -> bool:
+        """Whether an equal sweep was begun in `folder`."""
+        return (folder / key[:16]).is_dir()
 
     @property
     def parts(self) -> int:
@@ -78,3 +78,38 @@ class SweepStore:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # sweeps that were stopped lie beside it
             self.folder.parent.rmdir()
+
+
+class Sweeps:
+    """The sweeps of one command, one for each model. A block that ends well deletes their parts; one that is
+    left by an error or a kill keeps them, those of models that were done, too.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
+        self.folder, self.resume = folder, resume
+        self._stores: list[SweepStore] = []
+
+    def __enter__(self) -> "Sweeps":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            return
+        for store in self._stores:
+            store.remove()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def open(self, name: str, key: str) -> SweepStore:
+        """The parts of a sweep. Raises ArtifactError when the command is to go on and its first sweep finds
+        only parts of different ones; later ones of the same command need not have begun.
+        """
+        folder = self.folder / name
+        own = SweepStore.known(folder, key)
+        if self.resume and not self._stores and not own and any(folder.glob("*/*.npy")):
+            raise ArtifactError(
+                f"what was stopped in {folder} are different sweeps: of another model, other pairs or cells",
+                "start it anew without --resume",
+            )
+        self._stores.append(SweepStore(folder, key, resume=self.resume))
+        return self._stores[-1]

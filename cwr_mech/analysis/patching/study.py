@@ -167,8 +167,8 @@ def patch(
 
     found = runs_of(runs)
     if found[0].reads_text:
-        kept = [name for name in names(components) or () if name != "z" or components != PATCHED]
-        return _patched_texts(found, task, kept, pairs, seed)
+        wanted = [name for name in names(components) or () if name != "z" or components != PATCHED]
+        return _patched_texts(found, task, wanted, pairs, seed)
     asked = tasks_named(task or "distance", found[0])
     if len(asked) > 1:
         raise ConfigError(
@@ -177,6 +177,7 @@ def patch(
     from cwr_mech.analysis.patching.examine import Extras, Sweeping, patched
     from cwr_mech.analysis.patching.metrics import check_metrics
     from cwr_mech.analysis.patching.parts import Question
+    from cwr_mech.analysis.patching.store import SWEEPS, Sweeps
     from cwr_mech.analysis.patching.subspaces import check_subspaces
     from cwr_mech.analysis.patching.survey import pooled_result
     from cwr_mech.tasks.registry import get_task
@@ -184,8 +185,12 @@ def patch(
     question = Question(asked[0], pairs, seed, cities, None if slot is None else slot - 1, tolerance)
     extras = Extras(check_subspaces(names(subspace) or []), das=das)
     metrics = check_metrics(names(metric) or [], get_task(question.task).max_answer_tokens)
-    sweeping = Sweeping(tuple(names(components) or ()), tuple(names(spans) or ()), metrics, resume)
-    (results,), lost = _answered(found, asked, lambda run, _: patched(run, step, question, sweeping, extras))
+    chosen = tuple(names(components) or ()), tuple(names(spans) or ())
+    with Sweeps(SWEEPS, resume=resume) as kept:
+        sweeping = Sweeping(*chosen, metrics, kept)
+        (results,), lost = _answered(
+            found, asked, lambda run, _: patched(run, step, question, sweeping, extras)
+        )
     result = pooled_result(results, seed=seed)
     return replace(result, notes=[*result.notes, *lost])
 
@@ -212,14 +217,16 @@ def patch_tasks(
     from cwr_mech.analysis.patching.examine import Sweeping, patched
     from cwr_mech.analysis.patching.pairs import READING
     from cwr_mech.analysis.patching.parts import Question
+    from cwr_mech.analysis.patching.store import SWEEPS, Sweeps
     from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 
-    sweeping = Sweeping(("resid_post", "z"), (READING, "equals"), ("logit_diff",))
+    with Sweeps(SWEEPS) as kept:
+        sweeping = Sweeping(("resid_post", "z"), (READING, "equals"), ("logit_diff",), kept)
 
-    def ask(run: "Run", task: str) -> Result:
-        return patched(run, step, Question(task, pairs, seed, tolerance=tolerance), sweeping, None)
+        def ask(run: "Run", task: str) -> Result:
+            return patched(run, step, Question(task, pairs, seed, tolerance=tolerance), sweeping, None)
 
-    results, lost = _answered(found, asked, ask)
+        results, lost = _answered(found, asked, ask)
     result = tasks_result([pooled_result(mine, seed=seed) for mine in results])
     return replace(result, notes=[*result.notes, *lost])
 

@@ -20,7 +20,7 @@ from cwr_mech.analysis.patching.forward import Forward, Tree
 from cwr_mech.analysis.patching.layout import CONDITIONS, layouts
 from cwr_mech.analysis.patching.metrics import check_metrics
 from cwr_mech.analysis.patching.sentences import weak_lines
-from cwr_mech.analysis.patching.store import SweepStore, sweep_key
+from cwr_mech.analysis.patching.store import Sweeps, SweepStore, sweep_key
 from cwr_mech.analysis.patching.sweep import rows_computed, sweep
 from cwr_mech.errors import AnalysisError, ArtifactError, UnknownName
 from cwr_mech.tasks.registry import TASKS
@@ -219,7 +219,7 @@ def test_a_stopped_sweep_resumes_and_ends_the_same(tmp_path):
     np.testing.assert_array_equal(resumed.patched, whole.patched)
     assert again.parts > kept
     with pytest.raises(ArtifactError, match="different"):
-        SweepStore(tmp_path / "s", sweep_key("other", pairs, cells, (), []), resume=True)
+        Sweeps(tmp_path, resume=True).open("s", sweep_key("other", pairs, cells, (), []))
 
 
 def test_what_a_sweep_left_that_was_killed_is_gone_on_with_or_made_anew(tmp_path):
@@ -250,6 +250,23 @@ def test_sweeps_of_different_keys_leave_each_other_alone(tmp_path):
     assert SweepStore(tmp_path / "s", "a" * 64, resume=True).parts == 1
     first.remove()
     assert not (tmp_path / "s").exists()
+
+
+def test_a_command_of_two_models_goes_on_with_both_and_forgets_them_together(tmp_path):
+    """Killed in the second model's sweep, it does not compute the first one anew; old parts of another sweep
+    of the second model are no reason to refuse what the first one left.
+    """
+    SweepStore(tmp_path / "two", "old", resume=False).save("part", np.zeros((1, 1, 1, 1)))
+    killed = Sweeps(tmp_path)
+    killed.open("one", "key").save("part", np.ones((1, 1, 1, 1)))
+    killed.__exit__(KeyboardInterrupt)
+    with pytest.raises(ArtifactError, match="different"):
+        Sweeps(tmp_path, resume=True).open("two", "key")  # control: alone it is refused
+    with Sweeps(tmp_path, resume=True) as kept:
+        assert kept.open("one", "key").load("part") == 1
+        assert kept.open("two", "key").parts == 0
+    assert not (tmp_path / "one").exists()
+    assert [folder.name for folder in (tmp_path / "two").iterdir()] == ["old"]
 
 
 def test_the_key_of_a_sweep_is_all_that_its_scores_depend_on():
