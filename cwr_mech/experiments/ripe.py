@@ -80,13 +80,14 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
     place a city, so that the others are not forgotten: in a sixth of the rows and in half. With half, the
     first bases are fine-tuned on every task that is learned alone and on pairs of these (REHEARSED_PAIRS),
     later bases on pairs of the four tasks that fine-tuning teaches well (LATER_PAIRS). The city side alone is
-    then trained on distance and on compass through the new cities' activations alone (CUT_ROUTES). A base
-    without a map where gradients are projected (seed 5) can't be trained so; those of further seeds stand in
-    for it, with replay in half of the rows only. The paper's few elicitation rows come with new cities, as in
-    its settings, and on two bases with training cities. Four bases are fine-tuned on the six pairs with
-    distance and six without, and on distance, angle and compass under every condition. Fresh models are of
-    one task, of two, each with the steps of its tasks alone together, and of one task with as many; of
-    distance with as many there are more. What follows label noise and size is asked of one seed.
+    then trained on distance and on compass, in the first bases on angle, too, through the new cities'
+    activations alone (CUT_ROUTES). A base without a map where gradients are projected (seed 5) can't be
+    trained so; those of further seeds stand in for it, with replay in half of the rows only. The paper's few
+    elicitation rows come with new cities, as in its settings, and on two bases with training cities. Four
+    bases are fine-tuned on the six pairs with distance and six without, and on distance, angle and compass
+    under every condition. Fresh models are of one task, of two, each with the steps of its tasks alone
+    together, and of one task with as many; of distance with as many there are more. What follows label noise
+    and size is asked of one seed.
     """
     singles = [(task,) for task in preset.data.tasks]
     half = (len(seeds[:PRIMARY]) + 1) // 2
@@ -103,9 +104,9 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         [{"layers": (reading - 1,), **route} for route in some] for some in (RIPE_ROUTES, CUT_ROUTES)
     )
 
-    def through_cities(bases: Sequence[Planned]) -> list[Planned]:
-        both = tuned(bases, [("distance",), ("compass",)], replay="all", replay_rows=NEW_ROWS)
-        return routed(frozen(both, {"city": city}), cut)
+    def through_cities(bases: Sequence[Planned], *tasks: str) -> list[Planned]:
+        each = tuned(bases, [(task,) for task in tasks], replay="all", replay_rows=NEW_ROWS)
+        return routed(frozen(each, {"city": city}), cut)
 
     return [
         *explored,
@@ -116,7 +117,7 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(explored, PLACED, elicitation="new"),
         *tuned(explored[:2], PLACED, elicitation="world"),
         *alone(preset, seeds[:half]),
-        *through_cities(explored),
+        *through_cities(explored, "distance", "compass", "angle"),
         *routed(studied[:9], routes),
         *frozen(studied[:9], sides),
         *tuned(explored, [*DISTANCE_PAIRS, *OTHER_PAIRS[:6]]),
@@ -124,10 +125,10 @@ def ripe(preset: RunConfig, seeds: Sequence[int]) -> list[Planned]:
         *tuned(sealed, singles),
         *tuned(sealed, PLACED, replay="all"),
         *tuned(sealed, PLACED, replay="all", replay_rows=NEW_ROWS),
-        *through_cities(sealed),
+        *through_cities(sealed, "distance", "compass"),
         *further,
         *tuned(further, PLACED, replay="all", replay_rows=NEW_ROWS),
-        *through_cities(further),
+        *through_cities(further, "distance", "compass"),
         *tuned([*sealed, *further], [("angle",), *LATER_PAIRS], replay="all", replay_rows=NEW_ROWS),
         *routed(studied[9:], routes),
         *frozen(studied[9:], sides),

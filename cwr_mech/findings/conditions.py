@@ -35,6 +35,8 @@ PROJECTED_AT = (1, "digit3+last_digit")
 PROJECTED_TASKS = ("distance", "angle", "compass")
 CUT_TASKS = ("distance", "compass")
 """The divergent task, and one that converges, which are trained with the gradient cut."""
+CUT_LATER = "angle"
+"""Another that converges, trained so in the first bases alone."""
 
 
 def condition_claims() -> Iterator[Claim]:
@@ -120,14 +122,9 @@ def read_at(saved: Saved) -> dict[tuple[str, str], tuple[int, str]]:
 
 def cut_claims() -> Iterator[Claim]:
     """Where updates have no way round: through which directions of new cities do they run?"""
-    claim = partial(Claim, question="cut", smallest=TENTH, why=TENTH_WHY, control=_retention())
-    yield claim(
-        id="cut-route-distance-more",
-        statement="Distance depends on directions off the manifold more than compass does",
-        contrast="improvement in the trained task: off-manifold minus on-manifold; trained on distance minus "
-        "trained on compass",
-        evidence=_more_in("distance", "compass", _off_minus_on),
-    )
+    control = _retention("cut-retention", CUT_TASKS)
+    claim = partial(Claim, question="cut", smallest=TENTH, why=TENTH_WHY, control=control)
+    yield _more_than("compass", "cut-route-distance-more", control)
     yield claim(
         id="cut-manifold-serves-distance-less",
         statement="The manifold's directions serve distance less than compass",
@@ -136,55 +133,83 @@ def cut_claims() -> Iterator[Claim]:
         evidence=_more_in("compass", "distance", _on_minus_matched),
     )
     for task in CUT_TASKS:
-        through = partial(_through, tasks=(task,))
-        yield claim(
-            id=f"cut-own-{task}",
-            statement=f"Through new cities' activations alone, the city side learns {task} about them",
-            contrast="normalised improvement in the trained task, whole gradient",
-            evidence=partial(Saved.own, task=task, condition=CUT_WHOLE),
-            kind="manipulation check",
-        )
-        yield claim(
-            id=f"cut-off-manifold-own-{task}",
-            statement=f"Updates that run off-manifold alone teach {task}",
-            contrast="normalised improvement in the trained task, gradients off-manifold",
-            evidence=through(partial(Saved.own, task=task, condition=CUT_OFF)),
-        )
-        yield claim(
-            id=f"cut-on-manifold-own-{task}",
-            statement=f"Updates that run on-manifold teach {task} more than updates on directions in which "
-            "activations vary as much",
-            contrast="improvement in the trained task: on-manifold, minus covariance-matched",
-            evidence=through(partial(_on_minus_matched, task=task)),
-        )
-        yield claim(
-            id=f"cut-without-manifold-{task}",
-            statement=f"{task.capitalize()} is learned less without the manifold's directions than without "
-            "as many others in which activations vary as much",
-            contrast="improvement in the trained task: without covariance-matched directions, minus "
-            "off-manifold",
-            evidence=through(partial(_contrast, which=Saved.own, task=task, a=CUT_REST, b=CUT_OFF)),
-        )
-        yield claim(
-            id=f"cut-on-manifold-others-{task}",
-            statement=f"Updates of {task} that run on-manifold teach the untrained tasks more than "
-            "updates that run off-manifold",
-            contrast="mean improvement in untrained tasks: on-manifold, minus off-manifold",
-            evidence=through(partial(_contrast, which=Saved.others, task=task, a=CUT_ON, b=CUT_OFF)),
-        )
-    yield _retention()
+        yield from _task_claims(task, control)
+    yield control
 
 
-def _retention() -> Claim:
-    """The control of the claims of `cut_claims`."""
+def later_cut_claims() -> Iterator[Claim]:
+    """The same of CUT_LATER beside distance."""
+    control = _retention(f"cut-retention-{CUT_LATER}", (CUT_LATER,))
+    yield _more_than(CUT_LATER, f"cut-route-distance-more-than-{CUT_LATER}", control)
+    yield from _task_claims(CUT_LATER, control)
+    yield control
+
+
+def _more_than(task: str, name: str, control: Claim) -> Claim:
+    """Distance runs off the manifold more than another task does."""
     return Claim(
-        id="cut-retention",
+        id=name,
+        question="cut",
+        statement=f"Distance depends on directions off the manifold more than {task} does",
+        contrast="improvement in the trained task: off-manifold minus on-manifold; trained on distance minus "
+        f"trained on {task}",
+        evidence=_more_in(DIVERGENT, task, _off_minus_on),
+        smallest=TENTH,
+        why=TENTH_WHY,
+        control=control,
+    )
+
+
+def _task_claims(task: str, control: Claim) -> Iterator[Claim]:
+    """Whether a task is learned where updates have no way round, and through which directions."""
+    claim = partial(Claim, question="cut", smallest=TENTH, why=TENTH_WHY, control=control)
+    through = partial(_through, tasks=(task,))
+    yield claim(
+        id=f"cut-own-{task}",
+        statement=f"Through new cities' activations alone, the city side learns {task} about them",
+        contrast="normalised improvement in the trained task, whole gradient",
+        evidence=partial(Saved.own, task=task, condition=CUT_WHOLE),
+        kind="manipulation check",
+    )
+    yield claim(
+        id=f"cut-off-manifold-own-{task}",
+        statement=f"Updates that run off-manifold alone teach {task}",
+        contrast="normalised improvement in the trained task, gradients off-manifold",
+        evidence=through(partial(Saved.own, task=task, condition=CUT_OFF)),
+    )
+    yield claim(
+        id=f"cut-on-manifold-own-{task}",
+        statement=f"Updates that run on-manifold teach {task} more than updates on directions in which "
+        "activations vary as much",
+        contrast="improvement in the trained task: on-manifold, minus covariance-matched",
+        evidence=through(partial(_on_minus_matched, task=task)),
+    )
+    yield claim(
+        id=f"cut-without-manifold-{task}",
+        statement=f"{task.capitalize()} is learned less without the manifold's directions than without "
+        "as many others in which activations vary as much",
+        contrast="improvement in the trained task: without covariance-matched directions, minus off-manifold",
+        evidence=through(partial(_contrast, which=Saved.own, task=task, a=CUT_REST, b=CUT_OFF)),
+    )
+    yield claim(
+        id=f"cut-on-manifold-others-{task}",
+        statement=f"Updates of {task} that run on-manifold teach the untrained tasks more than "
+        "updates that run off-manifold",
+        contrast="mean improvement in untrained tasks: on-manifold, minus off-manifold",
+        evidence=through(partial(_contrast, which=Saved.others, task=task, a=CUT_ON, b=CUT_OFF)),
+    )
+
+
+def _retention(name: str, tasks: Sequence[str]) -> Claim:
+    """The control of claims about these tasks, each trained with the gradient cut."""
+    return Claim(
+        id=name,
         question="cut",
         statement="Fine-tuning through new cities' activations alone keeps what the model knew about "
         "training cities in untrained tasks",
         contrast="change on training cities in untrained tasks, as a share of the gap (0: kept), whole "
-        "gradient; mean of distance and compass",
-        evidence=partial(kept, condition=CUT_WHOLE, sets=CUT_TASKS),
+        "gradient" + (f"; mean of {' and '.join(tasks)}" if len(tasks) > 1 else f", trained on {tasks[0]}"),
+        evidence=partial(kept, condition=CUT_WHOLE, sets=tasks),
         against=-TENTH,
         smallest=0.0,
         why="a threshold: a loss of a tenth of the gap between held-out and training cities",
@@ -192,9 +217,7 @@ def _retention() -> Claim:
     )
 
 
-def _through(
-    units: Callable[[Saved], Units], tasks: Sequence[str] = CUT_TASKS
-) -> Callable[[Saved], Evidence]:
+def _through(units: Callable[[Saved], Units], tasks: Sequence[str]) -> Callable[[Saved], Evidence]:
     """Only where the tasks are learned with the whole gradient: a task that improves by less than is of
     interest has no route to speak of (a rule of reports/PREREGISTRATION.md).
     """
@@ -213,7 +236,7 @@ def _through(
 
 def _more_in(task: str, other: str, of: Callable[[Saved, str], Units]) -> Callable[[Saved], Evidence]:
     """A contrast of conditions in one task, minus the same in another."""
-    return _through(lambda saved: minus(of(saved, task), of(saved, other)))
+    return _through(lambda saved: minus(of(saved, task), of(saved, other)), (task, other))
 
 
 def _contrast(saved: Saved, which: Callable[[Saved, str, str], Units], task: str, a: str, b: str) -> Units:
@@ -228,4 +251,7 @@ def _off_minus_on(saved: Saved, task: str) -> Units:
     return _contrast(saved, Saved.own, task, CUT_OFF, CUT_ON)
 
 
-CLAIMS = tuple(row for claim in (*condition_claims(), *cut_claims()) for row in by_bases(claim))
+CLAIMS = (
+    *(row for claim in (*condition_claims(), *cut_claims()) for row in by_bases(claim)),
+    *(by_bases(claim)[0] for claim in later_cut_claims()),
+)

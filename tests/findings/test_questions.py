@@ -89,6 +89,8 @@ PLANTED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("half-rehearsed-distance-teaches-less", {"half": 0.9}, "supported", "refuted"),
     ("cut-route-distance-more", {"route": 0.0}, "supported", "no effect of that size"),
     ("cut-route-distance-more", {"through": 0.05}, "supported", "inconclusive"),
+    ("cut-route-distance-more-than-angle", {"route": 0.0}, "supported", "no effect of that size"),
+    ("cut-without-manifold-angle", {"without": 0.0}, "supported", "no effect of that size"),
     ("cut-manifold-serves-distance-less", {"serves": 0.3}, "no effect of that size", "supported"),
     ("cut-without-manifold-compass", {"without": 0.0}, "supported", "no effect of that size"),
     ("cut-without-manifold-compass", {"without": -0.3}, "supported", "refuted"),
