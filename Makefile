@@ -68,7 +68,7 @@ REHEARSED = $(call of,$(1),distance compass perimeter,replay-all)
 PROJECTED = $(call of,$(BASES),distance,$(addsuffix -$(WHERE),off-manifold on-manifold covariance-matched))
 ELICITED = $(call of,$(BASES),distance compass perimeter,elicit-new)
 FROZEN = $(call of,$(BASES),distance compass angle,only-city only-answer)
-CUT = $(call of,$(1),distance compass,$(addprefix replay-all-half-only-city-,unprojected-digit3+last_digit-cut \
+CUT = $(call of,$(1),$(2),$(addprefix replay-all-half-only-city-,unprojected-digit3+last_digit-cut \
   $(addsuffix -$(WHERE)-cut,on-manifold off-manifold covariance-matched matched-complement)))
 PLACES := --tasks distance,compass,perimeter
 
@@ -87,7 +87,8 @@ routes: .venv/.ready
 	  $(PLACES) --suffix rehearsed --report routing
 	@$(CWR) transfer $(PROJECTED) --rows 200 --suffix projected --report routing
 	@$(CWR) locate $(PROJECTED) $(PLACES) --suffix projected --report routing
-	@$(CWR) transfer $(call CUT,$(BASES)) --rows 200 --suffix cut --report routing
+	@$(CWR) transfer $(call CUT,$(BASES),distance compass) --rows 200 --suffix cut --report routing
+	@$(CWR) transfer $(call CUT,$(BASES),angle) --rows 200 --suffix cut-angle --report routing
 	@$(CWR) transfer $(FROZEN) --rows 200 --suffix frozen --report routing
 	@$(CWR) anatomy $(FROZEN) --suffix frozen --report routing
 	@for report in ripe routing; do $(CWR) report $$report || exit; done
@@ -97,7 +98,7 @@ routes: .venv/.ready
 sealed: .venv/.ready
 	@$(foreach run,$(SEALED),$(CWR) course $(call of,$(run),$(SINGLES),none) --rows 64 --suffix $(run) --report ripe &&) true
 	@$(CWR) transfer $(call of,$(SEALED),$(SINGLES),none) --rows 200 --suffix sealed --report ripe
-	@$(CWR) transfer $(call CUT,$(WITH_MAP)) --rows 200 --suffix cut-sealed --report routing
+	@$(CWR) transfer $(call CUT,$(WITH_MAP),distance compass) --rows 200 --suffix cut-sealed --report routing
 	@for report in ripe routing; do \
 	  $(CWR) transfer $(call REHEARSED,$(SEALED)) --rows 200 --suffix rehearsed-sealed --report $$report || exit; done
 	@$(CWR) transfer $(call of,$(SEALED) ripe-seed7,$(LATER),replay-all-half) --rows 200 --suffix half-sealed --report ripe
