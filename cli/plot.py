@@ -8,13 +8,14 @@ from cwr_mech.errors import MissingArtifact, UserError
 from cwr_mech.training.folders import RUNS, newest_first
 
 from .common import command_line, plain_name, save_result, say
-from .options import LogResult, Report
+from .options import LogResult, Report, Suffix
 
 
 def command(
     runs: Annotated[list[str] | None, Opt("Runs to draw together; the latest run.")] = None,
     *,
     report: Report = None,
+    suffix: Suffix = None,
     log: LogResult = None,
 ) -> None:
     """Draw loss and answers against the examples seen, beside the best constant answers.
@@ -48,4 +49,5 @@ def command(
     else:
         result, name = curves_result(found, command_line()), "curves"
         show_result(result)
+    name = f"{name}-{suffix}" if suffix else name
     save_result(result, report or plain_name(found[0].name), name, log)

@@ -84,6 +84,7 @@ def test_without_a_name_the_latest_run_that_can_be_read_is_taken(
         (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 1} | LINE) + "\n")
         os.utime(run.folder / "manifest.json", (2e9 - age, 2e9 - age))
     assert "train-new.png" in cli("plot")[1]
+    assert "train-new-twice.png" in cli("plot", "--suffix", "twice")[1]
     Path("runs/new/metrics.jsonl").write_bytes(bytes(300))
     code, out, _ = cli("plot")
     assert (code, "left out runs/new: run new has no metrics" in out, "train-whole.png" in out) == (0, 1, 1)
