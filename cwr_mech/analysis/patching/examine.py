@@ -41,13 +41,13 @@ class Extras:
 @dataclass(frozen=True)
 class Sweeping:
     """What a sweep patches: components (or "all"), spans as `check_places` takes them, and scores; and where
-    what is done is kept.
+    what is done is kept, if it is to be gone on with.
     """
 
     components: tuple[str, ...]
     spans: tuple[str, ...]
     metrics: tuple[str, ...]
-    kept: Sweeps
+    kept: Sweeps | None = None
 
 
 def patched(
@@ -63,9 +63,11 @@ def patched(
     chosen = COMPONENTS if sweeping.components == ("all",) else sweeping.components
     cells = grid(model.cfg, chosen, check_places(sweeping.spans, question.task, world.config.id_digits))
     metrics = sweeping.metrics
-    key = sweep_key(run.sha256(step), pairs, cells, metrics, [str(condition) for condition in CONDITIONS])
-    name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
-    store = sweeping.kept.open(name, key)
+    store = None
+    if sweeping.kept:
+        conditions = [str(condition) for condition in CONDITIONS]
+        name = f"{run.name.replace(':', '-')}-{question.task}-{question.group}"
+        store = sweeping.kept.open(name, sweep_key(run.sha256(step), pairs, cells, metrics, conditions))
     rows = rows_computed(model.cfg, pairs, cells, metrics)
     with stage(f"patch {question.task}", rows, "patches") as advance:
         found = sweep(

@@ -217,16 +217,14 @@ def patch_tasks(
     from cwr_mech.analysis.patching.examine import Sweeping, patched
     from cwr_mech.analysis.patching.pairs import READING
     from cwr_mech.analysis.patching.parts import Question
-    from cwr_mech.analysis.patching.store import SWEEPS, Sweeps
     from cwr_mech.analysis.patching.survey import pooled_result, tasks_result
 
-    with Sweeps(SWEEPS) as kept:
-        sweeping = Sweeping(("resid_post", "z"), (READING, "equals"), ("logit_diff",), kept)
+    sweeping = Sweeping(("resid_post", "z"), (READING, "equals"), ("logit_diff",))
 
-        def ask(run: "Run", task: str) -> Result:
-            return patched(run, step, Question(task, pairs, seed, tolerance=tolerance), sweeping, None)
+    def ask(run: "Run", task: str) -> Result:
+        return patched(run, step, Question(task, pairs, seed, tolerance=tolerance), sweeping, None)
 
-        results, lost = _answered(found, asked, ask)
+    results, lost = _answered(found, asked, ask)
     result = tasks_result([pooled_result(mine, seed=seed) for mine in results])
     return replace(result, notes=[*result.notes, *lost])
 
